@@ -1,0 +1,375 @@
+"""What operator and trainer tell each other: exit codes, termination message, progress, rank files.
+
+Version 1 of the contract in docs/contract.md. No torch here: both sides import this file.
+"""
+
+import json
+from enum import IntEnum, StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic.alias_generators import to_camel
+
+CONTRACT_VERSION = "1.0"
+PROGRESS_PORT = 8080
+RENDEZVOUS_PORT = 29500
+MAX_MESSAGE_BYTES = 4096
+"""The kubelet keeps no more of a termination message."""
+MAX_PROGRESS_BYTES = 64 * 1024
+
+
+class Model(BaseModel):
+    """A frozen document with camelCase keys that refuses what it does not know."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+        frozen=True,
+        extra="forbid",
+    )
+
+
+class ContractError(ValueError):
+    """A document of the other side that cannot be understood; the text says why."""
+
+
+class Stage(StrEnum):
+    """What a trainer pod was started for."""
+
+    PREPARE = "Prepare"
+    TRAIN = "Train"
+    PUBLISH = "Publish"
+    REPORT = "Report"
+    SWEEP = "Sweep"
+
+
+class FailureClass(StrEnum):
+    """Why a pod ended. A name, not a severity."""
+
+    SUCCESS = "Success"
+    USER_CONFIG = "UserConfig"
+    USER_DATA = "UserData"
+    OUT_OF_MEMORY = "OutOfMemory"
+    STORAGE = "Storage"
+    NUMERICAL = "Numerical"
+    COMMUNICATION = "Communication"
+    PREEMPTED = "Preempted"
+    HANG = "Hang"
+    INTERNAL = "Internal"
+
+
+class ExitCode(IntEnum):
+    """Exit code of the supervisor, one per class."""
+
+    SUCCESS = 0
+    USER_CONFIG = 2
+    USER_DATA = 3
+    OUT_OF_MEMORY = 4
+    STORAGE = 5
+    NUMERICAL = 6
+    COMMUNICATION = 7
+    PREEMPTED = 8
+    HANG = 9
+    INTERNAL = 10
+
+    @classmethod
+    def of(cls, failure: FailureClass) -> Self:
+        """The exit code that stands for a class."""
+        return cls[failure.name]
+
+    @property
+    def failure(self) -> FailureClass:
+        """The class that this exit code stands for."""
+        return FailureClass[self.name]
+
+
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Uri = Annotated[str, Field(max_length=1024)]
+Reason = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9]{0,63}$")]
+MetricName = Literal["accuracy", "macroF1", "microF1", "weightedF1", "mcc"]
+
+
+class Interval(Model):
+    """A measured value with its 95 % bootstrap interval over the test rows."""
+
+    value: FiniteFloat
+    low: FiniteFloat
+    high: FiniteFloat
+
+
+class Scores(Model):
+    """What one model scores on the test rows."""
+
+    primary: FiniteFloat
+    """Value of the primary metric, again, where a printer column can reach it."""
+    metrics: Annotated[dict[MetricName, Interval], Field(max_length=16)]
+    """Every requested metric by name."""
+
+
+class Evaluation(Model):
+    """Base model and tuned model on the same held-out rows."""
+
+    primary_metric: MetricName
+    """The metric that decides."""
+    rows: PositiveInt
+    """Test rows that all models were measured on."""
+    majority: Scores
+    """Always answering with the most frequent class of the training rows."""
+    baseline: Scores
+    """A linear probe (logistic regression) on the frozen features of the base model."""
+    tuned: Scores | None = None
+    """The best checkpoint of this run."""
+    delta: Scores | None = None
+    """Tuned minus baseline; intervals from a paired bootstrap over the test rows."""
+
+
+class RowCounts(Model):
+    """Rows after checking and splitting."""
+
+    train: NonNegativeInt
+    validation: NonNegativeInt
+    test: NonNegativeInt
+    dropped: NonNegativeInt
+    """Rows left out: unreadable, empty, or also present in the test rows."""
+
+
+class Findings(Model):
+    """How many findings the data doctor wrote into its report."""
+
+    errors: NonNegativeInt = 0
+    warnings: NonNegativeInt = 0
+
+
+class Chosen(Model):
+    """Every value that was `Auto`, decided by Prepare, and what follows from it."""
+
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    """Rows per optimizer step over all processes: micro-batch x accumulation x world size."""
+    micro_batch_size: PositiveInt
+    """Rows per forward pass of one process."""
+    accumulation_steps: PositiveInt
+    world_size: PositiveInt
+    learning_rate: Annotated[float, Field(gt=0, lt=1)]
+    max_length: PositiveInt
+    """Tokens kept of a row."""
+    zero_stage: Annotated[int, Field(ge=0, le=3)]
+    total_steps: PositiveInt
+    """Optimizer steps of the whole run."""
+
+
+class PreparePayload(Model):
+    """What Prepare found and decided."""
+
+    kind: Literal["Prepare"] = "Prepare"
+    data_digest: Digest
+    model_digest: Digest
+    prepared: Uri
+    """Folder of the tokenised shards."""
+    rows: RowCounts
+    labels: NonNegativeInt
+    """Number of classes."""
+    tokens: NonNegativeInt
+    """Tokens of the training rows, once through."""
+    truncated_tokens: NonNegativeInt
+    """Tokens of the training rows lost to maxLength."""
+    parameters: PositiveInt
+    """Parameters of the base model."""
+    chosen: Chosen
+    findings: Findings
+    report: Uri
+    """The data doctor's report (JSON)."""
+
+
+class Best(Model):
+    """The checkpoint that was kept, by the primary metric on the validation rows."""
+
+    step: NonNegativeInt
+    metric: FiniteFloat
+
+
+class TrainPayload(Model):
+    """What training reached."""
+
+    kind: Literal["Train"] = "Train"
+    best: Best
+    evaluation: Evaluation
+    staging: Uri
+    """Folder of the tuned model before verification."""
+    peak_memory_bytes: NonNegativeInt
+    gpu_seconds: NonNegativeInt
+    """Seconds x GPUs held by the training processes; 0 on CPUs."""
+
+
+class PublishPayload(Model):
+    """What was published."""
+
+    kind: Literal["Publish"] = "Publish"
+    uri: Uri
+    digest: Digest
+    """SHA-256 of the manifest, which names every file with its own digest."""
+    size_bytes: NonNegativeInt
+    report: Uri
+
+
+class SweepPayload(Model):
+    """What was removed of a deleted run."""
+
+    kind: Literal["Sweep"] = "Sweep"
+    objects: NonNegativeInt
+    uploads: NonNegativeInt
+    """Multipart uploads aborted."""
+
+
+Payload = Annotated[
+    PreparePayload | TrainPayload | PublishPayload | SweepPayload, Field(discriminator="kind")
+]
+
+
+class CheckpointRef(Model):
+    """A durable checkpoint."""
+
+    step: NonNegativeInt
+    digest: Digest
+
+
+class ResultRef(Model):
+    """Where the complete result of a stage lies."""
+
+    uri: Uri
+    digest: Digest
+
+
+class TerminationMessage(Model):
+    """The last word of a pod: its own cause; index 0 adds payload and result."""
+
+    contract_version: str = CONTRACT_VERSION
+    stage: Stage
+    attempt: PositiveInt
+    config_digest: Digest
+    failure: Annotated[FailureClass, Field(alias="class")]
+    reason: Reason
+    message: Annotated[str, Field(max_length=1024)]
+    hint: Annotated[str, Field(max_length=512)] = ""
+    """What the reader can do about it."""
+    step: NonNegativeInt | None = None
+    epoch: FiniteFloat | None = None
+    checkpoint: CheckpointRef | None = None
+    payload: Payload | None = None
+    result: ResultRef | None = None
+
+    def encode(self) -> bytes:
+        """The message as JSON of at most 4,096 bytes; free text gives way first."""
+        message = self
+        while len(data := _json(message)) > MAX_MESSAGE_BYTES:
+            over = len(data) - MAX_MESSAGE_BYTES
+            if message.hint:
+                message = message.model_copy(update={"hint": _shorten(message.hint, over)})
+            elif message.message:
+                message = message.model_copy(update={"message": _shorten(message.message, over)})
+            else:
+                raise ContractError(f"a termination message of {len(data)} bytes cannot be shortened")
+        return data
+
+    @classmethod
+    def decode(cls, text: str | bytes) -> Self:
+        """Reads a message of a tenant's pod.
+
+        Raises:
+            ContractError: not JSON, too long, of another major version, or with fields out of bounds.
+        """
+        if len(text) > MAX_MESSAGE_BYTES:
+            raise ContractError(f"termination message of {len(text)} bytes, at most {MAX_MESSAGE_BYTES}")
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise ContractError(f"termination message is not JSON: {error}") from None
+        version = document.get("contractVersion") if isinstance(document, dict) else None
+        if not isinstance(version, str) or not speaks(version):
+            raise ContractError(f"contract version {version!r}, this side speaks {CONTRACT_VERSION}")
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ContractError(f"termination message: {where}: {first['msg']}") from None
+
+
+class Activity(StrEnum):
+    """What a trainer pod is doing right now."""
+
+    STARTING = "Starting"
+    CHECKING_STORE = "CheckingStore"
+    CHECKING_MODEL = "CheckingModel"
+    CHECKING_DATA = "CheckingData"
+    TOKENISING = "Tokenising"
+    RENDEZVOUS = "Rendezvous"
+    LOADING = "Loading"
+    EVALUATING_BASELINE = "EvaluatingBaseline"
+    TRAINING = "Training"
+    EVALUATING = "Evaluating"
+    EVALUATING_TUNED = "EvaluatingTuned"
+    SAVING = "Saving"
+    VERIFYING = "Verifying"
+    UPLOADING = "Uploading"
+    SWEEPING = "Sweeping"
+    DONE = "Done"
+
+
+class Progress(Model):
+    """How far a stage is; served as JSON at /progress."""
+
+    contract_version: str = CONTRACT_VERSION
+    stage: Stage
+    attempt: PositiveInt
+    activity: Activity = Activity.STARTING
+    percent: Annotated[float, Field(ge=0, le=100)] = 0
+    step: NonNegativeInt | None = None
+    total_steps: PositiveInt | None = None
+    epoch: Annotated[float, Field(ge=0)] | None = None
+    loss: FiniteFloat | None = None
+    learning_rate: FiniteFloat | None = None
+    gradient_norm: FiniteFloat | None = None
+    validation: FiniteFloat | None = None
+    """Newest value of the primary metric on the validation rows."""
+    tokens_per_second: Annotated[float, Field(ge=0)] | None = None
+    samples_per_second: Annotated[float, Field(ge=0)] | None = None
+    eta_seconds: Annotated[float, Field(ge=0)] | None = None
+    peak_memory_bytes: NonNegativeInt | None = None
+    heartbeat: Annotated[float, Field(ge=0)] = 0
+    """Unix time of the last sign of life of the rank that writes this."""
+
+
+class RankFile(Model):
+    """What one rank tells its supervisor, in /tmp/finetune/ranks/<rank>.json."""
+
+    pid: PositiveInt
+    heartbeat: float
+    """Unix time of the last sign of life."""
+    quiet_seconds: Annotated[float, Field(gt=0)]
+    """How long the rank may stay silent in what it is doing now; after that it hangs."""
+    ended: float | None = None
+    """Unix time of the cause below; None while the rank works."""
+    failure: Annotated[FailureClass | None, Field(alias="class")] = None
+    reason: Reason | None = None
+    message: str = ""
+    hint: str = ""
+    step: NonNegativeInt | None = None
+    epoch: FiniteFloat | None = None
+    payload: Payload | None = None
+    result: ResultRef | None = None
+
+
+def speaks(version: str) -> bool:
+    """Whether a document of this contract version can be understood: the major version is the same."""
+    return version.partition(".")[0] == CONTRACT_VERSION.partition(".")[0]
+
+
+def _json(message: TerminationMessage) -> bytes:
+    return message.model_dump_json(by_alias=True, exclude_none=True).encode()
+
+
+def _shorten(text: str, by: int) -> str:
+    keep = max(0, len(text) - by - 8)
+    return text[:keep] + "..." if keep else ""

@@ -1,0 +1,51 @@
+"""Where a trainer pod finds and leaves its files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_trainer.config import StoreRole
+
+
+@dataclass(frozen=True)
+class Places:
+    """All paths of a trainer, below one root: `/` in a pod, any folder in a test."""
+
+    root: Path = Path("/")
+
+    @property
+    def config(self) -> Path:
+        """The trainer's whole input, mounted read-only."""
+        return self.root / "etc/finetune/config.json"
+
+    def credentials(self, role: StoreRole) -> Path:
+        """Folder with the files accessKey, secretKey and, where there is one, sessionToken."""
+        return self.root / "var/run/finetune/storage" / role
+
+    def ca_bundle(self, role: StoreRole) -> Path:
+        """The store's own certificate authority (PEM)."""
+        return self.root / "etc/finetune/ca" / role / "ca.crt"
+
+    @property
+    def scratch(self) -> Path:
+        """Writable, gone with the pod."""
+        return self.root / "tmp/finetune"
+
+    @property
+    def ranks(self) -> Path:
+        """One `<rank>.json` (contract.RankFile) for each local rank."""
+        return self.scratch / "ranks"
+
+    @property
+    def progress(self) -> Path:
+        """What /progress serves (contract.Progress); written by global rank 0 only."""
+        return self.scratch / "progress.json"
+
+    @property
+    def cache(self) -> Path:
+        """Model and data files, verified by digest before use."""
+        return self.root / "var/cache/finetune"
+
+    @property
+    def termination_log(self) -> Path:
+        """Where the kubelet reads the termination message."""
+        return self.root / "dev/termination-log"
