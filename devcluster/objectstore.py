@@ -1,0 +1,109 @@
+"""A real S3 server on the loopback, for tests of everything that reads and writes buckets."""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, assert_never
+
+from devcluster import binaries, pki, processes
+from devcluster.controlplane import free_ports
+from devcluster.places import write_whole
+
+Kind = Literal["minio", "versitygw"]
+_ADDRESS = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class ObjectStore:
+    """A running S3 server.
+
+    Attributes:
+        endpoint: its URL, such as `https://127.0.0.1:40001`.
+        access_key: the root user's name.
+        secret_key: the root user's secret.
+        ca_file: certificate of the authority that signed its certificate; None without TLS.
+        data: folder it stores under, one folder a bucket.
+        pid: its process, for tests that stop or kill it.
+    """
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+    ca_file: Path | None
+    data: Path
+    pid: int
+
+
+@contextmanager
+def object_store(directory: Path, kind: Kind = "minio", *, tls: bool = True) -> Iterator[ObjectStore]:
+    """Run an S3 server with no buckets, and yield how to reach it.
+
+    It ends with the `with` block, and with this process however that ends. Region: us-east-1.
+
+    Args:
+        directory: an empty or new folder for its data, certificates and log; the caller removes it.
+        kind: which server; two, because what only one of them accepts is not S3.
+        tls: serve HTTPS with a certificate for 127.0.0.1 and localhost, by an authority made for this server.
+
+    Raises:
+        DevclusterError: it does not come up; with the end of its log.
+    """
+    directory = directory.resolve()
+    data, certificates = directory / "data", directory / "certificates"
+    data.mkdir(parents=True, exist_ok=True)
+    port = free_ports(1)[0]
+    if tls:
+        authority = pki.new_authority("object-store")
+        write_whole(directory / "ca.crt", pki.certificate_pem(authority.certificate))
+        server = pki.issue(authority, "object-store", names=(_ADDRESS, "localhost"))
+        write_whole(certificates / "private.key", server.key, mode=0o600)
+        write_whole(certificates / "public.crt", server.certificate)
+    access_key, secret_key = new_keys()
+    environment = {
+        "MINIO_ROOT_USER": access_key,
+        "MINIO_ROOT_PASSWORD": secret_key,
+        "MINIO_BROWSER": "off",
+        "ROOT_ACCESS_KEY": access_key,
+        "ROOT_SECRET_KEY": secret_key,
+    }
+    log = directory / f"{kind}.log"
+    process = processes.start_owned(_command(kind, data, certificates, port, tls=tls), log, environment)
+    try:
+        processes.await_answer(lambda: processes.listens(_ADDRESS, port), process, log)
+        yield ObjectStore(
+            endpoint=f"{'https' if tls else 'http'}://{_ADDRESS}:{port}",
+            access_key=access_key,
+            secret_key=secret_key,
+            ca_file=directory / "ca.crt" if tls else None,
+            data=data,
+            pid=process.pid,
+        )
+    finally:
+        processes.end_owned(process)
+
+
+def new_keys() -> tuple[str, str]:
+    """Return a random access key and secret key of a root user."""
+    return f"root-{secrets.token_hex(4)}", secrets.token_urlsafe(24)
+
+
+def _command(kind: Kind, data: Path, certificates: Path, port: int, *, tls: bool) -> list[str]:
+    binary = str(binaries.path(kind))
+    address = f"{_ADDRESS}:{port}"
+    match kind:
+        case "minio":
+            return [
+                binary,
+                "server",
+                f"--address={address}",
+                f"--certs-dir={certificates}",
+                "--quiet",
+                str(data),
+            ]
+        case "versitygw":
+            pair = [f"--cert={certificates}/public.crt", f"--key={certificates}/private.key"] if tls else []
+            return [binary, f"--port={address}", *pair, "posix", str(data)]
+        case _:
+            assert_never(kind)
