@@ -1,9 +1,12 @@
 """A real S3 server on the loopback, for tests of everything that reads and writes buckets."""
 
+import http.client
 import secrets
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Literal, assert_never
 
@@ -71,12 +74,13 @@ def object_store(directory: Path, kind: Kind = "minio", *, tls: bool = True) -> 
     log = directory / f"{kind}.log"
     process = processes.start_owned(_command(kind, data, certificates, port, tls=tls), log, environment)
     try:
-        processes.await_answer(lambda: processes.listens(_ADDRESS, port), process, log)
+        ca_file = directory / "ca.crt" if tls else None
+        processes.await_answer(lambda: _serves(port, ca_file), process, log)
         yield ObjectStore(
             endpoint=f"{'https' if tls else 'http'}://{_ADDRESS}:{port}",
             access_key=access_key,
             secret_key=secret_key,
-            ca_file=directory / "ca.crt" if tls else None,
+            ca_file=ca_file,
             data=data,
             pid=process.pid,
         )
@@ -87,6 +91,24 @@ def object_store(directory: Path, kind: Kind = "minio", *, tls: bool = True) -> 
 def new_keys() -> tuple[str, str]:
     """Return a random access key and secret key of a root user."""
     return f"root-{secrets.token_hex(4)}", secrets.token_urlsafe(24)
+
+
+def _serves(port: int, ca_file: Path | None) -> bool:
+    """Tell whether the server answers as a whole: MinIO listens first and says 503 for a while."""
+    connection = (
+        http.client.HTTPSConnection(
+            _ADDRESS, port, timeout=2.0, context=ssl.create_default_context(cafile=ca_file)
+        )
+        if ca_file
+        else http.client.HTTPConnection(_ADDRESS, port, timeout=2.0)
+    )
+    try:
+        connection.request("GET", "/")
+        return connection.getresponse().status < HTTPStatus.INTERNAL_SERVER_ERROR
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def _command(kind: Kind, data: Path, certificates: Path, port: int, *, tls: bool) -> list[str]:
