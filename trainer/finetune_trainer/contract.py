@@ -94,8 +94,11 @@ class Interval(Model):
     """A measured value with its 95 % bootstrap interval over the test rows."""
 
     value: FiniteFloat
+    """What was measured."""
     low: FiniteFloat
+    """Lower end of the interval."""
     high: FiniteFloat
+    """Upper end of the interval."""
 
 
 class Scores(Model):
@@ -128,8 +131,11 @@ class RowCounts(Model):
     """Rows after checking and splitting."""
 
     train: NonNegativeInt
+    """Rows to train on."""
     validation: NonNegativeInt
+    """Rows to choose the best checkpoint on."""
     test: NonNegativeInt
+    """Rows to measure on."""
     dropped: NonNegativeInt
     """Rows left out: unreadable, empty, or also present in the test rows."""
 
@@ -138,23 +144,30 @@ class Findings(Model):
     """How many findings the data doctor wrote into its report."""
 
     errors: NonNegativeInt = 0
+    """Findings that left rows out."""
     warnings: NonNegativeInt = 0
+    """Findings to look at."""
 
 
 class Chosen(Model):
     """Every value that was `Auto`, decided by Prepare, and what follows from it."""
 
     epochs: PositiveInt
+    """Passes over the training rows."""
     batch_size: PositiveInt
     """Rows per optimizer step over all processes: micro-batch x accumulation x world size."""
     micro_batch_size: PositiveInt
     """Rows per forward pass of one process."""
     accumulation_steps: PositiveInt
+    """Forward passes of one process per optimizer step."""
     world_size: PositiveInt
+    """Processes of the whole gang."""
     learning_rate: Annotated[float, Field(gt=0, lt=1)]
+    """Peak learning rate."""
     max_length: PositiveInt
     """Tokens kept of a row."""
     zero_stage: Annotated[int, Field(ge=0, le=3)]
+    """DeepSpeed ZeRO stage."""
     total_steps: PositiveInt
     """Optimizer steps of the whole run."""
 

@@ -1,0 +1,125 @@
+"""Every label, annotation, condition, reason and object name, in one place."""
+
+from enum import StrEnum
+from typing import Final
+
+GROUP: Final = "finetune.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+KIND: Final = "FineTuneJob"
+PLURAL: Final = "finetunejobs"
+FIELD_MANAGER: Final = "finetune-operator"
+
+LABEL_JOB: Final = f"{GROUP}/job"
+"""Name of the FineTuneJob (cut to 63 characters); on every child. What the operator watches by."""
+LABEL_UID: Final = f"{GROUP}/job-uid"
+"""Uid of the FineTuneJob, whole; on every child. What the operator matches by."""
+LABEL_STAGE: Final = f"{GROUP}/stage"
+LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
+LABEL_ROLE: Final = f"{GROUP}/role"
+"""`sweep` on the sweep Job and its pod, `run` on everything else."""
+ANNOTATION_CONFIG: Final = f"{GROUP}/config"
+"""The trainer's config file, on the pod; mounted by the downward API."""
+ANNOTATION_CONFIG_DIGEST: Final = f"{GROUP}/config-digest"
+ANNOTATION_GENERATION: Final = f"{GROUP}/generation"
+"""metadata.generation of the FineTuneJob that a Job was made for."""
+ANNOTATION_JOB_NAME: Final = f"{GROUP}/job-name"
+"""The FineTuneJob's whole name, where the label had to be cut."""
+
+
+class Condition(StrEnum):
+    """Condition types of a FineTuneJob."""
+
+    PREPARED = "Prepared"
+    RUNNING = "Running"
+    EVALUATED = "Evaluated"
+    PUBLISHED = "Published"
+    SUSPENDED = "Suspended"
+    FINISHED = "Finished"
+    """True at every end, for `kubectl wait`."""
+    SUCCEEDED = "Succeeded"
+    """The summary: Unknown while undecided."""
+
+
+class State(StrEnum):
+    """The one word in the State column, derived from the conditions."""
+
+    PENDING = "Pending"
+    PREPARING = "Preparing"
+    TRAINING = "Training"
+    PUBLISHING = "Publishing"
+    WAITING = "Waiting"
+    SUSPENDED = "Suspended"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+class Reason(StrEnum):
+    """Reasons that the operator itself gives; a trainer's own reasons are passed on as they are."""
+
+    ACCEPTED = "Accepted"
+    IN_PROGRESS = "InProgress"
+    COMPLETED = "Completed"
+    NOT_STARTED = "NotStarted"
+    SUSPENDED_BY_USER = "SuspendedByUser"
+    NOT_SUSPENDED = "NotSuspended"
+    STOPPING = "Stopping"
+    """An attempt's pods are on their way out; the next one waits for that."""
+    RETRYING = "Retrying"
+    RETRIES_EXHAUSTED = "RetriesExhausted"
+    UNSCHEDULABLE = "Unschedulable"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    POD_SECURITY = "PodSecurityForbids"
+    PODS_REFUSED = "PodsRefused"
+    """The Job controller could not create pods; the message is the API server's."""
+    SECRET_MISSING = "SecretMissing"  # noqa: S105 - a reason, no secret
+    CONFIG_MAP_MISSING = "ConfigMapMissing"
+    KEY_MISSING = "KeyMissing"
+    VOLUME_FAILED = "VolumeFailed"
+    CONTAINER_CREATING = "ContainerCreating"
+    WAITING_FOR_PODS = "WaitingForPods"
+    NAME_CONFLICT = "NameConflict"
+    JOB_DELETED = "JobDeleted"
+    """Somebody deleted the attempt's Job."""
+    DRIFTED = "Drifted"
+    """Somebody edited a Job of ours; reported, not reverted."""
+    POD_LOST = "PodLost"
+    """No message and no pod left to ask."""
+    NODE_LOST = "NodeLost"
+    EVICTED = "Evicted"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    PROFILE_UNKNOWN = "ProfileUnknown"
+    STORAGE_UNSET = "StorageUnset"
+    STORAGE_INSECURE = "StorageInsecure"
+    SPEC_INVALID = "SpecInvalid"
+    TRAINER_VERSION_UNSUPPORTED = "TrainerVersionUnsupported"
+    RESULT_UNREADABLE = "ResultUnreadable"
+    PERMISSION_DENIED = "PermissionDenied"
+
+
+STAGE_LETTERS: Final = {"Prepare": "p", "Train": "t", "Publish": "u", "Report": "r", "Sweep": "s"}
+
+
+def child_name(job_name: str, job_uid: str, stage: str, attempt: int) -> str:
+    """`<name cut to 40>-<5 of the uid>-<stage letter><attempt>`.
+
+    Leaves room for pod index and host name within 63 characters; does not clash with the children of a
+    deleted job of the same name.
+    """
+    return f"{run_name(job_name, job_uid)}-{STAGE_LETTERS[stage]}{attempt}"
+
+
+def run_name(job_name: str, job_uid: str) -> str:
+    """The common part of the names of a run's objects; also the name of its Service and NetworkPolicy.
+
+    Begins with a letter, as the name of a Service must.
+    """
+    plain = job_name.replace(".", "-")
+    cut = (plain if plain[0].isalpha() else f"j-{plain}")[:40].rstrip("-")
+    return f"{cut}-{job_uid.replace('-', '')[:5]}"
+
+
+def label_value(name: str) -> str:
+    """A name as a label value: at most 63 characters, ending in a letter or digit."""
+    return name[:63].rstrip("-._")
