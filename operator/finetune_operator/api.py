@@ -110,9 +110,9 @@ class SecretRef(Model):
     name: Name
     """Name of the Secret. Whoever applies the job must be allowed to `get` it."""
     access_key_key: Key = "accessKey"
-    """Key of the Secret that holds the access key."""
+    """Key of the Secret that holds the access key. Default accessKey."""
     secret_key_key: Key = "secretKey"  # noqa: S105 - the name of a key
-    """Key of the Secret that holds the secret key."""
+    """Key of the Secret that holds the secret key. Default secretKey."""
 
 
 class CaBundleRef(Model):
@@ -121,7 +121,7 @@ class CaBundleRef(Model):
     name: Name
     """Name of the ConfigMap."""
     key: Key = "ca.crt"
-    """Key of the ConfigMap that holds the certificates (PEM)."""
+    """Key of the ConfigMap that holds the certificates (PEM). Default ca.crt."""
 
 
 class Storage(Model):
@@ -137,7 +137,7 @@ class Storage(Model):
     """URL of the store with scheme and no path, for example https://minio.storage.svc:9000. Plain http is
     refused unless the operator's settings allow it."""
     region: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9-]+$")] = "us-east-1"
-    """Region that requests are signed for; MinIO's default is us-east-1."""
+    """Region that requests are signed for. Default us-east-1, as in MinIO."""
     secret_ref: SecretRef
     """Where the keys are."""
     ca_bundle_ref: CaBundleRef | None = None
@@ -177,9 +177,9 @@ class Columns(Model):
     """Which columns (of CSV) or keys (of a JSON row) hold what."""
 
     text: Annotated[str, Field(min_length=1, max_length=128)] = "text"
-    """Column with the text to classify."""
+    """Column with the text to classify. Default text."""
     label: Annotated[str, Field(min_length=1, max_length=128)] = "label"
-    """Column with the class, as a word or a number."""
+    """Column with the class, as a word or a number. Default label."""
 
 
 class DatasetSpec(Model):
@@ -342,9 +342,9 @@ class OutputSpec(Model):
 class TtlSpec(Model):
     """What is removed after the end, and when. Durations such as 90s, 10m, 720h."""
 
-    pods_after_finished: Annotated[str, Field(pattern=r"^[0-9]{1,7}(s|m|h)$")] = "10m"
+    pods_after_finished: Annotated[str, Field(max_length=8, pattern=r"^[0-9]{1,7}(s|m|h)$")] = "10m"
     """How long finished pods (and their logs) stay. Default 10m."""
-    after_finished: Annotated[str, Field(pattern=r"^[0-9]{1,7}(s|m|h)$")] | None = None
+    after_finished: Annotated[str, Field(max_length=8, pattern=r"^[0-9]{1,7}(s|m|h)$")] | None = None
     """How long the FineTuneJob itself stays after its end; the published model always stays. Default:
     forever."""
 

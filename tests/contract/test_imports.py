@@ -1,0 +1,26 @@
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "deepspeed", "sklearn", "minio", "obstore")
+
+
+def loaded_by(module: str) -> set[str]:
+    script = f"import sys, {module}; print(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "finetune_operator.crd",
+        "finetune_operator.reconcile",
+        "finetune_operator.handlers",
+        "finetune_trainer.config",
+        "finetune_trainer.supervisor",
+    ],
+)
+def test_no_torch_at_run_time(module: str) -> None:
+    assert not loaded_by(module).intersection(HEAVY)
