@@ -63,6 +63,7 @@ PROGRAMS = {
         "kubectl",
     )
 } | {
+    "pause": Program("pause", "finetune.dev/devcluster/pause"),
     "minio": Program("minio", "github.com/minio/minio"),
     "versitygw": Program("versitygw", "github.com/versity/versitygw/cmd/versitygw"),
     "registry": Program("registry", "github.com/distribution/distribution/v3/cmd/registry"),
@@ -78,6 +79,7 @@ CLUSTER_PROGRAMS = (
     "kube-proxy",
     "kubectl",
     "registry",
+    "pause",
     "coredns",
     "minio",
 )

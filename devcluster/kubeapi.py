@@ -68,7 +68,15 @@ def is_ready(api: Api) -> bool:
         return False
 
 
-def apply(api: Api, path: str, body: dict[str, Any]) -> None:
+def apply(api: Api, manifest: dict[str, Any]) -> None:
     """Create an object or make it as given (server-side apply; JSON is YAML)."""
     query = "?fieldManager=devcluster&force=true"
-    call(api, "PATCH", path + query, body, content_type="application/apply-patch+yaml")
+    call(api, "PATCH", path(manifest) + query, manifest, content_type="application/apply-patch+yaml")
+
+
+def path(manifest: dict[str, Any]) -> str:
+    """Return the API path of an object; its kind's plural has to be regular, as those used here are."""
+    version, metadata = manifest["apiVersion"], manifest["metadata"]
+    group = f"/apis/{version}" if "/" in version else f"/api/{version}"
+    namespace = f"/namespaces/{metadata['namespace']}" if "namespace" in metadata else ""
+    return f"{group}{namespace}/{manifest['kind'].lower()}s/{metadata['name']}"

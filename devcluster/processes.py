@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -34,6 +35,30 @@ def start_owned(command: list[str], log: Path, environment: dict[str, str] | Non
             env=os.environ | (environment or {}),
             start_new_session=True,
         )
+
+
+def start_marked(command: list[str], log: Path, mark: str) -> None:
+    """Start a program that outlives this process, with a mark in its environment to find it by.
+
+    Args:
+        command: what to run.
+        log: where its output is added.
+        mark: an environment entry, NAME=VALUE.
+    """
+    name, _, value = mark.partition("=")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {name: value},
+            start_new_session=True,
+        )
+    # Whoever adopts it when we end will reap it; until then a thread does, so that the dead are not seen as living.
+    threading.Thread(target=process.wait, daemon=True).start()
 
 
 def end_owned(process: Owned) -> None:

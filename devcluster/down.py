@@ -1,0 +1,41 @@
+"""Taking a cluster down, whatever state it is in: nothing of it is left, and the machine is as it was."""
+
+import time
+from pathlib import Path
+
+from devcluster import host, processes
+from devcluster.cluster import Cluster
+from devcluster.places import DevclusterError, cache, locked
+from devcluster.progress import step
+
+_GONE_SECONDS = 20.0
+
+
+def down(cluster: Cluster) -> None:
+    """Take a cluster down. One that is not up, or half up, is fine.
+
+    The node's mounts and links are inside its namespaces and end with the last process in them. Images stay in the
+    registry's folder in the cache.
+
+    Raises:
+        DevclusterError: a process does not end.
+    """
+    with locked(cache() / "lock" / cluster.name), step(f"taking {cluster.name} down"):
+        deadline = time.monotonic() + _GONE_SECONDS
+        while found := processes.marked(cluster.mark):
+            processes.kill(found)
+            if time.monotonic() > deadline:
+                raise DevclusterError(f"processes {sorted(found)} of {cluster.name} do not end")
+            time.sleep(0.02)
+        host.remove_control_groups(cluster)
+        host.remove_link(cluster)
+        while _is_mounted_under(cluster.folder):
+            if time.monotonic() > deadline:
+                raise DevclusterError(f"something is still mounted under {cluster.folder}; see /proc/mounts")
+            time.sleep(0.02)
+        host.dismiss(cluster)
+
+
+def _is_mounted_under(folder: Path) -> bool:
+    lines = Path("/proc/mounts").read_text().splitlines()
+    return any(line.split()[1].startswith(f"{folder}/") for line in lines)

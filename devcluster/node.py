@@ -1,0 +1,128 @@
+"""PURE command lines and configuration of the programs that make the node, and of the scheduler and registry."""
+
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from devcluster.cluster import DNS_ADDRESS, POD_ADDRESSES, REGISTRY_PORT, Cluster
+
+_CONFIG = Path(__file__).parent / "config"
+
+
+def kube_scheduler(binary: Path, kubeconfig: Path) -> list[str]:
+    """Return the scheduler's command line."""
+    return [
+        str(binary),
+        f"--kubeconfig={kubeconfig}",
+        f"--authentication-kubeconfig={kubeconfig}",
+        f"--authorization-kubeconfig={kubeconfig}",
+        "--leader-elect=false",
+    ]
+
+
+def kubelet(binary: Path, cluster: Cluster, config: Path, kubeconfig: Path) -> list[str]:
+    """Return the kubelet's command line."""
+    return [
+        str(binary),
+        f"--config={config}",
+        f"--kubeconfig={kubeconfig}",
+        f"--hostname-override={cluster.name}",
+        f"--node-ip={cluster.address}",
+    ]
+
+
+def kubelet_config(cluster: Cluster) -> dict[str, Any]:
+    """Return the kubelet's configuration.
+
+    It measures no disk: this node shares the machine's, and a full disk of the machine is not the cluster's to
+    solve by evicting pods and removing images.
+    """
+    return {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "authentication": {
+            "anonymous": {"enabled": False},
+            "webhook": {"enabled": True},
+            "x509": {"clientCAFile": f"{cluster.pki}/ca.crt"},
+        },
+        "authorization": {"mode": "Webhook"},
+        "tlsCertFile": f"{cluster.pki}/node.crt",
+        "tlsPrivateKeyFile": f"{cluster.pki}/node.key",
+        "clusterDNS": [DNS_ADDRESS],
+        "clusterDomain": "cluster.local",
+        "resolvConf": f"{cluster.folder}/resolv.conf",
+        "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+        "volumePluginDir": "/var/lib/kubelet/plugins",
+        "cgroupDriver": "cgroupfs",
+        "cgroupRoot": f"/{cluster.control_group}",
+        "failCgroupV1": False,
+        "failSwapOn": False,
+        "localStorageCapacityIsolation": False,
+        "oomScoreAdj": 0,
+        "evictionHard": {"memory.available": "100Mi"},
+        "imageGCHighThresholdPercent": 100,
+        "serializeImagePulls": False,
+        "registryPullQPS": 0,
+        "eventRecordQPS": 0,
+    }
+
+
+def kube_proxy_config(cluster: Cluster, kubeconfig: Path) -> dict[str, Any]:
+    """Return the configuration of kube-proxy."""
+    return {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "mode": "nftables",
+        "clusterCIDR": POD_ADDRESSES,
+        "hostnameOverride": cluster.name,
+        "clientConnection": {"kubeconfig": str(kubeconfig)},
+        "oomScoreAdj": 0,
+        # Zero leaves the machine's connection tracking as it is.
+        "conntrack": {"maxPerCore": 0},
+    }
+
+
+def pod_network() -> dict[str, Any]:
+    """Return the CNI configuration: one bridge, addresses handed out on the node."""
+    bridge = {
+        "type": "bridge",
+        "bridge": "cni0",
+        "isGateway": True,
+        "ipMasq": True,
+        "hairpinMode": True,
+        "ipam": {
+            "type": "host-local",
+            "ranges": [[{"subnet": POD_ADDRESSES}]],
+            "routes": [{"dst": "0.0.0.0/0"}],
+        },
+    }
+    portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
+    return {"cniVersion": "1.0.0", "name": "pods", "plugins": [bridge, portmap]}
+
+
+def containerd_config(cluster: Cluster, sandbox_image: str) -> str:
+    """Return containerd's configuration."""
+    template = Template((_CONFIG / "containerd.toml").read_text())
+    return template.substitute(folder=cluster.folder, sandbox_image=sandbox_image)
+
+
+def registry_hosts() -> str:
+    """Return what tells containerd where the local registry is."""
+    return (_CONFIG / "hosts.toml").read_text()
+
+
+def registry_config(data: Path) -> dict[str, Any]:
+    """Return the configuration of the image registry."""
+    return {
+        "version": 0.1,
+        "log": {"level": "warn", "accesslog": {"disabled": True}},
+        "storage": {"filesystem": {"rootdirectory": str(data)}, "delete": {"enabled": True}},
+        "http": {"addr": f":{REGISTRY_PORT}"},
+    }
+
+
+def holder(cluster: Cluster, folders: tuple[str, ...]) -> list[str]:
+    """Return the command that makes the node's namespaces and holds them."""
+    script = (_CONFIG / "node.sh").read_text()
+    own = ["unshare", "--net", "--mount", "--propagation", "private"]
+    return [*own, "sh", "-c", script, "node", str(cluster.folder), *folders]
