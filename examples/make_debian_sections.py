@@ -176,10 +176,10 @@ def drawn(rows: Iterable[Row], *, train: int, test: int, seed: int) -> tuple[lis
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """JSON Lines, UTF-8, keys text, label, package."""
     lines = [
-        json.dumps({"text": row.text, "label": row.label, "package": row.package}, ensure_ascii=False)
+        json.dumps({"text": row.text, "label": row.label, "package": row.package}, ensure_ascii=False) + "\n"
         for row in rows
     ]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def main() -> None:
