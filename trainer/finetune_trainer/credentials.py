@@ -1,0 +1,92 @@
+"""What a store is reached with: keys from files, certificate authorities from files."""
+
+import logging
+import ssl
+from dataclasses import dataclass, field
+
+from finetune_trainer.config import StoreRole
+from finetune_trainer.contract import FailureClass
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.places import Places
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Keys of one store. Never printed."""
+
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    session_token: str | None = field(repr=False, default=None)
+    warnings: tuple[str, ...] = ()
+    """What was put right while reading."""
+
+
+def read_credentials(places: Places, role: StoreRole) -> Credentials:
+    """Reads the files accessKey, secretKey and sessionToken of a role.
+
+    Raises:
+        StageFailure: CredentialsMissing names the file that is absent, empty or not text.
+    """
+    warnings: list[str] = []
+    access_key = _read_key(places, role, "accessKey", warnings)
+    secret_key = _read_key(places, role, "secretKey", warnings)
+    token = None
+    if (places.credentials(role) / "sessionToken").exists():
+        token = _read_key(places, role, "sessionToken", warnings)
+    return Credentials(access_key, secret_key, token, tuple(warnings))
+
+
+def _read_key(places: Places, role: StoreRole, name: str, warnings: list[str]) -> str:
+    path = places.credentials(role) / name
+    try:
+        raw = path.read_bytes().decode()
+    except FileNotFoundError:
+        raise _missing(role, name, "is missing") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise _missing(role, name, f"cannot be read ({type(error).__name__})") from None
+    text = raw.strip().removeprefix("\ufeff")
+    if not text:
+        raise _missing(role, name, "is empty")
+    if any(not letter.isprintable() for letter in text):
+        raise _missing(role, name, "holds more than one line or a control character")
+    if text != raw:
+        warnings.append(f"the {name} of the {role} store had white space around it, which was removed")
+    return text
+
+
+def _missing(role: StoreRole, name: str, what: str) -> StageFailure:
+    return StageFailure(
+        FailureClass.USER_CONFIG,
+        "CredentialsMissing",
+        f"The key {name} of the {role} store's Secret {what}.",
+        "Check the Secret of storage.secretRef: accessKeyKey and secretKeyKey must name keys that it holds.",
+    )
+
+
+def read_ca_bundle(places: Places, role: StoreRole) -> str:
+    """The store's own certificate authorities as PEM with plain line ends.
+
+    Raises:
+        StageFailure: CaBundleInvalid when the file is absent or holds no certificate.
+    """
+    path = places.ca_bundle(role)
+    try:
+        text = path.read_bytes().decode("ascii", errors="ignore").replace("\r\n", "\n").replace("\r", "\n")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cadata=text)
+    except (OSError, ssl.SSLError, ValueError) as error:
+        raise _invalid_bundle(role, str(error)) from None
+    if not context.cert_store_stats()["x509"]:
+        raise _invalid_bundle(role, "it holds no certificate")
+    return text
+
+
+def _invalid_bundle(role: StoreRole, why: str) -> StageFailure:
+    return StageFailure(
+        FailureClass.USER_CONFIG,
+        "CaBundleInvalid",
+        f"The CA bundle of the {role} store cannot be used: {why}.",
+        "storage.caBundleRef must name a ConfigMap key with PEM certificates (-----BEGIN CERTIFICATE-----).",
+    )
