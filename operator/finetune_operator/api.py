@@ -449,6 +449,8 @@ class AttemptStatus(Model):
     """Counts the tries at this stage from 1."""
     generation: NonNegativeInt
     """The spec's generation that it was made for."""
+    config_digest: Annotated[str, Field(max_length=71)]
+    """SHA-256 of what was asked for; its results count only while the spec asks for the same."""
     job: Annotated[str, Field(max_length=63)]
     """Name of its batch/v1 Job."""
     job_uid: Annotated[str, Field(max_length=63)] | None = None

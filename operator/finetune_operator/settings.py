@@ -107,6 +107,10 @@ class Settings(Model):
 
     namespaces: tuple[str, ...] = ()
     """Namespaces to watch; empty: all."""
+    operator_namespace: str = "finetune-operator"
+    """Where the operator runs; its pods may ask the trainers for progress."""
+    cluster_domain: str = "cluster.local"
+    """The cluster's DNS domain: pods of a gang find each other by full names."""
     trainer_image: str
     image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()

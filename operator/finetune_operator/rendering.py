@@ -1,0 +1,130 @@
+"""A FineTuneJob as the trainer's input: what is asked for (config.Run) and each Job's config. Pure."""
+
+from finetune_operator.api import FineTuneJob, Storage
+from finetune_operator.settings import Profile, ProfileStorage
+from finetune_trainer import config as trainer
+from finetune_trainer.contract import Chosen, Digest, Stage
+
+CONFIG_LIMIT_BYTES = 64 * 1024
+"""A rendered config stays below this; it travels as an annotation, of which an object may have 256 KiB."""
+
+
+class Unrenderable(ValueError):  # noqa: N818 - names what the job is
+    """The job asks for what the trainer's language cannot say; the text names field, value and way out."""
+
+
+def storage_of(
+    job: FineTuneJob, role: trainer.StoreRole, profile: Profile
+) -> Storage | ProfileStorage | None:
+    """The store of a role: the job's own for it, else the job's default, else the profile's."""
+    own = {
+        "data": job.spec.dataset.storage,
+        "model": job.spec.model.storage,
+        "output": job.spec.output.storage,
+    }
+    return own[role] or job.spec.storage or profile.storage
+
+
+def output_uri(job: FineTuneJob) -> str:
+    """The published model's folder: `<output.uri>/<namespace>/<name>/<suffix or 8 of the uid>/`."""
+    meta = job.metadata
+    last = job.spec.output.suffix or uid_of(job).replace("-", "")[:8]
+    return f"{job.spec.output.uri.rstrip('/')}/{meta['namespace']}/{meta['name']}/{last}/"
+
+
+def runs_uri(job: FineTuneJob) -> str:
+    """The folder of everything else of the run: `s3://<output bucket>/.finetune-runs/<namespace>/<uid>/`."""
+    bucket = job.spec.output.uri.removeprefix("s3://").partition("/")[0]
+    return f"s3://{bucket}/.finetune-runs/{job.metadata['namespace']}/{uid_of(job)}/"
+
+
+def uid_of(job: FineTuneJob) -> str:
+    """The job's uid."""
+    return str(job.metadata["uid"])
+
+
+def run(job: FineTuneJob, profile: Profile) -> trainer.Run:
+    """What is asked for, the same for every stage and attempt.
+
+    Raises:
+        Unrenderable: a role has no store, or the trainer's language refuses a value.
+    """
+    spec = job.spec
+    try:
+        return trainer.Run(
+            task=spec.task,
+            model=trainer.ModelSource(uri=spec.model.uri),
+            dataset=trainer.Dataset(
+                train=trainer.TrainSplit(uri=spec.dataset.train.uri),
+                validation=trainer.HeldOut(**spec.dataset.validation.model_dump()),
+                test=trainer.HeldOut(**spec.dataset.test.model_dump()),
+                columns=trainer.Columns(**spec.dataset.columns.model_dump()),
+                max_bad_row_fraction=spec.dataset.max_bad_row_fraction,
+            ),
+            method=spec.method.type,
+            training=trainer.Training(**spec.training.model_dump()),
+            zero_stage=spec.deepspeed.zero_stage,
+            world=world(job),
+            evaluation=trainer.EvaluationSpec(
+                metrics=tuple(spec.evaluation.metrics), primary_metric=spec.evaluation.primary_metric
+            ),
+            output=output_uri(job),
+            runs=runs_uri(job),
+            stores=trainer.Stores(
+                data=_access(job, "data", profile),
+                model=_access(job, "model", profile),
+                output=_access(job, "output", profile),
+            ),
+        )
+    except ValueError as error:
+        raise Unrenderable(str(error)) from None
+
+
+def world(job: FineTuneJob) -> trainer.World:
+    """The gang: processes default to one a GPU, or one on CPUs."""
+    asked = job.spec.resources
+    return trainer.World(
+        nodes=asked.nodes,
+        processes_per_node=asked.processes_per_node or asked.gpus_per_node or 1,
+        gpus_per_node=asked.gpus_per_node,
+    )
+
+
+def config(
+    job: FineTuneJob,
+    asked: trainer.Run,
+    stage: Stage,
+    attempt: int,
+    *,
+    rendezvous: trainer.Rendezvous,
+    hang_seconds: int,
+    stop_seconds: int,
+    chosen: Chosen | None = None,
+    prepared: Digest | None = None,
+    reported_stage: Stage | None = None,
+) -> trainer.TrainConfig:
+    """The whole input of one Job's pods."""
+    meta = job.metadata
+    return trainer.TrainConfig(
+        stage=stage,
+        attempt=attempt,
+        job=trainer.JobRef(
+            namespace=meta["namespace"], name=meta["name"], uid=uid_of(job), generation=meta["generation"]
+        ),
+        run=asked,
+        chosen=chosen,
+        prepared=prepared,
+        reported_stage=reported_stage.value if reported_stage else None,
+        rendezvous=rendezvous,
+        hang_timeout_seconds=hang_seconds,
+        preemption_grace_seconds=stop_seconds,
+    )
+
+
+def _access(job: FineTuneJob, role: trainer.StoreRole, profile: Profile) -> trainer.StoreAccess:
+    store = storage_of(job, role, profile)
+    if store is None:
+        raise Unrenderable(f"no store for {role}")
+    return trainer.StoreAccess(
+        endpoint=store.endpoint.rstrip("/"), region=store.region, ca_bundle=store.ca_bundle_ref is not None
+    )
