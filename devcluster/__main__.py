@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any
 
-from devcluster import status
+from devcluster import builder, status
 from devcluster.cluster import Cluster, chosen
 from devcluster.down import down
 from devcluster.places import DevclusterError
@@ -15,9 +15,9 @@ from devcluster.progress import say
 from devcluster.up import up
 
 _DESCRIPTION = """\
-A real one-node Kubernetes cluster on this machine, with a name server, an image registry and a MinIO object store.
-It needs root on Debian. DEVCLUSTER_NAME names the cluster (default: finetune); clusters of different names do not
-disturb each other."""
+A real one-node Kubernetes cluster on this machine, with a name server, an image registry and a MinIO
+object store. It needs root on Debian. DEVCLUSTER_NAME names the cluster (default: finetune); clusters of
+different names do not disturb each other."""
 
 
 def main() -> int:
@@ -50,6 +50,16 @@ def _parser() -> argparse.ArgumentParser:
     show.set_defaults(run=_status)
     kubeconfig = commands.add_parser("kubeconfig", help="print the path of an administrator's kubeconfig")
     kubeconfig.set_defaults(run=_kubeconfig)
+    make = commands.add_parser("build", help="build the project's images; only what changed")
+    make.add_argument(
+        "targets", nargs="+", choices=builder.TARGETS, metavar="TARGET", help="operator, trainer"
+    )
+    make.set_defaults(run=_build)
+    push = commands.add_parser("load", help="push local images to the registry the cluster pulls from")
+    push.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="operator, trainer, or any local image's name"
+    )
+    push.set_defaults(run=_load)
     return parser
 
 
@@ -77,6 +87,20 @@ def _kubeconfig(cluster: Cluster, _: argparse.Namespace) -> int:
     if not cluster.kubeconfig.exists():
         raise DevclusterError(f"cluster {cluster.name} is not up: run `python -m devcluster up`")
     print(cluster.kubeconfig)
+    return 0
+
+
+def _build(_: Cluster, arguments: argparse.Namespace) -> int:
+    _require_root()
+    for target in arguments.targets:
+        print(builder.build(target))
+    return 0
+
+
+def _load(cluster: Cluster, arguments: argparse.Namespace) -> int:
+    _require_root()
+    for image in arguments.images:
+        print(builder.load(cluster, image))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""PURE what a cluster's name decides: addresses, names of links and control groups, and where its files are."""
+"""PURE what a cluster's name decides: addresses, names of links and control groups, places of files."""
 
 import os
 import re

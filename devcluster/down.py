@@ -14,8 +14,8 @@ _GONE_SECONDS = 20.0
 def down(cluster: Cluster) -> None:
     """Take a cluster down. One that is not up, or half up, is fine.
 
-    The node's mounts and links are inside its namespaces and end with the last process in them. Images stay in the
-    registry's folder in the cache.
+    The node's mounts and links are inside its namespaces and end with the last process in them. Images stay in
+    the registry's folder in the cache.
 
     Raises:
         DevclusterError: a process does not end.

@@ -1,4 +1,4 @@
-"""What the machine lends to clusters: kernel settings, folders, control groups, a link; and how it gets them back."""
+"""What the machine lends to clusters, and how it gets it back: settings, folders, control groups, a link."""
 
 import json
 import shutil

@@ -22,7 +22,7 @@ _TIMEOUT_SECONDS = 60.0
 
 
 def reference(program: Path) -> str:
-    """Return the name, as pods say it, of the image of a program; its tag follows what the program was built of."""
+    """Return the name, as pods say it, of the image of a program; its tag follows what it was built of."""
     name, _, digest = program.name.rpartition("-")
     return f"{REGISTRY}/devcluster/{name}:{digest}"
 

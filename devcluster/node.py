@@ -1,41 +1,79 @@
-"""PURE command lines and configuration of the programs that make the node, and of the scheduler and registry."""
+"""PURE command lines and configuration of the node's programs, the scheduler and the registry."""
 
+from collections.abc import Callable
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from devcluster.cluster import DNS_ADDRESS, POD_ADDRESSES, REGISTRY_PORT, Cluster
+from devcluster import components
+from devcluster.cluster import (
+    API_PORT,
+    DNS_ADDRESS,
+    ETCD_PEER_PORT,
+    ETCD_PORT,
+    POD_ADDRESSES,
+    REGISTRY_PORT,
+    Cluster,
+)
 
 _CONFIG = Path(__file__).parent / "config"
 
 
-def kube_scheduler(binary: Path, kubeconfig: Path) -> list[str]:
-    """Return the scheduler's command line."""
-    return [
-        str(binary),
-        f"--kubeconfig={kubeconfig}",
-        f"--authentication-kubeconfig={kubeconfig}",
-        f"--authorization-kubeconfig={kubeconfig}",
-        "--leader-elect=false",
-    ]
+def commands(cluster: Cluster, program: Callable[[str], Path]) -> dict[str, list[str]]:
+    """Return the command line of every component of a cluster, by name.
 
-
-def kubelet(binary: Path, cluster: Cluster, config: Path, kubeconfig: Path) -> list[str]:
-    """Return the kubelet's command line."""
-    return [
-        str(binary),
-        f"--config={config}",
-        f"--kubeconfig={kubeconfig}",
-        f"--hostname-override={cluster.name}",
-        f"--node-ip={cluster.address}",
+    Args:
+        cluster: whose components.
+        program: gives the path of a built program by its name.
+    """
+    folder = cluster.folder
+    server = components.ApiServer(
+        address=cluster.address,
+        port=API_PORT,
+        etcd_port=ETCD_PORT,
+        pki=cluster.pki,
+        audit_policy=folder / "audit-policy.yaml",
+        audit_log=cluster.audit_log,
+    )
+    reach_kubelet = [
+        # Else `kubectl logs` would ask the machine's DNS for the node's name.
+        "--kubelet-preferred-address-types=InternalIP",
+        f"--kubelet-client-certificate={cluster.pki}/admin.crt",
+        f"--kubelet-client-key={cluster.pki}/admin.key",
     ]
+    controllers = folder / "controller-manager.kubeconfig"
+    scheduler = folder / "scheduler.kubeconfig"
+    return {
+        "etcd": components.etcd(folder / "etcd", ETCD_PORT, ETCD_PEER_PORT),
+        "registry": [str(program("registry")), "serve", str(folder / "registry.yaml")],
+        "containerd": ["containerd", f"--config={folder}/containerd.toml"],
+        "kube-apiserver": [*components.kube_apiserver(program("kube-apiserver"), server), *reach_kubelet],
+        "kube-controller-manager": components.kube_controller_manager(
+            program("kube-controller-manager"), controllers, cluster.pki
+        ),
+        "kube-scheduler": [
+            str(program("kube-scheduler")),
+            f"--kubeconfig={scheduler}",
+            f"--authentication-kubeconfig={scheduler}",
+            f"--authorization-kubeconfig={scheduler}",
+            "--leader-elect=false",
+        ],
+        "kubelet": [
+            str(program("kubelet")),
+            f"--config={folder}/kubelet.yaml",
+            f"--kubeconfig={folder}/node.kubeconfig",
+            f"--hostname-override={cluster.name}",
+            f"--node-ip={cluster.address}",
+        ],
+        "kube-proxy": [str(program("kube-proxy")), f"--config={folder}/kube-proxy.yaml"],
+    }
 
 
 def kubelet_config(cluster: Cluster) -> dict[str, Any]:
     """Return the kubelet's configuration.
 
-    It measures no disk: this node shares the machine's, and a full disk of the machine is not the cluster's to
-    solve by evicting pods and removing images.
+    It measures no disk: this node shares the machine's, and a full disk of the machine is not the cluster's
+    to solve by evicting pods and removing images.
     """
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",

@@ -57,7 +57,7 @@ def start_marked(command: list[str], log: Path, mark: str) -> None:
             env=os.environ | {name: value},
             start_new_session=True,
         )
-    # Whoever adopts it when we end will reap it; until then a thread does, so that the dead are not seen as living.
+    # Whoever adopts it when we end will reap it; until then a thread does.
     threading.Thread(target=process.wait, daemon=True).start()
 
 

@@ -1,4 +1,4 @@
-"""What of a cluster is there: asked of the process table, the API server, the name server and the object store."""
+"""What of a cluster is there: asked of processes, the API server, the name server and the object store."""
 
 import ctypes
 import os
@@ -76,12 +76,12 @@ def report(cluster: Cluster) -> dict[str, Any]:
 
 def inside(cluster: Cluster) -> int | None:
     """Return the pid of a process inside the node's namespaces once they are made; any of them will do."""
-    own = os.readlink("/proc/self/ns/net")
+    own = Path("/proc/self/ns/net").readlink()
     for pid, command in processes.marked(cluster.mark).items():
         if command[0] in {"unshare", "sh", "nsenter"}:
             continue  # on its way in
         try:
-            if os.readlink(f"/proc/{pid}/ns/net") != own:
+            if Path(f"/proc/{pid}/ns/net").readlink() != own:
                 return pid
         except OSError:
             continue

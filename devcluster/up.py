@@ -1,4 +1,4 @@
-"""Bringing a cluster up: every step looks at what is there, so it can be run again after it was stopped anywhere."""
+"""Bringing a cluster up: every step looks at what is there, so it can go on after it was stopped anywhere."""
 
 import json
 import time
@@ -23,7 +23,7 @@ from devcluster import (
     processes,
     status,
 )
-from devcluster.cluster import API_PORT, ETCD_PEER_PORT, ETCD_PORT, REGISTRY, REGISTRY_PORT, Cluster
+from devcluster.cluster import API_PORT, REGISTRY, REGISTRY_PORT, Cluster
 from devcluster.places import DevclusterError, cache, locked, write_whole
 from devcluster.progress import say, step
 
@@ -40,9 +40,7 @@ def up(cluster: Cluster) -> None:
     packages.require(*packages.PROGRAMS)
     absent = binaries.missing(binaries.CLUSTER_PROGRAMS)
     if absent:
-        say(
-            f"building {len(absent)} programs from source, once; the first time takes about 15 minutes on 2 cores"
-        )
+        say(f"building {len(absent)} programs from source, once: about 15 minutes on 2 cores")
     for name in binaries.CLUSTER_PROGRAMS:
         binaries.path(name)
     with locked(cache() / "lock" / cluster.name):
@@ -100,7 +98,7 @@ def _write_files(cluster: Cluster) -> None:
 
 
 def _write_storage_identity(cluster: Cluster) -> None:
-    """Make the object store's authority, certificate and root keys; the keys last, as they tell that all is there."""
+    """Make the object store's authority, certificate and root keys; the keys last, as a sign that all is there."""
     authority = pki.new_authority("devcluster-storage")
     names = (*addons.STORAGE_NAMES, cluster.address, "localhost", "127.0.0.1")
     pki.write(cluster.folder, "storage", pki.issue(authority, "minio", names=names))
@@ -108,46 +106,6 @@ def _write_storage_identity(cluster: Cluster) -> None:
     access_key, secret_key = objectstore.new_keys()
     keys = json.dumps({"accessKey": access_key, "secretKey": secret_key})
     write_whole(cluster.storage_credentials, keys, mode=0o600)
-
-
-def _command(cluster: Cluster, component: str) -> list[str]:
-    folder = cluster.folder
-    match component:
-        case "etcd":
-            return components.etcd(folder / "etcd", ETCD_PORT, ETCD_PEER_PORT)
-        case "registry":
-            return [str(binaries.path("registry")), "serve", str(folder / "registry.yaml")]
-        case "containerd":
-            return ["containerd", f"--config={folder}/containerd.toml"]
-        case "kube-apiserver":
-            server = components.ApiServer(
-                address=cluster.address,
-                port=API_PORT,
-                etcd_port=ETCD_PORT,
-                pki=cluster.pki,
-                audit_policy=folder / "audit-policy.yaml",
-                audit_log=cluster.audit_log,
-            )
-            return [
-                *components.kube_apiserver(binaries.path(component), server),
-                # Else `kubectl logs` would ask the machine's DNS for the node's name.
-                "--kubelet-preferred-address-types=InternalIP",
-                f"--kubelet-client-certificate={cluster.pki}/admin.crt",
-                f"--kubelet-client-key={cluster.pki}/admin.key",
-            ]
-        case "kube-controller-manager":
-            kubeconfig = folder / "controller-manager.kubeconfig"
-            return components.kube_controller_manager(binaries.path(component), kubeconfig, cluster.pki)
-        case "kube-scheduler":
-            return node.kube_scheduler(binaries.path(component), folder / "scheduler.kubeconfig")
-        case "kubelet":
-            return node.kubelet(
-                binaries.path(component), cluster, folder / "kubelet.yaml", folder / "node.kubeconfig"
-            )
-        case "kube-proxy":
-            return [str(binaries.path(component)), f"--config={folder}/kube-proxy.yaml"]
-        case _:
-            raise ValueError(component)
 
 
 def _ensure_holder(cluster: Cluster) -> int:
@@ -166,10 +124,11 @@ def _ensure_holder(cluster: Cluster) -> int:
 
 def _ensure_running(cluster: Cluster, inside: int, wanted: Iterable[str]) -> None:
     running = status.running(cluster)
+    commands = node.commands(cluster, binaries.path)
     for component in wanted:
         if component not in running:
             enter = ["nsenter", f"--target={inside}", "--net", "--mount", "--"]
-            processes.start_marked(enter + _command(cluster, component), cluster.log(component), cluster.mark)
+            processes.start_marked(enter + commands[component], cluster.log(component), cluster.mark)
 
 
 def _ensure_images(cluster: Cluster) -> None:

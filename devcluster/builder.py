@@ -1,0 +1,161 @@
+"""The project's images: built from its Dockerfile without a daemon, and put where the node pulls from."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from devcluster import packages, processes
+from devcluster.cluster import REGISTRY, REGISTRY_PORT, Cluster
+from devcluster.places import REPOSITORY, DevclusterError, cache, locked
+from devcluster.progress import step
+
+TARGETS = ("operator", "trainer")
+# Stands in for docker.io/library/debian:bookworm-slim where no registry can be reached.
+BASE = "localhost/debian:bookworm"
+_SUITE = "bookworm"
+_STORAGE = ["--storage-driver", "overlay"]
+
+
+def image_name(target: str) -> str:
+    """Return the local name of a target's image; any other name is taken to be one already."""
+    return f"localhost/finetune-{target}:dev" if target in TARGETS else target
+
+
+def build(target: str) -> str:
+    """Build the image of a Dockerfile target, and return its local name. Unchanged layers are kept.
+
+    Raises:
+        DevclusterError: an unknown target, or a build that fails; with the end of its output.
+    """
+    if target not in TARGETS:
+        raise DevclusterError(f"no image target {target!r}; there are {', '.join(TARGETS)}")
+    packages.require(*packages.BUILD_PROGRAMS)
+    with locked(cache() / "lock" / "base"):
+        _ensure_base()
+    command = [
+        *("buildah", "bud", "--isolation", "chroot", "--network", "host", *_STORAGE, "--layers"),
+        *("--build-arg", f"BASE_IMAGE={BASE}", "--target", target, "--tag", image_name(target)),
+        *_index(),
+        *_authorities(),
+        str(REPOSITORY),
+    ]
+    _run(command, f"building the {target} image", f"image-{target}")
+    return image_name(target)
+
+
+def load(cluster: Cluster, image: str) -> str:
+    """Push a local image to the registry that the cluster pulls from; return its name there, by digest.
+
+    Layers that the registry has are not sent again.
+
+    Raises:
+        DevclusterError: no such image, or the cluster is not up.
+    """
+    packages.require("buildah")
+    if not processes.listens(cluster.address, REGISTRY_PORT):
+        raise DevclusterError(
+            f"the registry of {cluster.name} does not answer: run `python -m devcluster up`"
+        )
+    local = image_name(image)
+    registry, _, rest = local.partition("/")
+    path = rest if rest and ("." in registry or ":" in registry or registry == "localhost") else local
+    repository = path.rpartition(":")[0] if ":" in path else path
+    with tempfile.TemporaryDirectory() as folder:
+        digest = Path(folder) / "digest"
+        destination = f"docker://{cluster.address}:{REGISTRY_PORT}/{path}"
+        command = [
+            *("buildah", "push", *_STORAGE, "--tls-verify=false", "--disable-compression"),
+            *("--digestfile", str(digest), local, destination),
+        ]
+        _run(command, f"loading {local}", "image-load")
+        return f"{REGISTRY}/{repository}@{digest.read_text().strip()}"
+
+
+def _ensure_base() -> None:
+    """Make a minimal Debian image from the Debian mirror this machine uses, once."""
+    there = subprocess.run(
+        ["buildah", "images", *_STORAGE, "--quiet", BASE], capture_output=True, text=True, check=False
+    )
+    if there.returncode == 0 and there.stdout.strip():
+        return
+    folder = cache() / "base"
+    folder.mkdir(parents=True, exist_ok=True)
+    archive = folder / f"{_SUITE}.tar"
+    if not archive.exists():
+        draft = folder / f".{_SUITE}.{os.getpid()}.tar"
+        bootstrap = ["mmdebstrap", "--variant=minbase", "--include=ca-certificates", _SUITE, str(draft)]
+        _run([*bootstrap, *_mirrors()], "making a Debian base image", "image-base")
+        draft.rename(archive)
+    with tempfile.NamedTemporaryFile("w", suffix=".Dockerfile") as recipe:
+        recipe.write(f'FROM scratch\nADD {archive.name} /\nCMD ["bash"]\n')
+        recipe.flush()
+        _run(
+            ["buildah", "bud", *_STORAGE, "--file", recipe.name, "--tag", BASE, str(folder)],
+            "importing the Debian base image",
+            "image-base",
+        )
+
+
+def _mirrors() -> list[str]:
+    """Return apt source lines of this machine's Debian mirrors; none leaves the choice to mmdebstrap."""
+    form = "$(ORIGIN)|$(CODENAME)|deb $(REPO_URI) $(CODENAME) $(COMPONENT)"
+    told = _output(["apt-get", "indextargets", "--format", form, "Created-By: Packages"])
+    lines = [line.split("|") for line in told.splitlines()]
+    known = {f"{_SUITE}{part}" for part in ("", "-updates", "-security")}
+    return sorted({line for origin, suite, line in lines if origin == "Debian" and suite in known})
+
+
+def _index() -> list[str]:
+    """Return the build argument that names this machine's Python package index, where it is not the public one.
+
+    Raises:
+        DevclusterError: the address holds a password, which an image's history would show.
+    """
+    url = os.environ.get("PIP_INDEX_URL") or _output(
+        [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
+    )
+    if not url:
+        return []
+    if urlsplit(url).username:
+        raise DevclusterError(
+            "pip's index-url holds a user name, and a build argument ends up in the image's history; "
+            "set PIP_INDEX_URL to an address without one for this build"
+        )
+    return ["--build-arg", f"INDEX_URL={url}"]
+
+
+def _authorities() -> list[str]:
+    """Return the build secret with the certificate authorities this machine trusts; no layer holds it."""
+    named = (os.environ.get(name) for name in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"))
+    bundle = next((name for name in named if name), "/etc/ssl/certs/ca-certificates.crt")
+    return ["--secret", f"id=ca-bundle,src={bundle}"] if Path(bundle).exists() else []
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment for package downloads: an HTTP proxy that only apt knows is told to all."""
+    environment = dict(os.environ)
+    proxy = (
+        _output(["apt-config", "shell", "proxy", "Acquire::http::Proxy"]).removeprefix("proxy=").strip("'")
+    )
+    if proxy and proxy != "DIRECT":
+        environment.setdefault("http_proxy", proxy)
+    return environment
+
+
+def _output(command: list[str]) -> str:
+    """Return what a program that knows a setting prints; nothing where it does not know."""
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def _run(command: list[str], title: str, name: str) -> None:
+    log = cache() / "log" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with step(title), log.open("wb") as output:
+        done = subprocess.run(
+            command, env=_environment(), stdout=output, stderr=subprocess.STDOUT, check=False
+        )
+        if done.returncode != 0:
+            raise DevclusterError(f"{title} failed; the end of {log}:\n{processes.last_lines(log)}")
