@@ -1,0 +1,136 @@
+"""A queue of runs to look at: woken any number of times, each is worked on by one worker at a time."""
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from finetune_operator import metrics
+
+FIRST_BACKOFF_SECONDS = 1.0
+LAST_BACKOFF_SECONDS = 60.0
+log = logging.getLogger(__name__)
+
+
+class RetryLaterError(Exception):
+    """An expected failure: tried again with back-off and told in one line, without a traceback.
+
+    Attributes:
+        seconds: earliest time of the next try, where the other side said one.
+    """
+
+    def __init__(self, message: str, seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
+@dataclass
+class _Entry:
+    """What the queue knows of one key: dropped as soon as nothing is known."""
+
+    queued_at: float | None = None
+    working: bool = False
+    again: bool = False
+    failures: int = 0
+    timer: asyncio.TimerHandle | None = None
+
+
+@dataclass
+class WorkQueue:
+    """First come, first served; a key that is woken while it is worked on goes to the end of the line.
+
+    `work(key)` returns the seconds until it wants to be called again whatever happens, or None. A key whose
+    work raises is tried again with back-off; no other key waits for it.
+    """
+
+    work: Callable[[str], Awaitable[float | None]]
+    workers: int
+    _ready: deque[str] = field(default_factory=deque)
+    _entries: dict[str, _Entry] = field(default_factory=dict)
+    _some_ready: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
+
+    def wake(self, key: str, *, at_once: bool = False) -> None:
+        """Asks for a turn. A failing key waits for its back-off all the same, unless `at_once`."""
+        entry = self._entries.setdefault(key, _Entry())
+        if entry.failures and entry.timer and not at_once:
+            return
+        self._line_up(key, entry)
+
+    async def run(self) -> None:
+        """Works until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for number in range(self.workers):
+                group.create_task(self._worker(), name=f"worker {number}")
+
+    def __len__(self) -> int:
+        return len(self._ready)
+
+    def _line_up(self, key: str, entry: _Entry) -> None:
+        if entry.timer:
+            entry.timer.cancel()
+            entry.timer = None
+        if entry.working:
+            entry.again = True
+        elif entry.queued_at is None:
+            entry.queued_at = time.monotonic()
+            self._ready.append(key)
+            self._some_ready.release()
+            metrics.QUEUE_DEPTH.set(len(self._ready))
+
+    def _line_up_later(self, key: str, entry: _Entry, seconds: float) -> None:
+        entry.timer = asyncio.get_running_loop().call_later(seconds, self._line_up, key, entry)
+
+    async def _worker(self) -> None:
+        while True:
+            await self._some_ready.acquire()
+            key = self._ready.popleft()
+            entry = self._entries[key]
+            started = time.monotonic()
+            metrics.QUEUE_DEPTH.set(len(self._ready))
+            metrics.QUEUE_SECONDS.observe(started - (entry.queued_at or started))
+            entry.queued_at, entry.working, entry.again = None, True, False
+            try:
+                again_in = await self._attempt(key, entry)
+            finally:
+                entry.working = False
+                metrics.TURN_SECONDS.observe(time.monotonic() - started)
+            self._settle(key, entry, again_in)
+
+    async def _attempt(self, key: str, entry: _Entry) -> float | None:
+        try:
+            again_in = await self.work(key)
+        except RetryLaterError as error:
+            entry.failures += 1
+            wait = max(error.seconds, backoff(entry.failures))
+            log.warning("%s; again in %.0f s", error, wait)
+            metrics.TURNS.labels(result="retry").inc()
+            return wait
+        except Exception:
+            entry.failures += 1
+            wait = backoff(entry.failures)
+            log.exception("a turn of run %s failed; again in %.0f s", key, wait)
+            metrics.TURNS.labels(result="error").inc()
+            return wait
+        entry.failures = 0
+        metrics.TURNS.labels(result="done").inc()
+        return again_in
+
+    def _settle(self, key: str, entry: _Entry, again_in: float | None) -> None:
+        """Decides when the key is due again after a turn."""
+        if entry.failures:
+            self._line_up_later(key, entry, again_in or 0.0)
+        elif entry.again:
+            self._line_up(key, entry)
+        elif again_in is not None:
+            self._line_up_later(key, entry, again_in)
+        else:
+            del self._entries[key]
+
+
+def backoff(failures: int) -> float:
+    """Seconds to wait after so many failures in a row: doubling from 1 s to 60 s, half of it by chance."""
+    longest = min(LAST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, 16))
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
