@@ -360,6 +360,7 @@ class RankFile(Model):
     pid: PositiveInt
     heartbeat: float
     """Unix time of the last sign of life."""
+    activity: Activity = Activity.STARTING
     quiet_seconds: Annotated[float, Field(gt=0)]
     """How long the rank may stay silent in what it is doing now; after that it hangs."""
     ended: float | None = None

@@ -36,6 +36,16 @@ class Places:
         return self.scratch / "ranks"
 
     @property
+    def stacks(self) -> Path:
+        """Where each rank leaves its stack, as `<rank>.txt`, when it is asked by SIGUSR2."""
+        return self.scratch / "stacks"
+
+    @property
+    def agent(self) -> Path:
+        """What torchrun says about ranks that died (JSON)."""
+        return self.scratch / "agent.json"
+
+    @property
     def progress(self) -> Path:
         """What /progress serves (contract.Progress); written by global rank 0 only."""
         return self.scratch / "progress.json"

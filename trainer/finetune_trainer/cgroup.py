@@ -1,0 +1,79 @@
+"""What the container's control group says: OOM kills so far, usable CPUs. Versions 1 and 2."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_MOUNT = Path("/sys/fs/cgroup")
+
+
+def oom_kills(membership: str | None = None, mount: Path = _MOUNT) -> int | None:
+    """How many processes of this control group the kernel has killed for memory; None if nobody says.
+
+    Args:
+        membership: content of /proc/self/cgroup; read if None.
+        mount: where the control groups are mounted.
+    """
+    for folder in _folders("memory", membership, mount):
+        for name in ("memory.events", "memory.oom_control"):
+            count = _keyed(folder / name, "oom_kill")
+            if count is not None:
+                return count
+    return None
+
+
+def usable_cpus(membership: str | None = None, mount: Path = _MOUNT) -> int:
+    """CPUs that this process may use: its affinity, and the quota rounded down, at least 1."""
+    cpus = len(os.sched_getaffinity(0))
+    for folder in _folders("cpu", membership, mount):
+        quota = _quota(folder)
+        if quota is not None:
+            return max(1, min(cpus, int(quota)))
+    return cpus
+
+
+def _folders(controller: str, membership: str | None, mount: Path) -> Iterator[Path]:
+    """Candidates, best first.
+
+    A container often sees the host's path in /proc/self/cgroup but has its own group mounted at the root
+    of the hierarchy, so the root is the second candidate.
+    """
+    text = _text(Path("/proc/self/cgroup")) if membership is None else membership
+    for line in text.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            hierarchy = mount / controllers
+            root = hierarchy if hierarchy.is_dir() else mount / controller
+        elif not controllers:
+            root = mount / "unified" if (mount / "unified").is_dir() else mount
+        else:
+            continue
+        yield root / path.lstrip("/")
+        yield root
+
+
+def _keyed(file: Path, key: str) -> int | None:
+    for line in _text(file).splitlines():
+        name, _, value = line.partition(" ")
+        if name == key and value.strip().isdigit():
+            return int(value)
+    return None
+
+
+def _quota(folder: Path) -> float | None:
+    """CPUs that the quota is worth; None without a quota."""
+    words = _text(folder / "cpu.max").split()
+    if not words:
+        words = [_text(folder / f"cpu.cfs_{part}_us").strip() for part in ("quota", "period")]
+    try:
+        quota, period = (int(word) for word in words)
+    except ValueError:
+        return None
+    return quota / period if quota > 0 and period > 0 else None
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,138 @@
+"""Serves /progress, /metrics and /healthz; one thread, bounded memory, whoever the client is."""
+
+import asyncio
+import logging
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+
+from finetune_trainer.contract import MAX_PROGRESS_BYTES, Progress
+
+REQUEST_BYTES = 8 * 1024
+CLIENT_SECONDS = 5.0
+"""What a client gets to send its request, and again to take the answer."""
+MOST_CLIENTS = 32
+_JSON = "application/json"
+_TEXT = "text/plain; charset=utf-8"
+_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+_GAUGES = {
+    "percent": "How far the stage is, 0 to 100.",
+    "step": "Optimizer steps done.",
+    "total_steps": "Optimizer steps of the whole run.",
+    "epoch": "Passes over the training rows, with fraction.",
+    "loss": "Training loss at the last step.",
+    "learning_rate": "Learning rate at the last step.",
+    "gradient_norm": "Norm of all gradients before clipping at the last step.",
+    "validation": "Primary metric on the validation rows, newest value.",
+    "tokens_per_second": "Throughput of all processes together.",
+    "samples_per_second": "Throughput of all processes together.",
+    "eta_seconds": "Estimated time to the end of the stage.",
+    "peak_memory_bytes": "Most memory that the writing rank has used (GPU memory on GPUs).",
+    "heartbeat": "Unix time of the last sign of life.",
+}
+
+log = logging.getLogger(__name__)
+
+
+class Endpoint:
+    """The HTTP endpoint of a trainer pod.
+
+    Args:
+        port: 0 takes any free one; see `port` for which.
+        progress: gives the document to serve; called for every request.
+        labels: constant labels of all metrics: few, and fixed for the life of the pod.
+
+    Raises:
+        OSError: the port is taken.
+    """
+
+    def __init__(self, port: int, progress: Callable[[], Progress], labels: Mapping[str, str]) -> None:
+        self._progress = progress
+        self._labels = labels
+        self._clients = 0
+        dual = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if dual else socket.AF_INET
+        self._socket = socket.create_server(("", port), family=family, dualstack_ipv6=dual, backlog=64)
+        self.port: int = self._socket.getsockname()[1]
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="endpoint", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stops serving."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(CLIENT_SECONDS)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        server = asyncio.start_server(self._serve, sock=self._socket, limit=REQUEST_BYTES)
+        self._loop.run_until_complete(server)
+        self._loop.run_forever()
+        self._socket.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._clients += 1
+        try:
+            if self._clients <= MOST_CLIENTS:
+                async with asyncio.timeout(CLIENT_SECONDS):
+                    head = await reader.readuntil(b"\r\n\r\n")
+                writer.write(self._answer(head))
+                async with asyncio.timeout(CLIENT_SECONDS):
+                    await writer.drain()
+                    writer.write_eof()
+                    await reader.read(1)  # Until the client has read all and closes, or time is up.
+        except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # A client that misbehaves is dropped without a word.
+        finally:
+            self._clients -= 1
+            writer.transport.abort()
+
+    def _answer(self, head: bytes) -> bytes:
+        try:
+            method, target, _ = head.split(b"\r\n", 1)[0].decode("ascii").split(" ")
+        except ValueError:
+            return _response(HTTPStatus.BAD_REQUEST, _TEXT, b"bad request\n")
+        if method not in {"GET", "HEAD"}:
+            return _response(HTTPStatus.METHOD_NOT_ALLOWED, _TEXT, b"only GET\n")
+        try:
+            answer = self._page(target.partition("?")[0])
+        except Exception:
+            log.exception("cannot answer %s", target[:100])
+            answer = _response(HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"see the log\n")
+        return answer if method == "GET" else answer.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+
+    def _page(self, path: str) -> bytes:
+        if path == "/healthz":
+            return _response(HTTPStatus.OK, _TEXT, b"ok\n")
+        if path == "/progress":
+            body = self._progress().model_dump_json(by_alias=True, exclude_none=True).encode()
+            return _response(HTTPStatus.OK, _JSON, body[:MAX_PROGRESS_BYTES])
+        if path == "/metrics":
+            return _response(HTTPStatus.OK, _PROMETHEUS, exposition(self._progress(), self._labels).encode())
+        return _response(HTTPStatus.NOT_FOUND, _TEXT, b"try /progress, /metrics, /healthz\n")
+
+
+def exposition(progress: Progress, labels: Mapping[str, str]) -> str:
+    """The progress document in Prometheus' text format; what is not known is left out."""
+    pairs = ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
+    lines = []
+    for field, text in _GAUGES.items():
+        value = getattr(progress, field)
+        if value is None:
+            continue
+        name = f"finetune_trainer_{field}"
+        lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge", f"{name}{{{pairs}}} {value!r}"]
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def _response(status: HTTPStatus, kind: str, body: bytes) -> bytes:
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body
