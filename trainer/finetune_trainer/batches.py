@@ -1,0 +1,74 @@
+"""Which rows make which step. Pure: the same for every rank, so that nobody has to ask."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune_trainer.contract import Chosen
+
+Rows = npt.NDArray[np.int64]
+FILLER = -1
+"""Stands in a micro-batch where the last batch of an epoch has no row left; it carries no loss."""
+_GROUPED_BATCHES = 32
+"""So many batches are sorted by length together: less padding, still a random mixture."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one global batch is dealt out: micro_batch x accumulation x world rows."""
+
+    micro_batch: int
+    accumulation: int
+    world: int
+
+    @classmethod
+    def of(cls, chosen: Chosen) -> "Layout":
+        """The layout that Prepare chose."""
+        return cls(chosen.micro_batch_size, chosen.accumulation_steps, chosen.world_size)
+
+    @property
+    def batch(self) -> int:
+        """Rows of a full global batch."""
+        return self.micro_batch * self.accumulation * self.world
+
+
+def steps_per_epoch(rows: int, batch_size: int) -> int:
+    """Optimizer steps for one pass over all rows; the last batch may be short."""
+    return -(-rows // batch_size)
+
+
+def epoch_batches(lengths: Rows, batch_size: int, *, seed: int, epoch: int) -> list[Rows]:
+    """The global batches of one epoch: every row exactly once, rows of similar length together.
+
+    Args:
+        lengths: tokens of each row, shape [rows].
+        batch_size: rows per optimizer step.
+        seed: of the run.
+        epoch: counted from 0; every epoch has another order.
+
+    Returns:
+        Row numbers of each batch, longest row first; all of `batch_size` but the last, which takes what is left.
+    """
+    random = np.random.default_rng((seed, epoch))
+    order = random.permutation(len(lengths))
+    group = _GROUPED_BATCHES * batch_size
+    grouped = [order[start : start + group] for start in range(0, len(order), group)]
+    by_length = np.concatenate([rows[np.argsort(-lengths[rows], kind="stable")] for rows in grouped])
+    full = len(order) // batch_size
+    batches = [by_length[index * batch_size : (index + 1) * batch_size] for index in range(full)]
+    batches = [batches[index] for index in random.permutation(full)]
+    if full * batch_size < len(order):
+        batches.append(by_length[full * batch_size :])
+    return batches
+
+
+def deal(batch: Rows, layout: Layout) -> Rows:
+    """One global batch as micro-batches, shape [accumulation, world, micro_batch], filled up with FILLER.
+
+    Neighbours in length go to the ranks in turn, so that all ranks have equal work in every micro-batch, and every
+    rank has as many micro-batches as the others even when the batch is short: they step together.
+    """
+    places = np.full(layout.batch, FILLER, dtype=np.int64)
+    places[: len(batch)] = batch
+    return places.reshape(layout.accumulation, layout.micro_batch, layout.world).transpose(0, 2, 1)
