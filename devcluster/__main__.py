@@ -42,6 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     bring_up.set_defaults(run=_up)
     take_down = commands.add_parser("down", help="take the cluster down and leave nothing behind")
+    take_down.add_argument(
+        "--images", action="store_true", help="also forget the images its node has pulled (minutes, if large)"
+    )
     take_down.set_defaults(run=_down)
     show = commands.add_parser(
         "status", help="show what runs and how to reach it; exit status 1 unless all is well"
@@ -77,9 +80,9 @@ def _up(cluster: Cluster, _: argparse.Namespace) -> int:
     return 0
 
 
-def _down(cluster: Cluster, _: argparse.Namespace) -> int:
+def _down(cluster: Cluster, arguments: argparse.Namespace) -> int:
     _require_root()
-    down(cluster)
+    down(cluster, images=arguments.images)
     return 0
 
 

@@ -6,7 +6,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from devcluster.places import DevclusterError, state
+from devcluster.places import DevclusterError, cache, state
 
 API_PORT = 6443
 ETCD_PORT = 2379
@@ -72,6 +72,11 @@ class Cluster:
     def audit_log(self) -> Path:
         """Every API call but health checks, one JSON object a line, without bodies."""
         return self.folder / "log" / "audit.log"
+
+    @property
+    def image_store(self) -> Path:
+        """What the node has pulled and unpacked; it outlives the cluster, in the cache."""
+        return cache() / "containerd" / self.name
 
     @property
     def storage_ca(self) -> Path:

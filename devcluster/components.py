@@ -73,6 +73,12 @@ def kube_apiserver(binary: Path, server: ApiServer) -> list[str]:
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
         "--allow-privileged=true",
+        # No API server stands behind this one; without these lines every component logs that it misses them.
+        f"--requestheader-client-ca-file={pki}/ca.crt",
+        "--requestheader-allowed-names=front-proxy-client",
+        "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
         f"--audit-policy-file={server.audit_policy}",
         f"--audit-log-path={server.audit_log}",
     ]
@@ -89,5 +95,9 @@ def kube_controller_manager(binary: Path, kubeconfig: Path, pki: Path) -> list[s
         f"--root-ca-file={pki}/ca.crt",
         "--use-service-account-credentials",
         "--leader-elect=false",
+        # Forty controllers each ask for a token of their own at the start: at the default of 20 calls a second
+        # that alone takes seconds.
+        "--kube-api-qps=500",
+        "--kube-api-burst=1000",
         f"--service-cluster-ip-range={SERVICE_ADDRESSES}",
     ]

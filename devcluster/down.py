@@ -1,5 +1,6 @@
 """Taking a cluster down, whatever state it is in: nothing of it is left, and the machine is as it was."""
 
+import shutil
 import time
 from pathlib import Path
 
@@ -11,11 +12,15 @@ from devcluster.progress import step
 _GONE_SECONDS = 20.0
 
 
-def down(cluster: Cluster) -> None:
+def down(cluster: Cluster, *, images: bool = False) -> None:
     """Take a cluster down. One that is not up, or half up, is fine.
 
-    The node's mounts and links are inside its namespaces and end with the last process in them. Images stay in
-    the registry's folder in the cache.
+    The node's mounts and links are inside its namespaces and end with the last process in them. The cache keeps
+    the registry's images, and what the node has pulled.
+
+    Args:
+        cluster: which.
+        images: also remove what the node has pulled.
 
     Raises:
         DevclusterError: a process does not end.
@@ -34,6 +39,8 @@ def down(cluster: Cluster) -> None:
                 raise DevclusterError(f"something is still mounted under {cluster.folder}; see /proc/mounts")
             time.sleep(0.02)
         host.dismiss(cluster)
+        if images and cluster.image_store.exists():
+            shutil.rmtree(cluster.image_store)
 
 
 def _is_mounted_under(folder: Path) -> bool:

@@ -160,7 +160,16 @@ def registry_config(data: Path) -> dict[str, Any]:
 
 
 def holder(cluster: Cluster, folders: tuple[str, ...]) -> list[str]:
-    """Return the command that makes the node's namespaces and holds them."""
+    """Return the command that makes the node's namespaces and holds them.
+
+    Args:
+        cluster: whose node.
+        folders: those of the machine that the node sees its own in place of.
+    """
+    own_folders = {folder: cluster.folder / "node" / folder.removeprefix("/") for folder in folders}
+    # Pulled images are worth more than the cluster: fetching and deleting gigabytes again takes minutes.
+    own_folders["/var/lib/containerd"] = cluster.image_store
     script = (_CONFIG / "node.sh").read_text()
     own = ["unshare", "--net", "--mount", "--propagation", "private"]
-    return [*own, "sh", "-c", script, "node", str(cluster.folder), *folders]
+    pairs = [str(path) for folder, own_folder in own_folders.items() for path in (own_folder, folder)]
+    return [*own, "sh", "-c", script, "node", *pairs]
