@@ -7,27 +7,22 @@ import contextlib
 import hashlib
 import logging
 import random
-import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
-from urllib.parse import urlsplit
 
 import obstore
-import urllib3
-from minio import Minio
-from minio.credentials.credentials import Credentials as MinioCredentials
-from minio.credentials.providers import Provider
 from minio.deleteobjects import DeleteObject
 from minio.error import S3Error
 from obstore.store import S3Store
 
+from finetune_trainer.clients import RETRY_SECONDS, bulk_client, check_endpoint, control_client
 from finetune_trainer.config import StoreAccess, StoreRole
 from finetune_trainer.contract import Digest, FailureClass
 from finetune_trainer.credentials import Credentials, read_ca_bundle, read_credentials
@@ -45,12 +40,6 @@ PARALLEL = 4
 MAX_READ_BYTES = 64 * 1024 * 1024
 """What `read` takes into memory at most."""
 _TRIES = 5
-_RETRY_SECONDS = 30
-_CONNECT_SECONDS = 5
-_READ_SECONDS = 30
-_KEYS_FRESH_SECONDS = 600
-_NOWHERE = "http://127.0.0.1:1"
-"""A proxy that nobody serves: where obstore would follow a redirect to another host, it ends here."""
 
 
 @dataclass(frozen=True)
@@ -86,19 +75,7 @@ class Store:
         self._ca_bundle = ca_bundle
         self._credentials = credentials
         self._buckets: dict[tuple[str, int], S3Store] = {}
-        self._minio = _minio(access, credentials, ca_bundle)
-
-    def reach(self, uri: str) -> None:
-        """Proves that the store answers and that the bucket is there.
-
-        Raises:
-            StageFailure: BucketMissing, StorageDenied, StorageCertificate, StorageUnreachable, ...
-        """
-        where = _parse(uri)
-        if not self._try(
-            lambda: self._minio.bucket_exists(where.bucket), f"look at the bucket s3://{where.bucket}"
-        ):
-            raise self._bucket_missing(where)
+        self._minio = control_client(access, credentials, ca_bundle)
 
     def head(self, uri: str) -> ObjectInfo | None:
         """Size and ETag of one object; None if it is not there."""
@@ -108,7 +85,7 @@ class Store:
         except StageFailure as failure:
             if failure.reason == "ObjectMissing":
                 return None
-            raise
+            raise self._explained(where, failure) from None
         return ObjectInfo(uri, found.size or 0, _quoted(found.etag), _time(found.last_modified))
 
     def list(self, prefix: str) -> list[ObjectInfo]:
@@ -276,14 +253,14 @@ class Store:
     def _bucket(self, where: S3Uri, retries: int = 0) -> S3Store:
         key = where.bucket, retries
         if key not in self._buckets:
-            self._buckets[key] = _obstore(
+            self._buckets[key] = bulk_client(
                 self._access, where.bucket, self._credentials, self._ca_bundle, retries
             )
         return self._buckets[key]
 
     def _try(self, action: Callable[[], Answer], doing: str, tries: int = _TRIES) -> Answer:
         """Acts, again with growing random pauses while the reason may mend; 5 tries within 30 s."""
-        deadline = time.monotonic() + _RETRY_SECONDS
+        deadline = time.monotonic() + RETRY_SECONDS
         for attempt in range(1, tries + 1):
             try:
                 return action()
@@ -298,26 +275,26 @@ class Store:
         raise AssertionError("the last try returns or raises")
 
     def _missing(self, where: S3Uri) -> StageFailure:
-        """HEAD answers 404 for both: asks which of the two is missing."""
-        try:
-            if not self._minio.bucket_exists(where.bucket):
-                return self._bucket_missing(where)
-        except Exception as error:  # noqa: BLE001 - only to word the failure better
-            log.debug("cannot tell whether the bucket %s exists: %s", where.bucket, error)
-        return StageFailure(
-            FailureClass.USER_CONFIG,
-            "ObjectMissing",
-            f"{where} does not exist at {self.endpoint}.",
-            "Upload it, or mend the uri.",
+        return self._explained(
+            where,
+            StageFailure(
+                FailureClass.USER_CONFIG,
+                "ObjectMissing",
+                f"{where} does not exist at {self.endpoint}.",
+                "Upload it, or mend the uri.",
+            ),
         )
 
-    def _bucket_missing(self, where: S3Uri) -> StageFailure:
-        return StageFailure(
-            FailureClass.USER_CONFIG,
-            "BucketMissing",
-            f"The bucket {where.bucket} of {where} does not exist at {self.endpoint}.",
-            "Create the bucket, or mend the uri or storage.endpoint.",
-        )
+    def _explained(self, where: S3Uri, failure: StageFailure) -> StageFailure:
+        """The answer to HEAD has no body; a listing tells a missing bucket or a wrong key."""
+        if failure.reason not in {"ObjectMissing", "StorageDenied"}:
+            return failure
+        try:
+            next(iter(self._minio.list_objects(where.bucket, prefix=where.key)), None)
+        except Exception as error:  # noqa: BLE001 - only to word the failure better
+            better = classify(error, doing=f"look at {where}", endpoint=self.endpoint)
+            return better if better.reason in {"BucketMissing", "StorageDenied"} else failure
+        return failure
 
 
 def open_store(access: StoreAccess, role: StoreRole, places: Places) -> Store:
@@ -326,7 +303,7 @@ def open_store(access: StoreAccess, role: StoreRole, places: Places) -> Store:
     Raises:
         StageFailure: CredentialsMissing, CaBundleInvalid, EndpointInvalid.
     """
-    _check_endpoint(access.endpoint)
+    check_endpoint(access.endpoint)
     store = Store(
         access,
         lambda: read_credentials(places, role),
@@ -335,88 +312,6 @@ def open_store(access: StoreAccess, role: StoreRole, places: Places) -> Store:
     for warning in store.warnings:
         log.warning(warning)
     return store
-
-
-def _check_endpoint(endpoint: str) -> None:
-    parts = urlsplit(endpoint)
-    plain = parts.scheme in {"http", "https"} and parts.hostname and parts.path in {"", "/"}
-    if not plain or parts.username or parts.query or parts.fragment:
-        raise StageFailure(
-            FailureClass.USER_CONFIG,
-            "EndpointInvalid",
-            f"storage.endpoint: {endpoint!r} is not https://<host>[:<port>].",
-            "Name scheme, host and port only.",
-        )
-
-
-def _obstore(
-    access: StoreAccess,
-    bucket: str,
-    credentials: Callable[[], Credentials],
-    ca_bundle: str | None,
-    retries: int,
-) -> S3Store:
-    def provide() -> Any:
-        keys = credentials()
-        return {
-            "access_key_id": keys.access_key,
-            "secret_access_key": keys.secret_key,
-            "token": keys.session_token,
-            "expires_at": datetime.now(UTC) + timedelta(seconds=_KEYS_FRESH_SECONDS),
-        }
-
-    options: Any = {
-        "allow_http": access.endpoint.startswith("http://"),
-        "connect_timeout": f"{_CONNECT_SECONDS}s",
-        "read_timeout": f"{_READ_SECONDS}s",
-        "timeout": "600s",
-        "proxy_url": _NOWHERE,
-        "proxy_excludes": urlsplit(access.endpoint).hostname,
-    }
-    if ca_bundle is not None:
-        options["root_certificate"] = ca_bundle
-    return S3Store(
-        bucket,
-        config={
-            "endpoint": access.endpoint.rstrip("/"),
-            "region": access.region,
-            "virtual_hosted_style_request": False,
-        },
-        client_options=options,
-        # Store._try repeats everything but the parts of an upload, which only obstore can.
-        retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=_RETRY_SECONDS)},
-        credential_provider=provide,
-    )
-
-
-class _FileKeys(Provider):
-    """Lets minio see keys that were renewed on disk."""
-
-    def __init__(self, read: Callable[[], Credentials]) -> None:
-        self._read = read
-
-    def retrieve(self) -> MinioCredentials:
-        keys = self._read()
-        return MinioCredentials(keys.access_key, keys.secret_key, keys.session_token)
-
-
-def _minio(access: StoreAccess, credentials: Callable[[], Credentials], ca_bundle: str | None) -> Minio:
-    context = ssl.create_default_context()
-    if ca_bundle is not None:
-        context.load_verify_locations(cadata=ca_bundle)
-    parts = urlsplit(access.endpoint)
-    return Minio(
-        parts.netloc,
-        secure=parts.scheme == "https",
-        region=access.region,
-        credentials=_FileKeys(credentials),
-        http_client=urllib3.PoolManager(
-            ssl_context=context,
-            timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS),
-            retries=False,
-            maxsize=PARALLEL,
-        ),
-    )
 
 
 def _parse(uri: str) -> S3Uri:

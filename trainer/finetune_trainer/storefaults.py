@@ -139,6 +139,12 @@ _ANSWERS = (
         statuses={412},
     ),
     _Case(
+        "StorageRefused",
+        "{endpoint} does not take the request ({said}): could not {doing}.",
+        "Check that storage.endpoint is an S3 endpoint, and whether it is http or https.",
+        statuses=range(400, 500),
+    ),
+    _Case(
         "StorageError",
         "{endpoint} answered {said}: could not {doing}.",
         "It is tried again; see the store's own log.",
