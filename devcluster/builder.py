@@ -111,7 +111,7 @@ def _mirrors() -> list[str]:
 
 
 def _index() -> list[str]:
-    """Return the build argument that names this machine's Python package index, where it is not the public one.
+    """Return the build argument that names this machine's Python package index, if not the public one.
 
     Raises:
         DevclusterError: the address holds a password, which an image's history would show.

@@ -95,8 +95,8 @@ def kube_controller_manager(binary: Path, kubeconfig: Path, pki: Path) -> list[s
         f"--root-ca-file={pki}/ca.crt",
         "--use-service-account-credentials",
         "--leader-elect=false",
-        # Forty controllers each ask for a token of their own at the start: at the default of 20 calls a second
-        # that alone takes seconds.
+        # Forty controllers each ask for a token of their own at the start: at the default of 20 calls a
+        # second that alone takes seconds.
         "--kube-api-qps=500",
         "--kube-api-burst=1000",
         f"--service-cluster-ip-range={SERVICE_ADDRESSES}",

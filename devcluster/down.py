@@ -15,8 +15,8 @@ _GONE_SECONDS = 20.0
 def down(cluster: Cluster, *, images: bool = False) -> None:
     """Take a cluster down. One that is not up, or half up, is fine.
 
-    The node's mounts and links are inside its namespaces and end with the last process in them. The cache keeps
-    the registry's images, and what the node has pulled.
+    The node's mounts and links are inside its namespaces and end with the last process in them. The
+    cache keeps the registry's images, and what the node has pulled.
 
     Args:
         cluster: which.

@@ -109,6 +109,12 @@ def remove_link(cluster: Cluster) -> None:
     subprocess.run(["ip", "link", "delete", cluster.host_link], capture_output=True, check=False)
 
 
+def root_is_on_disk() -> bool:
+    """Tell whether the root file system is a disk's, and not a container's overlay."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    return any(mount[1] == "/" and mount[0].startswith("/dev/") for mount in mounts)
+
+
 def ensure_control_groups(cluster: Cluster) -> None:
     """Make the control group above all pods, in every hierarchy the machine has mounted."""
     for folder in _control_groups(cluster):

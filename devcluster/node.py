@@ -69,11 +69,15 @@ def commands(cluster: Cluster, program: Callable[[str], Path]) -> dict[str, list
     }
 
 
-def kubelet_config(cluster: Cluster) -> dict[str, Any]:
+def kubelet_config(cluster: Cluster, *, counts_disk: bool) -> dict[str, Any]:
     """Return the kubelet's configuration.
 
-    It measures no disk: this node shares the machine's, and a full disk of the machine is not the cluster's
-    to solve by evicting pods and removing images.
+    Nothing is evicted and no image removed because the disk is full: this node shares the machine's disk, and
+    that is not the cluster's to solve.
+
+    Args:
+        cluster: whose node.
+        counts_disk: hold pods to their limits of ephemeral storage, which needs a root file system on a disk.
     """
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -95,7 +99,7 @@ def kubelet_config(cluster: Cluster) -> dict[str, Any]:
         "cgroupRoot": f"/{cluster.control_group}",
         "failCgroupV1": False,
         "failSwapOn": False,
-        "localStorageCapacityIsolation": False,
+        "localStorageCapacityIsolation": counts_disk,
         "oomScoreAdj": 0,
         "evictionHard": {"memory.available": "100Mi"},
         "imageGCHighThresholdPercent": 100,

@@ -36,9 +36,9 @@ def running(cluster: Cluster) -> dict[str, int]:
     """Return the pid of every component that runs."""
     found = {}
     for pid, command in processes.marked(cluster.mark).items():
-        program = _PROGRAM.fullmatch(Path(command[0]).name)
-        if program and program["name"] in COMPONENTS:
-            found[program["name"]] = pid
+        component = _component(command)
+        if component:
+            found[component] = pid
     return found
 
 
@@ -78,14 +78,28 @@ def inside(cluster: Cluster) -> int | None:
     """Return the pid of a process inside the node's namespaces once they are made; any of them will do."""
     own = Path("/proc/self/ns/net").readlink()
     for pid, command in processes.marked(cluster.mark).items():
-        if command[0] in {"unshare", "sh", "nsenter"}:
-            continue  # on its way in
+        if not _stays(command):
+            continue  # one that makes the namespaces, or is on its way in
         try:
             if Path(f"/proc/{pid}/ns/net").readlink() != own:
                 return pid
         except OSError:
             continue
     return None
+
+
+def _stays(command: list[str]) -> bool:
+    program = Path(command[0]).name
+    return (
+        command == ["sleep", "infinity"]
+        or program.startswith("containerd-shim")
+        or _component(command) is not None
+    )
+
+
+def _component(command: list[str]) -> str | None:
+    program = _PROGRAM.fullmatch(Path(command[0]).name)
+    return program["name"] if program and program["name"] in COMPONENTS else None
 
 
 def node_is_ready(cluster: Cluster) -> bool:

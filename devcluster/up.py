@@ -82,7 +82,8 @@ def _write_files(cluster: Cluster) -> None:
         credentials.write_kubeconfig(path, api, cluster.name)
     write_whole(folder / "resolv.conf", "nameserver 127.0.0.1\n")
     write_whole(folder / "audit-policy.yaml", yaml.safe_dump(components.AUDIT_POLICY))
-    write_whole(folder / "kubelet.yaml", yaml.safe_dump(node.kubelet_config(cluster)))
+    kubelet = node.kubelet_config(cluster, counts_disk=host.root_is_on_disk())
+    write_whole(folder / "kubelet.yaml", yaml.safe_dump(kubelet))
     proxy = node.kube_proxy_config(cluster, folder / "proxy.kubeconfig")
     write_whole(folder / "kube-proxy.yaml", yaml.safe_dump(proxy))
     registry = node.registry_config(cache() / "registry")
@@ -98,7 +99,7 @@ def _write_files(cluster: Cluster) -> None:
 
 
 def _write_storage_identity(cluster: Cluster) -> None:
-    """Make the object store's authority, certificate and root keys; the keys last, as a sign that all is there."""
+    """Make the object store's authority, certificate and root keys; these last: a sign that all is there."""
     authority = pki.new_authority("devcluster-storage")
     names = (*addons.STORAGE_NAMES, cluster.address, "localhost", "127.0.0.1")
     pki.write(cluster.folder, "storage", pki.issue(authority, "minio", names=names))
@@ -109,13 +110,11 @@ def _write_storage_identity(cluster: Cluster) -> None:
 
 
 def _ensure_holder(cluster: Cluster) -> int:
-    """Return the pid of a process inside the node's namespaces, making them first where nothing is in them."""
+    """Return the pid of a process inside the node's namespaces, making them where there are none."""
     inside = status.inside(cluster)
     if inside is None:
         processes.start_marked(node.holder(cluster, host.NODE_FOLDERS), cluster.log("node"), cluster.mark)
-        _wait(
-            cluster, lambda: status.inside(cluster) is not None, "the node's namespaces are not made", "node"
-        )
+        _wait(cluster, lambda: status.inside(cluster) is not None, "the node is not made", "node")
         inside = status.inside(cluster)
     if inside is None:
         raise DevclusterError("what held the node's namespaces ended at once; run `up` again")
