@@ -5,7 +5,7 @@ Version 1 of the contract in docs/contract.md. No torch here: both sides import 
 
 import json
 from enum import IntEnum, StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 from pydantic.alias_generators import to_camel
@@ -273,17 +273,22 @@ class TerminationMessage(Model):
     result: ResultRef | None = None
 
     def encode(self) -> bytes:
-        """The message as JSON of at most 4,096 bytes; free text gives way first."""
-        message = self
-        while len(data := _json(message)) > MAX_MESSAGE_BYTES:
-            over = len(data) - MAX_MESSAGE_BYTES
-            if message.hint:
-                message = message.model_copy(update={"hint": _shorten(message.hint, over)})
-            elif message.message:
-                message = message.model_copy(update={"message": _shorten(message.message, over)})
-            else:
-                raise ContractError(f"a termination message of {len(data)} bytes cannot be shortened")
-        return data
+        """The message as JSON of at most 4,096 bytes.
+
+        What gives way, in this order and only as far as needed: digits beyond six, the hint, the message,
+        metrics beside the primary one, and the result's place, which can be listed.
+        """
+        document = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        if _excess(document) > 0:
+            document = _rounded(document)
+        for text in ("hint", "message"):
+            if (over := _excess(document)) > 0:
+                document[text] = _shorten(document[text], over)
+        if _excess(document) > 0:
+            _keep_primary_metric(document.get("payload", {}).get("evaluation", {}))
+        if _excess(document) > 0:
+            document.pop("result", None)
+        return _json(document)
 
     @classmethod
     def decode(cls, text: str | bytes) -> Self:
@@ -380,8 +385,26 @@ def speaks(version: str) -> bool:
     return version.partition(".")[0] == CONTRACT_VERSION.partition(".")[0]
 
 
-def _json(message: TerminationMessage) -> bytes:
-    return message.model_dump_json(by_alias=True, exclude_none=True).encode()
+def _json(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _excess(document: dict[str, Any]) -> int:
+    return len(_json(document)) - MAX_MESSAGE_BYTES
+
+
+def _rounded(value: Any) -> Any:
+    """The same with all numbers cut to six significant digits."""
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _keep_primary_metric(evaluation: dict[str, Any]) -> None:
+    for scores in evaluation.values():
+        if isinstance(scores, dict):
+            primary = evaluation["primaryMetric"]
+            scores["metrics"] = {name: told for name, told in scores["metrics"].items() if name == primary}
 
 
 def _shorten(text: str, by: int) -> str:
