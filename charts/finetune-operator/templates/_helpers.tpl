@@ -1,0 +1,93 @@
+{{- define "operator.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "operator.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{- else if contains (include "operator.name" .) .Release.Name }}
+{{- .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "operator.name" .) | trunc 50 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "operator.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "operator.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- required "serviceAccount.name is needed when serviceAccount.create is false" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "operator.selector" -}}
+app.kubernetes.io/name: {{ include "operator.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "operator.labels" -}}
+{{ include "operator.selector" . }}
+app.kubernetes.io/component: operator
+app.kubernetes.io/part-of: finetune-operator
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* An image's whole name: [registry/]repository[:tag][@digest]. Takes the root and the image. */}}
+{{- define "operator.image" -}}
+{{- $root := index . 0 }}
+{{- $image := index . 1 }}
+{{- with $root.Values.global.imageRegistry }}{{ trimSuffix "/" . }}/{{ end }}
+{{- $image.repository }}
+{{- if $image.digest }}
+{{- with $image.tag }}:{{ . }}{{ end }}@{{ $image.digest }}
+{{- else }}:{{ default $root.Chart.AppVersion $image.tag }}
+{{- end }}
+{{- end }}
+
+{{/* What the operator does in a namespace with jobs. */}}
+{{- define "operator.rules" -}}
+- apiGroups: [finetune.dev]
+  resources: [finetunejobs]
+  verbs: [get, list, watch]
+- apiGroups: [finetune.dev]
+  resources: [finetunejobs/status]
+  verbs: [update]
+- apiGroups: [batch]
+  resources: [jobs]
+  # patch: only to let the suspended clean-up Job of a deleted run go.
+  verbs: [get, list, watch, create, delete, patch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, watch]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [""]
+  # Why a pod hangs before it starts stands nowhere else.
+  resources: [events]
+  verbs: [list]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create]
+{{- end }}
+
+{{/* The operator's settings file: `settings` of the values, and what the chart knows. */}}
+{{- define "operator.settings" -}}
+{{- $settings := deepCopy .Values.settings }}
+{{- $_ := set $settings "namespaces" .Values.watchNamespaces }}
+{{- $_ := set $settings "operatorNamespace" .Release.Namespace }}
+{{- $_ := set $settings "metricsPort" 8080 }}
+{{- $_ := set $settings "healthPort" 8081 }}
+{{- $_ := set $settings "trainerImage" (include "operator.image" (list . .Values.trainer.image)) }}
+{{- $_ := set $settings "imagePullPolicy" .Values.image.pullPolicy }}
+{{- $secrets := list }}
+{{- range .Values.trainer.imagePullSecrets }}{{ $secrets = append $secrets .name }}{{ end }}
+{{- $_ := set $settings "imagePullSecrets" $secrets }}
+{{- $_ := set $settings.lease "name" (include "operator.fullname" .) }}
+{{- toYaml $settings }}
+{{- end }}
