@@ -1,0 +1,78 @@
+"""Which Kubernetes Events a change of status is worth: a difference, so none is posted twice. Pure."""
+
+from finetune_operator.api import AttemptStatus, FineTuneJobStatus
+from finetune_operator.names import Condition, Reason
+from finetune_operator.observed import Milestone
+from finetune_operator.stages import prepare, publish, train
+from finetune_operator.turn import condition, holds, stage_of
+from finetune_trainer.contract import Stage
+
+PROBLEMS = {
+    Reason.UNSCHEDULABLE,
+    Reason.IMAGE_PULL_FAILED,
+    Reason.QUOTA_EXCEEDED,
+    Reason.POD_SECURITY,
+    Reason.PODS_REFUSED,
+    Reason.SECRET_MISSING,
+    Reason.CONFIG_MAP_MISSING,
+    Reason.KEY_MISSING,
+    Reason.VOLUME_FAILED,
+    Reason.NAME_CONFLICT,
+    Reason.PERMISSION_DENIED,
+    Reason.DRIFTED,
+}
+"""Reasons to wait that somebody should look at."""
+TEXT_LIMIT = 1000
+"""An Event's message may have 1,024 bytes."""
+
+
+def between(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> tuple[Milestone, ...]:
+    """The Events of one turn."""
+    found = [*_attempts(before, after), *_waits(before, after), *_ends(before, after)]
+    return tuple(Milestone(m.type, m.reason, _cut(m.message)) for m in found)
+
+
+def _attempts(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[Milestone]:
+    known = {a.job: a.outcome for a in before.attempts} if before else {}
+    return [
+        milestone
+        for a in after.attempts
+        if a.outcome != known.get(a.job) and (milestone := _attempt(a, after))
+    ]
+
+
+def _attempt(attempt: AttemptStatus, after: FineTuneJobStatus) -> Milestone | None:
+    if attempt.outcome == "Failed":
+        told = f"{attempt.stage} attempt {attempt.number}: {attempt.message}"
+        return Milestone("Warning", attempt.reason or Reason.POD_LOST, told)
+    if attempt.outcome != "Succeeded":
+        return None
+    match stage_of(attempt):
+        case Stage.PREPARE:
+            return Milestone("Normal", Condition.PREPARED, prepare.told(after))
+        case Stage.TRAIN:
+            return Milestone("Normal", Condition.EVALUATED, train.told(after))
+        case _:
+            return Milestone("Normal", Condition.PUBLISHED, publish.told(after))
+
+
+def _waits(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[Milestone]:
+    now, then = condition(after, Condition.RUNNING), condition(before, Condition.RUNNING)
+    if now is None or now.reason not in PROBLEMS or (then and then.reason == now.reason):
+        return []
+    return [Milestone("Warning", now.reason, now.message or (after.message or ""))]
+
+
+def _ends(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[Milestone]:
+    if holds(after, Condition.SUSPENDED) and not holds(before, Condition.SUSPENDED):
+        return [Milestone("Normal", Reason.SUSPENDED_BY_USER, after.message or "")]
+    if not holds(after, Condition.FINISHED) or holds(before, Condition.FINISHED):
+        return []
+    summary = condition(after, Condition.SUCCEEDED)
+    if summary is None or summary.status == "True":
+        return []  # the published model was told of
+    return [Milestone("Warning", summary.reason, f"The job failed. {summary.message}")]
+
+
+def _cut(text: str) -> str:
+    return text.encode()[:TEXT_LIMIT].decode(errors="ignore")

@@ -1,0 +1,139 @@
+"""Decides what one turn does about a FineTuneJob. Pure: (job, observed, settings, now) -> Plan.
+
+Policies veto or end, stages advance, status only describes.
+"""
+
+from datetime import datetime
+from typing import Literal
+
+from finetune_operator import advance, names, status
+from finetune_operator.api import FineTuneJob, FineTuneJobStatus
+from finetune_operator.attempts import recorded, stopped
+from finetune_operator.milestones import between
+from finetune_operator.names import Reason, State
+from finetune_operator.observed import Manifest, Observed, Plan, Reference
+from finetune_operator.policies import deadline, requirements, restart, stopping, supersede, suspend, ttl
+from finetune_operator.settings import Settings
+from finetune_operator.stages.report import report_name
+from finetune_operator.turn import (
+    STAGES,
+    Decision,
+    Turn,
+    condition_true,
+    jobs_of,
+    label,
+    live,
+    moment,
+    pods_of,
+    reference,
+)
+from finetune_trainer.contract import Stage
+
+POLICIES = (
+    supersede.check,
+    suspend.check,
+    deadline.check,
+    requirements.check,
+    restart.check,
+    stopping.check,
+)
+"""Asked in this order; the first that has something to say decides."""
+SWEEP_MIN_AGE_SECONDS = 60
+"""A sweep Job younger than this is not released: the FineTuneJob may be so new that it was not listed yet."""
+
+
+def plan(job: FineTuneJob, observed: Observed, settings: Settings, now: datetime) -> Plan:
+    """What one turn does about a job."""
+    stored = job.status or FineTuneJobStatus()
+    if job.metadata.get("deletionTimestamp"):
+        return Plan(status=stored)
+    ground = requirements.ground_of(job, observed, settings)
+    turn = Turn(job, observed, settings, now.replace(microsecond=0), stored, ground)
+    if ttl.has_ended(turn):
+        removal = ttl.removal(turn)
+        shown = status.refreshed(turn)
+        return Plan(status=shown, delete=removal.delete, again_in=removal.again_in)
+    turn = recorded(turn)
+    decision = decide(turn)
+    if decision.stop:
+        turn = stopped(turn, decision.stop)
+    if observed.refused:
+        decision = _refused(decision, observed.refused)
+    shown = status.described(turn, decision)
+    return Plan(
+        status=shown,
+        apply=decision.apply,
+        create=decision.create,
+        delete=_left_over(turn, ended=decision.state in status.ENDS),
+        events=between(job.status, shown),
+        again_in=decision.again_in,
+        poll=decision.all_run,
+        notes=(f"{decision.reason}: {decision.message}",),
+    )
+
+
+def decide(turn: Turn) -> Decision:
+    """The first policy that has something to say; else the stage goes on."""
+    if turn.stage is None and turn.running is None:
+        return advance.completed(turn)
+    for check in POLICIES:
+        if decision := check(turn):
+            return decision
+    return advance.watched(turn) if turn.running else advance.begun(turn)
+
+
+def plan_sweep(
+    sweep_job: Manifest, job_uids: set[str], run_pods_left: bool, now: datetime
+) -> Literal["wait", "release", "none"]:
+    """What to do about a sweep Job.
+
+    Args:
+        sweep_job: the Job.
+        job_uids: uids of all FineTuneJobs that there are.
+        run_pods_left: whether the run has pods left, or Jobs that may still make some.
+        now: the time.
+
+    Returns:
+        `none`: its FineTuneJob lives, or it was released before; `wait`: not yet; `release`: now.
+    """
+    if label(sweep_job, names.LABEL_UID) in job_uids or not sweep_job["spec"].get("suspend"):
+        return "none"
+    made = moment(sweep_job["metadata"].get("creationTimestamp"))
+    young = made is not None and abs((now - made).total_seconds()) < SWEEP_MIN_AGE_SECONDS
+    return "wait" if run_pods_left or young else "release"
+
+
+def _left_over(turn: Turn, *, ended: bool) -> tuple[Reference, ...]:
+    """Jobs of attempts that have ended otherwise than well. Their causes are in the status by now.
+
+    The Job that a failed FineTuneJob ended with stays for its logs until the ttl, unless some of its pods
+    still hold resources.
+    """
+    attempts = turn.status.attempts
+    keep = {a.job for a in attempts if a.outcome in ("Running", "Succeeded")}
+    if ended and attempts:
+        keep.add(attempts[-1].job)
+    keep |= {report_name(turn, a) for a in attempts if a.job in keep}
+    going = {a.job for a in attempts if a.outcome in ("Running", "Succeeded")}
+    going |= {report_name(turn, a) for a in attempts if a.job in going}
+    return tuple(
+        reference(job)
+        for job in jobs_of(turn.job, turn.observed, *STAGES, Stage.REPORT)
+        if not job["metadata"].get("deletionTimestamp")
+        and (
+            job["metadata"]["name"] not in keep
+            or (job["metadata"]["name"] not in going and not _is_over(turn, job))
+        )
+    )
+
+
+def _is_over(turn: Turn, job: Manifest) -> bool:
+    """Whether a Job neither has pods that run nor will make any."""
+    pods = pods_of(turn.observed.pods, job)
+    return condition_true(job, "Complete", "Failed") is not None and not live(pods, turn.now)
+
+
+def _refused(decision: Decision, told: str) -> Decision:
+    """What is shown where the API server refused what was decided."""
+    message = f"The API server refuses what the operator wants to do: {told}"
+    return Decision(State.WAITING, Reason.PERMISSION_DENIED, message, again_in=30, stop=decision.stop)

@@ -1,0 +1,103 @@
+"""What a job must have before anything is made from it: a list of named checks. Pure."""
+
+from collections.abc import Callable
+
+from finetune_operator import rendering
+from finetune_operator.api import FineTuneJob
+from finetune_operator.names import Reason, State
+from finetune_operator.observed import Observed
+from finetune_operator.resources import config_of
+from finetune_operator.settings import Profile, Settings
+from finetune_operator.turn import Decision, Ground, Turn, Unmet, jobs_of, trained
+from finetune_trainer import config as trainer
+from finetune_trainer.contract import Stage
+
+ROLES: tuple[trainer.StoreRole, ...] = ("data", "model", "output")
+
+
+def check(turn: Turn) -> Decision | None:
+    """Ends a job that cannot be run as it stands; what already runs is left alone."""
+    if isinstance(turn.ground, Ground) or turn.running:
+        return None
+    return Decision(State.FAILED, turn.ground.reason, turn.ground.message)
+
+
+def ground_of(job: FineTuneJob, observed: Observed, settings: Settings) -> Ground | Unmet:
+    """What attempts are made from, or the first thing that is missing.
+
+    Once training has begun the run is what training began with: the sweep Job remembers it, so that neither
+    an upgrade of the operator nor a changed profile makes a run's results worthless halfway.
+    """
+    profile = settings.profiles.get(job.spec.resources.profile)
+    if profile is None:
+        known = ", ".join(sorted(settings.profiles))
+        return Unmet(
+            Reason.PROFILE_UNKNOWN,
+            f"spec.resources.profile: there is no profile {job.spec.resources.profile!r}. Known: {known}.",
+        )
+    for named in CHECKS:
+        if unmet := named(job, settings, profile):
+            return unmet
+    try:
+        return Ground(_frozen(job, observed) or rendering.run(job, profile), profile)
+    except rendering.Unrenderable as error:
+        return Unmet(Reason.SPEC_INVALID, f"The spec cannot be run: {error}")
+
+
+def _storage_is_set(job: FineTuneJob, _: Settings, profile: Profile) -> Unmet | None:
+    missing = [role for role in ROLES if rendering.storage_of(job, role, profile) is None]
+    if not missing:
+        return None
+    return Unmet(
+        Reason.STORAGE_UNSET,
+        f"No store is set for {' and '.join(missing)}: set spec.storage (endpoint, secretRef), or ask for a"
+        f" default store in the operator's profile {job.spec.resources.profile}.",
+    )
+
+
+def _storage_is_secure(job: FineTuneJob, settings: Settings, profile: Profile) -> Unmet | None:
+    if not settings.require_tls:
+        return None
+    stores = {role: rendering.storage_of(job, role, profile) for role in ROLES}
+    for role, store in stores.items():
+        if store and not store.endpoint.startswith("https://"):
+            return Unmet(
+                Reason.STORAGE_INSECURE,
+                f"The endpoint of the {role} store is {store.endpoint}: plain http is refused here. Use"
+                " https, or set requireTls: false in the operator's settings.",
+            )
+    return None
+
+
+def _fits_profile(job: FineTuneJob, _: Settings, profile: Profile) -> Unmet | None:
+    asked = job.spec.resources
+    for field, value, most in (
+        ("nodes", asked.nodes, profile.max_nodes),
+        ("gpusPerNode", asked.gpus_per_node, profile.max_gpus_per_node),
+    ):
+        if value > most:
+            return Unmet(
+                Reason.SPEC_INVALID,
+                f"spec.resources.{field}: {value}; profile {asked.profile} allows at most {most}.",
+            )
+    return None
+
+
+CHECKS: tuple[Callable[[FineTuneJob, Settings, Profile], Unmet | None], ...] = (
+    _storage_is_set,
+    _storage_is_secure,
+    _fits_profile,
+)
+
+
+def _frozen(job: FineTuneJob, observed: Observed) -> trainer.Run | None:
+    """What training began with; None before, or where it is not to be had."""
+    attempts = job.status.attempts if job.status else []
+    begun = trained(attempts)
+    if not begun:
+        return None
+    for sweep in jobs_of(job, observed, Stage.SWEEP):
+        config = config_of(sweep)
+        if config and config.run.digest() == begun[-1].config_digest:
+            return config.run
+    return None

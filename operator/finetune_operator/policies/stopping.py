@@ -1,0 +1,21 @@
+"""The next attempt waits until the pods of the one before are gone. Pure."""
+
+from finetune_operator.names import Reason, State
+from finetune_operator.turn import Decision, Turn, live_run_pods
+
+
+def check(turn: Turn) -> Decision | None:
+    """Holds a job while pods of ended attempts are still there.
+
+    Two gangs at work on one run would compete for its GPUs, and for nodes that the new one waits for. A pod
+    whose node does not answer is given up in the end: no two writers share a place in S3.
+    """
+    if turn.running:
+        return None
+    pods = live_run_pods(turn)
+    if not pods:
+        return None
+    first = pods[0]["metadata"]["name"]
+    count = f"{len(pods)} {'pod' if len(pods) == 1 else 'pods'}"
+    message = f"Waiting for {count} of an earlier attempt to end: {first}."
+    return Decision(State.WAITING, Reason.STOPPING, message, again_in=10)

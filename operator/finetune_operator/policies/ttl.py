@@ -1,0 +1,68 @@
+"""What is removed after the end, and when. Pure."""
+
+from dataclasses import dataclass
+
+from finetune_operator.names import Condition
+from finetune_operator.observed import Reference
+from finetune_operator.turn import STAGES, Ground, Turn, condition, holds, jobs_of, reference, since, trained
+from finetune_trainer.contract import Stage
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What of a finished job is to be deleted now, and when to look again."""
+
+    delete: tuple[Reference, ...] = ()
+    again_in: float | None = None
+
+
+def has_ended(turn: Turn) -> bool:
+    """Whether the job is finished for good.
+
+    Finished it stays, with one exception: a job that failed before training may be corrected. Its spec has
+    changed since, and asks for another run than the one that failed.
+    """
+    finished = condition(turn.job.status, Condition.FINISHED)
+    if finished is None or finished.status != "True":
+        return False
+    return not (
+        not holds(turn.job.status, Condition.SUCCEEDED)
+        and finished.observed_generation < turn.job.metadata["generation"]
+        and not trained(turn.status.attempts)
+        and (
+            not isinstance(turn.ground, Ground)
+            or not turn.status.attempts
+            or turn.status.attempts[-1].config_digest != turn.digest
+        )
+    )
+
+
+def removal(turn: Turn) -> Removal:
+    """Jobs (and with them pods and logs) after ttl.podsAfterFinished, the FineTuneJob after afterFinished."""
+    ttl, meta = turn.job.spec.ttl, turn.job.metadata
+    passed = since(turn.status.completion_time or turn.now, turn.now)
+    jobs = [
+        j
+        for j in jobs_of(turn.job, turn.observed, *STAGES, Stage.REPORT)
+        if not j["metadata"].get("deletionTimestamp")
+    ]
+    timers: list[float] = []
+    delete: list[Reference] = []
+    if jobs:
+        if (left := seconds(ttl.pods_after_finished) - passed) <= 0:
+            delete += [reference(job) for job in jobs]
+        else:
+            timers.append(left)
+    if ttl.after_finished is not None:
+        if (left := seconds(ttl.after_finished) - passed) <= 0:
+            delete.append(Reference("FineTuneJob", meta["name"], meta["uid"]))
+        else:
+            timers.append(left)
+    return Removal(tuple(delete), min(timers, default=None))
+
+
+def seconds(duration: str) -> int:
+    """A duration such as 90s, 10m or 720h in seconds."""
+    return int(duration[:-1]) * _SECONDS[duration[-1]]
