@@ -93,13 +93,32 @@ ModelUri = Annotated[
         json_schema_extra={"x-kubernetes-validations": NO_ESCAPES},
     ),
 ]
+QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 Quantity = Annotated[
     str,
     BeforeValidator(str),
     Field(
         max_length=20,
-        pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$",
-        json_schema_extra=INT_OR_STRING,
+        pattern=QUANTITY,
+        json_schema_extra={
+            **INT_OR_STRING,
+            "pattern": QUANTITY,  # pydantic leaves it out after a validator
+            "x-kubernetes-validations": [
+                rule(
+                    "type(self) == int ? self > 0 : self.matches('[1-9]')",
+                    "must be a quantity above 0, such as 2, 500m or 8Gi",
+                )
+            ],
+        },
+    ),
+]
+# The API server compares a whole number with a bound cut to a whole number: 0 would pass 0.001.
+Split = Annotated[
+    float,
+    Field(
+        ge=0.001,
+        le=0.9,
+        json_schema_extra={"x-kubernetes-validations": [rule("self >= 0.001", "must be from 0.001 to 0.9")]},
     ),
 ]
 
@@ -168,7 +187,7 @@ class HeldOutFile(Model):
 
     uri: FileUri | None = None
     """A file like train.uri. Set this or split."""
-    split: Annotated[float, Field(ge=0.001, le=0.9)] | None = None
+    split: Split | None = None
     """Share of the training rows to hold out, 0.001 to 0.9, drawn by class with training.seed. Set this or
     uri."""
 

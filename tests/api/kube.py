@@ -1,0 +1,104 @@
+"""A small client of the test's own: tests look at the API server with other eyes than the operator."""
+
+import base64
+import http.client
+import json
+import ssl
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+KINDS = {
+    "FineTuneJob": "/apis/finetune.dev/v1alpha1/namespaces/{}/finetunejobs",
+    "Job": "/apis/batch/v1/namespaces/{}/jobs",
+    "Pod": "/api/v1/namespaces/{}/pods",
+    "Service": "/api/v1/namespaces/{}/services",
+    "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
+    "Event": "/apis/events.k8s.io/v1/namespaces/{}/events",
+    "ResourceQuota": "/api/v1/namespaces/{}/resourcequotas",
+    "Lease": "/apis/coordination.k8s.io/v1/namespaces/{}/leases",
+}
+
+
+class RefusedError(Exception):
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status, self.message = status, message
+
+
+class Kube:
+    """Raw calls to an API server, as whom a kubeconfig says."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self.kubeconfig = kubeconfig
+        text = yaml.safe_load(kubeconfig.read_text())
+        cluster, user = text["clusters"][0]["cluster"], text["users"][0]["user"]
+        self.host = cluster["server"].removeprefix("https://")
+        self.ca = base64.b64decode(cluster["certificate-authority-data"])
+        self._tls = ssl.create_default_context(cadata=self.ca.decode())
+        with tempfile.TemporaryDirectory() as folder:
+            files = []
+            for name in ("client-certificate-data", "client-key-data"):
+                files.append(Path(folder, name))
+                files[-1].write_bytes(base64.b64decode(user[name]))
+            self._tls.load_cert_chain(*files)
+
+    def call(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> Any:
+        connection = http.client.HTTPSConnection(self.host, timeout=20, context=self._tls)
+        try:
+            headers = {"Content-Type": kind, "Accept": "application/json"}
+            text = body if body is None or isinstance(body, str) else json.dumps(body)
+            connection.request(method, path, text, headers)
+            answer = connection.getresponse()
+            text = answer.read()
+        finally:
+            connection.close()
+        if answer.status >= 400:
+            said = json.loads(text)["message"] if text.startswith(b"{") else text.decode()
+            raise RefusedError(answer.status, said)
+        return json.loads(text) if text.startswith(b"{") else text.decode()
+
+    def create(self, obj: dict[str, Any]) -> Any:
+        namespace = obj["metadata"]["namespace"]
+        return self.call("POST", KINDS[obj["kind"]].format(namespace) + "?fieldValidation=Strict", obj)
+
+    def get(self, kind: str, namespace: str, name: str) -> Any:
+        return self.call("GET", f"{KINDS[kind].format(namespace)}/{name}")
+
+    def find(self, kind: str, namespace: str, name: str) -> Any:
+        try:
+            return self.get(kind, namespace, name)
+        except RefusedError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def list(self, kind: str, namespace: str, selector: str = "") -> list[Any]:
+        items: list[Any] = self.call("GET", f"{KINDS[kind].format(namespace)}?labelSelector={selector}")[
+            "items"
+        ]
+        return items
+
+    def merge(self, kind: str, namespace: str, name: str, patch: Any, subresource: str = "") -> Any:
+        path = f"{KINDS[kind].format(namespace)}/{name}{subresource and '/' + subresource}"
+        return self.call("PATCH", path + "?fieldValidation=Strict", patch, "application/merge-patch+json")
+
+    def delete(self, kind: str, namespace: str, name: str) -> None:
+        body = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
+        self.call("DELETE", f"{KINDS[kind].format(namespace)}/{name}", body)
+
+
+def wait_for(what: str, look: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """Looks until there is something (not None and not False)."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found is not None and found is not False:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {seconds:.0f} s")
+        time.sleep(0.05)

@@ -1,0 +1,465 @@
+"""The CustomResourceDefinition on a real API server: each rule and bound with what it takes and refuses."""
+
+import copy
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from devcluster import binaries
+from finetune_operator import crd
+from tests.api.kube import Kube, RefusedError
+
+pytestmark = pytest.mark.api
+STORAGE = {"endpoint": "https://minio.storage:9000", "secretRef": {"name": "s3"}}
+SPEC: dict[str, Any] = {
+    "task": "TextClassification",
+    "model": {"uri": "s3://models/minilm"},
+    "dataset": {"train": {"uri": "s3://data/tickets/train.jsonl"}},
+    "output": {"uri": "s3://tuned/support/"},
+    "storage": STORAGE,
+}
+ABSENT = object()
+
+
+def job(changes: dict[str, Any], namespace: str = "default", name: str = "j") -> dict[str, Any]:
+    spec = copy.deepcopy(SPEC)
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        here = spec
+        for parent in parents:
+            here = here.setdefault(parent, {})
+        if value is ABSENT:
+            del here[last]
+        else:
+            here[last] = value
+    return {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": spec,
+    }
+
+
+def try_out(kube: Kube, changes: dict[str, Any]) -> Any:
+    return kube.call(
+        "POST",
+        "/apis/finetune.dev/v1alpha1/namespaces/default/finetunejobs?dryRun=All&fieldValidation=Strict",
+        job(changes),
+    )
+
+
+GOOD: list[dict[str, Any]] = [
+    {},
+    {"task": "TextClassification"},
+    {"model.uri": "s3://models/minilm/"},
+    {"model.uri": "s3://models/a/b.c_d-e/"},
+    {"model.storage": STORAGE},
+    {"dataset.storage": STORAGE, "output.storage": STORAGE, "model.storage": STORAGE, "storage": ABSENT},
+    {"dataset.train.uri": "s3://data/t.csv"},
+    {"dataset.train.uri": "s3://data/t.jsonl.gz"},
+    {"dataset.validation": {"split": 0.001}},
+    {"dataset.validation": {"split": 0.9}, "dataset.test": {"split": 0.04}},
+    {"dataset.test": {"uri": "s3://data/tickets/test.jsonl"}},
+    {"dataset.maxBadRowFraction": 0},
+    {"dataset.maxBadRowFraction": 0.5},
+    {"dataset.columns": {"text": "Body text", "label": "queue"}},
+    {"training.epochs": 1},
+    {"training.epochs": "Auto"},
+    {"training.batchSize": 32, "training.microBatchSize": 8},
+    {"training.batchSize": "Auto", "training.microBatchSize": 8},
+    {"training.learningRate": 1e-7},
+    {"training.learningRate": 0.1},
+    {"training.weightDecay": 0, "training.warmupFraction": 0},
+    {"training.maxLength": 8},
+    {"training.seed": 0},
+    {"deepspeed.zeroStage": 0},
+    {"deepspeed.zeroStage": "Auto"},
+    {"resources": {"nodes": 1024, "gpusPerNode": 64}},
+    {"resources": {"gpusPerNode": 4, "processesPerNode": 4}},
+    {"resources": {"gpusPerNode": 0, "processesPerNode": 7}},
+    {"resources": {"cpu": 2, "memory": "8Gi", "sharedMemory": "512Mi"}},
+    {"resources": {"cpu": "500m"}},
+    {"evaluation": {"metrics": ["mcc"], "primaryMetric": "mcc"}},
+    {"output.suffix": "v2.1-rc_1"},
+    {"output.uri": "s3://models/minilm-tuned"},
+    {"output.uri": "s3://data/tickets/out"},
+    {"storage.endpoint": "http://10.0.0.1:9000"},
+    {"storage.endpoint": "https://[fd00::1]:9000"},
+    {"storage.endpoint": "https://minio.example/"},
+    {"storage.region": "eu-central-1"},
+    {"storage.caBundleRef": {"name": "ca"}},
+    {"ttl": {"podsAfterFinished": "0s", "afterFinished": "720h"}},
+    {"suspend": True},
+]
+
+
+@pytest.mark.parametrize("changes", GOOD, ids=str)
+def test_accepts(kube: Kube, changes: dict[str, Any]) -> None:
+    try_out(kube, changes)
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    # left out
+    ({"task": ABSENT}, "spec.task: Required"),
+    ({"model": ABSENT}, "spec.model: Required"),
+    ({"model.uri": ABSENT}, "spec.model.uri: Required"),
+    ({"dataset": ABSENT}, "spec.dataset: Required"),
+    ({"dataset.train": ABSENT}, "spec.dataset.train: Required"),
+    ({"dataset.train.uri": ABSENT}, "spec.dataset.train.uri: Required"),
+    ({"output": ABSENT}, "spec.output: Required"),
+    ({"output.uri": ABSENT}, "spec.output.uri: Required"),
+    ({"storage.endpoint": ABSENT}, "spec.storage.endpoint: Required"),
+    ({"storage.secretRef": ABSENT}, "spec.storage.secretRef: Required"),
+    ({"storage.secretRef.name": ABSENT}, "spec.storage.secretRef.name: Required"),
+    # unknown and misspelt
+    ({"trainng": {}}, 'unknown field "spec.trainng"'),
+    ({"training.learningrate": 1e-4}, 'unknown field "spec.training.learningrate"'),
+    ({"training.learning_rate": 1e-4}, 'unknown field "spec.training.learning_rate"'),
+    ({"dataset.columns": {"test": "body"}}, 'unknown field "spec.dataset.columns.test"'),
+    ({"storage.secretRef.namespace": "kube-system"}, 'unknown field "spec.storage.secretRef.namespace"'),
+    ({"method.lora": {"rank": 8}}, 'unknown field "spec.method.lora"'),
+    # wrong types and words
+    ({"task": "Textclassification"}, "spec.task: Unsupported value"),
+    ({"task": 3}, "spec.task: Invalid value"),
+    ({"method.type": "QLora"}, "spec.method.type: Unsupported value"),
+    ({"training": []}, "spec.training: Invalid value"),
+    ({"training.learningRate": "1e-4"}, "spec.training.learningRate: Invalid value"),
+    ({"training.learningRate": "NaN"}, "spec.training.learningRate: Invalid value"),
+    ({"training.epochs": "three"}, "must be Auto or a whole number from 1 to 1000"),
+    ({"training.epochs": 1.5}, "spec.training.epochs: Invalid value"),
+    ({"training.epochs": True}, "spec.training.epochs: Invalid value"),
+    ({"training.schedule": "linear"}, "spec.training.schedule: Unsupported value"),
+    ({"training.precision": "Float16"}, "spec.training.precision: Unsupported value"),
+    ({"suspend": "yes"}, "spec.suspend: Invalid value"),
+    ({"evaluation.metrics": "mcc"}, "spec.evaluation.metrics: Invalid value"),
+    ({"resources.memory": ["8Gi"]}, "spec.resources.memory: Invalid value"),
+    ({"resources.memory": 0}, "must be a quantity above 0"),
+    ({"resources.memory": "0Gi"}, "must be a quantity above 0"),
+    ({"resources.cpu": -2}, "must be a quantity above 0"),
+    # bounds
+    ({"training.epochs": 0}, "must be Auto or a whole number from 1 to 1000"),
+    ({"training.epochs": 1001}, "must be Auto or a whole number from 1 to 1000"),
+    ({"training.epochs": -1}, "must be Auto or a whole number from 1 to 1000"),
+    ({"training.batchSize": 0}, "must be Auto or a whole number from 1 to 1048576"),
+    ({"training.batchSize": 1048577}, "must be Auto or a whole number from 1 to 1048576"),
+    ({"training.microBatchSize": 65537}, "must be Auto or a whole number from 1 to 65536"),
+    ({"training.maxLength": 7}, "must be Auto or a whole number from 8 to 131072"),
+    ({"training.maxLength": 131073}, "must be Auto or a whole number from 8 to 131072"),
+    ({"training.learningRate": 0}, "spec.training.learningRate: Invalid value"),
+    ({"training.learningRate": -1e-4}, "spec.training.learningRate: Invalid value"),
+    ({"training.learningRate": 0.11}, "spec.training.learningRate: Invalid value"),
+    ({"training.learningRate": 1e308}, "spec.training.learningRate: Invalid value"),
+    ({"training.weightDecay": 0.51}, "spec.training.weightDecay: Invalid value"),
+    ({"training.weightDecay": -0.1}, "spec.training.weightDecay: Invalid value"),
+    ({"training.warmupFraction": 0.91}, "spec.training.warmupFraction: Invalid value"),
+    ({"training.maxGradientNorm": 0}, "spec.training.maxGradientNorm: Invalid value"),
+    ({"training.maxGradientNorm": 1001}, "spec.training.maxGradientNorm: Invalid value"),
+    ({"training.seed": -1}, "spec.training.seed: Invalid value"),
+    ({"training.seed": 2147483648}, "spec.training.seed: Invalid value"),
+    ({"deepspeed.zeroStage": 4}, "must be Auto or a whole number from 0 to 3"),
+    ({"deepspeed.zeroStage": -1}, "must be Auto or a whole number from 0 to 3"),
+    ({"resources.nodes": 0}, "spec.resources.nodes: Invalid value"),
+    ({"resources.nodes": 1025}, "spec.resources.nodes: Invalid value"),
+    ({"resources.gpusPerNode": -1}, "spec.resources.gpusPerNode: Invalid value"),
+    ({"resources.gpusPerNode": 65}, "spec.resources.gpusPerNode: Invalid value"),
+    ({"resources.processesPerNode": 0}, "spec.resources.processesPerNode: Invalid value"),
+    ({"resources.processesPerNode": 257}, "spec.resources.processesPerNode: Invalid value"),
+    ({"resources.memory": "8 GB"}, "spec.resources.memory: Invalid value"),
+    ({"resources.memory": "-8Gi"}, "spec.resources.memory: Invalid value"),
+    ({"resources.cpu": "1" * 21}, "spec.resources.cpu"),
+    ({"resources.profile": "Default"}, "spec.resources.profile: Invalid value"),
+    ({"dataset.maxBadRowFraction": 0.51}, "spec.dataset.maxBadRowFraction: Invalid value"),
+    ({"dataset.maxBadRowFraction": -0.01}, "spec.dataset.maxBadRowFraction: Invalid value"),
+    ({"dataset.columns": {"text": ""}}, "spec.dataset.columns.text"),
+    ({"dataset.columns": {"text": "x" * 129}}, "spec.dataset.columns.text: Too long"),
+    ({"evaluation.metrics": []}, "spec.evaluation.metrics"),
+    ({"evaluation.metrics": ["macroF1", "macroF1"]}, "spec.evaluation.metrics[1]: Duplicate value"),
+    ({"evaluation.metrics": ["f1"]}, "spec.evaluation.metrics[0]: Unsupported value"),
+    ({"evaluation.metrics": ["mcc"] * 17}, "spec.evaluation.metrics: Too many"),
+    ({"output.suffix": ""}, "spec.output.suffix"),
+    ({"output.suffix": "x" * 65}, "spec.output.suffix: Too long"),
+    ({"output.suffix": "a/b"}, "spec.output.suffix: Invalid value"),
+    ({"output.suffix": ".."}, "spec.output.suffix: Invalid value"),
+    ({"storage.region": "EU"}, "spec.storage.region: Invalid value"),
+    ({"storage.secretRef.name": ""}, "spec.storage.secretRef.name"),
+    ({"storage.secretRef.name": "a/b"}, "spec.storage.secretRef.name: Invalid value"),
+    ({"storage.secretRef.name": "x" * 254}, "spec.storage.secretRef.name: Too long"),
+    ({"storage.secretRef.accessKeyKey": "a b"}, "spec.storage.secretRef.accessKeyKey: Invalid value"),
+    ({"storage.caBundleRef": {"name": "ca", "key": "../ca"}}, "spec.storage.caBundleRef.key: Invalid value"),
+    ({"ttl.podsAfterFinished": "10"}, "spec.ttl.podsAfterFinished: Invalid value"),
+    ({"ttl.podsAfterFinished": "10d"}, "spec.ttl.podsAfterFinished: Invalid value"),
+    ({"ttl.afterFinished": "-1h"}, "spec.ttl.afterFinished: Invalid value"),
+    ({"ttl.afterFinished": "99999999h"}, "spec.ttl.afterFinished"),
+    # splits
+    ({"dataset.validation": {"split": 0}}, "must be from 0.001 to 0.9"),
+    ({"dataset.validation": {"split": 0.0005}}, "spec.dataset.validation.split: Invalid value"),
+    ({"dataset.validation": {"split": -1}}, "spec.dataset.validation.split: Invalid value"),
+    ({"dataset.validation": {"split": 1}}, "spec.dataset.validation.split: Invalid value"),
+    ({"dataset.test": {"split": 0}}, "must be from 0.001 to 0.9"),
+    ({"dataset.test": {"split": 1}}, "spec.dataset.test.split: Invalid value"),
+    ({"dataset.validation": {}}, "set exactly one of uri and split"),
+    ({"dataset.test": {"uri": "s3://data/x.csv", "split": 0.1}}, "set exactly one of uri and split"),
+    ({"dataset.validation": {"split": 0.5}, "dataset.test": {"split": 0.5}}, "fewer than 5 % of the rows"),
+    ({"dataset.validation": {"split": 0.9}}, "fewer than 5 % of the rows"),
+    # URIs
+    ({"model.uri": "minilm"}, "spec.model.uri: Invalid value"),
+    ({"model.uri": "s3://models"}, "spec.model.uri: Invalid value"),
+    ({"model.uri": "s3:///minilm"}, "spec.model.uri: Invalid value"),
+    ({"model.uri": "s3://models/"}, "spec.model.uri: Invalid value"),
+    ({"model.uri": "https://models/minilm"}, "spec.model.uri: Invalid value"),
+    ({"model.uri": "s3://user:secret@models/minilm"}, "spec.model.uri: Invalid value"),
+    ({"model.uri": "s3://models/a@b"}, "spec.model.uri: Invalid value"),
+    ({"model.uri": "s3://models/../secret"}, "must not contain '..'"),
+    ({"model.uri": "s3://models/%2e%2e/secret"}, "must not contain '%'"),
+    ({"model.uri": "s3://models/a//b"}, "must not contain an empty path segment"),
+    ({"model.uri": "s3://models/a?versionId=1"}, "spec.model.uri: Invalid value"),
+    ({"model.uri": "s3://models/a#b"}, "spec.model.uri: Invalid value"),
+    ({"model.uri": "s3://models/a b"}, "spec.model.uri: Invalid value"),
+    ({"model.uri": "s3://models/a\nb"}, "spec.model.uri: Invalid value"),
+    ({"model.uri": "s3://models/a\\b"}, "spec.model.uri: Invalid value"),
+    ({"model.uri": "s3://Models/a"}, "spec.model.uri: Invalid value"),
+    ({"model.uri": "s3://models/" + "x" * 1024}, "spec.model.uri: Too long"),
+    ({"dataset.train.uri": "s3://data/tickets/"}, "spec.dataset.train.uri: Invalid value"),
+    ({"dataset.train.uri": "s3://data/../x.csv"}, "must not contain '..'"),
+    ({"dataset.train.uri": "s3://data/%2e%2e/x.csv"}, "must not contain '%'"),
+    ({"dataset.train.uri": "s3://data//x.csv"}, "must not contain an empty path segment"),
+    ({"dataset.test": {"uri": "s3://user@data/x.csv"}}, "spec.dataset.test.uri: Invalid value"),
+    ({"output.uri": "s3://tuned/../x"}, "must not contain '..'"),
+    ({"output.uri": "s3://tuned/%2E%2E/x"}, "must not contain '%'"),
+    ({"output.uri": "s3://tuned/a//"}, "must not contain an empty path segment"),
+    ({"output.uri": "s3://tuned"}, "spec.output.uri: Invalid value"),
+    ({"output.uri": "s3://tuned/" + "x" * 900}, "spec.output.uri: Too long"),
+    ({"storage.endpoint": "minio:9000"}, "spec.storage.endpoint: Invalid value"),
+    ({"storage.endpoint": "https://key:secret@minio:9000"}, "spec.storage.endpoint: Invalid value"),
+    ({"storage.endpoint": "https://minio:9000/bucket"}, "spec.storage.endpoint: Invalid value"),
+    ({"storage.endpoint": "ftp://minio"}, "spec.storage.endpoint: Invalid value"),
+    ({"storage.endpoint": "https://" + "x" * 300}, "spec.storage.endpoint: Too long"),
+    # contradictions
+    (
+        {"training.batchSize": 30, "training.microBatchSize": 8},
+        "batchSize must be a multiple of microBatchSize",
+    ),
+    ({"resources": {"gpusPerNode": 4, "processesPerNode": 2}}, "processesPerNode must equal gpusPerNode"),
+    (
+        {"evaluation": {"metrics": ["mcc"], "primaryMetric": "macroF1"}},
+        "primaryMetric must be one of metrics",
+    ),
+    (
+        {"dataset.test": {"uri": "s3://data/tickets/train.jsonl"}},
+        "must not be measured on what it was trained",
+    ),
+    ({"output.uri": "s3://models/minilm"}, "output.uri lies in the base model's folder"),
+    ({"output.uri": "s3://models/minilm/tuned"}, "output.uri lies in the base model's folder"),
+    ({"output.uri": "s3://data/tickets"}, "output.uri is the folder of a file of dataset"),
+    ({"output.uri": "s3://data/tickets/"}, "output.uri is the folder of a file of dataset"),
+    (
+        {"dataset.test": {"uri": "s3://data/test/t.csv"}, "output.uri": "s3://data/test/"},
+        "output.uri is the folder of a file of dataset",
+    ),
+    (
+        {"dataset.validation": {"uri": "s3://data/val/t.csv"}, "output.uri": "s3://data/val/"},
+        "output.uri is the folder of a file of dataset",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), BAD, ids=lambda value: str(value)[:80])
+def test_refuses_and_names_the_field(kube: Kube, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(RefusedError) as refused:
+        try_out(kube, changes)
+    assert refused.value.status in {400, 422}
+    assert said in refused.value.message
+
+
+def test_every_rule_of_the_schema_has_a_bad_example() -> None:
+    messages = set()
+
+    def collect(node: Any) -> None:
+        if isinstance(node, dict):
+            messages.update(rule["message"] for rule in node.get("x-kubernetes-validations", ()))
+            for value in node.values():
+                collect(value)
+        elif isinstance(node, list):
+            for value in node:
+                collect(value)
+
+    collect(crd.definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"])
+    tried = " | ".join(said for _, said in BAD)
+    untried = {m for m in messages if not any(said in m for _, said in BAD)}
+    assert messages
+    assert not untried, tried
+
+
+def test_infinite_and_nan_cannot_be_said(kube: Kube) -> None:
+    for number in ("NaN", "Infinity", "1e999"):
+        body = job({"training.learningRate": 12345.0})
+        path = "/apis/finetune.dev/v1alpha1/namespaces/default/finetunejobs?dryRun=All"
+        text = yaml.safe_dump(body).replace("12345.0", number)
+        with pytest.raises(RefusedError):
+            kube.call("POST", path, text, "application/yaml")
+
+
+def test_a_name_of_more_than_63_characters_is_taken(kube: Kube) -> None:
+    path = "/apis/finetune.dev/v1alpha1/namespaces/default/finetunejobs?dryRun=All"
+    kube.call("POST", path, job({}, name="x" * 200))
+
+
+def test_defaults_are_written_down(kube: Kube) -> None:
+    spec = try_out(kube, {})["spec"]
+    assert spec["dataset"]["validation"] == {"split": 0.1}
+    assert spec["training"]["batchSize"] == "Auto"
+    assert spec["resources"] == {"profile": "default", "nodes": 1, "gpusPerNode": 0}
+    assert spec["evaluation"]["primaryMetric"] == "macroF1"
+    assert spec["ttl"] == {"podsAfterFinished": "10m"}
+    assert spec["suspend"] is False
+
+
+def test_half_filled_objects_get_the_other_half(kube: Kube) -> None:
+    spec = try_out(kube, {"training": {"epochs": 2}, "dataset.columns": {"text": "body"}})["spec"]
+    assert spec["training"]["batchSize"] == "Auto"
+    assert spec["dataset"]["columns"] == {"text": "body", "label": "label"}
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"model.uri": "s3://models/other"},
+    {"dataset.train.uri": "s3://data/other.csv"},
+    {"training.epochs": 9},
+    {"deepspeed.zeroStage": 3},
+    {"resources.nodes": 2},
+    {"evaluation.primaryMetric": "mcc"},
+    {"output.suffix": "v3"},
+    {"storage.region": "eu"},
+    {"storage": ABSENT},
+]
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
+def test_the_spec_may_be_changed_until_training_starts(
+    kube: Kube, namespace: str, changes: dict[str, Any]
+) -> None:
+    kube.create(job({}, namespace))
+    kube.merge("FineTuneJob", namespace, "j", {"status": {"attempts": [attempt("Prepare")]}}, "status")
+    assert put(kube, job(changes, namespace))["metadata"]["generation"] == 2
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
+def test_the_spec_is_fixed_once_training_has_started(
+    kube: Kube, namespace: str, changes: dict[str, Any]
+) -> None:
+    kube.create(job({}, namespace))
+    attempts = [attempt("Prepare"), attempt("Train")]
+    kube.merge("FineTuneJob", namespace, "j", {"status": {"attempts": attempts}}, "status")
+    with pytest.raises(RefusedError, match="training has started"):
+        put(kube, job(changes, namespace))
+
+
+def test_suspend_and_ttl_may_always_be_changed(kube: Kube, namespace: str) -> None:
+    kube.create(job({}, namespace))
+    kube.merge("FineTuneJob", namespace, "j", {"status": {"attempts": [attempt("Train")]}}, "status")
+    put(kube, job({"suspend": True, "ttl": {"afterFinished": "1h"}}, namespace))
+    put(kube, job({"suspend": False}, namespace))
+
+
+def test_status_can_still_be_written_once_training_has_started(kube: Kube, namespace: str) -> None:
+    kube.create(job({}, namespace))
+    kube.merge("FineTuneJob", namespace, "j", {"status": {"attempts": [attempt("Train")]}}, "status")
+    kube.merge("FineTuneJob", namespace, "j", {"status": {"message": "x"}}, "status")
+    kube.merge("FineTuneJob", namespace, "j", {"metadata": {"labels": {"a": "b"}}})
+
+
+def attempt(stage: str) -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "number": 1,
+        "generation": 1,
+        "job": "j",
+        "startTime": "2026-01-01T00:00:00Z",
+        "outcome": "Running",
+        "configDigest": "sha256:" + "0" * 64,
+    }
+
+
+def put(kube: Kube, body: dict[str, Any]) -> Any:
+    meta = body["metadata"]
+    there = kube.get("FineTuneJob", meta["namespace"], meta["name"])
+    meta["resourceVersion"] = there["metadata"]["resourceVersion"]
+    path = f"/apis/finetune.dev/v1alpha1/namespaces/{meta['namespace']}/finetunejobs/{meta['name']}"
+    return kube.call("PUT", path, body)
+
+
+def fields(schema: dict[str, Any], path: str = "") -> list[str]:
+    found = []
+    for name, inner in schema.get("properties", {}).items():
+        found += [f"{path}.{name}", *fields(inner.get("items", inner), f"{path}.{name}")]
+    return found
+
+
+def test_kubectl_explains_every_field(kube: Kube, tmp_path: Path) -> None:
+    schema = crd.definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    wanted = [path for path in fields(schema) if path.startswith((".spec.", ".status."))]
+    assert len(wanted) > 100
+    text = kubectl(kube, tmp_path, "explain", "finetunejobs", "--recursive")
+    assert "learningRate" in text
+    parents = {""} | {path.rpartition(".")[0] for path in wanted}
+    for parent in sorted(parents):
+        described = kubectl(kube, tmp_path, "explain", f"finetunejobs{parent}")
+        assert "<no description>" not in described, parent
+
+
+def test_columns_show_the_state_of_a_job(kube: Kube, namespace: str, tmp_path: Path) -> None:
+    kube.create(job({}, namespace))
+    scores = {"primary": 0.5, "metrics": {}}
+    status = {
+        "state": "Training",
+        "stage": "Train",
+        "message": "Training: step 1 of 2",
+        "progress": {
+            "percent": 50,
+            "activity": "Training",
+            "step": 1,
+            "loss": 0.25,
+            "etaSeconds": 7,
+            "updated": "2026-01-01T00:00:00Z",
+        },
+        "evaluation": {
+            "primaryMetric": "macroF1",
+            "rows": 10,
+            "majority": scores,
+            "baseline": scores | {"primary": 0.625},
+            "tuned": scores | {"primary": 0.75},
+        },
+        "model": {"uri": "s3://tuned/x/"},
+    }
+    kube.merge("FineTuneJob", namespace, "j", {"status": status}, "status")
+    head, row = kubectl(kube, tmp_path, "get", "ftj", "-n", namespace).splitlines()
+    assert head.split() == ["NAME", "STATE", "STAGE", "PROGRESS", "METRIC", "TUNED", "BASELINE", "AGE"]
+    assert row.split()[:-1] == ["j", "Training", "Train", "50", "macroF1", "0.75", "0.625"]
+    wide = kubectl(kube, tmp_path, "get", "ftj", "-n", namespace, "-o", "wide")
+    for shown in ("STEP", "LOSS", "ETA", "MODEL", "MESSAGE", "s3://tuned/x/", "step 1 of 2", "0.25"):
+        assert shown in wide
+    assert "j" in kubectl(kube, tmp_path, "get", "ai", "-n", namespace)
+
+
+def test_kubectl_refuses_a_misspelt_field(kube: Kube, tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(yaml.safe_dump(job({"training.lerningRate": 1})))
+    refused = subprocess.run(
+        [binaries.path("kubectl"), "--kubeconfig", kube.kubeconfig, "apply", "-f", file],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode != 0
+    assert 'unknown field "spec.training.lerningRate"' in refused.stderr
+
+
+def kubectl(kube: Kube, folder: Path, *arguments: str) -> str:
+    return subprocess.run(
+        [binaries.path("kubectl"), "--kubeconfig", kube.kubeconfig, f"--cache-dir={folder}", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
