@@ -39,6 +39,7 @@ class Cluster:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self.api = transport.api
 
     async def get(self, kind: str, namespace: str, name: str) -> Manifest:
         """One object.
@@ -193,7 +194,7 @@ class Cluster:
 
     async def close(self) -> None:
         """Closes all connections."""
-        await self._transport.api.close()  # type: ignore[no-untyped-call]
+        await self.api.close()  # type: ignore[no-untyped-call]
 
 
 def typed(kind: str, obj: Manifest) -> Manifest:

@@ -47,12 +47,10 @@ class Poller:
     Args:
         poll_seconds: time between two questions to one pod.
         status_seconds: progress alone wakes a job at most this often.
-        wake: called with the run whose status is due.
     """
 
     poll_seconds: float
     status_seconds: float
-    wake: Callable[[str], None]
     _followed: dict[str, _Followed] = field(default_factory=dict)
 
     def follow(self, run: str, target: Target | None) -> None:
@@ -68,8 +66,8 @@ class Poller:
         known = self._followed.get(run)
         return known.told if known else None
 
-    async def run(self) -> None:
-        """Asks until cancelled."""
+    async def run(self, wake: Callable[[str], None]) -> None:
+        """Asks until cancelled; calls `wake` with each run whose status is due."""
         in_flight = asyncio.Semaphore(AT_ONCE)
         async with aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS),
@@ -82,11 +80,16 @@ class Poller:
                 started = time.monotonic()
                 async with asyncio.TaskGroup() as group:
                     for run, followed in list(self._followed.items()):
-                        group.create_task(self._ask(session, in_flight, run, followed))
+                        group.create_task(self._look(session, in_flight, run, followed, wake))
                 await asyncio.sleep(max(0.0, self.poll_seconds - (time.monotonic() - started)))
 
-    async def _ask(
-        self, session: aiohttp.ClientSession, in_flight: asyncio.Semaphore, run: str, followed: _Followed
+    async def _look(
+        self,
+        session: aiohttp.ClientSession,
+        in_flight: asyncio.Semaphore,
+        run: str,
+        followed: _Followed,
+        wake: Callable[[str], None],
     ) -> None:
         try:
             async with in_flight:
@@ -106,7 +109,7 @@ class Poller:
         milestone = followed.told is None or followed.told.activity != answer.activity
         if milestone or now - followed.told_at >= self.status_seconds:
             followed.told, followed.told_at = answer, now
-            self.wake(run)
+            wake(run)
 
 
 async def ask(session: aiohttp.ClientSession, target: Target) -> Progress:

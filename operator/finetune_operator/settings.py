@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt
 
 from finetune_trainer.contract import Model
 
+Port = Annotated[int, Field(ge=1, le=65535)]
 SETTINGS_FILE = Path("/etc/finetune-operator/settings.yaml")
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$", max_length=20)]
 
@@ -119,6 +120,10 @@ class Settings(Model):
     max_restarts: Annotated[int, Field(ge=0)] = 3
     """Attempts of a stage after the first, for faults that a new attempt may mend."""
     resync_seconds: PositiveInt = 300
+    metrics_port: Port = 8080
+    """Where the operator's own /metrics is."""
+    health_port: Port = 8081
+    """Where the operator's own /healthz and /readyz are."""
     poll_seconds: PositiveInt = 10
     status_seconds: PositiveInt = 30
     """Progress alone is written to a job's status at most this often."""

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -181,10 +182,30 @@ async def connect() -> client.ApiClient:
     return client.ApiClient(configuration)
 
 
-def own_namespace() -> str:
-    """The namespace that the operator runs in."""
-    file = SERVICE_ACCOUNT / "namespace"
-    return os.environ.get("POD_NAMESPACE") or (file.read_text().strip() if file.exists() else "default")
+@dataclass(frozen=True)
+class Access:
+    """How the API server is reached, for whoever brings a client of its own."""
+
+    server: str
+    ca_file: str | None
+    token: str | None
+    certificate_file: str | None
+    key_file: str | None
+
+
+def access(api: client.ApiClient) -> Access:
+    """What a client knows, its token read anew."""
+    configuration = api.configuration
+    if configuration.refresh_api_key_hook:
+        configuration.refresh_api_key_hook(configuration)
+    key = configuration.api_key.get("BearerToken", "")
+    return Access(
+        server=configuration.host,
+        ca_file=configuration.ssl_ca_cert,
+        token=key.partition(" ")[2].strip() or None,
+        certificate_file=configuration.cert_file,
+        key_file=configuration.key_file,
+    )
 
 
 def _count(verb: str, kind: str, code: str) -> None:

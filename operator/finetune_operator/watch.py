@@ -68,7 +68,7 @@ async def follow(cluster: Cluster, cache: Cache, kind: str, namespace: str | Non
     version = ""
     failures = 0
     while True:
-        cause = "ended"
+        cause, pause = "ended", 0.0
         try:
             if not version:
                 version, news = await relist(cluster, cache, kind, namespace)
@@ -78,25 +78,19 @@ async def follow(cluster: Cluster, cache: Cache, kind: str, namespace: str | Non
             async for event in cluster.watch(kind, namespace, LABEL_JOB, version, seconds):
                 version = event.object["metadata"]["resourceVersion"]
                 failures = 0
-                if run := take_in(cache, event):
-                    wake(run)
+                if changed := take_in(cache, event):
+                    wake(changed)
         except ExpiredError:
             version, cause = "", "expired"
-        except RefusedError as error:
-            version, cause = "", "refused"
-            if cache.note_readable(kind, namespace, str(error)):
-                for run in cache.runs():
-                    wake(run)
-            failures += 1
-            log.warning("%s; trying again", error)
-            await asyncio.sleep(backoff(failures))
         except ApiError as error:
-            cause = "broken"
             failures += 1
+            cause, pause = "broken", _pause(error, failures)
             log.info("%s; watching again", error)
-            # The first time at once: one broken connection says nothing of the next.
-            await asyncio.sleep(backoff(failures) if failures > 1 else random.random())  # noqa: S311
+            if isinstance(error, RefusedError):
+                version, cause = "", "refused"
+                _tell_refusal(cache, kind, namespace, str(error), wake)
         metrics.WATCH_RESTARTS.labels(resource=RESOURCES[kind][1], cause=cause).inc()
+        await asyncio.sleep(pause)
 
 
 def take_in(cache: Cache, event: WatchEvent) -> str | None:
@@ -108,3 +102,17 @@ def take_in(cache: Cache, event: WatchEvent) -> str | None:
             return cache.remove(event.object)
         case _:
             return cache.put(event.object)
+
+
+def _pause(error: ApiError, failures: int) -> float:
+    """Seconds until the next try; nearly none at first: one broken connection says little of the next."""
+    if isinstance(error, UnavailableError) and failures == 1:
+        return max(error.seconds, random.random())  # noqa: S311 - jitter, no secret
+    return backoff(failures)
+
+
+def _tell_refusal(cache: Cache, kind: str, namespace: str | None, said: str, wake: Wake) -> None:
+    if cache.note_readable(kind, namespace, said):
+        log.warning("%s", said)
+        for run in cache.runs():
+            wake(run)

@@ -1,0 +1,351 @@
+"""One turn of a run: read what is there, plan, carry the plan out, write the status once.
+
+Killed anywhere, the next turn comes to the same end: objects have deterministic names and are created once,
+status is durable before anything is deleted, and whatever is remembered here may be forgotten.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_operator import logs, waiting
+from finetune_operator.api import FineTuneJob, FineTuneJobStatus
+from finetune_operator.cache import Cache
+from finetune_operator.cluster import Cluster
+from finetune_operator.drift import covers
+from finetune_operator.names import (
+    ANNOTATION_JOB_NAME,
+    KIND,
+    LABEL_ATTEMPT,
+    LABEL_JOB,
+    LABEL_ROLE,
+    LABEL_STAGE,
+    LABEL_UID,
+)
+from finetune_operator.observed import Manifest, Milestone, Observed, Plan
+from finetune_operator.plan import plan as decide
+from finetune_operator.plan import plan_sweep
+from finetune_operator.poll import Poller, Target
+from finetune_operator.settings import Settings
+from finetune_operator.transport import (
+    ApiError,
+    ConflictError,
+    ExistsError,
+    LeaseLostError,
+    MissingError,
+    RefusedError,
+    UnavailableError,
+)
+from finetune_operator.workqueue import RetryLaterError
+from finetune_trainer.contract import Stage
+
+ROUNDS = 5
+"""A turn plans again after it has created something, until the plan creates nothing more."""
+ASK_AGAIN_SECONDS = 15.0
+"""Events and foreign objects are not watched; they are looked at again so often while they matter."""
+EVENTS_PER_HOUR = 10
+"""Kubernetes Events that one run posts for one reason."""
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Notes:
+    """What is remembered of a run between turns, and may be forgotten."""
+
+    undeletable: str | None = None
+    """What the API server said when it refused a delete."""
+    foreign: set[tuple[str, str]] = field(default_factory=set)
+    events: dict[str, tuple[Manifest, ...]] = field(default_factory=dict)
+    asked_at: float = 0.0
+    posted: list[tuple[str, float]] = field(default_factory=list)
+
+
+@dataclass
+class Reconciler:
+    """Takes turns; serial for each run, because the work queue is."""
+
+    cache: Cache
+    cluster: Cluster
+    settings: Settings
+    poller: Poller
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    _notes: dict[str, Notes] = field(default_factory=dict)
+
+    async def turn(self, run: str) -> float | None:
+        """Works on a run; returns the seconds until time alone asks for another turn, or None.
+
+        Raises:
+            RetryLaterError: something that others have to mend stood in the way.
+        """
+        raw = self.cache.job(run)
+        meta = raw["metadata"] if raw else {}
+        if raw is None or meta.get("deletionTimestamp"):
+            self.poller.follow(run, None)
+            self._notes.pop(run, None)
+        attempts = ((raw or {}).get("status") or {}).get("attempts") or [{}]
+        last = attempts[-1]
+        with logs.about(
+            namespace=meta.get("namespace"),
+            job=meta.get("name"),
+            run=run,
+            attempt=f"{last['stage']} {last['number']}" if last else None,
+        ):
+            try:
+                if raw is None:
+                    return await self._sweep(run)
+                return None if meta.get("deletionTimestamp") else await self._advance(run, raw)
+            except (UnavailableError, LeaseLostError) as error:
+                raise RetryLaterError(str(error), getattr(error, "seconds", 0.0)) from None
+            except ApiError as error:
+                raise RetryLaterError(str(error)) from None
+
+    async def _advance(self, run: str, raw: Manifest) -> float | None:
+        """A turn of a FineTuneJob that exists."""
+        notes = self._notes.setdefault(run, Notes())
+        now = self.clock().replace(microsecond=0)
+        try:
+            job = FineTuneJob.model_validate(raw)
+        except ValidationError as error:
+            self.poller.follow(run, None)
+            await self._write_status(raw, invalid_status(raw, error, now))
+            return None
+        await self._look_at_foreign(run, notes, raw["metadata"]["namespace"])
+        plan, refusal = await self._make(run, job, notes, now)
+        refusal = refusal or notes.undeletable
+        shown = self._decide(run, notes, job, now, refusal) if refusal else plan
+        written = await self._write_status(raw, dumped(shown.status))
+        before, notes.undeletable = notes.undeletable, await self._delete_all(run, raw, plan)
+        if notes.undeletable != before:
+            return 0.0
+        if written:
+            for note in shown.notes:
+                log.info("%s", note)
+            for milestone in shown.events:
+                await self._post(raw, notes, milestone, now)
+        pods, jobs = self.cache.children(run, "Pod"), self.cache.children(run, "Job")
+        self.poller.follow(run, first_pod(pods, jobs) if plan.poll else None)
+        if refusal:
+            raise RetryLaterError(refusal)
+        look_again = ASK_AGAIN_SECONDS if notes.foreign or notes.events else None
+        return min((s for s in (plan.again_in, look_again) if s is not None), default=None)
+
+    async def _make(self, run: str, job: FineTuneJob, notes: Notes, now: datetime) -> tuple[Plan, str | None]:
+        """Applies and creates until nothing more is to be made; the last plan, and what was refused."""
+        for _ in range(ROUNDS):
+            await self._ask_events(run, notes, job, now)
+            plan = self._decide(run, notes, job, now)
+            if self.cache.unreadable(job.metadata["namespace"]):
+                return plan, None
+            try:
+                if not await self._make_once(run, plan, notes):
+                    return plan, None
+            except RefusedError as error:
+                return plan, str(error)
+        raise RuntimeError(f"the plan still makes something after {ROUNDS} rounds: {_names(plan)}")
+
+    async def _make_once(self, run: str, plan: Plan, notes: Notes) -> bool:
+        """Carries out what a plan makes; returns whether that changed anything that a plan looks at."""
+        changed = False
+        for manifest in (*plan.apply, *plan.create):
+            kind, name = manifest["kind"], manifest["metadata"]["name"]
+            if (kind, name) in notes.foreign:
+                continue
+            known = self.cache.child(run, kind, name)
+            if known is None:
+                changed |= await self._create(run, manifest, notes)
+            elif kind != "Job" and not covers(manifest, known):
+                log.info("%s %s differs from what it should be", kind, name)
+                try:
+                    self.cache.put(await self.cluster.apply(manifest, known["metadata"]["uid"]))
+                except ConflictError:
+                    await self._read_again(known)
+                changed = True
+        return changed
+
+    async def _create(self, run: str, manifest: Manifest, notes: Notes) -> bool:
+        kind, meta = manifest["kind"], manifest["metadata"]
+        try:
+            self.cache.put(await self.cluster.create(manifest))
+            log.info("created %s %s", kind, meta["name"])
+        except ExistsError:
+            there = await self.cluster.get(kind, meta["namespace"], meta["name"])
+            if _run_of(there) == run:
+                self.cache.put(there)
+            else:
+                log.warning("%s %s exists and is not ours", kind, meta["name"])
+                notes.foreign.add((kind, meta["name"]))
+        return True
+
+    async def _look_at_foreign(self, run: str, notes: Notes, namespace: str) -> None:
+        """Forgets foreign objects that have gone."""
+        for kind, name in list(notes.foreign):
+            try:
+                there = await self.cluster.get(kind, namespace, name)
+            except MissingError:
+                notes.foreign.discard((kind, name))
+                continue
+            if _run_of(there) == run:
+                notes.foreign.discard((kind, name))
+                self.cache.put(there)
+
+    async def _delete_all(self, run: str, raw: Manifest, plan: Plan) -> str | None:
+        """Deletes what the plan says; returns what the API server said if it refused."""
+        for reference in plan.delete:
+            try:
+                await self.cluster.delete(raw["metadata"]["namespace"], reference)
+            except RefusedError as error:
+                return str(error)
+            log.info("deleted %s %s", reference.kind, reference.name)
+            known = self.cache.child(run, reference.kind, reference.name)
+            if known and known["metadata"]["uid"] == reference.uid:
+                self.cache.remove(known)
+        return None
+
+    async def _write_status(self, raw: Manifest, status: dict[str, Any]) -> bool:
+        """Writes the status if it is another; returns whether.
+
+        Raises:
+            RetryLaterError: the FineTuneJob has changed meanwhile; it was read again.
+        """
+        if status == (raw.get("status") or {}):
+            return False
+        try:
+            self.cache.put(await self.cluster.write_status(raw, status))
+        except ConflictError as error:
+            await self._read_again(raw)
+            raise RetryLaterError(str(error)) from None
+        return True
+
+    async def _post(self, raw: Manifest, notes: Notes, milestone: Milestone, now: datetime) -> None:
+        """Posts an Event; one that cannot be posted is not worth a failure."""
+        since = time.monotonic() - 3600
+        notes.posted = [(reason, at) for reason, at in notes.posted if at > since]
+        if sum(reason == milestone.reason for reason, _ in notes.posted) >= EVENTS_PER_HOUR:
+            return
+        notes.posted.append((milestone.reason, time.monotonic()))
+        try:
+            await self.cluster.post_event(raw, milestone, now)
+        except ApiError as error:
+            log.warning("no Event posted: %s", error)
+
+    async def _read_again(self, raw: Manifest) -> None:
+        meta = raw["metadata"]
+        try:
+            self.cache.put(await self.cluster.get(raw["kind"], meta["namespace"], meta["name"]))
+        except MissingError:
+            self.cache.remove(raw)
+
+    def _decide(
+        self, run: str, notes: Notes, job: FineTuneJob, now: datetime, refused: str | None = None
+    ) -> Plan:
+        observed = Observed(
+            jobs=self.cache.children(run, "Job"),
+            pods=self.cache.children(run, "Pod"),
+            services=self.cache.children(run, "Service"),
+            network_policies=self.cache.children(run, "NetworkPolicy"),
+            foreign=frozenset(notes.foreign),
+            refused=self.cache.unreadable(job.metadata["namespace"]) or refused,
+            events=tuple(event for told in notes.events.values() for event in told),
+            progress=self.poller.progress(run),
+        )
+        return decide(job, observed, self.settings, now)
+
+    async def _ask_events(self, run: str, notes: Notes, job: FineTuneJob, now: datetime) -> None:
+        """Reads the Events about what hangs, every 15 s at most."""
+        asked = waiting.ask_about(self.cache.children(run, "Job"), self.cache.children(run, "Pod"), now)
+        if not asked:
+            notes.events = {}
+        elif time.monotonic() - notes.asked_at >= ASK_AGAIN_SECONDS or set(asked) - set(notes.events):
+            notes.asked_at = time.monotonic()
+            namespace = job.metadata["namespace"]
+            notes.events = {uid: await self.cluster.events(namespace, uid) for uid in asked}
+
+    async def _sweep(self, run: str) -> float | None:
+        """A turn of a run whose FineTuneJob is gone: its sweep Job is released when nothing else is left."""
+        jobs = self.cache.children(run, "Job")
+        left = [o for o in (*jobs, *self.cache.children(run, "Pod")) if not _is_sweep(o)]
+        known = {job["metadata"]["uid"] for job in self.cache.jobs()}
+        again_in = None
+        for sweep in filter(_is_sweep, jobs):
+            decision = plan_sweep(sweep, known, bool(left), self.clock())
+            if decision == "wait":
+                again_in = 60.0
+            elif decision == "release" and not await self._lives(run, sweep):
+                self.cache.put(await self.cluster.release_sweep(sweep))
+                log.info("released %s: its FineTuneJob is gone", sweep["metadata"]["name"])
+        return again_in
+
+    async def _lives(self, run: str, sweep: Manifest) -> bool:
+        """Asks the API server itself: what a sweep deletes cannot be had again."""
+        meta = sweep["metadata"]
+        name = meta.get("annotations", {}).get(ANNOTATION_JOB_NAME) or meta["labels"][LABEL_JOB]
+        try:
+            job = await self.cluster.get(KIND, meta["namespace"], name)
+        except MissingError:
+            return False
+        return bool(job["metadata"]["uid"] == run)
+
+
+def dumped(status: FineTuneJobStatus) -> dict[str, Any]:
+    """A status as the API server stores it."""
+    document: dict[str, Any] = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return document
+
+
+def invalid_status(raw: Manifest, error: ValidationError, now: datetime) -> dict[str, Any]:
+    """The status of a FineTuneJob that this version cannot read: what was there, and why it waits."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = (
+        f"{where}: {first['msg']}. This version of the operator cannot read the job (the schema it was stored"
+        " under was another): correct the field, the job goes on by itself."
+    )
+    before = raw.get("status") or {}
+    condition = {
+        "type": "Succeeded",
+        "status": "Unknown",
+        "reason": "SpecInvalid",
+        "message": message[:2048],
+        "observedGeneration": raw["metadata"].get("generation", 0),
+        "lastTransitionTime": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    kept = [c for c in before.get("conditions") or [] if c.get("type") != "Succeeded"]
+    old = next((c for c in before.get("conditions") or [] if c.get("type") == "Succeeded"), None)
+    if old and old.get("reason") == "SpecInvalid" and "lastTransitionTime" in old:
+        condition["lastTransitionTime"] = old["lastTransitionTime"]
+    return {**before, "state": "Waiting", "message": message[:2048], "conditions": [*kept, condition]}
+
+
+def first_pod(pods: Iterable[Manifest], jobs: Iterable[Manifest]) -> Target | None:
+    """The running pod of index 0 that can be asked for its progress: of a Job of ours, the newest."""
+    ours = {job["metadata"]["uid"] for job in jobs if not _is_sweep(job)}
+    candidates = [
+        pod
+        for pod in pods
+        if pod["status"].get("phase") == "Running"
+        and pod["status"].get("podIP")
+        and pod["metadata"].get("labels", {}).get("batch.kubernetes.io/job-completion-index") == "0"
+        and any(owner["uid"] in ours for owner in pod["metadata"].get("ownerReferences", ()))
+    ]
+    if not candidates:
+        return None
+    pod = max(candidates, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+    labels = pod["metadata"]["labels"]
+    return Target(pod["status"]["podIP"], Stage(labels[LABEL_STAGE]), int(labels[LABEL_ATTEMPT]))
+
+
+def _is_sweep(obj: Manifest) -> bool:
+    return obj["metadata"].get("labels", {}).get(LABEL_ROLE) == "sweep"
+
+
+def _run_of(obj: Manifest) -> str | None:
+    return obj["metadata"].get("labels", {}).get(LABEL_UID)
+
+
+def _names(plan: Plan) -> str:
+    return ", ".join(manifest["metadata"]["name"] for manifest in (*plan.apply, *plan.create))

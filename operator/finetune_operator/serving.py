@@ -1,0 +1,53 @@
+"""What the operator itself answers: /metrics on one port; /healthz and /readyz on another."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+
+@asynccontextmanager
+async def serve(
+    registry: CollectorRegistry,
+    metrics_port: int,
+    health_port: int,
+    ailment: Callable[[], str | None],
+) -> AsyncIterator[None]:
+    """Serves both ports.
+
+    Args:
+        registry: what /metrics shows.
+        metrics_port: port of /metrics.
+        health_port: port of /healthz and /readyz.
+        ailment: why this process should be started again; None while it is well.
+    """
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def health(_: web.Request) -> web.Response:
+        wrong = ailment()
+        return web.Response(text=f"{wrong or 'ok'}\n", status=503 if wrong else 200)
+
+    async def ready(_: web.Request) -> web.Response:
+        # Only rollouts look at this: a standby that waits for the lease is as ready as can be.
+        return web.Response(text="ok\n")
+
+    sites = (
+        (metrics_port, [web.get("/metrics", metrics)]),
+        (health_port, [web.get("/healthz", health), web.get("/readyz", ready)]),
+    )
+    runners = []
+    try:
+        for port, routes in sites:
+            app = web.Application(client_max_size=1024)
+            app.add_routes(routes)
+            runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+            await runner.setup()
+            runners.append(runner)
+            await web.TCPSite(runner, port=port).start()
+        yield
+    finally:
+        for runner in runners:
+            await runner.cleanup()
