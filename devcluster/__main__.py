@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any
 
-from devcluster import builder, status
+from devcluster import binaries, builder, status
 from devcluster.cluster import Cluster, chosen
 from devcluster.down import down
 from devcluster.places import DevclusterError
@@ -53,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     show.set_defaults(run=_status)
     kubeconfig = commands.add_parser("kubeconfig", help="print the path of an administrator's kubeconfig")
     kubeconfig.set_defaults(run=_kubeconfig)
+    tool = commands.add_parser("program", help="print the path of a program, building it first if need be")
+    tool.add_argument("program", choices=sorted(binaries.PROGRAMS), metavar="NAME", help="kubectl, helm, ...")
+    tool.set_defaults(run=_program)
     make = commands.add_parser("build", help="build the project's images; only what changed")
     make.add_argument(
         "targets", nargs="+", choices=builder.TARGETS, metavar="TARGET", help="operator, trainer"
@@ -90,6 +93,11 @@ def _kubeconfig(cluster: Cluster, _: argparse.Namespace) -> int:
     if not cluster.kubeconfig.exists():
         raise DevclusterError(f"cluster {cluster.name} is not up: run `python -m devcluster up`")
     print(cluster.kubeconfig)
+    return 0
+
+
+def _program(_: Cluster, arguments: argparse.Namespace) -> int:
+    print(binaries.path(arguments.program))
     return 0
 
 

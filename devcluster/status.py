@@ -46,13 +46,12 @@ def report(cluster: Cluster) -> dict[str, Any]:
     """Return what runs, what answers, and how to reach it; for people and for programs (`status --json`)."""
     found = running(cluster)
     pids = {name: found.get(name) for name in COMPONENTS}
-    there = cluster.storage_credentials.exists()
     api = credentials.caller(cluster.pki, "admin", cluster.address, API_PORT)
     checks = {
-        "API server ready": there and kubeapi.is_ready(api),
-        "node ready": there and node_is_ready(cluster),
+        "API server ready": kubeapi.is_ready(api),
+        "node ready": node_is_ready(cluster),
         "names resolve": resolves_names(cluster),
-        "object store answers": there and stores_objects(cluster),
+        "object store answers": stores_objects(cluster),
     }
     return {
         "name": cluster.name,
@@ -61,6 +60,7 @@ def report(cluster: Cluster) -> dict[str, Any]:
         "checks": checks,
         "reach": {
             "kubeconfig": str(cluster.kubeconfig),
+            "kubectl": str(cluster.folder / "bin" / "kubectl"),
             "apiServer": f"https://{cluster.address}:{API_PORT}",
             "registry": REGISTRY,
             "registryFromThisMachine": f"{cluster.address}:{REGISTRY_PORT}",
