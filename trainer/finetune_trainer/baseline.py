@@ -1,5 +1,6 @@
-"""What the tuned model is compared with: always the most frequent class, and a linear probe on frozen features."""
+"""What the tuned model is compared with: the most frequent class, and a linear probe on frozen features."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 import numpy as np
@@ -84,6 +85,7 @@ def linear_probe(
     majority: int,
     classes: int,
     key: BaselineKey,
+    advanced: Callable[[], None],
 ) -> Baseline:
     """Fits logistic regressions on standardised features and keeps the one that validation prefers.
 
@@ -96,6 +98,7 @@ def linear_probe(
         majority: the most frequent class of all training rows.
         classes: number of training labels.
         key: what this baseline depends on.
+        advanced: called after each of the candidates.
     """
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - heavy
     from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
@@ -110,6 +113,7 @@ def linear_probe(
         value = measure(validation[1], answers, classes)[key.primary_metric]
         if best is None or value > best[0]:
             best = (value, strength, probe)
+        advanced()
     assert best is not None  # noqa: S101 - STRENGTHS is not empty
     predictions = best[2].predict(scaler.transform(test))
     return Baseline(

@@ -48,7 +48,7 @@ def epoch_batches(lengths: Rows, batch_size: int, *, seed: int, epoch: int) -> l
         epoch: counted from 0; every epoch has another order.
 
     Returns:
-        Row numbers of each batch, longest row first; all of `batch_size` but the last, which takes what is left.
+        Row numbers of each batch, longest row first; all but the last hold `batch_size`.
     """
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(lengths))
@@ -66,8 +66,8 @@ def epoch_batches(lengths: Rows, batch_size: int, *, seed: int, epoch: int) -> l
 def deal(batch: Rows, layout: Layout) -> Rows:
     """One global batch as micro-batches, shape [accumulation, world, micro_batch], filled up with FILLER.
 
-    Neighbours in length go to the ranks in turn, so that all ranks have equal work in every micro-batch, and every
-    rank has as many micro-batches as the others even when the batch is short: they step together.
+    Neighbours in length go to the ranks in turn, so that all have equal work. A short batch has as many
+    micro-batches as a full one on every rank: they step together.
     """
     places = np.full(layout.batch, FILLER, dtype=np.int64)
     places[: len(batch)] = batch

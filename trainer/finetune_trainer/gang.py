@@ -34,7 +34,7 @@ class Gang:
 def meet(*, gpus: bool, startup_seconds: float, hang_seconds: float) -> Gang:
     """Joins the process group that torchrun's environment describes: NCCL on GPUs, gloo on CPUs.
 
-    DeepSpeed's own initialisation is used, and before any TrainingArguments exist: at ZeRO-3 on CPUs DeepSpeed would
+    DeepSpeed's own initialisation is used, and before any TrainingArguments exist: at ZeRO-3 on CPUs it would
     otherwise take the world for one process.
 
     Args:
@@ -43,9 +43,9 @@ def meet(*, gpus: bool, startup_seconds: float, hang_seconds: float) -> Gang:
         hang_seconds: how long a collective may take afterwards.
 
     Raises:
-        StageFailure: Communication if the others do not come; UserConfig if there is no GPU where one was asked for.
+        StageFailure: Communication if the others do not come; UserConfig if a GPU is missing.
     """
-    # At import DeepSpeed looks for a device; what the job asked for decides, not what happens to be in the node.
+    # At import DeepSpeed looks for a device; what the job asked for decides, not what the node has.
     os.environ["DS_ACCELERATOR"] = "cuda" if gpus else "cpu"
     import deepspeed  # noqa: PLC0415
 
@@ -95,7 +95,7 @@ def largest(gang: Gang, value: float) -> float:
 
 
 def gathered(gang: Gang, mine: Any) -> list[Any]:
-    """A small object of every rank, in rank order, on every rank. Pickled: only between the ranks of one run."""
+    """A small object of every rank, in rank order, on every rank. Pickled: only within one run."""
     collected: list[Any] = [None] * gang.world
     dist.all_gather_object(collected, mine)
     return collected

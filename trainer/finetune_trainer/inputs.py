@@ -43,3 +43,15 @@ def padded(split: Split, numbers: Sequence[int] | npt.NDArray[np.int64], pad_id:
         "attention_mask": torch.from_numpy(mask),
         "labels": torch.from_numpy(labels),
     }
+
+
+def subset(split: Split, numbers: npt.NDArray[np.int64]) -> Split:
+    """Some rows of a split, as a split of their own."""
+    counts = lengths(split)[numbers]
+    spans = [split.tokens[split.offsets[n] : split.offsets[n + 1]] for n in numbers]
+    return Split(
+        tokens=np.concatenate(spans),
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        labels=split.labels[numbers],
+        rows=split.rows[numbers],
+    )

@@ -1,4 +1,4 @@
-"""The optimisation loop: the Hugging Face Trainer on a DeepSpeed engine, told what a batch, a loss and an end are."""
+"""The optimisation loop: Hugging Face's Trainer on a DeepSpeed engine, with our batches, loss and guards."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +34,8 @@ class Step:
     """Mean over the rows of the global batch."""
     gradient_norm: float
     """Before clipping."""
+    learning_rate: float
+    """Of the next step."""
     rows: int
     tokens: int
     seconds: float
@@ -64,7 +66,7 @@ class RankBatches(DataLoader):  # type: ignore[type-arg]
 
 
 class Loop(Trainer):
-    """Trainer with the mean over the rows of a global batch as its loss, and with a guard before every step."""
+    """Trainer whose loss is the mean over the rows of a global batch, with a guard before every step."""
 
     def __init__(self, *, gang: Gang, batches: RankBatches, clip: float, pulse: Pulse, **kwargs: Any) -> None:
         super().__init__(**kwargs, compute_loss_func=self._mean_over_batch)
@@ -90,7 +92,7 @@ class Loop(Trainer):
         return optimizer
 
     def compute_loss(self, model: Any, inputs: Tensors, *args: Any, **kwargs: Any) -> Any:
-        """The loss of one micro-batch; at the last one of a step, all ranks agree that the step may be taken."""
+        """The loss of one micro-batch; at the last one of a step all ranks agree that it may be taken."""
         self.row_numbers.append(inputs.pop("rows"))
         self.tokens += int(inputs["attention_mask"].sum())
         loss = super().compute_loss(model, inputs, *args, **kwargs)
@@ -101,7 +103,7 @@ class Loop(Trainer):
     def _mean_over_batch(
         self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor
     ) -> torch.Tensor:
-        """Summed cross entropy over the rows of the whole global batch: right for every split of it, short ones too.
+        """Cross entropy of these rows over the number of rows of the global batch, however it is split.
 
         Trainer counts the labels of all ranks and micro-batches, and undoes the averaging over ranks.
         """
@@ -160,7 +162,13 @@ class Edge(TrainerCallback):
         now = time.monotonic()
         loss, rows, tokens = self.loop.decided
         step = Step(
-            state.global_step, loss, self.loop.gradient_norm, int(rows), int(tokens), now - self.since
+            number=state.global_step,
+            loss=loss,
+            gradient_norm=self.loop.gradient_norm,
+            learning_rate=float(self.loop.lr_scheduler.get_last_lr()[0]),
+            rows=int(rows),
+            tokens=int(tokens),
+            seconds=now - self.since,
         )
         self.since = now
         # Every rank sees the same norm, so that all of them end here.
@@ -194,7 +202,7 @@ def evaluated_epochs(epochs: int, most: int = MOST_EVALUATIONS) -> set[int]:
 def arguments(
     chosen: Chosen, training: Training, numbers: Numbers, *, folder: str, gpus: bool, steps: int
 ) -> TrainingArguments:
-    """Everything Trainer is told; must exist before the model is loaded, because ZeRO-3 loads it in shards."""
+    """Everything Trainer is told; must exist before the model is loaded: ZeRO-3 loads it in shards."""
     clip = engine_clip(chosen.zero_stage, training.max_gradient_norm)
     return TrainingArguments(
         output_dir=folder,

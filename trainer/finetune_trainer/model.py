@@ -1,6 +1,7 @@
 """The base model from local safetensors into a classifier. No code of the model's folder is ever run."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,6 +119,15 @@ def classify(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.T
     output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
     logits: torch.Tensor = output.logits
     return logits.float()
+
+
+def quiet() -> None:
+    """Silences what the libraries tell people at a terminal; their errors stay."""
+    from transformers.utils import logging  # noqa: PLC0415 - heavy
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
 
 
 def pad_token(folder: Path) -> int:

@@ -10,8 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
 
-from finetune_trainer.contract import Best, Evaluation, Model
+from finetune_trainer.contract import Best, Evaluation, Interval, Model
 from finetune_trainer.metrics import Answers, by_class, confusion, flips
+
+MODEL_FOLDER, RECORD, VERIFICATION = "model", "record.json", "verification.safetensors"
+PREDICTIONS = "predictions.jsonl"
+"""What a staging folder holds."""
 
 Contestant = Literal["majority", "baseline", "tuned"]
 _LIBRARIES = ("torch", "transformers", "deepspeed", "accelerate", "scikit-learn", "safetensors", "numpy")
@@ -74,6 +78,27 @@ class TrainingRecord(Model):
     rows_per_second: Annotated[float, Field(ge=0)]
     tokens_per_second: Annotated[float, Field(ge=0)]
     versions: dict[str, str]
+
+
+def sentence(evaluation: Evaluation) -> str:
+    """What was reached, in one sentence that stays true when tuning made things worse."""
+    name = evaluation.primary_metric
+    tuned, delta = evaluation.tuned, evaluation.delta
+    if tuned is None or delta is None:
+        return f"{name} of the linear probe {evaluation.baseline.primary:.4f}; nothing was tuned."
+    gain = delta.metrics[name]
+    return (
+        f"{name} {tuned.primary:.4f} on {evaluation.rows} test rows: {verdict(gain)} than the linear probe's "
+        f"{evaluation.baseline.primary:.4f} by {abs(gain.value):.4f} "
+        f"(95 % interval of the difference {gain.low:+.4f} to {gain.high:+.4f}); "
+        f"the majority class reaches {evaluation.majority.primary:.4f}."
+    )
+
+
+def verdict(gain: Interval) -> str:
+    """Better or worse, and whether the test rows can tell."""
+    direction = "better" if gain.value > 0 else "worse"
+    return direction if gain.low > 0 or gain.high < 0 else f"not distinguishably {direction}"
 
 
 def versions() -> dict[str, str]:

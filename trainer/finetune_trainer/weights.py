@@ -38,7 +38,7 @@ def spread(gang: Gang, module: torch.nn.Module, path: Path) -> None:
         dist.broadcast(value.data, src=0)
 
 
-def all_finite(module: torch.nn.Module) -> list[str]:
+def not_finite(module: torch.nn.Module) -> list[str]:
     """Names of the weights that hold a NaN or an infinity."""
     return [name for name, value in _tensors(module) if not bool(torch.isfinite(value).all())]
 

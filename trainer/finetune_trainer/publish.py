@@ -1,0 +1,156 @@
+"""The publishing stage: a fresh process verifies the staged model and publishes it; the manifest comes last."""
+
+import json
+import logging
+from pathlib import Path
+from shutil import copyfile, copytree, rmtree
+
+from pydantic import JsonValue
+
+from finetune_trainer import modelcard, results
+from finetune_trainer.config import TrainConfig
+from finetune_trainer.contract import (
+    Activity,
+    Chosen,
+    FailureClass,
+    PreparePayload,
+    PublishPayload,
+    Stage,
+    TrainPayload,
+)
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.manifest import MANIFEST, Manifest, download_folder, read_manifest, upload_folder
+from finetune_trainer.places import Places
+from finetune_trainer.record import MODEL_FOLDER, PREDICTIONS, RECORD, VERIFICATION, TrainingRecord
+from finetune_trainer.stage import Pulse, StageResult
+from finetune_trainer.store import Store, open_store
+
+log = logging.getLogger(__name__)
+
+REPORT = "report.json"
+
+
+def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
+    """Verifies what Train staged and copies it to `run.output`. Run again, it comes to the same end.
+
+    Raises:
+        StageFailure: UserConfig (OutputExists), Storage, Numerical, Internal.
+    """
+    pulse.beat(Activity.CHECKING_STORE, percent=0.0)
+    store = open_store(config.run.stores.output, "output", places)
+    check_free(store, config)
+    chosen, trained = _chosen(config), _trained(store, config)
+    staged_folder, folder = places.scratch / "staged", places.scratch / "published"
+    for left in (staged_folder, folder):
+        rmtree(left, ignore_errors=True)
+    pulse.beat(Activity.LOADING, percent=5.0)
+    staged = download_folder(store, trained.staging, staged_folder)
+    pulse.beat(Activity.VERIFYING, percent=30.0)
+    # torch only from here on: a refusal above comes within a second.
+    from finetune_trainer.model import quiet  # noqa: PLC0415
+    from finetune_trainer.verify import verify  # noqa: PLC0415
+
+    quiet()
+    difference = verify(staged_folder / MODEL_FOLDER, staged_folder / VERIFICATION)
+    log.info("reloaded from %s: the largest difference of a logit is %.1e", trained.staging, difference)
+    pulse.beat(Activity.UPLOADING, percent=60.0)
+    record = TrainingRecord.model_validate_json((staged_folder / RECORD).read_bytes())
+    _assemble(staged_folder, folder, config, chosen, staged, record, _findings(store, config))
+    manifest = Manifest.of(
+        folder,
+        job=config.job,
+        created=staged.created,
+        base_model=staged.base_model,
+        data=staged.data,
+        config=staged.config,
+    )
+    digest = upload_folder(store, folder, config.run.output, manifest)
+    for name in ("README.md", REPORT):
+        store.upload(folder / name, f"{config.run.runs}report/{name}")
+    size = manifest.size + len(manifest.encode())
+    payload = PublishPayload(
+        uri=config.run.output, digest=digest, size_bytes=size, report=f"{config.run.output}{REPORT}"
+    )
+    return StageResult(
+        payload,
+        f"Published {size / 1e6:.1f} MB at {config.run.output}; reloaded and verified, largest difference of a "
+        f"logit {difference:.1e}.",
+    )
+
+
+def check_free(store: Store, config: TrainConfig) -> None:
+    """Refuses an output folder that holds another run's model.
+
+    Raises:
+        StageFailure: UserConfig, OutputExists.
+    """
+    there = store.head(config.run.output + MANIFEST)
+    if there is None:
+        return
+    manifest = read_manifest(store, config.run.output)
+    if manifest is None or manifest.job.uid != config.job.uid:
+        whose = "something else" if manifest is None else f"{manifest.job.namespace}/{manifest.job.name}"
+        raise StageFailure(
+            FailureClass.USER_CONFIG,
+            "OutputExists",
+            f"output.uri: {config.run.output} already holds the model of {whose}; nothing is overwritten",
+            "choose another output.uri or suffix, or delete that folder",
+        )
+
+
+def _chosen(config: TrainConfig) -> Chosen:
+    if config.chosen is None:
+        raise StageFailure(FailureClass.INTERNAL, "ChosenMissing", "the config carries no result of Prepare")
+    return config.chosen
+
+
+def _trained(store: Store, config: TrainConfig) -> TrainPayload:
+    message = results.find(store, config, Stage.TRAIN)
+    if message is None or not isinstance(message.payload, TrainPayload):
+        raise StageFailure(
+            FailureClass.STORAGE,
+            "TrainResultMissing",
+            f"no result of Train with this configuration lies below {config.run.runs}attempts/",
+            "something deleted it; apply the job again under another name",
+        )
+    return message.payload
+
+
+def _findings(store: Store, config: TrainConfig) -> JsonValue:
+    """What the data doctor reported; null if the report is gone, which spoils nothing."""
+    message = results.find(store, config, Stage.PREPARE)
+    if message is None or not isinstance(message.payload, PreparePayload):
+        return None
+    if store.head(message.payload.report) is None:
+        return None
+    document: JsonValue = json.loads(store.read(message.payload.report))
+    return document
+
+
+def _assemble(
+    staged_folder: Path,
+    folder: Path,
+    config: TrainConfig,
+    chosen: Chosen,
+    staged: Manifest,
+    record: TrainingRecord,
+    findings: JsonValue,
+) -> None:
+    """Lays out the published folder: model, tokenizer, card, configuration, report and predictions."""
+    copytree(staged_folder / MODEL_FOLDER, folder)
+    (folder / "evaluation").mkdir()
+    copyfile(staged_folder / PREDICTIONS, folder / "evaluation" / PREDICTIONS)
+    (folder / "README.md").write_text(modelcard.render(config, chosen, staged, record))
+    _write(
+        folder / "finetune-config.json",
+        {
+            "job": config.job.model_dump(mode="json", by_alias=True),
+            "run": config.run.model_dump(mode="json", by_alias=True),
+            "chosen": chosen.model_dump(mode="json", by_alias=True),
+        },
+    )
+    _write(folder / REPORT, {**record.model_dump(mode="json", by_alias=True), "data": findings})
+
+
+def _write(path: Path, document: JsonValue) -> None:
+    path.write_text(json.dumps(document, ensure_ascii=False, indent=1, sort_keys=True) + "\n")
