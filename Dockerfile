@@ -38,6 +38,8 @@ ARG INDEX_URL=
 COPY requirements/operator.txt /opt/build/requirements/
 RUN --mount=type=secret,id=ca-bundle,target=/run/ca-bundle.pem \
     /opt/build/requirements/image.sh venv /opt/build/requirements/operator.txt
+COPY pyproject.toml /opt/build/
+RUN /opt/build/requirements/image.sh metadata /opt/finetune
 USER 10001:10001
 ENTRYPOINT ["python", "-m", "finetune_operator"]
 COPY operator/finetune_operator /opt/finetune/finetune_operator
@@ -67,6 +69,8 @@ LABEL org.opencontainers.image.title="finetune-trainer" \
       org.opencontainers.image.description="Prepares data, trains with DeepSpeed, measures and publishes" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=deepspeed /opt/deepspeed /opt/venv/lib/python3.11/site-packages
+COPY pyproject.toml /opt/build/
+RUN /opt/build/requirements/image.sh metadata /opt/finetune
 USER 10001:10001
 ENTRYPOINT ["python", "-m", "finetune_trainer"]
 COPY trainer/finetune_trainer /opt/finetune/finetune_trainer

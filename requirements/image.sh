@@ -5,6 +5,7 @@
 #   image.sh system PACKAGE...   Debian packages, without leaving lists and logs in the layer
 #   image.sh venv LOCK           /opt/venv with all that LOCK pins but DeepSpeed, each file checked by its hash
 #   image.sh deepspeed FOLDER    DeepSpeed unpacked into FOLDER, from a matching wheel in wheels/ or newly built
+#   image.sh metadata FOLDER     name and version of the project, where importlib.metadata finds them
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 ca=/run/ca-bundle.pem
@@ -31,7 +32,7 @@ with_pip() { # a Python that has pip, in /tmp/tools, for as long as the layer is
 
 without_pip() {
     rm -rf /tmp/tools
-    apt -y purge --auto-remove python3-venv
+    apt -y -o APT::AutoRemove::SuggestsImportant=0 purge --auto-remove python3-venv
 }
 
 venv() {
@@ -55,6 +56,19 @@ deepspeed() {
     fi
     /opt/venv/bin/python -m zipfile --extract "$made"/*.whl "$1"
     /opt/venv/bin/python -m compileall -q "$1"
+}
+
+metadata() {
+    /opt/venv/bin/python - "$here/../pyproject.toml" "$1" <<'PYTHON'
+import pathlib, sys, tomllib
+
+project = tomllib.loads(pathlib.Path(sys.argv[1]).read_text())["project"]
+folder = pathlib.Path(sys.argv[2], f"{project['name'].replace('-', '_')}-{project['version']}.dist-info")
+folder.mkdir(parents=True)
+(folder / "METADATA").write_text(
+    f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+)
+PYTHON
 }
 
 "$@"

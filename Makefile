@@ -1,0 +1,49 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check generate lock images up down e2e wheels clean
+PY := .venv/bin/python
+TIMED := requirements/timed.sh
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## .venv with all that is locked, and the Debian packages it needs; seconds when there is nothing to do
+	@requirements/setup.sh
+
+demo: setup ## a real cluster, the operator and a real model fine-tuned; CLUSTER=current uses your kubeconfig
+	$(PY) examples/demo.py $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(REGISTRY),--registry $(REGISTRY))
+
+test: check ## all tests, also on a real API server and a real node
+	@$(TIMED) tests $(PY) -m pytest $(PYTEST)
+
+check: setup ## ruff, mypy, the import arrows, fresh generated files, helm lint and kubeconform
+	@$(TIMED) ruff sh -c '.venv/bin/ruff check . && .venv/bin/ruff format --check .'
+	@$(TIMED) mypy .venv/bin/mypy
+	@$(TIMED) imports .venv/bin/lint-imports
+	@$(TIMED) generated sh -c '$(MAKE) -s generate && git diff --exit-code -- crds charts'
+	@$(TIMED) chart $(PY) -m pytest -q tests/chart/test_lint.py
+
+generate: setup ## CRD, its copy in the chart and the chart's table of values, from the sources
+	$(PY) -m finetune_operator.crd crds/finetunejobs.yaml charts/finetune-operator/files/finetunejobs.yaml
+	$(PY) charts/values_table.py charts/finetune-operator
+
+lock: setup ## requirements/*.txt from pyproject.toml; UPGRADE=1 takes the newest versions
+	@requirements/lock.sh $(if $(UPGRADE),--upgrade)
+
+images: setup ## both images, as the demo builds them
+	$(PY) -m devcluster build operator trainer
+
+up: setup ## the embedded cluster, without the demo
+	$(PY) -m devcluster up
+
+down: ## end the embedded cluster, leaving nothing behind
+	$(PY) -m devcluster down
+
+e2e: setup ## only the tests on a real node
+	$(PY) -m pytest tests/e2e
+
+wheels: ## DeepSpeed's wheel for .venv and the trainer image, compiled once for each set of pins
+	@requirements/setup.sh
+
+clean: ## end the cluster, remove what was built here; downloaded and compiled things stay in ~/.cache
+	-test -x $(PY) && $(PY) -m devcluster down
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build wheels/*/

@@ -1,0 +1,175 @@
+"""The operator's Deployment and what stands around it."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+
+from finetune_operator.settings import Settings
+
+Manifest = dict[str, Any]
+Render = Callable[..., list[Manifest]]
+DIGEST = f"sha256:{'a' * 64}"
+
+
+def the(kind: str, manifests: list[Manifest]) -> Manifest:
+    (found,) = [m for m in manifests if m["kind"] == kind]
+    return found
+
+
+def pod(manifests: list[Manifest]) -> Manifest:
+    spec: Manifest = the("Deployment", manifests)["spec"]["template"]["spec"]
+    return spec
+
+
+def image(render: Render, *values: str) -> str:
+    name: str = pod(render(*values))["containers"][0]["image"]
+    return name
+
+
+def settings(manifests: list[Manifest]) -> Settings:
+    config = next(m for m in manifests if m["kind"] == "ConfigMap")
+    return Settings.model_validate(yaml.safe_load(config["data"]["settings.yaml"]))
+
+
+def test_pod_is_restricted_with_a_read_only_root(render: Render) -> None:
+    spec = pod(render())
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] > 0
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in spec["containers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert {"cpu", "memory"} <= set(container["resources"]["requests"])
+        assert "memory" in container["resources"]["limits"]
+    allowed = {"configMap", "emptyDir", "name"}
+    assert all(set(volume) <= allowed for volume in spec["volumes"])
+
+
+def test_probes_ask_the_ports_that_the_settings_name(render: Render) -> None:
+    manifests = render()
+    (container,) = pod(manifests)["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {
+        "metrics": settings(manifests).metrics_port,
+        "health": settings(manifests).health_port,
+    }
+    for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
+        assert container[probe]["httpGet"]["port"] == "health"
+
+
+def test_operator_reads_the_settings_that_the_chart_writes(render: Render) -> None:
+    read = settings(render('image.pullPolicy="Always"', 'trainer.imagePullSecrets=[{"name":"mirror"}]'))
+    assert read == Settings(
+        operator_namespace="finetune-system",
+        trainer_image="finetune-trainer:0.1.0",
+        image_pull_policy="Always",
+        image_pull_secrets=("mirror",),
+    )
+
+
+def test_profiles_reach_the_operator(render: Render) -> None:
+    profile = {
+        "nodeSelector": {"gpu": "h100"},
+        "tolerations": [{"key": "gpu", "operator": "Exists"}],
+        "train": {"cpu": "16", "memory": "200Gi"},
+        "sharedMemory": "32Gi",
+        "storage": {
+            "endpoint": "https://minio.storage.svc:9000",
+            "secretRef": {"name": "s3"},
+            "caBundleRef": {"name": "company-ca"},
+        },
+    }
+    read = settings(render(f"settings.profiles.h100={json.dumps(profile)}"))
+    assert set(read.profiles) == {"default", "h100"}
+    assert read.profiles["h100"].model_dump(by_alias=True, exclude_unset=True, mode="json") == profile
+
+
+def test_watched_namespaces_reach_the_operator(render: Render) -> None:
+    assert settings(render('watchNamespaces=["a","b"]')).namespaces == ("a", "b")
+
+
+def test_changed_settings_roll_the_pods(render: Render) -> None:
+    def checksum(*values: str) -> str:
+        template = the("Deployment", render(*values))["spec"]["template"]
+        found: str = template["metadata"]["annotations"]["checksum/settings"]
+        return found
+
+    assert checksum() == checksum("replicas=2")
+    assert checksum() != checksum("settings.maxRestarts=1")
+    assert checksum() != checksum('trainer.image.tag="2"')
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((), "finetune-operator:0.1.0"),
+        (('image.tag="1.2"',), "finetune-operator:1.2"),
+        ((f'image.digest="{DIGEST}"',), f"finetune-operator@{DIGEST}"),
+        (('image.tag="1.2"', f'image.digest="{DIGEST}"'), f"finetune-operator:1.2@{DIGEST}"),
+        (('global.imageRegistry="reg.example:5000"',), "reg.example:5000/finetune-operator:0.1.0"),
+        (
+            ('global.imageRegistry="reg.example/mirror/"', f'image.digest="{DIGEST}"'),
+            f"reg.example/mirror/finetune-operator@{DIGEST}",
+        ),
+    ],
+)
+def test_image_by_tag_and_digest(render: Render, values: tuple[str, ...], expected: str) -> None:
+    assert image(render, *values) == expected
+
+
+def test_trainers_image_follows_registry_and_digest(render: Render) -> None:
+    manifests = render('global.imageRegistry="reg.example"', f'trainer.image.digest="{DIGEST}"')
+    assert settings(manifests).trainer_image == f"reg.example/finetune-trainer@{DIGEST}"
+
+
+def test_disruption_budget_only_where_a_pod_can_be_spared(render: Render) -> None:
+    def budgets(*values: str) -> list[Manifest]:
+        return [m for m in render(*values) if m["kind"] == "PodDisruptionBudget"]
+
+    assert not budgets()
+    assert len(budgets("replicas=2")) == 1
+    assert not budgets("replicas=2", "podDisruptionBudget.enabled=false")
+
+
+def test_metrics_service_and_budget_select_the_operators_pods(render: Render) -> None:
+    manifests = render("replicas=2", "networkPolicy.enabled=true")
+    labels = the("Deployment", manifests)["spec"]["template"]["metadata"]["labels"].items()
+    assert the("Service", manifests)["spec"]["selector"].items() <= labels
+    for kind, key in (("PodDisruptionBudget", "selector"), ("NetworkPolicy", "podSelector")):
+        assert the(kind, manifests)["spec"][key]["matchLabels"].items() <= labels
+
+
+def test_selector_stays_the_same_across_versions(render: Render) -> None:
+    # A Deployment's selector cannot be changed; an upgrade would fail.
+    assert set(the("Deployment", render())["spec"]["selector"]["matchLabels"]) == {
+        "app.kubernetes.io/name",
+        "app.kubernetes.io/instance",
+    }
+
+
+def test_network_policy_names_the_scrapers(render: Render) -> None:
+    scrapers = '[{"namespaceSelector":{"matchLabels":{"kubernetes.io/metadata.name":"monitoring"}}}]'
+    policy = the(
+        "NetworkPolicy", render("networkPolicy.enabled=true", f"networkPolicy.metricsFrom={scrapers}")
+    )
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["spec"]["ingress"][0]["from"][0]["namespaceSelector"]
+
+
+def test_every_object_of_the_namespace_names_it(render: Render) -> None:
+    cluster_scoped = {
+        "CustomResourceDefinition",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+    }
+    for manifest in render("replicas=2", "networkPolicy.enabled=true", namespace="elsewhere"):
+        if manifest["kind"] not in cluster_scoped:
+            assert manifest["metadata"]["namespace"] == "elsewhere", manifest["kind"]

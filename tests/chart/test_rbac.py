@@ -1,0 +1,98 @@
+"""What the chart allows the operator: no more than it does."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+Render = Callable[..., list[dict[str, Any]]]
+INSTALLS = ((), ('watchNamespaces=["team-a","team-b"]',))
+CLUSTER_SCOPED_RIGHTS = {"ClusterRole", "ClusterRoleBinding"}
+OPERATOR_RULES = {
+    ("finetune.dev", "finetunejobs"): {"get", "list", "watch"},
+    ("finetune.dev", "finetunejobs/status"): {"update"},
+    ("batch", "jobs"): {"get", "list", "watch", "create", "delete", "patch"},
+    ("", "pods"): {"list", "watch"},
+    ("", "services"): {"get", "list", "watch", "create", "patch"},
+    ("networking.k8s.io", "networkpolicies"): {"get", "list", "watch", "create", "patch"},
+    ("", "events"): {"list"},
+    ("events.k8s.io", "events"): {"create"},
+}
+LEASE_RULES = {("coordination.k8s.io", "leases"): {"create", "get", "update"}}
+
+
+def roles(manifests: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    return (m for m in manifests if m["kind"] in {"Role", "ClusterRole"})
+
+
+def granted(role: dict[str, Any]) -> dict[tuple[str, str], set[str]]:
+    verbs: dict[tuple[str, str], set[str]] = {}
+    for rule in role["rules"]:
+        for group in rule["apiGroups"]:
+            for resource in rule["resources"]:
+                verbs.setdefault((group, resource), set()).update(rule["verbs"])
+    return verbs
+
+
+@pytest.mark.parametrize("values", INSTALLS)
+def test_no_rule_has_a_wildcard(render: Render, values: tuple[str, ...]) -> None:
+    for role in roles(render(*values)):
+        for rule in role["rules"]:
+            assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]], role["metadata"][
+                "name"
+            ]
+            assert "nonResourceURLs" not in rule
+
+
+@pytest.mark.parametrize("values", INSTALLS)
+def test_no_rule_names_secrets_or_a_way_around(render: Render, values: tuple[str, ...]) -> None:
+    forbidden = {"secrets", "pods/exec", "serviceaccounts", "serviceaccounts/token", "configmaps", "nodes"}
+    escalations = {"escalate", "bind", "impersonate"}
+    for role in roles(render(*values)):
+        for (_, resource), verbs in granted(role).items():
+            assert resource not in forbidden
+            assert not verbs & escalations
+
+
+def test_cluster_wide_install_grants_exactly_what_the_operator_does(render: Render) -> None:
+    by_name = {role["metadata"]["name"]: role for role in roles(render())}
+    assert granted(by_name["finetune-operator"]) == OPERATOR_RULES
+    assert granted(by_name["finetune-operator-leader"]) == LEASE_RULES
+
+
+def test_namespaced_install_has_no_cluster_wide_right(render: Render) -> None:
+    manifests = render(*INSTALLS[1])
+    assert not [m for m in manifests if m["kind"] in CLUSTER_SCOPED_RIGHTS]
+    own = [role for role in roles(manifests) if role["metadata"]["name"] == "finetune-operator"]
+    assert [role["metadata"]["namespace"] for role in own] == ["team-a", "team-b"]
+    assert all(granted(role) == OPERATOR_RULES for role in own)
+
+
+@pytest.mark.parametrize("values", INSTALLS)
+def test_every_binding_binds_the_operators_account_to_a_role_of_the_chart(
+    render: Render, values: tuple[str, ...]
+) -> None:
+    manifests = render(*values)
+    known = {(r["kind"], r["metadata"]["name"], r["metadata"].get("namespace")) for r in roles(manifests)}
+    bindings = [m for m in manifests if m["kind"].endswith("RoleBinding")]
+    assert bindings
+    for binding in bindings:
+        role = binding["roleRef"]
+        assert (role["kind"], role["name"], binding["metadata"].get("namespace")) in known
+        assert binding["subjects"] == [
+            {"kind": "ServiceAccount", "name": "finetune-operator", "namespace": "finetune-system"}
+        ]
+
+
+def test_leases_other_than_its_own_are_out_of_reach(render: Render) -> None:
+    (leader,) = (r for r in roles(render()) if r["metadata"]["name"] == "finetune-operator-leader")
+    assert leader["metadata"]["namespace"] == "finetune-system"
+    for rule in leader["rules"]:
+        assert rule["verbs"] == ["create"] or rule["resourceNames"] == ["finetune-operator"]
+
+
+def test_users_roles_grant_finetunejobs_but_not_their_status(render: Render) -> None:
+    aggregated = [r for r in roles(render()) if r["metadata"]["name"].endswith(("-view", "-edit"))]
+    assert len(aggregated) == 2
+    assert all(set(granted(role)) == {("finetune.dev", "finetunejobs")} for role in aggregated)
+    assert not [r for r in roles(render("rbac.aggregate=false")) if r["metadata"]["name"].endswith("-edit")]
