@@ -6,6 +6,7 @@ Every error is a StageFailure (storefaults.py says which); reasons in storefault
 import contextlib
 import hashlib
 import logging
+import os
 import random
 import time
 from collections import deque
@@ -129,7 +130,7 @@ class Store:
     def download(self, uri: str, path: Path) -> Transfer:
         """Fetches an object; the file appears under its name only when it is whole."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
         digest, size = hashlib.sha256(), 0
         try:
             with part.open("wb") as file:

@@ -1,0 +1,235 @@
+"""PURE: can this folder be a base model? Names, sizes and JSON in, findings out; weights stay unread."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_trainer.contract import FailureClass
+from finetune_trainer.failures import StageFailure
+
+MAX_HEADER_BYTES = 100_000_000
+"""The limit of the safetensors format."""
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
+_OTHER_WEIGHTS = (".h5", ".msgpack", ".onnx", ".gguf", ".ot")
+_SHARD = re.compile(r"[A-Za-z0-9._-]+\.safetensors")
+_BITS = {
+    **{"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "C64": 64},
+    **{"I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8},
+}
+_PADDED_POSITIONS = frozenset(
+    {
+        "roberta",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "camembert",
+        "data2vec-text",
+        "ibert",
+        "roberta-prelayernorm",
+        "mpnet",
+    }
+)
+"""Their position numbers start after the padding token's id."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says of itself."""
+
+    tensors: dict[str, tuple[int, ...]]
+    """Shape by name."""
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in all tensors."""
+        return sum(math.prod(shape) for shape in self.tensors.values())
+
+
+def check_names(names: frozenset[str], uri: str) -> list[str]:
+    """Refuses folders without config, tokenizer or safetensors, and those with code; returns warnings.
+
+    Args:
+        names: paths below the folder.
+        uri: of the folder.
+
+    Raises:
+        StageFailure: ModelMissing, RemoteCode, PickleWeights, WeightsMissing, TokenizerMissing.
+    """
+    if not names:
+        raise _refused(
+            "ModelMissing", f"{uri} holds no files.", "Upload the model's folder, or mend model.uri."
+        )
+    if "config.json" not in names:
+        raise _refused(
+            "ModelMissing",
+            f"{uri} has no config.json; it has {', '.join(sorted(names)[:8])}.",
+            "model.uri must be the folder that directly holds config.json.",
+        )
+    code = sorted(name for name in names if name.endswith((".py", ".so", ".pyc")))
+    if code:
+        raise _refused(
+            "RemoteCode",
+            f"{uri} brings code of its own ({code[0]}), which is never run.",
+            "Use a model that transformers knows by itself, and remove the code.",
+        )
+    pickles = sorted(name for name in names if name.endswith(_PICKLES) and "/" not in name)
+    if not any(_SHARD.fullmatch(name) for name in names):
+        if pickles:
+            raise _refused(
+                "PickleWeights",
+                f"{uri} has its weights only as pickle ({pickles[0]}), which can run code when read.",
+                "Convert them to safetensors on a machine you trust and upload those.",
+            )
+        raise _refused(
+            "WeightsMissing", f"{uri} has no *.safetensors file.", "Upload the whole model folder."
+        )
+    if "tokenizer.json" not in names:
+        raise _refused(
+            "TokenizerMissing",
+            f"{uri} has no tokenizer.json.",
+            "Save the fast one beside the model: AutoTokenizer.from_pretrained(...).save_pretrained(...).",
+        )
+    unread = [*pickles, *sorted(name for name in names if name.endswith(_OTHER_WEIGHTS))]
+    return [f"{uri}{name} is not read: only the safetensors files are" for name in unread]
+
+
+def check_config(text: bytes, uri: str, known: frozenset[str]) -> dict[str, Any]:
+    """The model's config as a document.
+
+    Args:
+        text: config.json.
+        uri: of the model's folder.
+        known: model types with a head for the task.
+
+    Raises:
+        StageFailure: ModelCorrupt (no JSON object), RemoteCode (auto_map), ModelUnsupported.
+    """
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _corrupt(f"{uri}config.json is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise _corrupt(f"{uri}config.json is no JSON object")
+    if config.get("auto_map"):
+        raise _refused(
+            "RemoteCode",
+            f"{uri}config.json asks for code of its own (auto_map), which is never run.",
+            "Use a model that transformers knows by itself.",
+        )
+    kind = config.get("model_type")
+    if kind not in known:
+        raise _refused(
+            "ModelUnsupported",
+            f"{uri}config.json: the model type {kind!r} has no classification head in transformers.",
+            "Take an encoder such as bert, roberta, deberta-v2, distilbert or modernbert.",
+        )
+    return config
+
+
+def shards(names: frozenset[str], index: bytes | None, uri: str) -> tuple[str, ...]:
+    """The weight files that are read.
+
+    Raises:
+        StageFailure: ModelShardMissing, ModelCorrupt (the index is no JSON with a weight_map).
+    """
+    if SINGLE in names:
+        return (SINGLE,)
+    if index is None:
+        raise _refused(
+            "ModelShardMissing",
+            f"{uri} has neither {SINGLE} nor {INDEX}.",
+            "Name the single file model.safetensors, or upload the index beside the shards.",
+        )
+    try:
+        weights = json.loads(index)["weight_map"]
+        files = sorted(set(weights.values()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise _corrupt(f"{uri}{INDEX} has no weight_map of tensor to file") from None
+    for file in files:
+        if not isinstance(file, str) or not _SHARD.fullmatch(file) or file not in names:
+            raise _refused(
+                "ModelShardMissing",
+                f"{uri}{INDEX} names {str(file)[:100]!r}, which is not in the folder.",
+                "Upload every shard beside the index.",
+            )
+    if not files:
+        raise _corrupt(f"{uri}{INDEX} names no files")
+    return tuple(files)
+
+
+def header_length(first: bytes, size: int, uri: str) -> int:
+    """Bytes of the JSON header of a safetensors file, from its first 8 bytes."""
+    length = int.from_bytes(first[:8], "little")
+    if len(first) < 8 or length > min(size - 8, MAX_HEADER_BYTES):  # noqa: PLR2004 - the format's own number
+        raise _corrupt(f"{uri} is no safetensors file: a header of {length:,} bytes in {size:,}")
+    return length
+
+
+def header(text: bytes, size: int, uri: str) -> Header:
+    """Reads and checks a header: shapes fit spans, spans touch, and fill the file.
+
+    Args:
+        text: the JSON header.
+        size: of the whole file.
+        uri: of the file.
+
+    Raises:
+        StageFailure: ModelCorrupt.
+    """
+    try:
+        entries = json.loads(text)
+        entries.pop("__metadata__", None)
+        tensors = {name: _tensor(entry) for name, entry in entries.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _corrupt(f"{uri} has a damaged header ({str(error)[:80]})") from None
+    position = 0
+    for name, (shape, bits, start, end) in sorted(tensors.items(), key=lambda item: item[1][2:]):
+        if start != position or (end - start) * 8 != math.prod(shape) * bits:
+            raise _corrupt(f"{uri}: the tensor {name[:80]} does not fit where the header puts it")
+        position = end
+    if 8 + len(text) + position != size:
+        raise _corrupt(f"{uri} has {size:,} bytes, its header describes {8 + len(text) + position:,}")
+    if not tensors:
+        raise _corrupt(f"{uri} holds no tensors")
+    return Header({name: shape for name, (shape, *_) in tensors.items()})
+
+
+def positions(config: Mapping[str, Any], tokenizer_limit: int) -> int | None:
+    """Longest input in tokens; None where the model sets no limit.
+
+    Args:
+        config: the model's.
+        tokenizer_limit: the tokenizer's own; a huge number stands for none.
+    """
+    own = next(
+        (
+            config[key]
+            for key in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+            if isinstance(config.get(key), int) and config[key] > 0
+        ),
+        None,
+    )
+    if own is not None and config.get("model_type") in _PADDED_POSITIONS:
+        own -= int(config.get("pad_token_id") or 1) + 1
+    limits = [limit for limit in (own, tokenizer_limit) if limit is not None and limit < 10**9]
+    return min(limits) if limits else None
+
+
+def _tensor(entry: Mapping[str, Any]) -> tuple[tuple[int, ...], int, int, int]:
+    shape = tuple(entry["shape"])
+    start, end = entry["data_offsets"]
+    if not all(type(number) is int and number >= 0 for number in (*shape, start, end)) or end < start:
+        raise ValueError("a shape or an offset is not a natural number")
+    return shape, _BITS[entry["dtype"]], start, end
+
+
+def _corrupt(what: str) -> StageFailure:
+    return _refused("ModelCorrupt", f"{what}.", "Upload the file again and compare its SHA-256.")
+
+
+def _refused(reason: str, message: str, hint: str) -> StageFailure:
+    return StageFailure(FailureClass.USER_CONFIG, reason, message, hint)
