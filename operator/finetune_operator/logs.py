@@ -3,8 +3,6 @@
 import json
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
@@ -14,14 +12,9 @@ MAX_TEXT = 8000
 _about: ContextVar[dict[str, Any] | None] = ContextVar("about", default=None)
 
 
-@contextmanager
-def about(**fields: Any) -> Iterator[None]:
-    """Adds fields to every line that is logged inside, also by what is awaited."""
-    token = _about.set((_about.get() or {}) | {key: value for key, value in fields.items() if value})
-    try:
-        yield
-    finally:
-        _about.reset(token)
+def about(**fields: Any) -> None:
+    """Says what the lines of this task are about from now on."""
+    _about.set({key: value for key, value in fields.items() if value})
 
 
 class JsonLines(logging.Formatter):

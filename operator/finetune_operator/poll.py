@@ -7,13 +7,15 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import aiohttp
 from pydantic import ValidationError
 
 from finetune_operator import metrics
+from finetune_operator.names import LABEL_ATTEMPT, LABEL_ROLE, LABEL_STAGE
+from finetune_operator.observed import Manifest
 from finetune_trainer.contract import MAX_PROGRESS_BYTES, PROGRESS_PORT, Progress, Stage, speaks
 
 ANSWER_SECONDS = 2.0
@@ -38,6 +40,7 @@ class _Followed:
     target: Target
     told: Progress | None = None
     told_at: float = 0.0
+    shown: bool = False
 
 
 @dataclass
@@ -61,10 +64,15 @@ class Poller:
         elif known is None or known.target != target:
             self._followed[run] = _Followed(target)
 
-    def progress(self, run: str) -> Progress | None:
-        """What the status may say: the newest answer that was worth a write."""
+    def news(self, run: str) -> Progress | None:
+        """The newest answer that was worth a write, until it has been shown."""
         known = self._followed.get(run)
-        return known.told if known else None
+        return known.told if known and not known.shown else None
+
+    def shown(self, run: str) -> None:
+        """The status says it now."""
+        if known := self._followed.get(run):
+            known.shown = True
 
     async def run(self, wake: Callable[[str], None]) -> None:
         """Asks until cancelled; calls `wake` with each run whose status is due."""
@@ -108,8 +116,28 @@ class Poller:
             return
         milestone = followed.told is None or followed.told.activity != answer.activity
         if milestone or now - followed.told_at >= self.status_seconds:
-            followed.told, followed.told_at = answer, now
+            followed.told, followed.told_at, followed.shown = answer, now, False
             wake(run)
+
+
+def first_pod(pods: Iterable[Manifest], jobs: Iterable[Manifest]) -> Target | None:
+    """The running pod of index 0 that can be asked for its progress: of a Job of ours, the newest."""
+    ours = {
+        job["metadata"]["uid"] for job in jobs if job["metadata"].get("labels", {}).get(LABEL_ROLE) != "sweep"
+    }
+    candidates = [
+        pod
+        for pod in pods
+        if pod["status"].get("phase") == "Running"
+        and pod["status"].get("podIP")
+        and pod["metadata"].get("labels", {}).get("batch.kubernetes.io/job-completion-index") == "0"
+        and any(owner["uid"] in ours for owner in pod["metadata"].get("ownerReferences", ()))
+    ]
+    if not candidates:
+        return None
+    pod = max(candidates, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+    labels = pod["metadata"]["labels"]
+    return Target(pod["status"]["podIP"], Stage(labels[LABEL_STAGE]), int(labels[LABEL_ATTEMPT]))
 
 
 async def ask(session: aiohttp.ClientSession, target: Target) -> Progress:

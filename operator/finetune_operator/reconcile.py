@@ -6,43 +6,31 @@ status is durable before anything is deleted, and whatever is remembered here ma
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
 
-from finetune_operator import logs, waiting
+from finetune_operator import logs, sweep, unreadable, waiting
 from finetune_operator.api import FineTuneJob, FineTuneJobStatus
 from finetune_operator.cache import Cache
 from finetune_operator.cluster import Cluster
 from finetune_operator.drift import covers
-from finetune_operator.names import (
-    ANNOTATION_JOB_NAME,
-    KIND,
-    LABEL_ATTEMPT,
-    LABEL_JOB,
-    LABEL_ROLE,
-    LABEL_STAGE,
-    LABEL_UID,
-)
+from finetune_operator.names import LABEL_UID
 from finetune_operator.observed import Manifest, Milestone, Observed, Plan
 from finetune_operator.plan import plan as decide
-from finetune_operator.plan import plan_sweep
-from finetune_operator.poll import Poller, Target
+from finetune_operator.poll import Poller, first_pod
 from finetune_operator.settings import Settings
 from finetune_operator.transport import (
     ApiError,
     ConflictError,
     ExistsError,
-    LeaseLostError,
     MissingError,
     RefusedError,
-    UnavailableError,
 )
 from finetune_operator.workqueue import RetryLaterError
-from finetune_trainer.contract import Stage
 
 ROUNDS = 5
 """A turn plans again after it has created something, until the plan creates nothing more."""
@@ -87,22 +75,15 @@ class Reconciler:
         if raw is None or meta.get("deletionTimestamp"):
             self.poller.follow(run, None)
             self._notes.pop(run, None)
-        attempts = ((raw or {}).get("status") or {}).get("attempts") or [{}]
-        last = attempts[-1]
-        with logs.about(
-            namespace=meta.get("namespace"),
-            job=meta.get("name"),
-            run=run,
-            attempt=f"{last['stage']} {last['number']}" if last else None,
-        ):
-            try:
-                if raw is None:
-                    return await self._sweep(run)
-                return None if meta.get("deletionTimestamp") else await self._advance(run, raw)
-            except (UnavailableError, LeaseLostError) as error:
-                raise RetryLaterError(str(error), getattr(error, "seconds", 0.0)) from None
-            except ApiError as error:
-                raise RetryLaterError(str(error)) from None
+        logs.about(
+            namespace=meta.get("namespace"), job=meta.get("name"), run=run, attempt=_newest_attempt(raw)
+        )
+        try:
+            if raw is None:
+                return await sweep.look_after(run, self.cache, self.cluster, self.clock())
+            return None if meta.get("deletionTimestamp") else await self._advance(run, raw)
+        except ApiError as error:
+            raise RetryLaterError(str(error), getattr(error, "seconds", 0.0)) from None
 
     async def _advance(self, run: str, raw: Manifest) -> float | None:
         """A turn of a FineTuneJob that exists."""
@@ -112,16 +93,15 @@ class Reconciler:
             job = FineTuneJob.model_validate(raw)
         except ValidationError as error:
             self.poller.follow(run, None)
-            await self._write_status(raw, invalid_status(raw, error, now))
+            await self._write_status(raw, unreadable.status_of(raw, error, now))
             return None
         await self._look_at_foreign(run, notes, raw["metadata"]["namespace"])
         plan, refusal = await self._make(run, job, notes, now)
         refusal = refusal or notes.undeletable
         shown = self._decide(run, notes, job, now, refusal) if refusal else plan
         written = await self._write_status(raw, dumped(shown.status))
+        self.poller.shown(run)
         before, notes.undeletable = notes.undeletable, await self._delete_all(run, raw, plan)
-        if notes.undeletable != before:
-            return 0.0
         if written:
             for note in shown.notes:
                 log.info("%s", note)
@@ -129,6 +109,8 @@ class Reconciler:
                 await self._post(raw, notes, milestone, now)
         pods, jobs = self.cache.children(run, "Pod"), self.cache.children(run, "Job")
         self.poller.follow(run, first_pod(pods, jobs) if plan.poll else None)
+        if notes.undeletable != before:
+            return 0.0
         if refusal:
             raise RetryLaterError(refusal)
         look_again = ASK_AGAIN_SECONDS if notes.foreign or notes.events else None
@@ -251,7 +233,7 @@ class Reconciler:
             foreign=frozenset(notes.foreign),
             refused=self.cache.unreadable(job.metadata["namespace"]) or refused,
             events=tuple(event for told in notes.events.values() for event in told),
-            progress=self.poller.progress(run),
+            progress=self.poller.news(run),
         )
         return decide(job, observed, self.settings, now)
 
@@ -265,30 +247,13 @@ class Reconciler:
             namespace = job.metadata["namespace"]
             notes.events = {uid: await self.cluster.events(namespace, uid) for uid in asked}
 
-    async def _sweep(self, run: str) -> float | None:
-        """A turn of a run whose FineTuneJob is gone: its sweep Job is released when nothing else is left."""
-        jobs = self.cache.children(run, "Job")
-        left = [o for o in (*jobs, *self.cache.children(run, "Pod")) if not _is_sweep(o)]
-        known = {job["metadata"]["uid"] for job in self.cache.jobs()}
-        again_in = None
-        for sweep in filter(_is_sweep, jobs):
-            decision = plan_sweep(sweep, known, bool(left), self.clock())
-            if decision == "wait":
-                again_in = 60.0
-            elif decision == "release" and not await self._lives(run, sweep):
-                self.cache.put(await self.cluster.release_sweep(sweep))
-                log.info("released %s: its FineTuneJob is gone", sweep["metadata"]["name"])
-        return again_in
 
-    async def _lives(self, run: str, sweep: Manifest) -> bool:
-        """Asks the API server itself: what a sweep deletes cannot be had again."""
-        meta = sweep["metadata"]
-        name = meta.get("annotations", {}).get(ANNOTATION_JOB_NAME) or meta["labels"][LABEL_JOB]
-        try:
-            job = await self.cluster.get(KIND, meta["namespace"], name)
-        except MissingError:
-            return False
-        return bool(job["metadata"]["uid"] == run)
+def _newest_attempt(raw: Manifest | None) -> str | None:
+    """For the log; of whatever an object holds that may not be readable."""
+    status = (raw or {}).get("status")
+    attempts = status.get("attempts") if isinstance(status, dict) else None
+    last = attempts[-1] if isinstance(attempts, list) and attempts else None
+    return f"{last.get('stage')} {last.get('number')}" if isinstance(last, dict) else None
 
 
 def dumped(status: FineTuneJobStatus) -> dict[str, Any]:
@@ -297,54 +262,9 @@ def dumped(status: FineTuneJobStatus) -> dict[str, Any]:
     return document
 
 
-def invalid_status(raw: Manifest, error: ValidationError, now: datetime) -> dict[str, Any]:
-    """The status of a FineTuneJob that this version cannot read: what was there, and why it waits."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    message = (
-        f"{where}: {first['msg']}. This version of the operator cannot read the job (the schema it was stored"
-        " under was another): correct the field, the job goes on by itself."
-    )
-    before = raw.get("status") or {}
-    condition = {
-        "type": "Succeeded",
-        "status": "Unknown",
-        "reason": "SpecInvalid",
-        "message": message[:2048],
-        "observedGeneration": raw["metadata"].get("generation", 0),
-        "lastTransitionTime": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-    }
-    kept = [c for c in before.get("conditions") or [] if c.get("type") != "Succeeded"]
-    old = next((c for c in before.get("conditions") or [] if c.get("type") == "Succeeded"), None)
-    if old and old.get("reason") == "SpecInvalid" and "lastTransitionTime" in old:
-        condition["lastTransitionTime"] = old["lastTransitionTime"]
-    return {**before, "state": "Waiting", "message": message[:2048], "conditions": [*kept, condition]}
-
-
-def first_pod(pods: Iterable[Manifest], jobs: Iterable[Manifest]) -> Target | None:
-    """The running pod of index 0 that can be asked for its progress: of a Job of ours, the newest."""
-    ours = {job["metadata"]["uid"] for job in jobs if not _is_sweep(job)}
-    candidates = [
-        pod
-        for pod in pods
-        if pod["status"].get("phase") == "Running"
-        and pod["status"].get("podIP")
-        and pod["metadata"].get("labels", {}).get("batch.kubernetes.io/job-completion-index") == "0"
-        and any(owner["uid"] in ours for owner in pod["metadata"].get("ownerReferences", ()))
-    ]
-    if not candidates:
-        return None
-    pod = max(candidates, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
-    labels = pod["metadata"]["labels"]
-    return Target(pod["status"]["podIP"], Stage(labels[LABEL_STAGE]), int(labels[LABEL_ATTEMPT]))
-
-
-def _is_sweep(obj: Manifest) -> bool:
-    return obj["metadata"].get("labels", {}).get(LABEL_ROLE) == "sweep"
-
-
 def _run_of(obj: Manifest) -> str | None:
-    return obj["metadata"].get("labels", {}).get(LABEL_UID)
+    run: str | None = obj["metadata"].get("labels", {}).get(LABEL_UID)
+    return run
 
 
 def _names(plan: Plan) -> str:

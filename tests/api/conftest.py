@@ -4,13 +4,15 @@ Job controller, and what happens inside them is written into their status by the
 
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from devcluster.controlplane import control_plane
+from tests.api.harness import Kubelet, Operator, complaints
 from tests.api.kube import Kube, RefusedError, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -48,3 +50,40 @@ def _is_served(kube: Kube) -> bool:
     except RefusedError:
         return False
     return True
+
+
+@pytest.fixture
+def settings(namespace: str) -> dict[str, Any]:
+    """The operator's settings for one test: confined to its namespace, in a hurry."""
+    return {
+        "namespaces": [namespace],
+        "operatorNamespace": namespace,
+        "trainerImage": "registry.example/trainer:1",
+        "resyncSeconds": 20,
+        "pollSeconds": 1,
+        "statusSeconds": 2,
+        "deadlines": {"collection": 2},
+    }
+
+
+@pytest.fixture
+def start_operator(kube: Kube, settings: dict[str, Any], tmp_path: Path) -> Iterator[Callable[..., Operator]]:
+    """Starts replicas; afterwards each is ended and its log is read: no traceback, no unexpected error."""
+    started: list[Operator] = []
+
+    def start(kubeconfig: Path | None = None, **changes: Any) -> Operator:
+        name = f"operator-{len(started)}"
+        operator = Operator(tmp_path, kubeconfig or kube.kubeconfig, settings | changes, name)
+        started.append(operator)
+        return operator.start()
+
+    yield start
+    for operator in started:
+        operator.end()
+    found = [line for operator in started for line in complaints(operator)]
+    assert not found, "\n".join(found)
+
+
+@pytest.fixture
+def kubelet(kube: Kube, namespace: str) -> Kubelet:
+    return Kubelet(kube, namespace)

@@ -51,8 +51,8 @@ class Kube:
         connection = http.client.HTTPSConnection(self.host, timeout=20, context=self._tls)
         try:
             headers = {"Content-Type": kind, "Accept": "application/json"}
-            text = body if body is None or isinstance(body, str) else json.dumps(body)
-            connection.request(method, path, text, headers)
+            sent = body if body is None or isinstance(body, str) else json.dumps(body)
+            connection.request(method, path, sent, headers)
             answer = connection.getresponse()
             text = answer.read()
         finally:

@@ -275,7 +275,7 @@ def test_refuses_and_names_the_field(kube: Kube, changes: dict[str, Any], said: 
 
 
 def test_every_rule_of_the_schema_has_a_bad_example() -> None:
-    messages = set()
+    messages: set[str] = set()
 
     def collect(node: Any) -> None:
         if isinstance(node, dict):

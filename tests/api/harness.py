@@ -1,0 +1,274 @@
+"""The operator as a real process, and what a kubelet would do to pods."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finetune_trainer.config import TrainConfig
+from finetune_trainer.contract import (
+    Best,
+    Chosen,
+    Evaluation,
+    ExitCode,
+    FailureClass,
+    Findings,
+    Interval,
+    PreparePayload,
+    PublishPayload,
+    RowCounts,
+    Scores,
+    Stage,
+    TerminationMessage,
+    TrainPayload,
+)
+from tests.api.kube import Kube, wait_for
+
+DIGEST = "sha256:" + "a" * 64
+UID = "finetune.dev/job-uid"
+
+
+class Operator:
+    """One replica, started with settings of its own."""
+
+    def __init__(
+        self, folder: Path, kubeconfig: Path, settings: dict[str, Any], name: str = "operator"
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.metrics_port, self.health_port = free_port(), free_port()
+        self.log_file = folder / f"{name}.log"
+        self.settings_file = folder / f"{name}.yaml"
+        ports = {"metricsPort": self.metrics_port, "healthPort": self.health_port}
+        self.settings_file.write_text(yaml.safe_dump(settings | ports))
+        self.kubeconfig = kubeconfig
+        self.allowed: list[str] = []
+        """What the log may say at level error or worse."""
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> "Operator":
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "finetune_operator", "--settings", self.settings_file, "--verbose"],
+                env=os.environ | {"KUBECONFIG": str(self.kubeconfig)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        return self
+
+    @property
+    def running(self) -> subprocess.Popen[bytes]:
+        assert self.process is not None
+        return self.process
+
+    def signal(self, number: signal.Signals) -> None:
+        self.running.send_signal(number)
+
+    def kill(self) -> None:
+        self.running.kill()
+        self.running.wait()
+
+    def stop(self, seconds: float = 10) -> int:
+        self.running.send_signal(signal.SIGTERM)
+        return self.running.wait(seconds)
+
+    def end(self) -> None:
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def leads(self) -> bool:
+        return self.metric("finetune_operator_leader") == 1
+
+    def metric(self, name: str) -> float | None:
+        """Sum of a metric over all its labels (or those in the name)."""
+        try:
+            text = urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5).read()
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return None
+        lines = [line for line in text.decode().splitlines() if not line.startswith("#")]
+        found = [
+            float(line.rpartition(" ")[2])
+            for line in lines
+            if line.startswith((name + " ", name + "{")) or line.rpartition(" ")[0] == name
+        ]
+        return sum(found) if found else None
+
+    def healthy(self) -> bool:
+        try:
+            url = f"http://127.0.0.1:{self.health_port}/healthz"
+            return bool(urllib.request.urlopen(url, timeout=5).status == 200)
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return False
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log_file.read_text().splitlines()]
+
+
+def complaints(operator: Operator) -> list[str]:
+    """What a log says that nobody expected: tracebacks, errors, and lines that are no JSON."""
+    found = []
+    for line in operator.log_file.read_text().splitlines():
+        try:
+            said = json.loads(line)
+        except ValueError:
+            found.append(line)
+            continue
+        bad = said["level"] in {"error", "critical"} or "traceback" in said
+        if bad and not any(allowed in said["message"] for allowed in operator.allowed):
+            found.append(line)
+    return found
+
+
+class Kubelet:
+    """Writes into pods' status what a kubelet would; there is none here."""
+
+    def __init__(self, kube: Kube, namespace: str) -> None:
+        self.kube, self.namespace = kube, namespace
+
+    def pods(self, uid: str, stage: str, attempt: int = 1) -> list[Any]:
+        selector = f"{UID}={uid},finetune.dev/stage={stage},finetune.dev/attempt={attempt}"
+        return self.kube.list("Pod", self.namespace, selector)
+
+    def await_pods(
+        self, uid: str, stage: str, attempt: int = 1, count: int = 1, seconds: float = 20
+    ) -> list[Any]:
+        def there() -> list[Any] | None:
+            pods = self.pods(uid, stage, attempt)
+            return pods if len(pods) == count else None
+
+        found: list[Any] = wait_for(f"{count} pods of {stage} {attempt}", there, seconds)
+        return found
+
+    def run(self, pods: Iterable[Any], address: str = "127.0.0.1") -> None:
+        for pod in pods:
+            now = timestamp()
+            self._status(
+                pod,
+                {
+                    "phase": "Running",
+                    "podIP": address,
+                    "podIPs": [{"ip": address}],
+                    "startTime": now,
+                    "containerStatuses": [container({"running": {"startedAt": now}})],
+                },
+            )
+
+    def finish(self, pods: Iterable[Any], failure: FailureClass = FailureClass.SUCCESS) -> None:
+        """Each pod ends with its message: success with a result, or a failure."""
+        for pod in pods:
+            text = message_for(pod, failure).encode().decode()
+            self.terminate(pod, int(ExitCode.of(failure)), text)
+
+    def terminate(self, pod: Any, code: int, message: str = "", reason: str = "") -> None:
+        now = timestamp()
+        ended = {"exitCode": code, "startedAt": now, "finishedAt": now, "message": message}
+        ended["reason"] = reason or ("Completed" if code == 0 else "Error")
+        self._status(
+            pod,
+            {
+                "phase": "Failed" if code else "Succeeded",
+                "containerStatuses": [container({"terminated": ended})],
+            },
+        )
+
+    def _status(self, pod: Any, status: Any) -> None:
+        self.kube.merge("Pod", self.namespace, pod["metadata"]["name"], {"status": status}, "status")
+
+
+def container(state: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": "trainer",
+        "image": "x",
+        "imageID": "x",
+        "ready": "running" in state,
+        "restartCount": 0,
+        "state": state,
+    }
+
+
+def timestamp() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def config_of(pod: Any) -> TrainConfig:
+    return TrainConfig.model_validate_json(pod["metadata"]["annotations"]["finetune.dev/config"])
+
+
+def message_for(pod: Any, failure: FailureClass) -> TerminationMessage:
+    """What the trainer in a pod would say."""
+    config = config_of(pod)
+    return TerminationMessage(
+        stage=config.stage,
+        attempt=config.attempt,
+        config_digest=config.run.digest(),
+        failure=failure,
+        reason="Completed" if failure is FailureClass.SUCCESS else failure.value,
+        message=f"{config.stage} ended with {failure}.",
+        payload=payload_for(config) if failure is FailureClass.SUCCESS else None,
+    )
+
+
+def payload_for(config: TrainConfig) -> Any:
+    runs, size = config.run.runs, config.run.world.size
+    scores = Scores(primary=0.5, metrics={"macroF1": Interval(value=0.5, low=0.4, high=0.6)})
+    match config.stage:
+        case Stage.PREPARE:
+            return PreparePayload(
+                data_digest=DIGEST,
+                model_digest=DIGEST,
+                prepared=f"{runs}prepared/",
+                rows=RowCounts(train=100, validation=10, test=10, dropped=0),
+                labels=3,
+                tokens=1000,
+                truncated_tokens=0,
+                parameters=1000,
+                chosen=Chosen(
+                    epochs=1,
+                    batch_size=4 * size,
+                    micro_batch_size=4,
+                    accumulation_steps=1,
+                    world_size=size,
+                    learning_rate=1e-4,
+                    max_length=32,
+                    zero_stage=0,
+                    total_steps=10,
+                ),
+                findings=Findings(),
+                report=f"{runs}prepared/report.json",
+            )
+        case Stage.TRAIN:
+            return TrainPayload(
+                best=Best(step=10, metric=0.5),
+                evaluation=Evaluation(
+                    primary_metric="macroF1",
+                    rows=10,
+                    majority=scores,
+                    baseline=scores,
+                    tuned=scores,
+                    delta=scores,
+                ),
+                staging=f"{runs}staging/",
+                peak_memory_bytes=1,
+                gpu_seconds=0,
+            )
+        case _:
+            return PublishPayload(
+                uri=config.run.output, digest=DIGEST, size_bytes=1, report=f"{config.run.output}report.json"
+            )
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
