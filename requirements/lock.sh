@@ -1,0 +1,17 @@
+#!/bin/sh
+# Locks each extra of pyproject.toml with hashes. Pins stay as they are unless --upgrade is given.
+set -eu
+cd "$(dirname "$0")/.."
+
+locks() {
+    .venv/bin/uv pip compile --quiet --generate-hashes --python-version 3.11 --no-header --no-annotate \
+        --no-emit-index-url "$@"
+}
+
+# uv itself comes first: everything else is installed with it.
+echo uv | locks - -o requirements/bootstrap.txt "$@"
+# One lock constrains the next, so that packages which several share agree.
+locks pyproject.toml --extra operator -o requirements/operator.txt "$@"
+locks pyproject.toml --extra trainer -c requirements/operator.txt -o requirements/trainer.txt "$@"
+locks pyproject.toml --extra operator --extra trainer --extra dev \
+    -c requirements/operator.txt -c requirements/trainer.txt -o requirements/dev.txt "$@"
