@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from devcluster import packages, processes
+from devcluster import packages, processes, status
 from devcluster.cluster import REGISTRY, REGISTRY_PORT, Cluster
 from devcluster.places import REPOSITORY, DevclusterError, cache, locked
 from devcluster.progress import step
@@ -22,6 +22,13 @@ _STORAGE = ["--storage-driver", "overlay"]
 def image_name(target: str) -> str:
     """Return the local name of a target's image; any other name is taken to be one already."""
     return f"localhost/finetune-{target}:dev" if target in TARGETS else target
+
+
+def name_in_registry(image: str) -> str:
+    """Return an image's name and tag without the registry it came from."""
+    registry, _, rest = image.partition("/")
+    is_registry = "." in registry or ":" in registry or registry == "localhost"
+    return rest if rest and is_registry else image
 
 
 def build(target: str) -> str:
@@ -55,14 +62,12 @@ def load(cluster: Cluster, image: str) -> str:
         DevclusterError: no such image, or the cluster is not up.
     """
     packages.require("buildah")
-    if not processes.listens(cluster.address, REGISTRY_PORT):
-        raise DevclusterError(
-            f"the registry of {cluster.name} does not answer: run `python -m devcluster up`"
-        )
+    # Not by its port: some networks answer for every address that is not theirs.
+    if "registry" not in status.running(cluster):
+        raise DevclusterError(f"cluster {cluster.name} is not up: run `python -m devcluster up`")
     local = image_name(image)
-    registry, _, rest = local.partition("/")
-    path = rest if rest and ("." in registry or ":" in registry or registry == "localhost") else local
-    repository = path.rpartition(":")[0] if ":" in path else path
+    path = name_in_registry(local)
+    repository = path.partition(":")[0]
     with tempfile.TemporaryDirectory() as folder:
         digest = Path(folder) / "digest"
         destination = f"docker://{cluster.address}:{REGISTRY_PORT}/{path}"
