@@ -267,3 +267,16 @@ def _error(code: str, message: str, source: Source) -> Finding:
 
 def _warning(code: str, message: str) -> Finding:
     return Finding(level="warning", code=code, message=message)
+
+
+def truncation(cut_rows: int, rows: int, lost: int, max_length: int) -> list[Finding]:
+    """Says how much of the training rows is cut off."""
+    if not cut_rows:
+        return []
+    return [
+        _warning(
+            "Truncated",
+            f"{cut_rows:,} of {rows:,} training rows are longer than {max_length} tokens; "
+            f"{lost:,} tokens are cut off.",
+        )
+    ]

@@ -67,8 +67,8 @@ def open_rows(chunks: Iterable[bytes], name: str) -> Opened:
 
     Args:
         chunks: the file's bytes, in any pieces.
-        name: of the file; `.csv`, `.tsv`, `.jsonl`, `.ndjson`, `.json` (also with `.gz`) decide the kind, else
-            its first character does.
+        name: of the file; `.csv`, `.tsv`, `.jsonl`, `.ndjson`, `.json` (also with `.gz`) decide its kind,
+            else the first character does.
 
     Raises:
         FileFaultError: UTF-16, a JSON array, an ambiguous header; later on also broken or endless gzip.
