@@ -16,6 +16,8 @@ from pathlib import Path
 from devcluster.places import DevclusterError
 
 _LAST_LINES = 15
+_UNLESS_ORPHAN = '[ "$PPID" = "$0" ] && exec "$@"'
+
 Owned = subprocess.Popen[bytes]
 
 
@@ -28,7 +30,8 @@ def start_owned(command: list[str], log: Path, environment: dict[str, str] | Non
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         return subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", *command],
+            # The look at its parent closes the gap in which that ended before it could be heeded.
+            [*("setpriv", "--pdeathsig", "KILL", "sh", "-c", _UNLESS_ORPHAN, str(os.getpid())), *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -73,7 +76,7 @@ def await_answer(answers: Callable[[], bool], process: Owned, log: Path, seconds
     Raises:
         DevclusterError: it ended, or did not answer in time; with the end of its log.
     """
-    name = Path(process.args[3]).name  # type: ignore[index, arg-type]
+    name = log.stem
     deadline = time.monotonic() + seconds
     while not answers():
         code = process.poll()

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # What Go has compiled is kept: it would compile its whole library again for each test.
+    caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    monkeypatch.setenv("GOCACHE", os.environ.get("GOCACHE", str(caches / "go-build")))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
