@@ -1,6 +1,7 @@
 """How a job goes on when no policy objects: watch the running attempt, or begin the next. Pure."""
 
 from finetune_operator import waiting
+from finetune_operator.api import AttemptStatus
 from finetune_operator.attempts import next_number
 from finetune_operator.drift import covers
 from finetune_operator.names import ANNOTATION_CONFIG_DIGEST as DIGEST
@@ -8,8 +9,9 @@ from finetune_operator.names import Reason, State
 from finetune_operator.observed import Manifest
 from finetune_operator.policies import conflict, deadline
 from finetune_operator.resources import network_policy, service, sweep_job
+from finetune_operator.results import told
 from finetune_operator.stages import prepare, publish, report, train
-from finetune_operator.turn import Decision, Ground, Turn, find_job, jobs_of, pods_of, stage_of
+from finetune_operator.turn import Decision, Ground, Turn, find_job, jobs_of, pods_of, report_name, stage_of
 from finetune_trainer.contract import Stage
 
 STATES = {Stage.PREPARE: State.PREPARING, Stage.TRAIN: State.TRAINING, Stage.PUBLISH: State.PUBLISHING}
@@ -21,7 +23,9 @@ LOOK_AGAIN_SECONDS = 15
 def completed(turn: Turn) -> Decision:
     """All stages are done."""
     return Decision(
-        State.SUCCEEDED, Reason.COMPLETED, f"{train.told(turn.status)} {publish.told(turn.status)}"
+        State.SUCCEEDED,
+        Reason.COMPLETED,
+        f"{told(turn.status, Stage.TRAIN)} {told(turn.status, Stage.PUBLISH)}",
     )
 
 
@@ -54,7 +58,7 @@ def watched(turn: Turn) -> Decision:
     apply, create = _upkeep(turn, turn.ground, stage) if isinstance(turn.ground, Ground) else ((), ())
     name = attempt.job
     if undecided.kind == "lost":
-        name = report.report_name(turn, attempt)
+        name = report_name(turn, attempt)
         if find_job(turn.observed, name) is None:
             return _read_back(turn, apply, create)
     job = find_job(turn.observed, name)
@@ -66,11 +70,13 @@ def watched(turn: Turn) -> Decision:
             shown, waits.reason, waits.message, apply, create, again_in=min([*again, LOOK_AGAIN_SECONDS])
         )
     drift = waiting.drifted(job) if job else None
-    told = undecided.message or f"{stage} attempt {attempt.number} is running."
+    going = undecided.message or f"{stage} attempt {attempt.number} is running."
+    if undecided.kind == "lost":
+        going = _lost(attempt, undecided.message)
     return Decision(
         state,
         Reason.DRIFTED if drift else Reason.IN_PROGRESS,
-        drift or told,
+        drift or going,
         apply,
         create,
         all_run=undecided.kind == "going",
@@ -89,12 +95,15 @@ def _read_back(turn: Turn, apply: tuple[Manifest, ...], create: tuple[Manifest, 
     return conflict.check(turn, create) or Decision(
         STATES[stage_of(attempt)],
         Reason.IN_PROGRESS,
-        f"{attempt.stage} attempt {attempt.number} succeeded, but {turn.undecided.message}: its result is"
-        " read back from S3.",
+        _lost(attempt, turn.undecided.message),
         apply,
         create,
         again_in=LOOK_AGAIN_SECONDS,
     )
+
+
+def _lost(attempt: AttemptStatus, why: str) -> str:
+    return f"{attempt.stage} attempt {attempt.number} succeeded, but {why}: its result is read back from S3."
 
 
 def _upkeep(turn: Turn, ground: Ground, stage: Stage) -> tuple[tuple[Manifest, ...], tuple[Manifest, ...]]:

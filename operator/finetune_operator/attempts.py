@@ -9,9 +9,19 @@ from finetune_operator.messages import Expected
 from finetune_operator.names import Reason
 from finetune_operator.observed import Manifest
 from finetune_operator.resources import config_of
-from finetune_operator.stages import accepted
-from finetune_operator.stages.report import report_name
-from finetune_operator.turn import STAGES, Stop, Turn, Undecided, find_job, jobs_of, moment, pods_of, stage_of
+from finetune_operator.results import accepted
+from finetune_operator.turn import (
+    STAGES,
+    Stop,
+    Turn,
+    Undecided,
+    find_job,
+    jobs_of,
+    moment,
+    pods_of,
+    report_name,
+    stage_of,
+)
 from finetune_trainer.contract import Stage
 
 REASON_LIMIT = 64
@@ -105,8 +115,10 @@ def _reported(
         return lost
     end = _end(turn, job, expected)
     match end:
-        case Success() | Undecided(kind="going" | "collecting"):
+        case Success():
             return end
+        case Undecided(kind="going" | "collecting"):
+            return replace(lost, again_in=end.again_in)
         case Failure():
             told = f"{lost.message}; reading the result back from S3 failed: {end.message}"
         case Undecided():

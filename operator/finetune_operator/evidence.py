@@ -115,7 +115,8 @@ def _result(pod: Manifest, expected: Expected) -> End:
     if message.failure is not FailureClass.SUCCESS or message.payload is None:
         return Undecided("lost", "its message does not tell of a success")
     if doubt := doubt_about(message.payload, expected):
-        return Failure(Reason.RESULT_UNREADABLE, f"Its result cannot be trusted: {doubt}.", pod=_name(pod))
+        told = f"Its result cannot be trusted: {doubt}."
+        return Failure(Reason.RESULT_UNREADABLE, told, pod=_name(pod), node=pod["spec"].get("nodeName"))
     return Success(message.payload)
 
 

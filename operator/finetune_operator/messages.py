@@ -55,7 +55,7 @@ def message_of(pod: Manifest, expected: Expected) -> TerminationMessage:
     try:
         message = TerminationMessage.decode(text)
     except (ContractError, RecursionError) as error:
-        raise Unreadable(clean(str(error), 200)) from None
+        raise Unreadable(f"its message cannot be read ({clean(str(error), 200)})") from None
     for what, told, asked in (
         ("stage", message.stage.value, expected.stage.value),
         ("attempt", str(message.attempt), str(expected.attempt)),

@@ -3,10 +3,15 @@
 from finetune_operator.api import AttemptStatus, FineTuneJobStatus
 from finetune_operator.names import Condition, Reason
 from finetune_operator.observed import Milestone
-from finetune_operator.stages import prepare, publish, train
+from finetune_operator.results import told
 from finetune_operator.turn import condition, holds, stage_of
 from finetune_trainer.contract import Stage
 
+REACHED = {
+    Stage.PREPARE: Condition.PREPARED,
+    Stage.TRAIN: Condition.EVALUATED,
+    Stage.PUBLISH: Condition.PUBLISHED,
+}
 PROBLEMS = {
     Reason.UNSCHEDULABLE,
     Reason.IMAGE_PULL_FAILED,
@@ -28,7 +33,9 @@ TEXT_LIMIT = 1000
 
 def between(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> tuple[Milestone, ...]:
     """The Events of one turn."""
-    found = [*_attempts(before, after), *_waits(before, after), *_ends(before, after)]
+    ends = _ends(before, after)
+    tried = [m for m in _attempts(before, after) if not (ends and m.type == "Warning")]
+    found = [*tried, *_waits(before, after), *ends]
     return tuple(Milestone(m.type, m.reason, _cut(m.message)) for m in found)
 
 
@@ -43,17 +50,11 @@ def _attempts(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> lis
 
 def _attempt(attempt: AttemptStatus, after: FineTuneJobStatus) -> Milestone | None:
     if attempt.outcome == "Failed":
-        told = f"{attempt.stage} attempt {attempt.number}: {attempt.message}"
-        return Milestone("Warning", attempt.reason or Reason.POD_LOST, told)
+        cause = f"{attempt.stage} attempt {attempt.number}: {attempt.message}"
+        return Milestone("Warning", attempt.reason or Reason.POD_LOST, cause)
     if attempt.outcome != "Succeeded":
         return None
-    match stage_of(attempt):
-        case Stage.PREPARE:
-            return Milestone("Normal", Condition.PREPARED, prepare.told(after))
-        case Stage.TRAIN:
-            return Milestone("Normal", Condition.EVALUATED, train.told(after))
-        case _:
-            return Milestone("Normal", Condition.PUBLISHED, publish.told(after))
+    return Milestone("Normal", REACHED[stage_of(attempt)], told(after, stage_of(attempt)))
 
 
 def _waits(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[Milestone]:

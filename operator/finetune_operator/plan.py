@@ -14,18 +14,16 @@ from finetune_operator.names import Reason, State
 from finetune_operator.observed import Manifest, Observed, Plan, Reference
 from finetune_operator.policies import deadline, requirements, restart, stopping, supersede, suspend, ttl
 from finetune_operator.settings import Settings
-from finetune_operator.stages.report import report_name
 from finetune_operator.turn import (
     STAGES,
     Decision,
     Turn,
-    condition_true,
+    is_over,
     jobs_of,
     label,
-    live,
     moment,
-    pods_of,
     reference,
+    report_name,
 )
 from finetune_trainer.contract import Stage
 
@@ -51,14 +49,15 @@ def plan(job: FineTuneJob, observed: Observed, settings: Settings, now: datetime
     turn = Turn(job, observed, settings, now.replace(microsecond=0), stored, ground)
     if ttl.has_ended(turn):
         removal = ttl.removal(turn)
-        shown = status.refreshed(turn)
-        return Plan(status=shown, delete=removal.delete, again_in=removal.again_in)
+        delete = dict.fromkeys((*_left_over(turn, ended=True), *removal.delete))
+        return Plan(status=status.refreshed(turn), delete=tuple(delete), again_in=removal.again_in)
     turn = recorded(turn)
     decision = decide(turn)
     if decision.stop:
         turn = stopped(turn, decision.stop)
+        decision = decision if decision.state in status.ENDS else decide(turn)
     if observed.refused:
-        decision = _refused(decision, observed.refused)
+        decision = _refused(observed.refused)
     shown = status.described(turn, decision)
     return Plan(
         status=shown,
@@ -122,18 +121,12 @@ def _left_over(turn: Turn, *, ended: bool) -> tuple[Reference, ...]:
         if not job["metadata"].get("deletionTimestamp")
         and (
             job["metadata"]["name"] not in keep
-            or (job["metadata"]["name"] not in going and not _is_over(turn, job))
+            or (job["metadata"]["name"] not in going and not is_over(turn, job))
         )
     )
 
 
-def _is_over(turn: Turn, job: Manifest) -> bool:
-    """Whether a Job neither has pods that run nor will make any."""
-    pods = pods_of(turn.observed.pods, job)
-    return condition_true(job, "Complete", "Failed") is not None and not live(pods, turn.now)
-
-
-def _refused(decision: Decision, told: str) -> Decision:
+def _refused(told: str) -> Decision:
     """What is shown where the API server refused what was decided."""
     message = f"The API server refuses what the operator wants to do: {told}"
-    return Decision(State.WAITING, Reason.PERMISSION_DENIED, message, again_in=30, stop=decision.stop)
+    return Decision(State.WAITING, Reason.PERMISSION_DENIED, message, again_in=30)

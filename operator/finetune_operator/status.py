@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from finetune_operator import stages
 from finetune_operator.api import ConditionStatus, FineTuneJobStatus, ProgressStatus
 from finetune_operator.names import Condition, Reason, State
+from finetune_operator.results import told
 from finetune_operator.turn import STAGES, Decision, Turn, condition, distance, done, stage_of
 from finetune_trainer.contract import Progress, Stage
 
@@ -30,7 +30,7 @@ def described(turn: Turn, decision: Decision) -> FineTuneJobStatus:
     shown = decision.state
     message = decision.message
     if decision.all_run and progress and decision.reason == Reason.IN_PROGRESS:
-        message = _told(turn, progress)
+        message = _step(turn, progress)
     stage = (turn.running and stage_of(turn.running)) or turn.stage or Stage.PUBLISH
     updates = {
         "state": shown,
@@ -78,9 +78,9 @@ def _facts(turn: Turn, decision: Decision, stage: Stage) -> dict[Condition, Fact
     ended = decision.state in ENDS
     open_fact = Fact(False if failed else None, decision.reason if failed else Reason.IN_PROGRESS)
 
-    def reached(kind: Stage, told: str) -> Fact:
+    def reached(kind: Stage) -> Fact:
         if done(status, kind, turn.digest):
-            return Fact(True, Reason.COMPLETED, told)
+            return Fact(True, Reason.COMPLETED, told(status, kind))
         if failed and kind is stage:
             return Fact(False, decision.reason, decision.message)
         later = STAGES.index(kind) > STAGES.index(stage)
@@ -95,12 +95,12 @@ def _facts(turn: Turn, decision: Decision, stage: Stage) -> dict[Condition, Fact
         State.FAILED: Fact(False, decision.reason, decision.message),
     }
     return {
-        Condition.PREPARED: reached(Stage.PREPARE, stages.prepare.told(status)),
+        Condition.PREPARED: reached(Stage.PREPARE),
         Condition.RUNNING: Fact(
             decision.all_run, decision.reason, "" if ended or decision.all_run else decision.message
         ),
-        Condition.EVALUATED: reached(Stage.TRAIN, stages.train.told(status)),
-        Condition.PUBLISHED: reached(Stage.PUBLISH, stages.publish.told(status)),
+        Condition.EVALUATED: reached(Stage.TRAIN),
+        Condition.PUBLISHED: reached(Stage.PUBLISH),
         Condition.SUSPENDED: suspended.get(
             Reason(decision.reason) if decision.reason in suspended else Reason.NOT_SUSPENDED,
             Fact(False, Reason.NOT_SUSPENDED),
@@ -142,7 +142,7 @@ def _shown(news: Progress, now: datetime) -> ProgressStatus:
     )
 
 
-def _told(turn: Turn, progress: ProgressStatus) -> str:
+def _step(turn: Turn, progress: ProgressStatus) -> str:
     """A sentence such as: Training: step 120 of 300, loss 0.52, about 2 min left."""
     parts = []
     if progress.step is not None:

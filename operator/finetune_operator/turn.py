@@ -144,6 +144,23 @@ def jobs_of(job: FineTuneJob, observed: Observed, *stages: Stage) -> list[Manife
     return sorted(found, key=lambda j: (j["metadata"].get("creationTimestamp", ""), j["metadata"]["name"]))
 
 
+def is_over(turn: Turn, job: Manifest) -> bool:
+    """Whether a Job neither has pods that run nor will make any."""
+    pods = pods_of(turn.observed.pods, job)
+    return condition_true(job, "Complete", "Failed") is not None and not live(pods, turn.now)
+
+
+def report_name(turn: Turn, attempt: AttemptStatus) -> str:
+    """Name of an attempt's report Job."""
+    meta = turn.job.metadata
+    return names.child_name(meta["name"], meta["uid"], Stage.REPORT, report_number(turn, attempt))
+
+
+def report_number(turn: Turn, attempt: AttemptStatus) -> int:
+    """The attempt's place in the list, from 1: attempts are never taken out, so it stays."""
+    return [a.job for a in turn.status.attempts].index(attempt.job) + 1
+
+
 def live_run_pods(turn: Turn) -> list[Manifest]:
     """The run's pods that still run or may run, of whatever Job; not the sweep's."""
     return live([p for p in turn.observed.pods if label(p, names.LABEL_ROLE) != "sweep"], turn.now)

@@ -5,8 +5,7 @@ from datetime import datetime
 from finetune_operator import waiting
 from finetune_operator.names import Reason, State
 from finetune_operator.observed import Manifest
-from finetune_operator.stages.report import report_name
-from finetune_operator.turn import Decision, Stop, Turn, find_job, moment, pods_of, since
+from finetune_operator.turn import Decision, Stop, Turn, find_job, moment, pods_of, report_name, since
 from finetune_trainer.contract import Stage
 
 

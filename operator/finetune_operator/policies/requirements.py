@@ -33,7 +33,8 @@ def ground_of(job: FineTuneJob, observed: Observed, settings: Settings) -> Groun
         known = ", ".join(sorted(settings.profiles))
         return Unmet(
             Reason.PROFILE_UNKNOWN,
-            f"spec.resources.profile: there is no profile {job.spec.resources.profile!r}. Known: {known}.",
+            f"spec.resources.profile: there is no profile {job.spec.resources.profile!r}. Name one of these:"
+            f" {known}.",
         )
     for named in CHECKS:
         if unmet := named(job, settings, profile):
@@ -78,7 +79,7 @@ def _fits_profile(job: FineTuneJob, _: Settings, profile: Profile) -> Unmet | No
         if value > most:
             return Unmet(
                 Reason.SPEC_INVALID,
-                f"spec.resources.{field}: {value}; profile {asked.profile} allows at most {most}.",
+                f"spec.resources.{field}: {value}; profile {asked.profile} allows at most {most}. Ask for fewer.",
             )
     return None
 

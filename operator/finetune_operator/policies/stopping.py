@@ -1,7 +1,8 @@
 """The next attempt waits until the pods of the one before are gone. Pure."""
 
 from finetune_operator.names import Reason, State
-from finetune_operator.turn import Decision, Turn, live_run_pods
+from finetune_operator.turn import STAGES, Decision, Turn, is_over, jobs_of, live_run_pods
+from finetune_trainer.contract import Stage
 
 
 def check(turn: Turn) -> Decision | None:
@@ -13,6 +14,10 @@ def check(turn: Turn) -> Decision | None:
     if turn.running:
         return None
     pods = live_run_pods(turn)
+    jobs = jobs_of(turn.job, turn.observed, *STAGES, Stage.REPORT)
+    if going := [j for j in jobs if not is_over(turn, j)] if not pods else []:
+        message = f"Waiting for Job {going[0]['metadata']['name']} of an earlier attempt to go."
+        return Decision(State.WAITING, Reason.STOPPING, message, again_in=10)
     if not pods:
         return None
     first = pods[0]["metadata"]["name"]

@@ -1,10 +1,9 @@
 """Publish: reloads the tuned model in a fresh process, compares it, writes its manifest last. Pure."""
 
-from finetune_operator.api import FineTuneJobStatus, ModelStatus
 from finetune_operator.observed import Manifest
 from finetune_operator.resources import stage_job
 from finetune_operator.turn import Ground, Turn
-from finetune_trainer.contract import PublishPayload, Stage
+from finetune_trainer.contract import Stage
 
 
 def job(turn: Turn, ground: Ground, number: int) -> Manifest:
@@ -20,15 +19,3 @@ def job(turn: Turn, ground: Ground, number: int) -> Manifest:
         chosen=status.chosen,
         prepared=status.data.digest if status.data else None,
     )
-
-
-def accepted(status: FineTuneJobStatus, payload: PublishPayload) -> FineTuneJobStatus:
-    """The status with the published model."""
-    published = {"uri": payload.uri, "digest": payload.digest, "size_bytes": payload.size_bytes}
-    model = (status.model or ModelStatus()).model_copy(update=published)
-    return status.model_copy(update={"model": model, "report": payload.report, "progress": None})
-
-
-def told(status: FineTuneJobStatus) -> str:
-    """What was published, in a sentence."""
-    return f"The model is published at {status.model.uri if status.model else 'its output'}."

@@ -1,10 +1,9 @@
 """Train: the gang, its meeting point, and what it may hold of the batch at once. Pure."""
 
-from finetune_operator.api import FineTuneJobStatus, TrainStatus
 from finetune_operator.observed import Manifest
 from finetune_operator.resources import stage_job
 from finetune_operator.turn import Ground, Turn, trained
-from finetune_trainer.contract import Chosen, FailureClass, Stage, TrainPayload
+from finetune_trainer.contract import Chosen, FailureClass, Stage
 
 
 def job(turn: Turn, ground: Ground, number: int) -> Manifest:
@@ -33,28 +32,3 @@ def chosen(turn: Turn) -> Chosen | None:
         micro //= 2
     accumulation = first.accumulation_steps * first.micro_batch_size // micro
     return first.model_copy(update={"micro_batch_size": micro, "accumulation_steps": accumulation})
-
-
-def accepted(status: FineTuneJobStatus, payload: TrainPayload) -> FineTuneJobStatus:
-    """The status with training's result."""
-    training = TrainStatus(
-        best_step=payload.best.step,
-        best_validation=payload.best.metric,
-        staging=payload.staging,
-        peak_memory_bytes=payload.peak_memory_bytes,
-        gpu_seconds=payload.gpu_seconds,
-    )
-    return status.model_copy(
-        update={"training": training, "evaluation": payload.evaluation, "progress": None}
-    )
-
-
-def told(status: FineTuneJobStatus) -> str:
-    """Training's result in a sentence."""
-    measured = status.evaluation
-    if measured is None or measured.tuned is None:
-        return "The model is trained."
-    return (
-        f"{measured.primary_metric} {measured.tuned.primary:.3f} on {measured.rows:,} test rows;"
-        f" base model {measured.baseline.primary:.3f}, majority class {measured.majority.primary:.3f}."
-    )

@@ -1,0 +1,93 @@
+"""What the stages reached: taken into the status, and told in a sentence. Pure."""
+
+from finetune_operator.api import DataStatus, FineTuneJobStatus, ModelStatus, TrainStatus
+from finetune_trainer.contract import Payload, PreparePayload, PublishPayload, Stage, TrainPayload
+
+
+def accepted(status: FineTuneJobStatus, payload: Payload) -> FineTuneJobStatus:
+    """The status with a stage's result in it."""
+    match payload:
+        case PreparePayload():
+            return _prepared(status, payload)
+        case TrainPayload():
+            return _trained(status, payload)
+        case PublishPayload():
+            return _published(status, payload)
+        case _:
+            return status
+
+
+def told(status: FineTuneJobStatus, stage: Stage) -> str:
+    """A stage's result in a sentence."""
+    match stage:
+        case Stage.PREPARE:
+            return _data(status)
+        case Stage.TRAIN:
+            return _scores(status)
+        case _:
+            return f"The model is published at {status.model.uri if status.model else 'its output'}."
+
+
+def _prepared(status: FineTuneJobStatus, payload: PreparePayload) -> FineTuneJobStatus:
+    # Results of an earlier spec are gone with it.
+    data = DataStatus(
+        digest=payload.data_digest,
+        prepared=payload.prepared,
+        rows=payload.rows,
+        labels=payload.labels,
+        tokens=payload.tokens,
+        truncated_tokens=payload.truncated_tokens,
+        findings=payload.findings,
+        report=payload.report,
+    )
+    return status.model_copy(
+        update={
+            "data": data,
+            "chosen": payload.chosen,
+            "model": ModelStatus(base_digest=payload.model_digest, parameters=payload.parameters),
+            "training": None,
+            "evaluation": None,
+            "report": None,
+            "progress": None,
+        }
+    )
+
+
+def _trained(status: FineTuneJobStatus, payload: TrainPayload) -> FineTuneJobStatus:
+    training = TrainStatus(
+        best_step=payload.best.step,
+        best_validation=payload.best.metric,
+        staging=payload.staging,
+        peak_memory_bytes=payload.peak_memory_bytes,
+        gpu_seconds=payload.gpu_seconds,
+    )
+    return status.model_copy(
+        update={"training": training, "evaluation": payload.evaluation, "progress": None}
+    )
+
+
+def _published(status: FineTuneJobStatus, payload: PublishPayload) -> FineTuneJobStatus:
+    published = {"uri": payload.uri, "digest": payload.digest, "size_bytes": payload.size_bytes}
+    model = (status.model or ModelStatus()).model_copy(update=published)
+    return status.model_copy(update={"model": model, "report": payload.report, "progress": None})
+
+
+def _data(status: FineTuneJobStatus) -> str:
+    if status.data is None or status.chosen is None:
+        return "The data is prepared."
+    rows = status.data.rows
+    return (
+        f"{rows.train:,} rows to train on, {rows.validation:,} to choose on, {rows.test:,} to measure on,"
+        f" {status.data.labels} classes; {status.chosen.total_steps:,} steps of {status.chosen.batch_size}"
+        " rows."
+    )
+
+
+def _scores(status: FineTuneJobStatus) -> str:
+    measured = status.evaluation
+    if measured is None or measured.tuned is None:
+        return "The model is trained."
+    return (
+        f"{measured.primary_metric} {measured.tuned.primary:.3f} on {measured.rows:,} test rows;"
+        f" base model {measured.baseline.primary:.3f}, majority class {measured.majority.primary:.3f}."
+    )

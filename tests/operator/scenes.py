@@ -1,0 +1,370 @@
+"""Short words for what a cluster looks like, expanded to the objects that Kubernetes would show.
+
+Jobs are made by resources.py itself, as plan would have created them; pods come from their templates.
+"""
+
+import copy
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finetune_operator import names, rendering, resources
+from finetune_operator.api import FineTuneJob
+from finetune_operator.observed import Manifest, Observed
+from finetune_operator.settings import Settings
+from finetune_trainer.contract import Chosen, FailureClass, Progress, Stage, TerminationMessage
+
+NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+UID = "0b5c3f1e-7a52-4d3c-9f5e-2f3a9c1d8e7b"
+DIGEST = "sha256:" + "a" * 64
+BASE = yaml.safe_load(f"""
+apiVersion: finetune.dev/v1alpha1
+kind: FineTuneJob
+metadata: {{name: tickets, namespace: demo, uid: {UID}, generation: 1}}
+spec:
+  task: TextClassification
+  model: {{uri: s3://models/minilm}}
+  dataset: {{train: {{uri: s3://data/train.jsonl}}, test: {{uri: s3://data/test.jsonl}}}}
+  resources: {{nodes: 2}}
+  output: {{uri: s3://models/support/, suffix: v2}}
+  storage:
+    endpoint: https://minio.storage:9000
+    secretRef: {{name: s3-keys}}
+    caBundleRef: {{name: company-ca}}
+""")
+CHOSEN = Chosen(
+    epochs=3,
+    batch_size=32,
+    micro_batch_size=8,
+    accumulation_steps=2,
+    world_size=2,
+    learning_rate=5e-5,
+    max_length=64,
+    zero_stage=2,
+    total_steps=300,
+)
+
+
+def settings(changes: Manifest | None = None) -> Settings:
+    return Settings.model_validate(merged({"trainer_image": "registry/trainer:1"}, changes or {}))
+
+
+def merged(base: Any, changes: Any) -> Any:
+    """Deep merge of mappings; null takes a key away; anything else replaces."""
+    if not (isinstance(base, dict) and isinstance(changes, dict)):
+        return copy.deepcopy(changes)
+    result = copy.deepcopy(base)
+    for key, value in changes.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = merged(result.get(key), value)
+    return result
+
+
+def job_of(changes: Manifest | None = None, *, configured: Settings | None = None) -> FineTuneJob:
+    """A FineTuneJob like BASE. In its status, `reached` fills in the results up to a stage, attempts need
+    only what matters, and conditions may be written as {Type: status}."""
+    document = merged(BASE, {k: v for k, v in (changes or {}).items() if k != "status"})
+    short = (changes or {}).get("status")
+    job = FineTuneJob.model_validate(document)
+    if short is None:
+        return job
+    run = _run(job, configured or settings())
+    status = {k: v for k, v in short.items() if k not in ("reached", "attempts", "conditions")}
+    for stage in reached(short.get("reached")):
+        status = merged(_result(job, run, stage), status)
+    status["attempts"] = [_attempt(job, run, a) for a in short.get("attempts", ())]
+    status["conditions"] = [
+        {
+            "type": kind,
+            "status": str(held) if not isinstance(held, dict) else held["status"],
+            "reason": "Completed" if not isinstance(held, dict) else held["reason"],
+            "observedGeneration": job.metadata["generation"] if not isinstance(held, dict) else held.get(
+                "generation", job.metadata["generation"]
+            ),
+            "lastTransitionTime": "2026-01-01T11:00:00Z",
+        }
+        for kind, held in short.get("conditions", {}).items()
+    ]
+    return FineTuneJob.model_validate(document | {"status": status})
+
+
+def reached(stage: str | None) -> list[Stage]:
+    """The stages up to one."""
+    stages = [Stage.PREPARE, Stage.TRAIN, Stage.PUBLISH]
+    return stages[: stages.index(Stage(stage)) + 1] if stage else []
+
+
+def child(job: FineTuneJob, short: Manifest, configured: Settings) -> Manifest:
+    """A Job of ours: {stage, attempt, made (RFC 3339), metadata, spec, status, of: an older job's changes}."""
+    if "of" in short:
+        job = job_of(merged(_plain(job), short["of"]))
+    run, profile = _run(job, configured), configured.profiles["default"]
+    stage, number = Stage(short["stage"]), short.get("attempt", 1)
+    if stage is Stage.SWEEP:
+        made = resources.sweep_job(job, run, configured, profile, number)
+    else:
+        chosen = CHOSEN
+        if micro := short.get("microBatch"):
+            chosen = CHOSEN.model_copy(update={"micro_batch_size": micro, "accumulation_steps": 16 // micro})
+        started = stage in (Stage.TRAIN, Stage.PUBLISH)
+        made = resources.stage_job(
+            job,
+            run,
+            configured,
+            profile,
+            stage,
+            number,
+            chosen=chosen if started else None,
+            prepared=DIGEST if started else None,
+            reported=(Stage(short["reports"]), short.get("reported", 1)) if "reports" in short else None,
+        )
+    made["metadata"] |= {
+        "uid": f"uid-{made['metadata']['name']}",
+        "creationTimestamp": short.get("made", "2026-01-01T11:50:00Z"),
+    }
+    changes = {key: short[key] for key in ("metadata", "spec", "status") if key in short}
+    changed: Manifest = merged(made, changes)
+    if state := changed.get("status", {}).pop("is", None):
+        at = {"status": "True", "lastTransitionTime": changed["status"].pop("at", "2026-01-01T11:59:30Z")}
+        changed["status"]["conditions"] = [{"type": state, **at}]
+    return changed
+
+
+def pod(job: FineTuneJob, of: Manifest, short: Manifest) -> Manifest:
+    """A pod of a Job: {index, is, code, says, at, metadata, spec, status}.
+
+    `is`: Pending (no node), Creating, Running, or ended with `code`; `says`: its termination message.
+    """
+    index, name = short.get("index", 0), of["metadata"]["name"]
+    template = copy.deepcopy(of["spec"]["template"])
+    made: Manifest = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": f"{name}-{index}-x",
+            "namespace": job.metadata["namespace"],
+            "uid": f"uid-{name}-{index}",
+            "creationTimestamp": of["metadata"]["creationTimestamp"],
+            "labels": template["metadata"]["labels"]
+            | {
+                "batch.kubernetes.io/controller-uid": of["metadata"]["uid"],
+                "batch.kubernetes.io/job-completion-index": str(index),
+            },
+            "annotations": template["metadata"]["annotations"],
+        },
+        "spec": template["spec"] | {"nodeName": f"node-{index}"},
+        "status": _pod_status(job, of, short),
+    }
+    if short.get("is") == "Pending":
+        del made["spec"]["nodeName"]
+    changed: Manifest = merged(made, {key: short[key] for key in ("metadata", "spec", "status") if key in short})
+    return changed
+
+
+def message(job: FineTuneJob, of: Manifest, says: Any) -> str | None:
+    """A termination message: `success`, the text itself, or {class, reason, message, ...}."""
+    if says is None:
+        return None
+    config = resources.config_of(of)
+    assert config
+    stage = Stage(config.reported_stage) if config.reported_stage else config.stage
+    if isinstance(says, str) and says != "success":
+        return says
+    document: Manifest = {
+        "stage": stage.value,
+        "attempt": config.attempt,
+        "configDigest": config.run.digest(),
+        "class": FailureClass.SUCCESS.value,
+        "reason": "Completed",
+        "message": "done",
+    }
+    if says == "success":
+        document["payload"] = payload(config.run, stage)
+        return TerminationMessage.model_validate(document).encode().decode()
+    return json.dumps(merged(document, says))
+
+
+def payload(run: Any, stage: Stage) -> Manifest:
+    """What a stage reached."""
+    intervals = {m: {"value": 0.8, "low": 0.75, "high": 0.85} for m in ("accuracy", "macroF1")}
+    scores = {name: {"primary": value, "metrics": intervals} for name, value in
+              (("majority", 0.1), ("baseline", 0.72), ("tuned", 0.8), ("delta", 0.08))}  # fmt: skip
+    match stage:
+        case Stage.PREPARE:
+            return {
+                "kind": "Prepare",
+                "dataDigest": DIGEST,
+                "modelDigest": DIGEST,
+                "prepared": f"{run.runs}prepared/",
+                "rows": {"train": 3200, "validation": 400, "test": 400, "dropped": 3},
+                "labels": 12,
+                "tokens": 100000,
+                "truncatedTokens": 10,
+                "parameters": 22713216,
+                "chosen": CHOSEN.model_copy(update={"world_size": run.world.size}).model_dump(by_alias=True),
+                "findings": {"errors": 3, "warnings": 1},
+                "report": f"{run.runs}prepared/report.json",
+            }
+        case Stage.TRAIN:
+            return {
+                "kind": "Train",
+                "best": {"step": 280, "metric": 0.81},
+                "evaluation": {"primaryMetric": "macroF1", "rows": 400, **scores},
+                "staging": f"{run.runs}staging/",
+                "peakMemoryBytes": 2**30,
+                "gpuSeconds": 0,
+            }
+        case _:
+            return {
+                "kind": "Publish",
+                "uri": run.output,
+                "digest": DIGEST,
+                "sizeBytes": 90_000_000,
+                "report": f"{run.output}report.html",
+            }
+
+
+def observed_of(job: FineTuneJob, short: Manifest, configured: Settings) -> Observed:
+    """What is seen: {jobs, pods, shared, events, foreign, progress, refused}.
+
+    Jobs listed with `pods` bring their own. `shared`: which of the run's other objects are there
+    (NetworkPolicy, Service, sweep).
+    """
+    jobs, pods = [], []
+    for each in short.get("jobs", ()):
+        made = child(job, each, configured)
+        if not each.get("gone"):
+            jobs.append(made)
+        pods += [pod(job, made, p) for p in each.get("pods", ())]
+    shared = short.get("shared", ["NetworkPolicy", "Service", "sweep"])
+    if "sweep" in shared:
+        jobs.append(child(job, {"stage": "Sweep"} | short.get("sweep", {}), configured))
+    run = _run(job, configured)
+    return Observed(
+        jobs=tuple(jobs),
+        pods=tuple(pods),
+        services=(resources.service(job),) if "Service" in shared else (),
+        network_policies=(
+            (resources.network_policy(job, run, configured),) if "NetworkPolicy" in shared else ()
+        ),
+        foreign=frozenset((kind, name) for kind, name in short.get("foreign", ())),
+        refused=short.get("refused"),
+        events=tuple(_event(e) for e in short.get("events", ())),
+        progress=Progress.model_validate(short["progress"]) if "progress" in short else None,
+    )
+
+
+def read(path: Path) -> Any:
+    return yaml.load(path.read_text(), PlainDates) or {}  # noqa: S506 - a SafeLoader without dates
+
+
+class PlainDates(yaml.SafeLoader):
+    """Leaves timestamps as text, as the Kubernetes API has them."""
+
+
+PlainDates.yaml_implicit_resolvers = {
+    key: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
+    for key, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _run(job: FineTuneJob, configured: Settings) -> Any:
+    profile = configured.profiles["default"]
+    try:
+        return rendering.run(job, profile)
+    except rendering.Unrenderable:
+        return rendering.run(FineTuneJob.model_validate(BASE), profile)
+
+
+def _result(job: FineTuneJob, run: Any, stage: Stage) -> Manifest:
+    found = payload(run, stage)
+    match stage:
+        case Stage.PREPARE:
+            data = {k: found[k] for k in ("prepared", "rows", "labels", "tokens", "truncatedTokens", "findings", "report")}
+            model = {"baseDigest": DIGEST, "parameters": found["parameters"]}
+            return {"data": data | {"digest": DIGEST}, "chosen": found["chosen"], "model": model}
+        case Stage.TRAIN:
+            training = {
+                "bestStep": 280,
+                "bestValidation": 0.81,
+                "staging": found["staging"],
+                "peakMemoryBytes": found["peakMemoryBytes"],
+                "gpuSeconds": 0,
+            }
+            return {"training": training, "evaluation": found["evaluation"]}
+        case _:
+            model = {"uri": found["uri"], "digest": DIGEST, "sizeBytes": found["sizeBytes"]}
+            return {"model": model, "report": found["report"]}
+
+
+def _attempt(job: FineTuneJob, run: Any, short: Manifest) -> Manifest:
+    stage, number = short["stage"], short.get("number", 1)
+    name = names.child_name(job.metadata["name"], job.metadata["uid"], stage, number)
+    ended = short.get("outcome", "Running") != "Running"
+    if "of" in short:
+        run = _run(job_of(merged(_plain(job), short["of"])), settings())
+    full = {
+        "number": number,
+        "generation": job.metadata["generation"],
+        "configDigest": run.digest(),
+        "job": name,
+        "jobUid": f"uid-{name}",
+        "startTime": "2026-01-01T11:50:00Z",
+        "outcome": "Running",
+    } | ({"endTime": "2026-01-01T11:55:00Z"} if ended else {})
+    return full | {key: value for key, value in short.items() if key != "of"}
+
+
+def _pod_status(job: FineTuneJob, of: Manifest, short: Manifest) -> Manifest:
+    began, at = short.get("began", "2026-01-01T11:50:10Z"), short.get("at", "2026-01-01T11:59:30Z")
+    scheduled = {"type": "PodScheduled", "status": "True"}
+    if "code" in short:
+        ended: Manifest = {"exitCode": short["code"], "finishedAt": at}
+        if (text := message(job, of, short.get("says"))) is not None:
+            ended["message"] = text
+        return {
+            "phase": "Failed" if short["code"] else "Succeeded",
+            "startTime": began,
+            "conditions": [scheduled],
+            "containerStatuses": [{"name": "trainer", "state": {"terminated": ended}}],
+        }
+    match short.get("is", "Running"):
+        case "Pending":
+            return {"phase": "Pending"}
+        case "Creating":
+            waiting = {"waiting": {"reason": "ContainerCreating"}}
+            return {
+                "phase": "Pending",
+                "startTime": began,
+                "conditions": [scheduled],
+                "containerStatuses": [{"name": "trainer", "state": waiting}],
+            }
+        case "Failed":
+            return {"phase": "Failed", "startTime": began, "conditions": [scheduled]}
+        case _:
+            return {
+                "phase": "Running",
+                "podIP": "10.0.0.9",
+                "startTime": began,
+                "conditions": [scheduled],
+                "containerStatuses": [{"name": "trainer", "state": {"running": {"startedAt": began}}}],
+            }
+
+
+def _event(short: Manifest) -> Manifest:
+    return {
+        "metadata": {"name": "e", "namespace": "demo"},
+        "involvedObject": {"uid": f"uid-{short['about']}"},
+        "reason": short["reason"],
+        "message": short["message"],
+        "lastTimestamp": short.get("at", "2026-01-01T11:59:50Z"),
+    }
+
+
+def _plain(job: FineTuneJob) -> Manifest:
+    return job.model_dump(mode="json", by_alias=True, exclude={"status"}, exclude_none=True)
