@@ -173,11 +173,11 @@ def _stopped(seen: Observed) -> list[tuple[float, Verdict]]:
 
 def _never_started(seen: Observed, stop: Stop) -> Verdict:
     ranks = ", ".join(str(rank) for rank in stop.ranks)
-    message = f"Nothing was heard of ranks {ranks} within the start-up deadline."
     if not seen.meets:
+        message = f"Nothing was heard of ranks {ranks} within the start-up deadline."
         return Verdict(FailureClass.HANG, "RankSilent", message)
-    message += f" {stop.detail}" if stop.detail else ""
-    hint = "Not every pod of the gang joined: look for one that is waiting or cannot be reached."
+    message = f"Ranks {ranks} could not start within the start-up deadline: not every pod of the gang joined."
+    hint = "Look for a pod of this attempt that is waiting, failed early, or cannot be reached."
     return Verdict(FailureClass.COMMUNICATION, "RendezvousTimeout", message, hint)
 
 

@@ -56,20 +56,23 @@ class Endpoint:
         self._socket = socket.create_server(("", port), family=family, dualstack_ipv6=dual, backlog=64)
         self.port: int = self._socket.getsockname()[1]
         self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="endpoint", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Stops serving."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(CLIENT_SECONDS)
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        server = asyncio.start_server(self._serve, sock=self._socket, limit=REQUEST_BYTES)
-        self._loop.run_until_complete(server)
-        self._loop.run_forever()
-        self._socket.close()
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._live())
+
+    async def _live(self) -> None:
+        server = await asyncio.start_server(self._serve, sock=self._socket, limit=REQUEST_BYTES)
+        await self._stop.wait()
+        server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients += 1

@@ -155,12 +155,17 @@ def _failed(error: BaseException, pulse: FilePulse) -> ExitCode:
         pulse.end(
             failure=failure.failure,
             reason=failure.reason,
-            message=failure.message[:1000],
-            hint=failure.hint[:500],
+            message=_printable(failure.message[:1000]),
+            hint=_printable(failure.hint[:500]),
         )
     except OSError:
         log.exception("the rank file could not be written; the exit code has to do")
     return ExitCode.SUCCESS if failure.failure is FailureClass.PREEMPTED else ExitCode.of(failure.failure)
+
+
+def _printable(text: str) -> str:
+    """Without half characters, which come from undecodable file names and are no JSON."""
+    return text.encode(errors="replace").decode()
 
 
 def _exit(code: int) -> NoReturn:

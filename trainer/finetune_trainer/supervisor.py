@@ -4,31 +4,29 @@ It owns port 8080, the termination message, the tail of the log and the exit cod
 stands in `watchdog` (end them now?) and `classify` (why did it end?); this module acts.
 """
 
-import json
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from finetune_trainer import processes
 from finetune_trainer.cgroup import oom_kills, usable_cpus
-from finetune_trainer.classify import Death, Observed, Verdict, classify
+from finetune_trainer.classify import Verdict, classify
 from finetune_trainer.config import ConfigError, TrainConfig
-from finetune_trainer.contract import FailureClass, Progress, RankFile, TerminationMessage
+from finetune_trainer.contract import FailureClass, Progress, TerminationMessage
 from finetune_trainer.endpoint import Endpoint
 from finetune_trainer.lastword import compose, say, without_config
-from finetune_trainer.launch import Launch, launch
+from finetune_trainer.launch import RANK_PROGRAM, Launch, launch
 from finetune_trainer.logtail import LogTail
 from finetune_trainer.places import Places
+from finetune_trainer.podview import PodView, look, observed, rank_files
 from finetune_trainer.rendezvous import MasterSearch
-from finetune_trainer.watchdog import Scene, Silence, Stop, Why, decide, listen
+from finetune_trainer.watchdog import Scene, Stop, Why, decide, listen
 
 TICK_SECONDS = 0.2
 STACK_SECONDS = 2.0
@@ -43,23 +41,14 @@ MakeLaunch = Callable[[float], Launch]
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class _Gang:
-    """What is known about this pod's ranks; only `_watch` writes it."""
+def main(places: Places, port: int, program: Sequence[str] = RANK_PROGRAM) -> int:
+    """Runs one stage to its end, whatever end; returns the exit code.
 
-    launch: Launch
-    child: int | None = None
-    child_code: int | None = None
-    child_ended: float = 0.0
-    files: dict[int, RankFile] = field(default_factory=dict)
-    silent: dict[int, Silence] = field(default_factory=dict)
-    gone: dict[int, float] = field(default_factory=dict)
-    leaving_since: float | None = None
-    stop: Stop | None = None
-
-
-def main(places: Places, port: int) -> int:
-    """Runs one stage to its end, whatever end; returns the exit code."""
+    Args:
+        places: where files lie.
+        port: of the endpoint; 0 is any free one.
+        program: what Python runs as a rank.
+    """
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s supervisor: %(message)s")
     processes.take_over()
     try:
@@ -78,6 +67,7 @@ def main(places: Places, port: int) -> int:
             cpus=usable_cpus(),
             environment=os.environ,
             seconds_left=seconds_left,
+            program=program,
         )
 
     try:
@@ -103,33 +93,33 @@ def supervise(config: TrainConfig, places: Places, make: MakeLaunch, port: int) 
     """
     _clear(places)
     killed_before = oom_kills()
-    gang = _Gang(make(config.rendezvous.startup_deadline_seconds))
+    view = PodView(make(config.rendezvous.startup_deadline_seconds))
     endpoint = _serve(config, places, port)
     tail = LogTail()
     try:
-        _watch(config, places, gang, make, tail)
+        _watch(config, places, view, make, tail)
     finally:
         stuck = processes.end_descendants()
         tail.close()
     if stuck:
         log.warning("processes stuck in the kernel are left behind: %s", sorted(stuck))
-    gang.files = _rank_files(places, gang)
+    view.files = rank_files(places, view)
     killed = oom_kills()
     rise = None if killed is None or killed_before is None else killed - killed_before
-    verdict = classify(_observed(gang, places, rise, tail.text()))
+    verdict = classify(observed(view, places, rise, tail.text()))
     _keep_evidence(config, places, verdict, tail)
     if endpoint:
         endpoint.close()
-    return compose(config, verdict, gang.files)
+    return compose(config, verdict, view.files)
 
 
-def _watch(config: TrainConfig, places: Places, gang: _Gang, make: MakeLaunch, tail: LogTail) -> None:
-    """The life of the gang, until its end or until it has been ended."""
+def _watch(config: TrainConfig, places: Places, view: PodView, make: MakeLaunch, tail: LogTail) -> None:
+    """The life of the ranks, until its end or until it has been ended."""
     meeting = config.rendezvous
     deadline = time.monotonic() + meeting.startup_deadline_seconds
     search = (
         MasterSearch(meeting.master_address, meeting.master_port, meeting.startup_deadline_seconds)
-        if gang.launch.meets
+        if view.launch.meets
         else None
     )
     grace = float(config.preemption_grace_seconds)
@@ -138,99 +128,78 @@ def _watch(config: TrainConfig, places: Places, gang: _Gang, make: MakeLaunch, t
     while True:
         told = processes.next_signal(TICK_SECONDS)
         left = deadline - time.monotonic()
-        if gang.child is None and (search is None or search.found.address):
-            gang.launch = make(left)
-            gang.child = processes.spawn(gang.launch.argv, gang.launch.environment, tail.write_end)
-        _look(places, gang)
-        if gang.child_code is not None:
+        if view.child is None and (search is None or search.found.address):
+            view.launch = make(left)
+            view.child = processes.spawn(view.launch.argv, view.launch.environment, tail.write_end)
+        look(places, view)
+        if view.child_code is not None:
             return
         now = time.monotonic()
-        gang.silent = listen(gang.silent, gang.files, now - looked)
+        view.silent = listen(view.silent, view.files, now - looked)
         looked = now
         if told in {signal.SIGTERM, signal.SIGINT}:
-            gang.stop = _ask_to_leave(gang)
+            view.stop = _ask_to_leave(view)
         scene = Scene(
-            expected=gang.launch.ranks,
-            files=gang.files,
-            silent=gang.silent,
-            gone=gang.gone,
+            expected=view.launch.ranks,
+            files=view.files,
+            silent=view.silent,
+            gone=view.gone,
             now=time.time(),
             start_seconds_left=left,
-            leaving_since=gang.leaving_since,
+            leaving_since=view.leaving_since,
             grace_seconds=grace,
         )
-        gang.stop = gang.stop or decide(scene)
-        if gang.stop and search and gang.stop.why is Why.NEVER_STARTED:
-            gang.stop = _not_met(gang.stop, search, config)
-        if gang.stop:
-            _end(gang, places)
+        view.stop = view.stop or decide(scene)
+        if view.stop and search and view.stop.why is Why.NEVER_STARTED:
+            view.stop = _not_met(view.stop, search, config)
+        if view.stop:
+            _end(view, places)
             return
 
 
-def _look(places: Places, gang: _Gang) -> None:
-    """Brings the picture up to date: exits, rank files, processes that are gone."""
-    now = time.time()
-    exits = processes.reap()
-    if gang.child in exits:
-        gang.child_code, gang.child_ended = exits[gang.child], now
-    gang.files = _rank_files(places, gang)
-    for rank, file in gang.files.items():
-        if rank not in gang.gone and not processes.alive(file.pid):
-            gang.gone[rank] = now
-
-
-def _rank_files(places: Places, gang: _Gang) -> dict[int, RankFile]:
-    """What the ranks say; a file that cannot be read keeps its last content."""
-    files = {}
-    for rank in gang.launch.ranks:
-        try:
-            files[rank] = RankFile.model_validate_json((places.ranks / f"{rank}.json").read_bytes())
-        except (OSError, ValidationError):
-            if rank in gang.files:
-                files[rank] = gang.files[rank]
-    return files
-
-
-def _ask_to_leave(gang: _Gang) -> Stop | None:
+def _ask_to_leave(view: PodView) -> Stop | None:
     """SIGTERM: the first time the ranks are asked to save and leave, the second time it is over."""
-    if gang.leaving_since is not None:
+    if view.leaving_since is not None:
         log.info("told to end a second time: stopping at once")
         return Stop(Why.TOLD_TWICE, time.time())
-    gang.leaving_since = time.time()
+    view.leaving_since = time.time()
     ours = processes.descendants()
-    asked = {file.pid for file in gang.files.values() if file.ended is None and file.pid in ours}
+    asked = {file.pid for file in view.files.values() if file.ended is None and file.pid in ours}
     log.info("told to end: asking %d ranks to save and leave", len(asked))
     processes.send(asked, signal.SIGUSR1)
     return None
 
 
-def _end(gang: _Gang, places: Places) -> None:
+def _end(view: PodView, places: Places) -> None:
     """Ends the ranks; torchrun gets a moment to say how."""
-    if gang.stop is None or gang.child is None:
+    if view.stop is None or view.child is None:
         return
-    log.info("ending the ranks: %s %s", gang.stop.why, gang.stop.detail)
-    if gang.stop.why is Why.HANG:
-        _write_stacks(gang, places)
-    if not gang.launch.agent:
+    log.info("ending the ranks: %s %s", view.stop.why, view.stop.detail)
+    if view.stop.why is Why.HANG:
+        _write_stacks(view, places)
+    if not view.launch.agent:
         return
-    processes.send(processes.descendants(gang.child), signal.SIGKILL)
+    ranks = processes.descendants(view.child)
+    if not ranks:
+        return
+    processes.send(ranks, signal.SIGKILL)
     deadline = time.monotonic() + REPORT_SECONDS
-    while time.monotonic() < deadline and gang.child not in processes.reap():
+    while time.monotonic() < deadline and view.child not in processes.reap():
         time.sleep(TICK_SECONDS / 4)
 
 
-def _write_stacks(gang: _Gang, places: Places) -> None:
+def _write_stacks(view: PodView, places: Places) -> None:
     """Asks every rank for its stack, and notes what the kernel says of each."""
     ours = processes.descendants()
-    ranks = {rank: file.pid for rank, file in gang.files.items() if file.pid in ours}
+    ranks = {rank: file.pid for rank, file in view.files.items() if file.pid in ours}
     processes.send(set(ranks.values()), signal.SIGUSR2)
     time.sleep(STACK_SECONDS)
     places.stacks.mkdir(parents=True, exist_ok=True)
     states = [f"rank {rank} pid {pid} state {processes.state(pid)}" for rank, pid in sorted(ranks.items())]
     (places.stacks / "states.txt").write_text("\n".join(states) + "\n")
-    if gang.stop and processes.state(ranks.get(gang.stop.ranks[0], 0)) == "T":
-        detail = f"{gang.stop.detail}, its process is stopped"
-        gang.stop = Stop(gang.stop.why, gang.stop.time, gang.stop.ranks, detail)
+    if view.stop and processes.state(ranks.get(view.stop.ranks[0], 0)) == "T":
+        detail = f"{view.stop.detail}, its process is stopped"
+        view.stop = Stop(view.stop.why, view.stop.time, view.stop.ranks, detail)
 
 
 def _not_met(stop: Stop, search: MasterSearch, config: TrainConfig) -> Stop:
@@ -239,41 +208,6 @@ def _not_met(stop: Stop, search: MasterSearch, config: TrainConfig) -> Stop:
     why = Why.NEVER_STARTED if search.found.answers else Why.UNREACHABLE
     detail = search.found.describe(meeting.master_address, meeting.master_port)
     return Stop(why, stop.time, stop.ranks, detail)
-
-
-def _observed(gang: _Gang, places: Places, oom: int | None, tail: str) -> Observed:
-    report = _agent_report(places)
-    deaths = []
-    if gang.launch.agent:
-        for death in report.get("deaths", []):
-            rank = int(death["rank"])
-            if gang.stop is None or rank in gang.gone:
-                time_seen = gang.gone.get(rank, float(death["time"]))
-                deaths.append(Death(rank, int(death["code"]), time_seen))
-        if gang.child_code is not None and not report:
-            deaths.append(Death(None, gang.child_code, gang.child_ended))
-    elif gang.child_code is not None:
-        deaths.append(Death(gang.launch.ranks[0], gang.child_code, gang.child_ended))
-    return Observed(
-        expected=gang.launch.ranks,
-        files=gang.files,
-        now=time.time(),
-        deaths=deaths,
-        oom_kills=oom,
-        asked_to_leave=gang.leaving_since,
-        stop=gang.stop,
-        agent_error=report.get("error"),
-        meets=gang.launch.meets,
-        tail=tail,
-    )
-
-
-def _agent_report(places: Places) -> dict[str, Any]:
-    try:
-        report = json.loads(places.agent.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return report if isinstance(report, dict) else {}
 
 
 def _serve(config: TrainConfig, places: Places, port: int) -> Endpoint | None:

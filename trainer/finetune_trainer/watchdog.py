@@ -13,6 +13,8 @@ FAREWELL_SECONDS = 30.0
 LONGEST_STEP_SECONDS = 1.0
 """Most silence that counts between two looks: a supervisor that was itself frozen blames nobody for it."""
 
+_NO_FAULT = {FailureClass.SUCCESS, FailureClass.PREEMPTED}
+
 
 class Why(StrEnum):
     """Why the supervisor ends its ranks."""
@@ -123,12 +125,10 @@ def _lingering(scene: Scene) -> Stop | None:
         if rank not in scene.gone and not ((file := scene.files.get(rank)) and file.ended)
     )
     ends = [file.ended for file in scene.files.values() if file.ended]
-    failed = [
-        file.ended for file in scene.files.values() if file.ended and file.failure is not FailureClass.SUCCESS
-    ]
+    failed = [file.ended for file in scene.files.values() if file.ended and file.failure not in _NO_FAULT]
     fell = [time for rank, time in scene.gone.items() if not ((file := scene.files.get(rank)) and file.ended)]
     if failed and working and scene.leaving_since is not None and not fell:
-        return None  # A rank that saved sooner waits for the others, within the grace period.
+        return None  # The others may still save, within the grace period.
     if failed or fell:
         patience, since = LINGER_SECONDS, min(failed + fell)
     elif ends and not working:

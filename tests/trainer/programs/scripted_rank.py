@@ -1,0 +1,172 @@
+"""The real rank with a stage that behaves as its script says: --script 0=succeed,1=exit-7,... --root DIR."""
+
+import argparse
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from finetune_trainer import rank
+from finetune_trainer.config import TrainConfig
+from finetune_trainer.contract import Activity, FailureClass
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.places import Places
+from finetune_trainer.stage import Pulse, StageResult
+
+NUMBER = os.environ.get("RANK", "0")
+SAVE_SECONDS = float(os.environ.get("SAVE_SECONDS", "1"))
+DONE = StageResult(None, "scripted and done", step=7)
+Behaviour = Callable[[Places, Pulse], StageResult]
+
+
+def leave(code: int) -> Behaviour:
+    def behave(_places: Places, _pulse: Pulse) -> StageResult:
+        os._exit(code)
+
+    return behave
+
+
+def die(number: signal.Signals) -> Behaviour:
+    def behave(_places: Places, _pulse: Pulse) -> StageResult:
+        os.kill(os.getpid(), number)
+        time.sleep(3600)
+        return DONE
+
+    return behave
+
+
+def fail(error: Exception) -> Behaviour:
+    def behave(_places: Places, _pulse: Pulse) -> StageResult:
+        raise error
+
+    return behave
+
+
+def succeed(_places: Places, _pulse: Pulse) -> StageResult:
+    return DONE
+
+
+def work(places: Places, pulse: Pulse) -> StageResult:
+    """Works until it is asked to leave, then saves for a while."""
+    step = 0
+    while not pulse.leave_requested:
+        step += 1
+        pulse.beat(Activity.TRAINING, step=step, percent=50, loss=0.5)
+        time.sleep(0.02)
+    pulse.beat(Activity.SAVING, quiet_seconds=SAVE_SECONDS + 60)
+    time.sleep(SAVE_SECONDS)
+    (places.scratch / f"saved-{NUMBER}").write_text(str(step))
+    raise StageFailure(FailureClass.PREEMPTED, "Preempted", f"saved at step {step}")
+
+
+def fail_to_save(places: Places, pulse: Pulse) -> StageResult:
+    while not pulse.leave_requested:
+        pulse.beat(Activity.TRAINING, step=1)
+        time.sleep(0.02)
+    del places
+    raise StageFailure(FailureClass.STORAGE, "StorageDenied", "no right to write", "ask for it")
+
+
+def hang(_places: Places, pulse: Pulse) -> StageResult:
+    pulse.beat(Activity.EVALUATING, quiet_seconds=1.5, step=3)
+    time.sleep(3600)
+    return DONE
+
+
+def freeze(_places: Places, pulse: Pulse) -> StageResult:
+    pulse.beat(Activity.TRAINING, quiet_seconds=1.5, step=3)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return DONE
+
+
+def deaf(_places: Places, pulse: Pulse) -> StageResult:
+    """Hears neither SIGUSR1 nor SIGTERM, but lives."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        pulse.beat(Activity.TRAINING, step=1)
+        time.sleep(0.02)
+
+
+def chatter(_places: Places, _pulse: Pulse) -> StageResult:
+    sys.stdout.writelines(f"line {number}\n" for number in range(1_000_000))
+    return DONE
+
+
+def mutter(_places: Places, _pulse: Pulse) -> StageResult:
+    for _ in range(64):
+        sys.stdout.write("." * 1_000_000)
+    return DONE
+
+
+def leave_a_child(_places: Places, _pulse: Pulse) -> StageResult:
+    """A grandchild in a session of its own that outlives its parent and keeps the pipe open."""
+    if not os.fork():
+        os.setsid()
+        time.sleep(3600)
+    return DONE
+
+
+def allocate(_places: Places, pulse: Pulse) -> StageResult:
+    kept = []
+    while True:
+        pulse.beat(Activity.TRAINING)
+        kept.append(bytearray(b"x" * 16_000_000))
+
+
+def crash(_places: Places, _pulse: Pulse) -> StageResult:
+    ctypes.string_at(0)
+    return DONE
+
+
+BEHAVIOURS: dict[str, Behaviour] = {
+    "succeed": succeed,
+    "work": work,
+    "fail-to-save": fail_to_save,
+    "hang": hang,
+    "freeze": freeze,
+    "deaf": deaf,
+    "chatter": chatter,
+    "mutter": mutter,
+    "leave-a-child": leave_a_child,
+    "allocate": allocate,
+    "crash": crash,
+    "exit-0": leave(0),
+    "exit-1": leave(1),
+    "exit-7": leave(7),
+    "kill": die(signal.SIGKILL),
+    "terminate": die(signal.SIGTERM),
+    "bus-error": die(signal.SIGBUS),
+    "storage": fail(StageFailure(FailureClass.STORAGE, "StorageDenied", "no right to write", "ask for it")),
+    "bug": fail(KeyError("labels")),
+    "memory": fail(MemoryError()),
+    "peer": fail(
+        RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer")
+    ),
+}
+
+
+class Stage:
+    """Stands in for a stage module."""
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        self.behaviour = behaviour
+
+    def run(self, _config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
+        return self.behaviour(places, pulse)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--script", required=True)
+    parser.add_argument("--root", type=Path, required=True)
+    given = parser.parse_args()
+    mine = dict(part.split("=") for part in given.script.split(","))[NUMBER]
+    if mine == "never-start":
+        time.sleep(3600)
+    rank._DURABLE = set()
+    rank._module = lambda _stage: Stage(BEHAVIOURS[mine])
+    rank._exit(rank.main(Places(given.root)))

@@ -1,0 +1,12 @@
+"""The real supervisor with a scripted rank: supervised.py ROOT SCRIPT, for example `0=succeed,1=exit-7`."""
+
+import sys
+from pathlib import Path
+
+from finetune_trainer.places import Places
+from finetune_trainer.supervisor import main
+
+SCRIPTED = Path(__file__).with_name("scripted_rank.py")
+
+if __name__ == "__main__":
+    sys.exit(main(Places(Path(sys.argv[1])), 0, (str(SCRIPTED), "--script", sys.argv[2])))

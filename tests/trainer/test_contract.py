@@ -1,0 +1,196 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+from pydantic import ValidationError
+
+from finetune_trainer.contract import (
+    CONTRACT_VERSION,
+    MAX_MESSAGE_BYTES,
+    Best,
+    Chosen,
+    ContractError,
+    Evaluation,
+    ExitCode,
+    FailureClass,
+    Findings,
+    Interval,
+    PreparePayload,
+    Progress,
+    RankFile,
+    ResultRef,
+    RowCounts,
+    Scores,
+    Stage,
+    TerminationMessage,
+    TrainPayload,
+    speaks,
+)
+
+DIGEST = "sha256:" + "a" * 64
+LONGEST_URI = "s3://" + "b" * 63 + "/" + "k" * 955
+UGLY = -0.12345678901234567
+
+
+def message(**more: object) -> TerminationMessage:
+    plain = {
+        "stage": Stage.TRAIN,
+        "attempt": 1,
+        "config_digest": DIGEST,
+        "failure": FailureClass.SUCCESS,
+        "reason": "Done",
+        "message": "done",
+    }
+    return TerminationMessage(**{**plain, **more})
+
+
+def longest_train() -> TrainPayload:
+    interval = Interval(value=UGLY, low=UGLY, high=UGLY)
+    names = ("accuracy", "macroF1", "microF1", "weightedF1", "mcc")
+    scores = Scores(primary=UGLY, metrics=dict.fromkeys(names, interval))
+    return TrainPayload(
+        best=Best(step=10**9, metric=UGLY),
+        evaluation=Evaluation(
+            primary_metric="weightedF1",
+            rows=10**9,
+            majority=scores,
+            baseline=scores,
+            tuned=scores,
+            delta=scores,
+        ),
+        staging=LONGEST_URI,
+        peak_memory_bytes=10**13,
+        gpu_seconds=10**10,
+    )
+
+
+def longest_prepare() -> PreparePayload:
+    return PreparePayload(
+        data_digest=DIGEST,
+        model_digest=DIGEST,
+        prepared=LONGEST_URI,
+        rows=RowCounts(train=10**10, validation=10**10, test=10**10, dropped=10**10),
+        labels=10**6,
+        tokens=10**13,
+        truncated_tokens=10**13,
+        parameters=10**12,
+        chosen=Chosen(
+            epochs=10**4,
+            batch_size=10**6,
+            micro_batch_size=10**6,
+            accumulation_steps=10**6,
+            world_size=10**6,
+            learning_rate=0.12345678901234567,
+            max_length=10**6,
+            zero_stage=3,
+            total_steps=10**10,
+        ),
+        findings=Findings(errors=10**9, warnings=10**9),
+        report=LONGEST_URI,
+    )
+
+
+@pytest.mark.parametrize("payload", [longest_train(), longest_prepare()])
+@pytest.mark.parametrize("letter", ["x", "é", "\x01", '"', "\U0001f600"])
+def test_the_longest_message_fits_and_keeps_its_payload(payload: object, letter: str) -> None:
+    long = message(
+        reason="R" * 64,
+        message=letter * 1024,
+        hint=letter * 512,
+        step=10**9,
+        epoch=UGLY,
+        checkpoint={"step": 10**9, "digest": DIGEST},
+        payload=payload,
+        result=ResultRef(uri=LONGEST_URI, digest=DIGEST),
+    )
+    data = long.encode()
+    assert len(data) <= MAX_MESSAGE_BYTES
+    back = TerminationMessage.decode(data)
+    assert back.payload is not None
+    assert back.payload.kind == long.payload.kind
+    assert (back.reason, back.step, back.config_digest) == (long.reason, long.step, DIGEST)
+
+
+def test_numbers_of_an_ordinary_message_keep_every_digit() -> None:
+    payload = longest_train().model_copy(update={"staging": "s3://b/staging/"})
+    back = TerminationMessage.decode(message(payload=payload).encode())
+    assert back.payload == payload
+
+
+def test_text_gives_way_before_metrics() -> None:
+    long = message(message="m" * 1024, hint="h" * 512, payload=longest_train())
+    back = TerminationMessage.decode(long.encode())
+    assert isinstance(back.payload, TrainPayload)
+    assert len(back.payload.evaluation.majority.metrics) == 5
+    assert back.message == long.message
+    assert len(back.hint) < len(long.hint)
+
+
+@given(some.text(max_size=1024), some.text(max_size=512))
+def test_every_text_survives_the_way(text: str, hint: str) -> None:
+    back = TerminationMessage.decode(message(message=text, hint=hint).encode())
+    assert text.startswith(back.message.removesuffix("..."))
+    if len(text.encode()) < 500 and len(hint.encode()) < 500 and text.isprintable() and hint.isprintable():
+        assert (back.message, back.hint) == (text, hint)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "not JSON"),
+        (b"[]", "contract version None"),
+        (b"null", "contract version None"),
+        (b"{" * 3000, "not JSON"),
+        (b"x" * 5000, "5000 bytes"),
+        (b'{"contractVersion": "2.0"}', "contract version '2.0'"),
+        (b'{"contractVersion": 1}', "contract version 1"),
+        (b'{"contractVersion": "1.0"}', "stage"),
+        (b'\xff{"contractVersion": "1.0"}', "not JSON"),
+    ],
+)
+def test_what_cannot_be_read_is_named(data: bytes, says: str) -> None:
+    with pytest.raises(ContractError, match=says):
+        TerminationMessage.decode(data)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"reason": "not camel"},
+        {"attempt": 0},
+        {"class": "Nonsense"},
+        {"step": -1},
+        {"epoch": 1e999},
+        {"message": "x" * 1025},
+        {"unknown": 1},
+        {"payload": {"kind": "Nonsense"}},
+        {"result": {"uri": "u" * 1025, "digest": DIGEST}},
+    ],
+)
+def test_a_tenants_message_out_of_bounds_is_refused(change: dict[str, object]) -> None:
+    document = {**json.loads(message().encode()), **change}
+    with pytest.raises(ContractError):
+        TerminationMessage.decode(json.dumps(document))
+
+
+def test_every_class_has_an_exit_code_and_back() -> None:
+    assert [ExitCode.of(failure).failure for failure in FailureClass] == list(FailureClass)
+    assert sorted(ExitCode) == [0, *range(2, 11)]
+
+
+def test_minor_versions_understand_each_other() -> None:
+    assert speaks("1.7")
+    assert not speaks("10.0")
+    assert speaks(CONTRACT_VERSION)
+
+
+def test_progress_refuses_what_is_not_finite() -> None:
+    with pytest.raises(ValidationError):
+        Progress(stage=Stage.TRAIN, attempt=1, loss=float("nan"))
+
+
+def test_a_rank_file_reads_back() -> None:
+    file = RankFile(pid=7, heartbeat=1.5, quiet_seconds=60, ended=2.5, failure=FailureClass.HANG, reason="X")
+    assert RankFile.model_validate_json(file.model_dump_json(by_alias=True)) == file
+    assert json.loads(file.model_dump_json(by_alias=True))["class"] == "Hang"
