@@ -4,14 +4,13 @@ from finetune_operator import waiting
 from finetune_operator.api import AttemptStatus
 from finetune_operator.attempts import next_number
 from finetune_operator.drift import covers
-from finetune_operator.names import ANNOTATION_CONFIG_DIGEST as DIGEST
-from finetune_operator.names import Reason, State
+from finetune_operator.names import ANNOTATION_SPEC_DIGEST, LABEL_ATTEMPT, Reason, State
 from finetune_operator.observed import Manifest
 from finetune_operator.policies import conflict, deadline
-from finetune_operator.resources import network_policy, service, sweep_job
+from finetune_operator.resources import Asked, network_policy, service, sweep_job
 from finetune_operator.results import told
 from finetune_operator.stages import prepare, publish, report, train
-from finetune_operator.turn import Decision, Ground, Turn, find_job, jobs_of, pods_of, report_name, stage_of
+from finetune_operator.turn import Decision, Turn, find_job, jobs_of, label, pods_of, report_name, stage_of
 from finetune_trainer.contract import Stage
 
 STATES = {Stage.PREPARE: State.PREPARING, Stage.TRAIN: State.TRAINING, Stage.PUBLISH: State.PUBLISHING}
@@ -31,12 +30,12 @@ def completed(turn: Turn) -> Decision:
 
 def begun(turn: Turn) -> Decision:
     """The next attempt of the current stage, with what it needs."""
-    stage, ground = turn.stage, turn.ground
-    if stage is None or not isinstance(ground, Ground):
+    stage, asked = turn.stage, turn.ground
+    if stage is None or not isinstance(asked, Asked):
         raise AssertionError("the requirements and the end are looked at before")
     number = next_number(turn, stage)
-    apply, sweep = _upkeep(turn, ground, stage)
-    create = (*sweep, JOBS[stage](turn, ground, number))
+    apply, sweep = _upkeep(turn, asked, stage)
+    create = (*sweep, JOBS[stage](turn, asked, number))
     if held := conflict.check(turn, (*apply, *create)):
         return held
     return Decision(
@@ -55,7 +54,7 @@ def watched(turn: Turn) -> Decision:
     if attempt is None or turn.undecided is None:
         raise AssertionError("an attempt that runs has been looked at")
     stage, undecided = stage_of(attempt), turn.undecided
-    apply, create = _upkeep(turn, turn.ground, stage) if isinstance(turn.ground, Ground) else ((), ())
+    apply, create = _upkeep(turn, turn.ground, stage) if isinstance(turn.ground, Asked) else ((), ())
     name = attempt.job
     if undecided.kind == "lost":
         name = report_name(turn, attempt)
@@ -86,12 +85,12 @@ def watched(turn: Turn) -> Decision:
 
 def _read_back(turn: Turn, apply: tuple[Manifest, ...], create: tuple[Manifest, ...]) -> Decision:
     """The report Job of an attempt whose message was lost."""
-    attempt, ground = turn.running, turn.ground
+    attempt, asked = turn.running, turn.ground
     if attempt is None or turn.undecided is None:
         raise AssertionError("an attempt whose message was lost has been looked at")
-    if not isinstance(ground, Ground):
-        return Decision(State.WAITING, ground.reason, ground.message)
-    create = (*create, report.job(turn, ground, attempt))
+    if not isinstance(asked, Asked):
+        return Decision(State.WAITING, asked.reason, asked.message)
+    create = (*create, report.job(turn, asked, attempt))
     return conflict.check(turn, create) or Decision(
         STATES[stage_of(attempt)],
         Reason.IN_PROGRESS,
@@ -106,19 +105,19 @@ def _lost(attempt: AttemptStatus, why: str) -> str:
     return f"{attempt.stage} attempt {attempt.number} succeeded, but {why}: its result is read back from S3."
 
 
-def _upkeep(turn: Turn, ground: Ground, stage: Stage) -> tuple[tuple[Manifest, ...], tuple[Manifest, ...]]:
+def _upkeep(turn: Turn, asked: Asked, stage: Stage) -> tuple[tuple[Manifest, ...], tuple[Manifest, ...]]:
     """What a run needs besides its attempt, as far as it is not there: to apply, and to create."""
-    wanted = [network_policy(turn.job, ground.run, turn.settings)]
+    wanted = [network_policy(turn.job, asked.run, turn.settings)]
     there = [*turn.observed.network_policies, *turn.observed.services]
     if stage is Stage.TRAIN:
         wanted.append(service(turn.job))
     apply = [w for w in wanted if not any(_is_same(w, t) and covers(w, t) for t in there)]
     sweeps = jobs_of(turn.job, turn.observed, Stage.SWEEP)
-    digests = [s["metadata"].get("annotations", {}).get(DIGEST) for s in sweeps]
-    if ground.run.digest() in digests:
+    made_for = [s["metadata"].get("annotations", {}).get(ANNOTATION_SPEC_DIGEST) for s in sweeps]
+    if asked.spec_digest in made_for:
         return tuple(apply), ()
-    made = sweep_job(turn.job, ground.run, turn.settings, ground.profile, len(sweeps) + 1)
-    return tuple(apply), (made,)
+    number = 1 + max((int(label(s, LABEL_ATTEMPT) or 0) for s in sweeps), default=0)
+    return tuple(apply), (sweep_job(turn.job, asked, turn.settings, number),)
 
 
 def _is_same(one: Manifest, other: Manifest) -> bool:

@@ -469,7 +469,9 @@ class AttemptStatus(Model):
     generation: NonNegativeInt
     """The spec's generation that it was made for."""
     config_digest: Annotated[str, Field(max_length=71)]
-    """SHA-256 of what was asked for; its results count only while the spec asks for the same."""
+    """SHA-256 of the run, as the trainer was told of it."""
+    spec_digest: Annotated[str, Field(max_length=71)]
+    """SHA-256 of the spec without suspend and ttl; results count only while the spec asks for the same."""
     job: Annotated[str, Field(max_length=63)]
     """Name of its batch/v1 Job."""
     job_uid: Annotated[str, Field(max_length=63)] | None = None

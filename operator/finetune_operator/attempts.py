@@ -81,6 +81,7 @@ def _begun(turn: Turn, job: Manifest) -> AttemptStatus:
         number=int(meta["labels"][names.LABEL_ATTEMPT]),
         generation=int(generation) if generation.isdecimal() else 0,
         config_digest=annotations.get(names.ANNOTATION_CONFIG_DIGEST, "")[:71],
+        spec_digest=annotations.get(names.ANNOTATION_SPEC_DIGEST, "")[:71],
         job=meta["name"],
         job_uid=meta["uid"],
         start_time=moment(meta.get("creationTimestamp")) or turn.now,

@@ -1,5 +1,8 @@
 """A FineTuneJob as the trainer's input: what is asked for (config.Run) and each Job's config. Pure."""
 
+import hashlib
+import json
+
 from finetune_operator.api import FineTuneJob, Storage
 from finetune_operator.settings import Profile, ProfileStorage
 from finetune_trainer import config as trainer
@@ -78,6 +81,16 @@ def run(job: FineTuneJob, profile: Profile) -> trainer.Run:
         )
     except ValueError as error:
         raise Unrenderable(str(error)) from None
+
+
+def spec_digest(job: FineTuneJob, asked: trainer.Run) -> Digest:
+    """SHA-256 of all that a person asks for, also what is no part of the run: Secrets, memory, profile.
+
+    Without suspend and ttl, which change nothing of what is made; with what the profile adds to the run.
+    """
+    spec = job.spec.model_dump(mode="json", by_alias=True, exclude={"suspend", "ttl"}, exclude_defaults=True)
+    text = json.dumps([spec, asked.digest()], sort_keys=True, separators=(",", ":"))
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 def world(job: FineTuneJob) -> trainer.World:

@@ -1,5 +1,6 @@
 """The Kubernetes objects of a run, as dicts: its Jobs, its Service and its NetworkPolicy. Pure."""
 
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from finetune_operator import names, rendering
@@ -15,11 +16,20 @@ SWEEP_KEPT_SECONDS = 3600
 """How long a finished sweep Job stays to be read."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What attempts are made from: a job that can be run as it stands."""
+
+    run: trainer.Run
+    profile: Profile
+    spec_digest: Digest
+    """See `rendering.spec_digest`; results count only for the same."""
+
+
 def stage_job(
     job: FineTuneJob,
-    asked: trainer.Run,
+    asked: Asked,
     settings: Settings,
-    profile: Profile,
     stage: Stage,
     number: int,
     *,
@@ -35,7 +45,7 @@ def stage_job(
     """
     config = rendering.config(
         job,
-        asked,
+        asked.run,
         stage,
         reported[1] if reported else number,
         rendezvous=_rendezvous(job, settings, stage, number),
@@ -45,15 +55,13 @@ def stage_job(
         prepared=prepared,
         reported_stage=reported[0] if reported else None,
     )
-    manifest = _job(job, settings, profile, config, number)
+    manifest = _job(job, settings, asked, config, number)
     manifest["metadata"]["ownerReferences"] = [_owner(job)]
     manifest["spec"]["backoffLimitPerIndex"] = 0
     return manifest
 
 
-def sweep_job(
-    job: FineTuneJob, asked: trainer.Run, settings: Settings, profile: Profile, number: int
-) -> Manifest:
+def sweep_job(job: FineTuneJob, asked: Asked, settings: Settings, number: int) -> Manifest:
     """The Job that removes what a deleted run left in S3.
 
     Created suspended before anything else of the run, and without an owner, so that it outlives the
@@ -61,14 +69,14 @@ def sweep_job(
     """
     config = rendering.config(
         job,
-        asked,
+        asked.run,
         Stage.SWEEP,
         number,
         rendezvous=trainer.Rendezvous(),
         hang_seconds=settings.deadlines.hang,
         stop_seconds=settings.deadlines.stop,
     )
-    manifest = _job(job, settings, profile, config, number)
+    manifest = _job(job, settings, asked, config, number)
     manifest["spec"] |= {
         "suspend": True,
         "backoffLimitPerIndex": SWEEP_TRIES,
@@ -95,7 +103,7 @@ def service(job: FineTuneJob) -> Manifest:
     }
 
 
-def network_policy(job: FineTuneJob, asked: trainer.Run, settings: Settings) -> Manifest:
+def network_policy(job: FineTuneJob, run: trainer.Run, settings: Settings) -> Manifest:
     """What the pods of a run may talk to: each other, DNS, the stores' ports; and the operator to them.
 
     Stores are allowed by port and to any address, because S3 may be outside the cluster. A policy sees the
@@ -106,9 +114,7 @@ def network_policy(job: FineTuneJob, asked: trainer.Run, settings: Settings) -> 
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.operator_namespace}}
     }
     cluster_dns = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}
-    store_ports = sorted(
-        {_port(s.endpoint) for s in (asked.stores.data, asked.stores.model, asked.stores.output)}
-    )
+    store_ports = sorted({_port(s.endpoint) for s in (run.stores.data, run.stores.model, run.stores.output)})
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -142,7 +148,7 @@ def config_of(job_manifest: Manifest) -> trainer.TrainConfig | None:
 
 
 def _job(
-    job: FineTuneJob, settings: Settings, profile: Profile, config: trainer.TrainConfig, number: int
+    job: FineTuneJob, settings: Settings, asked: Asked, config: trainer.TrainConfig, number: int
 ) -> Manifest:
     labels = _labels(job) | {
         names.LABEL_STAGE: config.stage.value,
@@ -151,6 +157,7 @@ def _job(
     }
     annotations = {
         names.ANNOTATION_CONFIG_DIGEST: config.run.digest(),
+        names.ANNOTATION_SPEC_DIGEST: asked.spec_digest,
         names.ANNOTATION_GENERATION: str(job.metadata["generation"]),
         names.ANNOTATION_JOB_NAME: job.metadata["name"],
     }
@@ -175,7 +182,7 @@ def _job(
                     "labels": labels,
                     "annotations": annotations | {names.ANNOTATION_CONFIG: rendered},
                 },
-                "spec": pod_spec(job, config, settings, profile),
+                "spec": pod_spec(job, config, settings, asked.profile),
             },
         },
     }

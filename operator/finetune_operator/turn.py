@@ -9,21 +9,13 @@ from finetune_operator import names
 from finetune_operator.api import AttemptStatus, ConditionStatus, FineTuneJob, FineTuneJobStatus
 from finetune_operator.names import Condition, State
 from finetune_operator.observed import Manifest, Observed, Reference
-from finetune_operator.settings import Profile, Settings
-from finetune_trainer import config as trainer
+from finetune_operator.resources import Asked
+from finetune_operator.settings import Settings
 from finetune_trainer.contract import Stage
 
 STAGES = (Stage.PREPARE, Stage.TRAIN, Stage.PUBLISH)
 STUCK_AFTER = timedelta(seconds=120)
 """A pod that is still there so long after its grace period is given up: its node is lost."""
-
-
-@dataclass(frozen=True)
-class Ground:
-    """What attempts are made from: a job that can be run as it stands."""
-
-    run: trainer.Run
-    profile: Profile
 
 
 @dataclass(frozen=True)
@@ -56,16 +48,16 @@ class Turn:
     settings: Settings
     now: datetime
     status: FineTuneJobStatus
-    ground: Ground | Unmet
+    ground: Asked | Unmet
     undecided: Undecided | None = None
     """How far the running attempt is; None where none is running."""
 
     @property
     def digest(self) -> str:
-        """The config digest that results have to have been made for."""
-        if isinstance(self.ground, Ground):
-            return self.ground.run.digest()
-        return self.status.attempts[-1].config_digest if self.status.attempts else ""
+        """The spec digest that results have to have been made for."""
+        if isinstance(self.ground, Asked):
+            return self.ground.spec_digest
+        return self.status.attempts[-1].spec_digest if self.status.attempts else ""
 
     @property
     def running(self) -> AttemptStatus | None:
@@ -113,15 +105,14 @@ def trained(attempts: Iterable[AttemptStatus]) -> list[AttemptStatus]:
 
 
 def done(status: FineTuneJobStatus, stage: Stage, digest: str) -> bool:
-    """Whether a stage's result is there, for this config."""
+    """Whether a stage's result is there, for this spec."""
     results = {
         Stage.PREPARE: status.data and status.chosen,
         Stage.TRAIN: status.training,
         Stage.PUBLISH: status.model and status.model.uri,
     }
     return bool(results[stage]) and any(
-        a.outcome == "Succeeded" and stage_of(a) is stage and a.config_digest == digest
-        for a in status.attempts
+        a.outcome == "Succeeded" and stage_of(a) is stage and a.spec_digest == digest for a in status.attempts
     )
 
 

@@ -103,10 +103,10 @@ def child(job: FineTuneJob, short: Manifest, configured: Settings) -> Manifest:
     """A Job of ours: {stage, attempt, made (RFC 3339), metadata, spec, status, of: an older job's changes}."""
     if "of" in short:
         job = job_of(merged(_plain(job), short["of"]))
-    run, profile = _run(job, configured), configured.profiles["default"]
+    asked = asked_of(job, configured)
     stage, number = Stage(short["stage"]), short.get("attempt", 1)
     if stage is Stage.SWEEP:
-        made = resources.sweep_job(job, run, configured, profile, number)
+        made = resources.sweep_job(job, asked, configured, number)
     else:
         chosen = CHOSEN
         if micro := short.get("microBatch"):
@@ -114,9 +114,8 @@ def child(job: FineTuneJob, short: Manifest, configured: Settings) -> Manifest:
         started = stage in (Stage.TRAIN, Stage.PUBLISH)
         made = resources.stage_job(
             job,
-            run,
+            asked,
             configured,
-            profile,
             stage,
             number,
             chosen=chosen if started else None,
@@ -133,6 +132,11 @@ def child(job: FineTuneJob, short: Manifest, configured: Settings) -> Manifest:
         at = {"status": "True", "lastTransitionTime": changed["status"].pop("at", "2026-01-01T11:59:30Z")}
         changed["status"]["conditions"] = [{"type": state, **at}]
     return changed
+
+
+def asked_of(job: FineTuneJob, configured: Settings) -> resources.Asked:
+    run = _run(job, configured)
+    return resources.Asked(run, configured.profiles["default"], rendering.spec_digest(job, run))
 
 
 def pod(job: FineTuneJob, of: Manifest, short: Manifest) -> Manifest:
@@ -307,11 +311,15 @@ def _attempt(job: FineTuneJob, run: Any, short: Manifest) -> Manifest:
     name = names.child_name(job.metadata["name"], job.metadata["uid"], stage, number)
     ended = short.get("outcome", "Running") != "Running"
     if "of" in short:
-        run = _run(job_of(merged(_plain(job), short["of"])), settings())
+        asked_for = job_of(merged(_plain(job), short["of"]))
+        run = _run(asked_for, settings())
+    else:
+        asked_for = job
     full = {
         "number": number,
         "generation": job.metadata["generation"],
         "configDigest": run.digest(),
+        "specDigest": rendering.spec_digest(asked_for, run),
         "job": name,
         "jobUid": f"uid-{name}",
         "startTime": "2026-01-01T11:50:00Z",

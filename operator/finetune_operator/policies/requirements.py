@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 from finetune_operator import rendering
-from finetune_operator.api import FineTuneJob
+from finetune_operator.api import AttemptStatus, FineTuneJob
 from finetune_operator.names import Reason, State
 from finetune_operator.observed import Observed
-from finetune_operator.resources import config_of
+from finetune_operator.resources import Asked, config_of
 from finetune_operator.settings import Profile, Settings
-from finetune_operator.turn import Decision, Ground, Turn, Unmet, jobs_of, trained
+from finetune_operator.turn import Decision, Turn, Unmet, jobs_of, trained
 from finetune_trainer import config as trainer
 from finetune_trainer.contract import Stage
 
@@ -17,12 +17,12 @@ ROLES: tuple[trainer.StoreRole, ...] = ("data", "model", "output")
 
 def check(turn: Turn) -> Decision | None:
     """Ends a job that cannot be run as it stands; what already runs is left alone."""
-    if isinstance(turn.ground, Ground) or turn.running:
+    if isinstance(turn.ground, Asked) or turn.running:
         return None
     return Decision(State.FAILED, turn.ground.reason, turn.ground.message)
 
 
-def ground_of(job: FineTuneJob, observed: Observed, settings: Settings) -> Ground | Unmet:
+def ground_of(job: FineTuneJob, observed: Observed, settings: Settings) -> Asked | Unmet:
     """What attempts are made from, or the first thing that is missing.
 
     Once training has begun the run is what training began with: the sweep Job remembers it, so that neither
@@ -40,7 +40,10 @@ def ground_of(job: FineTuneJob, observed: Observed, settings: Settings) -> Groun
         if unmet := named(job, settings, profile):
             return unmet
     try:
-        return Ground(_frozen(job, observed) or rendering.run(job, profile), profile)
+        begun = trained(job.status.attempts if job.status else ())
+        run = (_remembered(job, observed, begun[-1]) if begun else None) or rendering.run(job, profile)
+        spec_digest = begun[-1].spec_digest if begun else rendering.spec_digest(job, run)
+        return Asked(run, profile, spec_digest)
     except rendering.Unrenderable as error:
         return Unmet(Reason.SPEC_INVALID, f"The spec cannot be run: {error}")
 
@@ -79,7 +82,8 @@ def _fits_profile(job: FineTuneJob, _: Settings, profile: Profile) -> Unmet | No
         if value > most:
             return Unmet(
                 Reason.SPEC_INVALID,
-                f"spec.resources.{field}: {value}; profile {asked.profile} allows at most {most}. Ask for fewer.",
+                f"spec.resources.{field}: {value}; profile {asked.profile} allows at most {most}: ask for"
+                " fewer.",
             )
     return None
 
@@ -91,14 +95,7 @@ CHECKS: tuple[Callable[[FineTuneJob, Settings, Profile], Unmet | None], ...] = (
 )
 
 
-def _frozen(job: FineTuneJob, observed: Observed) -> trainer.Run | None:
-    """What training began with; None before, or where it is not to be had."""
-    attempts = job.status.attempts if job.status else []
-    begun = trained(attempts)
-    if not begun:
-        return None
-    for sweep in jobs_of(job, observed, Stage.SWEEP):
-        config = config_of(sweep)
-        if config and config.run.digest() == begun[-1].config_digest:
-            return config.run
-    return None
+def _remembered(job: FineTuneJob, observed: Observed, begun: AttemptStatus) -> trainer.Run | None:
+    """The run that an attempt was made for; None where no sweep Job remembers it."""
+    configs = [config_of(sweep) for sweep in jobs_of(job, observed, Stage.SWEEP)]
+    return next((c.run for c in configs if c and c.run.digest() == begun.config_digest), None)

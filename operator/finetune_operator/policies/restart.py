@@ -43,7 +43,7 @@ def check(turn: Turn) -> Decision | None:
     stage = turn.stage
     if turn.running or stage is None:
         return None
-    tries = [a for a in turn.status.attempts if stage_of(a) is stage and a.config_digest == turn.digest]
+    tries = [a for a in turn.status.attempts if stage_of(a) is stage and a.spec_digest == turn.digest]
     if refused := verdict(turn, stage, tries):
         return Decision(State.FAILED, refused.reason, refused.message)
     if not tries or tries[-1].outcome != "Failed":

@@ -1,7 +1,8 @@
 """A changed spec replaces what was begun for the old one, until training has begun. Pure."""
 
 from finetune_operator.names import Reason, State
-from finetune_operator.turn import Decision, Ground, Stop, Turn, stage_of
+from finetune_operator.resources import Asked
+from finetune_operator.turn import Decision, Stop, Turn, stage_of
 from finetune_trainer.contract import Stage
 
 
@@ -12,7 +13,7 @@ def check(turn: Turn) -> Decision | None:
     changed because it had not heard of it. `suspend` and `ttl` are no part of a run.
     """
     running = turn.running
-    if running is None or not isinstance(turn.ground, Ground) or running.config_digest == turn.digest:
+    if running is None or not isinstance(turn.ground, Asked) or running.spec_digest == turn.digest:
         return None
     stored = {a.job for a in turn.job.status.attempts} if turn.job.status else set()
     if stage_of(running) is not Stage.PREPARE and running.job in stored:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from finetune_operator.names import Condition
 from finetune_operator.observed import Reference
-from finetune_operator.turn import STAGES, Ground, Turn, condition, holds, jobs_of, reference, since, trained
+from finetune_operator.resources import Asked
+from finetune_operator.turn import STAGES, Turn, condition, holds, jobs_of, reference, since, trained
 from finetune_trainer.contract import Stage
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
@@ -32,9 +33,9 @@ def has_ended(turn: Turn) -> bool:
         and finished.observed_generation < turn.job.metadata["generation"]
         and not trained(turn.status.attempts)
         and (
-            not isinstance(turn.ground, Ground)
+            not isinstance(turn.ground, Asked)
             or not turn.status.attempts
-            or turn.status.attempts[-1].config_digest != turn.digest
+            or turn.status.attempts[-1].spec_digest != turn.digest
         )
     )
 

@@ -1,19 +1,18 @@
 """Publish: reloads the tuned model in a fresh process, compares it, writes its manifest last. Pure."""
 
 from finetune_operator.observed import Manifest
-from finetune_operator.resources import stage_job
-from finetune_operator.turn import Ground, Turn
+from finetune_operator.resources import Asked, stage_job
+from finetune_operator.turn import Turn
 from finetune_trainer.contract import Stage
 
 
-def job(turn: Turn, ground: Ground, number: int) -> Manifest:
+def job(turn: Turn, asked: Asked, number: int) -> Manifest:
     """The Job of one attempt."""
     status = turn.status
     return stage_job(
         turn.job,
-        ground.run,
+        asked,
         turn.settings,
-        ground.profile,
         Stage.PUBLISH,
         number,
         chosen=status.chosen,

@@ -2,18 +2,17 @@
 
 from finetune_operator.api import AttemptStatus
 from finetune_operator.observed import Manifest
-from finetune_operator.resources import stage_job
-from finetune_operator.turn import Ground, Turn, report_number
+from finetune_operator.resources import Asked, stage_job
+from finetune_operator.turn import Turn, report_number
 from finetune_trainer.contract import Stage
 
 
-def job(turn: Turn, ground: Ground, attempt: AttemptStatus) -> Manifest:
+def job(turn: Turn, asked: Asked, attempt: AttemptStatus) -> Manifest:
     """The report Job of an attempt."""
     return stage_job(
         turn.job,
-        ground.run,
+        asked,
         turn.settings,
-        ground.profile,
         Stage.REPORT,
         report_number(turn, attempt),
         reported=(Stage(attempt.stage), attempt.number),

@@ -1,19 +1,18 @@
 """Train: the gang, its meeting point, and what it may hold of the batch at once. Pure."""
 
 from finetune_operator.observed import Manifest
-from finetune_operator.resources import stage_job
-from finetune_operator.turn import Ground, Turn, trained
+from finetune_operator.resources import Asked, stage_job
+from finetune_operator.turn import Turn, trained
 from finetune_trainer.contract import Chosen, FailureClass, Stage
 
 
-def job(turn: Turn, ground: Ground, number: int) -> Manifest:
+def job(turn: Turn, asked: Asked, number: int) -> Manifest:
     """The Job of one attempt: one pod a node."""
     status = turn.status
     return stage_job(
         turn.job,
-        ground.run,
+        asked,
         turn.settings,
-        ground.profile,
         Stage.TRAIN,
         number,
         chosen=chosen(turn),
@@ -24,7 +23,7 @@ def job(turn: Turn, ground: Ground, number: int) -> Manifest:
 def chosen(turn: Turn) -> Chosen | None:
     """Prepare's decisions; after out of memory with the micro-batch halved and the batch kept."""
     first = turn.status.chosen
-    earlier = [a for a in trained(turn.status.attempts) if a.config_digest == turn.digest]
+    earlier = [a for a in trained(turn.status.attempts) if a.spec_digest == turn.digest]
     if first is None or not earlier:
         return first
     micro = earlier[-1].micro_batch_size or first.micro_batch_size
