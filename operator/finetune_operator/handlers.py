@@ -35,6 +35,8 @@ def watch_jobs(
         stop: set to end the thread.
     """
     registry = _registry(access, seen)
+    # It warns that it takes no signals in a thread: __main__ takes them.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
 
     def keep_watching() -> None:
         failures = 0

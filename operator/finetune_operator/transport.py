@@ -12,7 +12,7 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from finetune_operator import metrics
-from finetune_operator.names import API_VERSION, KIND, PLURAL
+from finetune_operator.names import API_VERSION, FIELD_MANAGER, KIND, PLURAL
 from finetune_operator.observed import Manifest
 
 RESOURCES = {
@@ -158,7 +158,11 @@ class Transport:
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own, of several parts
     ) -> aiohttp.ClientResponse:
         configuration = self.api.configuration
-        headers = {"Accept": "application/json", "Content-Type": CONTENT_TYPES.get(verb, "application/json")}
+        headers = {
+            "Accept": "application/json",
+            "Content-Type": CONTENT_TYPES.get(verb, "application/json"),
+            "User-Agent": FIELD_MANAGER,
+        }
         if token := await configuration.get_api_key_with_prefix("BearerToken"):
             headers["Authorization"] = token
         wanted = urlencode({key: value for key, value in query.items() if value})

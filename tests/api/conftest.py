@@ -2,6 +2,7 @@
 Job controller, and what happens inside them is written into their status by the tests.
 """
 
+import json
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,8 +13,9 @@ import pytest
 import yaml
 
 from devcluster.controlplane import control_plane
-from tests.api.harness import Kubelet, Operator, complaints
+from tests.api.harness import Scene, complaints
 from tests.api.kube import Kube, RefusedError, wait_for
+from tests.api.proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,9 +55,9 @@ def _is_served(kube: Kube) -> bool:
 
 
 @pytest.fixture
-def settings(namespace: str) -> dict[str, Any]:
-    """The operator's settings for one test: confined to its namespace, in a hurry."""
-    return {
+def scene(kube: Kube, namespace: str, tmp_path: Path) -> Iterator[Scene]:
+    """Afterwards each operator is ended and its log is read: no traceback, no unexpected error."""
+    settings = {
         "namespaces": [namespace],
         "operatorNamespace": namespace,
         "trainerImage": "registry.example/trainer:1",
@@ -64,26 +66,27 @@ def settings(namespace: str) -> dict[str, Any]:
         "statusSeconds": 2,
         "deadlines": {"collection": 2},
     }
-
-
-@pytest.fixture
-def start_operator(kube: Kube, settings: dict[str, Any], tmp_path: Path) -> Iterator[Callable[..., Operator]]:
-    """Starts replicas; afterwards each is ended and its log is read: no traceback, no unexpected error."""
-    started: list[Operator] = []
-
-    def start(kubeconfig: Path | None = None, **changes: Any) -> Operator:
-        name = f"operator-{len(started)}"
-        operator = Operator(tmp_path, kubeconfig or kube.kubeconfig, settings | changes, name)
-        started.append(operator)
-        return operator.start()
-
-    yield start
-    for operator in started:
+    scene = Scene(kube, namespace, tmp_path, settings)
+    yield scene
+    for operator in scene.operators:
         operator.end()
-    found = [line for operator in started for line in complaints(operator)]
+    found = [line for operator in scene.operators for line in complaints(operator)]
     assert not found, "\n".join(found)
 
 
 @pytest.fixture
-def kubelet(kube: Kube, namespace: str) -> Kubelet:
-    return Kubelet(kube, namespace)
+def proxy(kube: Kube, tmp_path: Path) -> Iterator[Proxy]:
+    with Proxy(kube, tmp_path / "proxied") as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def audit(control_plane_folder: Path, namespace: str) -> Callable[[], list[Any]]:
+    """What the operator asked of the API server for this namespace, as the audit log has it."""
+
+    def read() -> list[Any]:
+        text = (control_plane_folder / "audit.log").read_text()
+        calls = [json.loads(line) for line in text.splitlines() if namespace in line]
+        return [call for call in calls if call.get("userAgent") == "finetune-operator"]
+
+    return read

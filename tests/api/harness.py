@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ class Kubelet:
         return self.kube.list("Pod", self.namespace, selector)
 
     def await_pods(
-        self, uid: str, stage: str, attempt: int = 1, count: int = 1, seconds: float = 20
+        self, uid: str, stage: str, attempt: int = 1, count: int = 1, seconds: float = 30
     ) -> list[Any]:
         def there() -> list[Any] | None:
             pods = self.pods(uid, stage, attempt)
@@ -184,6 +185,70 @@ class Kubelet:
 
     def _status(self, pod: Any, status: Any) -> None:
         self.kube.merge("Pod", self.namespace, pod["metadata"]["name"], {"status": status}, "status")
+
+
+@dataclass
+class Scene:
+    """One test's namespace, its pods, and the operators that it starts."""
+
+    kube: Kube
+    namespace: str
+    folder: Path
+    settings: dict[str, Any]
+    operators: list[Operator] = field(default_factory=list)
+
+    @property
+    def kubelet(self) -> Kubelet:
+        return Kubelet(self.kube, self.namespace)
+
+    def start(self, kubeconfig: Path | None = None, **changes: Any) -> Operator:
+        """Starts a replica; it ends with the test, and then its log is read."""
+        name = f"operator-{len(self.operators)}"
+        operator = Operator(self.folder, kubeconfig or self.kube.kubeconfig, self.settings | changes, name)
+        self.operators.append(operator)
+        return operator.start()
+
+    def make_job(self, name: str = "tickets", **spec: Any) -> str:
+        """Returns its uid."""
+        whole = {
+            "task": "TextClassification",
+            "model": {"uri": "s3://models/minilm"},
+            "dataset": {"train": {"uri": "s3://data/tickets/train.jsonl"}},
+            "output": {"uri": "s3://tuned/support/"},
+            "storage": {"endpoint": "https://minio.storage:9000", "secretRef": {"name": "s3"}},
+        }
+        made = self.kube.create(
+            {
+                "apiVersion": "finetune.dev/v1alpha1",
+                "kind": "FineTuneJob",
+                "metadata": {"name": name, "namespace": self.namespace},
+                "spec": whole | spec,
+            }
+        )
+        return str(made["metadata"]["uid"])
+
+    def change_job(self, name: str = "tickets", **spec: Any) -> None:
+        self.kube.merge("FineTuneJob", self.namespace, name, {"spec": spec})
+
+    def status(self, name: str = "tickets") -> dict[str, Any]:
+        status: dict[str, Any] = self.kube.get("FineTuneJob", self.namespace, name).get("status", {})
+        return status
+
+    def await_state(self, state: str, seconds: float = 30, name: str = "tickets") -> dict[str, Any]:
+        wait_for(f"state {state}", lambda: self.status(name).get("state") == state, seconds)
+        return self.status(name)
+
+    def go_through(self, uid: str, *stages: str, nodes: int = 1, seconds: float = 30) -> None:
+        """Lets the pods of these stages run and succeed; of all stages if none is named."""
+        for stage in stages or ("Prepare", "Train", "Publish"):
+            pods = self.kubelet.await_pods(uid, stage, 1, nodes if stage == "Train" else 1, seconds)
+            self.kubelet.run(pods)
+            self.kubelet.finish(pods)
+
+    def jobs_of(self, uid: str) -> list[str]:
+        """Stage letters and attempts of a run's Jobs."""
+        jobs = self.kube.list("Job", self.namespace, f"{UID}={uid}")
+        return sorted(job["metadata"]["name"].rpartition("-")[2] for job in jobs)
 
 
 def container(state: dict[str, Any]) -> dict[str, Any]:

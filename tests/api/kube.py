@@ -39,16 +39,16 @@ class Kube:
         cluster, user = text["clusters"][0]["cluster"], text["users"][0]["user"]
         self.host = cluster["server"].removeprefix("https://")
         self.ca = base64.b64decode(cluster["certificate-authority-data"])
-        self._tls = ssl.create_default_context(cadata=self.ca.decode())
+        self.tls = ssl.create_default_context(cadata=self.ca.decode())
         with tempfile.TemporaryDirectory() as folder:
-            files = []
+            files: list[str] = []
             for name in ("client-certificate-data", "client-key-data"):
-                files.append(Path(folder, name))
-                files[-1].write_bytes(base64.b64decode(user[name]))
-            self._tls.load_cert_chain(*files)
+                files.append(f"{folder}/{name}")
+                Path(files[-1]).write_bytes(base64.b64decode(user[name]))
+            self.tls.load_cert_chain(files[0], files[1])
 
     def call(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> Any:
-        connection = http.client.HTTPSConnection(self.host, timeout=20, context=self._tls)
+        connection = http.client.HTTPSConnection(self.host, timeout=20, context=self.tls)
         try:
             headers = {"Content-Type": kind, "Accept": "application/json"}
             sent = body if body is None or isinstance(body, str) else json.dumps(body)

@@ -2,63 +2,43 @@
 pods is written into their status by the test (the e2e suite runs real pods).
 """
 
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from typing import Any
 
 import pytest
 
-from tests.api.harness import Kubelet, Operator
-from tests.api.kube import Kube, wait_for
+from finetune_trainer.contract import FailureClass, Progress, Stage
+from tests.api.harness import UID, Operator, Scene
+from tests.api.kube import KINDS, wait_for
 
 pytestmark = pytest.mark.api
-Start = Callable[..., Operator]
+Audit = Callable[[], list[Any]]
+WRITES = {"create", "update", "patch", "delete"}
 
 
-def make_job(kube: Kube, namespace: str, name: str = "tickets", **spec: Any) -> str:
-    made = kube.create(
-        {
-            "apiVersion": "finetune.dev/v1alpha1",
-            "kind": "FineTuneJob",
-            "metadata": {"name": name, "namespace": namespace},
-            "spec": {
-                "task": "TextClassification",
-                "model": {"uri": "s3://models/minilm"},
-                "dataset": {"train": {"uri": "s3://data/tickets/train.jsonl"}},
-                "output": {"uri": "s3://tuned/support/"},
-                "storage": {"endpoint": "https://minio.storage:9000", "secretRef": {"name": "s3"}},
-            }
-            | spec,
-        }
-    )
-    return str(made["metadata"]["uid"])
+def resource_of(call: Any) -> str:
+    about = call["objectRef"]
+    return str(about["resource"]) + (f"/{about['subresource']}" if "subresource" in about else "")
 
 
-def state_of(kube: Kube, namespace: str, name: str = "tickets") -> str | None:
-    state: str | None = kube.get("FineTuneJob", namespace, name).get("status", {}).get("state")
-    return state
+def writes(calls: list[Any]) -> Counter[str]:
+    made = [call for call in calls if call["verb"] in WRITES and resource_of(call) != "leases"]
+    return Counter(f"{call['verb']} {resource_of(call)}" for call in made)
 
 
-def live(
-    kubelet: Kubelet, uid: str, stages: tuple[str, ...] = ("Prepare", "Train", "Publish"), count: int = 1
-) -> None:
-    for stage in stages:
-        pods = kubelet.await_pods(uid, stage, count=count if stage == "Train" else 1)
-        kubelet.run(pods)
-        kubelet.finish(pods)
+def reads(calls: list[Any]) -> list[Any]:
+    return [call for call in calls if call["verb"] == "get" and resource_of(call) != "leases"]
 
 
-def await_state(kube: Kube, namespace: str, state: str, seconds: float = 20, name: str = "tickets") -> Any:
-    wait_for(f"state {state}", lambda: state_of(kube, namespace, name) == state, seconds)
-    return kube.get("FineTuneJob", namespace, name)["status"]
-
-
-def test_a_job_is_prepared_trained_and_published(
-    kube: Kube, namespace: str, kubelet: Kubelet, start_operator: Start
-) -> None:
-    operator = start_operator()
-    uid = make_job(kube, namespace, resources={"nodes": 2})
-    live(kubelet, uid, count=2)
-    status = await_state(kube, namespace, "Succeeded")
+def test_a_job_is_prepared_trained_and_published(scene: Scene, audit: Audit) -> None:
+    operator = scene.start()
+    uid = scene.make_job(resources={"nodes": 2})
+    scene.go_through(uid, nodes=2)
+    status = scene.await_state("Succeeded")
     conditions = {c["type"]: c["status"] for c in status["conditions"]}
     assert conditions["Succeeded"] == conditions["Finished"] == conditions["Published"] == "True"
     assert [(a["stage"], a["number"], a["outcome"]) for a in status["attempts"]] == [
@@ -68,4 +48,208 @@ def test_a_job_is_prepared_trained_and_published(
     ]
     assert status["model"]["uri"].startswith("s3://tuned/support/")
     assert status["evaluation"]["tuned"]["primary"] == 0.5
+    assert operator.metric("finetune_job_score") == 1.5
+    assert operator.metric('finetune_operator_jobs{state="Succeeded"}') == 1
     assert operator.stop() == 0
+    made = writes(audit())
+    assert made["create jobs"] == 4  # sweep, Prepare, Train, Publish
+    assert made["create networkpolicies"] == made["create services"] == 1
+    assert made["create events"] == 3
+    assert made["update finetunejobs/status"] <= 11
+    assert not [
+        call for call in audit() if call["verb"] == "get" and call["objectRef"]["resource"] != "leases"
+    ]
+
+
+def test_a_start_is_four_writes_and_no_reads(scene: Scene, audit: Audit) -> None:
+    operator = scene.start()
+    wait_for("leader", operator.leads)
+    before = len(audit())
+    uid = scene.make_job()
+    scene.kubelet.await_pods(uid, "Prepare")
+    scene.await_state("Pending")
+    calls = audit()[before:]
+    assert sum(writes(calls).values()) == 4
+    assert reads(calls) == []
+
+
+def test_nothing_is_written_while_nothing_happens(scene: Scene, audit: Audit) -> None:
+    namespace = scene.namespace
+    operator = scene.start(resyncSeconds=4)
+    uid = scene.make_job()
+    scene.go_through(uid, "Prepare")
+    scene.kubelet.run(scene.kubelet.await_pods(uid, "Train"))
+    scene.await_state("Training")
+    scene.make_job("waits")
+    wait_for("waits", lambda: scene.kubelet.kube.get("FineTuneJob", namespace, "waits").get("status"))
+    time.sleep(3)  # lets what is under way end; after that, silence is what is tested
+    before, turns = len(audit()), operator.metric("finetune_operator_turns_total") or 0
+    time.sleep(20)
+    assert writes(audit()[before:]) == {}
+    assert (operator.metric("finetune_operator_turns_total") or 0) > turns
+    assert operator.healthy()
+
+
+def test_a_failed_gang_is_replaced_by_a_new_attempt(scene: Scene) -> None:
+    scene.start()
+    uid = scene.make_job(resources={"nodes": 2})
+    scene.go_through(uid, "Prepare")
+    pods = scene.kubelet.await_pods(uid, "Train", count=2)
+    scene.kubelet.run(pods)
+    scene.kubelet.finish(pods[:1], FailureClass.HANG)
+    scene.kubelet.finish(pods[1:], FailureClass.COMMUNICATION)
+    again = scene.kubelet.await_pods(uid, "Train", 2, count=2, seconds=60)
+    scene.kubelet.run(again)
+    scene.kubelet.finish(again)
+    scene.go_through(uid, "Publish")
+    attempts = scene.await_state("Succeeded")["attempts"]
+    assert [(a["stage"], a["outcome"], a.get("class")) for a in attempts] == [
+        ("Prepare", "Succeeded", None),
+        ("Train", "Failed", "Hang"),
+        ("Train", "Succeeded", None),
+        ("Publish", "Succeeded", None),
+    ]
+
+
+def test_a_suspended_job_stops_and_goes_on(scene: Scene) -> None:
+    scene.start()
+    uid = scene.make_job()
+    scene.go_through(uid, "Prepare")
+    scene.kubelet.run(scene.kubelet.await_pods(uid, "Train"))
+    scene.await_state("Training")
+    scene.change_job(suspend=True)
+    scene.await_state("Suspended")
+    scene.kubelet.await_pods(uid, "Train", count=0)
+    scene.change_job(suspend=False)
+    pods = scene.kubelet.await_pods(uid, "Train", 2)
+    scene.kubelet.run(pods)
+    scene.kubelet.finish(pods)
+    scene.go_through(uid, "Publish")
+    attempts = scene.await_state("Succeeded")["attempts"]
+    assert [a["outcome"] for a in attempts] == ["Succeeded", "Suspended", "Succeeded", "Succeeded"]
+
+
+def test_a_deleted_run_is_collected_and_swept(scene: Scene) -> None:
+    """One job is deleted while the operator watches, one while it is down."""
+    kube, namespace = scene.kube, scene.namespace
+    operator = scene.start()
+    uids = [scene.make_job(name) for name in ("watched", "unwatched")]
+    for uid in uids:
+        scene.go_through(uid, "Prepare")
+        scene.kubelet.run(scene.kubelet.await_pods(uid, "Train"))
+    kube.delete("FineTuneJob", namespace, "watched")
+    assert operator.stop() == 0
+    kube.delete("FineTuneJob", namespace, "unwatched")
+    scene.start()
+    for uid in uids:
+        sweep = scene.kubelet.await_pods(uid, "Sweep", seconds=100)
+        scene.kubelet.run(sweep)
+        scene.kubelet.terminate(sweep[0], 0)
+        for kind in ("Job", "Pod", "Service", "NetworkPolicy"):
+            left = kube.list(kind, namespace, f"{UID}={uid}")
+            assert not [o for o in left if o["metadata"]["labels"].get("finetune.dev/role") != "sweep"]
+
+
+def test_finished_pods_and_jobs_are_removed_after_their_ttl(scene: Scene) -> None:
+    kube, namespace = scene.kube, scene.namespace
+    scene.start()
+    uid = scene.make_job(ttl={"podsAfterFinished": "1s", "afterFinished": "4s"})
+    scene.go_through(uid)
+    scene.await_state("Succeeded")
+    wait_for("no pods", lambda: not kube.list("Pod", namespace, f"{UID}={uid}"))
+    wait_for("no job", lambda: kube.find("FineTuneJob", namespace, "tickets") is None)
+
+
+@pytest.fixture
+def trainer() -> Iterator[dict[str, bytes]]:
+    """A pod's /progress at 127.0.0.2; what it answers is put into the dict."""
+    answer = {"body": b""}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302 if answer["body"] == b"elsewhere" else 200)
+            self.send_header("Location", "http://127.0.0.2:8080/")
+            self.end_headers()
+            self.wfile.write(answer["body"])
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.2", 8080), Handler)
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield answer
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def await_polls(operator: Operator, count: int) -> None:
+    before = operator.metric("finetune_operator_progress_polls_total") or 0
+    wait_for(
+        "polls", lambda: (operator.metric("finetune_operator_progress_polls_total") or 0) >= before + count
+    )
+
+
+def test_progress_is_asked_for_and_shown(scene: Scene, trainer: dict[str, bytes], audit: Audit) -> None:
+    operator = scene.start(statusSeconds=3)
+    uid = scene.make_job()
+    scene.go_through(uid, "Prepare")
+    pods = scene.kubelet.await_pods(uid, "Train")
+
+    def says(**changes: Any) -> bytes:
+        said = Progress(stage=Stage.TRAIN, attempt=1, **changes)
+        return said.model_dump_json(by_alias=True).encode()
+
+    trainer["body"] = says(activity="Loading")
+    scene.kubelet.run(pods, "127.0.0.2")
+
+    def shown() -> Any:
+        return scene.status().get("progress", {})
+
+    wait_for("loading", lambda: shown().get("activity") == "Loading")
+    trainer["body"] = says(activity="Training", percent=10, step=1, total_steps=10, loss=0.5, eta_seconds=90)
+    wait_for("a milestone is shown at once", lambda: shown().get("activity") == "Training", 2.5)
+    message = scene.status()["message"]
+    assert message == "Training: step 1 of 10, loss 0.5, about 2 min left."
+    before = len(audit())
+    until = time.monotonic() + 9
+    step = 1
+    while time.monotonic() < until:
+        step = min(10, step + 1)
+        trainer["body"] = says(activity="Training", step=step, total_steps=10)
+        time.sleep(0.25)
+    assert 2 <= writes(audit()[before:])["update finetunejobs/status"] <= 4
+    for lie in (
+        b"elsewhere",
+        b"x" * 1_000_000,
+        b'{"stage":"Train","attempt":1,"step":-1}',
+        b'{"stage":"Train","attempt":1,"tokensPerSecond":NaN,"etaSeconds":1e999}',
+        says(activity="Saving", step=2**70, total_steps=2**71),
+        says(activity="Done").replace(b'"attempt":1', b'"attempt":2'),
+    ):
+        trainer["body"] = lie
+        asked = operator.metric("finetune_operator_progress_polls_total") or 0
+        wait_for(
+            "asked",
+            lambda seen=asked: (operator.metric("finetune_operator_progress_polls_total") or 0) > seen + 1,
+        )
+    assert shown()["activity"] == "Saving"
+    scene.kubelet.finish(pods)
+    scene.go_through(uid, "Publish")
+    scene.await_state("Succeeded")
+
+
+def test_events_tell_of_milestones(scene: Scene) -> None:
+    kube, namespace = scene.kube, scene.namespace
+    scene.start()
+    uid = scene.make_job()
+    scene.go_through(uid)
+    scene.await_state("Succeeded")
+
+    def told() -> list[str] | None:
+        events = kube.call("GET", KINDS["Event"].format(namespace))["items"]
+        mine = [e["reason"] for e in events if e["regarding"].get("uid") == uid]
+        return mine if len(mine) == 3 else None
+
+    assert sorted(wait_for("three events", told)) == ["Evaluated", "Prepared", "Published"]
