@@ -1,5 +1,6 @@
 """The chart, rendered by Helm itself."""
 
+import functools
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ class RefusedValuesError(Exception):
     """Helm refused the values; the text is what it said."""
 
 
+@functools.cache
 def helm_template(*values: str, namespace: str = "finetune-system") -> str:
     arguments = [part for value in values for part in ("--set-json", value)]
     done = subprocess.run(

@@ -120,4 +120,3 @@ def test_every_value_has_a_schema_and_a_line_in_the_readme() -> None:
 def test_a_value_without_a_comment_is_refused() -> None:
     with pytest.raises(ValueError, match=r"b\.c has no comment"):
         list(values_table().rows("# what a is\na: 1\nb:\n  c: 2\n"))
-
