@@ -12,8 +12,9 @@ setup: ## .venv with all that is locked, and the Debian packages it needs; secon
 demo: setup ## a real cluster, the operator and a real model fine-tuned; CLUSTER=current uses your kubeconfig
 	$(PY) examples/demo.py $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(REGISTRY),--registry $(REGISTRY))
 
-test: check ## all tests, also on a real API server and a real node
-	@$(TIMED) tests $(PY) -m pytest $(PYTEST)
+test: check ## make check, then all tests, also on a real API server and a real node; PYTEST='-k word' for some
+	@echo "== tests"
+	@$(PY) -m pytest $(PYTEST)
 
 check: setup ## ruff, mypy, the import arrows, fresh generated files, helm lint and kubeconform
 	@$(TIMED) ruff sh -c '.venv/bin/ruff check . && .venv/bin/ruff format --check .'
@@ -41,8 +42,8 @@ down: ## end the embedded cluster, leaving nothing behind
 e2e: setup ## only the tests on a real node
 	$(PY) -m pytest tests/e2e
 
-wheels: ## DeepSpeed's wheel for .venv and the trainer image, compiled once for each set of pins
-	@requirements/setup.sh
+wheels: setup ## DeepSpeed's wheel, for .venv and for the trainer image; compiled once for each set of pins
+	@ls wheels/*/*.whl
 
 clean: ## end the cluster, remove what was built here; downloaded and compiled things stay in ~/.cache
 	-test -x $(PY) && $(PY) -m devcluster down
