@@ -37,7 +37,7 @@ def described(turn: Turn, decision: Decision) -> FineTuneJobStatus:
         "stage": stage.value,
         "message": message[:MESSAGE_LIMIT],
         "start_time": begun,
-        "completion_time": max(turn.now, begun or turn.now) if ended else None,
+        "completion_time": turn.now if ended else None,
         "progress": progress,
         "observed_generation": turn.job.metadata["generation"],
         "conditions": dated(turn, _facts(turn, decision, stage)),

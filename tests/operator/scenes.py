@@ -76,16 +76,16 @@ def job_of(changes: Manifest | None = None, *, configured: Settings | None = Non
     run = _run(job, configured or settings())
     status = {k: v for k, v in short.items() if k not in ("reached", "attempts", "conditions")}
     for stage in reached(short.get("reached")):
-        status = merged(_result(job, run, stage), status)
+        status = merged(_result(run, stage), status)
     status["attempts"] = [_attempt(job, run, a) for a in short.get("attempts", ())]
     status["conditions"] = [
         {
             "type": kind,
             "status": str(held) if not isinstance(held, dict) else held["status"],
             "reason": "Completed" if not isinstance(held, dict) else held["reason"],
-            "observedGeneration": job.metadata["generation"] if not isinstance(held, dict) else held.get(
-                "generation", job.metadata["generation"]
-            ),
+            "observedGeneration": job.metadata["generation"]
+            if not isinstance(held, dict)
+            else held.get("generation", job.metadata["generation"]),
             "lastTransitionTime": "2026-01-01T11:00:00Z",
         }
         for kind, held in short.get("conditions", {}).items()
@@ -100,7 +100,7 @@ def reached(stage: str | None) -> list[Stage]:
 
 
 def child(job: FineTuneJob, short: Manifest, configured: Settings) -> Manifest:
-    """A Job of ours: {stage, attempt, made (RFC 3339), metadata, spec, status, of: an older job's changes}."""
+    """A Job of ours: {stage, attempt, made, metadata, spec, status, of: the job it was made for}."""
     if "of" in short:
         job = job_of(merged(_plain(job), short["of"]))
     asked = asked_of(job, configured)
@@ -162,15 +162,17 @@ def pod(job: FineTuneJob, of: Manifest, short: Manifest) -> Manifest:
             "annotations": template["metadata"]["annotations"],
         },
         "spec": template["spec"] | {"nodeName": f"node-{index}"},
-        "status": _pod_status(job, of, short),
+        "status": pod_status(of, short),
     }
     if short.get("is") == "Pending":
         del made["spec"]["nodeName"]
-    changed: Manifest = merged(made, {key: short[key] for key in ("metadata", "spec", "status") if key in short})
+    changed: Manifest = merged(
+        made, {key: short[key] for key in ("metadata", "spec", "status") if key in short}
+    )
     return changed
 
 
-def message(job: FineTuneJob, of: Manifest, says: Any) -> str | None:
+def message(of: Manifest, says: Any) -> str | None:
     """A termination message: `success`, the text itself, or {class, reason, message, ...}."""
     if says is None:
         return None
@@ -285,11 +287,14 @@ def _run(job: FineTuneJob, configured: Settings) -> Any:
         return rendering.run(FineTuneJob.model_validate(BASE), profile)
 
 
-def _result(job: FineTuneJob, run: Any, stage: Stage) -> Manifest:
+def _result(run: Any, stage: Stage) -> Manifest:
     found = payload(run, stage)
     match stage:
         case Stage.PREPARE:
-            data = {k: found[k] for k in ("prepared", "rows", "labels", "tokens", "truncatedTokens", "findings", "report")}
+            data = {
+                k: found[k]
+                for k in ("prepared", "rows", "labels", "tokens", "truncatedTokens", "findings", "report")
+            }
             model = {"baseDigest": DIGEST, "parameters": found["parameters"]}
             return {"data": data | {"digest": DIGEST}, "chosen": found["chosen"], "model": model}
         case Stage.TRAIN:
@@ -328,12 +333,12 @@ def _attempt(job: FineTuneJob, run: Any, short: Manifest) -> Manifest:
     return full | {key: value for key, value in short.items() if key != "of"}
 
 
-def _pod_status(job: FineTuneJob, of: Manifest, short: Manifest) -> Manifest:
+def pod_status(of: Manifest, short: Manifest) -> Manifest:
     began, at = short.get("began", "2026-01-01T11:50:10Z"), short.get("at", "2026-01-01T11:59:30Z")
     scheduled = {"type": "PodScheduled", "status": "True"}
     if "code" in short:
         ended: Manifest = {"exitCode": short["code"], "finishedAt": at}
-        if (text := message(job, of, short.get("says"))) is not None:
+        if (text := message(of, short.get("says"))) is not None:
             ended["message"] = text
         return {
             "phase": "Failed" if short["code"] else "Succeeded",

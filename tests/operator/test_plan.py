@@ -87,7 +87,9 @@ def _created(manifest: Manifest) -> str:
     words = [manifest["kind"], manifest["metadata"]["name"]]
     config = config_of(manifest)
     assert config
-    words.append(f"{manifest['spec']['completions']} pods" if manifest["spec"]["completions"] > 1 else "1 pod")
+    words.append(
+        f"{manifest['spec']['completions']} pods" if manifest["spec"]["completions"] > 1 else "1 pod"
+    )
     if config.reported_stage:
         words.append(f"reads back {config.reported_stage} attempt {config.attempt}")
     if config.chosen:

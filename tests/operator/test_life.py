@@ -1,0 +1,213 @@
+"""Whole lives of jobs on a cluster in memory: by the book, and with anything that may happen in between."""
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from finetune_operator.api import FineTuneJobStatus
+from finetune_operator.names import State
+from finetune_operator.observed import Manifest
+from tests.operator import scenes
+from tests.operator.miniature import Miniature, run_pods
+
+FAILURES = [
+    (2, {"class": "UserConfig", "reason": "BatchImpossible"}),
+    (3, {"class": "UserData", "reason": "ColumnsMissing"}),
+    (4, {"class": "OutOfMemory", "reason": "GpuMemory"}),
+    (5, {"class": "Storage", "reason": "StorageUnreachable"}),
+    (7, {"class": "Communication", "reason": "PeerLost"}),
+    (8, {"class": "Preempted", "reason": "Preempted"}),
+    (9, {"class": "Hang", "reason": "NoHeartbeat"}),
+    (10, {"class": "Internal", "reason": "Bug"}),
+    (137, None),
+    (143, None),
+    (1, "not a message"),
+    (0, None),
+    (0, "[" * 4000),
+    (3, {"contractVersion": "9.0"}),
+]
+ACTIONS = st.one_of(
+    st.tuples(st.just("turn"), st.none() | st.integers(0, 8)),
+    st.tuples(st.just("settle"), st.none()),
+    st.tuples(st.just("run"), st.none()),
+    st.tuples(st.just("succeed"), st.none()),
+    st.tuples(st.just("fail"), st.integers(0, len(FAILURES) - 1)),
+    st.tuples(st.just("age"), st.sampled_from([1, 15, 61, 130, 400, 3700])),
+    st.tuples(st.just("clock"), st.sampled_from([-3600, -86400 * 400])),
+    st.tuples(st.just("suspend"), st.booleans()),
+    st.tuples(st.just("epochs"), st.integers(1, 5)),
+    st.tuples(st.just("ttl"), st.sampled_from(["1m", "1h"])),
+    st.tuples(st.just("delete job"), st.none()),
+    st.tuples(st.just("delete pod"), st.none()),
+    st.tuples(st.just("lose finished pods"), st.none()),
+    st.tuples(st.just("delete service"), st.none()),
+    st.tuples(st.just("node dies"), st.none()),
+)
+
+
+def test_a_life_without_faults_takes_at_most_25_writes() -> None:
+    mini = Miniature(scenes.job_of())
+
+    mini.turn()
+    assert mini.writes == [
+        "put NetworkPolicy tickets-0b5c3",
+        "put Job tickets-0b5c3-s1",
+        "put Job tickets-0b5c3-p1",
+        "status",
+    ]
+
+    go_on_fairly(mini)
+    mini.age(601)
+    mini.turn()
+
+    assert state(mini) is State.SUCCEEDED
+    assert [job["metadata"]["name"] for job in mini.jobs()] == ["tickets-0b5c3-s1"]
+    assert len(mini.writes) <= 25, mini.writes
+
+
+def test_after_the_end_nothing_is_written_any_more() -> None:
+    mini = Miniature(scenes.job_of())
+    go_on_fairly(mini)
+    mini.age(601)
+    mini.turn()
+    before = list(mini.writes)
+
+    for _ in range(5):
+        mini.age(3600)
+        mini.turn()
+
+    assert mini.writes == before
+
+
+def test_a_job_whose_pods_only_run_is_left_alone() -> None:
+    mini = Miniature(scenes.job_of())
+    mini.turn()
+    mini.settle()
+    run_pods(mini)
+    mini.turn()
+    before = list(mini.writes)
+
+    for _ in range(5):
+        mini.age(60)
+        mini.turn()
+
+    assert mini.writes == before
+
+
+def test_killed_before_any_write_the_next_turn_comes_to_the_same_end() -> None:
+    whole = Miniature(scenes.job_of())
+    go_on_fairly(whole)
+    for survived in range(8):
+        mini = Miniature(scenes.job_of())
+        go_on_fairly(mini, survived=survived)
+        assert state(mini) is State.SUCCEEDED
+        made = [w for w in mini.writes if w.startswith("put Job")]
+        assert sorted(made) == sorted(w for w in whole.writes if w.startswith("put Job"))
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(ACTIONS, max_size=60))
+def test_whatever_happens_a_job_ends_or_waits_for_a_reason(actions: list[tuple[str, object]]) -> None:
+    mini = Miniature(scenes.job_of())
+    for action, argument in actions:
+        happen(mini, action, argument)
+
+    if mini.job.spec.suspend:
+        mini.edit({"spec": {"suspend": False}})
+    go_on_fairly(mini)
+
+    assert state(mini) in (State.SUCCEEDED, State.FAILED)
+    mini.age(3601)
+    mini.turn()
+    quiet = list(mini.writes)
+    mini.turn()
+    mini.age(60)
+    mini.turn()
+    assert mini.writes == quiet
+    assert all(job["metadata"]["labels"]["finetune.dev/role"] == "sweep" for job in mini.jobs())
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(ACTIONS, max_size=40))
+def test_a_suspended_job_comes_to_rest_without_pods(actions: list[tuple[str, object]]) -> None:
+    mini = Miniature(scenes.job_of())
+    for action, argument in actions:
+        happen(mini, action, argument)
+
+    mini.edit({"spec": {"suspend": True}})
+    for _ in range(6):
+        mini.turn()
+        mini.settle()
+        mini.age(130)
+
+    mini.turn()
+    assert state(mini) in (State.SUSPENDED, State.SUCCEEDED, State.FAILED)
+    assert [p for p in mini.active_pods() if not p.get("stuck")] == []
+
+
+def happen(mini: Miniature, action: str, argument: Any) -> None:
+    """One thing happens; where it cannot, nothing does."""
+    pods = sorted(mini.active_pods(), key=lambda p: str(p["metadata"]["name"]))
+    running = [p for p in pods if p["status"]["phase"] == "Running"]
+    jobs = [j for j in mini.jobs() if not j["spec"].get("suspend")]
+    trained = any(a.stage == "Train" for a in status_of(mini).attempts)
+    things: dict[str, Callable[[], object]] = {
+        "turn": lambda: mini.turn(argument),
+        "settle": mini.settle,
+        "run": lambda: run_pods(mini),
+        "succeed": lambda: succeed(mini),
+        "fail": lambda: running and fail(mini, running[-1], *FAILURES[argument]),
+        "age": lambda: mini.age(argument),
+        "clock": lambda: mini.age(argument),
+        "suspend": lambda: mini.edit({"spec": {"suspend": argument}}),
+        "epochs": lambda: trained or mini.edit({"spec": {"training": {"epochs": argument}}}),
+        "ttl": lambda: mini.edit({"spec": {"ttl": {"podsAfterFinished": argument}}}),
+        "delete job": lambda: jobs and mini.delete_job(jobs[-1]["metadata"]["name"]),
+        "delete pod": lambda: pods and mini.delete_pod(pods[0]),
+        "lose finished pods": mini.lose_finished_pods,
+        "delete service": lambda: mini.objects.pop(("Service", "tickets-0b5c3"), None),
+        "node dies": lambda: running and lose_node(mini, running[0]),
+    }
+    things[action]()
+
+
+def fail(mini: Miniature, pod: Manifest, code: int, says: Any) -> None:
+    mini.end_pod(pod, code, {"message": "m", **says} if isinstance(says, dict) else says)
+
+
+def lose_node(mini: Miniature, pod: Manifest) -> None:
+    pod["stuck"] = True
+    mini.delete_pod(pod)
+
+
+def go_on_fairly(mini: Miniature, survived: int | None = None) -> None:
+    """From here on pods run and succeed, time passes, and nobody meddles."""
+    for round_number in range(150):
+        # Every second turn survives only so many writes.
+        mini.turn(survived if round_number % 2 else None)
+        if state(mini) in (State.SUCCEEDED, State.FAILED):
+            return
+        mini.settle()
+        if round_number % 3 == 1:
+            run_pods(mini)
+        if round_number % 3 == 2:
+            succeed(mini)
+            mini.settle()
+        mini.age(65)
+
+
+def succeed(mini: Miniature) -> None:
+    for pod in mini.active_pods():
+        if pod["status"]["phase"] == "Running" and not pod.get("stuck"):
+            first = pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] == "0"
+            mini.end_pod(pod, 0, "success" if first else None)
+
+
+def state(mini: Miniature) -> State | None:
+    return status_of(mini).state
+
+
+def status_of(mini: Miniature) -> FineTuneJobStatus:
+    return mini.job.status or FineTuneJobStatus()
