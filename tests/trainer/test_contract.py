@@ -9,6 +9,7 @@ from finetune_trainer.contract import (
     CONTRACT_VERSION,
     MAX_MESSAGE_BYTES,
     Best,
+    CheckpointRef,
     Chosen,
     ContractError,
     Evaluation,
@@ -110,6 +111,16 @@ def test_the_longest_message_fits_and_keeps_its_payload(payload: object, letter:
     assert back.payload is not None
     assert back.payload.kind == long.payload.kind
     assert (back.reason, back.step, back.config_digest) == (long.reason, long.step, DIGEST)
+
+
+def test_metrics_beside_the_primary_one_give_way_before_the_place_of_the_result() -> None:
+    result = ResultRef(uri=LONGEST_URI, digest=DIGEST)
+    checkpoint = CheckpointRef(step=10**9, digest=DIGEST)
+    long = message(payload=longest_train(), result=result, checkpoint=checkpoint, message="m" * 1024)
+    back = TerminationMessage.decode(long.encode())
+    assert back.result == result
+    assert isinstance(back.payload, TrainPayload)
+    assert set(back.payload.evaluation.baseline.metrics) == {"weightedF1"}
 
 
 def test_numbers_of_an_ordinary_message_keep_every_digit() -> None:

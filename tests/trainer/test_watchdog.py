@@ -45,6 +45,7 @@ def test_silence_counts_until_the_heartbeat_changes_whatever_the_clock_says() ->
     silent = listen(silent, {0: rank(heartbeat=500)}, 0.25)
     assert silent[0].seconds == 0.5
     assert listen(silent, {0: rank(heartbeat=2)}, 0.25)[0].seconds == 0
+    assert listen(silent, {0: rank(heartbeat=501)}, 0.25)[0].seconds == 0
 
 
 def test_a_supervisor_that_was_frozen_itself_blames_nobody() -> None:
