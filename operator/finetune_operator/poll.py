@@ -21,6 +21,8 @@ from finetune_trainer.contract import MAX_PROGRESS_BYTES, PROGRESS_PORT, Progres
 ANSWER_SECONDS = 2.0
 AT_ONCE = 100
 """Questions in flight."""
+ROUNDING_SECONDS = 1.0
+"""Times in a status are whole seconds: news a moment too early would be left out."""
 LARGEST = 2.0**53
 """Largest whole number that every JSON reader keeps exact."""
 log = logging.getLogger(__name__)
@@ -115,7 +117,7 @@ class Poller:
         if followed.told == answer or self._followed.get(run) is not followed:
             return
         milestone = followed.told is None or followed.told.activity != answer.activity
-        if milestone or now - followed.told_at >= self.status_seconds:
+        if milestone or now - followed.told_at >= self.status_seconds + ROUNDING_SECONDS:
             followed.told, followed.told_at, followed.shown = answer, now, False
             wake(run)
 
