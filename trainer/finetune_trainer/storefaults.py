@@ -14,7 +14,7 @@ _STATUS = re.compile(r"non-2xx status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _CERTIFICATE = (
     (
-        ("certificate has expired", "certificate expired", "peer certificate: Expired", "NotValidYet"),
+        ("certificate has expired", "certificate expired", "Expired", "NotValidYet"),
         "it is expired or not yet valid",
         "Renew the server's certificate, or put its clock right.",
     ),
@@ -40,7 +40,7 @@ _CERTIFICATE = (
         "Issue the server a certificate of its own (basicConstraints CA:FALSE) and trust the authority.",
     ),
     (
-        ("invalid peer certificate", "CERTIFICATE_VERIFY_FAILED"),
+        ("InvalidCertificate", "CERTIFICATE_VERIFY_FAILED"),
         "it was refused",
         "Compare the server's certificate with the ConfigMap of storage.caBundleRef.",
     ),
@@ -167,13 +167,13 @@ def classify(error: Exception, *, doing: str, endpoint: str) -> StageFailure:
     if isinstance(error, StageFailure):
         return error
     text = " ".join(_texts(error))
-    if failure := _of_tls(error, text, endpoint):
-        return failure
     status, code = _status_and_code(error, text)
     if status is None and isinstance(error, FileNotFoundError):
         status = 404
     if status is not None or code:
         return _of_answer(status or 0, code, doing, endpoint)
+    if failure := _of_tls(error, text, endpoint):
+        return failure
     if "127.0.0.1:1" in text or "proxy" in text.lower():
         return _redirected(doing, endpoint)
     return _unreachable(text, doing, endpoint)
@@ -239,7 +239,8 @@ def _redirected(doing: str, endpoint: str) -> StageFailure:
 
 
 def _unreachable(text: str, doing: str, endpoint: str) -> StageFailure:
-    lowered = text.lower()
+    # obstore prints its own settings into every text.
+    lowered = text.lower().replace("retry_timeout", "")
     if "refused" in lowered:
         why = "the connection was refused"
     elif any(

@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+
+from finetune_trainer import choose
+from finetune_trainer.config import Run
+from finetune_trainer.failures import StageFailure
+
+
+def run(nodes: int = 1, **training: object) -> Run:
+    store = {"endpoint": "https://s3"}
+    return Run.model_validate(
+        {
+            "task": "TextClassification",
+            "model": {"uri": "s3://m/x"},
+            "dataset": {"train": {"uri": "s3://d/t"}, "validation": {"split": 0.1}, "test": {"split": 0.1}},
+            "training": training,
+            "world": {"nodes": nodes},
+            "evaluation": {"metrics": ["accuracy"]},
+            "output": "s3://o/x/",
+            "runs": "s3://o/r/",
+            "stores": {"data": store, "model": store, "output": store},
+        }
+    )
+
+
+@pytest.mark.parametrize(("rows", "epochs"), [(10, 10), (1200, 10), (3200, 4), (6000, 2), (10**6, 2)])
+def test_12000_rows_are_seen_in_2_to_10_epochs(rows: int, epochs: int) -> None:
+    assert choose.epochs_for(rows) == epochs
+
+
+@pytest.mark.parametrize(
+    ("rows", "world", "micro", "batch"),
+    [
+        (1000, 1, None, 32),
+        (1000, 2, None, 32),
+        (1000, 3, None, 33),
+        (1000, 5, None, 30),
+        (1000, 100, None, 100),
+        (20, 2, None, 20),
+        (21, 4, None, 20),
+        (1000, 2, 12, 24),
+        (1000, 1, 64, 64),
+    ],
+)
+def test_the_batch_is_near_32_and_divisible(rows: int, world: int, micro: int | None, batch: int) -> None:
+    assert choose.batch_size(rows, world, micro) == batch
+
+
+@pytest.mark.parametrize(
+    ("share", "micro"), [(32, 16), (16, 16), (11, 11), (33, 11), (17, 1), (1, 1), (30, 15)]
+)
+def test_the_micro_batch_is_the_largest_divisor_up_to_16(share: int, micro: int) -> None:
+    assert choose.micro_batch_size(share) == micro
+
+
+def test_the_length_holds_99_of_100_rows() -> None:
+    lengths = np.array([20] * 99 + [500], dtype=np.int64)
+    typical = choose.typical_length(lengths)
+    assert choose.max_length(typical, 512) % 8 == 0
+    assert choose.max_length(typical, 512) >= np.percentile(lengths, 99)
+    assert choose.max_length(4000, 512) == 512
+    assert choose.max_length(4000, 128) == 128
+    assert choose.max_length(4000, None) == 512
+
+
+def test_auto_everywhere_fits_together() -> None:
+    chosen = choose.choose(run(nodes=2), 3200, 100, 22_000_000, 512)
+    assert (chosen.epochs, chosen.batch_size, chosen.micro_batch_size, chosen.accumulation_steps) == (
+        4,
+        32,
+        16,
+        1,
+    )
+    assert (chosen.learning_rate, chosen.max_length, chosen.zero_stage, chosen.total_steps) == (
+        5e-5,
+        104,
+        2,
+        400,
+    )
+    assert choose.choose(run(), 3200, 100, 100_000_000, 512).learning_rate == 2e-5
+    assert choose.choose(run(), 3200, 100, 1, 512).zero_stage == 0
+
+
+@pytest.mark.parametrize(
+    ("nodes", "training", "rows", "reason", "says"),
+    [
+        (4, {"batchSize": 30}, 1000, "BatchIndivisible", "28 or 32"),
+        (4, {"batchSize": 2}, 1000, "BatchIndivisible", "4"),
+        (2, {"batchSize": 16, "microBatchSize": 3}, 1000, "BatchIndivisible", "1, 2, 4 or 8"),
+        (2, {"batchSize": 16, "microBatchSize": 3}, 1000, "BatchIndivisible", "12 or 18"),
+        (1, {"batchSize": 64}, 63, "BatchTooLarge", "63"),
+        (4, {}, 3, "BatchTooLarge", "fewer processes"),
+        (1, {"maxLength": 513}, 1000, "MaxLengthTooLong", "512"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_what_could(
+    nodes: int, training: dict[str, object], rows: int, reason: str, says: str
+) -> None:
+    with pytest.raises(StageFailure) as failure:
+        choose.choose(run(nodes, **training), rows, 100, 1, 512)
+    assert failure.value.reason == reason
+    assert says in failure.value.message + failure.value.hint
