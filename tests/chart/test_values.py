@@ -11,7 +11,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from finetune_operator.settings import Profile, ProfileStorage, Settings
+from finetune_operator.settings import Deadlines, Lease, Profile, ProfileStorage, Settings
 
 Render = Callable[..., list[dict[str, Any]]]
 ROOT = Path(__file__).parents[2]
@@ -95,8 +95,8 @@ def test_schema_knows_every_setting_of_the_operator() -> None:
     document = schema()
     known = document["properties"]["settings"]["properties"]
     assert set(known) == fields(Settings) - SET_BY_THE_CHART
-    assert set(known["deadlines"]["properties"]) == fields(Settings.model_fields["deadlines"].annotation)
-    assert set(known["lease"]["properties"]) == fields(Settings.model_fields["lease"].annotation) - {"name"}
+    assert set(known["deadlines"]["properties"]) == fields(Deadlines)
+    assert set(known["lease"]["properties"]) == fields(Lease) - {"name"}
     profile = document["definitions"]["profile"]["properties"]
     assert set(profile) == fields(Profile)
     assert set(profile["storage"]["properties"]) == fields(ProfileStorage)
