@@ -1,10 +1,11 @@
 """Taking a cluster down, whatever state it is in: nothing of it is left, and the machine is as it was."""
 
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
-from devcluster import host, processes
+from devcluster import binaries, host, processes
 from devcluster.cluster import Cluster
 from devcluster.places import DevclusterError, cache, locked
 from devcluster.progress import step
@@ -38,9 +39,24 @@ def down(cluster: Cluster, *, images: bool = False) -> None:
             if time.monotonic() > deadline:
                 raise DevclusterError(f"something is still mounted under {cluster.folder}; see /proc/mounts")
             time.sleep(0.02)
+        with host.alone(cluster) as alone:
+            if alone:
+                _forget_replaced_images(cluster)
         host.dismiss(cluster)
         if images and cluster.image_store.exists():
             shutil.rmtree(cluster.image_store)
+
+
+def _forget_replaced_images(cluster: Cluster) -> None:
+    """Remove from the registry what no tag names any more: every changed image leaves its predecessor there.
+
+    Only while no registry runs on that folder, which would not expect it. One that was never started, or
+    cannot be cleared, is left as it is: it costs disk, and the next time will do.
+    """
+    config = cluster.folder / "registry.yaml"
+    if config.exists() and not binaries.missing(("registry",)):
+        command = [str(binaries.path("registry")), "garbage-collect", "--delete-untagged", str(config)]
+        subprocess.run(command, capture_output=True, check=False)
 
 
 def _is_mounted_under(folder: Path) -> bool:

@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from devcluster import processes
@@ -50,6 +52,14 @@ def admit(cluster: Cluster) -> None:
         cluster.folder.mkdir(mode=0o700, exist_ok=True)
         for folder in NODE_FOLDERS:
             Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def alone(cluster: Cluster) -> Iterator[bool]:
+    """Tell whether no other cluster is there, and let none come while the block runs."""
+    with locked(_lock()):
+        entries = state().iterdir() if state().exists() else ()
+        yield not any(entry.is_dir() and entry != cluster.folder for entry in entries)
 
 
 def dismiss(cluster: Cluster) -> None:
