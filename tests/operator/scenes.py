@@ -15,7 +15,14 @@ from finetune_operator import names, rendering, resources
 from finetune_operator.api import FineTuneJob
 from finetune_operator.observed import Manifest, Observed
 from finetune_operator.settings import Settings
-from finetune_trainer.contract import Chosen, FailureClass, Progress, Stage, TerminationMessage
+from finetune_trainer.contract import (
+    CONTRACT_VERSION,
+    Chosen,
+    FailureClass,
+    Progress,
+    Stage,
+    TerminationMessage,
+)
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 UID = "0b5c3f1e-7a52-4d3c-9f5e-2f3a9c1d8e7b"
@@ -182,6 +189,7 @@ def message(of: Manifest, says: Any) -> str | None:
     if isinstance(says, str) and says != "success":
         return says
     document: Manifest = {
+        "contractVersion": CONTRACT_VERSION,
         "stage": stage.value,
         "attempt": config.attempt,
         "configDigest": config.run.digest(),
@@ -260,7 +268,7 @@ def observed_of(job: FineTuneJob, short: Manifest, configured: Settings) -> Obse
         ),
         foreign=frozenset((kind, name) for kind, name in short.get("foreign", ())),
         refused=short.get("refused"),
-        events=tuple(_event(e) for e in short.get("events", ())),
+        events=tuple(event(e) for e in short.get("events", ())),
         progress=Progress.model_validate(short["progress"]) if "progress" in short else None,
     )
 
@@ -369,7 +377,7 @@ def pod_status(of: Manifest, short: Manifest) -> Manifest:
             }
 
 
-def _event(short: Manifest) -> Manifest:
+def event(short: Manifest) -> Manifest:
     return {
         "metadata": {"name": "e", "namespace": "demo"},
         "involvedObject": {"uid": f"uid-{short['about']}"},

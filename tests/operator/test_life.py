@@ -151,35 +151,53 @@ def happen(mini: Miniature, action: str, argument: Any) -> None:
     """One thing happens; where it cannot, nothing does."""
     pods = sorted(mini.active_pods(), key=lambda p: str(p["metadata"]["name"]))
     running = [p for p in pods if p["status"]["phase"] == "Running"]
-    jobs = [j for j in mini.jobs() if not j["spec"].get("suspend")]
-    trained = any(a.stage == "Train" for a in status_of(mini).attempts)
     things: dict[str, Callable[[], object]] = {
         "turn": lambda: mini.turn(argument),
         "settle": mini.settle,
         "run": lambda: run_pods(mini),
         "succeed": lambda: succeed(mini),
-        "fail": lambda: running and fail(mini, running[-1], *FAILURES[argument]),
+        "fail": lambda: fail_pod(mini, running, argument),
         "age": lambda: mini.age(argument),
         "clock": lambda: mini.age(argument),
         "suspend": lambda: mini.edit({"spec": {"suspend": argument}}),
-        "epochs": lambda: trained or mini.edit({"spec": {"training": {"epochs": argument}}}),
+        "epochs": lambda: change_epochs(mini, argument),
         "ttl": lambda: mini.edit({"spec": {"ttl": {"podsAfterFinished": argument}}}),
-        "delete job": lambda: jobs and mini.delete_job(jobs[-1]["metadata"]["name"]),
-        "delete pod": lambda: pods and mini.delete_pod(pods[0]),
+        "delete job": lambda: delete_newest_job(mini),
+        "delete pod": lambda: delete_pod(mini, pods),
         "lose finished pods": mini.lose_finished_pods,
         "delete service": lambda: mini.objects.pop(("Service", "tickets-0b5c3"), None),
-        "node dies": lambda: running and lose_node(mini, running[0]),
+        "node dies": lambda: lose_node(mini, running),
     }
     things[action]()
 
 
-def fail(mini: Miniature, pod: Manifest, code: int, says: Any) -> None:
-    mini.end_pod(pod, code, {"message": "m", **says} if isinstance(says, dict) else says)
+def fail_pod(mini: Miniature, running: list[Manifest], how: int) -> None:
+    code, says = FAILURES[how]
+    for pod in running[-1:]:
+        mini.end_pod(pod, code, {"message": "m", **says} if isinstance(says, dict) else says)
 
 
-def lose_node(mini: Miniature, pod: Manifest) -> None:
-    pod["stuck"] = True
-    mini.delete_pod(pod)
+def delete_pod(mini: Miniature, pods: list[Manifest]) -> None:
+    for pod in pods[:1]:
+        mini.delete_pod(pod)
+
+
+def change_epochs(mini: Miniature, epochs: int) -> None:
+    """What the API server allows until it knows of a Train attempt."""
+    if not any(a.stage == "Train" for a in status_of(mini).attempts):
+        mini.edit({"spec": {"training": {"epochs": epochs}}})
+
+
+def delete_newest_job(mini: Miniature) -> None:
+    jobs = [j for j in mini.jobs() if not j["spec"].get("suspend")]
+    if jobs:
+        mini.delete_job(jobs[-1]["metadata"]["name"])
+
+
+def lose_node(mini: Miniature, running: list[Manifest]) -> None:
+    for pod in running[:1]:
+        pod["stuck"] = True
+        mini.delete_pod(pod)
 
 
 def go_on_fairly(mini: Miniature, survived: int | None = None) -> None:

@@ -4,6 +4,7 @@
 """
 
 import os
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 
 from finetune_operator.api import AttemptStatus
 from finetune_operator.observed import Manifest, Plan
-from finetune_operator.plan import plan
+from finetune_operator.plan import plan, plan_sweep
 from finetune_operator.resources import config_of
 from tests.operator import scenes
 
@@ -36,7 +37,7 @@ def test_planning_again_with_the_status_written_decides_the_same(case: str) -> N
     short = scenes.read(folder / "observed.yaml")
     configured = scenes.settings(short.get("settings"))
     job = scenes.job_of(scenes.read(folder / "job.yaml"), configured=configured)
-    now = scenes.datetime.fromisoformat(short.get("now", scenes.NOW.isoformat()))
+    now = datetime.fromisoformat(short.get("now", scenes.NOW.isoformat()))
     observed = scenes.observed_of(job, short, configured)
 
     first = plan(job, observed, configured, now)
@@ -54,11 +55,31 @@ def test_there_are_enough_cases_to_call_the_behaviour_written_down() -> None:
     assert len(CASES) >= 40
 
 
+@pytest.mark.parametrize(
+    ("uids", "left", "suspended", "age", "decision"),
+    [
+        ({scenes.UID}, False, True, 3600, "none"),  # its FineTuneJob lives
+        (set(), True, True, 3600, "wait"),  # something of the run is left
+        (set(), False, True, 30, "wait"),  # so young that its FineTuneJob may not have been listed
+        (set(), False, True, 3600, "release"),
+        (set(), False, False, 3600, "none"),  # released before
+    ],
+)
+def test_sweep_is_released_once_when_nothing_else_of_the_run_is_left(
+    uids: set[str], left: bool, suspended: bool, age: int, decision: str
+) -> None:
+    made = (scenes.NOW - timedelta(seconds=age)).isoformat()
+    short = {"stage": "Sweep", "made": made, "spec": {"suspend": suspended}}
+    sweep = scenes.child(scenes.job_of(), short, scenes.settings())
+
+    assert plan_sweep(sweep, uids, left, scenes.NOW) == decision
+
+
 def planned(folder: Path) -> Plan:
     short = scenes.read(folder / "observed.yaml")
     configured = scenes.settings(short.get("settings"))
     job = scenes.job_of(scenes.read(folder / "job.yaml"), configured=configured)
-    now = scenes.datetime.fromisoformat(short.get("now", scenes.NOW.isoformat()))
+    now = datetime.fromisoformat(short.get("now", scenes.NOW.isoformat()))
     return plan(job, scenes.observed_of(job, short, configured), configured, now)
 
 

@@ -1,0 +1,199 @@
+"""The manifests of a run, whole, and what must hold for all of them."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from finetune_operator import names, rendering, resources
+from finetune_operator.api import FineTuneJob
+from finetune_operator.observed import Manifest
+from finetune_operator.pods import cpus
+from finetune_operator.rendering import CONFIG_LIMIT_BYTES
+from finetune_trainer.contract import Stage
+from tests.operator import scenes
+
+GOLDEN = Path(__file__).parent / "golden" / "manifests.yaml"
+
+
+def made(job: FineTuneJob, stage: Stage, **changes: Any) -> Manifest:
+    configured = scenes.settings(changes.pop("settings", None))
+    asked = scenes.asked_of(job, configured)
+    if stage is Stage.SWEEP:
+        return resources.sweep_job(job, asked, configured, 1)
+    return resources.stage_job(job, asked, configured, stage, 1, **changes)
+
+
+def every(job: FineTuneJob) -> dict[str, Manifest]:
+    configured = scenes.settings()
+    train = {"chosen": scenes.CHOSEN, "prepared": scenes.DIGEST}
+    return {
+        "prepare": made(job, Stage.PREPARE),
+        "train": made(job, Stage.TRAIN, **train),
+        "publish": made(job, Stage.PUBLISH, **train),
+        "report": made(job, Stage.REPORT, reported=(Stage.TRAIN, 1)),
+        "sweep": made(job, Stage.SWEEP),
+        "service": resources.service(job),
+        "networkPolicy": resources.network_policy(job, scenes.asked_of(job, configured).run, configured),
+    }
+
+
+def test_manifests_are_as_written_down() -> None:
+    found = every(scenes.job_of())
+    if os.environ.get("FINETUNE_REGENERATE"):
+        GOLDEN.write_text(yaml.safe_dump(json.loads(json.dumps(found)), sort_keys=False, width=105))
+    assert found == scenes.read(GOLDEN)
+
+
+@pytest.mark.parametrize("kind", ["prepare", "train", "publish", "report", "sweep"])
+def test_pods_are_restricted_and_hold_no_api_credentials(kind: str) -> None:
+    spec = every(scenes.job_of())[kind]["spec"]["template"]["spec"]
+
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["enableServiceLinks"] is False
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] == spec["securityContext"]["fsGroup"] == 10001
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in spec["containers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+    kinds = {key for volume in spec["volumes"] for key in volume if key != "name"}
+    assert kinds <= {"projected", "secret", "emptyDir"}
+
+
+@pytest.mark.parametrize("kind", ["report", "sweep"])
+def test_report_and_sweep_get_the_keys_of_the_output_store_alone(kind: str) -> None:
+    store = {"endpoint": "https://other:9000", "secretRef": {"name": "reads-secret-data"}}
+    job = scenes.job_of({"spec": {"dataset": {"storage": store}}})
+
+    assert "reads-secret-data" not in str(every(job)[kind]["spec"]["template"]["spec"])
+
+
+def test_sweep_outlives_its_job_and_starts_only_when_released() -> None:
+    sweep = made(scenes.job_of(), Stage.SWEEP)
+
+    assert sweep["spec"]["suspend"] is True
+    assert "ownerReferences" not in sweep["metadata"]
+    assert sweep["spec"]["ttlSecondsAfterFinished"] > 0
+    assert sweep["metadata"]["labels"][names.LABEL_UID] == scenes.UID
+
+
+def test_train_pods_meet_at_the_full_name_of_index_0() -> None:
+    train = made(scenes.job_of(), Stage.TRAIN, settings={"cluster_domain": "corp.internal"})
+    config = resources.config_of(train)
+
+    assert config
+    assert config.rendezvous.master_address == "tickets-0b5c3-t1-0.tickets-0b5c3.demo.svc.corp.internal."
+    assert (
+        train["spec"]["template"]["spec"]["subdomain"]
+        == resources.service(scenes.job_of())["metadata"]["name"]
+    )
+
+
+def test_jobs_ask_for_the_gpus_and_threads_of_their_processes() -> None:
+    asked = {"nodes": 2, "gpusPerNode": 4, "cpu": 16, "memory": "64Gi"}
+    container = made(scenes.job_of({"spec": {"resources": asked}}), Stage.TRAIN)["spec"]["template"]["spec"][
+        "containers"
+    ][0]
+
+    assert container["resources"]["limits"] == {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": "4"}
+    assert {"name": "OMP_NUM_THREADS", "value": "4"} in container["env"]
+
+
+def test_prepare_asks_for_no_gpu() -> None:
+    job = scenes.job_of({"spec": {"resources": {"gpusPerNode": 4}}})
+
+    assert "gpu" not in str(
+        made(job, Stage.PREPARE)["spec"]["template"]["spec"]["containers"][0]["resources"]
+    )
+
+
+def test_config_at_maximum_lengths_fits_its_annotation() -> None:
+    key, name = "k" * 253, "n" * 253
+    store = {
+        "endpoint": "https://" + "h" * 292,
+        "region": "r" * 63,
+        "secretRef": {"name": name, "accessKeyKey": key, "secretKeyKey": key},
+        "caBundleRef": {"name": name, "key": key},
+    }
+    uri = "s3://bucket/" + "\u4e2d" * 1012
+    job = scenes.job_of(
+        {
+            "metadata": {"name": "a" * 253, "namespace": "b" * 63, "generation": 2**62},
+            "spec": {
+                "model": {"uri": uri, "storage": store},
+                "dataset": {
+                    "train": {"uri": uri},
+                    "validation": {"uri": uri},
+                    "test": {"uri": uri},
+                    "storage": store,
+                },
+                "output": {"uri": uri[:600], "suffix": "s" * 64, "storage": store},
+            },
+        }
+    )
+    train = made(job, Stage.TRAIN, chosen=scenes.CHOSEN, prepared=scenes.DIGEST)
+    annotation = train["spec"]["template"]["metadata"]["annotations"][names.ANNOTATION_CONFIG]
+
+    assert len(annotation.encode()) < CONFIG_LIMIT_BYTES
+    assert len(train["metadata"]["name"]) <= 63 - len("-1023-abcde")
+    assert all(len(value) <= 63 for value in train["metadata"]["labels"].values())
+
+
+def test_config_survives_the_trip_to_the_trainer() -> None:
+    job = scenes.job_of()
+    config = resources.config_of(made(job, Stage.TRAIN, chosen=scenes.CHOSEN, prepared=scenes.DIGEST))
+
+    assert config
+    assert config.run == scenes.asked_of(job, scenes.settings()).run
+    assert config.chosen == scenes.CHOSEN
+
+
+def test_output_and_runs_are_where_the_contract_says() -> None:
+    job = scenes.job_of({"spec": {"output": {"uri": "s3://models/support", "suffix": None}}})
+
+    assert rendering.output_uri(job) == "s3://models/support/demo/tickets/0b5c3f1e/"
+    assert rendering.runs_uri(job) == f"s3://models/.finetune-runs/demo/{scenes.UID}/"
+
+
+def test_spec_digest_tells_what_changes_the_work_and_nothing_else() -> None:
+    def digest(spec: Manifest) -> str:
+        return scenes.asked_of(scenes.job_of({"spec": spec}), scenes.settings()).spec_digest
+
+    same: list[Manifest] = [
+        {},
+        {"suspend": True},
+        {"ttl": {"afterFinished": "1h"}},
+        {"training": {"seed": 42}},
+    ]
+    other: list[Manifest] = [
+        {"training": {"seed": 43}},
+        {"storage": {"secretRef": {"name": "other"}}},
+        {"storage": {"caBundleRef": None}},
+        {"resources": {"memory": "9Gi"}},
+    ]
+    assert len({digest(spec) for spec in same}) == 1
+    assert len({digest(spec) for spec in [{}, *other]}) == 1 + len(other)
+
+
+def test_network_policy_opens_the_ports_of_the_stores() -> None:
+    job = scenes.job_of(
+        {"spec": {"dataset": {"storage": {"endpoint": "https://s3.corp", "secretRef": {"name": "x"}}}}}
+    )
+    policy = every(job)["networkPolicy"]
+
+    assert policy["spec"]["egress"][-1] == {
+        "ports": [{"protocol": "TCP", "port": 443}, {"protocol": "TCP", "port": 9000}]
+    }
+
+
+@pytest.mark.parametrize(("quantity", "number"), [("500m", 0.5), ("2", 2), ("1.5", 1.5), ("2k", 2000)])
+def test_cpus_reads_quantities(quantity: str, number: float) -> None:
+    assert cpus(quantity) == number
