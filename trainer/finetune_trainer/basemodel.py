@@ -1,122 +1,111 @@
-"""IO: the base model's folder in S3, checked from outside, then fetched whole into the cache."""
+"""The base model's files: which are read, what digest they have, how they come to this node."""
 
+import fcntl
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from finetune_trainer import modelcheck
-from finetune_trainer.contract import Digest, FailureClass
+from finetune_trainer import results
+from finetune_trainer.config import TrainConfig
+from finetune_trainer.contract import Digest, FailureClass, PreparePayload, Stage
 from finetune_trainer.failures import StageFailure
+from finetune_trainer.modelcheck import INDEX, shards
 from finetune_trainer.places import Places
-from finetune_trainer.store import ObjectInfo, Store
+from finetune_trainer.store import Store, open_store
 
-_SMALL_FILES = (".json", ".txt", ".model")
-_MAX_JSON_BYTES = 64 * 1024 * 1024
-_DIGESTS = ".digests.json"
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What the folder says of itself; no weight was read."""
-
-    config: dict[str, Any]
-    parameters: int
-    warnings: tuple[str, ...]
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+"""What a fast tokenizer may consist of; copied as it is from the base model to the tuned one."""
 
 
-@dataclass(frozen=True)
-class BaseModel:
-    """The model on this machine's disk."""
-
-    folder: Path
-    """Configuration, tokenizer and weights; nothing else of the folder in S3."""
-    digest: Digest
-    """SHA-256 over name, size and SHA-256 of each file, in the order of names."""
-
-
-def inspect(store: Store, uri: str, known: frozenset[str]) -> Inspection:
-    """Checks a model folder by its listing, its JSON files and the headers of its weights.
+def files_read(names: frozenset[str], index: bytes | None, uri: str) -> tuple[str, ...]:
+    """The files of a model's folder that are ever read: JSON and safetensors, nothing else.
 
     Args:
-        store: that holds it.
-        uri: of the folder, with or without the last slash.
-        known: model types that can be used.
+        names: paths below the folder.
+        index: the content of `model.safetensors.index.json`, if there is one.
+        uri: of the folder.
 
     Raises:
-        StageFailure: every reason of modelcheck.py, and those of the store.
+        StageFailure: UserConfig, a shard is missing or the index is damaged.
     """
-    folder = _folder(uri)
-    there = _listing(store, folder)
-    names = frozenset(there)
-    warnings = modelcheck.check_names(names, folder)
-    config = modelcheck.check_config(store.read(folder + "config.json", _MAX_JSON_BYTES), folder, known)
-    parameters = 0
-    for name in modelcheck.shards(names, _index(store, folder, names), folder):
-        size, file = there[name].size, folder + name
-        length = modelcheck.header_length(store.read_range(file, 0, 8) if size else b"", size, file)
-        header = store.read_range(file, 8, length) if length else b""
-        parameters += modelcheck.header(header, size, file).parameters
-    return Inspection(config, parameters, tuple(warnings))
+    known = {"config.json", *TOKENIZER_FILES} | ({INDEX} if index is not None else set())
+    return tuple(sorted((known & names) | set(shards(names, index, uri))))
 
 
-def fetch(store: Store, uri: str, places: Places) -> BaseModel:
-    """Downloads what a model is read from; what the cache already has is used if its digests still match.
+def digest_of_files(digests: Mapping[str, Digest]) -> Digest:
+    """The model's digest: SHA-256 of the canonical JSON of {path: SHA-256 of the file}."""
+    text = json.dumps(dict(digests), sort_keys=True, separators=(",", ":"))
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def download(store: Store, uri: str, folder: Path) -> Digest:
+    """Downloads the files that are read into an empty folder. Returns the model's digest."""
+    names = frozenset(entry.uri.removeprefix(uri) for entry in store.list(uri))
+    index = store.read(uri + INDEX) if INDEX in names else None
+    return digest_of_files(
+        {name: store.download(uri + name, folder / name).digest for name in files_read(names, index, uri)}
+    )
+
+
+def fetch(config: TrainConfig, places: Places) -> tuple[Path, Digest]:
+    """The base model's folder in this node's cache, exactly as Prepare saw it, and its digest.
+
+    Processes of one node that call this at once wait for the first of them.
 
     Raises:
-        StageFailure: ModelShardMissing, ModelCorrupt, and those of the store.
+        StageFailure: Storage; UserConfig (ModelChanged) if the files are others now.
     """
-    folder = _folder(uri)
-    there = _listing(store, folder)
-    shards = modelcheck.shards(frozenset(there), _index(store, folder, frozenset(there)), folder)
-    wanted = sorted({*shards, *(name for name in there if "/" not in name and name.endswith(_SMALL_FILES))})
-    version = [[store.endpoint, there[name].uri, there[name].size, there[name].etag] for name in wanted]
-    target = places.cache / "models" / hashlib.sha256(json.dumps(version).encode()).hexdigest()
-    digests = _cached(target, wanted)
-    if digests is None:
-        digests = {name: store.download(there[name].uri, target / name).digest for name in wanted}
-        (target / _DIGESTS).write_text(json.dumps(digests))
-    facts = [[name, there[name].size, digests[name]] for name in wanted]
-    return BaseModel(target, "sha256:" + hashlib.sha256(json.dumps(facts).encode()).hexdigest())
+    output = open_store(config.run.stores.output, "output", places)
+    expected = _expected(output, config)
+    cache = places.cache / "models"
+    folder = cache / expected.removeprefix("sha256:")[:16]
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if _cached(folder) == expected:
+            return folder, expected
+        store = open_store(config.run.stores.model, "model", places)
+        uri = config.run.model.uri.rstrip("/") + "/"
+        found = download(store, uri, folder)
+    if found != expected:
+        raise StageFailure(
+            FailureClass.USER_CONFIG,
+            "ModelChanged",
+            f"model.uri: the files below {uri} are not those that Prepare checked ({found}, not {expected})",
+            "do not change a model while a job uses it; apply the job again under another name",
+        )
+    return folder, expected
 
 
-def _cached(target: Path, wanted: list[str]) -> dict[str, str] | None:
-    """Digests of the cached files if all are there and unharmed."""
+def _cached(folder: Path) -> Digest | None:
+    """The digest of what lies in a cache folder; other jobs may have written there, so it is read again."""
+    names = frozenset(path.name for path in folder.glob("*"))
+    index = (folder / INDEX).read_bytes() if INDEX in names else None
     try:
-        digests: dict[str, str] = json.loads((target / _DIGESTS).read_text())
-        if all(digests[name] == _digest(target / name) for name in wanted):
-            return digests
-    except (OSError, ValueError, KeyError, TypeError):
+        read = files_read(names, index, str(folder))
+    except StageFailure:
         return None
-    return None
+    return digest_of_files({name: _digest(folder / name) for name in read})
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Path) -> Digest:
     with path.open("rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _folder(uri: str) -> str:
-    return uri if uri.endswith("/") else uri + "/"
-
-
-def _listing(store: Store, folder: str) -> dict[str, ObjectInfo]:
-    """Objects below the folder by their path in it; markers of empty folders are none."""
-    entries = store.list(folder)
-    there = {entry.uri.removeprefix(folder): entry for entry in entries if not entry.uri.endswith("/")}
-    unsafe = next((name for name in there if ".." in name.split("/")), None)
-    if unsafe is not None:
+def _expected(store: Store, config: TrainConfig) -> Digest:
+    message = results.find(store, config, Stage.PREPARE)
+    if message is None or not isinstance(message.payload, PreparePayload):
         raise StageFailure(
-            FailureClass.USER_CONFIG,
-            "ModelCorrupt",
-            f"{folder} holds an object named {unsafe[:100]!r}.",
-            "Upload the model's folder as it is on disk.",
+            FailureClass.STORAGE,
+            "PrepareResultMissing",
+            f"no result of Prepare with this configuration lies below {config.run.runs}attempts/",
+            "something deleted it; apply the job again under another name",
         )
-    return there
-
-
-def _index(store: Store, folder: str, names: frozenset[str]) -> bytes | None:
-    if modelcheck.INDEX not in names:
-        return None
-    return store.read(folder + modelcheck.INDEX, _MAX_JSON_BYTES)
+    return message.payload.model_digest

@@ -29,7 +29,7 @@ def over_rows(
 ) -> npt.NDArray[np.float32]:
     """Runs a model over all rows of a split, shared out over the ranks; a collective call.
 
-    Rows of similar length go together. Every rank makes the same number of passes, because at ZeRO-3 a pass is
+    Rows of similar length go together. Every rank makes the same number of passes, for at ZeRO-3 a pass is
     a collective; a rank without work left repeats a batch and forgets it.
 
     Args:

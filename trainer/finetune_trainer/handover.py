@@ -13,18 +13,18 @@ import torch
 from safetensors.torch import save_file
 
 from finetune_trainer.baseline import Baseline
+from finetune_trainer.basemodel import TOKENIZER_FILES
 from finetune_trainer.contract import Activity
 from finetune_trainer.fit import Tuned
 from finetune_trainer.inputs import lengths, padded
 from finetune_trainer.manifest import Manifest, upload_folder
-from finetune_trainer.metrics import Answers, compare
-from finetune_trainer.model import classify, tokenizer_files
+from finetune_trainer.metrics import Answers, Contestant, compare
+from finetune_trainer.model import classify
 from finetune_trainer.record import (
     MODEL_FOLDER,
     PREDICTIONS,
     RECORD,
     VERIFICATION,
-    Contestant,
     ProbeFacts,
     TrainingRecord,
     class_rows,
@@ -108,8 +108,9 @@ def stage(scene: Scene, outcome: Outcome, facts: TrainingRecord, advanced: Calla
     model_folder = folder / MODEL_FOLDER
     outcome.model.config.name_or_path = ""
     outcome.model.save_pretrained(model_folder)
-    for path in tokenizer_files(scene.base):
-        copyfile(path, model_folder / path.name)
+    for name in TOKENIZER_FILES:
+        if (scene.base / name).is_file():
+            copyfile(scene.base / name, model_folder / name)
     _write_verification(scene, outcome.model, folder / VERIFICATION)
     predictions = "".join(
         f"{line}\n"

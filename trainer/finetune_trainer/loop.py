@@ -137,6 +137,12 @@ class Loop(Trainer):
         self.own_norm = float(torch.nn.utils.clip_grad_norm_(weights, self.clip))
 
     @property
+    def next_learning_rate(self) -> float:
+        """Learning rate of the next step."""
+        schedule: Any = self.lr_scheduler
+        return float(schedule.get_last_lr()[0])
+
+    @property
     def gradient_norm(self) -> float:
         """Norm of the gradient of the last step before clipping, over all ranks."""
         if self.own_norm is not None:
@@ -165,7 +171,7 @@ class Edge(TrainerCallback):
             number=state.global_step,
             loss=loss,
             gradient_norm=self.loop.gradient_norm,
-            learning_rate=float(self.loop.lr_scheduler.get_last_lr()[0]),
+            learning_rate=self.loop.next_learning_rate,
             rows=int(rows),
             tokens=int(tokens),
             seconds=now - self.since,

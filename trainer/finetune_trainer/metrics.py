@@ -6,7 +6,7 @@ neither true nor predicted counts as F1 = 0 in the macro average.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ CONFIDENCE = 0.95
 METRIC_CODE = "1"
 """Raised when the meaning of a metric or of the linear probe changes: baselines are then measured anew."""
 
+Contestant = Literal["majority", "baseline", "tuned"]
 Answers = npt.NDArray[np.int64]
 Figures = npt.NDArray[np.float64]
 _BLOCK = 2_000_000
@@ -50,7 +51,7 @@ def measure(truth: Answers, predicted: Answers, classes: int) -> dict[MetricName
 
 def compare(
     truth: Answers,
-    answers: Mapping[str, Answers],
+    answers: Mapping[Contestant, Answers],
     *,
     classes: int,
     metrics: Sequence[MetricName],
@@ -72,10 +73,12 @@ def compare(
     names = tuple(dict.fromkeys((*metrics, primary)))
     resampled = _bootstrap(truth, answers, classes, seed)
     points = {model: measure(truth, predicted, classes) for model, predicted in answers.items()}
-    scores = {
-        model: _scores(points[model], resampled[model], names, primary) for model in ("majority", "baseline")
-    }
-    evaluation = Evaluation(primary_metric=primary, rows=len(truth), **scores)
+    evaluation = Evaluation(
+        primary_metric=primary,
+        rows=len(truth),
+        majority=_scores(points["majority"], resampled["majority"], names, primary),
+        baseline=_scores(points["baseline"], resampled["baseline"], names, primary),
+    )
     if "tuned" not in answers:
         return evaluation
     gain = {name: points["tuned"][name] - points["baseline"][name] for name in names}
@@ -114,8 +117,8 @@ def flips(truth: Answers, before: Answers, after: Answers) -> dict[str, int]:
 
 
 def _bootstrap(
-    truth: Answers, answers: Mapping[str, Answers], classes: int, seed: int
-) -> dict[str, dict[MetricName, Figures]]:
+    truth: Answers, answers: Mapping[Contestant, Answers], classes: int, seed: int
+) -> dict[Contestant, dict[MetricName, Figures]]:
     """Metrics of every model in every resample, each of shape [RESAMPLES].
 
     Drawing n rows with replacement is a multinomial draw over the distinct combinations (true class, answer
@@ -127,7 +130,7 @@ def _bootstrap(
     rows = len(truth)
     random = np.random.default_rng(seed)
     block = max(1, _BLOCK // len(combinations))
-    parts: dict[str, list[dict[MetricName, Figures]]] = {model: [] for model in answers}
+    parts: dict[Contestant, list[dict[MetricName, Figures]]] = {model: [] for model in answers}
     for start in range(0, RESAMPLES, block):
         size = min(block, RESAMPLES - start)
         drawn = random.multinomial(rows, occurrences / rows, size=size).astype(np.float64)

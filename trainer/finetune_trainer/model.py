@@ -15,19 +15,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tokenizer.model",
-)
-"""What a tokenizer may consist of; copied as it is from the base model to the tuned one."""
 
 
 def load_classifier(folder: Path, labels: Sequence[str]) -> "PreTrainedModel":
@@ -95,7 +82,7 @@ def load_published(folder: Path) -> "PreTrainedModel":
     return model.eval()  # type: ignore[no-any-return]
 
 
-def load_body(folder: Path) -> "PreTrainedModel":
+def load_body(folder: Path, device: torch.device) -> "PreTrainedModel":
     """The base model without any head, float32, for its features."""
     from transformers import AutoModel  # noqa: PLC0415 - heavy
 
@@ -103,7 +90,14 @@ def load_body(folder: Path) -> "PreTrainedModel":
         model = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **_LOCAL)
     except (ValueError, OSError, KeyError) as error:
         raise _unusable(folder, str(error)) from error
-    return model.eval()  # type: ignore[no-any-return]
+    return on(device, model)
+
+
+def on(device: torch.device, model: "PreTrainedModel") -> "PreTrainedModel":
+    """The model on a device, ready to answer."""
+    module: torch.nn.Module = model
+    module.to(device).eval()
+    return model
 
 
 def mean_pooled(body: "PreTrainedModel", inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -125,8 +119,8 @@ def quiet() -> None:
     """Silences what the libraries tell people at a terminal; their errors stay."""
     from transformers.utils import logging  # noqa: PLC0415 - heavy
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
 
 
@@ -136,11 +130,6 @@ def pad_token(folder: Path) -> int:
 
     number = AutoTokenizer.from_pretrained(folder, **_LOCAL).pad_token_id
     return 0 if number is None else int(number)
-
-
-def tokenizer_files(folder: Path) -> list[Path]:
-    """The tokenizer's files in a model's folder."""
-    return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
 
 
 def _check_complete(model: "PreTrainedModel", loaded: dict[str, Any]) -> None:

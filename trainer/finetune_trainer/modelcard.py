@@ -1,4 +1,4 @@
-"""The model card, README.md. Pure: documents in, Markdown out; no clock, so that a re-run writes the same bytes."""
+"""The model card, README.md. Pure: documents in, Markdown out; no clock: a re-run writes the same bytes."""
 
 from collections.abc import Iterator, Sequence
 
@@ -104,8 +104,10 @@ def _making(config: TrainConfig, chosen: Chosen, staged: Manifest, record: Train
         ("epochs", f"{chosen.epochs} ({chosen.total_steps} steps), kept: step {record.best.step}"),
         (
             "batch",
-            f"{chosen.batch_size} rows = {chosen.micro_batch_size} x {chosen.accumulation_steps} accumulation "
-            f"steps x {chosen.world_size} processes",
+            (
+                f"{chosen.batch_size} rows = {chosen.micro_batch_size} x {chosen.accumulation_steps} "
+                f"accumulation steps x {chosen.world_size} processes"
+            ),
         ),
         (
             "learning rate",
@@ -144,18 +146,22 @@ def _use(record: TrainingRecord) -> str:
         'classify = pipeline("text-classification", model="path/to/this/folder")\n'
         'classify("...")\n'
         "```\n\n"
-        f"Needs transformers {record.versions['transformers'].partition('.')[0]} or newer; there is no code in "
-        "this folder. Every file is named with its SHA-256 in `manifest.json`."
+        f"Needs transformers {record.versions['transformers'].partition('.')[0]} or newer; there is no code "
+        "in this folder. Every file is named with its SHA-256 in `manifest.json`."
     )
 
 
 def _limits(record: TrainingRecord) -> str:
     rare = [row.label for row in record.classes["tuned"] if 0 < row.support < 10]  # noqa: PLR2004
     notes = [
-        "It knows only the classes above and answers with one of them for every text, also for one that "
-        "belongs to none.",
-        "The figures hold for texts like the test rows. The bootstrap covers the choice of test rows, not "
-        "another seed, another split, or a change of what people write.",
+        (
+            "It knows only the classes above and answers with one of them for every text, also for one that "
+            "belongs to none."
+        ),
+        (
+            "The figures hold for texts like the test rows. The bootstrap covers the choice of test rows, "
+            "not another seed, another split, or a change of what people write."
+        ),
         "Its probabilities were not calibrated.",
     ]
     if rare:

@@ -1,4 +1,4 @@
-"""The publishing stage: a fresh process verifies the staged model and publishes it; the manifest comes last."""
+"""The publishing stage: a fresh process verifies the staged model and publishes it, manifest last."""
 
 import json
 import logging
@@ -19,8 +19,9 @@ from finetune_trainer.contract import (
     TrainPayload,
 )
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.manifest import MANIFEST, Manifest, download_folder, read_manifest, upload_folder
+from finetune_trainer.manifest import Manifest, download_folder, upload_folder
 from finetune_trainer.places import Places
+from finetune_trainer.preflight import check_output_free
 from finetune_trainer.record import MODEL_FOLDER, PREDICTIONS, RECORD, VERIFICATION, TrainingRecord
 from finetune_trainer.stage import Pulse, StageResult
 from finetune_trainer.store import Store, open_store
@@ -38,7 +39,7 @@ def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
     """
     pulse.beat(Activity.CHECKING_STORE, percent=0.0)
     store = open_store(config.run.stores.output, "output", places)
-    check_free(store, config)
+    check_output_free(store, config)
     chosen, trained = _chosen(config), _trained(store, config)
     staged_folder, folder = places.scratch / "staged", places.scratch / "published"
     for left in (staged_folder, folder):
@@ -73,29 +74,9 @@ def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
     )
     return StageResult(
         payload,
-        f"Published {size / 1e6:.1f} MB at {config.run.output}; reloaded and verified, largest difference of a "
-        f"logit {difference:.1e}.",
+        f"Published {size / 1e6:.1f} MB at {config.run.output}; reloaded and verified, "
+        f"largest difference of a logit {difference:.1e}.",
     )
-
-
-def check_free(store: Store, config: TrainConfig) -> None:
-    """Refuses an output folder that holds another run's model.
-
-    Raises:
-        StageFailure: UserConfig, OutputExists.
-    """
-    there = store.head(config.run.output + MANIFEST)
-    if there is None:
-        return
-    manifest = read_manifest(store, config.run.output)
-    if manifest is None or manifest.job.uid != config.job.uid:
-        whose = "something else" if manifest is None else f"{manifest.job.namespace}/{manifest.job.name}"
-        raise StageFailure(
-            FailureClass.USER_CONFIG,
-            "OutputExists",
-            f"output.uri: {config.run.output} already holds the model of {whose}; nothing is overwritten",
-            "choose another output.uri or suffix, or delete that folder",
-        )
 
 
 def _chosen(config: TrainConfig) -> Chosen:

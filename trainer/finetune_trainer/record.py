@@ -11,13 +11,12 @@ import numpy.typing as npt
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
 
 from finetune_trainer.contract import Best, Evaluation, Interval, Model
-from finetune_trainer.metrics import Answers, by_class, confusion, flips
+from finetune_trainer.metrics import Answers, Contestant, by_class, confusion, flips
 
 MODEL_FOLDER, RECORD, VERIFICATION = "model", "record.json", "verification.safetensors"
 PREDICTIONS = "predictions.jsonl"
 """What a staging folder holds."""
 
-Contestant = Literal["majority", "baseline", "tuned"]
 _LIBRARIES = ("torch", "transformers", "deepspeed", "accelerate", "scikit-learn", "safetensors", "numpy")
 
 

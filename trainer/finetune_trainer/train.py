@@ -22,10 +22,10 @@ from finetune_trainer.fit import tune
 from finetune_trainer.gang import Gang, from_first, largest
 from finetune_trainer.handover import Outcome
 from finetune_trainer.inputs import subset
-from finetune_trainer.metrics import Answers
-from finetune_trainer.model import classify, load_body, load_classifier, mean_pooled, quiet
+from finetune_trainer.metrics import Answers, Contestant
+from finetune_trainer.model import classify, load_body, load_classifier, mean_pooled, on, quiet
 from finetune_trainer.places import Places
-from finetune_trainer.record import Contestant, sentence
+from finetune_trainer.record import sentence
 from finetune_trainer.scene import Scene, set_scene
 from finetune_trainer.stage import Pulse, StageResult
 
@@ -105,7 +105,7 @@ def _measure_base(scene: Scene) -> tuple[Baseline, bool]:
 
 def _features(scene: Scene, splits: tuple[Split, ...]) -> list[npt.NDArray[np.float32]]:
     """Mean-pooled features of the base model, frozen, by all ranks together; shape [rows, hidden] each."""
-    body = load_body(scene.base).to(scene.gang.device)
+    body = load_body(scene.base, scene.gang.device)
     every = sum(len(split) for split in splits)
     features, before = [], LOADED
     for split in splits:
@@ -131,8 +131,8 @@ def _test(scene: Scene) -> "tuple[PreTrainedModel, npt.NDArray[np.float32]]":
     gc.collect()
     if scene.gang.device.type == "cuda":
         torch.cuda.empty_cache()
-    unset_hf_deepspeed_config()
-    model = load_classifier(scene.base, scene.prepared.labels).to(scene.gang.device).eval()
+    unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
+    model = on(scene.gang.device, load_classifier(scene.base, scene.prepared.labels))
     weights.spread(scene.gang, model, scene.best_weights)
     logits = over_rows(
         scene.gang,

@@ -47,7 +47,7 @@ def _whole(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Every weight by name, a copy on the CPU; sharded ones are gathered one at a time."""
     for name, value in _tensors(module):
         if hasattr(value, "ds_id"):
-            from deepspeed.zero import GatheredParameters  # noqa: PLC0415 - heavy
+            from deepspeed.runtime.zero import GatheredParameters  # noqa: PLC0415 - heavy
 
             with GatheredParameters([value], modifier_rank=None):
                 yield name, value.detach().cpu().clone().contiguous()

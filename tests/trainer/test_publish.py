@@ -1,0 +1,193 @@
+"""Publishing against a real S3 server: what Train staged is verified before anything appears in the output."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+
+from finetune_trainer import handover, publish, results
+from finetune_trainer.baseline import Baseline, BaselineKey
+from finetune_trainer.config import TrainConfig
+from finetune_trainer.contract import Best, Chosen, FailureClass, PublishPayload, Stage, TrainPayload
+from finetune_trainer.data import Prepared
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.fit import Tuned
+from finetune_trainer.gang import Gang
+from finetune_trainer.handover import Outcome
+from finetune_trainer.manifest import MANIFEST, Manifest, ManifestFile, digest_of_file, read_manifest
+from finetune_trainer.model import load_classifier
+from finetune_trainer.places import Places
+from finetune_trainer.record import EpochRow
+from finetune_trainer.scene import Scene
+from finetune_trainer.store import Store
+from tests.trainer.conftest import success
+
+PULSE = SimpleNamespace(beat=lambda *_args, **_fields: None, leave_requested=False)
+CHOSEN = Chosen(
+    epochs=1,
+    batch_size=8,
+    micro_batch_size=4,
+    accumulation_steps=2,
+    world_size=1,
+    learning_rate=0.01,
+    max_length=16,
+    zero_stage=0,
+    total_steps=13,
+)
+
+
+@pytest.fixture
+def staged(
+    given_run: Callable[..., TrainConfig], tiny_base: Path, learnable: Prepared, places: Places, store: Store
+) -> TrainConfig:
+    """A run whose Train has ended; the tuned model is an untrained one, which is as good here."""
+    config = given_run(tiny_base, learnable, CHOSEN)
+    torch.manual_seed(5)
+    model = load_classifier(tiny_base, learnable.labels).eval()
+    truth = learnable.test.labels.astype(np.int64)
+    random = np.random.default_rng(2)
+    logits = random.normal(size=(len(truth), 3)).astype(np.float32)
+    answers = {
+        "majority": np.zeros_like(truth),
+        "baseline": random.integers(0, 3, len(truth)),
+        "tuned": logits.argmax(axis=1),
+    }
+    digest = "sha256:" + "1" * 64
+    key = BaselineKey(model=digest, data=digest, max_length=16, primary_metric="macroF1", seed=42)
+    probe = Baseline(
+        key=key, majority=0, strength=1.0, validation=0.5, rows=101, predictions=tuple(answers["baseline"])
+    )
+    best = Best(step=13, metric=0.5)
+    history = (EpochRow(epoch=1, step=13, training_loss=1.0, validation=0.5),)
+    tuned = Tuned(best, history, steps=13, seconds=9.0, rows_per_second=11.0, tokens_per_second=80.0)
+    scene = Scene(
+        config=config,
+        chosen=CHOSEN,
+        places=places,
+        pulse=PULSE,
+        gang=Gang(0, 0, 1, torch.device("cpu")),
+        store=store,
+        prepared=learnable,
+        data_digest=digest,
+        base=tiny_base,
+        base_digest=digest,
+        pad_id=0,
+        numbers="float32",
+    )
+    outcome = Outcome(model, logits, answers, probe, reused=False, tuned=tuned)
+    record = handover.record_of(scene, outcome)
+    staging = handover.stage(scene, outcome, record, lambda _share: None)
+    payload = TrainPayload(
+        best=best, evaluation=record.evaluation, staging=staging, peak_memory_bytes=1, gpu_seconds=0
+    )
+    results.save(store, config, Stage.TRAIN, success(config, Stage.TRAIN, payload))
+    return config.model_copy(update={"stage": Stage.PUBLISH})
+
+
+def staging_of(config: TrainConfig, store: Store) -> str:
+    message = results.find(store, config, Stage.TRAIN)
+    assert message
+    assert isinstance(message.payload, TrainPayload)
+    return message.payload.staging
+
+
+def restage(store: Store, staging: str, path: str, file: Path) -> None:
+    """Puts another file into the staging folder, with a manifest that names its true digest."""
+    store.upload(file, staging + path)
+    manifest = read_manifest(store, staging)
+    assert manifest
+    entry = ManifestFile(path=path, size=file.stat().st_size, digest=digest_of_file(file))
+    files = tuple(entry if one.path == path else one for one in manifest.files)
+    store.write(staging + MANIFEST, manifest.model_copy(update={"files": files}).encode())
+
+
+def published(store: Store, config: TrainConfig) -> dict[str, bytes]:
+    return {
+        entry.uri.removeprefix(config.run.output): store.read(entry.uri)
+        for entry in store.list(config.run.output)
+    }
+
+
+def test_the_published_folder_is_whole_loads_alone_and_says_what_it_is(
+    staged: TrainConfig, places: Places, store: Store, tmp_path: Path
+):
+    result = publish.run(staged, places, PULSE)
+    payload = result.payload
+    assert isinstance(payload, PublishPayload)
+    files = published(store, staged)
+    manifest = Manifest.model_validate_json(files[MANIFEST])
+    assert {file.path for file in manifest.files} == files.keys() - {MANIFEST}
+    assert payload.size_bytes == sum(map(len, files.values()))
+    assert manifest.job == staged.job
+    folder = tmp_path / "used"
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert model.config.id2label == {0: "blue", 1: "green", 2: "red"}
+    card = files["README.md"].decode()
+    for text in ("95 %", manifest.base_model, manifest.data, "majority class", "linear probe", "Limits"):
+        assert text in card
+    config = json.loads(files["finetune-config.json"])
+    assert config["chosen"]["batchSize"] == 8
+    assert "accessKey" not in files["finetune-config.json"].decode()
+    report = json.loads(files["report.json"])
+    assert report["data"] == {"findings": []}
+    assert np.sum(report["confusion"]["tuned"]) == 41
+    assert len(files["evaluation/predictions.jsonl"].splitlines()) == 41
+
+
+def test_publishing_again_after_a_crash_before_the_manifest_ends_with_the_same_bytes(
+    staged: TrainConfig, places: Places, store: Store
+):
+    first = publish.run(staged, places, PULSE).payload
+    before = published(store, staged)
+    store.delete([staged.run.output + MANIFEST, staged.run.output + "README.md"])
+    assert publish.run(staged, places, PULSE).payload == first
+    assert published(store, staged) == before
+
+
+def test_a_model_of_another_run_is_never_overwritten(staged: TrainConfig, places: Places, store: Store):
+    other = staged.job.model_copy(update={"uid": "somebody-else"})
+    theirs = read_manifest(store, staging_of(staged, store))
+    assert theirs
+    store.write(staged.run.output + MANIFEST, theirs.model_copy(update={"job": other}).encode())
+    with pytest.raises(StageFailure, match="OutputExists") as caught:
+        publish.run(staged, places, PULSE)
+    assert caught.value.failure is FailureClass.USER_CONFIG
+
+
+@pytest.mark.parametrize("fault", ["bit flipped", "not a number", "other weights", "manifest gone"])
+def test_a_damaged_staging_folder_is_found_and_nothing_is_published(
+    fault: str, staged: TrainConfig, places: Places, store: Store, tmp_path: Path
+):
+    staging, name = staging_of(staged, store), "model/model.safetensors"
+    file = tmp_path / "model.safetensors"
+    store.download(staging + name, file)
+    if fault == "bit flipped":
+        data = bytearray(file.read_bytes())
+        data[-5] ^= 1
+        store.write(staging + name, bytes(data))
+    elif fault == "manifest gone":
+        store.delete([staging + MANIFEST])
+    else:
+        weights = load_file(file)
+        weights["classifier.weight"][0, 0] = torch.nan if fault == "not a number" else 0.5
+        save_file(weights, file, metadata={"format": "pt"})
+        restage(store, staging, name, file)
+    reasons = {
+        "bit flipped": (FailureClass.STORAGE, "FolderCorrupt"),
+        "not a number": (FailureClass.NUMERICAL, "NonFiniteWeights"),
+        "other weights": (FailureClass.INTERNAL, "VerificationFailed"),
+        "manifest gone": (FailureClass.STORAGE, "FolderIncomplete"),
+    }
+    with pytest.raises(StageFailure) as caught:
+        publish.run(staged, places, PULSE)
+    assert (caught.value.failure, caught.value.reason) == reasons[fault]
+    assert store.list(staged.run.output) == []
