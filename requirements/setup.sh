@@ -29,7 +29,7 @@ need() { # Debian packages, installed or named
     fi
     say "installing Debian packages: $*"
     apt-get -q update >/dev/null
-    DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends "$@" >/dev/null
+    DEBCONF_NOWARNINGS=yes DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends "$@" >/dev/null
 }
 
 # A company's certificate authority that the system knows holds for pip and uv as well.
