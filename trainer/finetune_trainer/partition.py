@@ -39,12 +39,7 @@ def partition(
     findings += overlap(out_of_validation, uris.get("validation", ""), "validation", "test")
     train, out_of_train = without_overlap(files["train"], [*validation, *test])
     findings += overlap(out_of_train, uris["train"], "training", "validation or test")
-    total = len(train)
-    if dataset.test.split is not None:
-        train, test = _drawn(train, dataset.test.split, seed, "test", total)
-    if dataset.validation.split is not None:
-        train, validation = _drawn(train, dataset.validation.split, seed, "validation", total)
-    for name, rows in (("train", train), ("validation", validation), ("test", test)):
+    for name, rows in (("train", train), *_given(validation, test, dataset)):
         if not rows:
             raise StageFailure(
                 FailureClass.USER_DATA,
@@ -52,6 +47,11 @@ def partition(
                 f"dataset.{name}: no row is left after those that are also held out were left out.",
                 "Give each split texts of its own.",
             )
+    total = len(train)
+    if dataset.test.split is not None:
+        train, test = _drawn(train, dataset.test.split, seed, "test", total)
+    if dataset.validation.split is not None:
+        train, validation = _drawn(train, dataset.validation.split, seed, "validation", total)
     return Partition(
         {"train": train, "validation": validation, "test": test},
         len(out_of_train) + len(out_of_validation),
@@ -59,11 +59,19 @@ def partition(
     )
 
 
+def _given(
+    validation: list[Example], test: list[Example], dataset: Dataset
+) -> list[tuple[str, list[Example]]]:
+    """The held-out splits that have a file of their own."""
+    splits = (("validation", validation, dataset.validation), ("test", test, dataset.test))
+    return [(name, rows) for name, rows, spec in splits if spec.split is None]
+
+
 def _drawn(
     rows: list[Example], share: float, seed: int, name: str, total: int
 ) -> tuple[list[Example], list[Example]]:
     """What stays and what is held out, the share being one of `total` rows."""
-    drawn = held_out(rows, min(1.0, share * total / len(rows)), seed) if rows else frozenset[int]()
+    drawn = held_out(rows, min(1.0, share * total / len(rows)), seed)
     if not drawn or len(drawn) == len(rows):
         raise StageFailure(
             FailureClass.USER_CONFIG,

@@ -196,25 +196,26 @@ class Store:
         where = _parse(prefix)
 
         def abort() -> int:
-            uploads = list(self._uploads(where))
-            for key, upload in uploads:
+            # Asked for a folder, MinIO lists no uploads: it takes the prefix for one object's name. Asked for
+            # the whole bucket, it lists those it remembers; those a restart made it forget expire in a day.
+            found = {*self._uploads(where.bucket, where.key), *self._uploads(where.bucket, "")}
+            below = [(key, upload) for key, upload in found if key.startswith(where.key)]
+            for key, upload in below:
                 with _forgiving("NoSuchUpload"):
                     self._minio._abort_multipart_upload(where.bucket, key, upload)  # noqa: SLF001
-            return len(uploads)
+            return len(below)
 
         return self._try(abort, f"abort uploads below {prefix}")
 
-    def _uploads(self, where: S3Uri) -> Iterator[tuple[str, str]]:
+    def _uploads(self, bucket: str, prefix: str) -> Iterator[tuple[str, str]]:
         """Key and id of each unfinished upload. minio keeps this call private; S3 itself does not."""
         key_marker = upload_marker = None
         while True:
             page = self._minio._list_multipart_uploads(  # noqa: SLF001
-                where.bucket, prefix=where.key, key_marker=key_marker, upload_id_marker=upload_marker
+                bucket, prefix=prefix, key_marker=key_marker, upload_id_marker=upload_marker
             )
             for upload in page.uploads:
-                # MinIO lists by exact object name only on some set-ups; the prefix is checked here again.
-                if upload.upload_id and upload.object_name.startswith(where.key):
-                    yield upload.object_name, upload.upload_id
+                yield upload.object_name, upload.upload_id or ""
             if not page.is_truncated:
                 return
             key_marker, upload_marker = page.next_key_marker, page.next_upload_id_marker

@@ -1,0 +1,357 @@
+import gzip
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch  # noqa: F401 - before transformers, which Prepare would otherwise load without it for good
+from minio import Minio
+from safetensors.numpy import load_file, save
+
+from devcluster.objectstore import ObjectStore
+from finetune_trainer import prepare
+from finetune_trainer.config import StoreAccess, TrainConfig
+from finetune_trainer.contract import PreparePayload
+from finetune_trainer.data import load_prepared
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.places import Places
+from finetune_trainer.store import Store
+from tests.trainer.storage import add_user, give_keys
+
+UID = "0f8fad5b-d9cb-469f-a165-70867728950e"
+
+
+class Silent:
+    leave_requested = False
+
+    def beat(self, *_: object, **__: object) -> None:
+        pass
+
+
+def lines(*rows: dict[str, object]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def rows(count: int, first: int = 0) -> list[dict[str, object]]:
+    """Different texts of two classes, in words that the tiny tokenizer knows."""
+    return [
+        {"text": f"w{2 + n % 48} w{2 + n // 48} w{2 + n % 7}", "label": "ab"[n % 2]}
+        for n in range(first, first + count)
+    ]
+
+
+@dataclass
+class Job:
+    """A job whose model and data are in a bucket of their own."""
+
+    bucket: str
+    access: StoreAccess
+    places: Places
+    store: Store
+
+    def put(self, key: str, data: bytes) -> None:
+        self.store.write(f"s3://{self.bucket}/{key}", data)
+
+    def config(self, **changes: Any) -> TrainConfig:
+        """The good config with some fields of `run` replaced, by dotted path."""
+        access = self.access.model_dump(by_alias=True)
+        folder = f"s3://{self.bucket}"
+        run: dict[str, Any] = {
+            "task": "TextClassification",
+            "model": {"uri": f"{folder}/model"},
+            "dataset": {
+                "train": {"uri": f"{folder}/data/train.jsonl"},
+                "validation": {"split": 0.1},
+                "test": {"uri": f"{folder}/data/test.jsonl"},
+            },
+            "training": {},
+            "evaluation": {"metrics": ["accuracy", "macroF1"]},
+            "world": {"nodes": 2},
+            "output": f"{folder}/tuned/ns/job/{UID[:8]}/",
+            "runs": f"{folder}/.finetune-runs/ns/{UID}/",
+            "stores": {"data": access, "model": access, "output": access},
+        }
+        for path, value in changes.items():
+            *parents, last = path.split("__")
+            place = run
+            for parent in parents:
+                place = place[parent]
+            place[last] = value.replace("BUCKET", self.bucket) if isinstance(value, str) else value
+        job = {"namespace": "ns", "name": "job", "uid": UID, "generation": 1}
+        return TrainConfig.model_validate(
+            {"contractVersion": "1.0", "stage": "Prepare", "attempt": 1, "job": job, "run": run}
+        )
+
+    def prepare(self, **changes: Any) -> PreparePayload:
+        payload = prepare.run(self.config(**changes), self.places, Silent()).payload
+        assert isinstance(payload, PreparePayload)
+        return payload
+
+    def refused(self, **changes: Any) -> StageFailure:
+        with pytest.raises(StageFailure) as failure:
+            self.prepare(**changes)
+        return failure.value
+
+    def keys(self) -> list[str]:
+        prefix = f"s3://{self.bucket}/"
+        return [entry.uri.removeprefix(prefix) for entry in self.store.list(prefix)]
+
+
+@pytest.fixture
+def job(bucket: str, access: StoreAccess, places: Places, store: Store, tiny_base: Path) -> Job:
+    made = Job(bucket, access, places, store)
+    for path in tiny_base.iterdir():
+        made.put(f"model/{path.name}", path.read_bytes())
+    made.put("data/train.jsonl", lines(*rows(200)))
+    made.put("data/test.jsonl", lines(*rows(100, first=200)))
+    return made
+
+
+def test_good_rows_are_counted_split_tokenised_and_stored(job: Job, tiny_base: Path) -> None:
+    payload = job.prepare()
+    weights = load_file(tiny_base / "model.safetensors").values()
+    assert payload.rows.model_dump() == {"train": 180, "validation": 20, "test": 100, "dropped": 0}
+    assert (payload.labels, payload.parameters) == (2, sum(weight.size for weight in weights))
+    assert (payload.chosen.batch_size, payload.chosen.max_length, payload.chosen.zero_stage) == (32, 8, 2)
+    prepared = load_prepared(job.store, payload.prepared, job.places)
+    assert (len(prepared.train), len(prepared.validation), len(prepared.test)) == (180, 20, 100)
+    assert prepared.labels == ("a", "b")
+    assert len(prepared.train.tokens) == payload.tokens == 180 * 3
+    source = rows(200)[int(prepared.train.rows[5]) - 1]
+    assert [f"w{token}" for token in prepared.train.row(5)] == str(source["text"]).split()
+    assert prepared.labels[prepared.train.labels[5]] == source["label"]
+    report = json.loads(job.store.read(payload.report))
+    assert report["labels"] == {label: {"train": 90, "validation": 10, "test": 50} for label in "ab"}
+
+
+def test_the_same_inputs_are_prepared_once(job: Job) -> None:
+    first = job.prepare()
+    before = {entry.uri: entry.modified for entry in job.store.list(first.prepared)}
+    assert job.prepare() == first
+    other_rate = job.prepare(training__learningRate=0.001)
+    assert other_rate.data_digest == first.data_digest
+    assert {entry.uri: entry.modified for entry in job.store.list(first.prepared)} == before
+    assert job.prepare(training__seed=1).data_digest != first.data_digest
+
+
+def test_an_incomplete_folder_is_prepared_again(job: Job) -> None:
+    first = job.prepare()
+    job.store.delete([first.prepared + "train-00000.safetensors"])
+    assert job.prepare() == first
+    assert len(load_prepared(job.store, first.prepared, job.places).train) == 180
+
+
+def test_no_torch_is_loaded_in_a_process_of_its_own(job: Job, tmp_path: Path) -> None:
+    job.places.config.parent.mkdir(parents=True, exist_ok=True)
+    job.places.config.write_text(job.config().model_dump_json(by_alias=True))
+    program = Path(__file__).parent / "programs" / "prepare.py"
+    out = tmp_path / "payload.json"
+    subprocess.run([sys.executable, program, job.places.root, out], check=True, timeout=120)
+    payload = PreparePayload.model_validate_json(out.read_bytes())
+    assert payload == job.prepare()
+
+
+GOOD = lines(*rows(200))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason", "says"),
+    [
+        (b"", "NoRows", "no rows"),
+        (b"\n\n", "NoRows", "no rows"),
+        (
+            lines(*({"body": row["text"], "label": row["label"]} for row in rows(9))),
+            "ColumnsMissing",
+            "body, label",
+        ),
+        (lines(*({**row, "label": "a"} for row in rows(9))), "SingleClass", "only the label 'a'"),
+        (GOOD + b"nonsense\n" * 3, "TooManyBadRows", "line 201 is not JSON"),
+        (GOOD + b'{"text": "a", "label": ["b"]}\n' * 3, "TooManyBadRows", "'label' is a list"),
+        (GOOD + b'{"text": "\xff"}\n' * 3, "DataCorrupt", "line 201 is not UTF-8"),
+        (GOOD + b'{"text": "\x00"}\n' * 3, "DataCorrupt", "line 201 holds a NUL"),
+        (gzip.compress(GOOD)[:-9], "DataCorrupt", "truncated"),
+        (GOOD.decode().encode("utf-16"), "DataCorrupt", "UTF-16"),
+        (b'{"text": "' + b"a" * 100_000_000 + b'", "label": "a"}\n', "TooManyBadRows", "line 1 is longer"),
+        (lines(*rows(300)[200:]), "NoRows", "dataset.train"),
+        (lines(*({**row, "label": row["label"].upper()} for row in rows(9))), "LabelUnseen", "'a', 'b'"),  # type: ignore[attr-defined]
+        (lines(*rows(10)), "BatchTooLarge", "fewer processes"),
+    ],
+)
+def test_training_rows_that_cannot_be_used_are_refused_and_mended_ones_are_taken(
+    job: Job, data: bytes, reason: str, says: str
+) -> None:
+    job.put("data/train.jsonl", data)
+    nodes = 16 if reason == "BatchTooLarge" else 2
+    failure = job.refused(world__nodes=nodes)
+    assert failure.reason == reason
+    assert says in failure.message + failure.hint
+    job.put("data/train.jsonl", GOOD)
+    assert job.prepare().rows.train == 180
+
+
+def test_a_failure_leaves_a_report_that_names_the_lines(job: Job) -> None:
+    job.put("data/train.jsonl", GOOD + b"nonsense\n" * 3)
+    job.put("data/test.jsonl", b"")
+    failure = job.refused()
+    assert "1 more error" in failure.message
+    uri = failure.hint.split(" in ")[1].rstrip(".")
+    report = json.loads(job.store.read(uri))
+    assert [finding["code"] for finding in report["findings"]] == ["TooManyBadRows", "NoRows"]
+    assert [line.split(":")[0] for line in report["findings"][0]["lines"]] == ["201", "202", "203"]
+
+
+def test_a_label_that_only_test_rows_have_is_named_with_its_line(job: Job) -> None:
+    job.put("data/test.jsonl", lines(*rows(9, first=200), {"text": "w2", "label": "c"}))
+    failure = job.refused()
+    assert failure.reason == "LabelUnseen"
+    assert "'c' (line 10)" in failure.message
+
+
+def test_few_bad_rows_and_rows_that_are_also_tested_are_left_out_and_counted(job: Job) -> None:
+    job.put("data/train.jsonl", GOOD + b"nonsense\n" + lines(*rows(4, first=200)))
+    payload = job.prepare()
+    assert payload.rows.dropped == 5
+    assert payload.rows.train + payload.rows.validation == 200
+    report = json.loads(job.store.read(payload.report))
+    assert [finding["code"] for finding in report["findings"]] == ["BadRows", "Overlap"]
+
+
+def test_csv_gzip_and_a_byte_order_mark_are_read(job: Job) -> None:
+    text = "label;text\n" + "".join(f"{row['label']};{row['text']}\n" for row in rows(200))
+    job.put("data/train.csv.gz", gzip.compress(b"\xef\xbb\xbf" + text.encode()))
+    payload = job.prepare(dataset__train__uri="s3://BUCKET/data/train.csv.gz")
+    assert payload.rows.train == 180
+    assert payload.findings.warnings == 2
+
+
+def replaced(name: str, data: bytes | None) -> Callable[[dict[str, bytes]], None]:
+    def change(files: dict[str, bytes]) -> None:
+        files.pop(name, None)
+        if data is not None:
+            files[name] = data
+
+    return change
+
+
+def sharded(files: dict[str, bytes]) -> None:
+    del files["model.safetensors"]
+    files["model-1.safetensors"] = save({"a": np.zeros(2, dtype=np.float32)})
+    weights = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
+    files["model.safetensors.index.json"] = json.dumps({"weight_map": weights}).encode()
+
+
+def pickled(files: dict[str, bytes]) -> None:
+    files["pytorch_model.bin"] = files.pop("model.safetensors")
+
+
+def truncated(files: dict[str, bytes]) -> None:
+    files["model.safetensors"] = files["model.safetensors"][:-4]
+
+
+def other_vocabulary(files: dict[str, bytes]) -> None:
+    files["config.json"] = files["config.json"].replace(b'"vocab_size": 50', b'"vocab_size": 40')
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "says"),
+    [
+        (pickled, "PickleWeights", "pytorch_model.bin"),
+        (sharded, "ModelShardMissing", "model-2.safetensors"),
+        (truncated, "ModelCorrupt", "its header describes"),
+        (replaced("model.safetensors", b"\xff" * 100), "ModelCorrupt", "no safetensors file"),
+        (replaced("model.safetensors", b""), "ModelCorrupt", "no safetensors file"),
+        (replaced("tokenizer.json", None), "TokenizerMissing", "no tokenizer.json"),
+        (replaced("tokenizer.json", b"{}"), "TokenizerCorrupt", "cannot be loaded"),
+        (replaced("modeling_own.py", b"print()"), "RemoteCode", "modeling_own.py"),
+        (
+            replaced("config.json", b'{"model_type": "bert", "auto_map": {"A": "b.C"}}'),
+            "RemoteCode",
+            "auto_map",
+        ),
+        (replaced("config.json", b'{"model_type": "made-up"}'), "ModelUnsupported", "'made-up'"),
+        (replaced("config.json", None), "ModelMissing", "no config.json"),
+        (other_vocabulary, "TokenizerMismatch", "ends at 39"),
+    ],
+)
+def test_a_model_that_cannot_be_used_is_refused_and_a_mended_one_is_taken(
+    job: Job, tiny_base: Path, change: Callable[[dict[str, bytes]], None], reason: str, says: str
+) -> None:
+    files = {path.name: path.read_bytes() for path in tiny_base.iterdir()}
+    good = dict(files)
+    change(files)
+    job.store.delete([f"s3://{job.bucket}/model/{name}" for name in good])
+    for name, data in files.items():
+        job.put(f"model/{name}", data)
+    failure = job.refused()
+    assert failure.reason == reason
+    assert says in failure.message
+    job.store.delete([f"s3://{job.bucket}/model/{name}" for name in files])
+    for name, data in good.items():
+        job.put(f"model/{name}", data)
+    assert job.prepare().rows.train == 180
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "says"),
+    [
+        ({"model__uri": "s3://BUCKET/../model"}, "UriInvalid", "model.uri"),
+        ({"model__uri": "s3://BUCKET/%2e%2e/model"}, "UriInvalid", "model.uri"),
+        ({"model__uri": "s3://"}, "UriInvalid", "no bucket"),
+        ({"dataset__train__uri": "s3://user:word@BUCKET/x"}, "UriInvalid", "dataset.train.uri"),
+        ({"dataset__train__uri": "s3://BUCKET/data/"}, "UriInvalid", "not a file"),
+        ({"dataset__train__uri": "s3://BUCKET/data/none.jsonl"}, "ObjectMissing", "none.jsonl"),
+        ({"dataset__train__uri": "s3://no-such-bucket/x.jsonl"}, "BucketMissing", "no-such-bucket"),
+        ({"model__uri": "s3://BUCKET/none"}, "ModelMissing", "no files"),
+        ({"output": "s3://BUCKET/model/"}, "OutputIsInput", "model.uri"),
+        ({"output": "s3://BUCKET/model/tuned/"}, "OutputIsInput", "model.uri"),
+        ({"output": "s3://BUCKET/data/"}, "OutputIsInput", "dataset.train.uri"),
+        ({"runs": "s3://BUCKET/"}, "OutputIsInput", "model.uri"),
+        ({"training__batchSize": 33}, "BatchIndivisible", "32 or 34"),
+        ({"training__batchSize": 512}, "BatchTooLarge", "180"),
+        ({"training__maxLength": 33}, "MaxLengthTooLong", "32 positions"),
+        ({"dataset__validation": {"split": 0.0001}}, "SplitTooSmall", "dataset.validation.split"),
+    ],
+)
+def test_a_job_that_asks_for_the_impossible_is_refused(
+    job: Job, changes: dict[str, Any], reason: str, says: str
+) -> None:
+    failure = job.refused(**changes)
+    assert failure.reason == reason
+    assert says in failure.message + failure.hint
+
+
+def test_the_model_of_another_job_is_not_overwritten_and_ones_own_is(job: Job) -> None:
+    manifest = f"tuned/ns/job/{UID[:8]}/manifest.json"
+    job.put(manifest, json.dumps({"job": {"namespace": "ns", "name": "older", "uid": "another"}}).encode())
+    failure = job.refused()
+    assert failure.reason == "OutputExists"
+    assert "ns/older (uid another)" in failure.message
+    job.put(manifest, json.dumps({"job": {"namespace": "ns", "name": "job", "uid": UID}}).encode())
+    assert job.prepare().rows.train == 180
+
+
+def test_an_output_that_may_not_be_written_is_found_before_any_work(
+    job: Job, s3: ObjectStore, tmp_path: Path, s3_admin: Minio
+) -> None:
+    readonly: list[dict[str, object]] = [
+        {"Effect": "Allow", "Action": ["s3:GetObject", "s3:ListBucket"], "Resource": ["arn:aws:s3:::*"]}
+    ]
+    give_keys(job.places, "output", *add_user(s3, tmp_path, readonly))
+    before = job.keys()
+    failure = job.refused()
+    assert failure.reason == "StorageDenied"
+    assert "write" in failure.message
+    assert job.keys() == before
+    assert s3_admin.bucket_exists(job.bucket)
+
+
+def test_white_space_around_a_key_is_in_the_report(job: Job, s3: ObjectStore) -> None:
+    give_keys(job.places, "data", s3.access_key, s3.secret_key + "\n")
+    payload = job.prepare()
+    report = json.loads(job.store.read(payload.report))
+    assert "secretKey of the data store" in report["findings"][0]["message"]
