@@ -7,7 +7,8 @@ from finetune_operator.drift import covers
 from finetune_operator.names import ANNOTATION_SPEC_DIGEST, LABEL_ATTEMPT, Reason, State
 from finetune_operator.observed import Manifest
 from finetune_operator.policies import conflict, deadline
-from finetune_operator.resources import Asked, network_policy, service, sweep_job
+from finetune_operator.rendering import Asked
+from finetune_operator.resources import network_policy, service, sweep_job
 from finetune_operator.results import told
 from finetune_operator.stages import prepare, publish, report, train
 from finetune_operator.turn import Decision, Turn, find_job, jobs_of, label, pods_of, report_name, stage_of

@@ -59,7 +59,6 @@ class State(StrEnum):
 class Reason(StrEnum):
     """Reasons that the operator itself gives; a trainer's own reasons are passed on as they are."""
 
-    ACCEPTED = "Accepted"
     IN_PROGRESS = "InProgress"
     COMPLETED = "Completed"
     NOT_STARTED = "NotStarted"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import dataclass
 
 from finetune_operator.api import FineTuneJob, Storage
 from finetune_operator.settings import Profile, ProfileStorage
@@ -10,6 +11,16 @@ from finetune_trainer.contract import Chosen, Digest, Stage
 
 CONFIG_LIMIT_BYTES = 64 * 1024
 """A rendered config stays below this; it travels as an annotation, of which an object may have 256 KiB."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What attempts are made from: a job that can be run as it stands."""
+
+    run: trainer.Run
+    profile: Profile
+    spec_digest: Digest
+    """See `spec_digest` below; results count only for the same."""
 
 
 class Unrenderable(ValueError):  # noqa: N818 - names what the job is

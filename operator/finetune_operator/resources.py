@@ -1,29 +1,19 @@
 """The Kubernetes objects of a run, as dicts: its Jobs, its Service and its NetworkPolicy. Pure."""
 
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from finetune_operator import names, rendering
 from finetune_operator.api import FineTuneJob
 from finetune_operator.observed import Manifest
 from finetune_operator.pods import pod_spec
-from finetune_operator.settings import Profile, Settings
+from finetune_operator.rendering import Asked
+from finetune_operator.settings import Settings
 from finetune_trainer import config as trainer
 from finetune_trainer.contract import PROGRESS_PORT, RENDEZVOUS_PORT, Chosen, Digest, Stage
 
 SWEEP_TRIES = 5
 SWEEP_KEPT_SECONDS = 3600
 """How long a finished sweep Job stays to be read."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What attempts are made from: a job that can be run as it stands."""
-
-    run: trainer.Run
-    profile: Profile
-    spec_digest: Digest
-    """See `rendering.spec_digest`; results count only for the same."""
 
 
 def stage_job(

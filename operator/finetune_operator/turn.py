@@ -9,7 +9,7 @@ from finetune_operator import names
 from finetune_operator.api import AttemptStatus, ConditionStatus, FineTuneJob, FineTuneJobStatus
 from finetune_operator.names import Condition, State
 from finetune_operator.observed import Manifest, Observed, Reference
-from finetune_operator.resources import Asked
+from finetune_operator.rendering import Asked
 from finetune_operator.settings import Settings
 from finetune_trainer.contract import Stage
 

@@ -141,9 +141,9 @@ def child(job: FineTuneJob, short: Manifest, configured: Settings) -> Manifest:
     return changed
 
 
-def asked_of(job: FineTuneJob, configured: Settings) -> resources.Asked:
+def asked_of(job: FineTuneJob, configured: Settings) -> rendering.Asked:
     run = _run(job, configured)
-    return resources.Asked(run, configured.profiles["default"], rendering.spec_digest(job, run))
+    return rendering.Asked(run, configured.profiles["default"], rendering.spec_digest(job, run))
 
 
 def pod(job: FineTuneJob, of: Manifest, short: Manifest) -> Manifest:

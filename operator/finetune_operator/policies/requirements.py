@@ -6,7 +6,8 @@ from finetune_operator import rendering
 from finetune_operator.api import AttemptStatus, FineTuneJob
 from finetune_operator.names import Reason, State
 from finetune_operator.observed import Observed
-from finetune_operator.resources import Asked, config_of
+from finetune_operator.rendering import Asked
+from finetune_operator.resources import config_of
 from finetune_operator.settings import Profile, Settings
 from finetune_operator.turn import Decision, Turn, Unmet, jobs_of, trained
 from finetune_trainer import config as trainer

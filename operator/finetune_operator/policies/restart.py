@@ -12,16 +12,8 @@ from finetune_trainer.contract import FailureClass, Stage
 
 HOPELESS = {FailureClass.USER_CONFIG, FailureClass.USER_DATA, FailureClass.NUMERICAL}
 """The same again would end the same."""
-DEFINITE = {
-    "StorageDenied",
-    "StorageCertificate",
-    "CredentialsMissing",
-    "CredentialsUnreadable",
-    "BucketMissing",
-    "OutputExists",
-    Reason.TRAINER_VERSION_UNSUPPORTED,
-}
-"""Reasons that somebody has to mend, whatever their class."""
+DEFINITE = {"StorageDenied", "StorageCertificate", "StorageRefused"}
+"""Storage failures that time does not mend, somebody has to."""
 FREE_STORAGE_SECONDS = 3600
 """From a stage's first Storage failure: until then they do not count, a store may be down for a while."""
 FIRST_DELAY, LONGEST_DELAY = 10.0, 300.0

@@ -1,7 +1,7 @@
 """A changed spec replaces what was begun for the old one, until training has begun. Pure."""
 
 from finetune_operator.names import Reason, State
-from finetune_operator.resources import Asked
+from finetune_operator.rendering import Asked
 from finetune_operator.turn import Decision, Stop, Turn, stage_of
 from finetune_trainer.contract import Stage
 

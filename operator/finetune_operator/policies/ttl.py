@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from finetune_operator.names import Condition
 from finetune_operator.observed import Reference
-from finetune_operator.resources import Asked
+from finetune_operator.rendering import Asked
 from finetune_operator.turn import STAGES, Turn, condition, holds, jobs_of, reference, since, trained
 from finetune_trainer.contract import Stage
 

@@ -1,7 +1,8 @@
 """Prepare: checks store, model and data, splits, tokenises, and decides what is `Auto`. Pure."""
 
 from finetune_operator.observed import Manifest
-from finetune_operator.resources import Asked, stage_job
+from finetune_operator.rendering import Asked
+from finetune_operator.resources import stage_job
 from finetune_operator.turn import Turn
 from finetune_trainer.contract import Stage
 

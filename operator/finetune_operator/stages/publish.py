@@ -1,7 +1,8 @@
 """Publish: reloads the tuned model in a fresh process, compares it, writes its manifest last. Pure."""
 
 from finetune_operator.observed import Manifest
-from finetune_operator.resources import Asked, stage_job
+from finetune_operator.rendering import Asked
+from finetune_operator.resources import stage_job
 from finetune_operator.turn import Turn
 from finetune_trainer.contract import Stage
 

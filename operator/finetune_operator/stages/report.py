@@ -2,7 +2,8 @@
 
 from finetune_operator.api import AttemptStatus
 from finetune_operator.observed import Manifest
-from finetune_operator.resources import Asked, stage_job
+from finetune_operator.rendering import Asked
+from finetune_operator.resources import stage_job
 from finetune_operator.turn import Turn, report_number
 from finetune_trainer.contract import Stage
 

@@ -1,7 +1,8 @@
 """Train: the gang, its meeting point, and what it may hold of the batch at once. Pure."""
 
 from finetune_operator.observed import Manifest
-from finetune_operator.resources import Asked, stage_job
+from finetune_operator.rendering import Asked
+from finetune_operator.resources import stage_job
 from finetune_operator.turn import Turn, trained
 from finetune_trainer.contract import Chosen, FailureClass, Stage
 
