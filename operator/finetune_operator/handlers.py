@@ -35,8 +35,8 @@ def watch_jobs(
         stop: set to end the thread.
     """
     registry = _registry(access, seen)
-    # It warns that it takes no signals in a thread: __main__ takes them.
-    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_tell)
 
     def keep_watching() -> None:
         failures = 0
@@ -51,6 +51,17 @@ def watch_jobs(
     thread = threading.Thread(target=keep_watching, name="kopf", daemon=True)
     thread.start()
     return thread
+
+
+def _tell(record: logging.LogRecord) -> bool:
+    """What kopf says, as what it is here: a broken watch is begun again, which is worth a warning at most."""
+    if not record.name.startswith("kopf"):
+        return True
+    if record.levelno > logging.WARNING:
+        record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
+        record.exc_info = None
+    # It says that it takes no signals in a thread: __main__ takes them.
+    return "signals are ignored" not in record.getMessage()
 
 
 async def _watch(registry: kopf.OperatorRegistry, namespaces: tuple[str, ...], stop: threading.Event) -> None:

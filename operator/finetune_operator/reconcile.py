@@ -139,7 +139,10 @@ class Reconciler:
                 continue
             known = self.cache.child(run, kind, name)
             if known is None:
-                changed |= await self._create(run, manifest, notes)
+                changed = True
+                await self._create(run, manifest, notes)
+                if (kind, name) in notes.foreign:
+                    return True  # what follows may rest on it: no pods without their NetworkPolicy
             elif kind != "Job" and not covers(manifest, known):
                 log.info("%s %s differs from what it should be", kind, name)
                 try:
@@ -149,7 +152,7 @@ class Reconciler:
                 changed = True
         return changed
 
-    async def _create(self, run: str, manifest: Manifest, notes: Notes) -> bool:
+    async def _create(self, run: str, manifest: Manifest, notes: Notes) -> None:
         kind, meta = manifest["kind"], manifest["metadata"]
         try:
             self.cache.put(await self.cluster.create(manifest))
@@ -161,7 +164,6 @@ class Reconciler:
             else:
                 log.warning("%s %s exists and is not ours", kind, meta["name"])
                 notes.foreign.add((kind, meta["name"]))
-        return True
 
     async def _look_at_foreign(self, run: str, notes: Notes, namespace: str) -> None:
         """Forgets foreign objects that have gone."""

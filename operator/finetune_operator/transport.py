@@ -177,7 +177,6 @@ class Transport:
 async def connect() -> client.ApiClient:
     """A client as the pod's service account, or as the kubeconfig says (KUBECONFIG, ~/.kube/config)."""
     configuration = client.Configuration()
-    configuration.retries = 0
     configuration.connection_pool_maxsize = 0
     if "KUBECONFIG" in os.environ or not (SERVICE_ACCOUNT / "token").exists():
         await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]

@@ -124,7 +124,7 @@ class Proxy:
         url = f"https://{self._kube.host}{asked.raw_path}"
         timeout = aiohttp.ClientTimeout(total=None)
         async with self._session.request(
-            asked.method, url, data=await asked.read(), headers=headers, timeout=timeout
+            asked.method, url, data=await asked.read() or None, headers=headers, timeout=timeout
         ) as answer:
             if request.watch and answer.status == 200:
                 return await self._stream(asked, answer)
