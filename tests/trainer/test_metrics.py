@@ -1,16 +1,18 @@
 import time
+from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, matthews_corrcoef
 from sklearn.metrics import precision_recall_fscore_support as per_class
 
-from finetune_trainer.metrics import by_class, compare, confusion, flips, measure
+from finetune_trainer.contract import Evaluation, Scores
+from finetune_trainer.metrics import Answers, Contestant, by_class, compare, confusion, flips, measure
 
 METRICS = ("accuracy", "macroF1", "microF1", "weightedF1", "mcc")
 
 
-def rows(seed: int, count: int = 200, classes: int = 6, right: float = 0.6):
+def rows(seed: int, count: int = 200, classes: int = 6, right: float = 0.6) -> tuple[Answers, Answers]:
     random = np.random.default_rng(seed)
     truth = random.integers(0, classes, count)
     answers = np.where(random.random(count) < right, truth, random.integers(0, classes, count))
@@ -18,7 +20,7 @@ def rows(seed: int, count: int = 200, classes: int = 6, right: float = 0.6):
 
 
 @pytest.mark.parametrize("case", ["usual", "class never true", "class never seen", "always the same"])
-def test_every_metric_equals_scikit_learns(case):
+def test_every_metric_equals_scikit_learns(case: str) -> None:
     truth, answers = rows(1)
     classes = 6
     if case == "class never true":
@@ -27,7 +29,7 @@ def test_every_metric_equals_scikit_learns(case):
         classes = 8
     if case == "always the same":
         answers = np.full_like(answers, 4)
-    options = {"labels": range(classes), "zero_division": 0}
+    options: dict[str, Any] = {"labels": range(classes), "zero_division": 0}
     assert measure(truth, answers, classes) == pytest.approx(
         {
             "accuracy": accuracy_score(truth, answers),
@@ -40,7 +42,7 @@ def test_every_metric_equals_scikit_learns(case):
     )
 
 
-def test_confusion_matrix_and_classes_equal_scikit_learns():
+def test_confusion_matrix_and_classes_equal_scikit_learns() -> None:
     truth, answers = rows(2)
     labels = [f"c{k}" for k in range(7)]
     assert np.array_equal(confusion(truth, answers, 7), confusion_matrix(truth, answers, labels=range(7)))
@@ -52,13 +54,13 @@ def test_confusion_matrix_and_classes_equal_scikit_learns():
     assert [row.support for row in figures] == list(support)
 
 
-def compared(answers, truth, **options):
+def compared(answers: dict[Contestant, Answers], truth: Answers, **options: Any) -> Evaluation:
     return compare(
         truth, answers, **{"classes": 6, "metrics": METRICS, "primary": "macroF1", "seed": 3, **options}
     )
 
 
-def test_intervals_agree_with_resampling_the_rows_one_by_one():
+def test_intervals_agree_with_resampling_the_rows_one_by_one() -> None:
     truth, answers = rows(4)
     evaluation = compared({"majority": np.zeros_like(truth), "baseline": answers}, truth)
     random = np.random.default_rng(0)
@@ -72,7 +74,7 @@ def test_intervals_agree_with_resampling_the_rows_one_by_one():
     assert interval.low < interval.value < interval.high
 
 
-def test_the_difference_of_equal_models_is_exactly_nothing_because_resamples_are_paired():
+def test_the_difference_of_equal_models_is_exactly_nothing_because_resamples_are_paired() -> None:
     truth, answers = rows(5)
     evaluation = compared({"majority": np.zeros_like(truth), "baseline": answers, "tuned": answers}, truth)
     assert evaluation.delta
@@ -80,7 +82,7 @@ def test_the_difference_of_equal_models_is_exactly_nothing_because_resamples_are
         assert (interval.low, interval.value, interval.high) == (0, 0, 0)
 
 
-def test_a_paired_interval_is_narrower_than_that_of_either_model():
+def test_a_paired_interval_is_narrower_than_that_of_either_model() -> None:
     truth, answers = rows(6, count=1000)
     better = answers.copy()
     better[:50] = truth[:50]
@@ -88,16 +90,20 @@ def test_a_paired_interval_is_narrower_than_that_of_either_model():
     assert evaluation.delta
     assert evaluation.tuned
 
-    def width(scores):
+    def width(scores: Scores) -> float:
         return scores.metrics["accuracy"].high - scores.metrics["accuracy"].low
 
     assert width(evaluation.delta) < width(evaluation.tuned) / 2
     assert evaluation.delta.metrics["accuracy"].low > 0
 
 
-def test_the_same_seed_gives_the_same_intervals_and_the_primary_metric_is_always_there():
+def test_the_same_seed_gives_the_same_intervals_and_the_primary_metric_is_always_there() -> None:
     truth, answers = rows(7)
-    models = {"majority": np.zeros_like(truth), "baseline": answers, "tuned": answers}
+    models: dict[Contestant, Answers] = {
+        "majority": np.zeros_like(truth),
+        "baseline": answers,
+        "tuned": answers,
+    }
     first, second = (compared(models, truth, metrics=("accuracy",), primary="mcc") for _ in range(2))
     assert first == second
     assert set(first.baseline.metrics) == {"accuracy", "mcc"}
@@ -105,7 +111,7 @@ def test_the_same_seed_gives_the_same_intervals_and_the_primary_metric_is_always
 
 
 @pytest.mark.parametrize(("count", "classes"), [(1000, 10), (10_000, 40)])
-def test_intervals_for_three_models_take_less_than_two_seconds(count, classes):
+def test_intervals_for_three_models_take_less_than_two_seconds(count: int, classes: int) -> None:
     truth, answers = rows(8, count, classes)
     other = rows(9, count, classes)[1]
     began = time.process_time()
@@ -113,7 +119,7 @@ def test_intervals_for_three_models_take_less_than_two_seconds(count, classes):
     assert time.process_time() - began < 2
 
 
-def test_flips_count_what_tuning_set_right_and_what_it_spoilt():
+def test_flips_count_what_tuning_set_right_and_what_it_spoilt() -> None:
     truth = np.array([0, 1, 2, 0, 1])
     before, after = np.array([0, 0, 0, 0, 1]), np.array([1, 1, 2, 0, 1])
     assert flips(truth, before, after) == {"fixed": 2, "broken": 1}

@@ -1,4 +1,4 @@
-"""Publishing against a real S3 server: what Train staged is verified before anything appears in the output."""
+"""Publishing against a real S3 server: what Train staged is verified before anything is published."""
 
 import json
 from collections.abc import Callable
@@ -116,7 +116,7 @@ def published(store: Store, config: TrainConfig) -> dict[str, bytes]:
 
 def test_the_published_folder_is_whole_loads_alone_and_says_what_it_is(
     staged: TrainConfig, places: Places, store: Store, tmp_path: Path
-):
+) -> None:
     result = publish.run(staged, places, PULSE)
     payload = result.payload
     assert isinstance(payload, PublishPayload)
@@ -145,7 +145,7 @@ def test_the_published_folder_is_whole_loads_alone_and_says_what_it_is(
 
 def test_publishing_again_after_a_crash_before_the_manifest_ends_with_the_same_bytes(
     staged: TrainConfig, places: Places, store: Store
-):
+) -> None:
     first = publish.run(staged, places, PULSE).payload
     before = published(store, staged)
     store.delete([staged.run.output + MANIFEST, staged.run.output + "README.md"])
@@ -153,7 +153,9 @@ def test_publishing_again_after_a_crash_before_the_manifest_ends_with_the_same_b
     assert published(store, staged) == before
 
 
-def test_a_model_of_another_run_is_never_overwritten(staged: TrainConfig, places: Places, store: Store):
+def test_a_model_of_another_run_is_never_overwritten(
+    staged: TrainConfig, places: Places, store: Store
+) -> None:
     other = staged.job.model_copy(update={"uid": "somebody-else"})
     theirs = read_manifest(store, staging_of(staged, store))
     assert theirs
@@ -166,7 +168,7 @@ def test_a_model_of_another_run_is_never_overwritten(staged: TrainConfig, places
 @pytest.mark.parametrize("fault", ["bit flipped", "not a number", "other weights", "manifest gone"])
 def test_a_damaged_staging_folder_is_found_and_nothing_is_published(
     fault: str, staged: TrainConfig, places: Places, store: Store, tmp_path: Path
-):
+) -> None:
     staging, name = staging_of(staged, store), "model/model.safetensors"
     file = tmp_path / "model.safetensors"
     store.download(staging + name, file)

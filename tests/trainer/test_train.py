@@ -35,9 +35,11 @@ def ranks(config: TrainConfig, places: Places, uid: str) -> "subprocess.Complete
     places.config.parent.mkdir(parents=True, exist_ok=True)
     places.config.write_text(config.model_dump_json(by_alias=True))
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        + [f"--nproc-per-node={config.run.world.size}", "--no-python", sys.executable]
-        + ["-m", "finetune_trainer.rank", "--root", str(places.root)],
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *(f"--nproc-per-node={config.run.world.size}", "--no-python", sys.executable),
+            *("-m", "finetune_trainer.rank", "--root", str(places.root)),
+        ],
         env={**os.environ, "OMP_NUM_THREADS": "1", "POD_UID": uid},
         capture_output=True,
         text=True,
@@ -63,7 +65,7 @@ def test_training_ends_with_scores_that_agree_and_the_next_attempt_uses_the_stor
     learnable: Prepared,
     places: Places,
     store: Store,
-):
+) -> None:
     config = given_run(tiny_base, learnable, chosen_for(learnable))
     ended = ranks(config, places, "pod-one-")
     assert ended.returncode == 0, ended.stderr[-4000:]

@@ -22,7 +22,7 @@ def chosen(stage: int) -> Chosen:
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_nothing_is_left_to_auto_and_the_batch_adds_up(stage):
+def test_nothing_is_left_to_auto_and_the_batch_adds_up(stage: int) -> None:
     config = deepspeed_config(chosen(stage), Training(), "float32")
     assert '"auto"' not in json.dumps(config)
     assert config["zero_optimization"]["stage"] == stage
@@ -31,7 +31,7 @@ def test_nothing_is_left_to_auto_and_the_batch_adds_up(stage):
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_exactly_one_of_engine_and_loop_clips(stage):
+def test_exactly_one_of_engine_and_loop_clips(stage: int) -> None:
     assert {engine_clip(stage, 0.7), own_clip(stage, 0.7)} == {0.0, 0.7}
     assert (own_clip(stage, 0.7) > 0) == (stage == 0)
     assert deepspeed_config(chosen(stage), Training(max_gradient_norm=0.7), "float32")[
@@ -39,7 +39,7 @@ def test_exactly_one_of_engine_and_loop_clips(stage):
     ] == engine_clip(stage, 0.7)
 
 
-def test_bfloat16_is_autocast_with_float32_weights():
+def test_bfloat16_is_autocast_with_float32_weights() -> None:
     config = deepspeed_config(chosen(2), Training(), "bfloat16")
     assert config["torch_autocast"]["enabled"]
     assert not config["bf16"]["enabled"]

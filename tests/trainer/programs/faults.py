@@ -1,4 +1,4 @@
-"""Run by torchrun on two ranks: faults in the real loop, one after the other; each rank writes how each ended.
+"""Run by torchrun on two ranks: faults in the real loop, one by one; each rank writes how each ended.
 
 Arguments: folder of the base model, folder for the outcomes.
 """
@@ -6,68 +6,73 @@ Arguments: folder of the base model, folder for the outcomes.
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import truth
+import torch
+
+from finetune_trainer import loop
+from finetune_trainer.batches import epoch_batches
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.gang import meet
+from finetune_trainer.inputs import lengths
+from finetune_trainer.model import quiet
+from tests.trainer.programs import truth
 
 LOSS, GRADIENT, LEAVE = "loss", "gradient", "leave"
+usual_loss = loop.cross_entropy
+fault = ""
+running: list["Watched"] = []
+
+
+class Watched(loop.Loop):
+    """The loop, whose gradient explodes in step 2 if that is the fault."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        running.append(self)
+
+    @property
+    def gradient_norm(self) -> float:
+        """Of the last step."""
+        second = self.state.global_step == 2
+        return float("inf") if fault == GRADIENT and second else super().gradient_norm
 
 
 class Asked:
-    """A pulse whose rank may be asked to leave."""
+    """A pulse; one rank of the two is asked to leave in step 2 if that is the fault."""
 
-    def __init__(self, asked):
-        self.asked = asked
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
 
     @property
-    def leave_requested(self):
-        return self.asked()
+    def leave_requested(self) -> bool:
+        """Whether this is that rank and that step."""
+        return fault == LEAVE and self.rank == 1 and running[-1].state.global_step == 1
 
-    def beat(self, *_args, **_progress):
-        pass
+    def beat(self, *_args: object, **_progress: object) -> None:
+        """Nothing."""
 
 
-def main():
-    import torch
-
-    from finetune_trainer import loop
-    from finetune_trainer.batches import epoch_batches
-    from finetune_trainer.failures import StageFailure
-    from finetune_trainer.gang import meet
-    from finetune_trainer.inputs import lengths
-
+def main() -> None:
+    """Runs into each fault with the same gang."""
+    global fault
     base, folder = Path(sys.argv[1]), Path(sys.argv[2])
-    gang = meet(gpus=False, startup_seconds=60, hang_seconds=60)
+    quiet()
+    gang = meet(gpus=False, startup_seconds=120, hang_seconds=120)
     split = truth.synthetic_rows()
-    second = epoch_batches(lengths(split), truth.BATCH, seed=3, epoch=0)[1]
-    poisoned = int(second[2])
-    usual_loss, usual_loop = loop.cross_entropy, loop.Loop
-    fault, running = "", None
+    poisoned = int(epoch_batches(lengths(split), truth.BATCH, seed=3, epoch=0)[1][2])
 
-    class Watched(usual_loop):
-        def __init__(self, **kwargs):
-            nonlocal running
-            super().__init__(**kwargs)
-            running = self
-
-        @property
-        def gradient_norm(self):
-            return np.inf if fault == GRADIENT and self.state.global_step == 2 else super().gradient_norm
-
-    def cross_entropy(logits, labels, **options):
-        # Only the rank that holds the row sees its loss.
+    def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, **options: Any) -> torch.Tensor:
         losses = usual_loss(logits, labels, **options)
-        return (
-            torch.where(running.row_numbers[-1] == poisoned, torch.nan, losses) if fault == LOSS else losses
-        )
+        # Only the rank that holds the row sees its loss.
+        held = running[-1].row_numbers[-1] == poisoned
+        return torch.where(held, torch.nan, losses) if fault == LOSS else losses
 
     loop.Loop, loop.cross_entropy = Watched, cross_entropy
-    # Only one rank is asked, in the second step.
-    truth.Calm = lambda: Asked(lambda: fault == LEAVE and gang.rank == 1 and running.state.global_step == 1)
-    outcomes = {"line": int(split.rows[poisoned])}
+    outcomes: dict[str, Any] = {"line": int(split.rows[poisoned])}
     for fault in (LOSS, GRADIENT, LEAVE):
         try:
-            truth.steps(gang, base, 2, 2, 2)
+            truth.steps(gang, base, 2, 2, 2, Asked(gang.rank))
         except StageFailure as failure:
             outcomes[fault] = [failure.failure, failure.reason, failure.message]
     (folder / f"{gang.rank}.json").write_text(json.dumps(outcomes))

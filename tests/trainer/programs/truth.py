@@ -1,23 +1,32 @@
 """Run by torchrun: steps of the real loop at fixed weights, for many ways to split one global batch.
 
-Arguments: folder of the base model, JSON list of [zero stage, micro-batch, accumulation], file for the figures.
+Arguments: folder of the base model, JSON list of [ZeRO stage, micro-batch, accumulation], result file.
 """
 
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
+from transformers import set_seed
+
+from finetune_trainer import loop
+from finetune_trainer.batches import Layout, steps_per_epoch
+from finetune_trainer.config import Training
+from finetune_trainer.contract import Chosen
+from finetune_trainer.data import Split
+from finetune_trainer.gang import Gang, meet
+from finetune_trainer.model import load_classifier, quiet
+from finetune_trainer.stage import Pulse
+from finetune_trainer.zero import own_clip
 
 ROWS, CLASSES, BATCH, VOCABULARY = 21, 3, 8, 50
 
 
-def synthetic_rows():
+def synthetic_rows() -> Split:
     """21 rows of 1 to 14 tokens: two full batches of 8 and a short one of 5."""
-    from finetune_trainer.data import Split
-
     random = np.random.default_rng(7)
     counts = random.integers(1, 15, ROWS)
     return Split(
@@ -29,27 +38,18 @@ def synthetic_rows():
 
 
 class Calm:
-    """A pulse that nobody listens to."""
+    """A pulse that nobody listens to and that is never asked to leave."""
 
     leave_requested = False
 
-    def beat(self, *_args, **_progress):
-        pass
+    def beat(self, *_args: object, **_progress: object) -> None:
+        """Nothing."""
 
 
-def steps(gang, base, zero_stage, micro_batch, accumulation):
-    """Loss and gradient norm of each step of one epoch, at a learning rate that moves nothing."""
-    import torch
-    from transformers import set_seed
-
-    from finetune_trainer.batches import Layout, steps_per_epoch
-    from finetune_trainer.config import Training
-    from finetune_trainer.contract import Chosen
-    from finetune_trainer.loop import Edge, Loop, RankBatches, arguments
-    from finetune_trainer.model import load_classifier
-
-    split = synthetic_rows()
-    total = steps_per_epoch(ROWS, BATCH)
+def steps(
+    gang: Gang, base: Path, zero_stage: int, micro_batch: int, accumulation: int, pulse: Pulse
+) -> list[tuple[float, float, int]]:
+    """Loss, gradient norm and rows of each step of one epoch, at a learning rate that moves nothing."""
     chosen = Chosen(
         epochs=1,
         batch_size=BATCH,
@@ -59,39 +59,39 @@ def steps(gang, base, zero_stage, micro_batch, accumulation):
         learning_rate=1e-30,
         max_length=16,
         zero_stage=zero_stage,
-        total_steps=total,
+        total_steps=steps_per_epoch(ROWS, BATCH),
     )
     training = Training(weight_decay=0.0, max_gradient_norm=1e9, warmup_fraction=0.0)
+    taken: list[loop.Step] = []
     with tempfile.TemporaryDirectory() as folder:
-        args = arguments(chosen, training, "float32", folder=folder, gpus=False, steps=total)
+        args = loop.arguments(
+            chosen, training, "float32", folder=folder, gpus=False, steps=chosen.total_steps
+        )
         set_seed(1)
-        model = load_classifier(base, [str(number) for number in range(CLASSES)])
-        loop = Loop(
+        batches = loop.RankBatches(synthetic_rows(), Layout.of(chosen), rank=gang.rank, seed=3, pad_id=0)
+        run = loop.Loop(
             gang=gang,
-            batches=RankBatches(split, Layout.of(chosen), rank=gang.rank, seed=3, pad_id=0),
-            clip=training.max_gradient_norm if zero_stage == 0 else 0.0,
-            pulse=Calm(),
-            model=model,
+            batches=batches,
+            clip=own_clip(zero_stage, training.max_gradient_norm),
+            pulse=pulse,
+            model=load_classifier(base, [str(number) for number in range(CLASSES)]),
             args=args,
         )
-        taken = []
-        loop.add_callback(Edge(loop, taken.append))
-        loop.train()
-    del loop, model, args
+        run.add_callback(loop.Edge(run, taken.append))
+        run.train()
     torch.distributed.barrier()
     return [(step.loss, step.gradient_norm, step.rows) for step in taken]
 
 
-def main():
-    from finetune_trainer.gang import meet
-
-    base, cases, figures = Path(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3])
-    gang = meet(gpus=False, startup_seconds=60, hang_seconds=60)
-    results = {json.dumps(case): steps(gang, base, *case) for case in cases}
+def main() -> None:
+    """Measures every case in this one gang."""
+    base, cases, result = Path(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3])
+    quiet()
+    gang = meet(gpus=False, startup_seconds=120, hang_seconds=120)
+    measured = {json.dumps(case): steps(gang, base, *case, pulse=Calm()) for case in cases}
     if gang.first:
-        figures.write_text(json.dumps(results))
+        result.write_text(json.dumps(measured))
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     main()
