@@ -28,6 +28,7 @@ from devcluster.places import DevclusterError, cache, locked, write_whole
 from devcluster.progress import say, step
 
 _READY_SECONDS = 180.0
+_START_SECONDS = 5.0
 _LOOK_SECONDS = 0.05
 
 
@@ -155,12 +156,15 @@ def _bytes(cluster: Cluster, name: str) -> bytes:
     return Path(cluster.folder / name).read_bytes()
 
 
-def _wait(cluster: Cluster, reached: Callable[[], bool], failure: str, log: str) -> None:
-    deadline = time.monotonic() + _READY_SECONDS
+def _wait(cluster: Cluster, reached: Callable[[], bool], failure: str, component: str) -> None:
+    """Wait until something is reached; not longer than the component that brings it lives."""
+    started = time.monotonic()
     while not reached():
-        if time.monotonic() > deadline:
-            end = processes.last_lines(cluster.log(log))
-            raise DevclusterError(
-                f"{failure} in {_READY_SECONDS:.0f} s; the end of {cluster.log(log)}:\n{end}"
-            )
+        elapsed = time.monotonic() - started
+        starts = elapsed < _START_SECONDS or component not in status.COMPONENTS
+        ended = not starts and component not in status.running(cluster)
+        if ended or elapsed > _READY_SECONDS:
+            log = cluster.log(component)
+            why = f"{component} ended" if ended else f"waited {elapsed:.0f} s"
+            raise DevclusterError(f"{failure} ({why}); the end of {log}:\n{processes.last_lines(log)}")
         time.sleep(_LOOK_SECONDS)

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
-from devcluster import binaries, images
+from devcluster import binaries, images, node
 from devcluster.cluster import Cluster
+from devcluster.down import down
 from devcluster.host import _SETTINGS, NODE_FOLDERS
-from devcluster.places import cache, state
+from devcluster.places import DevclusterError, cache, state
+from devcluster.up import up
 
 ROOT = Path(__file__).parents[2]
 NAME = "trial"
@@ -227,4 +229,21 @@ def test_a_killed_down_can_be_repeated(before: Machine) -> None:
         )
         down.kill()
     succeed("down")
+    assert machine() == before
+
+
+def test_a_component_that_cannot_start_is_told_with_its_last_words(
+    before: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Cluster(NAME, state() / NAME)
+    commands = node.commands
+    broken = {"kubelet": [str(binaries.path("kubelet")), "--no-such-flag"]}
+    monkeypatch.setattr(node, "commands", lambda *given: commands(*given) | broken)
+    with pytest.raises(
+        DevclusterError, match=r"the node does not get ready \(kubelet ended\)(?s:.*)no-such-flag"
+    ):
+        up(here)
+    monkeypatch.undo()
+    up(here)
+    down(here)
     assert machine() == before
