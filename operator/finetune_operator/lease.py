@@ -11,7 +11,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -41,6 +41,7 @@ class Leadership:
         default_factory=lambda: f"{os.environ.get('POD_NAME', socket.gethostname())}_{uuid.uuid4()}"
     )
     clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     looked_at: float = 0.0
     """When this candidate or leader last tried: a replica that does not try is dead."""
     _held_until: float = 0.0
@@ -64,7 +65,7 @@ class Leadership:
                 self._lease = self._new()
             except ApiError as error:
                 log.warning("%s; looking again", error)
-                await asyncio.sleep(LOOK_SECONDS)
+                await self.sleep(LOOK_SECONDS)
                 continue
             spec = self._lease["spec"]
             if (mark := (spec.get("holderIdentity"), spec.get("renewTime"))) != seen:
@@ -77,7 +78,7 @@ class Leadership:
                     metrics.LEADER.set(1)
                     return
                 wait = RETRY_SECONDS
-            await asyncio.sleep(max(0.02, min(wait, LOOK_SECONDS)))
+            await self.sleep(max(0.02, min(wait, LOOK_SECONDS)))
 
     async def keep(self) -> None:
         """Renews the lease until it is lost.
@@ -87,7 +88,7 @@ class Leadership:
         """
         wait = float(self.settings.renew_seconds)
         while True:
-            await asyncio.sleep(min(wait, max(0.0, self.seconds_left())))
+            await self.sleep(min(wait, max(0.0, self.seconds_left())))
             self.looked_at = self.clock()
             left = self.seconds_left()
             if left <= 0:
