@@ -16,7 +16,7 @@ MAX_ROW_CHARACTERS = 1024 * 1024
 """A longer row is a bad row."""
 MAX_EXPANSION = 200
 """Bytes that one byte of gzip may become; text reaches about 20, a bomb 1,000."""
-_FREE_EXPANSION_BYTES = 64 * 1024 * 1024
+_FREE_EXPANSION_BYTES = 4 * 1024 * 1024
 _PIECE = 1024 * 1024
 _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
