@@ -82,8 +82,8 @@ async def main(settings: Settings) -> None:
     REGISTRY.register(metrics.JobCollector(cache))
     metrics.BUILD.info({"version": version("finetune-operator"), "python": platform.python_version()})
     async with serve(REGISTRY, settings.metrics_port, settings.health_port, pulse.ailment):
+        work = asyncio.create_task(lead(settings, leadership, pulse, cluster, cache), name="lead")
         try:
-            work = asyncio.create_task(lead(settings, leadership, pulse, cluster, cache), name="lead")
             stopped = asyncio.create_task(stop.wait(), name="stop")
             await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
             pulse.stopping = True
@@ -94,7 +94,8 @@ async def main(settings: Settings) -> None:
                 work.result()
             log.info("stopped")
         finally:
-            await leadership.release()
+            if work.done():  # else something may still write: the lease runs out by itself
+                await leadership.release()
             await cluster.close()
 
 
@@ -191,8 +192,12 @@ def run() -> int:
     except (OSError, ValidationError) as error:
         log.critical("the settings in %s cannot be used: %s", arguments.settings, error)
         return 2
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main(settings))
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main(settings))
+    except Exception:
+        log.critical("the operator cannot go on", exc_info=True)
+        return 1
     return 0
 
 
