@@ -1,7 +1,8 @@
 """The demo: a cluster, the operator, one FineTuneJob, and what came of it.
 
-`make demo` brings up the embedded cluster. `make demo CLUSTER=current REGISTRY=...` uses the current kubeconfig
-and a store named by S3_ENDPOINT, S3_ACCESS_KEY, S3_SECRET_KEY and, for an authority of its own, S3_CA (a PEM file).
+`make demo` brings up the embedded cluster. `make demo CLUSTER=current REGISTRY=...` uses the current
+kubeconfig and a store named by S3_ENDPOINT, S3_ACCESS_KEY, S3_SECRET_KEY and, for an authority of its own,
+S3_CA (a PEM file).
 """
 
 import argparse
