@@ -1,4 +1,4 @@
-"""Writes the CustomResourceDefinition: api.py as a Kubernetes structural schema.
+"""Writes the CustomResourceDefinition: api/ as a Kubernetes structural schema.
 
 `python -m finetune_operator.crd FILE...` writes it to each file; `make generate` calls it.
 """
@@ -97,7 +97,7 @@ def definition() -> dict[str, Any]:
 
 def write(*files: Path) -> None:
     """Writes the definition to files."""
-    text = "# Generated from operator/finetune_operator/api.py by `make generate`. Do not edit.\n"
+    text = "# Generated from operator/finetune_operator/api/ by `make generate`. Do not edit.\n"
     text += yaml.safe_dump(definition(), sort_keys=False, width=110, allow_unicode=True)
     for file in files:
         file.write_text(text)

@@ -1,0 +1,108 @@
+"""Types of fields, and the CEL rules that bound them."""
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic.config import JsonDict, JsonValue
+
+INT_OR_STRING: JsonDict = {"x-kubernetes-int-or-string": True}
+
+
+def rule(cel: str, message: str, field: str | None = None) -> JsonDict:
+    """One CEL rule of the schema; `field` is the path that the API server names in its refusal."""
+    made: JsonDict = {"rule": cel, "message": message}
+    if field:
+        made["fieldPath"] = field
+    return made
+
+
+def rules(*each: JsonDict) -> ConfigDict:
+    """A model's CEL rules."""
+    return ConfigDict(json_schema_extra={"x-kubernetes-validations": list(each)})
+
+
+def auto_or(low: int, high: int) -> Any:
+    """Schema of an integer between two bounds or the word Auto."""
+    return Field(
+        json_schema_extra={
+            **INT_OR_STRING,
+            "x-kubernetes-validations": [
+                rule(
+                    f"type(self) == int ? self >= {low} && self <= {high} : self == 'Auto'",
+                    f"must be Auto or a whole number from {low} to {high}",
+                )
+            ],
+        }
+    )
+
+
+def folder(uri: str) -> str:
+    """CEL: a folder's URI with its closing slash."""
+    return f"({uri}.endsWith('/') ? {uri} : {uri} + '/')"
+
+
+def folder_of(uri: str) -> str:
+    """CEL: the folder that a file lies in."""
+    return f"{uri}.substring(0, {uri}.lastIndexOf('/') + 1)"
+
+
+Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+Key = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+S3_PREFIX = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/"
+NO_ESCAPES: list[JsonValue] = [
+    rule("!self.contains('..')", "must not contain '..'"),
+    rule("!self.contains('%')", "must not contain '%': write the key itself, not percent-encoded"),
+    rule("!self.substring(5).contains('//')", "must not contain an empty path segment ('//')"),
+]
+FileUri = Annotated[
+    str,
+    Field(
+        max_length=1024,
+        pattern=S3_PREFIX + r"[^?#@\s\\]*[^/?#@\s\\]$",
+        json_schema_extra={"x-kubernetes-validations": NO_ESCAPES},
+    ),
+]
+FolderUri = Annotated[
+    str,
+    Field(
+        max_length=900,
+        pattern=S3_PREFIX + r"[^?#@\s\\]*$",
+        json_schema_extra={"x-kubernetes-validations": NO_ESCAPES},
+    ),
+]
+ModelUri = Annotated[
+    str,
+    Field(
+        max_length=1024,
+        pattern=S3_PREFIX + r"[^?#@\s\\]+$",
+        json_schema_extra={"x-kubernetes-validations": NO_ESCAPES},
+    ),
+]
+QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
+Quantity = Annotated[
+    str,
+    BeforeValidator(str),
+    Field(
+        max_length=20,
+        pattern=QUANTITY,
+        json_schema_extra={
+            **INT_OR_STRING,
+            "pattern": QUANTITY,  # pydantic leaves it out after a validator
+            "x-kubernetes-validations": [
+                rule(
+                    "type(self) == int ? self > 0 : self.matches('[1-9]')",
+                    "must be a quantity above 0, such as 2, 500m or 8Gi",
+                )
+            ],
+        },
+    ),
+]
+# The API server compares a whole number with a bound cut to a whole number: 0 would pass 0.001.
+Split = Annotated[
+    float,
+    Field(
+        ge=0.001,
+        le=0.9,
+        json_schema_extra={"x-kubernetes-validations": [rule("self >= 0.001", "must be from 0.001 to 0.9")]},
+    ),
+]

@@ -1,0 +1,313 @@
+"""What a person asks for: spec of a FineTuneJob."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_operator.api.fields import (
+    FileUri,
+    FolderUri,
+    Key,
+    ModelUri,
+    Name,
+    Quantity,
+    Split,
+    auto_or,
+    folder,
+    folder_of,
+    rule,
+    rules,
+)
+from finetune_trainer.contract import MetricName, Model
+
+
+class SecretRef(Model):
+    """Credentials of an S3 store, in a Secret of the job's own namespace."""
+
+    name: Name
+    """Name of the Secret. Whoever applies the job must be allowed to `get` it."""
+    access_key_key: Key = "accessKey"
+    """Key of the Secret that holds the access key. Default accessKey."""
+    secret_key_key: Key = "secretKey"  # noqa: S105 - the name of a key
+    """Key of the Secret that holds the secret key. Default secretKey."""
+
+
+class CaBundleRef(Model):
+    """A certificate authority, in a ConfigMap of the job's own namespace."""
+
+    name: Name
+    """Name of the ConfigMap."""
+    key: Key = "ca.crt"
+    """Key of the ConfigMap that holds the certificates (PEM). Default ca.crt."""
+
+
+class Storage(Model):
+    """How to reach an S3 store (MinIO or another) and with whose keys."""
+
+    endpoint: Annotated[
+        str,
+        Field(
+            max_length=300,
+            pattern=r"^https?://([a-z0-9]([-a-z0-9.]*[a-z0-9])?|\[[0-9a-f:]+\])(:[0-9]{1,5})?/?$",
+        ),
+    ]
+    """URL of the store with scheme and no path, for example https://minio.storage.svc:9000. Plain http is
+    refused unless the operator's settings allow it."""
+    region: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9-]+$")] = "us-east-1"
+    """Region that requests are signed for. Default us-east-1, as in MinIO."""
+    secret_ref: SecretRef
+    """Where the keys are."""
+    ca_bundle_ref: CaBundleRef | None = None
+    """The store's own certificate authority, added to the system's. Default: the system's alone."""
+
+
+class ModelSpec(Model):
+    """The base model."""
+
+    uri: ModelUri
+    """Folder in S3 with config.json, tokenizer.json and *.safetensors, for example s3://models/minilm.
+    Pickled weights and remote code are refused."""
+    storage: Storage | None = None
+    """Store of the base model. Default: spec.storage."""
+
+
+class TrainFile(Model):
+    """The training rows."""
+
+    uri: FileUri
+    """A JSON Lines (.jsonl) or CSV (.csv) file in S3; .gz is unpacked."""
+
+
+class HeldOutFile(Model):
+    """Held-out rows: a file of their own, or a share of the training rows."""
+
+    model_config = rules(rule("has(self.uri) != has(self.split)", "set exactly one of uri and split"))
+
+    uri: FileUri | None = None
+    """A file like train.uri. Set this or split."""
+    split: Split | None = None
+    """Share of the training rows to hold out, 0.001 to 0.9, drawn by class with training.seed. Set this or
+    uri."""
+
+
+class Columns(Model):
+    """Which columns (of CSV) or keys (of a JSON row) hold what."""
+
+    text: Annotated[str, Field(min_length=1, max_length=128)] = "text"
+    """Column with the text to classify. Default text."""
+    label: Annotated[str, Field(min_length=1, max_length=128)] = "label"
+    """Column with the class, as a word or a number. Default label."""
+
+
+class DatasetSpec(Model):
+    """Rows to train on, to choose the best checkpoint on, and to measure on."""
+
+    model_config = rules(
+        rule(
+            "!has(self.test) || !has(self.test.uri) || self.test.uri != self.train.uri",
+            "test.uri is the same file as train.uri: a model must not be measured on what it was trained on",
+            ".test",
+        ),
+        rule(
+            "(has(self.validation) && has(self.validation.split) ? self.validation.split : 0.0)"
+            " + (has(self.test) && has(self.test.split) ? self.test.split : 0.0) < 0.95",
+            "validation.split and test.split together leave fewer than 5 % of the rows to train on",
+        ),
+    )
+
+    train: TrainFile
+    """The training rows."""
+    validation: HeldOutFile = HeldOutFile(split=0.1)
+    """Rows that the best checkpoint is chosen on. Default: a split of 0.1."""
+    test: HeldOutFile = HeldOutFile(split=0.1)
+    """Rows that base model and tuned model are measured on; never trained on, never chosen on. Default: a
+    split of 0.1."""
+    columns: Columns = Columns()
+    """Which columns hold what."""
+    max_bad_row_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.01
+    """Unreadable rows (no JSON, text or label missing, ...) up to this share of a file are left out and
+    listed in the report; more fail the job. Default 0.01."""
+    storage: Storage | None = None
+    """Store of the data. Default: spec.storage."""
+
+
+class MethodSpec(Model):
+    """What of the model is trained."""
+
+    type: Literal["Full"] = "Full"
+    """Full: every weight. Default Full."""
+
+
+class TrainingSpec(Model):
+    """Hyper-parameters. What Prepare chose for `Auto` is in status.chosen."""
+
+    model_config = rules(
+        rule(
+            "type(self.batchSize) != int || type(self.microBatchSize) != int"
+            " || int(self.batchSize) % int(self.microBatchSize) == 0",
+            "batchSize must be a multiple of microBatchSize (batchSize = microBatchSize x accumulation x"
+            " number of processes)",
+            ".batchSize",
+        )
+    )
+
+    epochs: Annotated[int | Literal["Auto"], auto_or(1, 1000)] = "Auto"
+    """Passes over the training rows, 1 to 1000. Auto: 12,000 / rows, rounded up, from 2 to 10. Default
+    Auto."""
+    batch_size: Annotated[int | Literal["Auto"], auto_or(1, 1048576)] = "Auto"
+    """Rows per optimizer step over all processes: micro-batch x accumulation x number of processes. Auto: the
+    multiple of the number of processes nearest to 32. Default Auto."""
+    micro_batch_size: Annotated[int | Literal["Auto"], auto_or(1, 65536)] = "Auto"
+    """Rows per forward pass of one process. Auto: the largest divisor of a process's share of the batch
+    that is at most 16. Default Auto."""
+    learning_rate: Annotated[float, Field(gt=0, le=0.1)] | None = None
+    """Peak learning rate, above 0, at most 0.1. Left out: 5e-5 for models below 100 million parameters,
+    else 2e-5."""
+    weight_decay: Annotated[float, Field(ge=0, le=0.5)] = 0.01
+    """AdamW's weight decay, not applied to biases and norms, 0 to 0.5. Default 0.01."""
+    warmup_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.1
+    """Share of the steps over which the learning rate rises from 0, 0 to 0.9. Default 0.1."""
+    schedule: Literal["Linear", "Cosine", "Constant"] = "Linear"
+    """How the learning rate falls after warm-up. Default Linear (to 0)."""
+    max_gradient_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """Gradients are scaled down to this L2 norm, above 0, at most 1000. Default 1."""
+    max_length: Annotated[int | Literal["Auto"], auto_or(8, 131072)] = "Auto"
+    """Tokens kept of a row; the rest is cut, and counted in the report. Auto: the 99th percentile of the
+    training rows, at most 512 and what the model can read. Default Auto."""
+    precision: Literal["Auto", "Float32", "BFloat16"] = "Auto"
+    """Arithmetic of forward and backward pass; weights are kept in float32. Auto: BFloat16 on GPUs that have
+    it, else Float32. Default Auto."""
+    seed: Annotated[int, Field(ge=0, le=2147483647)] = 42
+    """Seed of splits, shuffling, initial head and dropout. Default 42."""
+
+
+class DeepSpeedSpec(Model):
+    """DeepSpeed's own settings."""
+
+    zero_stage: Annotated[int | Literal["Auto"], auto_or(0, 3)] = "Auto"
+    """What is sharded over the processes: 0 nothing, 1 optimizer states, 2 also gradients, 3 also
+    parameters. Auto: 0 on one process, else 2. Default Auto."""
+
+
+class ResourcesSpec(Model):
+    """What a run may take of the cluster."""
+
+    model_config = rules(
+        rule(
+            "self.gpusPerNode == 0 || !has(self.processesPerNode)"
+            " || self.processesPerNode == self.gpusPerNode",
+            "processesPerNode must equal gpusPerNode: one process drives one GPU; leave it out",
+            ".processesPerNode",
+        )
+    )
+
+    profile: Name = "default"
+    """Name of a profile in the operator's settings: images, node selectors, tolerations, defaults. Default
+    `default`."""
+    nodes: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Train pods, one a node. Default 1."""
+    gpus_per_node: Annotated[int, Field(ge=0, le=64)] = 0
+    """GPUs of each Train pod; 0 trains on CPUs. Default 0."""
+    processes_per_node: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Training processes of each pod. Default: gpusPerNode, or 1 on CPUs."""
+    shared_memory: Quantity | None = None
+    """Size of /dev/shm of each Train pod, for example 8Gi. Default: the profile's."""
+    memory: Quantity | None = None
+    """Memory of each Train pod, request and limit. Default: the profile's."""
+    cpu: Quantity | None = None
+    """CPUs of each Train pod, request and limit. Default: the profile's."""
+
+
+class EvaluationSpec(Model):
+    """What is measured on the test rows, for the base model and the tuned one."""
+
+    model_config = rules(
+        rule(
+            "self.metrics.exists(m, m == self.primaryMetric)",
+            "primaryMetric must be one of metrics",
+            ".primaryMetric",
+        )
+    )
+
+    metrics: Annotated[
+        list[MetricName],
+        Field(min_length=1, max_length=16, json_schema_extra={"x-kubernetes-list-type": "set"}),
+    ] = ["accuracy", "macroF1", "microF1", "weightedF1", "mcc"]
+    """Metrics to report. Default: accuracy, macroF1, microF1, weightedF1, mcc."""
+    primary_metric: MetricName = "macroF1"
+    """The metric that chooses the best checkpoint and is shown in the columns. Default macroF1."""
+
+
+class OutputSpec(Model):
+    """Where the tuned model goes."""
+
+    uri: FolderUri
+    """Folder in S3 below which the model is published as <namespace>/<name>/<suffix>/. It appears only
+    complete: manifest.json is written last."""
+    suffix: (
+        Annotated[
+            str, Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9]([-._a-zA-Z0-9]*[a-zA-Z0-9])?$")
+        ]
+        | None
+    ) = None
+    """Last folder of the published model, for example v2. Default: the first 8 characters of the job's
+    uid."""
+    storage: Storage | None = None
+    """Store of the published model and of everything else of the run. Default: spec.storage."""
+
+
+class TtlSpec(Model):
+    """What is removed after the end, and when. Durations such as 90s, 10m, 720h."""
+
+    pods_after_finished: Annotated[str, Field(max_length=8, pattern=r"^[0-9]{1,7}(s|m|h)$")] = "10m"
+    """How long finished pods (and their logs) stay. Default 10m."""
+    after_finished: Annotated[str, Field(max_length=8, pattern=r"^[0-9]{1,7}(s|m|h)$")] | None = None
+    """How long the FineTuneJob itself stays after its end; the published model always stays. Default:
+    forever."""
+
+
+class FineTuneJobSpec(Model):
+    """What is asked for. May be changed until training starts; then only suspend and ttl may."""
+
+    model_config = rules(
+        rule(
+            f"!{folder('self.output.uri')}.startsWith({folder('self.model.uri')})",
+            "output.uri lies in the base model's folder (model.uri), which must not be written into",
+            ".output.uri",
+        ),
+        rule(
+            f"{folder('self.output.uri')} != {folder_of('self.dataset.train.uri')}"
+            f" && (!has(self.dataset.test.uri)"
+            f" || {folder('self.output.uri')} != {folder_of('self.dataset.test.uri')})"
+            f" && (!has(self.dataset.validation.uri)"
+            f" || {folder('self.output.uri')} != {folder_of('self.dataset.validation.uri')})",
+            "output.uri is the folder of a file of dataset: give the output a folder of its own",
+            ".output.uri",
+        ),
+    )
+
+    task: Literal["TextClassification"]
+    """What the model learns. TextClassification: one of several classes for each text."""
+    model: ModelSpec
+    """The base model."""
+    dataset: DatasetSpec
+    """Rows to train on, to choose on and to measure on."""
+    method: MethodSpec = MethodSpec()
+    """What of the model is trained."""
+    training: TrainingSpec = TrainingSpec()
+    """Hyper-parameters."""
+    deepspeed: DeepSpeedSpec = DeepSpeedSpec()
+    """DeepSpeed's own settings."""
+    resources: ResourcesSpec = ResourcesSpec()
+    """What the run may take of the cluster."""
+    evaluation: EvaluationSpec = EvaluationSpec()
+    """What is measured."""
+    output: OutputSpec
+    """Where the tuned model goes."""
+    storage: Storage | None = None
+    """The S3 store of model, data and output, where they name none of their own. Default: the profile's."""
+    ttl: TtlSpec = TtlSpec()
+    """What is removed after the end."""
+    suspend: bool = False
+    """True stops the run's pods and keeps its results; false goes on with the stage it was in. Default
+    false."""
