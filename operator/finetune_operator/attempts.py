@@ -114,7 +114,7 @@ def _reported(
     job = find_job(turn.observed, report_name(turn, attempt))
     if job is None or job["metadata"].get("deletionTimestamp"):
         return lost
-    end = _end(turn, job, expected)
+    end = _end(turn, job, replace(expected, report=True))
     match end:
         case Success():
             return end

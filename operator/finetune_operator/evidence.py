@@ -17,7 +17,7 @@ from finetune_operator.messages import (
 )
 from finetune_operator.names import Reason
 from finetune_operator.observed import Manifest
-from finetune_operator.turn import Undecided, condition_true, distance, index_of, live, moment
+from finetune_operator.turn import Undecided, condition_true, distance, index_of, is_stuck, live, moment
 from finetune_trainer.contract import CONTRACT_VERSION, ExitCode, FailureClass, Payload
 
 
@@ -57,7 +57,7 @@ def end_of(
     if complete := condition_true(job, "Complete", "SuccessCriteriaMet"):
         return _success(pods, expected, moment(complete.get("lastTransitionTime")), now, collection)
     failed = condition_true(job, "Failed", "FailureTarget")
-    causes = [cause for pod in pods if (cause := cause_of(pod, expected))]
+    causes = [cause for pod in pods if (cause := cause_of(pod, expected, now))]
     if not causes and not failed:
         return Undecided("going")
     if not any(c.failure is not FailureClass.COMMUNICATION for c in causes):
@@ -73,15 +73,16 @@ def end_of(
     return min(causes, key=lambda c: (c.failure is FailureClass.COMMUNICATION, c.at or now))
 
 
-def cause_of(pod: Manifest, expected: Expected) -> Failure | None:
+def cause_of(pod: Manifest, expected: Expected, now: datetime) -> Failure | None:
     """Why one pod failed; None where it has not failed."""
     status = pod.get("status", {})
     ended = terminated(pod)
     disruption = condition_true(pod, "DisruptionTarget")
-    if status.get("phase") != "Failed" and not (ended and ended.get("exitCode")):
+    stuck = is_stuck(pod, now)
+    if status.get("phase") != "Failed" and not (ended and ended.get("exitCode")) and not stuck:
         return None
     at = moment((ended or {}).get("finishedAt")) or moment(pod["metadata"].get("deletionTimestamp"))
-    found = _told(pod, ended, expected) or _seen(pod, ended, disruption)
+    found = _lost(pod) if stuck else _told(pod, ended, expected) or _seen(pod, ended, disruption)
     return Failure(
         reason=found.reason,
         message=clean(found.message, 1024),
@@ -148,7 +149,7 @@ def _seen(pod: Manifest, ended: Manifest | None, disruption: Manifest | None) ->
         )
     why = (disruption or {}).get("reason", "")
     if why in ("DeletionByTaintManager", "DeletionByPodGC") or status.get("reason") == "NodeLost":
-        return Failure(Reason.NODE_LOST, f"Node {node} of pod {name} stopped answering.")
+        return _lost(pod)
     if status.get("reason") == "Evicted":
         return Failure(
             Reason.EVICTED, f"Node {node} evicted pod {name}: {status.get('message', 'no reason')}"
@@ -169,6 +170,11 @@ def _seen(pod: Manifest, ended: Manifest | None, disruption: Manifest | None) ->
     )
     tail = f": {more}" if more else " and left no message. See its log."
     return Failure(Reason.TRAINER_DIED, f"Pod {name} ended with {what}{tail}")
+
+
+def _lost(pod: Manifest) -> Failure:
+    node = pod.get("spec", {}).get("nodeName", "its node")
+    return Failure(Reason.NODE_LOST, f"Node {node} of pod {_name(pod)} stopped answering.")
 
 
 def _missing(job: Manifest, pods: list[Manifest]) -> list[Failure]:

@@ -55,7 +55,7 @@ def plan(job: FineTuneJob, observed: Observed, settings: Settings, now: datetime
     decision = decide(turn)
     if decision.stop:
         turn = stopped(turn, decision.stop)
-        decision = decision if decision.state in status.ENDS else decide(turn)
+        decision = _after_stop(turn, decision)
     if observed.refused:
         decision = _refused(observed.refused)
     shown = status.described(turn, decision)
@@ -79,6 +79,17 @@ def decide(turn: Turn) -> Decision:
         if decision := check(turn):
             return decision
     return advance.watched(turn) if turn.running else advance.begun(turn)
+
+
+def _after_stop(turn: Turn, stopping: Decision) -> Decision:
+    """What is shown once the running attempt was stopped.
+
+    Nothing is made in the same turn: that the attempt has ended must be durable first.
+    """
+    if stopping.state in status.ENDS:
+        return stopping
+    following = decide(turn)
+    return stopping if following.create else following
 
 
 def plan_sweep(

@@ -191,14 +191,18 @@ def has_started(pod: Manifest) -> bool:
 
 def live(pods: Iterable[Manifest], now: datetime) -> list[Manifest]:
     """The pods that still run or may run; without those whose node does not answer any more."""
+    return [p for p in pods if not has_ended(p) and not is_stuck(p, now)]
 
-    def given_up(pod: Manifest) -> bool:
-        leaves = moment(pod["metadata"].get("deletionTimestamp"))
-        return leaves is not None and now > leaves + STUCK_AFTER
 
-    return [
-        p for p in pods if p.get("status", {}).get("phase") not in ("Succeeded", "Failed") and not given_up(p)
-    ]
+def has_ended(pod: Manifest) -> bool:
+    """Whether a pod has come to its end."""
+    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+
+def is_stuck(pod: Manifest, now: datetime) -> bool:
+    """Whether a pod should long have left: its node does not answer any more."""
+    leaves = moment(pod["metadata"].get("deletionTimestamp"))
+    return leaves is not None and not has_ended(pod) and now > leaves + STUCK_AFTER
 
 
 def reference(job: Manifest) -> Reference:

@@ -180,13 +180,13 @@ def pod(job: FineTuneJob, of: Manifest, short: Manifest) -> Manifest:
 
 
 def message(of: Manifest, says: Any) -> str | None:
-    """A termination message: `success`, the text itself, or {class, reason, message, ...}."""
+    """A termination message: `success` (or `success as Report`), the text itself, or its fields."""
     if says is None:
         return None
     config = resources.config_of(of)
     assert config
     stage = Stage(config.reported_stage) if config.reported_stage else config.stage
-    if isinstance(says, str) and says != "success":
+    if isinstance(says, str) and not says.startswith("success"):
         return says
     document: Manifest = {
         "contractVersion": CONTRACT_VERSION,
@@ -197,8 +197,9 @@ def message(of: Manifest, says: Any) -> str | None:
         "reason": "Completed",
         "message": "done",
     }
-    if says == "success":
+    if isinstance(says, str):
         document["payload"] = payload(config.run, stage)
+        document["stage"] = says.removeprefix("success as ") if " " in says else stage.value
         return TerminationMessage.model_validate(document).encode().decode()
     return json.dumps(merged(document, says))
 

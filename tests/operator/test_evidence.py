@@ -1,5 +1,6 @@
 """Causes that the golden cases do not show: one pod at a time, and gangs at the edges."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -27,7 +28,7 @@ def gang(*pods: Manifest, **job: Any) -> tuple[Manifest, list[Manifest], Expecte
 
 def cause(short: Manifest) -> Failure | None:
     _, pods, expected = gang(short)
-    return cause_of(pods[0], expected)
+    return cause_of(pods[0], expected, scenes.NOW)
 
 
 def end(*pods: Manifest, seconds_later: float = 0, **job: Any) -> Success | Failure | Undecided:
@@ -120,7 +121,7 @@ def test_poisoned_messages_are_unreadable_and_nothing_worse(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "field", [{"stage": "Prepare"}, {"attempt": 2}, {"configDigest": "sha256:" + "0" * 64}]
+    "field", [{"stage": "Prepare"}, {"attempt": 2}, {"configDigest": "sha256:" + "1" * 64}]
 )
 def test_messages_about_something_else_are_not_believed(field: Manifest) -> None:
     _, pods, expected = gang({"code": 0, "says": field})
@@ -129,9 +130,37 @@ def test_messages_about_something_else_are_not_believed(field: Manifest) -> None
         message_of(pods[0], expected)
 
 
+def test_a_trainer_that_cannot_read_its_config_is_believed_to_have_failed_and_nothing_more() -> None:
+    unread = {"configDigest": "sha256:" + "0" * 64, "class": "UserConfig", "reason": "ConfigInvalid"}
+    found = cause({"code": 2, "says": unread})
+    _, pods, expected = gang({"code": 0, "says": unread | {"class": "Success"}})
+
+    assert found
+    assert found.reason == "ConfigInvalid"
+    with pytest.raises(Unreadable):
+        message_of(pods[0], expected)
+
+
+def test_a_report_may_speak_in_its_own_name() -> None:
+    _, pods, expected = gang({"code": 0, "says": {"stage": "Report"}})
+
+    with pytest.raises(Unreadable):
+        message_of(pods[0], expected)
+    assert message_of(pods[0], replace(expected, report=True)).stage is Stage.REPORT
+
+
 def test_text_of_a_tenant_loses_what_could_harm_a_reader() -> None:
     assert clean("a\x1b[31mb\r\nc\u202ed\u0000 \ud800e", 100) == "a [31mb c d e"
     assert clean("x" * 50, 10) == "xxxxxxx..."
+
+
+def test_pod_that_never_leaves_tells_of_a_lost_node() -> None:
+    leaves = {"metadata": {"deletionTimestamp": "2026-01-01T11:57:00Z"}}
+
+    found = cause(leaves)
+    assert found
+    assert found.reason == "NodeLost"
+    assert cause({"metadata": {"deletionTimestamp": "2026-01-01T11:59:00Z"}}) is None
 
 
 def test_nothing_has_ended_while_pods_run() -> None:

@@ -24,4 +24,5 @@ def check(turn: Turn) -> Decision | None:
         Reason.SPEC_CHANGED,
         message,
         stop=Stop("Superseded", Reason.SPEC_CHANGED, message),
+        again_in=1,
     )
