@@ -1,7 +1,7 @@
 """FineTuneJob, version v1alpha1: what a person writes (spec.py) and what they read back (status.py).
 
-The text under a field is what `kubectl explain` shows. Bounds and CEL rules are checked by the API server; what
-only the data or the model can tell is checked by Prepare.
+The text under a field is what `kubectl explain` shows. Bounds and CEL rules are checked by the API server;
+what only the data or the model can tell is checked by Prepare.
 """
 
 from typing import Any
