@@ -74,10 +74,11 @@ def tune(scene: Scene, *, first_percent: float, last_percent: float) -> Tuned:
 
     def at_epoch_end(epoch: int, step: int) -> None:
         value = _validation(scene, loop)
+        scene.pulse.beat(Activity.EVALUATING, validation=value)
         history.append(EpochRow(epoch=epoch, step=step, training_loss=tally.mean_loss(), validation=value))
         if not best or value > best[-1].metric:
             best.append(Best(step=step, metric=value))
-            scene.pulse.beat(Activity.SAVING, validation=value)
+            scene.pulse.beat(Activity.SAVING)
             weights.keep(gang, model, scene.best_weights)
         if gang.first:
             log.info("epoch %d: %s %.4f on validation rows", epoch, run.evaluation.primary_metric, value)

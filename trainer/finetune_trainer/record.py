@@ -87,7 +87,7 @@ def sentence(evaluation: Evaluation) -> str:
         return f"{name} of the linear probe {evaluation.baseline.primary:.4f}; nothing was tuned."
     gain = delta.metrics[name]
     return (
-        f"{name} {tuned.primary:.4f} on {evaluation.rows} test rows: {verdict(gain)} than the linear probe's "
+        f"{name} {tuned.primary:.4f} on {evaluation.rows} test rows: {verdict(gain)} the linear probe's "
         f"{evaluation.baseline.primary:.4f} by {abs(gain.value):.4f} "
         f"(95 % interval of the difference {gain.low:+.4f} to {gain.high:+.4f}); "
         f"the majority class reaches {evaluation.majority.primary:.4f}."
@@ -95,8 +95,10 @@ def sentence(evaluation: Evaluation) -> str:
 
 
 def verdict(gain: Interval) -> str:
-    """Better or worse, and whether the test rows can tell."""
-    direction = "better" if gain.value > 0 else "worse"
+    """Better or worse than, and whether the test rows can tell."""
+    if gain.value == gain.low == gain.high == 0:
+        return "equal to"
+    direction = "better than" if gain.value > 0 else "worse than"
     return direction if gain.low > 0 or gain.high < 0 else f"not distinguishably {direction}"
 
 
