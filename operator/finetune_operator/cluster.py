@@ -72,7 +72,8 @@ class Cluster:
 
         Raises:
             ExpiredError: the version is too old.
-            UnavailableError: the connection broke or fell silent.
+            SilentError: nothing came for a while.
+            UnavailableError: the connection broke.
         """
         query = {
             "watch": "true",

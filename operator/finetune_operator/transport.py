@@ -28,7 +28,8 @@ RESOURCES = {
 CONNECT_SECONDS = 5.0
 REQUEST_SECONDS = 30.0
 SILENCE_SECONDS = 70.0
-"""A watch that says nothing for so long is begun again; bookmarks come every minute."""
+"""A watch that says nothing for so long is begun again. Bookmarks come every minute, but not for a kind of
+which nothing was written since the last one."""
 MAX_REASON_CHARS = 600
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 WRITES = {"create", "apply", "update", "patch", "delete"}
@@ -75,6 +76,10 @@ class UnavailableError(ApiError):
     def __init__(self, message: str, seconds: float = 0.0) -> None:
         super().__init__(message)
         self.seconds = seconds
+
+
+class SilentError(UnavailableError):
+    """A watch has said nothing for a while: its kind is quiet, or the connection is dead."""
 
 
 class LeaseLostError(ApiError):
@@ -134,7 +139,8 @@ class Transport:
 
         Raises:
             ExpiredError: its resourceVersion is too old.
-            UnavailableError: the connection broke or fell silent.
+            SilentError: nothing came for SILENCE_SECONDS.
+            UnavailableError: the connection broke.
         """
         what = _what("watch", kind, namespace, "")
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
@@ -144,8 +150,11 @@ class Transport:
                 _count("watch", kind, str(response.status))
                 if response.status != 200:  # noqa: PLR2004 - OK
                     raise _error(what, response, await response.read())
-                async for line in response.content:
-                    yield json.loads(line)
+                try:
+                    async for line in response.content:
+                        yield json.loads(line)
+                except aiohttp.SocketTimeoutError as error:
+                    raise SilentError(f"{what}: {_said(error)}") from None
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise UnavailableError(f"{what}: {_said(error)}") from None
 

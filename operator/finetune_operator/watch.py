@@ -20,6 +20,7 @@ from finetune_operator.transport import (
     ExpiredError,
     MissingError,
     RefusedError,
+    SilentError,
     UnavailableError,
 )
 from finetune_operator.workqueue import backoff
@@ -82,6 +83,10 @@ async def follow(cluster: Cluster, cache: Cache, kind: str, namespace: str | Non
                     wake(changed)
         except ExpiredError:
             version, cause = "", "expired"
+        except SilentError as error:
+            # Most often nothing has happened: waiting now would only make us blind.
+            cause = "silent"
+            log.debug("%s; watching again", error)
         except ApiError as error:
             failures += 1
             cause, pause = "broken", _pause(error, failures)

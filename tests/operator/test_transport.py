@@ -17,6 +17,7 @@ from finetune_operator.transport import (
     LeaseLostError,
     MissingError,
     RefusedError,
+    SilentError,
     Transport,
     UnavailableError,
 )
@@ -182,7 +183,7 @@ async def test_a_watch_that_falls_silent_is_broken_off(
     monkeypatch.setattr(transport, "SILENCE_SECONDS", 0.2)
     stream = caller(60).stream("Pod", None, {})
     assert (await anext(stream))["type"] == "ADDED"
-    with pytest.raises(UnavailableError, match="watch pods"):
+    with pytest.raises(SilentError, match="watch pods"):
         await anext(stream)
 
 
