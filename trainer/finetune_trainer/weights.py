@@ -58,6 +58,5 @@ def _whole(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 def _tensors(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
     """Parameters (tied ones once) and the buffers that are saved."""
     yield from module.named_parameters()
-    persistent = module.state_dict(keep_vars=True).keys() if any(True for _ in module.buffers()) else ()
-    names = set(persistent)
-    yield from ((name, value) for name, value in module.named_buffers() if name in names)
+    saved = set(module.state_dict(keep_vars=True))
+    yield from ((name, value) for name, value in module.named_buffers() if name in saved)
