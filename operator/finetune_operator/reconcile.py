@@ -18,7 +18,7 @@ from finetune_operator.api import FineTuneJob, FineTuneJobStatus
 from finetune_operator.cache import Cache
 from finetune_operator.cluster import Cluster
 from finetune_operator.drift import covers
-from finetune_operator.names import LABEL_UID
+from finetune_operator.names import LABEL_UID, Reason
 from finetune_operator.observed import Manifest, Milestone, Observed, Plan
 from finetune_operator.plan import plan as decide
 from finetune_operator.poll import Poller, first_pod
@@ -36,6 +36,8 @@ ROUNDS = 5
 """A turn plans again after it has created something, until the plan creates nothing more."""
 ASK_AGAIN_SECONDS = 15.0
 """Events and foreign objects are not watched; they are looked at again so often while they matter."""
+CONFLICT_SECONDS = 0.2
+"""Somebody else wrote first: no failure, but worth a breath."""
 EVENTS_PER_HOUR = 10
 """Kubernetes Events that one run posts for one reason."""
 log = logging.getLogger(__name__)
@@ -50,6 +52,8 @@ class Notes:
     foreign: set[tuple[str, str]] = field(default_factory=set)
     events: dict[str, tuple[Manifest, ...]] = field(default_factory=dict)
     asked_at: float = 0.0
+    caught_up: set[str] = field(default_factory=set)
+    """Uids of ended Jobs whose pods were read once more."""
     posted: list[tuple[str, float]] = field(default_factory=list)
 
 
@@ -82,6 +86,9 @@ class Reconciler:
             if raw is None:
                 return await sweep.look_after(run, self.cache, self.cluster, self.clock())
             return None if meta.get("deletionTimestamp") else await self._advance(run, raw)
+        except ConflictError as error:
+            log.info("%s", error)
+            return CONFLICT_SECONDS
         except ApiError as error:
             raise RetryLaterError(str(error), getattr(error, "seconds", 0.0)) from None
 
@@ -93,9 +100,10 @@ class Reconciler:
             job = FineTuneJob.model_validate(raw)
         except ValidationError as error:
             self.poller.follow(run, None)
-            await self._write_status(raw, unreadable.status_of(raw, error, now))
+            await self._tell_unreadable(raw, notes, unreadable.status_of(raw, error, now), now)
             return None
         await self._look_at_foreign(run, notes, raw["metadata"]["namespace"])
+        await self._catch_up(run, notes, raw["metadata"]["namespace"])
         plan, refusal = await self._make(run, job, notes, now)
         refusal = refusal or notes.undeletable
         shown = self._decide(run, notes, job, now, refusal) if refusal else plan
@@ -165,6 +173,26 @@ class Reconciler:
                 log.warning("%s %s exists and is not ours", kind, meta["name"])
                 notes.foreign.add((kind, meta["name"]))
 
+    async def _catch_up(self, run: str, notes: Notes, namespace: str) -> None:
+        """Reads the pods again where their Job was seen to end before them: two watches are not in step.
+
+        Else a result would be taken for lost that is about to arrive.
+        """
+        pods = self.cache.children(run, "Pod")
+        behind = {
+            uid
+            for job in self.cache.children(run, "Job")
+            if (uid := job["metadata"]["uid"]) not in notes.caught_up
+            and has_ended(job)
+            and any(is_of(pod, uid) and pod["status"].get("phase") in {"Pending", "Running"} for pod in pods)
+        }
+        if not behind:
+            return
+        notes.caught_up |= behind
+        found, _ = await self.cluster.list("Pod", namespace, f"{LABEL_UID}={run}")
+        for pod in found:
+            self.cache.put(pod)
+
     async def _look_at_foreign(self, run: str, notes: Notes, namespace: str) -> None:
         """Forgets foreign objects that have gone."""
         for kind, name in list(notes.foreign):
@@ -194,16 +222,27 @@ class Reconciler:
         """Writes the status if it is another; returns whether.
 
         Raises:
-            RetryLaterError: the FineTuneJob has changed meanwhile; it was read again.
+            ConflictError: the FineTuneJob has changed meanwhile; it was read again.
         """
         if status == (raw.get("status") or {}):
             return False
         try:
             self.cache.put(await self.cluster.write_status(raw, status))
-        except ConflictError as error:
+        except ConflictError:
             await self._read_again(raw)
-            raise RetryLaterError(str(error)) from None
+            raise
         return True
+
+    async def _tell_unreadable(
+        self, raw: Manifest, notes: Notes, status: dict[str, Any], now: datetime
+    ) -> None:
+        """Says it in the status; the API server may refuse even that where the stored spec breaks a rule."""
+        try:
+            await self._write_status(raw, status)
+        except RefusedError as error:
+            log.warning("%s", error)
+            milestone = Milestone("Warning", Reason.SPEC_INVALID.value, status["message"])
+            await self._post(raw, notes, milestone, now)
 
     async def _post(self, raw: Manifest, notes: Notes, milestone: Milestone, now: datetime) -> None:
         """Posts an Event; one that cannot be posted is not worth a failure."""
@@ -256,6 +295,18 @@ def _newest_attempt(raw: Manifest | None) -> str | None:
     attempts = status.get("attempts") if isinstance(status, dict) else None
     last = attempts[-1] if isinstance(attempts, list) and attempts else None
     return f"{last.get('stage')} {last.get('number')}" if isinstance(last, dict) else None
+
+
+def has_ended(job: Manifest) -> bool:
+    """Whether the Job controller says that a Job is over, or as good as."""
+    over = {"Complete", "Failed", "SuccessCriteriaMet", "FailureTarget"}
+    conditions = job.get("status", {}).get("conditions") or ()
+    return any(c["type"] in over and c["status"] == "True" for c in conditions)
+
+
+def is_of(pod: Manifest, job_uid: str) -> bool:
+    """Whether a pod belongs to the Job with that uid."""
+    return any(owner["uid"] == job_uid for owner in pod["metadata"].get("ownerReferences", ()))
 
 
 def dumped(status: FineTuneJobStatus) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
+from devcluster import binaries
 from tests.api.harness import UID, Scene
 from tests.api.kube import Kube, RefusedError, wait_for
 from tests.api.proxy import Fault, Proxy, Request
 
 pytestmark = pytest.mark.api
+ROOT = Path(__file__).parents[2]
 Record = Callable[[str, object], None]
 SHORT_LEASE = {"durationSeconds": 4, "renewSeconds": 1}
 
@@ -265,29 +268,18 @@ def test_children_deleted_or_edited_by_hand_are_made_again(scene: Scene) -> None
     assert [(a["outcome"], a.get("reason")) for a in attempts][1] == ("Failed", "JobDeleted")
 
 
-RULES = [
-    {
-        "apiGroups": ["finetune.dev"],
-        "resources": ["finetunejobs"],
-        "verbs": ["get", "list", "watch", "delete"],
-    },
-    {"apiGroups": ["finetune.dev"], "resources": ["finetunejobs/status"], "verbs": ["update"]},
-    {
-        "apiGroups": ["batch"],
-        "resources": ["jobs"],
-        "verbs": ["get", "list", "watch", "create", "delete", "patch"],
-    },
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
-    {"apiGroups": [""], "resources": ["services"], "verbs": ["get", "list", "watch", "create", "patch"]},
-    {
-        "apiGroups": ["networking.k8s.io"],
-        "resources": ["networkpolicies"],
-        "verbs": ["get", "list", "watch", "create", "patch"],
-    },
-    {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
-    {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
-    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
-]
+def chart_rules(namespace: str) -> list[Any]:
+    """What the chart grants the operator that is confined to one namespace."""
+    command: list[str | Path] = [
+        binaries.path("helm"),
+        "template",
+        "finetune-operator",
+        ROOT / "charts/finetune-operator",
+    ]
+    command += ["--namespace", namespace, "--set", f"watchNamespaces={{{namespace}}}"]
+    rendered = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    roles = [o for o in yaml.safe_load_all(rendered) if o and o["kind"] == "Role"]
+    return [rule for role in roles for rule in role["rules"]]
 
 
 @pytest.fixture
@@ -295,7 +287,7 @@ def confined(kube: Kube, namespace: str, tmp_path: Path) -> Path:
     """The kubeconfig of a service account with nothing but a Role in the test's namespace."""
     rbac = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
     kube.call("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": "op"}})
-    set_rules(kube, namespace, RULES)
+    set_rules(kube, namespace, chart_rules(namespace))
     binding = {
         "metadata": {"name": "op"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "op"},
@@ -323,10 +315,10 @@ def set_rules(kube: Kube, namespace: str, rules: list[Any]) -> None:
     kube.call("PATCH", path, role, "application/apply-patch+yaml")
 
 
-def without(resource: str, verb: str) -> list[Any]:
+def without(rules: list[Any], resource: str, verb: str) -> list[Any]:
     return [
         rule | {"verbs": [v for v in rule["verbs"] if v != verb]} if rule["resources"] == [resource] else rule
-        for rule in RULES
+        for rule in rules
     ]
 
 
@@ -335,9 +327,10 @@ def test_a_role_in_its_namespace_is_all_that_it_needs(
 ) -> None:
     namespace = scene.namespace
     operator = scene.start(confined)
-    uid = scene.make_job()
+    uid = scene.make_job(ttl={"podsAfterFinished": "1s", "afterFinished": "5s"})
     scene.go_through(uid)
     scene.await_state("Succeeded")
+    wait_for("its removal", lambda: scene.kube.find("FineTuneJob", namespace, "tickets") is None)
     assert operator.stop() == 0
     calls = [json.loads(line) for line in (control_plane_folder / "audit.log").read_text().splitlines()]
     mine = [c for c in calls if c["user"]["username"] == f"system:serviceaccount:{namespace}:op"]
@@ -358,12 +351,12 @@ def test_a_missing_permission_is_named_and_heals(
     wait_for("lease", lambda: kube.find("Lease", namespace, "finetune-operator"))
     scene.make_job("first")
     scene.await_state("Pending", name="first")
-    set_rules(kube, namespace, without(resource, verb))
+    set_rules(kube, namespace, without(chart_rules(namespace), resource, verb))
     uid = scene.make_job()
     status = scene.await_state("Waiting")
     assert "PermissionDenied" in {c["reason"] for c in status["conditions"]}
     assert f"{verb} {resource}" in status["message"]
-    set_rules(kube, namespace, RULES)
+    set_rules(kube, namespace, chart_rules(namespace))
     pods = scene.kubelet.await_pods(uid, "Prepare", seconds=60)
     scene.kubelet.run(pods)
     scene.kubelet.finish(pods)
@@ -386,7 +379,7 @@ def test_an_admission_refusal_is_told_and_heals(scene: Scene) -> None:
     scene.await_state("Succeeded")
 
 
-def test_one_unreadable_job_does_not_stop_fifty_others(scene: Scene, record_property: Record) -> None:
+def test_unreadable_jobs_do_not_stop_fifty_others(scene: Scene, record_property: Record) -> None:
     kube, namespace = scene.kube, scene.namespace
     path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/finetunejobs.finetune.dev"
     strict = kube.call("GET", path)["spec"]["versions"]
@@ -400,9 +393,11 @@ def test_one_unreadable_job_does_not_stop_fifty_others(scene: Scene, record_prop
 
         def make_poison() -> bool:
             try:
-                scene.make_job("poison", training={"epochs": {"of": "old"}})
+                scene.make_job("poison", task="Sorcery")
             except RefusedError:
                 return False
+            # The API server refuses even a status where a rule cannot be evaluated.
+            scene.make_job("sealed", training={"epochs": {"of": "old"}})
             return True
 
         wait_for("the loose schema is served", make_poison)
@@ -426,9 +421,17 @@ def test_one_unreadable_job_does_not_stop_fifty_others(scene: Scene, record_prop
         "Unknown",
         "SpecInvalid",
     )
-    assert "epochs" in condition["message"]
-    kube.merge("FineTuneJob", namespace, "poison", {"spec": {"training": {"epochs": 2}}})
+    assert "spec.task" in condition["message"]
+
+    def told() -> bool:
+        events = kube.list("Event", namespace)
+        return any(e["reason"] == "SpecInvalid" and e["regarding"]["name"] == "sealed" for e in events)
+
+    wait_for("an Event about the sealed one", told)
+    scene.change_job("poison", task="TextClassification")
+    scene.change_job("sealed", training={"epochs": 2})
     scene.await_state("Pending", name="poison")
+    scene.await_state("Pending", name="sealed")
 
 
 def test_without_the_definition_it_waits_for_it(scene: Scene, proxy: Proxy) -> None:

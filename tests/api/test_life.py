@@ -232,11 +232,7 @@ def test_progress_is_asked_for_and_shown(scene: Scene, trainer: dict[str, bytes]
         says(activity="Done").replace(b'"attempt":1', b'"attempt":2'),
     ):
         trainer["body"] = lie
-        asked = operator.metric("finetune_operator_progress_polls_total") or 0
-        wait_for(
-            "asked",
-            lambda seen=asked: (operator.metric("finetune_operator_progress_polls_total") or 0) > seen + 1,
-        )
+        await_polls(operator, 2)
     assert shown()["activity"] == "Saving"
     scene.kubelet.finish(pods)
     scene.go_through(uid, "Publish")

@@ -9,7 +9,7 @@ Render = Callable[..., list[dict[str, Any]]]
 INSTALLS = ((), ('watchNamespaces=["team-a","team-b"]',))
 CLUSTER_SCOPED_RIGHTS = {"ClusterRole", "ClusterRoleBinding"}
 OPERATOR_RULES = {
-    ("finetune.dev", "finetunejobs"): {"get", "list", "watch"},
+    ("finetune.dev", "finetunejobs"): {"get", "list", "watch", "delete"},
     ("finetune.dev", "finetunejobs/status"): {"update"},
     ("batch", "jobs"): {"get", "list", "watch", "create", "delete", "patch"},
     ("", "pods"): {"list", "watch"},
