@@ -19,7 +19,7 @@ def loaded_by(module: str) -> set[str]:
         "finetune_operator.reconcile",
         "finetune_operator.handlers",
         "finetune_trainer.config",
-        "finetune_trainer.supervisor",
+        "finetune_trainer.pod.supervisor",
     ],
 )
 def test_no_torch_at_run_time(module: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from minio import Minio
 
 from devcluster.objectstore import ObjectStore, object_store
-from finetune_trainer import basemodel, results
+from finetune_trainer import results
 from finetune_trainer.config import (
     Dataset,
     EvaluationSpec,
@@ -40,9 +40,10 @@ from finetune_trainer.contract import (
     Stage,
     TerminationMessage,
 )
-from finetune_trainer.data import Prepared, Split, store_prepared
+from finetune_trainer.dataset.data import Prepared, Split, store_prepared
+from finetune_trainer.models import basemodel
 from finetune_trainer.places import Places
-from finetune_trainer.store import Store, open_store
+from finetune_trainer.s3.store import Store, open_store
 from tests.trainer.storage import give_authority, give_keys, root_client
 
 

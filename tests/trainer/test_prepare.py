@@ -17,10 +17,10 @@ from devcluster.objectstore import ObjectStore
 from finetune_trainer import prepare
 from finetune_trainer.config import StoreAccess, TrainConfig
 from finetune_trainer.contract import PreparePayload
-from finetune_trainer.data import load_prepared
+from finetune_trainer.dataset.data import load_prepared
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.places import Places
-from finetune_trainer.store import Store
+from finetune_trainer.s3.store import Store
 from tests.trainer.storage import add_user, give_keys
 
 UID = "0f8fad5b-d9cb-469f-a165-70867728950e"

@@ -11,21 +11,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from finetune_trainer import handover, publish, results
-from finetune_trainer.baseline import Baseline, BaselineKey
+from finetune_trainer import publish, results
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Best, Chosen, FailureClass, PublishPayload, Stage, TrainPayload
-from finetune_trainer.data import Prepared
+from finetune_trainer.dataset.data import Prepared
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.fit import Tuned
-from finetune_trainer.gang import Gang
-from finetune_trainer.handover import Outcome
-from finetune_trainer.manifest import MANIFEST, Manifest, ManifestFile, digest_of_file, read_manifest
-from finetune_trainer.model import load_classifier
+from finetune_trainer.models.model import load_classifier
 from finetune_trainer.places import Places
-from finetune_trainer.record import EpochRow
-from finetune_trainer.scene import Scene
-from finetune_trainer.store import Store
+from finetune_trainer.s3.manifest import MANIFEST, Manifest, ManifestFile, digest_of_file, read_manifest
+from finetune_trainer.s3.store import Store
+from finetune_trainer.training import handover
+from finetune_trainer.training.baseline import Baseline, BaselineKey
+from finetune_trainer.training.fit import Tuned
+from finetune_trainer.training.gang import Gang
+from finetune_trainer.training.handover import Outcome
+from finetune_trainer.training.record import EpochRow
+from finetune_trainer.training.scene import Scene
 from tests.trainer.conftest import success
 
 PULSE = SimpleNamespace(beat=lambda *_args, **_fields: None, leave_requested=False)

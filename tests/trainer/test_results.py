@@ -7,7 +7,7 @@ from finetune_trainer.config import StoreAccess, TrainConfig
 from finetune_trainer.contract import FailureClass, Stage, SweepPayload, TerminationMessage
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.places import Places
-from finetune_trainer.store import Store
+from finetune_trainer.s3.store import Store
 
 UID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from transformers import pipeline
 
-from finetune_trainer import basemodel
 from finetune_trainer.config import (
     Dataset,
     EvaluationSpec,
@@ -35,8 +34,9 @@ from finetune_trainer.contract import (
     TerminationMessage,
     TrainPayload,
 )
+from finetune_trainer.models import basemodel
 from finetune_trainer.places import Places
-from finetune_trainer.store import Store
+from finetune_trainer.s3.store import Store
 
 ROWS = Path(__file__).parents[2] / "examples" / "data" / "debian-sections"
 

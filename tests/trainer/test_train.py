@@ -12,15 +12,15 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from finetune_trainer import results
-from finetune_trainer.baseline import Baseline
-from finetune_trainer.batches import steps_per_epoch
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Chosen, RankFile, Stage, TrainPayload
-from finetune_trainer.data import Prepared
-from finetune_trainer.manifest import read_manifest
+from finetune_trainer.dataset.data import Prepared
 from finetune_trainer.places import Places
-from finetune_trainer.record import RECORD, TrainingRecord
-from finetune_trainer.store import Store
+from finetune_trainer.s3.manifest import read_manifest
+from finetune_trainer.s3.store import Store
+from finetune_trainer.training.baseline import Baseline
+from finetune_trainer.training.batches import steps_per_epoch
+from finetune_trainer.training.record import RECORD, TrainingRecord
 
 
 def chosen_for(prepared: Prepared, **values: object) -> Chosen:
@@ -38,7 +38,7 @@ def ranks(config: TrainConfig, places: Places, uid: str) -> "subprocess.Complete
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
             *(f"--nproc-per-node={config.run.world.size}", "--no-python", sys.executable),
-            *("-m", "finetune_trainer.rank", "--root", str(places.root)),
+            *("-m", "finetune_trainer.pod.rank", "--root", str(places.root)),
         ],
         env={**os.environ, "OMP_NUM_THREADS": "1", "POD_UID": uid},
         capture_output=True,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from finetune_trainer.contract import PROGRESS_PORT
 from finetune_trainer.places import Places
-from finetune_trainer.supervisor import main
+from finetune_trainer.pod.supervisor import main
 
 parser = argparse.ArgumentParser(
     prog="finetune_trainer",

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from finetune_trainer.batches import steps_per_epoch
 from finetune_trainer.config import Run
 from finetune_trainer.contract import Chosen, FailureClass
 from finetune_trainer.failures import StageFailure
+from finetune_trainer.training.batches import steps_per_epoch
 
 _ROWS_SEEN = 12_000
 _BATCH = 32

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 from finetune_trainer.config import Run, TrainConfig
 from finetune_trainer.contract import FailureClass
+from finetune_trainer.dataset.sources import uris_of
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.results import writer
-from finetune_trainer.sources import uris_of
-from finetune_trainer.store import Store
-from finetune_trainer.uris import S3Uri, UriError, parse
+from finetune_trainer.s3.store import Store
+from finetune_trainer.s3.uris import S3Uri, UriError, parse
 
 MANIFEST = "manifest.json"
 

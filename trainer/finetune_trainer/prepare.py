@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import NonNegativeInt, PositiveInt, ValidationError
 
-from finetune_trainer import basemodel, doctor, modelcheck, modelfolder, preflight, sources, tokenise
+from finetune_trainer import preflight
 from finetune_trainer.choose import choose, typical_length
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import (
@@ -22,15 +22,17 @@ from finetune_trainer.contract import (
     PreparePayload,
     RowCounts,
 )
-from finetune_trainer.data import Prepared, read_index, store_prepared
-from finetune_trainer.datareport import Lengths, document
-from finetune_trainer.doctor import Finding, SplitName
+from finetune_trainer.dataset import doctor, sources, tokenise
+from finetune_trainer.dataset.data import Prepared, read_index, store_prepared
+from finetune_trainer.dataset.datareport import Lengths, document
+from finetune_trainer.dataset.doctor import Finding, SplitName
+from finetune_trainer.dataset.partition import Partition, partition
+from finetune_trainer.dataset.sources import DataFile
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.partition import Partition, partition
+from finetune_trainer.models import basemodel, modelcheck, modelfolder
 from finetune_trainer.places import Places
-from finetune_trainer.sources import DataFile
+from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.stage import Pulse, StageResult
-from finetune_trainer.store import Store, open_store
 from finetune_trainer.tasks.text_classification import classes
 
 log = logging.getLogger(__name__)

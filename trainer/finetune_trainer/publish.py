@@ -7,7 +7,7 @@ from shutil import copyfile, copytree, rmtree
 
 from pydantic import JsonValue
 
-from finetune_trainer import modelcard, results
+from finetune_trainer import results
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import (
     Activity,
@@ -19,12 +19,13 @@ from finetune_trainer.contract import (
     TrainPayload,
 )
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.manifest import Manifest, download_folder, upload_folder
+from finetune_trainer.models import modelcard
 from finetune_trainer.places import Places
 from finetune_trainer.preflight import check_output_free
-from finetune_trainer.record import MODEL_FOLDER, PREDICTIONS, RECORD, VERIFICATION, TrainingRecord
+from finetune_trainer.s3.manifest import Manifest, download_folder, upload_folder
+from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.stage import Pulse, StageResult
-from finetune_trainer.store import Store, open_store
+from finetune_trainer.training.record import MODEL_FOLDER, PREDICTIONS, RECORD, VERIFICATION, TrainingRecord
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,8 @@ def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
     staged = download_folder(store, trained.staging, staged_folder)
     pulse.beat(Activity.VERIFYING, percent=30.0)
     # torch only from here on: a refusal above comes within a second.
-    from finetune_trainer.model import quiet  # noqa: PLC0415
-    from finetune_trainer.verify import verify  # noqa: PLC0415
+    from finetune_trainer.models.model import quiet  # noqa: PLC0415
+    from finetune_trainer.models.verify import verify  # noqa: PLC0415
 
     quiet()
     difference = verify(staged_folder / MODEL_FOLDER, staged_folder / VERIFICATION)

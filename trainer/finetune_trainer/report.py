@@ -5,8 +5,8 @@ from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Activity, FailureClass, Stage
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.places import Places
+from finetune_trainer.s3.store import open_store
 from finetune_trainer.stage import Pulse, StageResult
-from finetune_trainer.store import open_store
 
 
 def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:

@@ -14,7 +14,7 @@ from pydantic import JsonValue, ValidationError
 
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import FailureClass, ResultRef, Stage, TerminationMessage
-from finetune_trainer.store import ObjectInfo, Store
+from finetune_trainer.s3.store import ObjectInfo, Store
 
 _RESULT = re.compile(r"attempts/(?P<stage>[a-z]+)-(?P<attempt>[0-9]+)-[0-9a-zA-Z-]+/result\.json$")
 _LOCAL_UID = "00000000"

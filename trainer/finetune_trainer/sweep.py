@@ -4,9 +4,9 @@ from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Activity, FailureClass, SweepPayload
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.places import Places
+from finetune_trainer.s3.store import open_store
+from finetune_trainer.s3.uris import UriError, parse
 from finetune_trainer.stage import Pulse, StageResult
-from finetune_trainer.store import open_store
-from finetune_trainer.uris import UriError, parse
 
 _BATCH = 1000
 """Objects a request deletes, S3's own limit."""

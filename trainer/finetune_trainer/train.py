@@ -11,23 +11,24 @@ import numpy.typing as npt
 import torch
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from finetune_trainer import baseline, handover, weights
-from finetune_trainer.baseline import Baseline, BaselineKey
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Activity, FailureClass, TrainPayload
-from finetune_trainer.data import Split
-from finetune_trainer.evaluate import over_rows
+from finetune_trainer.dataset.data import Split
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.fit import tune
-from finetune_trainer.gang import Gang, from_first, largest
-from finetune_trainer.handover import Outcome
-from finetune_trainer.inputs import subset
-from finetune_trainer.metrics import Answers, Contestant
-from finetune_trainer.model import classify, load_body, load_classifier, mean_pooled, on, quiet
+from finetune_trainer.models import weights
+from finetune_trainer.models.model import classify, load_body, load_classifier, mean_pooled, on, quiet
 from finetune_trainer.places import Places
-from finetune_trainer.record import sentence
-from finetune_trainer.scene import Scene, set_scene
 from finetune_trainer.stage import Pulse, StageResult
+from finetune_trainer.training import baseline, handover
+from finetune_trainer.training.baseline import Baseline, BaselineKey
+from finetune_trainer.training.evaluate import over_rows
+from finetune_trainer.training.fit import tune
+from finetune_trainer.training.gang import Gang, from_first, largest
+from finetune_trainer.training.handover import Outcome
+from finetune_trainer.training.inputs import subset
+from finetune_trainer.training.metrics import Answers, Contestant
+from finetune_trainer.training.record import sentence
+from finetune_trainer.training.scene import Scene, set_scene
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

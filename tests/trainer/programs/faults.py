@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from finetune_trainer import loop
-from finetune_trainer.batches import epoch_batches
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.gang import meet
-from finetune_trainer.inputs import lengths
-from finetune_trainer.model import quiet
+from finetune_trainer.models.model import quiet
+from finetune_trainer.training import loop
+from finetune_trainer.training.batches import epoch_batches
+from finetune_trainer.training.gang import meet
+from finetune_trainer.training.inputs import lengths
 from tests.trainer.programs import truth
 
 LOSS, GRADIENT, LEAVE = "loss", "gradient", "leave"

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from finetune_trainer import rank
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Activity, FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.places import Places
+from finetune_trainer.pod import rank
 from finetune_trainer.stage import Pulse, StageResult
 
 NUMBER = os.environ.get("RANK", "0")

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from finetune_trainer.places import Places
-from finetune_trainer.supervisor import main
+from finetune_trainer.pod.supervisor import main
 
 SCRIPTED = Path(__file__).with_name("scripted_rank.py")
 

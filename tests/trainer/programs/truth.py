@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from transformers import set_seed
 
-from finetune_trainer import loop
-from finetune_trainer.batches import Layout, steps_per_epoch
 from finetune_trainer.config import Training
 from finetune_trainer.contract import Chosen
-from finetune_trainer.data import Split
-from finetune_trainer.gang import Gang, meet
-from finetune_trainer.model import load_classifier, quiet
+from finetune_trainer.dataset.data import Split
+from finetune_trainer.models.model import load_classifier, quiet
 from finetune_trainer.stage import Pulse
-from finetune_trainer.zero import own_clip
+from finetune_trainer.training import loop
+from finetune_trainer.training.batches import Layout, steps_per_epoch
+from finetune_trainer.training.gang import Gang, meet
+from finetune_trainer.training.zero import own_clip
 
 ROWS, CLASSES, BATCH, VOCABULARY = 21, 3, 8, 50
 

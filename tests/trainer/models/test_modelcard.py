@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from finetune_trainer.contract import Evaluation, Interval
+from finetune_trainer.models.modelcard import cell
+from finetune_trainer.training.metrics import compare
+from finetune_trainer.training.record import prediction_lines, sentence, verdict
+
+TRUTH = np.arange(300) % 3
+
+
+def evaluation(probe_right: int, tuned_right: int) -> Evaluation:
+    """Of 300 rows, so many answered rightly by each model."""
+    wrong = (TRUTH + 1) % 3
+    shuffled = np.random.default_rng(0).permutation(300)
+    answers = {
+        "majority": np.zeros(300, dtype=np.int64),
+        "baseline": np.where(shuffled < probe_right, TRUTH, wrong),
+        "tuned": np.where(shuffled < tuned_right, TRUTH, wrong),
+    }
+    return compare(TRUTH, answers, classes=3, metrics=("accuracy",), primary="accuracy", seed=1)
+
+
+@pytest.mark.parametrize(
+    ("probe", "tuned", "words"),
+    [
+        (150, 250, ": better than the linear probe's 0.5000 by 0.3333"),
+        (250, 150, ": worse than the linear probe's 0.8333 by 0.3333"),
+        (200, 201, ": not distinguishably better than"),
+        (201, 200, ": not distinguishably worse than"),
+    ],
+)
+def test_the_sentence_is_honest_when_tuning_helped_hurt_or_cannot_be_told(
+    probe: int, tuned: int, words: str
+) -> None:
+    assert words in sentence(evaluation(probe, tuned))
+
+
+def test_equal_models_are_called_equal() -> None:
+    assert "equal to the linear probe's" in sentence(evaluation(200, 200))
+
+
+def test_an_interval_that_touches_nothing_decides_nothing() -> None:
+    assert verdict(Interval(value=0.1, low=0.0, high=0.2)) == "not distinguishably better than"
+    assert verdict(Interval(value=0.1, low=0.001, high=0.2)) == "better than"
+
+
+def test_names_from_outside_cannot_write_markup_into_the_card() -> None:
+    assert cell("a|b\n<script>`[x](y)`") == "a\\|b \\<script\\>\\`\\[x\\](y)\\`"
+
+
+def test_predictions_survive_huge_logits() -> None:
+    logits = np.array([[1e4, 0.0, -1e4]], dtype=np.float32)
+    answers = {name: np.array([0]) for name in ("majority", "baseline", "tuned")}
+    (line,) = prediction_lines(np.array([7]), np.array([1]), answers, logits, ("a", "b", "c"))
+    assert '"probabilities": {"a": 1.0, "b": 0.0, "c": 0.0}' in line

@@ -1,0 +1,136 @@
+import contextlib
+import http.client
+import json
+import select
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from finetune_trainer.contract import Progress, Stage
+from finetune_trainer.pod import endpoint as module
+from finetune_trainer.pod.endpoint import CLIENT_SECONDS, MOST_CLIENTS, Endpoint, exposition
+
+LABELS = {"namespace": "team", "job": "tickets", "attempt": "1", "stage": "Train"}
+NOW = Progress(stage=Stage.TRAIN, attempt=1, step=3, loss=0.25)
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    monkeypatch.setattr(module, "CLIENT_SECONDS", 1.0)
+    serving = Endpoint(0, lambda: NOW, LABELS)
+    yield serving
+    serving.close()
+
+
+@pytest.fixture
+def patient_endpoint() -> Iterator[Endpoint]:
+    """With the real time limits."""
+    serving = Endpoint(0, lambda: NOW, LABELS)
+    yield serving
+    serving.close()
+
+
+def ask(endpoint: Endpoint, path: str, method: str = "GET") -> tuple[int, bytes]:
+    link = http.client.HTTPConnection("127.0.0.1", endpoint.port, timeout=5)
+    with contextlib.closing(link):
+        link.request(method, path)
+        answer = link.getresponse()
+        return answer.status, answer.read()
+
+
+def connect(endpoint: Endpoint) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", endpoint.port), timeout=3 * CLIENT_SECONDS)
+
+
+def drained(link: socket.socket) -> bytes:
+    """Everything until the server ends the connection, by whatever means."""
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        while part := link.recv(65536):
+            received += part
+    return received
+
+
+def test_progress_is_the_document_without_what_is_unknown(endpoint: Endpoint) -> None:
+    status, body = ask(endpoint, "/progress?x=1")
+    assert status == 200
+    document = json.loads(body)
+    assert Progress.model_validate(document) == NOW
+    assert "epoch" not in document
+
+
+def test_health_and_what_is_not_there(endpoint: Endpoint) -> None:
+    assert ask(endpoint, "/healthz") == (200, b"ok\n")
+    assert ask(endpoint, "/secrets")[0] == 404
+    assert ask(endpoint, "/progress", "POST")[0] == 405
+    assert ask(endpoint, "/progress", "HEAD") == (200, b"")
+
+
+def test_metrics_carry_fixed_labels_and_leave_out_what_is_unknown() -> None:
+    text = exposition(NOW, {**LABELS, "job": 'a"b\\c\nd'})
+    assert (
+        'finetune_trainer_loss{namespace="team",job="a\\"b\\\\c\\nd",attempt="1",stage="Train"} 0.25\n'
+        in text
+    )
+    assert "epoch" not in text
+    assert all(line.startswith(("#", "finetune_trainer_")) for line in text.splitlines())
+
+
+@pytest.mark.parametrize("request_line", [b"\r\n\r\n", b"GET\r\n\r\n", b"\xff\xfe /\r\n\r\n"])
+def test_nonsense_is_refused(endpoint: Endpoint, request_line: bytes) -> None:
+    with connect(endpoint) as link:
+        link.sendall(request_line)
+        assert drained(link).startswith(b"HTTP/1.1 400")
+
+
+def test_an_endless_request_is_cut_off(endpoint: Endpoint) -> None:
+    with connect(endpoint) as link:
+        with contextlib.suppress(ConnectionError):
+            for _ in range(1000):
+                link.sendall(b"x" * 10_000)
+        assert drained(link) == b""
+    assert ask(endpoint, "/healthz")[0] == 200
+
+
+def test_slow_clients_are_dropped_and_others_are_served_meanwhile(endpoint: Endpoint) -> None:
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(connect(endpoint)) for _ in range(MOST_CLIENTS // 2)]
+        assert ask(endpoint, "/healthz")[0] == 200
+        assert all(drained(link) == b"" for link in slow)
+    assert time.monotonic() - began < 5
+
+
+def test_a_crowd_beyond_the_limit_is_turned_away_at_once_and_the_endpoint_recovers(
+    patient_endpoint: Endpoint,
+) -> None:
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        crowd = [stack.enter_context(connect(patient_endpoint)) for _ in range(2 * MOST_CLIENTS)]
+        turned_away: list[socket.socket] = []
+        while len(turned_away) < MOST_CLIENTS:
+            assert time.monotonic() - began < CLIENT_SECONDS
+            turned_away, _, _ = select.select(crowd, [], [], 0.1)
+        assert len(turned_away) == MOST_CLIENTS
+        until_dropped = [drained(link) for link in crowd]
+        assert until_dropped == [b""] * len(crowd)
+    assert ask(patient_endpoint, "/healthz")[0] == 200
+
+
+def test_a_document_that_cannot_be_had_is_an_error_of_one_request() -> None:
+    def broken() -> Progress:
+        raise RuntimeError("no")
+
+    serving = Endpoint(0, broken, LABELS)
+    try:
+        assert ask(serving, "/progress")[0] == 500
+        assert ask(serving, "/healthz")[0] == 200
+    finally:
+        serving.close()
+
+
+def test_a_taken_port_is_an_error(endpoint: Endpoint) -> None:
+    with pytest.raises(OSError, match="in use"):
+        Endpoint(endpoint.port, lambda: NOW, LABELS)

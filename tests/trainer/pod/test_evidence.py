@@ -1,0 +1,77 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from finetune_trainer.config import (
+    Dataset,
+    EvaluationSpec,
+    HeldOut,
+    JobRef,
+    ModelSource,
+    Run,
+    StoreAccess,
+    Stores,
+    TrainConfig,
+    TrainSplit,
+)
+from finetune_trainer.contract import Stage
+from finetune_trainer.places import Places
+from finetune_trainer.pod.evidence import evidence, keep
+from finetune_trainer.s3.store import Store
+
+
+@pytest.fixture
+def config(places: Places, access: StoreAccess, bucket: str) -> TrainConfig:
+    run = Run(
+        task="TextClassification",
+        model=ModelSource(uri="s3://models/minilm/"),
+        dataset=Dataset(
+            train=TrainSplit(uri="s3://data/train.jsonl"),
+            validation=HeldOut(split=0.1),
+            test=HeldOut(split=0.1),
+        ),
+        evaluation=EvaluationSpec(metrics=("accuracy",)),
+        output=f"s3://{bucket}/out/",
+        runs=f"s3://{bucket}/runs/team/u-1/",
+        stores=Stores(data=access, model=access, output=access),
+    )
+    job = JobRef(namespace="team", name="tickets", uid="u-1", generation=1)
+    known = TrainConfig(stage=Stage.TRAIN, attempt=2, job=job, run=run)
+    places.config.parent.mkdir(parents=True, exist_ok=True)
+    places.config.write_text(known.model_dump_json(by_alias=True))
+    return known
+
+
+@pytest.fixture
+def left_behind(places: Places) -> Places:
+    places.ranks.mkdir(parents=True)
+    places.stacks.mkdir()
+    (places.scratch / "log-tail.txt").write_text("the end")
+    (places.ranks / "0.json").write_text("{}")
+    (places.stacks / "0.txt").write_text("in work")
+    (places.stacks / "1.txt").write_text("")
+    return places
+
+
+def test_only_files_that_say_something_are_evidence(left_behind: Places) -> None:
+    names = [str(file.relative_to(left_behind.scratch)) for file in evidence(left_behind)]
+    assert names == ["log-tail.txt", "ranks/0.json", "stacks/0.txt"]
+
+
+def test_evidence_reaches_the_store(
+    left_behind: Places, config: TrainConfig, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POD_UID", "0123456789abcdef")
+    keep(config, left_behind)
+    folder = f"{config.run.runs}attempts/train-2-01234567/evidence/"
+    assert store.read(f"{folder}log-tail.txt") == b"the end"
+    assert store.read(f"{folder}stacks/0.txt") == b"in work"
+    assert len(list(store.list(folder))) == 3
+
+
+def test_it_is_a_program_of_its_own(left_behind: Places, config: TrainConfig, store: Store) -> None:
+    command = [sys.executable, "-m", "finetune_trainer.pod.evidence", "--root", str(left_behind.root)]
+    subprocess.run(command, check=True, env={**os.environ, "POD_UID": "fedcba9876543210"})
+    assert store.read(f"{config.run.runs}attempts/train-2-fedcba98/evidence/log-tail.txt") == b"the end"

@@ -1,0 +1,185 @@
+"""The rank alone; how it and its supervisor play together stands in test_supervisor."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from finetune_trainer.config import TrainConfig
+from finetune_trainer.contract import Activity, FailureClass, Progress, RankFile
+from finetune_trainer.places import Places
+from finetune_trainer.pod.errors import explain
+from finetune_trainer.pod.pulse import FilePulse
+
+STORE = {"endpoint": "http://127.0.0.1:1"}
+CONFIG = {
+    "contractVersion": "1.0",
+    "stage": "Sweep",
+    "attempt": 3,
+    "job": {"namespace": "team", "name": "tickets", "uid": "u-1", "generation": 1},
+    "run": {
+        "task": "TextClassification",
+        "model": {"uri": "s3://models/minilm/"},
+        "dataset": {
+            "train": {"uri": "s3://data/train.jsonl"},
+            "validation": {"split": 0.1},
+            "test": {"split": 0.1},
+        },
+        "evaluation": {"metrics": ["accuracy"]},
+        "output": "s3://models/out/",
+        "runs": "s3://models/.finetune-runs/team/u-1/",
+        "stores": {"data": STORE, "model": STORE, "output": STORE},
+    },
+    "hangTimeoutSeconds": 600,
+}
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Places:
+    places = Places(tmp_path)
+    places.config.parent.mkdir(parents=True)
+    places.config.write_text(json.dumps(CONFIG))
+    return places
+
+
+@pytest.fixture
+def pulse(room: Places) -> FilePulse:
+    return FilePulse(TrainConfig.read(room.config), room, 0)
+
+
+def rank_file(places: Places, rank: int = 0) -> RankFile:
+    return RankFile.model_validate_json((places.ranks / f"{rank}.json").read_bytes())
+
+
+def progress(places: Places) -> Progress:
+    return Progress.model_validate_json(places.progress.read_bytes())
+
+
+def test_a_stage_without_credentials_ends_as_a_mistake_of_the_user(room: Places) -> None:
+    command = [sys.executable, "-m", "finetune_trainer.pod.rank", "--root", str(room.root)]
+    ended = subprocess.run(
+        command, check=False, capture_output=True, text=True, env={**os.environ, "RANK": "5"}
+    )
+    assert ended.returncode == 2
+    assert "Traceback" in ended.stderr
+    told = rank_file(room, 5)
+    assert (told.failure, told.reason) == (FailureClass.USER_CONFIG, "CredentialsMissing")
+    assert not room.progress.exists()
+
+
+@pytest.mark.parametrize("module", ["supervisor", "rank", "pulse", "errors", "launch"])
+def test_nothing_heavy_is_imported_before_the_first_sign_of_life(module: str) -> None:
+    heavy = "{'torch', 'numpy', 'transformers', 'deepspeed', 'obstore', 'minio'}"
+    program = f"import sys, finetune_trainer.pod.{module}; sys.exit(bool({heavy} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_the_first_beat_makes_the_file(room: Places, pulse: FilePulse) -> None:
+    assert not room.progress.exists()
+    pulse.beat(Activity.STARTING)
+    told = rank_file(room)
+    assert (told.pid, told.activity, told.quiet_seconds) == (os.getpid(), Activity.STARTING, 600)
+    assert (progress(room).attempt, progress(room).activity) == (3, Activity.STARTING)
+
+
+def test_beats_of_the_same_activity_write_a_few_times_a_second_only(room: Places, pulse: FilePulse) -> None:
+    pulse.beat(Activity.TRAINING, step=1)
+    written = {rank_file(room).heartbeat}
+    for step in range(2, 5000):
+        pulse.beat(Activity.TRAINING, step=step)
+        written.add(pulse._written)
+    assert len(written) < 10
+
+
+def test_a_change_of_activity_is_written_at_once_with_all_that_was_held_back(
+    room: Places, pulse: FilePulse
+) -> None:
+    pulse.beat(Activity.TRAINING, step=1, loss=0.5)
+    pulse.beat(Activity.TRAINING, step=2, epoch=0.25)
+    assert progress(room).step == 1
+    pulse.beat(Activity.SAVING, quiet_seconds=1800)
+    assert (progress(room).step, progress(room).epoch, progress(room).loss) == (2, 0.25, 0.5)
+    told = rank_file(room)
+    assert (told.activity, told.quiet_seconds, told.step) == (Activity.SAVING, 1800, 2)
+
+
+def test_a_loss_that_is_not_finite_becomes_unknown_and_stops_nothing(room: Places, pulse: FilePulse) -> None:
+    pulse.beat(Activity.TRAINING, step=1, loss=0.5)
+    pulse.beat(Activity.EVALUATING, step=2, loss=float("nan"))
+    assert (progress(room).step, progress(room).loss) == (2, None)
+
+
+def test_a_misspelt_field_is_a_bug_that_shows_at_once(pulse: FilePulse) -> None:
+    with pytest.raises(TypeError, match="los"):
+        pulse.beat(Activity.TRAINING, los=1)
+
+
+def test_only_global_rank_0_writes_progress(room: Places) -> None:
+    FilePulse(TrainConfig.read(room.config), room, 1).beat(Activity.TRAINING, step=1)
+    assert rank_file(room, 1).step == 1
+    assert not room.progress.exists()
+
+
+def test_the_first_outcome_stays(room: Places, pulse: FilePulse) -> None:
+    pulse.beat(Activity.TRAINING, step=4, epoch=0.5)
+    pulse.end(failure=FailureClass.NUMERICAL, reason="LossNotFinite", message="step 4")
+    pulse.end(failure=FailureClass.INTERNAL, reason="Later", message="later")
+    told = rank_file(room)
+    assert (told.failure, told.reason, told.step, told.epoch) == (
+        FailureClass.NUMERICAL,
+        "LossNotFinite",
+        4,
+        0.5,
+    )
+
+
+def _gloo_error() -> RuntimeError:
+    return RuntimeError(
+        "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), (FailureClass.OUT_OF_MEMORY, "HostMemoryExhausted")),
+        (OSError(errno.ENOMEM, "no"), (FailureClass.OUT_OF_MEMORY, "HostMemoryExhausted")),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate"),
+            (FailureClass.OUT_OF_MEMORY, "HostMemoryExhausted"),
+        ),
+        (torch.OutOfMemoryError("CUDA"), (FailureClass.OUT_OF_MEMORY, "GpuMemoryExhausted")),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+            (FailureClass.OUT_OF_MEMORY, "GpuMemoryExhausted"),
+        ),
+        (torch.distributed.DistNetworkError("x"), (FailureClass.COMMUNICATION, "PeerLost")),
+        (torch.distributed.DistBackendError("NCCL error"), (FailureClass.COMMUNICATION, "PeerLost")),
+        (_gloo_error(), (FailureClass.COMMUNICATION, "PeerLost")),
+        (OSError(errno.ENOSPC, "full"), (FailureClass.INTERNAL, "ScratchFull")),
+        (RuntimeError("shape mismatch"), (FailureClass.INTERNAL, "UnexpectedError")),
+        (ValueError("Connection closed by peer"), (FailureClass.INTERNAL, "UnexpectedError")),
+    ],
+)
+def test_an_unforeseen_error_gets_its_class(error: Exception, expected: tuple[FailureClass, str]) -> None:
+    failure = explain(error)
+    assert (failure.failure, failure.reason) == expected
+
+
+def test_a_real_allocation_failure_on_the_host() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**50, dtype=torch.uint8)
+    assert explain(raised.value).reason == "HostMemoryExhausted"
+
+
+def test_a_sentence_is_one_line_and_names_the_place() -> None:
+    with pytest.raises(KeyError) as raised:
+        {}["a\nb"]
+    text = explain(raised.value).message
+    assert "\n" not in text
+    assert "test_rank.py, line" in text

@@ -1,0 +1,375 @@
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from finetune_trainer.config import (
+    Dataset,
+    EvaluationSpec,
+    HeldOut,
+    JobRef,
+    ModelSource,
+    Rendezvous,
+    Run,
+    StoreAccess,
+    Stores,
+    TrainConfig,
+    TrainSplit,
+    World,
+)
+from finetune_trainer.contract import FailureClass, RankFile, Stage, TerminationMessage
+from finetune_trainer.places import Places
+from finetune_trainer.pod.processes import descendants
+
+SUPERVISED = Path(__file__).parents[1] / "programs" / "supervised.py"
+NOWHERE = StoreAccess(endpoint="http://127.0.0.1:1")
+PATIENCE = 90.0
+PAIR = World(nodes=1, processes_per_node=2)
+
+
+def a_config(stage: Stage = Stage.PREPARE, world: World | None = None, **more: object) -> TrainConfig:
+    run = Run(
+        task="TextClassification",
+        model=ModelSource(uri="s3://models/minilm/"),
+        dataset=Dataset(
+            train=TrainSplit(uri="s3://data/train.jsonl"),
+            validation=HeldOut(split=0.1),
+            test=HeldOut(uri="s3://data/test.jsonl"),
+        ),
+        world=world or World(),
+        evaluation=EvaluationSpec(metrics=("accuracy",)),
+        output="s3://models/out/",
+        runs="s3://models/.finetune-runs/team/u-1/",
+        stores=Stores(data=NOWHERE, model=NOWHERE, output=NOWHERE),
+    )
+    job = JobRef(namespace="team", name="tickets", uid="u-1", generation=1)
+    return TrainConfig(stage=stage, attempt=2, job=job, run=run).model_copy(update=more)
+
+
+def a_training(
+    seconds: int = 60, host: str = "127.0.0.1", world: World = PAIR, **more: object
+) -> TrainConfig:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    meeting = Rendezvous(master_address=host, master_port=port, startup_deadline_seconds=seconds)
+    return a_config(Stage.TRAIN, world, rendezvous=meeting, **more)
+
+
+def write_config(root: Path, config: TrainConfig) -> None:
+    file = Places(root).config
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(config.model_dump_json(by_alias=True))
+
+
+@dataclass
+class Pod:
+    """A supervisor that runs as in a pod, below a folder of its own."""
+
+    places: Places
+    process: subprocess.Popen[bytes]
+    output: Path
+
+    def message(self) -> TerminationMessage:
+        return TerminationMessage.decode(self.places.termination_log.read_bytes())
+
+    def ending(self) -> tuple[int, FailureClass, str]:
+        """Exit code, class and reason, once it has ended."""
+        code = self.process.wait(PATIENCE)
+        return code, self.message().failure, self.message().reason
+
+    def log(self) -> str:
+        return self.output.read_text()
+
+    def rank_file(self, rank: int) -> RankFile:
+        return RankFile.model_validate_json((self.places.ranks / f"{rank}.json").read_bytes())
+
+    def until_working(self, *ranks: int) -> None:
+        """Waits until these ranks have taken their first step."""
+        until(lambda: all(self._step(rank) for rank in ranks))
+
+    def _step(self, rank: int) -> int | None:
+        try:
+            return self.rank_file(rank).step
+        except FileNotFoundError:
+            return None
+
+
+def until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Pod]]:
+    """Starts supervised pods; whatever is still alive at the end of the test is killed."""
+    pods: list[Pod] = []
+
+    def begin(config: TrainConfig, script: str, *prefix: str, node: int = 0, **environment: str) -> Pod:
+        root = tmp_path / f"pod-{len(pods)}"
+        write_config(root, config)
+        output = tmp_path / f"pod-{len(pods)}.log"
+        with output.open("wb") as sink:
+            process = subprocess.Popen(
+                [*prefix, sys.executable, str(SUPERVISED), str(root), script],
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "JOB_COMPLETION_INDEX": str(node), **environment},
+            )
+        pods.append(Pod(Places(root), process, output))
+        return pods[-1]
+
+    yield begin
+    for pod in pods:
+        below = descendants(pod.process.pid)
+        for pid in (*below, *([pod.process.pid] if pod.process.poll() is None else [])):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        pod.process.wait()
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "ending"),
+    [
+        ("succeed", (0, FailureClass.SUCCESS, "Done")),
+        ("storage", (5, FailureClass.STORAGE, "StorageDenied")),
+        ("memory", (4, FailureClass.OUT_OF_MEMORY, "HostMemoryExhausted")),
+        ("peer", (7, FailureClass.COMMUNICATION, "PeerLost")),
+        ("bug", (10, FailureClass.INTERNAL, "UnexpectedError")),
+        ("exit-0", (10, FailureClass.INTERNAL, "ResultMissing")),
+        ("exit-1", (10, FailureClass.INTERNAL, "RankExited")),
+        ("exit-7", (7, FailureClass.COMMUNICATION, "RankExited")),
+        ("kill", (10, FailureClass.INTERNAL, "RankKilled")),
+        ("crash", (10, FailureClass.INTERNAL, "RankCrashed")),
+        ("terminate", (7, FailureClass.COMMUNICATION, "PeerLost")),
+    ],
+)
+def test_one_process_ends(
+    start: Callable[..., Pod], behaviour: str, ending: tuple[int, FailureClass, str]
+) -> None:
+    pod = start(a_config(), f"0={behaviour}")
+    assert pod.ending() == ending
+
+
+def test_the_message_says_whose_and_how_far(start: Callable[..., Pod]) -> None:
+    config = a_config()
+    pod = start(config, "0=succeed")
+    pod.ending()
+    message = pod.message()
+    assert (message.stage, message.attempt, message.step) == (Stage.PREPARE, 2, 7)
+    assert message.config_digest == config.run.digest()
+    assert message.message == "scripted and done"
+
+
+def test_a_traceback_goes_to_the_log_and_one_sentence_to_the_message(start: Callable[..., Pod]) -> None:
+    pod = start(a_config(), "0=bug")
+    pod.ending()
+    assert "Traceback (most recent call last)" in pod.log()
+    assert pod.message().message.startswith("KeyError: 'labels' (")
+    assert "\n" not in pod.message().message
+
+
+def test_a_config_that_cannot_be_used_still_leaves_a_message(start: Callable[..., Pod]) -> None:
+    pod = start(a_config(contract_version="2.0"), "0=succeed")
+    assert pod.ending() == (2, FailureClass.USER_CONFIG, "ConfigInvalid")
+    assert "2.0" in pod.message().message
+    assert (pod.message().stage, pod.message().attempt) == (Stage.PREPARE, 2)
+
+
+def test_a_million_lines_pass_through_and_the_last_are_kept(start: Callable[..., Pod]) -> None:
+    pod = start(a_config(), "0=chatter")
+    assert pod.ending()[0] == 0
+    lines = [line for line in pod.log().splitlines() if line.startswith("line ")]
+    assert len(lines) == 1_000_000
+    assert lines[-1] == "line 999999"
+
+
+def test_a_process_left_behind_is_ended_and_does_not_hold_up_the_end(start: Callable[..., Pod]) -> None:
+    pod = start(a_config(), "0=leave-a-child")
+    assert pod.ending()[0] == 0
+    left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(pod.places.root) in _text(path)]
+    assert left == []
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def test_a_failed_pod_keeps_the_end_of_its_log(start: Callable[..., Pod]) -> None:
+    pod = start(a_config(), "0=bug")
+    pod.ending()
+    assert "KeyError: 'labels'" in (pod.places.scratch / "log-tail.txt").read_text()
+
+
+def test_progress_is_served_while_the_stage_runs(start: Callable[..., Pod]) -> None:
+    pod = start(a_config(Stage.PREPARE), "0=deaf")
+    pod.until_working(0)
+    port = pod.log().partition("progress on port ")[2].split()[0]
+    with urlopen(f"http://127.0.0.1:{port}/progress") as answer:
+        progress = json.load(answer)
+    assert (progress["stage"], progress["attempt"], progress["activity"]) == ("Prepare", 2, "Training")
+    with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        metrics = answer.read().decode()
+    labels = '{namespace="team",job="tickets",attempt="2",stage="Prepare"}'
+    assert f"finetune_trainer_step{labels} 1\n" in metrics
+
+
+def test_a_hang_is_noticed_and_leaves_stacks(start: Callable[..., Pod]) -> None:
+    pod = start(a_config(), "0=hang")
+    assert pod.ending() == (9, FailureClass.HANG, "RankSilent")
+    assert pod.message().message == "No sign of life from rank 0 for 2 s while Evaluating."
+    assert "in hang" in (pod.places.stacks / "0.txt").read_text()
+
+
+def test_a_stopped_process_counts_as_a_hang(start: Callable[..., Pod]) -> None:
+    pod = start(a_config(), "0=freeze")
+    assert pod.ending() == (9, FailureClass.HANG, "RankSilent")
+    assert "its process is stopped" in pod.message().message
+    assert "state T" in (pod.places.stacks / "states.txt").read_text()
+
+
+def test_one_process_leaves_at_once_when_told(start: Callable[..., Pod]) -> None:
+    pod = start(a_config(), "0=work", SAVE_SECONDS="3600")
+    pod.until_working(0)
+    pod.process.send_signal(signal.SIGTERM)
+    assert pod.ending() == (8, FailureClass.PREEMPTED, "Preempted")
+    assert not (pod.places.scratch / "saved-0").exists()
+
+
+def test_a_rank_that_has_not_begun_is_just_ended(start: Callable[..., Pod]) -> None:
+    pod = start(a_config(), "0=never-start")
+    until(lambda: descendants(pod.process.pid))
+    pod.process.send_signal(signal.SIGTERM)
+    assert pod.ending() == (8, FailureClass.PREEMPTED, "NothingToSave")
+
+
+def test_a_rank_that_will_not_leave_is_ended_with_the_grace_period(start: Callable[..., Pod]) -> None:
+    pod = start(a_config(preemption_grace_seconds=4), "0=deaf")
+    pod.until_working(0)
+    told = time.monotonic()
+    pod.process.send_signal(signal.SIGTERM)
+    assert pod.ending() == (8, FailureClass.PREEMPTED, "GraceOver")
+    assert 3 <= time.monotonic() - told < 8
+
+
+def test_a_second_order_to_leave_stops_at_once(start: Callable[..., Pod]) -> None:
+    pod = start(a_config(), "0=deaf")
+    pod.until_working(0)
+    pod.process.send_signal(signal.SIGTERM)
+    until(lambda: "told to end" in pod.log())
+    pod.process.send_signal(signal.SIGTERM)
+    assert pod.ending() == (8, FailureClass.PREEMPTED, "ToldTwice")
+
+
+def test_memory_that_runs_out_is_told_apart_from_a_kill(
+    start: Callable[..., Pod], memory_limit: Path
+) -> None:
+    join = 'echo $$ > "$0" && exec "$@"'
+    pod = start(a_config(), "0=allocate", "sh", "-c", join, str(memory_limit / "cgroup.procs"))
+    assert pod.ending() == (4, FailureClass.OUT_OF_MEMORY, "HostMemoryExhausted")
+
+
+@pytest.fixture
+def memory_limit() -> Iterator[Path]:
+    """A memory control group of its own with 200 MiB."""
+    first = Path("/sys/fs/cgroup/memory")
+    version_1 = (first / "memory.limit_in_bytes").exists()
+    group = (first if version_1 else Path("/sys/fs/cgroup")) / f"finetune-test-{os.getpid()}"
+    group.mkdir()
+    (group / ("memory.limit_in_bytes" if version_1 else "memory.max")).write_text("200M")
+    yield group
+    until(lambda: not (group / "cgroup.procs").read_text())
+    group.rmdir()
+
+
+def test_it_is_a_good_first_process_of_a_container(start: Callable[..., Pod]) -> None:
+    alone = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+    pod = start(a_config(), "0=work", *alone)
+    until(lambda: (pod.places.ranks / "0.json").exists() and pod.rank_file(0).step)
+    supervisor = next(iter(_children(pod.process.pid)))
+    assert pod.rank_file(0).pid < 10
+    os.kill(supervisor, signal.SIGTERM)
+    assert pod.ending() == (8, FailureClass.PREEMPTED, "Preempted")
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_two_processes_under_torchrun_succeed(start: Callable[..., Pod]) -> None:
+    pod = start(a_training(), "0=succeed,1=succeed")
+    assert pod.ending() == (0, FailureClass.SUCCESS, "Done")
+
+
+def test_one_of_two_exits_with_code_7(start: Callable[..., Pod]) -> None:
+    pod = start(a_training(), "0=work,1=exit-7")
+    assert pod.ending() == (7, FailureClass.COMMUNICATION, "RankExited")
+    assert pod.message().message == "Rank 1 exited with code 7 and did not say why."
+
+
+def test_one_of_two_is_killed_and_the_other_does_not_hear(start: Callable[..., Pod]) -> None:
+    pod = start(a_training(), "0=deaf,1=kill")
+    assert pod.ending() == (10, FailureClass.INTERNAL, "RankKilled")
+    assert "Rank 1 was ended by SIGKILL" in pod.message().message
+
+
+def test_one_of_two_hangs_and_both_leave_their_stacks(start: Callable[..., Pod]) -> None:
+    pod = start(a_training(), "0=work,1=hang")
+    assert pod.ending() == (9, FailureClass.HANG, "RankSilent")
+    assert "rank 1" in pod.message().message
+    assert "in work" in (pod.places.stacks / "0.txt").read_text()
+    assert "in hang" in (pod.places.stacks / "1.txt").read_text()
+
+
+def test_two_processes_save_before_they_leave(start: Callable[..., Pod]) -> None:
+    pod = start(a_training(preemption_grace_seconds=60), "0=work,1=work", SAVE_SECONDS="7")
+    pod.until_working(0, 1)
+    pod.process.send_signal(signal.SIGTERM)
+    assert pod.ending() == (8, FailureClass.PREEMPTED, "Preempted")
+    assert (pod.places.scratch / "saved-0").exists()
+    assert (pod.places.scratch / "saved-1").exists()
+
+
+def test_a_save_that_fails_is_said(start: Callable[..., Pod]) -> None:
+    pod = start(a_training(), "0=fail-to-save,1=fail-to-save")
+    pod.until_working(0, 1)
+    pod.process.send_signal(signal.SIGTERM)
+    assert pod.ending() == (8, FailureClass.PREEMPTED, "SaveFailed")
+    assert "no right to write" in pod.message().message
+
+
+def test_two_pods_meet(start: Callable[..., Pod]) -> None:
+    config = a_training(host="localhost", world=World(nodes=2))
+    second = start(config, "0=succeed,1=succeed", node=1)
+    first = start(config, "0=succeed,1=succeed", node=0)
+    assert first.ending() == second.ending() == (0, FailureClass.SUCCESS, "Done")
+
+
+def test_a_name_that_does_not_resolve_is_told_from_a_port_that_does_not_answer(
+    start: Callable[..., Pod],
+) -> None:
+    world = World(nodes=2)
+    nameless = start(a_training(3, "job-0.nowhere.invalid.", world), "1=succeed", node=1)
+    silent = start(a_training(3, "127.0.0.1", world), "1=succeed", node=1)
+    assert nameless.ending() == silent.ending() == (7, FailureClass.COMMUNICATION, "MasterUnreachable")
+    assert "job-0.nowhere.invalid. of the pod with index 0 does not resolve" in nameless.message().message
+    assert "does not answer on port" in silent.message().message
+
+
+def test_a_pod_that_waits_for_its_peers_in_vain(start: Callable[..., Pod]) -> None:
+    pod = start(a_training(12, world=World(nodes=2)), "0=succeed", node=0)
+    assert pod.ending() == (7, FailureClass.COMMUNICATION, "RendezvousTimeout")

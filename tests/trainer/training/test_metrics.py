@@ -1,0 +1,133 @@
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, matthews_corrcoef
+from sklearn.metrics import precision_recall_fscore_support as per_class
+
+from finetune_trainer.contract import Evaluation, Scores
+from finetune_trainer.training.metrics import (
+    Answers,
+    Contestant,
+    by_class,
+    compare,
+    confusion,
+    flips,
+    measure,
+)
+
+METRICS = ("accuracy", "macroF1", "microF1", "weightedF1", "mcc")
+
+
+def rows(seed: int, count: int = 200, classes: int = 6, right: float = 0.6) -> tuple[Answers, Answers]:
+    random = np.random.default_rng(seed)
+    truth = random.integers(0, classes, count)
+    answers = np.where(random.random(count) < right, truth, random.integers(0, classes, count))
+    return truth, answers
+
+
+@pytest.mark.parametrize("case", ["usual", "class never true", "class never seen", "always the same"])
+def test_every_metric_equals_scikit_learns(case: str) -> None:
+    truth, answers = rows(1)
+    classes = 6
+    if case == "class never true":
+        truth = np.where(truth == 3, 2, truth)
+    if case == "class never seen":
+        classes = 8
+    if case == "always the same":
+        answers = np.full_like(answers, 4)
+    options: dict[str, Any] = {"labels": range(classes), "zero_division": 0}
+    assert measure(truth, answers, classes) == pytest.approx(
+        {
+            "accuracy": accuracy_score(truth, answers),
+            "macroF1": f1_score(truth, answers, average="macro", **options),
+            "microF1": f1_score(truth, answers, average="micro", **options),
+            "weightedF1": f1_score(truth, answers, average="weighted", **options),
+            "mcc": matthews_corrcoef(truth, answers),
+        },
+        abs=1e-12,
+    )
+
+
+def test_confusion_matrix_and_classes_equal_scikit_learns() -> None:
+    truth, answers = rows(2)
+    labels = [f"c{k}" for k in range(7)]
+    assert np.array_equal(confusion(truth, answers, 7), confusion_matrix(truth, answers, labels=range(7)))
+    precision, recall, f1, support = per_class(truth, answers, labels=range(7), zero_division=0)
+    figures = by_class(truth, answers, labels)
+    assert [row.precision for row in figures] == pytest.approx(list(precision))
+    assert [row.recall for row in figures] == pytest.approx(list(recall))
+    assert [row.f1 for row in figures] == pytest.approx(list(f1))
+    assert [row.support for row in figures] == list(support)
+
+
+def compared(answers: dict[Contestant, Answers], truth: Answers, **options: Any) -> Evaluation:
+    return compare(
+        truth, answers, **{"classes": 6, "metrics": METRICS, "primary": "macroF1", "seed": 3, **options}
+    )
+
+
+def test_intervals_agree_with_resampling_the_rows_one_by_one() -> None:
+    truth, answers = rows(4)
+    evaluation = compared({"majority": np.zeros_like(truth), "baseline": answers}, truth)
+    random = np.random.default_rng(0)
+    resampled = [random.integers(0, len(truth), len(truth)) for _ in range(1000)]
+    scores = [
+        f1_score(truth[pick], answers[pick], average="macro", labels=range(6), zero_division=0)
+        for pick in resampled
+    ]
+    interval = evaluation.baseline.metrics["macroF1"]
+    assert [interval.low, interval.high] == pytest.approx(np.percentile(scores, [2.5, 97.5]), abs=0.012)
+    assert interval.low < interval.value < interval.high
+
+
+def test_the_difference_of_equal_models_is_exactly_nothing_because_resamples_are_paired() -> None:
+    truth, answers = rows(5)
+    evaluation = compared({"majority": np.zeros_like(truth), "baseline": answers, "tuned": answers}, truth)
+    assert evaluation.delta
+    for interval in evaluation.delta.metrics.values():
+        assert (interval.low, interval.value, interval.high) == (0, 0, 0)
+
+
+def test_a_paired_interval_is_narrower_than_that_of_either_model() -> None:
+    truth, answers = rows(6, count=1000)
+    better = answers.copy()
+    better[:50] = truth[:50]
+    evaluation = compared({"majority": np.zeros_like(truth), "baseline": answers, "tuned": better}, truth)
+    assert evaluation.delta
+    assert evaluation.tuned
+
+    def width(scores: Scores) -> float:
+        return scores.metrics["accuracy"].high - scores.metrics["accuracy"].low
+
+    assert width(evaluation.delta) < width(evaluation.tuned) / 2
+    assert evaluation.delta.metrics["accuracy"].low > 0
+
+
+def test_the_same_seed_gives_the_same_intervals_and_the_primary_metric_is_always_there() -> None:
+    truth, answers = rows(7)
+    models: dict[Contestant, Answers] = {
+        "majority": np.zeros_like(truth),
+        "baseline": answers,
+        "tuned": answers,
+    }
+    first, second = (compared(models, truth, metrics=("accuracy",), primary="mcc") for _ in range(2))
+    assert first == second
+    assert set(first.baseline.metrics) == {"accuracy", "mcc"}
+    assert first.baseline.primary == pytest.approx(matthews_corrcoef(truth, answers))
+
+
+@pytest.mark.parametrize(("count", "classes"), [(1000, 10), (10_000, 40)])
+def test_intervals_for_three_models_take_less_than_two_seconds(count: int, classes: int) -> None:
+    truth, answers = rows(8, count, classes)
+    other = rows(9, count, classes)[1]
+    began = time.process_time()
+    compared({"majority": np.zeros_like(truth), "baseline": answers, "tuned": other}, truth, classes=classes)
+    assert time.process_time() - began < 2
+
+
+def test_flips_count_what_tuning_set_right_and_what_it_spoilt() -> None:
+    truth = np.array([0, 1, 2, 0, 1])
+    before, after = np.array([0, 0, 0, 0, 1]), np.array([1, 1, 2, 0, 1])
+    assert flips(truth, before, after) == {"fixed": 2, "broken": 1}

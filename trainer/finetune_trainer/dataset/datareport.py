@@ -1,0 +1,67 @@
+"""PURE: the figures of the data doctor's report: classes, lengths, what was cut."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune_trainer.dataset.doctor import SplitName
+from finetune_trainer.dataset.sources import DataFile
+from finetune_trainer.tasks.text_classification import Example
+
+_EDGES = (0, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+_PERCENTILES = (50, 90, 95, 99, 100)
+_LABELS = 1000
+"""The report names so many classes at most, the largest ones."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of each row before truncation, special tokens included."""
+
+    array: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, encoded: Sequence[npt.NDArray[np.int32]]) -> Self:
+        """The lengths of encoded rows."""
+        return cls(np.array([len(ids) for ids in encoded], dtype=np.int64))
+
+    def beyond(self, limit: int) -> tuple[int, int]:
+        """Rows longer than the limit, and the tokens by which they are."""
+        over = np.maximum(self.array - limit, 0)
+        return int((over > 0).sum()), int(over.sum())
+
+    def figures(self, limit: int) -> dict[str, Any]:
+        """Histogram, percentiles and what a limit cuts off."""
+        counts, _ = np.histogram(self.array, bins=[*_EDGES, np.iinfo(np.int64).max])
+        rows, tokens = self.beyond(limit)
+        return {
+            "histogram": dict(zip((f"{edge}+" for edge in _EDGES), counts.tolist(), strict=True)),
+            "percentiles": {str(p): int(np.percentile(self.array, p)) for p in _PERCENTILES},
+            "tokens": int(self.array.sum()),
+            "rowsCut": rows,
+            "tokensCut": tokens,
+        }
+
+
+def document(
+    splits: Mapping[SplitName, Sequence[Example]],
+    files: Mapping[SplitName, DataFile],
+    lengths: Mapping[SplitName, Lengths],
+    max_length: int,
+) -> dict[str, Any]:
+    """The report without its findings, as JSON."""
+    counts = {name: Counter(row.label for row in rows) for name, rows in splits.items()}
+    largest = [label for label, _ in counts["train"].most_common(_LABELS)]
+    return {
+        "files": {
+            name: {"uri": file.uri, "digest": file.digest, "size": file.size} for name, file in files.items()
+        },
+        "rows": {name: len(rows) for name, rows in splits.items()},
+        "labels": {label: {name: counts[name][label] for name in counts} for label in largest},
+        "maxLength": max_length,
+        "lengths": {name: of.figures(max_length) for name, of in lengths.items()},
+    }

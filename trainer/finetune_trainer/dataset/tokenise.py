@@ -1,0 +1,112 @@
+"""The model's own fast tokenizer, from local files, without torch."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune_trainer.contract import FailureClass
+from finetune_trainer.dataset.data import Split
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.tasks.text_classification import Example
+
+_AT_ONCE = 2048
+Ids = list[npt.NDArray[np.int32]]
+
+
+def classifier_types() -> frozenset[str]:
+    """Model types for which transformers has a sequence classification head."""
+    _without_torch()
+    from transformers.models.auto.modeling_auto import (  # noqa: PLC0415 - 2 s; data are checked first
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    )
+
+    return frozenset(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The fast tokenizer of a model folder; no code of the folder is run, nothing is downloaded.
+
+    Raises:
+        StageFailure: TokenizerCorrupt.
+    """
+    _without_torch()
+    from transformers import AutoTokenizer  # noqa: PLC0415 - 2 s; data are checked first
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever a foreign file makes of it
+        raise _corrupt(f"it cannot be loaded ({str(error)[:200]})") from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise _corrupt("it is no fast tokenizer")
+    return tokenizer
+
+
+def check_vocabulary(tokenizer: Any, vocabulary: int | None) -> None:
+    """A token id beyond the embedding would end training with an index error (TokenizerMismatch)."""
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    if vocabulary is not None and highest >= vocabulary:
+        raise StageFailure(
+            FailureClass.USER_CONFIG,
+            "TokenizerMismatch",
+            f"The tokenizer has ids up to {highest}, the model's vocabulary ends at {vocabulary - 1}.",
+            "Upload the tokenizer that belongs to this model.",
+        )
+
+
+def encode(tokenizer: Any, texts: Sequence[str], max_length: int | None = None) -> Ids:
+    """Token ids of each text, special tokens included, cut to `max_length` if given."""
+    encoded: Ids = []
+    for start in range(0, len(texts), _AT_ONCE):
+        batch = tokenizer(
+            list(texts[start : start + _AT_ONCE]),
+            add_special_tokens=True,
+            padding=False,
+            truncation=max_length is not None,
+            max_length=max_length,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        encoded.extend(np.asarray(ids, dtype=np.int32) for ids in batch["input_ids"])
+    return encoded
+
+
+def cut(tokenizer: Any, examples: Sequence[Example], encoded: Ids, max_length: int) -> Ids:
+    """The same ids with long rows encoded again, for the closing special tokens have to stay."""
+    long = [number for number, ids in enumerate(encoded) if len(ids) > max_length]
+    shorter = dict(zip(long, encode(tokenizer, [examples[n].text for n in long], max_length), strict=True))
+    return [shorter.get(number, ids) for number, ids in enumerate(encoded)]
+
+
+def as_split(examples: Sequence[Example], encoded: Ids, labels: Sequence[str]) -> Split:
+    """Examples and their ids as the arrays that training reads."""
+    number = {label: index for index, label in enumerate(labels)}
+    return Split(
+        tokens=np.concatenate([*encoded, np.zeros(0, dtype=np.int32)]),
+        offsets=np.cumsum([0, *(len(ids) for ids in encoded)], dtype=np.int64),
+        labels=np.array([number[example.label] for example in examples], dtype=np.int32),
+        rows=np.array([example.line for example in examples], dtype=np.int64),
+    )
+
+
+def _without_torch() -> None:
+    """Keeps transformers from importing torch, which no tokenizer needs: 2 s instead of 6."""
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_NO_ADVISORY_WARNINGS="1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if "torch" not in sys.modules:
+        # None makes every import of it fail; transformers then believes it is not installed.
+        sys.modules["torch"] = None  # type: ignore[assignment]
+
+
+def _corrupt(what: str) -> StageFailure:
+    return StageFailure(
+        FailureClass.USER_CONFIG,
+        "TokenizerCorrupt",
+        f"The tokenizer beside the model cannot be used: {what}.",
+        "Save it again with transformers, and upload tokenizer.json and tokenizer_config.json.",
+    )

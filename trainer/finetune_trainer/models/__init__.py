@@ -1,0 +1,1 @@
+"""Model folders: checked, fetched, loaded, saved, verified, described."""

@@ -1,0 +1,61 @@
+"""IO: checks the base model's folder in S3 by its listing, its JSON files and the headers of its weights."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_trainer.contract import FailureClass
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.models import modelcheck
+from finetune_trainer.s3.store import ObjectInfo, Store
+
+_MAX_JSON_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What the folder says of itself; no weight was read."""
+
+    config: dict[str, Any]
+    parameters: int
+    warnings: tuple[str, ...]
+
+
+def inspect(store: Store, folder: str, known: frozenset[str]) -> Inspection:
+    """Whether a folder can be a base model.
+
+    Args:
+        store: that holds it.
+        folder: its uri, ending in a slash.
+        known: model types that can be used.
+
+    Raises:
+        StageFailure: every reason of modelcheck.py, and those of the store.
+    """
+    there = _listing(store, folder)
+    names = frozenset(there)
+    warnings = modelcheck.check_names(names, folder)
+    config = modelcheck.check_config(store.read(folder + "config.json", _MAX_JSON_BYTES), folder, known)
+    index = store.read(folder + modelcheck.INDEX, _MAX_JSON_BYTES) if modelcheck.INDEX in names else None
+    parameters = 0
+    for name in modelcheck.shards(names, index, folder):
+        parameters += _header(store, folder + name, there[name].size).parameters
+    return Inspection(config, parameters, tuple(warnings))
+
+
+def _header(store: Store, file: str, size: int) -> modelcheck.Header:
+    length = modelcheck.header_length(store.read_range(file, 0, 8) if size else b"", size, file)
+    return modelcheck.header(store.read_range(file, 8, length) if length else b"", size, file)
+
+
+def _listing(store: Store, folder: str) -> dict[str, ObjectInfo]:
+    """Objects below the folder by their path in it; markers of empty folders are none."""
+    there = {entry.uri.removeprefix(folder): entry for entry in store.list(folder) if entry.uri[-1] != "/"}
+    unsafe = next((name for name in there if ".." in name.split("/")), None)
+    if unsafe is not None:
+        raise StageFailure(
+            FailureClass.USER_CONFIG,
+            "ModelCorrupt",
+            f"{folder} holds an object named {unsafe[:100]!r}.",
+            "Upload the model's folder as it is on disk.",
+        )
+    return there

@@ -1,0 +1,39 @@
+"""Brings what a failed pod leaves behind to S3: log tail, stacks, rank files. A process of its own.
+
+Called as `python -m finetune_trainer.pod.evidence --root DIR`; the supervisor gives it a few seconds.
+"""
+
+import argparse
+from pathlib import Path
+
+from finetune_trainer import results
+from finetune_trainer.config import TrainConfig
+from finetune_trainer.places import Places
+from finetune_trainer.s3.store import open_store
+
+LOG_TAIL = "log-tail.txt"
+
+
+def keep(config: TrainConfig, places: Places) -> None:
+    """Uploads every file of evidence below `attempts/<stage>-<attempt>-<8 of the pod's uid>/evidence/`.
+
+    Raises:
+        StageFailure: the store does not take it.
+    """
+    folder = f"{config.run.runs}attempts/{config.stage.lower()}-{config.attempt}-{results.writer()}/evidence/"
+    store = open_store(config.run.stores.output, "output", places)
+    for file in evidence(places):
+        store.write(f"{folder}{file.relative_to(places.scratch)}", file.read_bytes())
+
+
+def evidence(places: Places) -> list[Path]:
+    """The files worth keeping."""
+    files = [places.scratch / LOG_TAIL, places.agent, *places.ranks.glob("*.json"), *places.stacks.glob("*")]
+    return sorted(file for file in files if file.is_file() and file.stat().st_size)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--root", type=Path, required=True)
+    here = Places(parser.parse_args().root)
+    keep(TrainConfig.read(here.config), here)

@@ -1,0 +1,121 @@
+"""The two S3 clients of a store, set up alike: time-outs, authorities, keys, no redirect to another host."""
+
+import ssl
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import urllib3
+from minio import Minio
+from minio.credentials.credentials import Credentials as MinioCredentials
+from minio.credentials.providers import Provider
+from obstore.store import S3Store
+
+from finetune_trainer.config import StoreAccess
+from finetune_trainer.contract import FailureClass
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.s3.credentials import Credentials
+
+RETRY_SECONDS = 30
+_CONNECT_SECONDS = 5
+_READ_SECONDS = 30
+_KEYS_FRESH_SECONDS = 600
+_CONNECTIONS = 4
+_NOWHERE = "http://127.0.0.1:1"
+"""A proxy that nobody serves: where obstore would follow a redirect to another host, it ends here."""
+
+
+def check_endpoint(endpoint: str) -> None:
+    """Refuses an endpoint that is more or less than scheme, host and port (EndpointInvalid)."""
+    parts = urlsplit(endpoint)
+    plain = parts.scheme in {"http", "https"} and parts.hostname and parts.path in {"", "/"}
+    if not plain or parts.username or parts.query or parts.fragment:
+        raise StageFailure(
+            FailureClass.USER_CONFIG,
+            "EndpointInvalid",
+            f"storage.endpoint: {endpoint!r} is not https://<host>[:<port>].",
+            "Name scheme, host and port only.",
+        )
+
+
+def bulk_client(
+    access: StoreAccess,
+    bucket: str,
+    credentials: Callable[[], Credentials],
+    ca_bundle: str | None,
+    retries: int,
+) -> S3Store:
+    """Obstore on one bucket, path-style; keys are read again every ten minutes.
+
+    Args:
+        access: of the store.
+        bucket: its name.
+        credentials: reads the keys.
+        ca_bundle: PEM, added to the system's authorities.
+        retries: of a single request, for the parts of an upload; Store repeats everything else itself.
+    """
+
+    def provide() -> Any:
+        keys = credentials()
+        return {
+            "access_key_id": keys.access_key,
+            "secret_access_key": keys.secret_key,
+            "token": keys.session_token,
+            "expires_at": datetime.now(UTC) + timedelta(seconds=_KEYS_FRESH_SECONDS),
+        }
+
+    options: Any = {
+        "allow_http": access.endpoint.startswith("http://"),
+        "connect_timeout": f"{_CONNECT_SECONDS}s",
+        "read_timeout": f"{_READ_SECONDS}s",
+        "timeout": "600s",
+        "proxy_url": _NOWHERE,
+        "proxy_excludes": urlsplit(access.endpoint).hostname,
+    }
+    if ca_bundle is not None:
+        options["root_certificate"] = ca_bundle
+    return S3Store(
+        bucket,
+        config={
+            "endpoint": access.endpoint.rstrip("/"),
+            "region": access.region,
+            "virtual_hosted_style_request": False,
+        },
+        client_options=options,
+        retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
+        credential_provider=provide,
+    )
+
+
+class _FileKeys(Provider):
+    """Lets minio see keys that were renewed on disk."""
+
+    def __init__(self, read: Callable[[], Credentials]) -> None:
+        self._read = read
+
+    def retrieve(self) -> MinioCredentials:
+        keys = self._read()
+        return MinioCredentials(keys.access_key, keys.secret_key, keys.session_token)
+
+
+def control_client(
+    access: StoreAccess, credentials: Callable[[], Credentials], ca_bundle: str | None
+) -> Minio:
+    """minio-py on one store; it repeats nothing, follows no redirect and reads the keys for each request."""
+    context = ssl.create_default_context()
+    if ca_bundle is not None:
+        context.load_verify_locations(cadata=ca_bundle)
+    parts = urlsplit(access.endpoint)
+    return Minio(
+        parts.netloc,
+        secure=parts.scheme == "https",
+        region=access.region,
+        credentials=_FileKeys(credentials),
+        http_client=urllib3.PoolManager(
+            ssl_context=context,
+            timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS),
+            retries=False,
+            maxsize=_CONNECTIONS,
+        ),
+    )

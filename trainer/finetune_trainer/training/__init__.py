@@ -1,0 +1,1 @@
+"""The training stage's parts: baselines, loop, evaluation, hand-over."""

@@ -1,0 +1,70 @@
+"""One model over many rows by all ranks: every row computed exactly once, whatever the world size."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from finetune_trainer.dataset.data import Split
+from finetune_trainer.stage import Pulse
+from finetune_trainer.training.gang import Gang, gathered_rows, leave_together
+from finetune_trainer.training.inputs import Tensors, lengths, padded
+
+Compute = Callable[[Tensors], torch.Tensor]
+"""Padded inputs on the device -> one row of numbers for each, shape [rows, width]."""
+_ROUNDS_BETWEEN_DECISIONS = 8
+"""A collective costs little, but not nothing: ask that seldom whether somebody was told to leave."""
+
+
+def over_rows(
+    gang: Gang,
+    compute: Compute,
+    split: Split,
+    *,
+    pad_id: int,
+    rows_at_once: int,
+    pulse: Pulse,
+    advanced: Callable[[float], None],
+) -> npt.NDArray[np.float32]:
+    """Runs a model over all rows of a split, shared out over the ranks; a collective call.
+
+    Rows of similar length go together. Every rank makes the same number of passes, for at ZeRO-3 a pass is
+    a collective; a rank without work left repeats a batch and forgets it.
+
+    Args:
+        gang: the processes.
+        compute: the model.
+        split: the rows.
+        pad_id: the tokenizer's padding token.
+        rows_at_once: rows of one pass.
+        pulse: asked now and then whether to leave.
+        advanced: told the share done, 0 to 1.
+
+    Returns:
+        Shape [rows of the split, width], on every rank.
+    """
+    order = np.argsort(-lengths(split), kind="stable").astype(np.int64)
+    batches = [order[start : start + rows_at_once] for start in range(0, len(order), rows_at_once)]
+    rounds = -(-len(batches) // gang.world)
+    values: list[npt.NDArray[np.float32]] = []
+    numbers: list[npt.NDArray[np.int64]] = []
+    for turn in range(rounds):
+        mine = turn * gang.world + gang.rank
+        batch = batches[min(mine, len(batches) - 1)]
+        inputs = {name: tensor.to(gang.device) for name, tensor in padded(split, batch, pad_id).items()}
+        with torch.no_grad():
+            computed = compute(inputs).float().cpu().numpy()
+        if mine < len(batches):
+            values.append(computed)
+            numbers.append(batch)
+        advanced((turn + 1) / rounds)
+        if turn % _ROUNDS_BETWEEN_DECISIONS == _ROUNDS_BETWEEN_DECISIONS - 1:
+            leave_together(gang, pulse)
+    width = computed.shape[1]
+    return gathered_rows(
+        gang,
+        np.concatenate(values) if values else np.empty((0, width), dtype=np.float32),
+        np.concatenate(numbers) if numbers else np.empty(0, dtype=np.int64),
+        len(order),
+    )

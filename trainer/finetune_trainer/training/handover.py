@@ -1,0 +1,166 @@
+"""What training leaves in S3: the tuned model for verification, predictions, and the record of the run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from shutil import copyfile, rmtree
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import save_file
+
+from finetune_trainer.contract import Activity
+from finetune_trainer.models.basemodel import TOKENIZER_FILES
+from finetune_trainer.models.model import classify
+from finetune_trainer.results import writer
+from finetune_trainer.s3.manifest import Manifest, upload_folder
+from finetune_trainer.training.baseline import Baseline
+from finetune_trainer.training.fit import Tuned
+from finetune_trainer.training.inputs import lengths, padded
+from finetune_trainer.training.metrics import Answers, Contestant, compare
+from finetune_trainer.training.record import (
+    MODEL_FOLDER,
+    PREDICTIONS,
+    RECORD,
+    VERIFICATION,
+    ProbeFacts,
+    TrainingRecord,
+    class_rows,
+    confusions,
+    flipped,
+    prediction_lines,
+    versions,
+)
+from finetune_trainer.training.scene import Scene
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+VERIFIED_ROWS = 64
+"""Test rows whose logits Publish compares."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What rank 0 holds when everything is measured."""
+
+    model: "PreTrainedModel"
+    """The tuned model, float32, on the CPU."""
+    logits: npt.NDArray[np.float32]
+    """Of the test rows, shape [rows, classes]."""
+    answers: dict[Contestant, Answers]
+    probe: Baseline
+    reused: bool
+    """Whether the probe was measured by an earlier attempt."""
+    tuned: Tuned
+
+
+def record_of(scene: Scene, outcome: Outcome) -> TrainingRecord:
+    """The record of this run; the intervals are computed here."""
+    run, prepared = scene.config.run, scene.prepared
+    truth = prepared.test.labels.astype(np.int64)
+    tuned, probe = outcome.tuned, outcome.probe
+    return TrainingRecord(
+        labels=prepared.labels,
+        evaluation=compare(
+            truth,
+            outcome.answers,
+            classes=len(prepared.labels),
+            metrics=run.evaluation.metrics,
+            primary=run.evaluation.primary_metric,
+            seed=run.training.seed,
+        ),
+        confusion=confusions(truth, outcome.answers, len(prepared.labels)),
+        classes=class_rows(truth, outcome.answers, prepared.labels),
+        **flipped(truth, outcome.answers),
+        probe=ProbeFacts(
+            strength=probe.strength, validation=probe.validation, rows=probe.rows, reused=outcome.reused
+        ),
+        best=tuned.best,
+        history=tuned.history,
+        rows={
+            "train": len(prepared.train),
+            "validation": len(prepared.validation),
+            "test": len(prepared.test),
+        },
+        parameters=outcome.model.num_parameters(),
+        precision=scene.numbers,
+        devices=_devices(scene),
+        training_seconds=tuned.seconds,
+        rows_per_second=tuned.rows_per_second,
+        tokens_per_second=tuned.tokens_per_second,
+        versions=versions(),
+    )
+
+
+def stage(scene: Scene, outcome: Outcome, facts: TrainingRecord, advanced: Callable[[float], None]) -> str:
+    """Writes everything to a new folder in S3, its manifest last, and the predictions beside.
+
+    Returns:
+        URI of the folder.
+    """
+    scene.pulse.beat(Activity.SAVING)
+    folder = scene.places.scratch / "staging"
+    rmtree(folder, ignore_errors=True)
+    model_folder = folder / MODEL_FOLDER
+    outcome.model.config.name_or_path = ""
+    outcome.model.save_pretrained(model_folder)
+    for name in TOKENIZER_FILES:
+        if (scene.base / name).is_file():
+            copyfile(scene.base / name, model_folder / name)
+    _write_verification(scene, outcome.model, folder / VERIFICATION)
+    predictions = "".join(
+        f"{line}\n"
+        for line in prediction_lines(
+            scene.prepared.test.rows,
+            scene.prepared.test.labels.astype(np.int64),
+            outcome.answers,
+            outcome.logits,
+            scene.prepared.labels,
+        )
+    )
+    (folder / PREDICTIONS).write_text(predictions)
+    (folder / RECORD).write_text(facts.model_dump_json(by_alias=True))
+    config = scene.config
+    manifest = Manifest.of(
+        folder,
+        job=config.job,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        base_model=scene.base_digest,
+        data=scene.data_digest,
+        config=config.run.digest(),
+    )
+    uri = f"{config.run.runs}staging/{config.attempt}-{writer()}/"
+    advanced(0.0)
+    upload_folder(scene.store, folder, uri, manifest)
+    scene.store.write(f"{config.run.runs}report/{PREDICTIONS}", predictions.encode())
+    advanced(1.0)
+    return uri
+
+
+def _write_verification(scene: Scene, model: "PreTrainedModel", path: Path) -> None:
+    """Inputs and logits of some test rows of all lengths, for Publish to compute again."""
+    test = scene.prepared.test
+    by_length = np.argsort(lengths(test), kind="stable")
+    sample = by_length[np.unique(np.linspace(0, len(test) - 1, VERIFIED_ROWS).astype(np.int64))]
+    inputs = padded(test, sample, scene.pad_id)
+    with torch.no_grad():
+        logits = classify(model, inputs)
+    save_file(
+        {
+            "input_ids": inputs["input_ids"],
+            "attention_mask": inputs["attention_mask"],
+            "logits": logits.contiguous(),
+        },
+        path,
+    )
+
+
+def _devices(scene: Scene) -> str:
+    gang = scene.gang
+    if gang.device.type == "cuda":
+        return f"{gang.world} x {torch.cuda.get_device_name()}"
+    return f"{gang.world} CPU processes with {torch.get_num_threads()} threads each"

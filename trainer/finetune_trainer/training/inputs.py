@@ -1,0 +1,57 @@
+"""Tokenised rows as padded tensors."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from finetune_trainer.dataset.data import Split
+from finetune_trainer.training.batches import FILLER
+
+Tensors = dict[str, torch.Tensor]
+NO_LABEL = -100
+"""PyTorch's cross entropy leaves rows with this label out."""
+
+
+def lengths(split: Split) -> npt.NDArray[np.int64]:
+    """Tokens of each row, shape [rows]."""
+    return np.diff(split.offsets).astype(np.int64)
+
+
+def padded(split: Split, numbers: Sequence[int] | npt.NDArray[np.int64], pad_id: int) -> Tensors:
+    """Some rows, padded on the right to the longest of them.
+
+    Args:
+        split: the rows.
+        numbers: which of them; FILLER stands for a row of one token that carries no loss.
+        pad_id: the tokenizer's padding token.
+
+    Returns:
+        `input_ids` and `attention_mask` of shape [rows, longest], `labels` of shape [rows]; int64.
+    """
+    spans = [(0, 1) if n == FILLER else (int(split.offsets[n]), int(split.offsets[n + 1])) for n in numbers]
+    longest = max(end - start for start, end in spans)
+    ids = np.full((len(spans), longest), pad_id, dtype=np.int64)
+    mask = np.zeros((len(spans), longest), dtype=np.int64)
+    for place, (start, end) in enumerate(spans):
+        ids[place, : end - start] = split.tokens[start:end]
+        mask[place, : end - start] = 1
+    labels = np.array([NO_LABEL if n == FILLER else int(split.labels[n]) for n in numbers], dtype=np.int64)
+    return {
+        "input_ids": torch.from_numpy(ids),
+        "attention_mask": torch.from_numpy(mask),
+        "labels": torch.from_numpy(labels),
+    }
+
+
+def subset(split: Split, numbers: npt.NDArray[np.int64]) -> Split:
+    """Some rows of a split, as a split of their own."""
+    counts = lengths(split)[numbers]
+    spans = [split.tokens[split.offsets[n] : split.offsets[n + 1]] for n in numbers]
+    return Split(
+        tokens=np.concatenate(spans),
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        labels=split.labels[numbers],
+        rows=split.rows[numbers],
+    )

@@ -1,0 +1,249 @@
+"""The optimisation loop: Hugging Face's Trainer on a DeepSpeed engine, with our batches, loss and guards."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from finetune_trainer.config import Training
+from finetune_trainer.contract import Chosen, FailureClass
+from finetune_trainer.dataset.data import Split
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.stage import Pulse
+from finetune_trainer.training.batches import FILLER, Layout, deal, epoch_batches, steps_per_epoch
+from finetune_trainer.training.gang import Gang, gathered, preempted, summed
+from finetune_trainer.training.inputs import NO_LABEL, Tensors, lengths, padded
+from finetune_trainer.training.zero import Numbers, deepspeed_config, engine_clip
+
+MOST_EVALUATIONS = 5
+_SCHEDULES = {"Linear": "linear", "Cosine": "cosine", "Constant": "constant_with_warmup"}
+_NAMED_ROWS = 10
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step, over all ranks."""
+
+    number: int
+    loss: float
+    """Mean over the rows of the global batch."""
+    gradient_norm: float
+    """Before clipping."""
+    learning_rate: float
+    """Of the next step."""
+    rows: int
+    tokens: int
+    seconds: float
+
+
+class RankBatches(DataLoader):  # type: ignore[type-arg]
+    """This rank's micro-batches, epoch after epoch; what Trainer wants as its data loader."""
+
+    def __init__(self, split: Split, layout: Layout, *, rank: int, seed: int, pad_id: int) -> None:
+        self.split, self.layout, self.rank, self.seed, self.pad_id = split, layout, rank, seed, pad_id
+        self.epoch = 0
+        super().__init__(range(len(split.labels)), batch_size=layout.micro_batch)  # type: ignore[arg-type]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Trainer before every epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Micro-batches of one epoch."""
+        return steps_per_epoch(len(self.split.labels), self.layout.batch) * self.layout.accumulation
+
+    def __iter__(self) -> Iterator[Tensors]:  # type: ignore[override]
+        """Padded micro-batches; `rows` says which rows of the split they hold."""
+        batches = epoch_batches(lengths(self.split), self.layout.batch, seed=self.seed, epoch=self.epoch)
+        for batch in batches:
+            for rows in deal(batch, self.layout)[:, self.rank]:
+                yield {**padded(self.split, rows, self.pad_id), "rows": torch.from_numpy(rows.copy())}
+
+
+class Loop(Trainer):
+    """Trainer whose loss is the mean over the rows of a global batch, with a guard before every step."""
+
+    def __init__(self, *, gang: Gang, batches: RankBatches, clip: float, pulse: Pulse, **kwargs: Any) -> None:
+        super().__init__(**kwargs, compute_loss_func=self._mean_over_batch)
+        self.remove_callback(PrinterCallback)
+        self.gang, self.batches, self.clip, self.pulse = gang, batches, clip, pulse
+        self.row_losses: list[torch.Tensor] = []
+        self.row_numbers: list[torch.Tensor] = []
+        self.tokens = 0
+        self.decided: list[float] = []
+        self.own_norm: float | None = None
+        self.leaving = False
+
+    def get_train_dataloader(self) -> DataLoader:  # type: ignore[type-arg]
+        """Our batches are dealt to the ranks already: accelerate must not deal them again."""
+        return self.batches
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW; at ZeRO-0 it also clips, so that the norm of the gradient is known there too."""
+        new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if new and self.clip > 0:
+            optimizer.register_step_pre_hook(self._clip_before_step)
+        return optimizer
+
+    def compute_loss(self, model: Any, inputs: Tensors, *args: Any, **kwargs: Any) -> Any:
+        """The loss of one micro-batch; at the last one of a step all ranks agree that it may be taken."""
+        self.row_numbers.append(inputs.pop("rows"))
+        self.tokens += int(inputs["attention_mask"].sum())
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        if self.accelerator.sync_gradients:
+            self._agree()
+        return loss
+
+    def _mean_over_batch(
+        self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor
+    ) -> torch.Tensor:
+        """Cross entropy of these rows over the number of rows of the global batch, however it is split.
+
+        Trainer counts the labels of all ranks and micro-batches, and undoes the averaging over ranks.
+        """
+        row_losses = cross_entropy(outputs.logits.float(), labels, reduction="none", ignore_index=NO_LABEL)
+        self.row_losses.append(row_losses.detach())
+        return row_losses.sum() / num_items_in_batch
+
+    def _agree(self) -> None:
+        losses, numbers = torch.cat(self.row_losses), torch.cat(self.row_numbers)
+        bad = numbers[~torch.isfinite(losses) & (numbers != FILLER)]
+        total, rows, tokens, spoilt, leaving = summed(
+            self.gang,
+            [
+                float(torch.nan_to_num(losses, posinf=0.0, neginf=0.0).sum()),
+                float((numbers != FILLER).sum()),
+                float(self.tokens),
+                float(len(bad)),
+                float(self.pulse.leave_requested),
+            ],
+        )
+        self.row_losses, self.row_numbers, self.tokens = [], [], 0
+        self.decided = [total / rows, rows, tokens]
+        self.leaving = leaving > 0
+        if spoilt:
+            lines = [int(self.batches.split.rows[number]) for number in bad.tolist()]
+            everyones = sorted(line for mine in gathered(self.gang, lines) for line in mine)
+            raise non_finite("Loss", "loss", self.state.global_step + 1, everyones)
+
+    def _clip_before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        self.own_norm = float(torch.nn.utils.clip_grad_norm_(weights, self.clip))
+
+    @property
+    def next_learning_rate(self) -> float:
+        """Learning rate of the next step."""
+        schedule: Any = self.lr_scheduler
+        return float(schedule.get_last_lr()[0])
+
+    @property
+    def gradient_norm(self) -> float:
+        """Norm of the gradient of the last step before clipping, over all ranks."""
+        if self.own_norm is not None:
+            return self.own_norm
+        engine: Any = self.deepspeed
+        return float(engine.get_global_grad_norm())
+
+
+class Edge(TrainerCallback):
+    """What happens between two steps: signs of life, the check of the gradient, leaving, evaluation."""
+
+    def __init__(self, loop: Loop, report: Callable[[Step], None]) -> None:
+        self.loop, self.report = loop, report
+        self.since = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Ranks draw different dropout masks."""
+        torch.manual_seed(self.loop.args.seed + self.loop.gang.rank)
+        self.since = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """After every optimizer step, on every rank alike."""
+        now = time.monotonic()
+        loss, rows, tokens = self.loop.decided
+        step = Step(
+            number=state.global_step,
+            loss=loss,
+            gradient_norm=self.loop.gradient_norm,
+            learning_rate=self.loop.next_learning_rate,
+            rows=int(rows),
+            tokens=int(tokens),
+            seconds=now - self.since,
+        )
+        self.since = now
+        # Every rank sees the same norm, so that all of them end here.
+        if not torch.isfinite(torch.tensor(step.gradient_norm)):
+            raise non_finite("Gradient", "gradient", step.number, [])
+        self.report(step)
+        if self.loop.leaving:
+            raise preempted(step.number)
+
+
+class AtEpochEnd(TrainerCallback):
+    """Calls back when an epoch is over that is to be evaluated."""
+
+    def __init__(self, edge: Edge, epochs: set[int], evaluate: Callable[[int, int], None]) -> None:
+        self.edge, self.epochs, self.evaluate = edge, epochs, evaluate
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Tells (epoch counted from 1, step)."""
+        epoch = round(state.epoch)
+        if epoch in self.epochs:
+            self.evaluate(epoch, state.global_step)
+        self.edge.since = time.monotonic()
+
+
+def evaluated_epochs(epochs: int, most: int = MOST_EVALUATIONS) -> set[int]:
+    """The epochs (counted from 1) after which validation is measured: evenly spread, the last one always."""
+    count = min(epochs, most)
+    return {round(epochs * (turn + 1) / count) for turn in range(count)}
+
+
+def arguments(
+    chosen: Chosen, training: Training, numbers: Numbers, *, folder: str, gpus: bool, steps: int
+) -> TrainingArguments:
+    """Everything Trainer is told; must exist before the model is loaded: ZeRO-3 loads it in shards."""
+    clip = engine_clip(chosen.zero_stage, training.max_gradient_norm)
+    return TrainingArguments(
+        output_dir=folder,
+        num_train_epochs=chosen.epochs,
+        per_device_train_batch_size=chosen.micro_batch_size,
+        gradient_accumulation_steps=chosen.accumulation_steps,
+        learning_rate=chosen.learning_rate,
+        weight_decay=training.weight_decay,
+        warmup_steps=round(training.warmup_fraction * steps),
+        lr_scheduler_type=_SCHEDULES[training.schedule],
+        max_grad_norm=clip,
+        optim="adamw_torch_fused",
+        seed=training.seed,
+        use_cpu=not gpus,
+        deepspeed=deepspeed_config(chosen, training, numbers),
+        label_names=["labels"],
+        average_tokens_across_devices=True,
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        eval_strategy="no",
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def non_finite(reason: str, what: str, step: int, lines: list[int]) -> StageFailure:
+    """The failure of a run whose loss or gradient is no number any more."""
+    shown = ", ".join(map(str, lines[:_NAMED_ROWS]))
+    more = f" and {len(lines) - _NAMED_ROWS} more" if len(lines) > _NAMED_ROWS else ""
+    where = f"; rows (lines of dataset.train): {shown}{more}" if lines else ""
+    return StageFailure(
+        FailureClass.NUMERICAL,
+        f"NonFinite{reason}",
+        f"the {what} of step {step} is not finite{where}",
+        "look at these rows; else lower training.learningRate, or use precision Float32",
+    )
