@@ -379,6 +379,7 @@ def attempt(stage: str) -> dict[str, Any]:
         "startTime": "2026-01-01T00:00:00Z",
         "outcome": "Running",
         "configDigest": "sha256:" + "0" * 64,
+        "specDigest": "sha256:" + "0" * 64,
     }
 
 
