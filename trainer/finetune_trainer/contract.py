@@ -105,7 +105,7 @@ class Scores(Model):
     """What one model scores on the test rows."""
 
     primary: FiniteFloat
-    """Value of the primary metric, again, where a printer column can reach it."""
+    """Value of the primary metric, rounded to four decimals, where a printer column can reach it."""
     metrics: Annotated[dict[MetricName, Interval], Field(max_length=16)]
     """Every requested metric by name."""
 

@@ -115,7 +115,7 @@ def test_the_same_seed_gives_the_same_intervals_and_the_primary_metric_is_always
     first, second = (compared(models, truth, metrics=("accuracy",), primary="mcc") for _ in range(2))
     assert first == second
     assert set(first.baseline.metrics) == {"accuracy", "mcc"}
-    assert first.baseline.primary == pytest.approx(matthews_corrcoef(truth, answers))
+    assert first.baseline.primary == round(matthews_corrcoef(truth, answers), 4)
 
 
 @pytest.mark.parametrize(("count", "classes"), [(1000, 10), (10_000, 40)])

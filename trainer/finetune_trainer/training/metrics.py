@@ -14,6 +14,8 @@ import numpy.typing as npt
 from finetune_trainer.contract import Evaluation, Interval, MetricName, Scores
 
 RESAMPLES = 1000
+PRIMARY_DIGITS = 4
+"""kubectl prints a column's number with all its digits."""
 CONFIDENCE = 0.95
 METRIC_CODE = "1"
 """Raised when the meaning of a metric or of the linear probe changes: baselines are then measured anew."""
@@ -188,4 +190,4 @@ def _scores(
     for name in names:
         low, high = np.percentile(resampled[name], [tail, 100 - tail])
         intervals[name] = Interval(value=points[name], low=float(low), high=float(high))
-    return Scores(primary=points[primary], metrics=intervals)
+    return Scores(primary=round(points[primary], PRIMARY_DIGITS), metrics=intervals)
