@@ -67,18 +67,51 @@ def load(cluster: Cluster, image: str) -> str:
         raise DevclusterError(f"cluster {cluster.name} is not up: run `python -m devcluster up`")
     local = image_name(image)
     path = name_in_registry(local)
-    repository = path.partition(":")[0]
+    # An image never leaves the machine: what counts is the time to pack and unpack it.
+    fast = (
+        "--tls-verify=false",
+        "--format",
+        "oci",
+        "--compression-format",
+        "zstd",
+        "--compression-level",
+        "1",
+    )
+    digest = _push(local, f"{cluster.address}:{REGISTRY_PORT}/{path}", *fast)
+    return f"{REGISTRY}/{path.partition(':')[0]}@{digest}"
+
+
+def push(image: str, reference: str) -> str:
+    """Push a local image to a registry of your own, logged in as buildah or docker is; return its digest name.
+
+    Args:
+        image: a target of the Dockerfile, or any local name.
+        reference: `HOST/PATH:TAG` in that registry.
+
+    Raises:
+        DevclusterError: no such image, or the registry refuses it.
+    """
+    packages.require("buildah")
+    repository, _, _ = reference.rpartition(":")
+    return f"{repository}@{_push(image_name(image), reference)}"
+
+
+def _push(local: str, reference: str, *options: str) -> str:
+    """Push an image; return the digest of its manifest."""
     with tempfile.TemporaryDirectory() as folder:
         digest = Path(folder) / "digest"
-        destination = f"docker://{cluster.address}:{REGISTRY_PORT}/{path}"
         command = [
-            *("buildah", "push", *_STORAGE, "--tls-verify=false"),
-            # An image never leaves the machine: what counts is the time to pack and unpack it.
-            *("--format", "oci", "--compression-format", "zstd", "--compression-level", "1"),
-            *("--digestfile", str(digest), local, destination),
+            "buildah",
+            "push",
+            *_STORAGE,
+            *options,
+            "--digestfile",
+            str(digest),
+            local,
+            f"docker://{reference}",
         ]
         _run(command, f"loading {local}", "image-load")
-        return f"{REGISTRY}/{repository}@{digest.read_text().strip()}"
+        return digest.read_text().strip()
 
 
 def _ensure_base() -> None:
