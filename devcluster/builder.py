@@ -82,7 +82,7 @@ def load(cluster: Cluster, image: str) -> str:
 
 
 def push(image: str, reference: str) -> str:
-    """Push a local image to a registry of your own, logged in as buildah or docker is; return its digest name.
+    """Push a local image to a registry of your own, logged in as buildah or docker is; return its name there.
 
     Args:
         image: a target of the Dockerfile, or any local name.
