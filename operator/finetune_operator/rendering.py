@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 
 from finetune_operator.api import FineTuneJob, Storage
-from finetune_operator.settings import Profile, ProfileStorage
+from finetune_operator.settings import Profile
 from finetune_trainer import config as trainer
 from finetune_trainer.contract import Chosen, Digest, Stage
 
@@ -27,9 +27,7 @@ class Unrenderable(ValueError):  # noqa: N818 - names what the job is
     """The job asks for what the trainer's language cannot say; the text names field, value and way out."""
 
 
-def storage_of(
-    job: FineTuneJob, role: trainer.StoreRole, profile: Profile
-) -> Storage | ProfileStorage | None:
+def storage_of(job: FineTuneJob, role: trainer.StoreRole, profile: Profile) -> Storage | None:
     """The store of a role: the job's own for it, else the job's default, else the profile's."""
     own = {
         "data": job.spec.dataset.storage,

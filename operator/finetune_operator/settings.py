@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, PositiveInt
 
+from finetune_operator.api import Storage
 from finetune_trainer.contract import Model
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -21,30 +22,6 @@ class Toleration(Model):
     value: str | None = None
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     toleration_seconds: int | None = None
-
-
-class ProfileSecretRef(Model):
-    """A Secret of the job's own namespace and its keys."""
-
-    name: str
-    access_key_key: str = "accessKey"
-    secret_key_key: str = "secretKey"  # noqa: S105 - the name of a key
-
-
-class ProfileConfigMapRef(Model):
-    """A ConfigMap of the job's own namespace and its key."""
-
-    name: str
-    key: str = "ca.crt"
-
-
-class ProfileStorage(Model):
-    """The store of jobs that name none."""
-
-    endpoint: str
-    region: str = "us-east-1"
-    secret_ref: ProfileSecretRef
-    ca_bundle_ref: ProfileConfigMapRef | None = None
 
 
 class StageResources(Model):
@@ -72,7 +49,8 @@ class Profile(Model):
     shared_memory: Quantity = "1Gi"
     scratch: Quantity = "50Gi"
     """Size limit of the pods' scratch and cache volumes."""
-    storage: ProfileStorage | None = None
+    storage: Storage | None = None
+    """The store of jobs that name none; Secret and ConfigMap are of the job's own namespace."""
     max_nodes: PositiveInt = 64
     max_gpus_per_node: Annotated[int, Field(ge=0)] = 16
 

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from finetune_operator.settings import Deadlines, Lease, Profile, ProfileStorage, Settings
+from finetune_operator.api import Storage
+from finetune_operator.settings import Deadlines, Lease, Profile, Settings
 
 Render = Callable[..., list[dict[str, Any]]]
 ROOT = Path(__file__).parents[2]
@@ -99,7 +100,7 @@ def test_schema_knows_every_setting_of_the_operator() -> None:
     assert set(known["lease"]["properties"]) == fields(Lease) - {"name"}
     profile = document["definitions"]["profile"]["properties"]
     assert set(profile) == fields(Profile)
-    assert set(profile["storage"]["properties"]) == fields(ProfileStorage)
+    assert set(profile["storage"]["properties"]) == fields(Storage)
 
 
 def test_defaults_are_the_operators_own() -> None:
