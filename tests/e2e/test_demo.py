@@ -1,0 +1,167 @@
+"""The demo as a user runs it, and whether what it shows is true."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import yaml
+from minio import Minio
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from devcluster.cluster import Cluster
+from examples import demo
+from tests.e2e.scene import SLOW_SECONDS, Manifest, Scene, audit, log, until
+
+ROOT = Path(__file__).parents[2]
+JOB = yaml.safe_load((ROOT / "examples/debian-sections.yaml").read_text())
+BUCKET, FOLDER = "models", "tuned/demo/debian-sections/v1/"
+WRITES = {"create", "update", "patch", "delete"}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a run of the demo printed, and the job as it ended."""
+
+    printed: str
+    job: Manifest
+    scene: Scene
+    began: datetime
+
+
+@pytest.fixture(scope="module")
+def shown(target: demo.Target, cluster: Cluster) -> Iterator[Shown]:
+    began = datetime.now(UTC)
+    done = subprocess.run(
+        [sys.executable, "examples/demo.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1800,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    log.info("%s\n%s", done.stderr, done.stdout)
+    scene = Scene(target, cluster, JOB["metadata"]["namespace"], demo.client(target.store))
+    yield Shown(done.stdout, scene.job(JOB["metadata"]["name"]), scene, began)
+    scene.kubectl("delete", "ftj", "--all")
+
+
+def fetched(store: Minio, name: str) -> bytes:
+    answer = store.get_object(BUCKET, FOLDER + name)
+    try:
+        return bytes(answer.read())
+    finally:
+        answer.close()
+        answer.release_conn()
+
+
+def test_it_prints_how_the_model_compares_and_where_it_is(shown: Shown) -> None:
+    evaluation = shown.job["status"]["evaluation"]
+    assert f"s3://{BUCKET}/{FOLDER}" in shown.printed
+    assert "✔ Prepare  ✔ Train  ✔ Publish" in shown.printed
+    for model in ("majority", "baseline", "tuned", "delta"):
+        assert f"{abs(evaluation[model]['metrics']['macroF1']['value']):.3f}" in shown.printed
+
+
+def test_the_figures_are_what_scikit_learn_makes_of_the_stored_predictions(shown: Shown) -> None:
+    rows = [
+        json.loads(line) for line in fetched(shown.scene.store, "evaluation/predictions.jsonl").splitlines()
+    ]
+    evaluation = shown.job["status"]["evaluation"]
+    assert evaluation["rows"] == len(rows) == shown.job["status"]["data"]["rows"]["test"]
+    truth = [row["label"] for row in rows]
+    for model, key in (("majority", "majority"), ("baseline", "linearProbe"), ("tuned", "tuned")):
+        said = [row[key] for row in rows]
+        computed = {
+            "accuracy": accuracy_score(truth, said),
+            "macroF1": f1_score(truth, said, average="macro", zero_division=0),
+            "microF1": f1_score(truth, said, average="micro", zero_division=0),
+            "weightedF1": f1_score(truth, said, average="weighted", zero_division=0),
+            "mcc": matthews_corrcoef(truth, said),
+        }
+        told = {name: figure["value"] for name, figure in evaluation[model]["metrics"].items()}
+        assert told == pytest.approx(computed, abs=1e-9)
+
+
+def test_the_tuned_model_clearly_beats_the_majority_class(shown: Shown) -> None:
+    evaluation = shown.job["status"]["evaluation"]
+    assert (
+        evaluation["tuned"]["metrics"]["macroF1"]["low"]
+        > evaluation["majority"]["metrics"]["macroF1"]["high"]
+    )
+
+
+def test_every_published_file_is_the_one_that_the_manifest_names(shown: Shown) -> None:
+    told = fetched(shown.scene.store, "manifest.json")
+    assert shown.job["status"]["model"]["digest"] == f"sha256:{hashlib.sha256(told).hexdigest()}"
+    manifest = json.loads(told)
+    assert manifest["job"]["uid"] == shown.job["metadata"]["uid"]
+    names = {file["path"] for file in manifest["files"]}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "report.json"} <= names
+    for file in manifest["files"]:
+        assert (
+            file["digest"] == f"sha256:{hashlib.sha256(fetched(shown.scene.store, file['path'])).hexdigest()}"
+        )
+    there = {
+        o.object_name.removeprefix(FOLDER)
+        for o in shown.scene.store.list_objects(BUCKET, FOLDER, recursive=True)
+    }
+    assert there == names | {"manifest.json"}
+
+
+def test_the_operator_writes_little(shown: Shown, cluster: Cluster) -> None:
+    namespace = shown.scene.namespace
+    calls = Counter(
+        (entry["verb"], entry["objectRef"]["resource"])
+        for entry in audit(cluster, shown.began)
+        if "finetune-operator" in entry["user"]["username"]
+        and entry.get("objectRef", {}).get("namespace") == namespace
+        and entry["verb"] in WRITES
+        and entry["responseStatus"]["code"] < 300
+        and entry["requestReceivedTimestamp"] >= shown.job["metadata"]["creationTimestamp"]
+    )
+    for (verb, resource), count in sorted(calls.items()):
+        log.info("%3d %s %s", count, verb, resource)
+    status = calls.pop(("update", "finetunejobs"))
+    assert sum(calls.values()) <= 10
+    events = calls[("create", "events")]
+    assert events <= 4
+    ran = datetime.fromisoformat(shown.job["status"]["completionTime"]) - datetime.fromisoformat(
+        shown.job["status"]["startTime"]
+    )
+    # Milestones, and progress at most every 30 s.
+    assert status <= 15 + ran.total_seconds() / 30
+
+
+def test_its_pods_hold_no_api_token(shown: Shown) -> None:
+    pods = shown.scene.pods()
+    assert pods
+    for pod in pods:
+        assert pod["spec"]["automountServiceAccountToken"] is False
+        volumes = json.dumps(pod["spec"]["volumes"])
+        assert "serviceAccountToken" not in volumes
+
+
+def test_deleted_it_leaves_the_model_and_nothing_else(shown: Shown) -> None:
+    uid = shown.job["metadata"]["uid"]
+    assert list(shown.scene.store.list_objects(BUCKET, shown.scene.runs(uid)))
+    shown.scene.kubectl("delete", "ftj", shown.job["metadata"]["name"])
+
+    def left() -> list[str]:
+        return [
+            str(o.object_name)
+            for o in shown.scene.store.list_objects(BUCKET, shown.scene.runs(uid), recursive=True)
+        ]
+
+    until("the run is swept", SLOW_SECONDS, lambda: not left(), lambda: str(left()), pause=1)
+    for kind in ("pods", "services", "networkpolicies", "configmaps"):
+        found = shown.scene.all_of(kind, f"finetune.dev/job-uid={uid},finetune.dev/role=run")
+        assert not found, [o["metadata"]["name"] for o in found]
+    assert fetched(shown.scene.store, "manifest.json")
