@@ -120,15 +120,15 @@ def current(registry: str | None) -> Target:
     return Target(None, store, images)
 
 
-def install(target: Target) -> None:
-    """Install or upgrade the operator's chart."""
+def install(target: Target, *values: str) -> None:
+    """Install or upgrade the operator's chart; `values` are further arguments of Helm."""
     with step("installing the operator"):
         namespace(target, SYSTEM)
         helm = [str(binaries.path("helm")), "upgrade", "--install", "finetune-operator", str(CHART)]
         helm += ["--namespace", SYSTEM, "--wait", "--timeout", "120s"]
         for value, name in (("image", "operator"), ("trainer.image", "trainer")):
             helm += image_values(value, target.images[name])
-        command(helm, target)
+        command([*helm, *values], target)
 
 
 def image_values(prefix: str, reference: str) -> list[str]:
@@ -156,46 +156,62 @@ def prepare_namespace(target: Target, job: dict[str, Any]) -> None:
     where = job["metadata"]["namespace"]
     storage = job["spec"]["storage"]
     namespace(target, where)
+    give_keys(target, where, storage["secretRef"]["name"])
+    if target.store.ca_file:
+        bundle = storage["caBundleRef"]
+        give_authority(target, where, bundle["name"], bundle.get("key", "ca.crt"))
+
+
+def give_keys(target: Target, where: str, name: str) -> None:
+    """Put the store's keys into a Secret of a namespace."""
     secret = {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {"name": storage["secretRef"]["name"], "namespace": where},
+        "metadata": {"name": name, "namespace": where},
         "stringData": {"accessKey": target.store.access_key, "secretKey": target.store.secret_key},
     }
     kubectl(target, "apply", "-f", "-", given=secret)
-    if target.store.ca_file:
-        bundle = {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": storage["caBundleRef"]["name"], "namespace": where},
-            "data": {storage["caBundleRef"]["key"]: target.store.ca_file.read_text()}
-            if "key" in storage["caBundleRef"]
-            else {"ca.crt": target.store.ca_file.read_text()},
-        }
-        kubectl(target, "apply", "-f", "-", given=bundle)
+
+
+def give_authority(target: Target, where: str, name: str, key: str = "ca.crt") -> None:
+    """Put the store's certificate authority into a ConfigMap of a namespace."""
+    if target.store.ca_file is None:
+        raise DevclusterError("the store has no certificate authority of its own")
+    bundle = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": where},
+        "data": {key: target.store.ca_file.read_text()},
+    }
+    kubectl(target, "apply", "-f", "-", given=bundle)
+
+
+def client(store: Store) -> Minio:
+    """A client of the store, as its owner."""
+    scheme, _, host = store.endpoint.partition("://")
+    pool = urllib3.PoolManager(ca_certs=str(store.ca_file) if store.ca_file else None)
+    return Minio(
+        host.rstrip("/"),
+        access_key=store.access_key,
+        secret_key=store.secret_key,
+        secure=scheme == "https",
+        http_client=pool,
+    )
 
 
 def upload(store: Store) -> None:
     """Put the base model and the data into the store."""
     with step("uploading the base model and the data"):
-        scheme, _, host = store.endpoint.partition("://")
-        pool = urllib3.PoolManager(ca_certs=str(store.ca_file) if store.ca_file else None)
-        client = Minio(
-            host.rstrip("/"),
-            access_key=store.access_key,
-            secret_key=store.secret_key,
-            secure=scheme == "https",
-            http_client=pool,
-        )
+        owner = client(store)
         for bucket in ("models", "datasets"):
-            if not client.bucket_exists(bucket):
-                client.make_bucket(bucket)
+            if not owner.bucket_exists(bucket):
+                owner.make_bucket(bucket)
         with tempfile.TemporaryDirectory() as folder:
             fetch_minilm.fetch(Path(folder))
             for file in sorted(Path(folder).iterdir()):
-                client.fput_object("models", f"minilm/{file.name}", str(file))
+                owner.fput_object("models", f"minilm/{file.name}", str(file))
         for file in sorted(DATA.glob("*.jsonl")):
-            client.fput_object("datasets", f"debian-sections/{file.name}", str(file))
+            owner.fput_object("datasets", f"debian-sections/{file.name}", str(file))
 
 
 def run(target: Target, job: dict[str, Any]) -> dict[str, Any]:

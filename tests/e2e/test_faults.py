@@ -1,0 +1,45 @@
+"""What happens to a running gang when a process is killed or a pod is deleted by hand."""
+
+import os
+import signal
+
+from tests.e2e.scene import (
+    Scene,
+    attempts,
+    log,
+    processes,
+    succeeded,
+    tiny,
+    training,
+    until,
+)
+
+
+def test_a_killed_rank_a_killed_pod_and_a_deleted_pod_each_cost_one_attempt(scene: Scene) -> None:
+    scene.apply(tiny("struck", scene, training={"epochs": 60}, resources={"nodes": 2}))
+
+    def over(number: int) -> bool:
+        return len(attempts(scene.job("struck"))) > number + 1
+
+    rank = processes(training(scene, "struck", count=2)[1], "finetune_trainer.pod.rank")[-1]
+    os.kill(rank, signal.SIGKILL)
+    until("attempt 1 is over", 120, lambda: over(1))
+
+    first = processes(training(scene, "struck", count=2, attempt=2)[0], "finetune_trainer")[0]
+    os.kill(first, signal.SIGKILL)
+    until("attempt 2 is over", 120, lambda: over(2))
+
+    name = training(scene, "struck", count=2, attempt=3)[1]["metadata"]["name"]
+    scene.kubectl("delete", "pod", name, "--wait=false")
+    job = succeeded(scene, "struck")
+    tries = [a for a in job["status"]["attempts"] if a["stage"] == "Train"]
+    for attempt in tries:
+        log.info("%s", attempt)
+    assert [a["number"] for a in tries] == [1, 2, 3, 4]
+    assert tries[0]["class"] == "Internal"
+    assert tries[0]["reason"] == "RankKilled"
+    assert "SIGKILL" in tries[0]["message"]
+    assert tries[1]["reason"] == "TrainerDied"
+    assert tries[1]["exitCode"] == 137
+    assert tries[2]["reason"] == "Preempted"
+    assert attempts(job)[-1] == ("Publish", 1, "Succeeded")

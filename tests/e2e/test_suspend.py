@@ -1,0 +1,42 @@
+"""Suspend and resume while training, on real pods."""
+
+from tests.e2e.conftest import GRACE_SECONDS
+from tests.e2e.scene import (
+    SLOW_SECONDS,
+    Manifest,
+    Scene,
+    attempts,
+    condition,
+    log,
+    pods_gone,
+    state_of,
+    succeeded,
+    tiny,
+    training,
+    until,
+)
+
+
+def test_suspended_in_train_then_resumed_it_succeeds_by_a_second_attempt(scene: Scene) -> None:
+    scene.apply(tiny("pause", scene, training={"epochs": 60}, resources={"nodes": 2}))
+    training(scene, "pause", count=2)
+    scene.kubectl("patch", "ftj", "pause", "--type=merge", "-p", '{"spec":{"suspend":true}}')
+    log.info("pods were gone after %.1f s", pods_gone(scene, seconds=GRACE_SECONDS, ended=False))
+
+    def suspended() -> Manifest | None:
+        job = scene.job("pause")
+        return job if condition(job, "Suspended")["status"] == "True" else None
+
+    job = until("suspended", SLOW_SECONDS, suspended, lambda: state_of(scene.job("pause")))
+    assert job["status"]["state"] == "Suspended"
+    assert condition(job, "Running")["status"] == "False"
+    assert attempts(job) == [("Prepare", 1, "Succeeded"), ("Train", 1, "Suspended")]
+    scene.kubectl("patch", "ftj", "pause", "--type=merge", "-p", '{"spec":{"suspend":false}}')
+    job = succeeded(scene, "pause")
+    assert attempts(job) == [
+        ("Prepare", 1, "Succeeded"),
+        ("Train", 1, "Suspended"),
+        ("Train", 2, "Succeeded"),
+        ("Publish", 1, "Succeeded"),
+    ]
+    assert condition(job, "Suspended")["status"] == "False"
