@@ -1,12 +1,18 @@
 """Entry point of the trainer image: `python -m finetune_trainer [--root DIR] [--port N]`."""
 
 import argparse
+import os
+import signal
 import sys
 from pathlib import Path
 
-from finetune_trainer.contract import PROGRESS_PORT
-from finetune_trainer.places import Places
-from finetune_trainer.pod.supervisor import main
+# As PID 1 a signal without a handler is lost, and the kubelet would wait for the whole grace period. Until
+# the supervisor handles it there is nothing to save: leave at once with exit code 8, Preempted.
+signal.signal(signal.SIGTERM, lambda *_: os._exit(8))
+
+from finetune_trainer.contract import PROGRESS_PORT  # noqa: E402 - these imports take long enough to be told to leave
+from finetune_trainer.places import Places  # noqa: E402
+from finetune_trainer.pod.supervisor import main  # noqa: E402
 
 parser = argparse.ArgumentParser(
     prog="finetune_trainer",
