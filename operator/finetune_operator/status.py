@@ -126,6 +126,11 @@ def _progress(turn: Turn, decision: Decision) -> ProgressStatus | None:
     return _shown(news, turn.now)
 
 
+def _rounded(figure: float | None) -> float | None:
+    """Four significant digits: kubectl prints a column's number with all it has."""
+    return None if figure is None else float(f"{figure:.4g}")
+
+
 def _shown(news: Progress, now: datetime) -> ProgressStatus:
     return ProgressStatus(
         percent=int(news.percent),
@@ -133,10 +138,10 @@ def _shown(news: Progress, now: datetime) -> ProgressStatus:
         step=news.step,
         total_steps=news.total_steps,
         epoch=news.epoch,
-        loss=news.loss,
-        validation=news.validation,
-        samples_per_second=news.samples_per_second,
-        tokens_per_second=news.tokens_per_second,
+        loss=_rounded(news.loss),
+        validation=_rounded(news.validation),
+        samples_per_second=_rounded(news.samples_per_second),
+        tokens_per_second=_rounded(news.tokens_per_second),
         eta_seconds=round(news.eta_seconds) if news.eta_seconds is not None else None,
         updated=now,
     )
