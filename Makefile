@@ -10,7 +10,7 @@ setup: ## .venv with all that is locked, and the Debian packages it needs; secon
 	@requirements/setup.sh
 
 demo: setup ## a real cluster, the operator and a real model fine-tuned; CLUSTER=current uses your kubeconfig
-	$(PY) examples/demo.py $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(REGISTRY),--registry $(REGISTRY))
+	$(PY) -m examples.demo $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(REGISTRY),--registry $(REGISTRY))
 
 test: check ## make check, then all tests, also on a real API server and a real node; PYTEST='-k word' for some
 	@echo "== tests"
@@ -18,7 +18,7 @@ test: check ## make check, then all tests, also on a real API server and a real 
 
 check: setup ## ruff, mypy, the import arrows, fresh generated files, helm lint and kubeconform
 	@$(TIMED) ruff sh -c '.venv/bin/ruff check . && .venv/bin/ruff format --check .'
-	@$(TIMED) mypy .venv/bin/mypy
+	@$(TIMED) mypy sh -c '.venv/bin/mypy && .venv/bin/mypy -m examples.demo'
 	@$(TIMED) imports .venv/bin/lint-imports
 	@$(TIMED) generated sh -c '$(MAKE) -s generate && git diff --exit-code -- crds charts/*/files charts/*/README.md'
 	@$(TIMED) chart $(PY) -m pytest -q tests/chart/test_lint.py

@@ -20,16 +20,12 @@ import urllib3
 import yaml
 from minio import Minio
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
-
-import fetch_minilm  # noqa: E402 - after the path to it is known
-import view  # noqa: E402
-
-from devcluster import binaries, builder  # noqa: E402
-from devcluster.cluster import chosen  # noqa: E402
-from devcluster.places import REPOSITORY, DevclusterError  # noqa: E402
-from devcluster.progress import say, step  # noqa: E402
-from devcluster.up import up  # noqa: E402
+from devcluster import binaries, builder
+from devcluster.cluster import chosen
+from devcluster.places import REPOSITORY, DevclusterError
+from devcluster.progress import say, step
+from devcluster.up import up
+from examples import fetch_minilm, view
 
 JOB = REPOSITORY / "examples/debian-sections.yaml"
 DATA = REPOSITORY / "examples/data/debian-sections"

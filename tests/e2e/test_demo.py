@@ -39,7 +39,7 @@ class Shown:
 def shown(target: demo.Target, cluster: Cluster) -> Iterator[Shown]:
     began = datetime.now(UTC)
     done = subprocess.run(
-        [sys.executable, "examples/demo.py"],
+        [sys.executable, "-m", "examples.demo"],
         cwd=ROOT,
         capture_output=True,
         text=True,
