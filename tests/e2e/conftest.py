@@ -15,13 +15,18 @@ from minio import Minio
 from devcluster.cluster import Cluster, chosen
 from examples import demo
 from tests.e2e import scene as scenes
-from tests.e2e.scene import INPUTS, OUTPUTS, Scene
+from tests.e2e.scene import INPUTS, OUTPUTS, Manifest, Scene
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("blue", "green", "red")
-PROFILES = {
+PROFILES: dict[str, Manifest] = {
     "default": {},
-    "no-image": {"trainerImage": "registry.local:5000/no-such-trainer:v0"},
+    # Pods that wait hold what they ask for: so small that six of them fit on the node.
+    "small": {"light": {"cpu": "200m", "memory": "1Gi"}},
+    "no-image": {
+        "trainerImage": "registry.local:5000/no-such-trainer:v0",
+        "light": {"cpu": "200m", "memory": "1Gi"},
+    },
 }
 GRACE_SECONDS = 120
 """What the chart gives pods between SIGTERM and SIGKILL."""
@@ -69,7 +74,7 @@ def cluster() -> Cluster:
 
 @pytest.fixture(scope="module")
 def installed(target: demo.Target) -> demo.Target:
-    """The operator as the demo installs it, with one more profile."""
+    """The operator as the demo installs it, with more profiles."""
     demo.install(target, "--set-json", f"settings.profiles={json.dumps(PROFILES)}")
     return target
 
