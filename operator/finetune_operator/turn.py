@@ -136,9 +136,19 @@ def jobs_of(job: FineTuneJob, observed: Observed, *stages: Stage) -> list[Manife
 
 
 def is_over(turn: Turn, job: Manifest) -> bool:
-    """Whether a Job neither has pods that run nor will make any."""
+    """Whether a Job neither has pods that run nor will make any.
+
+    It makes none once each index had its pod: there is one try for an index. The Job controller says so
+    itself a moment later.
+    """
     pods = pods_of(turn.observed.pods, job)
-    return condition_true(job, "Complete", "Failed") is not None and not live(pods, turn.now)
+    if live(pods, turn.now):
+        return False
+    ended = {index_of(pod) for pod in pods if has_ended(pod)}
+    return (
+        len(ended) >= job["spec"].get("completions", 1)
+        or condition_true(job, "Complete", "Failed") is not None
+    )
 
 
 def report_name(turn: Turn, attempt: AttemptStatus) -> str:
