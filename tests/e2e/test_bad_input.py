@@ -62,6 +62,7 @@ def test_a_mistake_fails_prepare_at_once_and_a_corrected_spec_goes_on(mistaken: 
     job = failed(mistaken, "mistake", reason)
     assert words in job["status"]["message"]
     assert attempts(job) == [("Prepare", 1, "Failed")]
+    assert reason in mistaken.kubectl("logs", job["status"]["attempts"][0]["pod"])  # it stays, until the ttl
     mistaken.apply(tiny("mistake", mistaken))
     if what == "rows":
         job = succeeded(mistaken, "mistake")
