@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from minio import Minio
 
+from devcluster import status
 from devcluster.cluster import Cluster, chosen
+from devcluster.down import down
 from examples import demo
 from tests.e2e import scene as scenes
 from tests.e2e.scene import INPUTS, OUTPUTS, Manifest, Scene
@@ -62,9 +64,12 @@ NAMESPACES: set[str] = set()
 
 
 @pytest.fixture(scope="session")
-def target() -> demo.Target:
-    """The cluster is up and has the images as the sources are now."""
-    return demo.embedded()
+def target(cluster: Cluster) -> Iterator[demo.Target]:
+    """The cluster is up and has the images as the sources are now; it goes as it came."""
+    was_up = bool(status.running(cluster))
+    yield demo.embedded()
+    if not was_up:
+        down(cluster)
 
 
 @pytest.fixture(scope="session")
