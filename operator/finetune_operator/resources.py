@@ -69,7 +69,9 @@ def sweep_job(job: FineTuneJob, asked: Asked, settings: Settings, number: int) -
     manifest = _job(job, settings, asked, config, number)
     manifest["spec"] |= {
         "suspend": True,
-        "backoffLimitPerIndex": SWEEP_TRIES,
+        # Not by index: a failed pod would keep its finalizer until another takes its place, and a namespace
+        # that is being deleted takes no more pods, so it would never go.
+        "backoffLimit": SWEEP_TRIES,
         "ttlSecondsAfterFinished": SWEEP_KEPT_SECONDS,
     }
     return manifest
