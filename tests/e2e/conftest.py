@@ -130,7 +130,7 @@ def new_scene(installed: demo.Target, store: Minio, cluster: Cluster) -> Iterato
     yield make
     for name in made:
         NAMESPACES.discard(name)
-        demo.kubectl(installed, "delete", "namespace", name, "--wait=false")
+        demo.kubectl(installed, "delete", "namespace", name, "--wait=false", "--ignore-not-found")
 
 
 @pytest.fixture
