@@ -66,8 +66,7 @@ def end_of(
     ended = len(pods) - len(live(pods, now))
     all_ended = ended == len(pods) and (bool(failed) or ended >= job["spec"].get("completions", 1))
     if not (all_ended and causes) and (waited := distance(first, now)) < collection:
-        told = f"{_plural(ended, 'pod')} of {job['spec'].get('completions', 1)} ended: collecting the causes."
-        return Undecided("collecting", told, collection - waited)
+        return Undecided("collecting", "A pod failed: collecting the causes.", collection - waited)
     if not causes:
         return Failure(Reason.POD_LOST, f"{job['metadata']['name']}: a pod is gone and left no message.")
     return min(causes, key=lambda c: (c.failure is FailureClass.COMMUNICATION, c.at or now))
@@ -206,7 +205,3 @@ def _failed_at(failed: Manifest | None) -> datetime | None:
 
 def _name(pod: Manifest) -> str:
     return str(pod["metadata"]["name"])
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
