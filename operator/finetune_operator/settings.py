@@ -7,11 +7,12 @@ import yaml
 from pydantic import Field, PositiveInt
 
 from finetune_operator.api import Storage
+from finetune_operator.api.fields import QUANTITY
 from finetune_trainer.contract import Model
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 SETTINGS_FILE = Path("/etc/finetune-operator/settings.yaml")
-Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$", max_length=20)]
+Quantity = Annotated[str, Field(pattern=QUANTITY, max_length=20)]
 
 
 class Toleration(Model):

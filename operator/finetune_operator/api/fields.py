@@ -54,30 +54,20 @@ NO_ESCAPES: list[JsonValue] = [
     rule("!self.contains('%')", "must not contain '%': write the key itself, not percent-encoded"),
     rule("!self.substring(5).contains('//')", "must not contain an empty path segment ('//')"),
 ]
-FileUri = Annotated[
-    str,
-    Field(
-        max_length=1024,
-        pattern=S3_PREFIX + r"[^?#@\s\\]*[^/?#@\s\\]$",
+
+
+def s3_uri(key: str, *, at_most: int) -> Any:
+    """Schema of an S3 URI: a bucket, then a key of this pattern, nothing that programs read differently."""
+    return Field(
+        max_length=at_most,
+        pattern=f"{S3_PREFIX}{key}$",
         json_schema_extra={"x-kubernetes-validations": NO_ESCAPES},
-    ),
-]
-FolderUri = Annotated[
-    str,
-    Field(
-        max_length=900,
-        pattern=S3_PREFIX + r"[^?#@\s\\]*$",
-        json_schema_extra={"x-kubernetes-validations": NO_ESCAPES},
-    ),
-]
-ModelUri = Annotated[
-    str,
-    Field(
-        max_length=1024,
-        pattern=S3_PREFIX + r"[^?#@\s\\]+$",
-        json_schema_extra={"x-kubernetes-validations": NO_ESCAPES},
-    ),
-]
+    )
+
+
+FileUri = Annotated[str, s3_uri(r"[^?#@\s\\]*[^/?#@\s\\]", at_most=1024)]
+FolderUri = Annotated[str, s3_uri(r"[^?#@\s\\]*", at_most=900)]
+ModelUri = Annotated[str, s3_uri(r"[^?#@\s\\]+", at_most=1024)]
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 Quantity = Annotated[
     str,
