@@ -60,7 +60,7 @@ def message_of(pod: Manifest, expected: Expected) -> TerminationMessage:
         raise OtherVersion(f"it speaks contract version {clean(version, 20)}")
     try:
         message = TerminationMessage.decode(text)
-    except (ContractError, RecursionError) as error:
+    except ContractError as error:
         raise Unreadable(f"its message cannot be read ({clean(str(error), 200)})") from None
     unread = message.config_digest == NO_DIGEST and message.failure is not FailureClass.SUCCESS
     spoke_as = expected.stage if expected.report and message.stage is Stage.REPORT else message.stage

@@ -153,6 +153,8 @@ def test_every_text_survives_the_way(text: str, hint: str) -> None:
         (b"[]", "contract version None"),
         (b"null", "contract version None"),
         (b"{" * 3000, "not JSON"),
+        (b"[" * 4000, "not JSON"),
+        (b'{"payload":' * 300, "not JSON"),
         (b"x" * 5000, "5000 bytes"),
         (b'{"contractVersion": "2.0"}', "contract version '2.0'"),
         (b'{"contractVersion": 1}', "contract version 1"),

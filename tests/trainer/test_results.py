@@ -70,6 +70,7 @@ def test_the_newest_success_of_stage_and_config_is_found(
     results.save(store, config, Stage.TRAIN, message(config_of(bucket, access, seed=1), 4))
     results.save(store, config, Stage.PREPARE, message(config, 5))
     store.write(f"{config.run.runs}attempts/train-6-12345678/result.json", b"not a result")
+    store.write(f"{config.run.runs}attempts/train-7-12345678/result.json", b"[" * 100_000)
     found = results.find(store, config, Stage.TRAIN)
     assert found is not None
     assert (found.attempt, found.result) == (2, ref)

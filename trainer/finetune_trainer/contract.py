@@ -301,7 +301,7 @@ class TerminationMessage(Model):
             raise ContractError(f"termination message of {len(text)} bytes, at most {MAX_MESSAGE_BYTES}")
         try:
             document = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ContractError(f"termination message is not JSON: {error}") from None
         version = document.get("contractVersion") if isinstance(document, dict) else None
         if not isinstance(version, str) or not speaks(version):

@@ -49,7 +49,7 @@ def check_output_free(store: Store, config: TrainConfig) -> None:
     try:
         job = json.loads(store.read(uri))["job"]
         whose, uid = f"{job['namespace']}/{job['name']}", job["uid"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         whose, uid = "something else", None
     if uid != config.job.uid:
         raise StageFailure(

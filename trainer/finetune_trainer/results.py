@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import FailureClass, ResultRef, Stage, TerminationMessage
@@ -68,5 +68,5 @@ def _message(data: bytes) -> TerminationMessage | None:
         document = json.loads(data)
         document.pop("detail", None)
         return TerminationMessage.model_validate(document)
-    except (ValueError, AttributeError, ValidationError):
+    except (ValueError, AttributeError, RecursionError):
         return None
