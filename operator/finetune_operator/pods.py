@@ -47,7 +47,7 @@ def pod_spec(job: FineTuneJob, config: trainer.TrainConfig, settings: Settings, 
                 "imagePullPolicy": settings.image_pull_policy,
                 "env": _environment(config, asked["cpu"]),
                 "ports": [{"name": "progress", "containerPort": PROGRESS_PORT, "protocol": "TCP"}],
-                "resources": {"requests": asked, "limits": asked},
+                "resources": {"requests": _requests(config.stage, asked), "limits": asked},
                 "securityContext": {
                     "allowPrivilegeEscalation": False,
                     "readOnlyRootFilesystem": True,
@@ -84,6 +84,13 @@ def _resources(job: FineTuneJob, config: trainer.TrainConfig, profile: Profile) 
     if own.gpus_per_node:
         asked[profile.gpu_resource] = str(own.gpus_per_node)
     return asked
+
+
+def _requests(stage: Stage, limits: dict[str, str]) -> dict[str, str]:
+    """What a pod is placed by. Report and Sweep hardly compute: they fit on a full node."""
+    if stage in (Stage.REPORT, Stage.SWEEP):
+        return limits | {"cpu": min(limits["cpu"], "100m", key=cpus)}
+    return limits
 
 
 def _environment(config: trainer.TrainConfig, cpu: str) -> list[Manifest]:

@@ -26,7 +26,7 @@ class Toleration(Model):
 
 
 class StageResources(Model):
-    """CPU and memory of one pod; request and limit are the same."""
+    """CPU and memory of one pod; request and limit are the same where nothing else is said."""
 
     cpu: Quantity
     memory: Quantity
@@ -46,7 +46,7 @@ class Profile(Model):
     train: StageResources = StageResources(cpu="2", memory="8Gi")
     """Default for each Train pod; a job's resources.cpu and resources.memory override it."""
     light: StageResources = StageResources(cpu="1", memory="4Gi")
-    """For Prepare and Publish pods."""
+    """For all other pods. Those of Report and Sweep ask for 100m of this CPU and may use all of it."""
     shared_memory: Quantity = "1Gi"
     scratch: Quantity = "50Gi"
     """Size limit of the pods' scratch and cache volumes."""

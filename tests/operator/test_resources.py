@@ -63,7 +63,6 @@ def test_pods_are_restricted_and_hold_no_api_credentials(kind: str) -> None:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         }
-        assert container["resources"]["requests"] == container["resources"]["limits"]
     kinds = {key for volume in spec["volumes"] for key in volume if key != "name"}
     assert kinds <= {"projected", "secret", "emptyDir"}
 
@@ -105,6 +104,19 @@ def test_jobs_ask_for_the_gpus_and_threads_of_their_processes() -> None:
 
     assert container["resources"]["limits"] == {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": "4"}
     assert {"name": "OMP_NUM_THREADS", "value": "4"} in container["env"]
+
+
+@pytest.mark.parametrize(("cpu", "asked"), [("2", "100m"), ("100m", "100m"), ("50m", "50m")])
+def test_report_and_sweep_ask_for_a_tenth_of_a_cpu_and_the_others_for_all_they_may_use(
+    cpu: str, asked: str
+) -> None:
+    light = {"profiles": {"default": {"light": {"cpu": cpu, "memory": "1Gi"}}}}
+    for stage in Stage:
+        reported = {"reported": (Stage.TRAIN, 1)} if stage is Stage.REPORT else {}
+        spec = made(scenes.job_of(), stage, settings=light, **reported)["spec"]["template"]["spec"]
+        resources = spec["containers"][0]["resources"]
+        changed = {"cpu": asked} if stage in (Stage.REPORT, Stage.SWEEP) else {}
+        assert resources["requests"] == resources["limits"] | changed
 
 
 def test_prepare_asks_for_no_gpu() -> None:
