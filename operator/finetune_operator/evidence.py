@@ -159,7 +159,7 @@ def _seen(pod: Manifest, ended: Manifest | None, disruption: Manifest | None) ->
         )
     if code in {c.value for c in ExitCode if c is not ExitCode.SUCCESS}:
         failure = ExitCode(code).failure
-        told = "and left no message that can be read. See its log."
+        told = "and left no message that can be read."
         return Failure(
             failure.value, f"Pod {name} ended with exit code {code} ({failure.value}) {told}", failure
         )
@@ -167,7 +167,7 @@ def _seen(pod: Manifest, ended: Manifest | None, disruption: Manifest | None) ->
     more = (
         (ended or {}).get("message") if (ended or {}).get("reason") == "StartError" else status.get("message")
     )
-    tail = f": {more}" if more else " and left no message. See its log."
+    tail = f": {more}" if more else " and left no message."
     return Failure(Reason.TRAINER_DIED, f"Pod {name} ended with {what}{tail}")
 
 

@@ -61,7 +61,7 @@ def _waits(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[M
     now, then = condition(after, Condition.RUNNING), condition(before, Condition.RUNNING)
     if now is None or now.reason not in PROBLEMS or (then and then.reason == now.reason):
         return []
-    return [Milestone("Warning", now.reason, now.message or (after.message or ""))]
+    return [Milestone("Warning", now.reason, now.message)]
 
 
 def _ends(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[Milestone]:
@@ -72,7 +72,7 @@ def _ends(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[Mi
     summary = condition(after, Condition.SUCCEEDED)
     if summary is None or summary.status == "True":
         return []  # the published model was told of
-    return [Milestone("Warning", summary.reason, f"The job failed. {summary.message}")]
+    return [Milestone("Warning", summary.reason, f"The job has ended. {summary.message}")]
 
 
 def _cut(text: str) -> str:

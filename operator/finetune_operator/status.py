@@ -19,7 +19,7 @@ class Fact:
 
     status: bool | None
     reason: str
-    message: str = ""
+    message: str
 
 
 def described(turn: Turn, decision: Decision) -> FineTuneJobStatus:
@@ -73,41 +73,63 @@ def dated(turn: Turn, facts: dict[Condition, Fact]) -> list[ConditionStatus]:
 
 
 def _facts(turn: Turn, decision: Decision, stage: Stage) -> dict[Condition, Fact]:
-    status = turn.status
-    failed = decision.state is State.FAILED
-    ended = decision.state in ENDS
-    open_fact = Fact(False if failed else None, decision.reason if failed else Reason.IN_PROGRESS)
-
-    def reached(kind: Stage) -> Fact:
-        if done(status, kind, turn.digest):
-            return Fact(True, Reason.COMPLETED, told(status, kind))
-        if failed and kind is stage:
-            return Fact(False, decision.reason, decision.message)
-        later = STAGES.index(kind) > STAGES.index(stage)
-        return Fact(open_fact.status, Reason.NOT_STARTED) if later else open_fact
-
-    suspended = {
-        Reason.SUSPENDED_BY_USER: Fact(True, Reason.SUSPENDED_BY_USER, decision.message),
-        Reason.STOPPING: Fact(False, Reason.STOPPING if turn.job.spec.suspend else Reason.NOT_SUSPENDED),
-    }
-    summary = {
-        State.SUCCEEDED: Fact(True, Reason.COMPLETED, decision.message),
-        State.FAILED: Fact(False, decision.reason, decision.message),
-    }
     return {
-        Condition.PREPARED: reached(Stage.PREPARE),
-        Condition.RUNNING: Fact(
-            decision.all_run, decision.reason, "" if ended or decision.all_run else decision.message
-        ),
-        Condition.EVALUATED: reached(Stage.TRAIN),
-        Condition.PUBLISHED: reached(Stage.PUBLISH),
-        Condition.SUSPENDED: suspended.get(
-            Reason(decision.reason) if decision.reason in suspended else Reason.NOT_SUSPENDED,
-            Fact(False, Reason.NOT_SUSPENDED),
-        ),
-        Condition.FINISHED: Fact(ended, decision.reason if ended else Reason.IN_PROGRESS),
-        Condition.SUCCEEDED: summary.get(decision.state, Fact(None, decision.reason)),
+        Condition.PREPARED: _reached(turn, decision, stage, Stage.PREPARE),
+        Condition.RUNNING: _running(turn, decision),
+        Condition.EVALUATED: _reached(turn, decision, stage, Stage.TRAIN),
+        Condition.PUBLISHED: _reached(turn, decision, stage, Stage.PUBLISH),
+        Condition.SUSPENDED: _suspended(turn, decision),
+        Condition.FINISHED: _finished(decision),
+        Condition.SUCCEEDED: _succeeded(decision),
     }
+
+
+def _reached(turn: Turn, decision: Decision, stage: Stage, kind: Stage) -> Fact:
+    """Whether a stage's result is there; `stage`: the one that the job is at."""
+    if done(turn.status, kind, turn.digest):
+        return Fact(True, Reason.COMPLETED, told(turn.status, kind))
+    failed = decision.state is State.FAILED
+    if failed and kind is stage:
+        return Fact(False, decision.reason, decision.message)
+    known = False if failed else None
+    if STAGES.index(kind) > STAGES.index(stage):
+        return Fact(known, Reason.NOT_STARTED, f"{kind} has not begun.")
+    return Fact(known, decision.reason if failed else Reason.IN_PROGRESS, f"{kind} has not ended.")
+
+
+def _running(turn: Turn, decision: Decision) -> Fact:
+    """Whether all pods of an attempt run. What they are doing is in the status itself: it changes often."""
+    message = _end(decision) or decision.message
+    if decision.all_run and decision.reason == Reason.IN_PROGRESS and turn.running:
+        message = f"All pods of {turn.running.stage} attempt {turn.running.number} run."
+    return Fact(decision.all_run, decision.reason, message)
+
+
+def _suspended(turn: Turn, decision: Decision) -> Fact:
+    if decision.reason == Reason.SUSPENDED_BY_USER:
+        return Fact(True, Reason.SUSPENDED_BY_USER, decision.message)
+    if decision.reason == Reason.STOPPING and turn.job.spec.suspend:
+        return Fact(False, Reason.STOPPING, decision.message)
+    return Fact(False, Reason.NOT_SUSPENDED, "The job is not suspended.")
+
+
+def _finished(decision: Decision) -> Fact:
+    if ended := _end(decision):
+        return Fact(True, decision.reason, ended)
+    return Fact(False, Reason.IN_PROGRESS, "The job has not ended.")
+
+
+def _succeeded(decision: Decision) -> Fact:
+    if decision.state is State.SUCCEEDED:
+        return Fact(True, Reason.COMPLETED, decision.message)
+    if decision.state is State.FAILED:
+        return Fact(False, decision.reason, decision.message)
+    return Fact(None, decision.reason, "The job has not ended.")
+
+
+def _end(decision: Decision) -> str | None:
+    """That a job has ended; how and why is said by `Succeeded`."""
+    return f"The job has {decision.state.lower()}." if decision.state in ENDS else None
 
 
 def _progress(turn: Turn, decision: Decision) -> ProgressStatus | None:

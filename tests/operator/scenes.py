@@ -90,6 +90,7 @@ def job_of(changes: Manifest | None = None, *, configured: Settings | None = Non
             "type": kind,
             "status": str(held) if not isinstance(held, dict) else held["status"],
             "reason": "Completed" if not isinstance(held, dict) else held["reason"],
+            "message": "So it was before.",
             "observedGeneration": job.metadata["generation"]
             if not isinstance(held, dict)
             else held.get("generation", job.metadata["generation"]),

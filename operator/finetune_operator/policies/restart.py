@@ -37,7 +37,7 @@ def check(turn: Turn) -> Decision | None:
         return None
     tries = [a for a in turn.status.attempts if stage_of(a) is stage and a.spec_digest == turn.digest]
     if refused := verdict(turn, stage, tries):
-        return Decision(State.FAILED, refused.reason, refused.message)
+        return Decision(State.FAILED, refused.reason, refused.message + _where_to_look(turn))
     if not tries or tries[-1].outcome != "Failed":
         return None
     last = tries[-1]
@@ -122,6 +122,16 @@ def _out_of_memory(turn: Turn, stage: Stage, failed: list[AttemptStatus]) -> str
         f"{tried}: raise spec.resources.memory or nodes, or lower spec.training.maxLength or batchSize, in a"
         " job of another name."
     )
+
+
+def _where_to_look(turn: Turn) -> str:
+    """The log, where the last pod itself said nothing. Its Job stays; those of earlier attempts are gone."""
+    last = turn.status.attempts[-1] if turn.status.attempts else None
+    if last is None or last.pod is None or last.reason not in (Reason.TRAINER_DIED, last.failure):
+        return ""
+    kept = turn.job.spec.ttl.pods_after_finished
+    command = f"kubectl -n {turn.job.metadata['namespace']} logs {last.pod}"
+    return f" Its log stays for {kept} (spec.ttl.podsAfterFinished): {command}."
 
 
 def _cause(attempt: AttemptStatus) -> str:
