@@ -6,7 +6,7 @@ Policies veto or end, stages advance, status only describes.
 from datetime import datetime
 from typing import Literal
 
-from finetune_operator import advance, names, status
+from finetune_operator import advance, status
 from finetune_operator.api import FineTuneJob, FineTuneJobStatus
 from finetune_operator.attempts import recorded, stopped
 from finetune_operator.milestones import between
@@ -20,8 +20,6 @@ from finetune_operator.turn import (
     Turn,
     is_over,
     jobs_of,
-    label,
-    moment,
     reference,
     report_name,
 )
@@ -36,8 +34,6 @@ POLICIES = (
     stopping.check,
 )
 """Asked in this order; the first that has something to say decides."""
-SWEEP_MIN_AGE_SECONDS = 60
-"""A sweep Job younger than this is not released: the FineTuneJob may be so new that it was not listed yet."""
 
 
 def plan(job: FineTuneJob, observed: Observed, settings: Settings, now: datetime) -> Plan:
@@ -92,25 +88,19 @@ def _after_stop(turn: Turn, stopping: Decision) -> Decision:
     return stopping if following.create else following
 
 
-def plan_sweep(
-    sweep_job: Manifest, job_uids: set[str], run_pods_left: bool, now: datetime
-) -> Literal["wait", "release", "none"]:
-    """What to do about a sweep Job.
+def plan_sweep(sweep_job: Manifest, *, run_left: bool) -> Literal["wait", "release", "none"]:
+    """What to do about a sweep Job whose FineTuneJob is gone.
 
     Args:
         sweep_job: the Job.
-        job_uids: uids of all FineTuneJobs that there are.
-        run_pods_left: whether the run has pods left, or Jobs that may still make some.
-        now: the time.
+        run_left: whether the run has pods left, or Jobs that may still make some.
 
     Returns:
-        `none`: its FineTuneJob lives, or it was released before; `wait`: not yet; `release`: now.
+        `none`: it was released before; `wait`: not yet; `release`: now.
     """
-    if label(sweep_job, names.LABEL_UID) in job_uids or not sweep_job["spec"].get("suspend"):
+    if not sweep_job["spec"].get("suspend"):
         return "none"
-    made = moment(sweep_job["metadata"].get("creationTimestamp"))
-    young = made is not None and abs((now - made).total_seconds()) < SWEEP_MIN_AGE_SECONDS
-    return "wait" if run_pods_left or young else "release"
+    return "wait" if run_left else "release"
 
 
 def _left_over(turn: Turn, *, ended: bool) -> tuple[Reference, ...]:

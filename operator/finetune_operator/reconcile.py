@@ -84,7 +84,7 @@ class Reconciler:
         )
         try:
             if raw is None:
-                return await sweep.look_after(run, self.cache, self.cluster, self.clock())
+                return await sweep.look_after(run, self.cache, self.cluster)
             return None if meta.get("deletionTimestamp") else await self._advance(run, raw)
         except ConflictError as error:
             log.info("%s", error)
