@@ -35,7 +35,7 @@ def between(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> tuple
     """The Events of one turn."""
     ends = _ends(before, after)
     tried = [m for m in _attempts(before, after) if not (ends and m.type == "Warning")]
-    found = [*tried, *_waits(before, after), *ends]
+    found = [*tried, *_gate(before, after), *_waits(before, after), *ends]
     return tuple(Milestone(m.type, m.reason, _cut(m.message)) for m in found)
 
 
@@ -55,6 +55,13 @@ def _attempt(attempt: AttemptStatus, after: FineTuneJobStatus) -> Milestone | No
     if attempt.outcome != "Succeeded":
         return None
     return Milestone("Normal", REACHED[stage_of(attempt)], told(after, stage_of(attempt)))
+
+
+def _gate(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[Milestone]:
+    now = condition(after, Condition.GATE_PASSED)
+    if now is None or now.status != "True" or holds(before, Condition.GATE_PASSED):
+        return []
+    return [Milestone("Normal", now.reason, now.message)]
 
 
 def _waits(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[Milestone]:

@@ -35,6 +35,8 @@ class Condition(StrEnum):
     PREPARED = "Prepared"
     RUNNING = "Running"
     EVALUATED = "Evaluated"
+    GATE_PASSED = "GatePassed"
+    """Only on a job with a gate; Unknown until the tuned model is measured."""
     PUBLISHED = "Published"
     SUSPENDED = "Suspended"
     FINISHED = "Finished"
@@ -54,6 +56,8 @@ class State(StrEnum):
     SUSPENDED = "Suspended"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
+    GATE_FAILED = "GateFailed"
+    """Nothing broke: the tuned model is not good enough to be published."""
 
 
 class Reason(StrEnum):
@@ -96,6 +100,8 @@ class Reason(StrEnum):
     """The trainer ended without a message and with a code that says nothing more."""
     OUT_OF_MEMORY = "OutOfMemoryKilled"
     """The kernel killed a pod that used more than its memory limit."""
+    GATE_PASSED = "GatePassed"
+    GATE_FAILED = "GateFailed"
     SPEC_CHANGED = "SpecChanged"
     PROFILE_UNKNOWN = "ProfileUnknown"
     STORAGE_UNSET = "StorageUnset"

@@ -12,7 +12,16 @@ from finetune_operator.attempts import recorded, stopped
 from finetune_operator.milestones import between
 from finetune_operator.names import Reason, State
 from finetune_operator.observed import Manifest, Observed, Plan, Reference
-from finetune_operator.policies import deadline, requirements, restart, stopping, supersede, suspend, ttl
+from finetune_operator.policies import (
+    deadline,
+    gate,
+    requirements,
+    restart,
+    stopping,
+    supersede,
+    suspend,
+    ttl,
+)
 from finetune_operator.settings import Settings
 from finetune_operator.turn import (
     STAGES,
@@ -27,6 +36,7 @@ from finetune_trainer.contract import Stage
 
 POLICIES = (
     supersede.check,
+    gate.check,
     suspend.check,
     deadline.check,
     requirements.check,
@@ -54,7 +64,7 @@ def plan(job: FineTuneJob, observed: Observed, settings: Settings, now: datetime
         decision = _after_stop(turn, decision)
     if observed.refused:
         decision = _refused(observed.refused)
-    shown = status.described(turn, decision)
+    shown = status.described(turn, decision, gate.fact(turn))
     return Plan(
         status=shown,
         apply=decision.apply,

@@ -10,7 +10,12 @@ from finetune_operator.turn import STAGES, Decision, Turn, condition, distance, 
 from finetune_trainer.contract import Progress, Stage
 
 MESSAGE_LIMIT = 2048
-ENDS = (State.SUCCEEDED, State.FAILED)
+ENDS = {
+    State.SUCCEEDED: "The job has succeeded.",
+    State.FAILED: "The job has failed.",
+    State.GATE_FAILED: "The job has ended: its gate is not passed.",
+}
+"""The states that nothing follows; how and why is said by the condition Succeeded."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +27,8 @@ class Fact:
     message: str
 
 
-def described(turn: Turn, decision: Decision) -> FineTuneJobStatus:
-    """The whole status after a turn."""
+def described(turn: Turn, decision: Decision, gate: Fact | None) -> FineTuneJobStatus:
+    """The whole status after a turn; `gate` is the condition GatePassed, None on a job without one."""
     progress = _progress(turn, decision)
     ended = decision.state in ENDS
     begun = turn.status.start_time or (turn.now if decision.create or turn.status.attempts else None)
@@ -40,7 +45,7 @@ def described(turn: Turn, decision: Decision) -> FineTuneJobStatus:
         "completion_time": turn.now if ended else None,
         "progress": progress,
         "observed_generation": turn.job.metadata["generation"],
-        "conditions": dated(turn, _facts(turn, decision, stage)),
+        "conditions": dated(turn, _facts(turn, decision, stage, gate)),
     }
     return turn.status.model_copy(update=updates)
 
@@ -72,11 +77,12 @@ def dated(turn: Turn, facts: dict[Condition, Fact]) -> list[ConditionStatus]:
     return made
 
 
-def _facts(turn: Turn, decision: Decision, stage: Stage) -> dict[Condition, Fact]:
+def _facts(turn: Turn, decision: Decision, stage: Stage, gate: Fact | None) -> dict[Condition, Fact]:
     return {
         Condition.PREPARED: _reached(turn, decision, stage, Stage.PREPARE),
         Condition.RUNNING: _running(turn, decision),
         Condition.EVALUATED: _reached(turn, decision, stage, Stage.TRAIN),
+        **({Condition.GATE_PASSED: gate} if gate else {}),
         Condition.PUBLISHED: _reached(turn, decision, stage, Stage.PUBLISH),
         Condition.SUSPENDED: _suspended(turn, decision),
         Condition.FINISHED: _finished(decision),
@@ -88,7 +94,7 @@ def _reached(turn: Turn, decision: Decision, stage: Stage, kind: Stage) -> Fact:
     """Whether a stage's result is there; `stage`: the one that the job is at."""
     if done(turn.status, kind, turn.digest):
         return Fact(True, Reason.COMPLETED, told(turn.status, kind))
-    failed = decision.state is State.FAILED
+    failed = _has_failed(decision)
     if failed and kind is stage:
         return Fact(False, decision.reason, decision.message)
     known = False if failed else None
@@ -99,7 +105,7 @@ def _reached(turn: Turn, decision: Decision, stage: Stage, kind: Stage) -> Fact:
 
 def _running(turn: Turn, decision: Decision) -> Fact:
     """Whether all pods of an attempt run. What they are doing is in the status itself: it changes often."""
-    message = _end(decision) or decision.message
+    message = ENDS.get(decision.state, decision.message)
     if decision.all_run and decision.reason == Reason.IN_PROGRESS and turn.running:
         message = f"All pods of {turn.running.stage} attempt {turn.running.number} run."
     return Fact(decision.all_run, decision.reason, message)
@@ -114,7 +120,7 @@ def _suspended(turn: Turn, decision: Decision) -> Fact:
 
 
 def _finished(decision: Decision) -> Fact:
-    if ended := _end(decision):
+    if ended := ENDS.get(decision.state):
         return Fact(True, decision.reason, ended)
     return Fact(False, Reason.IN_PROGRESS, "The job has not ended.")
 
@@ -122,14 +128,13 @@ def _finished(decision: Decision) -> Fact:
 def _succeeded(decision: Decision) -> Fact:
     if decision.state is State.SUCCEEDED:
         return Fact(True, Reason.COMPLETED, decision.message)
-    if decision.state is State.FAILED:
+    if _has_failed(decision):
         return Fact(False, decision.reason, decision.message)
     return Fact(None, decision.reason, "The job has not ended.")
 
 
-def _end(decision: Decision) -> str | None:
-    """That a job has ended; how and why is said by `Succeeded`."""
-    return f"The job has {decision.state.lower()}." if decision.state in ENDS else None
+def _has_failed(decision: Decision) -> bool:
+    return decision.state in ENDS and decision.state is not State.SUCCEEDED
 
 
 def _progress(turn: Turn, decision: Decision) -> ProgressStatus | None:

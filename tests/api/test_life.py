@@ -61,6 +61,21 @@ def test_a_job_is_prepared_trained_and_published(scene: Scene, audit: Audit) -> 
     ]
 
 
+def test_a_gate_that_is_not_passed_ends_the_job_before_publish(scene: Scene) -> None:
+    operator = scene.start()
+    uid = scene.make_job(evaluation={"gate": {"minimum": 0.6}})
+    scene.go_through(uid, "Prepare", "Train")
+    status = scene.await_state("GateFailed")
+    conditions = {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
+    assert conditions["Evaluated"] == ("True", "Completed")
+    for kind in ("GatePassed", "Published", "Succeeded"):
+        assert conditions[kind] == ("False", "GateFailed")
+    assert conditions["Finished"] == ("True", "GateFailed")
+    assert status["training"]["staging"] in status["message"]
+    assert "uri" not in status["model"]
+    assert operator.metric('finetune_operator_jobs{state="GateFailed"}') == 1
+
+
 def test_a_start_is_four_writes_and_no_reads(scene: Scene, audit: Audit) -> None:
     operator = scene.start()
     wait_for("leader", operator.leads)

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from finetune_operator.api import FineTuneJobStatus
+from finetune_operator.api import FineTuneJob, FineTuneJobStatus
 from finetune_operator.names import State
 from finetune_operator.observed import Manifest
 from tests.operator import scenes
@@ -150,6 +150,66 @@ def test_whatever_happens_a_job_ends_or_waits_for_a_reason(actions: list[tuple[s
     assert all(job["metadata"]["labels"]["finetune.dev/role"] == "sweep" for job in mini.jobs())
 
 
+def test_a_gate_that_is_passed_costs_one_event() -> None:
+    plain, gated = Miniature(scenes.job_of()), Miniature(gated_job(0.8))
+    go_on_fairly(plain)
+    go_on_fairly(gated)
+
+    assert state(gated) is State.SUCCEEDED
+    assert [w for w in gated.writes if w != "event GatePassed"] == plain.writes
+    assert gated.writes.count("event GatePassed") == 1
+
+
+def test_a_gate_that_is_not_passed_ends_the_job_and_nothing_is_published() -> None:
+    mini = Miniature(gated_job(0.81))
+    go_on_fairly(mini)
+
+    assert state(mini) is State.GATE_FAILED
+    assert mini.writes.count("event GateFailed") == 1
+    assert not any("-u" in w for w in mini.writes if w.startswith("put Job"))
+    training = status_of(mini).training
+    assert training
+    assert training.staging in (status_of(mini).message or "")
+
+    for suspend in (True, False):
+        mini.edit({"spec": {"suspend": suspend}})
+        mini.turn()
+        assert state(mini) is State.GATE_FAILED
+    mini.age(601)
+    mini.turn()
+    assert [job["metadata"]["name"] for job in mini.jobs()] == ["tickets-0b5c3-s1"]
+    before = list(mini.writes)
+    mini.age(3600)
+    mini.turn()
+    assert mini.writes == before
+
+    mini.edit({"spec": {"ttl": {"afterFinished": "1h"}}})
+    mini.turn()
+    assert mini.gone
+
+
+def test_killed_before_any_write_a_gate_that_is_not_passed_ends_the_job_the_same() -> None:
+    for survived in range(8):
+        mini = Miniature(gated_job(0.81))
+        go_on_fairly(mini, survived=survived)
+        assert state(mini) is State.GATE_FAILED
+        assert not any("-u" in w for w in mini.writes if w.startswith("put Job"))
+
+
+@settings(max_examples=100, **QUIETLY)
+@given(st.lists(ACTIONS, max_size=40))
+def test_whatever_happens_nothing_is_published_past_a_gate(actions: list[tuple[str, object]]) -> None:
+    mini = Miniature(gated_job(0.81))
+    for action, argument in actions:
+        happen(mini, action, argument)
+
+    mini.edit({"spec": {"suspend": False}})
+    go_on_fairly(mini)
+
+    assert state(mini) in (State.GATE_FAILED, State.FAILED, State.WAITING)
+    assert not any("-u" in w for w in mini.writes if w.startswith("put Job"))
+
+
 @settings(max_examples=100, **QUIETLY)
 @given(st.lists(ACTIONS, max_size=40))
 def test_a_suspended_job_comes_to_rest_without_pods(actions: list[tuple[str, object]]) -> None:
@@ -166,6 +226,11 @@ def test_a_suspended_job_comes_to_rest_without_pods(actions: list[tuple[str, obj
     mini.turn()
     assert state(mini) in (State.SUSPENDED, State.SUCCEEDED, State.FAILED)
     assert [p for p in mini.active_pods() if not p.get("stuck")] == []
+
+
+def gated_job(minimum: float) -> FineTuneJob:
+    """A job whose tuned model scores 0.8."""
+    return scenes.job_of({"spec": {"evaluation": {"gate": {"minimum": minimum}}}})
 
 
 def happen(mini: Miniature, action: str, argument: Any) -> None:
@@ -226,7 +291,7 @@ def go_on_fairly(mini: Miniature, survived: int | None = None) -> None:
     for round_number in range(150):
         # Every second turn survives only so many writes.
         mini.turn(survived if round_number % 2 else None)
-        if state(mini) in (State.SUCCEEDED, State.FAILED):
+        if state(mini) in (State.SUCCEEDED, State.FAILED, State.GATE_FAILED):
             return
         mini.settle()
         if round_number % 3 == 1:

@@ -88,6 +88,14 @@ Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Uri = Annotated[str, Field(max_length=1024)]
 Reason = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9]{0,63}$")]
 MetricName = Literal["accuracy", "macroF1", "microF1", "weightedF1", "mcc"]
+HIGHER_IS_BETTER: dict[MetricName, bool] = {
+    "accuracy": True,
+    "macroF1": True,
+    "microF1": True,
+    "weightedF1": True,
+    "mcc": True,
+}
+"""Which way each metric is better; those of which more is better are at most 1."""
 
 
 class Interval(Model):
@@ -124,7 +132,8 @@ class Evaluation(Model):
     tuned: Scores | None = None
     """The best checkpoint of this run."""
     delta: Scores | None = None
-    """Tuned minus baseline; intervals from a paired bootstrap over the test rows."""
+    """Tuned minus baseline, whichever way the metric is better; intervals from a paired bootstrap over the
+    test rows."""
 
 
 class RowCounts(Model):

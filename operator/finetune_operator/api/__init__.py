@@ -7,6 +7,7 @@ what only the data or the model can tell is checked by Prepare.
 from typing import Any
 
 from finetune_operator.api.fields import rule, rules
+from finetune_operator.api.gate import GateSpec
 from finetune_operator.api.spec import FineTuneJobSpec, Storage
 from finetune_operator.api.status import (
     AttemptStatus,
@@ -26,6 +27,7 @@ __all__ = [
     "FineTuneJob",
     "FineTuneJobSpec",
     "FineTuneJobStatus",
+    "GateSpec",
     "ModelStatus",
     "ProgressStatus",
     "Storage",

@@ -18,6 +18,7 @@ from finetune_operator.api.fields import (
     rule,
     rules,
 )
+from finetune_operator.api.gate import GATE_RULES, GateSpec
 from finetune_trainer.contract import MetricName, Model
 
 
@@ -226,7 +227,8 @@ class EvaluationSpec(Model):
             "self.metrics.exists(m, m == self.primaryMetric)",
             "primaryMetric must be one of metrics",
             ".primaryMetric",
-        )
+        ),
+        *GATE_RULES,
     )
 
     metrics: Annotated[
@@ -235,7 +237,11 @@ class EvaluationSpec(Model):
     ] = ["accuracy", "macroF1", "microF1", "weightedF1", "mcc"]
     """Metrics to report. Default: accuracy, macroF1, microF1, weightedF1, mcc."""
     primary_metric: MetricName = "macroF1"
-    """The metric that chooses the best checkpoint and is shown in the columns. Default macroF1."""
+    """The metric that chooses the best checkpoint, passes the gate and is shown in the columns. Default
+    macroF1."""
+    gate: GateSpec | None = None
+    """What the tuned model must reach on the test rows to be published. Default: it is published whatever it
+    reaches."""
 
 
 class OutputSpec(Model):

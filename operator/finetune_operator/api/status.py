@@ -13,7 +13,8 @@ class ConditionStatus(Model):
     """One condition, as the Kubernetes API conventions have it."""
 
     type: Annotated[str, Field(max_length=64)]
-    """Prepared, Running, Evaluated, Published, Suspended, Finished, or the summary Succeeded."""
+    """Prepared, Running, Evaluated, GatePassed (with a gate), Published, Suspended, Finished, or the summary
+    Succeeded."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
     reason: Annotated[str, Field(max_length=64)]
