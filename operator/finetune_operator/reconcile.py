@@ -13,13 +13,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finetune_operator import logs, sweep, unreadable, waiting
+from finetune_operator import logs, lookout, sweep, unreadable
 from finetune_operator.api import FineTuneJob, FineTuneJobStatus
 from finetune_operator.cache import Cache
 from finetune_operator.cluster import Cluster
 from finetune_operator.drift import covers
-from finetune_operator.names import LABEL_UID, Reason
-from finetune_operator.observed import Manifest, Milestone, Observed, Plan
+from finetune_operator.lookout import Sight
+from finetune_operator.names import Reason
+from finetune_operator.observed import Manifest, Milestone, Plan
 from finetune_operator.plan import plan as decide
 from finetune_operator.poll import Poller, first_pod
 from finetune_operator.settings import Settings
@@ -34,8 +35,6 @@ from finetune_operator.workqueue import RetryLaterError
 
 ROUNDS = 5
 """A turn plans again after it has created something, until the plan creates nothing more."""
-ASK_AGAIN_SECONDS = 15.0
-"""Events and foreign objects are not watched; they are looked at again so often while they matter."""
 CONFLICT_SECONDS = 0.2
 """Somebody else wrote first: no failure, but worth a breath."""
 EVENTS_PER_HOUR = 10
@@ -47,14 +46,11 @@ log = logging.getLogger(__name__)
 class Notes:
     """What is remembered of a run between turns, and may be forgotten."""
 
+    sight: Sight
     undeletable: str | None = None
     """What the API server said when it refused a delete."""
-    foreign: set[tuple[str, str]] = field(default_factory=set)
-    events: dict[str, tuple[Manifest, ...]] = field(default_factory=dict)
-    asked_at: float = 0.0
-    caught_up: set[str] = field(default_factory=set)
-    """Uids of ended Jobs whose pods were read once more."""
     posted: list[tuple[str, float]] = field(default_factory=list)
+    """Reasons of the Events of the last hour, with the time of each by time.monotonic()."""
 
 
 @dataclass
@@ -94,7 +90,7 @@ class Reconciler:
 
     async def _advance(self, run: str, raw: Manifest) -> float | None:
         """A turn of a FineTuneJob that exists."""
-        notes = self._notes.setdefault(run, Notes())
+        notes = self._notes.setdefault(run, Notes(Sight(run, raw["metadata"]["namespace"])))
         now = self.clock().replace(microsecond=0)
         try:
             job = FineTuneJob.model_validate(raw)
@@ -102,11 +98,11 @@ class Reconciler:
             self.poller.follow(run, None)
             await self._tell_unreadable(raw, notes, unreadable.status_of(raw, error, now), now)
             return None
-        await self._look_at_foreign(run, notes, raw["metadata"]["namespace"])
-        await self._catch_up(run, notes, raw["metadata"]["namespace"])
-        plan, refusal = await self._make(run, job, notes, now)
+        await lookout.look_at_foreign(notes.sight, self.cache, self.cluster)
+        await lookout.catch_up(notes.sight, self.cache, self.cluster)
+        plan, refusal = await self._make(job, notes, now)
         refusal = refusal or notes.undeletable
-        shown = self._decide(run, notes, job, now, refusal) if refusal else plan
+        shown = self._decide(notes, job, now, refusal) if refusal else plan
         written = await self._write_status(raw, dumped(shown.status))
         self.poller.shown(run)
         before, notes.undeletable = notes.undeletable, await self._delete_all(run, raw, plan)
@@ -121,35 +117,32 @@ class Reconciler:
             return 0.0
         if refusal:
             raise RetryLaterError(refusal)
-        look_again = ASK_AGAIN_SECONDS if notes.foreign or notes.events else None
-        return min((s for s in (plan.again_in, look_again) if s is not None), default=None)
+        return min((s for s in (plan.again_in, notes.sight.again_in) if s is not None), default=None)
 
-    async def _make(self, run: str, job: FineTuneJob, notes: Notes, now: datetime) -> tuple[Plan, str | None]:
+    async def _make(self, job: FineTuneJob, notes: Notes, now: datetime) -> tuple[Plan, str | None]:
         """Applies and creates until nothing more is to be made; the last plan, and what was refused."""
         for _ in range(ROUNDS):
-            await self._ask_events(run, notes, job, now)
-            plan = self._decide(run, notes, job, now)
-            if self.cache.unreadable(job.metadata["namespace"]):
-                return plan, None
+            await lookout.ask_events(notes.sight, self.cache, self.cluster, now)
+            plan = self._decide(notes, job, now)
             try:
-                if not await self._make_once(run, plan, notes):
+                if not await self._make_once(plan, notes.sight):
                     return plan, None
             except RefusedError as error:
                 return plan, str(error)
         raise RuntimeError(f"the plan still makes something after {ROUNDS} rounds: {_names(plan)}")
 
-    async def _make_once(self, run: str, plan: Plan, notes: Notes) -> bool:
+    async def _make_once(self, plan: Plan, sight: Sight) -> bool:
         """Carries out what a plan makes; returns whether that changed anything that a plan looks at."""
         changed = False
         for manifest in (*plan.apply, *plan.create):
             kind, name = manifest["kind"], manifest["metadata"]["name"]
-            if (kind, name) in notes.foreign:
+            if (kind, name) in sight.foreign:
                 continue
-            known = self.cache.child(run, kind, name)
+            known = self.cache.child(sight.run, kind, name)
             if known is None:
                 changed = True
-                await self._create(run, manifest, notes)
-                if (kind, name) in notes.foreign:
+                await self._create(manifest, sight)
+                if (kind, name) in sight.foreign:
                     return True  # what follows may rest on it: no pods without their NetworkPolicy
             elif kind != "Job" and not covers(manifest, known):
                 log.info("%s %s differs from what it should be", kind, name)
@@ -160,50 +153,15 @@ class Reconciler:
                 changed = True
         return changed
 
-    async def _create(self, run: str, manifest: Manifest, notes: Notes) -> None:
-        kind, meta = manifest["kind"], manifest["metadata"]
+    async def _create(self, manifest: Manifest, sight: Sight) -> None:
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
         try:
             self.cache.put(await self.cluster.create(manifest))
-            log.info("created %s %s", kind, meta["name"])
+            log.info("created %s %s", kind, name)
         except ExistsError:
-            there = await self.cluster.get(kind, meta["namespace"], meta["name"])
-            if _run_of(there) == run:
-                self.cache.put(there)
-            else:
-                log.warning("%s %s exists and is not ours", kind, meta["name"])
-                notes.foreign.add((kind, meta["name"]))
-
-    async def _catch_up(self, run: str, notes: Notes, namespace: str) -> None:
-        """Reads the pods again where their Job was seen to end before them: two watches are not in step.
-
-        Else a result would be taken for lost that is about to arrive.
-        """
-        pods = self.cache.children(run, "Pod")
-        behind = {
-            uid
-            for job in self.cache.children(run, "Job")
-            if (uid := job["metadata"]["uid"]) not in notes.caught_up
-            and has_ended(job)
-            and any(is_of(pod, uid) and pod["status"].get("phase") in {"Pending", "Running"} for pod in pods)
-        }
-        if not behind:
-            return
-        notes.caught_up |= behind
-        found, _ = await self.cluster.list("Pod", namespace, f"{LABEL_UID}={run}")
-        for pod in found:
-            self.cache.put(pod)
-
-    async def _look_at_foreign(self, run: str, notes: Notes, namespace: str) -> None:
-        """Forgets foreign objects that have gone."""
-        for kind, name in list(notes.foreign):
-            try:
-                there = await self.cluster.get(kind, namespace, name)
-            except MissingError:
-                notes.foreign.discard((kind, name))
-                continue
-            if _run_of(there) == run:
-                notes.foreign.discard((kind, name))
-                self.cache.put(there)
+            await lookout.look_at_taken(sight, self.cache, self.cluster, kind, name)
+            if (kind, name) in sight.foreign:
+                log.warning("%s %s exists and is not ours", kind, name)
 
     async def _delete_all(self, run: str, raw: Manifest, plan: Plan) -> str | None:
         """Deletes what the plan says; returns what the API server said if it refused."""
@@ -263,30 +221,10 @@ class Reconciler:
         except MissingError:
             self.cache.remove(raw)
 
-    def _decide(
-        self, run: str, notes: Notes, job: FineTuneJob, now: datetime, refused: str | None = None
-    ) -> Plan:
-        observed = Observed(
-            jobs=self.cache.children(run, "Job"),
-            pods=self.cache.children(run, "Pod"),
-            services=self.cache.children(run, "Service"),
-            network_policies=self.cache.children(run, "NetworkPolicy"),
-            foreign=frozenset(notes.foreign),
-            refused=self.cache.unreadable(job.metadata["namespace"]) or refused,
-            events=tuple(event for told in notes.events.values() for event in told),
-            progress=self.poller.news(run),
-        )
-        return decide(job, observed, self.settings, now)
-
-    async def _ask_events(self, run: str, notes: Notes, job: FineTuneJob, now: datetime) -> None:
-        """Reads the Events about what hangs, every 15 s at most."""
-        asked = waiting.ask_about(self.cache.children(run, "Job"), self.cache.children(run, "Pod"), now)
-        if not asked:
-            notes.events = {}
-        elif time.monotonic() - notes.asked_at >= ASK_AGAIN_SECONDS or set(asked) - set(notes.events):
-            notes.asked_at = time.monotonic()
-            namespace = job.metadata["namespace"]
-            notes.events = {uid: await self.cluster.events(namespace, uid) for uid in asked}
+    def _decide(self, notes: Notes, job: FineTuneJob, now: datetime, refused: str | None = None) -> Plan:
+        progress = self.poller.news(notes.sight.run)
+        seen = lookout.observed(notes.sight, self.cache, progress, refused)
+        return decide(job, seen, self.settings, now)
 
 
 def _newest_attempt(raw: Manifest | None) -> str | None:
@@ -297,27 +235,10 @@ def _newest_attempt(raw: Manifest | None) -> str | None:
     return f"{last.get('stage')} {last.get('number')}" if isinstance(last, dict) else None
 
 
-def has_ended(job: Manifest) -> bool:
-    """Whether the Job controller says that a Job is over, or as good as."""
-    over = {"Complete", "Failed", "SuccessCriteriaMet", "FailureTarget"}
-    conditions = job.get("status", {}).get("conditions") or ()
-    return any(c["type"] in over and c["status"] == "True" for c in conditions)
-
-
-def is_of(pod: Manifest, job_uid: str) -> bool:
-    """Whether a pod belongs to the Job with that uid."""
-    return any(owner["uid"] == job_uid for owner in pod["metadata"].get("ownerReferences", ()))
-
-
 def dumped(status: FineTuneJobStatus) -> dict[str, Any]:
     """A status as the API server stores it."""
     document: dict[str, Any] = status.model_dump(mode="json", by_alias=True, exclude_none=True)
     return document
-
-
-def _run_of(obj: Manifest) -> str | None:
-    run: str | None = obj["metadata"].get("labels", {}).get(LABEL_UID)
-    return run
 
 
 def _names(plan: Plan) -> str:

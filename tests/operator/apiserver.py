@@ -10,6 +10,7 @@ from finetune_operator.cluster import Cluster
 from finetune_operator.names import KIND, LABEL_UID
 from finetune_operator.observed import Manifest, Milestone, Reference
 from finetune_operator.transport import ConflictError, ExistsError, MissingError
+from tests.operator import scenes
 
 
 @dataclass
@@ -32,7 +33,8 @@ class ApiServer:
     def put(self, obj: Manifest) -> Manifest:
         """Somebody writes an object."""
         self.versions += 1
-        meta = {"uid": f"uid-{self.versions}", **obj["metadata"], "resourceVersion": str(self.versions)}
+        new = {"uid": f"uid-{self.versions}", "creationTimestamp": scenes.NOW.isoformat()}
+        meta = new | obj["metadata"] | {"resourceVersion": str(self.versions)}
         made = {"status": {}, **copy.deepcopy(obj), "metadata": meta}
         self.objects[obj["kind"], meta["name"]] = made
         return copy.deepcopy(made)
