@@ -198,6 +198,7 @@ def learnable() -> Prepared:
             offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             labels=labels.astype(np.int32),
             rows=np.arange(first_line, first_line + rows).astype(np.int64),
+            trained=np.zeros(counts.sum(), dtype=np.bool_),
         )
 
     return Prepared(split(101, 1), split(31, 102), split(41, 1), ("blue", "green", "red"))

@@ -56,15 +56,15 @@ def test_the_micro_batch_is_the_largest_divisor_up_to_16(share: int, micro: int)
 def test_the_length_holds_99_of_100_rows() -> None:
     lengths = np.array([20] * 99 + [500], dtype=np.int64)
     typical = choose.typical_length(lengths)
-    assert choose.max_length(typical, 512) % 8 == 0
-    assert choose.max_length(typical, 512) >= np.percentile(lengths, 99)
-    assert choose.max_length(4000, 512) == 512
-    assert choose.max_length(4000, 128) == 128
-    assert choose.max_length(4000, None) == 512
+    assert choose.max_length(typical, 512, 512) % 8 == 0
+    assert choose.max_length(typical, 512, 512) >= np.percentile(lengths, 99)
+    assert choose.max_length(4000, 512, 512) == 512
+    assert choose.max_length(4000, 128, 512) == 128
+    assert choose.max_length(4000, None, 512) == 512
 
 
 def test_auto_everywhere_fits_together() -> None:
-    chosen = choose.choose(run(nodes=2), 3200, 100, 22_000_000, 512)
+    chosen = choose.choose(run(nodes=2), 3200, 100, 22_000_000, 512, 512)
     assert (chosen.epochs, chosen.batch_size, chosen.micro_batch_size, chosen.accumulation_steps) == (
         4,
         32,
@@ -77,8 +77,8 @@ def test_auto_everywhere_fits_together() -> None:
         2,
         400,
     )
-    assert choose.choose(run(), 3200, 100, 100_000_000, 512).learning_rate == 2e-5
-    assert choose.choose(run(), 3200, 100, 1, 512).zero_stage == 0
+    assert choose.choose(run(), 3200, 100, 100_000_000, 512, 512).learning_rate == 2e-5
+    assert choose.choose(run(), 3200, 100, 1, 512, 512).zero_stage == 0
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,6 @@ def test_what_cannot_be_is_refused_with_what_could(
     nodes: int, training: dict[str, object], rows: int, reason: str, says: str
 ) -> None:
     with pytest.raises(StageFailure) as failure:
-        choose.choose(run(nodes, **training), rows, 100, 1, 512)
+        choose.choose(run(nodes, **training), rows, 100, 1, 512, 512)
     assert failure.value.reason == reason
     assert says in failure.value.message + failure.value.hint

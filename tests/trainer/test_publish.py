@@ -16,12 +16,13 @@ from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Best, Chosen, FailureClass, PublishPayload, Stage, TrainPayload
 from finetune_trainer.dataset.data import Prepared
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models.model import load_classifier
 from finetune_trainer.places import Places
 from finetune_trainer.s3.manifest import MANIFEST, Manifest, ManifestFile, digest_of_file, read_manifest
 from finetune_trainer.s3.store import Store
+from finetune_trainer.tasks.text_classification.model import load_classifier
+from finetune_trainer.tasks.text_classification.probe import Probe
 from finetune_trainer.training import handover
-from finetune_trainer.training.baseline import Baseline, BaselineKey
+from finetune_trainer.training.baseline import BaselineKey
 from finetune_trainer.training.fit import Tuned
 from finetune_trainer.training.gang import Gang
 from finetune_trainer.training.handover import Outcome
@@ -54,15 +55,19 @@ def staged(
     truth = learnable.test.labels.astype(np.int64)
     random = np.random.default_rng(2)
     logits = random.normal(size=(len(truth), 3)).astype(np.float32)
-    answers = {
-        "majority": np.zeros_like(truth),
-        "baseline": random.integers(0, 3, len(truth)),
-        "tuned": logits.argmax(axis=1),
-    }
+    answers = random.integers(0, 3, len(truth))
     digest = "sha256:" + "1" * 64
-    key = BaselineKey(model=digest, data=digest, max_length=16, primary_metric="macroF1", seed=42)
-    probe = Baseline(
-        key=key, majority=0, strength=1.0, validation=0.5, rows=101, predictions=tuple(answers["baseline"])
+    key = BaselineKey(
+        task="TextClassification",
+        model=digest,
+        data=digest,
+        max_length=16,
+        primary_metric="macroF1",
+        seed=42,
+        code="1",
+    )
+    probe = Probe(
+        key=key, test_rows=41, majority=0, strength=1.0, validation=0.5, rows=101, predictions=tuple(answers)
     )
     best = Best(step=13, metric=0.5)
     history = (EpochRow(epoch=1, step=13, training_loss=1.0, validation=0.5),)
@@ -79,9 +84,9 @@ def staged(
         base=tiny_base,
         base_digest=digest,
         pad_id=0,
-        numbers="float32",
+        precision="float32",
     )
-    outcome = Outcome(model, logits, answers, probe, reused=False, tuned=tuned)
+    outcome = Outcome(model, logits, probe, reused=False, tuned=tuned)
     record = handover.record_of(scene, outcome)
     staging = handover.stage(scene, outcome, record, lambda _share: None)
     payload = TrainPayload(
@@ -140,7 +145,7 @@ def test_the_published_folder_is_whole_loads_alone_and_says_what_it_is(
     assert "accessKey" not in files["finetune-config.json"].decode()
     report = json.loads(files["report.json"])
     assert report["data"] == {"findings": []}
-    assert np.sum(report["confusion"]["tuned"]) == 41
+    assert np.sum(report["classification"]["confusion"]["tuned"]) == 41
     assert len(files["evaluation/predictions.jsonl"].splitlines()) == 41
 
 

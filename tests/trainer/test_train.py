@@ -18,7 +18,7 @@ from finetune_trainer.dataset.data import Prepared
 from finetune_trainer.places import Places
 from finetune_trainer.s3.manifest import read_manifest
 from finetune_trainer.s3.store import Store
-from finetune_trainer.training.baseline import Baseline
+from finetune_trainer.tasks.text_classification.probe import Probe
 from finetune_trainer.training.batches import steps_per_epoch
 from finetune_trainer.training.record import RECORD, TrainingRecord
 
@@ -73,11 +73,12 @@ def test_training_ends_with_scores_that_agree_and_the_next_attempt_uses_the_stor
     assert rank_file(places, 1).payload is None
     check_scores(payload, learnable, store, config)
     check_staging(payload, record, places, store)
-    assert not record.probe.reused
+    assert record.classification
+    assert not record.classification.probe.reused
 
     # A mark in the stored baseline that a new measurement would not make; the next attempt runs ZeRO-3.
     (entry,) = store.list(f"{config.run.runs}baseline/")
-    stored = Baseline.model_validate_json(store.read(entry.uri))
+    stored = Probe.model_validate_json(store.read(entry.uri))
     marked = stored.model_copy(update={"predictions": (2,) * 41})
     store.write(entry.uri, marked.model_dump_json(by_alias=True).encode())
     store.delete([found.uri for found in store.list(f"{config.run.runs}attempts/train-")])
@@ -85,7 +86,8 @@ def test_training_ends_with_scores_that_agree_and_the_next_attempt_uses_the_stor
     ended = ranks(again, places, "pod-two-")
     assert ended.returncode == 0, ended.stderr[-4000:]
     second, second_record = trained(store, again)
-    assert second_record.probe.reused
+    assert second_record.classification
+    assert second_record.classification.probe.reused
     share = float(np.mean(learnable.test.labels == 2))
     assert second.evaluation.baseline.metrics["accuracy"].value == pytest.approx(share)
     # The same rows in the same order from the same start: ZeRO-3 learns what ZeRO-2 learned.

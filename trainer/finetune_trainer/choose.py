@@ -14,11 +14,12 @@ from finetune_trainer.training.batches import steps_per_epoch
 _ROWS_SEEN = 12_000
 _BATCH = 32
 _MICRO_BATCH = 16
-_LENGTH = 512
 _LARGE = 100_000_000
 
 
-def choose(run: Run, rows: int, typical_length: int, parameters: int, positions: int | None) -> Chosen:
+def choose(
+    run: Run, rows: int, typical_length: int, parameters: int, positions: int | None, most_tokens: int
+) -> Chosen:
     """All values that training needs.
 
     Args:
@@ -27,6 +28,7 @@ def choose(run: Run, rows: int, typical_length: int, parameters: int, positions:
         typical_length: of the training rows, see `typical_length`.
         parameters: of the base model.
         positions: longest input of the model in tokens; None if it has no limit.
+        most_tokens: of a row, where maxLength is Auto.
 
     Raises:
         StageFailure: BatchIndivisible, BatchTooLarge, MaxLengthTooLong.
@@ -37,7 +39,9 @@ def choose(run: Run, rows: int, typical_length: int, parameters: int, positions:
     _check_batch(batch, micro, world, rows)
     micro = micro or micro_batch_size(batch // world)
     epochs = epochs_for(rows) if asked.epochs == "Auto" else asked.epochs
-    longest = max_length(typical_length, positions) if asked.max_length == "Auto" else asked.max_length
+    longest = asked.max_length
+    if longest == "Auto":
+        longest = max_length(typical_length, positions, most_tokens)
     if positions is not None and longest > positions:
         raise StageFailure(
             FailureClass.USER_CONFIG,
@@ -85,9 +89,9 @@ def typical_length(lengths: npt.NDArray[np.int64]) -> int:
     return math.ceil(float(np.percentile(lengths, 99)))
 
 
-def max_length(typical: int, positions: int | None) -> int:
-    """The typical length rounded up to a multiple of 8, at most 512 and the model's positions."""
-    return min(math.ceil(typical / 8) * 8, _LENGTH, positions or _LENGTH)
+def max_length(typical: int, positions: int | None, most: int) -> int:
+    """The typical length rounded up to a multiple of 8, at most `most` and the model's positions."""
+    return min(math.ceil(typical / 8) * 8, most, positions or most)
 
 
 def zero_stage(world: int) -> int:

@@ -209,7 +209,10 @@ class TrainConfig(Model):
 
 
 def digest_of(document: Model) -> Digest:
-    """SHA-256 of a document's canonical JSON (sorted keys, no spaces)."""
-    plain = document.model_dump(mode="json", by_alias=True)
+    """SHA-256 of a document's canonical JSON (sorted keys, no spaces), defaults left out.
+
+    A release that adds a field whose default is the old behaviour finds the results of the one before.
+    """
+    plain = document.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()

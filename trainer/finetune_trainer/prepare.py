@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from finetune_trainer.choose import choose, typical_length
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import (
     Activity,
+    Chosen,
     Digest,
     FailureClass,
     Findings,
@@ -25,7 +27,7 @@ from finetune_trainer.contract import (
 from finetune_trainer.dataset import doctor, sources, tokenise
 from finetune_trainer.dataset.data import Prepared, read_index, store_prepared
 from finetune_trainer.dataset.datareport import Lengths, document
-from finetune_trainer.dataset.doctor import Finding, SplitName
+from finetune_trainer.dataset.findings import Finding, SplitName
 from finetune_trainer.dataset.partition import Partition, partition
 from finetune_trainer.dataset.sources import DataFile
 from finetune_trainer.failures import StageFailure
@@ -33,11 +35,11 @@ from finetune_trainer.models import basemodel, modelcheck, modelfolder
 from finetune_trainer.places import Places
 from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.stage import Pulse, StageResult
-from finetune_trainer.tasks.text_classification import classes
+from finetune_trainer.tasks.protocol import Preparing, preparing
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Of the prepared rows; raised when the same files come to other rows or tokens."""
 REPORT = "report.json"
 _SLOW_SECONDS = 1800.0
@@ -48,7 +50,7 @@ class Facts(Model):
     """What later decisions need of the rows; kept beside the shards, so that they are read once."""
 
     rows: RowCounts
-    labels: PositiveInt
+    labels: NonNegativeInt
     tokens: NonNegativeInt
     truncated_tokens: NonNegativeInt
     typical_length: PositiveInt
@@ -72,6 +74,7 @@ class _Work:
     """What the parts below look at."""
 
     config: TrainConfig
+    task: Preparing[Any]
     output: Store
     base: _Base
     files: dict[SplitName, DataFile]
@@ -98,23 +101,25 @@ def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
     uris = sources.uris_of(config.run.dataset)
     files = {name: sources.fetch(data, uri, places) for name, uri in uris.items()}
     pulse.beat(Activity.CHECKING_MODEL, percent=10, quiet_seconds=_SLOW_SECONDS)
-    base = _base(config, models, places)
+    task = preparing(config.run.task)
+    base = _base(config, task, models, places)
     digest = _data_digest(config, base, files)
     folder = f"{config.run.runs}prepared/{digest.removeprefix('sha256:')[:16]}/"
     keys = {*output.warnings, *data.warnings, *models.warnings}
     notes = tuple(
         Finding(level="warning", code="Note", message=f"{text}.") for text in (*sorted(keys), *base.warnings)
     )
-    work = _Work(config, output, base, files, folder, notes)
+    work = _Work(config, task, output, base, files, folder, notes)
     facts = _stored(work) or _prepare_rows(work, pulse)
     pulse.beat(Activity.DONE, percent=100)
     return _result(work, digest, facts)
 
 
-def _base(config: TrainConfig, store: Store, places: Places) -> _Base:
+def _base(config: TrainConfig, task: Preparing[Any], store: Store, places: Places) -> _Base:
     """Checks the model from outside before its weights are downloaded for their digest."""
     uri = config.run.model.uri.rstrip("/") + "/"
-    inspection = modelfolder.inspect(store, uri, tokenise.classifier_types())
+    wanted = modelcheck.Wanted(task.model_types(), task.HEAD, task.SUITABLE)
+    inspection = modelfolder.inspect(store, uri, wanted)
     fresh = places.scratch / "model"
     shutil.rmtree(fresh, ignore_errors=True)
     digest = basemodel.download(store, uri, fresh)
@@ -163,12 +168,15 @@ def _stored(work: _Work) -> Facts | None:
 
 def _prepare_rows(work: _Work, pulse: Pulse) -> Facts:
     """Reads, checks, splits and tokenises all rows; the index is the last thing written."""
-    run = work.config.run
+    run, task = work.config.run, work.task
     pulse.beat(Activity.CHECKING_DATA, percent=20, quiet_seconds=_SLOW_SECONDS)
-    read = {name: sources.read(file, run.dataset.columns) for name, file in work.files.items()}
+    reader = partial(task.example, run=run)
+    read = {name: sources.read(file, reader) for name, file in work.files.items()}
     findings = list(work.notes)
     for source in read.values():
-        findings += doctor.check_source(source, run.dataset.columns, run.dataset.max_bad_row_fraction)
+        findings += doctor.check_source(
+            source, partial(task.absent, run=run), run.dataset.max_bad_row_fraction
+        )
     _fail_on_errors(work, findings)
     parts = partition(
         {name: source.examples for name, source in read.items()},
@@ -180,27 +188,27 @@ def _prepare_rows(work: _Work, pulse: Pulse) -> Facts:
     findings += parts.findings
     for name, source in read.items():
         findings += doctor.duplicates(parts.splits[name] if name != "train" else source.examples, source.uri)
-    findings += doctor.check_labels(parts.splits, homes)
+    findings += task.check_rows(parts.splits, homes)
+    findings += doctor.few_test_rows(len(parts.splits["test"]))
     _fail_on_errors(work, findings)
 
     pulse.beat(Activity.TOKENISING, percent=40, quiet_seconds=_SLOW_SECONDS)
-    encoded = {
-        name: tokenise.encode(work.base.tokenizer, [row.text for row in rows])
-        for name, rows in parts.splits.items()
-    }
+    encoded = {name: task.encode(work.base.tokenizer, rows, run) for name, rows in parts.splits.items()}
     lengths = {name: Lengths.of(rows) for name, rows in encoded.items()}
     typical = typical_length(lengths["train"].array)
-    longest = choose(
-        run, len(encoded["train"]), typical, work.base.parameters, work.base.positions
-    ).max_length
+    longest = _chosen(work, len(encoded["train"]), typical).max_length
+    cut = {
+        name: task.cut(work.base.tokenizer, rows, encoded[name], longest)
+        for name, rows in parts.splits.items()
+    }
     cut_rows, lost = lengths["train"].beyond(longest)
     findings += doctor.truncation(cut_rows, len(encoded["train"]), lost, longest)
-    labels = classes(parts.splits["train"])
+    findings += task.check_encoded(parts.splits, cut, homes)
+    _fail_on_errors(work, findings)
+    labels = task.classes(parts.splits["train"])
     prepared = Prepared(
         **{
-            name: tokenise.as_split(
-                rows, tokenise.cut(work.base.tokenizer, rows, encoded[name], longest), labels
-            )
+            name: tokenise.as_split(rows, cut[name], task.labels(rows, labels))
             for name, rows in parts.splits.items()
         },
         labels=labels,
@@ -254,10 +262,13 @@ def _write_report(work: _Work, findings: list[Finding], more: dict[str, Any]) ->
     work.output.write(work.folder + REPORT, json.dumps(report, ensure_ascii=False, indent=1).encode())
 
 
+def _chosen(work: _Work, rows: int, typical: int) -> Chosen:
+    base = work.base
+    return choose(work.config.run, rows, typical, base.parameters, base.positions, work.task.LONGEST)
+
+
 def _result(work: _Work, digest: Digest, facts: Facts) -> StageResult:
-    chosen = choose(
-        work.config.run, facts.rows.train, facts.typical_length, work.base.parameters, work.base.positions
-    )
+    chosen = _chosen(work, facts.rows.train, facts.typical_length)
     payload = PreparePayload(
         data_digest=digest,
         model_digest=work.base.digest,
@@ -271,8 +282,9 @@ def _result(work: _Work, digest: Digest, facts: Facts) -> StageResult:
         findings=facts.findings,
         report=work.folder + REPORT,
     )
+    classes = f" in {facts.labels} classes" if facts.labels else ""
     message = (
-        f"{facts.rows.train:,} training rows in {facts.labels} classes; "
+        f"{facts.rows.train:,} training rows{classes}; "
         f"{facts.rows.dropped:,} rows left out; {facts.findings.warnings} warnings in the report"
     )
     return StageResult(payload, message)

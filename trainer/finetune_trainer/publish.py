@@ -51,9 +51,10 @@ def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
     # torch only from here on: a refusal above comes within a second.
     from finetune_trainer.models.model import quiet  # noqa: PLC0415
     from finetune_trainer.models.verify import verify  # noqa: PLC0415
+    from finetune_trainer.tasks.protocol import learning  # noqa: PLC0415
 
     quiet()
-    difference = verify(staged_folder / MODEL_FOLDER, staged_folder / VERIFICATION)
+    difference = verify(learning(config.run.task), staged_folder / MODEL_FOLDER, staged_folder / VERIFICATION)
     log.info("reloaded from %s: the largest difference of a logit is %.1e", trained.staging, difference)
     pulse.beat(Activity.UPLOADING, percent=60.0)
     record = TrainingRecord.model_validate_json((staged_folder / RECORD).read_bytes())

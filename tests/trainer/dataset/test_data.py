@@ -16,11 +16,12 @@ def split(rows: int, seed: int = 0) -> Split:
         offsets=np.cumsum([0, *lengths], dtype=np.int64),
         labels=random.integers(0, 3, rows, dtype=np.int32),
         rows=np.arange(1, rows + 1, dtype=np.int64),
+        trained=random.integers(0, 2, lengths.sum()).astype(np.bool_),
     )
 
 
 def same(one: Split, other: Split) -> bool:
-    fields = ("tokens", "offsets", "labels", "rows")
+    fields = ("tokens", "offsets", "labels", "rows", "trained")
     return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in fields)
 
 

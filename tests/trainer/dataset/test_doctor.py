@@ -1,47 +1,34 @@
+from collections.abc import Iterable
+
 import pytest
 
-from finetune_trainer.config import Columns
 from finetune_trainer.dataset import doctor
-from finetune_trainer.dataset.doctor import Finding, Source
+from finetune_trainer.dataset.doctor import Source
+from finetune_trainer.dataset.findings import Finding
 from finetune_trainer.dataset.rows import open_rows
-from finetune_trainer.tasks.text_classification import Example
+from finetune_trainer.tasks.text_classification.preparing import LabelledText
+
+
+def read(line: int, values: dict[str, str]) -> LabelledText | str:
+    if absent(values):
+        return "lacks a column"
+    return LabelledText(line, values["text"], values["label"])
+
+
+def absent(there: Iterable[str]) -> tuple[str, ...]:
+    return tuple(name for name in ("text", "label") if name not in there)
 
 
 def source(text: str, name: str = "rows.jsonl") -> Source:
-    return doctor.read_source(f"s3://data/{name}", open_rows([text.encode()], name), Columns())
+    return doctor.read_source(f"s3://data/{name}", open_rows([text.encode()], name), read)
 
 
 def check(text: str, max_bad: float = 0.01, **options: str) -> list[Finding]:
-    return doctor.check_source(source(text, **options), Columns(), max_bad)
+    return doctor.check_source(source(text, **options), absent, max_bad)
 
 
-def rows(*pairs: tuple[str, str]) -> list[Example]:
-    return [Example(line, text, label) for line, (text, label) in enumerate(pairs, start=1)]
-
-
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        ('{"text": "", "label": "a"}', "'text' is empty"),
-        ('{"text": "  \\t", "label": "a"}', "'text' is empty"),
-        ('{"text": "a", "label": " "}', "'label' is empty"),
-        ('{"text": "a", "label": null}', "'label' is empty"),
-        ('{"text": "a"}', "has no 'label'"),
-        ('{"text": 3, "label": "a"}', "'text' is a number, not a text"),
-        ('{"text": ["a"], "label": "a"}', "'text' is a list, not a text"),
-        ('{"text": "a", "label": {"a": 1}}', "'label' is an object, not one label"),
-        ('{"text": "a\\u0000", "label": "a"}', "'text' holds a NUL or half a character"),
-        ('{"text": "a\\ud800", "label": "a"}', "'text' holds a NUL or half a character"),
-    ],
-)
-def test_a_row_without_a_text_or_a_label_is_bad_with_its_line(row: str, reason: str) -> None:
-    found = source('{"text": "b", "label": "a"}\n' + row + "\n")
-    assert [(bad.line, bad.reason) for bad in found.bad] == [(2, reason)]
-
-
-@pytest.mark.parametrize(("label", "name"), [("3", "3"), ("1.5", "1.5"), ("true", "true"), ('" a "', "a")])
-def test_a_label_may_be_a_number_or_a_truth_value(label: str, name: str) -> None:
-    assert source(f'{{"text": "b", "label": {label}}}').examples[0].label == name
+def rows(*pairs: tuple[str, str]) -> list[LabelledText]:
+    return [LabelledText(line, text, label) for line, (text, label) in enumerate(pairs, start=1)]
 
 
 def test_missing_columns_name_those_that_are_there() -> None:
@@ -78,29 +65,12 @@ def test_rows_whose_text_is_held_out_are_left_out_of_training() -> None:
     assert [row.text for row in left_out] == ["A  cat"]
 
 
-def test_duplicates_and_contradictions_are_counted() -> None:
-    found = doctor.duplicates(rows(("a", "x"), ("A", "y"), ("b", "x"), ("b", "x"), ("c", "x")), "s3://d/f")
-    assert [(finding.code, finding.count) for finding in found] == [
-        ("Duplicates", 2),
-        ("ConflictingLabels", 1),
-    ]
-    assert "1 is 'x', 2 is 'y'" in found[1].lines[0]
+def test_rows_that_repeat_another_are_counted() -> None:
+    (found,) = doctor.duplicates(rows(("a", "x"), ("A", "y"), ("b", "x"), ("b", "x"), ("c", "x")), "s3://d/f")
+    assert (found.code, found.count) == ("Duplicates", 2)
+    assert found.lines == ("1, 2: same text", "3, 4: same text")
 
 
-def labels(train: list[Example], test: list[Example]) -> list[str]:
-    uris = {"train": "s3://d/train", "validation": "s3://d/validation", "test": "s3://d/test"}
-    findings = doctor.check_labels({"train": train, "validation": [], "test": test}, uris)
-    return [finding.code for finding in findings]
-
-
-def many(*names: str, count: int = 100) -> list[Example]:
-    return [Example(line, str(line), name) for line in range(count) for name in names]
-
-
-def test_labels_are_compared_between_the_splits() -> None:
-    assert labels(many("a"), many("a")) == ["SingleClass"]
-    assert labels(many("a", "b"), many("a", "c")) == ["LabelUnseen"]
-    assert labels(many("a", "b"), many("a")) == []
-    assert labels(many("a", "b"), many("a", count=5)) == ["FewTestRows"]
-    assert labels(many("Bill", "bill", "x"), many("x")) == ["LabelSpelling"]
-    assert labels(many("a") + many("b", count=1), many("a")) == ["SmallClass", "Imbalance"]
+def test_few_test_rows_are_said_to_tell_little() -> None:
+    assert [finding.code for finding in doctor.few_test_rows(99)] == ["FewTestRows"]
+    assert doctor.few_test_rows(100) == []

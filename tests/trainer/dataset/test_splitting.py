@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_trainer.dataset.splitting import held_out
-from finetune_trainer.tasks.text_classification import Example
+from finetune_trainer.tasks.text_classification.preparing import LabelledText as Example
 
 _ROWS = st.lists(st.tuples(st.integers(0, 60), st.sampled_from("abcd")), min_size=1, max_size=200)
 

@@ -6,6 +6,7 @@ from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import modelcheck
 
 GOOD = frozenset({"config.json", "model.safetensors", "tokenizer.json"})
+WANTED = modelcheck.Wanted(frozenset({"bert"}), "classification head", "an encoder")
 FOLDER = "s3://models/x/"
 
 
@@ -50,7 +51,9 @@ def test_pickles_beside_safetensors_are_only_mentioned() -> None:
 )
 def test_a_config_that_cannot_be_used_is_refused(text: bytes, reason: str) -> None:
     with pytest.raises(StageFailure) as failure:
-        modelcheck.check_config(text, FOLDER, frozenset({"bert"}))
+        modelcheck.check_config(
+            text, FOLDER, modelcheck.Wanted(frozenset({"bert"}), "classification head", "an encoder")
+        )
     assert failure.value.reason == reason
 
 

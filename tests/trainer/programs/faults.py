@@ -12,6 +12,7 @@ import torch
 
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.model import quiet
+from finetune_trainer.tasks.text_classification import learning
 from finetune_trainer.training import loop
 from finetune_trainer.training.batches import epoch_batches
 from finetune_trainer.training.gang import meet
@@ -19,7 +20,7 @@ from finetune_trainer.training.inputs import lengths
 from tests.trainer.programs import truth
 
 LOSS, GRADIENT, LEAVE = "loss", "gradient", "leave"
-usual_loss = loop.cross_entropy
+usual_losses = learning.losses
 fault = ""
 running: list["Watched"] = []
 
@@ -62,13 +63,12 @@ def main() -> None:
     split = truth.synthetic_rows()
     poisoned = int(epoch_batches(lengths(split), truth.BATCH, seed=3, epoch=0)[1][2])
 
-    def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, **options: Any) -> torch.Tensor:
-        losses = usual_loss(logits, labels, **options)
+    def losses(outputs: Any, labels: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         # Only the rank that holds the row sees its loss.
-        held = running[-1].row_numbers[-1] == poisoned
-        return torch.where(held, torch.nan, losses) if fault == LOSS else losses
+        usual, numbers = usual_losses(outputs, labels, rows)
+        return torch.where(numbers == poisoned, torch.nan, usual) if fault == LOSS else usual, numbers
 
-    loop.Loop, loop.cross_entropy = Watched, cross_entropy
+    loop.Loop, learning.losses = Watched, losses
     outcomes: dict[str, Any] = {"line": int(split.rows[poisoned])}
     for fault in (LOSS, GRADIENT, LEAVE):
         try:

@@ -6,6 +6,7 @@ Arguments: folder of the base model, JSON list of [ZeRO stage, micro-batch, accu
 import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from transformers import set_seed
 from finetune_trainer.config import Training
 from finetune_trainer.contract import Chosen
 from finetune_trainer.dataset.data import Split
-from finetune_trainer.models.model import load_classifier, quiet
+from finetune_trainer.models.model import quiet
 from finetune_trainer.stage import Pulse
+from finetune_trainer.tasks.text_classification import learning
+from finetune_trainer.tasks.text_classification.model import load_classifier
 from finetune_trainer.training import loop
 from finetune_trainer.training.batches import Layout, steps_per_epoch
 from finetune_trainer.training.gang import Gang, meet
@@ -34,6 +37,7 @@ def synthetic_rows() -> Split:
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         labels=(np.arange(ROWS) % CLASSES).astype(np.int32),
         rows=(np.arange(ROWS) + 100).astype(np.int64),
+        trained=np.zeros(counts.sum(), dtype=np.bool_),
     )
 
 
@@ -68,10 +72,17 @@ def steps(
             chosen, training, "float32", folder=folder, gpus=False, steps=chosen.total_steps
         )
         set_seed(1)
-        batches = loop.RankBatches(synthetic_rows(), Layout.of(chosen), rank=gang.rank, seed=3, pad_id=0)
+        batches = loop.RankBatches(
+            synthetic_rows(),
+            Layout.of(chosen),
+            rank=gang.rank,
+            seed=3,
+            collate=partial(learning.collate, pad_id=0),
+        )
         run = loop.Loop(
             gang=gang,
             batches=batches,
+            losses=learning.losses,
             clip=own_clip(zero_stage, training.max_gradient_norm),
             pulse=pulse,
             model=load_classifier(base, [str(number) for number in range(CLASSES)]),

@@ -36,9 +36,10 @@ def reference(tiny_base: Path) -> list[tuple[float, float, int]]:
     import torch  # noqa: PLC0415 - heavy
     from transformers import set_seed  # noqa: PLC0415
 
-    from finetune_trainer.models.model import classify, load_classifier  # noqa: PLC0415
+    from finetune_trainer.tasks.text_classification import learning  # noqa: PLC0415
+    from finetune_trainer.tasks.text_classification.model import classify, load_classifier  # noqa: PLC0415
     from finetune_trainer.training.batches import epoch_batches  # noqa: PLC0415
-    from finetune_trainer.training.inputs import lengths, padded  # noqa: PLC0415
+    from finetune_trainer.training.inputs import lengths  # noqa: PLC0415
     from tests.trainer.programs import truth  # noqa: PLC0415
 
     split = truth.synthetic_rows()
@@ -46,7 +47,7 @@ def reference(tiny_base: Path) -> list[tuple[float, float, int]]:
     model = load_classifier(tiny_base, [str(number) for number in range(truth.CLASSES)])
     steps = []
     for batch in epoch_batches(lengths(split), truth.BATCH, seed=3, epoch=0):
-        inputs = padded(split, batch, 0)
+        inputs = learning.collate(split, batch, 0)
         model.zero_grad()
         loss = torch.nn.functional.cross_entropy(classify(model, inputs), inputs["labels"])
         loss.backward()

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from finetune_trainer.contract import Digest, FailureClass, Model
+from finetune_trainer.dataset.findings import SplitName
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.places import Places
 from finetune_trainer.s3.store import Store
 
-SplitName = Literal["train", "validation", "test"]
 INDEX = "index.json"
 SHARD_TOKENS = 16 * 1024 * 1024
 """A shard is closed when it holds so many (64 MiB of tokens)."""
@@ -35,9 +35,11 @@ class Split:
     offsets: npt.NDArray[np.int64]
     """Length n + 1."""
     labels: npt.NDArray[np.int32]
-    """Index into `Prepared.labels`; length n."""
+    """Index into `Prepared.labels`, 0 for a task without classes; length n."""
     rows: npt.NDArray[np.int64]
     """1-based line of the row in its source file; length n."""
+    trained: npt.NDArray[np.bool_]
+    """Which tokens are to be learnt, none for a task that learns no tokens; as long as `tokens`."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -142,6 +144,7 @@ def _parts(split: Split) -> list[Split]:
             offsets=split.offsets[first : last + 1] - split.offsets[first],
             labels=split.labels[first:last],
             rows=split.rows[first:last],
+            trained=split.trained[split.offsets[first] : split.offsets[last]],
         )
         for first, last in pairwise(cuts)
     ]
@@ -153,6 +156,7 @@ def _tensors(split: Split) -> dict[str, npt.NDArray[Any]]:
         "offsets": np.ascontiguousarray(split.offsets, dtype=np.int64),
         "labels": np.ascontiguousarray(split.labels, dtype=np.int32),
         "rows": np.ascontiguousarray(split.rows, dtype=np.int64),
+        "trained": np.ascontiguousarray(split.trained, dtype=np.bool_),
     }
 
 
@@ -166,10 +170,11 @@ def _fetch(store: Store, folder: str, shard: Shard, cache: Path) -> Split:
             raise _corrupt(folder + shard.file, f"its SHA-256 is {got.digest}, the index says {shard.digest}")
     try:
         tensors = load_file(path)
-        split = Split(tensors["tokens"], tensors["offsets"], tensors["labels"], tensors["rows"])
+        split = Split(*(tensors[name] for name in ("tokens", "offsets", "labels", "rows", "trained")))
     except (SafetensorError, KeyError) as error:
         raise _corrupt(folder + shard.file, str(error)) from None
-    if len(split.offsets) != len(split) + 1 or split.offsets[-1] != len(split.tokens):
+    fits = len(split.offsets) == len(split) + 1 and split.offsets[-1] == len(split.tokens)
+    if not fits or len(split.trained) != len(split.tokens):
         raise _corrupt(folder + shard.file, "its arrays do not fit together")
     return split
 
@@ -177,7 +182,13 @@ def _fetch(store: Store, folder: str, shard: Shard, cache: Path) -> Split:
 def _joined(parts: list[Split]) -> Split:
     if not parts:
         empty = np.zeros(0, dtype=np.int32)
-        return Split(empty, np.zeros(1, dtype=np.int64), empty, np.zeros(0, dtype=np.int64))
+        return Split(
+            tokens=empty,
+            offsets=np.zeros(1, dtype=np.int64),
+            labels=empty,
+            rows=np.zeros(0, dtype=np.int64),
+            trained=np.zeros(0, dtype=np.bool_),
+        )
     starts = np.cumsum([0, *(len(part.tokens) for part in parts)])
     return Split(
         tokens=np.concatenate([part.tokens for part in parts]),
@@ -186,6 +197,7 @@ def _joined(parts: list[Split]) -> Split:
         ),
         labels=np.concatenate([part.labels for part in parts]),
         rows=np.concatenate([part.rows for part in parts]),
+        trained=np.concatenate([part.trained for part in parts]),
     )
 
 

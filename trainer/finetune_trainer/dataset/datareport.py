@@ -8,9 +8,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from finetune_trainer.dataset.doctor import SplitName
+from finetune_trainer.dataset.example import Encoding, Example
+from finetune_trainer.dataset.findings import SplitName
 from finetune_trainer.dataset.sources import DataFile
-from finetune_trainer.tasks.text_classification import Example
 
 _EDGES = (0, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 _PERCENTILES = (50, 90, 95, 99, 100)
@@ -25,9 +25,9 @@ class Lengths:
     array: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, encoded: Sequence[npt.NDArray[np.int32]]) -> Self:
+    def of(cls, encoded: Sequence[Encoding]) -> Self:
         """The lengths of encoded rows."""
-        return cls(np.array([len(ids) for ids in encoded], dtype=np.int64))
+        return cls(np.array([len(row.ids) for row in encoded], dtype=np.int64))
 
     def beyond(self, limit: int) -> tuple[int, int]:
         """Rows longer than the limit, and the tokens by which they are."""
@@ -54,7 +54,7 @@ def document(
     max_length: int,
 ) -> dict[str, Any]:
     """The report without its findings, as JSON."""
-    counts = {name: Counter(row.label for row in rows) for name, rows in splits.items()}
+    counts = {name: Counter(row.stratum for row in rows if row.stratum) for name, rows in splits.items()}
     largest = [label for label, _ in counts["train"].most_common(_LABELS)]
     return {
         "files": {

@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from finetune_trainer.config import Dataset
 from finetune_trainer.contract import FailureClass
-from finetune_trainer.dataset.doctor import Finding, SplitName, overlap, without_overlap
+from finetune_trainer.dataset.doctor import overlap, without_overlap
+from finetune_trainer.dataset.findings import Finding, SplitName
 from finetune_trainer.dataset.splitting import held_out
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.tasks.text_classification import Example
 
-Splits = dict[SplitName, list[Example]]
+Splits = dict[SplitName, list[Any]]
+"""Rows of a task's own kind, each an Example."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Partition:
 
 
 def partition(
-    files: Mapping[SplitName, Sequence[Example]], uris: Mapping[SplitName, str], dataset: Dataset, seed: int
+    files: Mapping[SplitName, Sequence[Any]], uris: Mapping[SplitName, str], dataset: Dataset, seed: int
 ) -> Partition:
     """Leaves out what overlaps, then draws the shares, both of the training rows: test, then validation.
 
@@ -59,17 +61,13 @@ def partition(
     )
 
 
-def _given(
-    validation: list[Example], test: list[Example], dataset: Dataset
-) -> list[tuple[str, list[Example]]]:
+def _given(validation: list[Any], test: list[Any], dataset: Dataset) -> list[tuple[str, list[Any]]]:
     """The held-out splits that have a file of their own."""
     splits = (("validation", validation, dataset.validation), ("test", test, dataset.test))
     return [(name, rows) for name, rows, spec in splits if spec.split is None]
 
 
-def _drawn(
-    rows: list[Example], share: float, seed: int, name: str, total: int
-) -> tuple[list[Example], list[Example]]:
+def _drawn(rows: list[Any], share: float, seed: int, name: str, total: int) -> tuple[list[Any], list[Any]]:
     """What stays and what is held out, the share being one of `total` rows."""
     drawn = held_out(rows, min(1.0, share * total / len(rows)), seed)
     if not drawn or len(drawn) == len(rows):

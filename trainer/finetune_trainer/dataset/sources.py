@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_trainer.config import Columns, Dataset
+from finetune_trainer.config import Dataset
 from finetune_trainer.contract import Digest
-from finetune_trainer.dataset.doctor import Source, SplitName, read_source
+from finetune_trainer.dataset.doctor import Reader, Source, read_source
+from finetune_trainer.dataset.findings import SplitName
 from finetune_trainer.dataset.rows import FileFaultError, open_rows
 from finetune_trainer.places import Places
 from finetune_trainer.s3.store import Store
@@ -45,10 +46,10 @@ def fetch(store: Store, uri: str, places: Places) -> DataFile:
     return DataFile(uri, path, transfer.digest, transfer.size)
 
 
-def read(file: DataFile, columns: Columns) -> Source:
+def read(file: DataFile, reader: Reader) -> Source:
     """Every row of a file, the bad ones with their reasons; a fault of the whole file is in the result."""
     try:
-        return read_source(file.uri, open_rows(_pieces(file.path), parse(file.uri).name), columns)
+        return read_source(file.uri, open_rows(_pieces(file.path), parse(file.uri).name), reader)
     except FileFaultError as error:
         return Source(file.uri, fault=str(error))
 

@@ -1,18 +1,18 @@
-"""PURE: which rows are held out. Drawn by class, the same for the same seed, no text on both sides."""
+"""PURE: which rows are held out. Drawn by stratum, the same for the same seed, no text on both sides."""
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 
-from finetune_trainer.tasks.text_classification import Example
+from finetune_trainer.dataset.example import Example
 
 
 def held_out(examples: Sequence[Example], share: float, seed: int) -> frozenset[int]:
     """Positions of the rows to hold out.
 
-    Rows with the same text (Example.key) stay together and count for the class of the first of them. In each
-    class the groups come in the order of a hash of seed and text: a new row moves no other. Each class
-    gives its share, rounded by the largest remainder, and keeps at least one group.
+    Rows with the same text (Example.key) stay together and count for the stratum (a class) of the first of
+    them. In each stratum the groups come in the order of a hash of seed and text: a new row moves no other.
+    Each gives its share, rounded by the largest remainder, and keeps at least one group.
 
     Args:
         examples: all rows, in file order.
@@ -24,7 +24,7 @@ def held_out(examples: Sequence[Example], share: float, seed: int) -> frozenset[
         groups[example.key].append(position)
     by_class: dict[str, list[str]] = defaultdict(list)
     for key, positions in groups.items():
-        by_class[examples[positions[0]].label].append(key)
+        by_class[examples[positions[0]].stratum].append(key)
     sizes = {label: sum(len(groups[key]) for key in keys) for label, keys in by_class.items()}
     wanted = _largest_remainder(sizes, share)
     drawn: set[int] = set()

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,19 @@ import numpy.typing as npt
 
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.dataset.data import Split
+from finetune_trainer.dataset.example import Encoding, Example
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.tasks.text_classification import Example
 
 _AT_ONCE = 2048
 Ids = list[npt.NDArray[np.int32]]
 
 
-def classifier_types() -> frozenset[str]:
-    """Model types for which transformers has a sequence classification head."""
+def model_types(mapping: str) -> frozenset[str]:
+    """Model types of one of transformers' tables, such as MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES."""
     _without_torch()
-    from transformers.models.auto.modeling_auto import (  # noqa: PLC0415 - 2 s; data are checked first
-        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-    )
-
-    return frozenset(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
+    # By its name: as an attribute of its package it would ask for torch. 2 s, so data are checked first.
+    tables = import_module("transformers.models.auto.modeling_auto")
+    return frozenset(getattr(tables, mapping))
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -76,22 +75,21 @@ def encode(tokenizer: Any, texts: Sequence[str], max_length: int | None = None) 
     return encoded
 
 
-def cut(tokenizer: Any, examples: Sequence[Example], encoded: Ids, max_length: int) -> Ids:
-    """The same ids with long rows encoded again, for the closing special tokens have to stay."""
-    long = [number for number, ids in enumerate(encoded) if len(ids) > max_length]
-    shorter = dict(zip(long, encode(tokenizer, [examples[n].text for n in long], max_length), strict=True))
-    return [shorter.get(number, ids) for number, ids in enumerate(encoded)]
-
-
-def as_split(examples: Sequence[Example], encoded: Ids, labels: Sequence[str]) -> Split:
-    """Examples and their ids as the arrays that training reads."""
-    number = {label: index for index, label in enumerate(labels)}
+def as_split(
+    examples: Sequence[Example], encoded: Sequence[Encoding], labels: npt.NDArray[np.int32]
+) -> Split:
+    """Examples and their tokens as the arrays that training reads."""
     return Split(
-        tokens=np.concatenate([*encoded, np.zeros(0, dtype=np.int32)]),
-        offsets=np.cumsum([0, *(len(ids) for ids in encoded)], dtype=np.int64),
-        labels=np.array([number[example.label] for example in examples], dtype=np.int32),
+        tokens=np.concatenate([*(row.ids for row in encoded), np.zeros(0, dtype=np.int32)]),
+        trained=np.concatenate([*map(_trained, encoded), np.zeros(0, dtype=np.bool_)]),
+        offsets=np.cumsum([0, *(len(row.ids) for row in encoded)], dtype=np.int64),
+        labels=labels,
         rows=np.array([example.line for example in examples], dtype=np.int64),
     )
+
+
+def _trained(row: Encoding) -> npt.NDArray[np.bool_]:
+    return np.zeros(len(row.ids), dtype=np.bool_) if row.trained is None else row.trained
 
 
 def _without_torch() -> None:

@@ -4,7 +4,9 @@ from collections.abc import Iterator, Sequence
 
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Chosen, Interval, Scores
+from finetune_trainer.models.markdown import cell
 from finetune_trainer.s3.manifest import Manifest
+from finetune_trainer.tasks.protocol import Telling, telling
 from finetune_trainer.training.record import TrainingRecord, sentence
 
 _NAMES = {
@@ -14,7 +16,7 @@ _NAMES = {
     "weightedF1": "weighted F1",
     "mcc": "Matthews correlation",
 }
-_MOST_CLASSES = 100
+_LICENCE = "The base model's licence, and that of the data, apply to this model too: check both."
 
 
 def render(config: TrainConfig, chosen: Chosen, staged: Manifest, record: TrainingRecord) -> str:
@@ -26,28 +28,30 @@ def render(config: TrainConfig, chosen: Chosen, staged: Manifest, record: Traini
         staged: the manifest of the verified model; it says what the model was made from.
         record: what training measured.
     """
+    task = telling(config.run.task)
+    limits = (*task.limits(record), _LICENCE)
     parts = (
-        _front_matter(record),
-        _opening(config, staged, record),
-        _results(record),
-        _classes(record),
+        _front_matter(task, record),
+        _opening(task, config, staged, record),
+        f"{_results(record)}\n\n{task.results(record)}",
+        task.details(record),
         _making(config, chosen, staged, record),
-        _use(record),
-        _limits(record),
+        f"## Use\n\n```python\n{task.use(record)}\n```\n\n{_needs(record)}",
+        "## Limits and licence\n\n" + "\n".join(f"* {limit}" for limit in limits),
     )
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(record: TrainingRecord) -> str:
+def _front_matter(task: Telling, record: TrainingRecord) -> str:
     names = sorted(record.evaluation.baseline.metrics)
     listed = "\n".join(f"- {name}" for name in names)
-    return f"---\nlibrary_name: transformers\npipeline_tag: text-classification\nmetrics:\n{listed}\n---"
+    return f"---\nlibrary_name: transformers\npipeline_tag: {task.PIPELINE}\nmetrics:\n{listed}\n---"
 
 
-def _opening(config: TrainConfig, staged: Manifest, record: TrainingRecord) -> str:
+def _opening(task: Telling, config: TrainConfig, staged: Manifest, record: TrainingRecord) -> str:
     return (
         f"# {cell(config.job.name)}\n\n"
-        f"A text classifier with {len(record.labels)} classes, fine-tuned in full from "
+        f"{task.kind(record)}, fine-tuned in full from "
         f"`{cell(config.run.model.uri)}` by the FineTuneJob `{config.job.namespace}/{config.job.name}` "
         f"(uid `{config.job.uid}`, training ended {staged.created}).\n\n"
         f"**{sentence(record.evaluation)}**"
@@ -71,26 +75,8 @@ def _results(record: TrainingRecord) -> str:
         f"Measured on {evaluation.rows} held-out test rows that no choice depended on. In brackets: 95 % "
         "percentile bootstrap intervals (1,000 resamples of the test rows; the difference is paired). "
         f"The metric that decided which epoch was kept is **{_NAMES[evaluation.primary_metric]}** on the "
-        f"validation rows.\n\n" + "\n".join(lines) + "\n\n"
-        "The linear probe is a logistic regression on the frozen, mean-pooled features of the base model "
-        f"({record.probe.rows} training rows, C = {record.probe.strength:g} chosen on validation rows). "
-        f"Against it, this model has {record.fixed} test rows right that the probe has wrong, and "
-        f"{record.broken} wrong that the probe has right. All predictions are in "
-        "`evaluation/predictions.jsonl`, confusion matrices in `report.json`."
+        f"validation rows.\n\n" + "\n".join(lines)
     )
-
-
-def _classes(record: TrainingRecord) -> str:
-    rows = record.classes["tuned"]
-    shown = sorted(rows, key=lambda row: -row.support)[:_MOST_CLASSES]
-    lines = ["| class | precision | recall | F1 | test rows |", "|---|---|---|---|---|"]
-    lines += [
-        f"| {cell(row.label)} | {row.precision:.3f} | {row.recall:.3f} | {row.f1:.3f} | {row.support} |"
-        for row in shown
-    ]
-    left = len(rows) - len(shown)
-    more = f"\n\nThe {left} rarest classes are in `report.json`." if left else ""
-    return "## Classes\n\n" + "\n".join(lines) + more
 
 
 def _making(config: TrainConfig, chosen: Chosen, staged: Manifest, record: TrainingRecord) -> str:
@@ -138,42 +124,11 @@ def _history(record: TrainingRecord) -> str:
     return "\n".join(_table(("epoch", "step", "training loss", metric), rows))
 
 
-def _use(record: TrainingRecord) -> str:
+def _needs(record: TrainingRecord) -> str:
     return (
-        "## Use\n\n"
-        "```python\n"
-        "from transformers import pipeline\n\n"
-        'classify = pipeline("text-classification", model="path/to/this/folder")\n'
-        'classify("...")\n'
-        "```\n\n"
         f"Needs transformers {record.versions['transformers'].partition('.')[0]} or newer; there is no code "
         "in this folder. Every file is named with its SHA-256 in `manifest.json`."
     )
-
-
-def _limits(record: TrainingRecord) -> str:
-    rare = [row.label for row in record.classes["tuned"] if 0 < row.support < 10]  # noqa: PLR2004
-    notes = [
-        (
-            "It knows only the classes above and answers with one of them for every text, also for one that "
-            "belongs to none."
-        ),
-        (
-            "The figures hold for texts like the test rows. The bootstrap covers the choice of test rows, "
-            "not another seed, another split, or a change of what people write."
-        ),
-        "Its probabilities were not calibrated.",
-    ]
-    if rare:
-        notes.append(f"Classes with fewer than 10 test rows, whose figures say little: {_listed(rare)}.")
-    notes.append("The base model's licence, and that of the data, apply to this model too: check both.")
-    return "## Limits and licence\n\n" + "\n".join(f"* {note}" for note in notes)
-
-
-def cell(text: str) -> str:
-    """A text from outside, safe inside a Markdown table: one line, nothing that is markup."""
-    flat = " ".join(text.split())
-    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#!" else letter for letter in flat)
 
 
 def _of(scores: Scores | None, name: str) -> Interval | None:
@@ -185,11 +140,6 @@ def _interval(value: Interval | None, *, signed: bool = False) -> str:
         return ""
     sign = "+" if signed else ""
     return f"{value.value:{sign}.4f} [{value.low:{sign}.4f}, {value.high:{sign}.4f}]"
-
-
-def _listed(labels: Sequence[str], most: int = 10) -> str:
-    more = f" and {len(labels) - most} more" if len(labels) > most else ""
-    return ", ".join(cell(label) for label in labels[:most]) + more
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -52,6 +52,18 @@ _PADDED_POSITIONS = frozenset(
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What a task needs of a model."""
+
+    types: frozenset[str]
+    """Model types of transformers that have it."""
+    head: str
+    """For people, such as `classification head`."""
+    suitable: str
+    """Which models have it, for people."""
+
+
+@dataclass(frozen=True)
 class Header:
     """What a safetensors file says of itself."""
 
@@ -112,13 +124,13 @@ def check_names(names: frozenset[str], uri: str) -> list[str]:
     return [f"{uri}{name} is not read: only the safetensors files are" for name in unread]
 
 
-def check_config(text: bytes, uri: str, known: frozenset[str]) -> dict[str, Any]:
+def check_config(text: bytes, uri: str, wanted: Wanted) -> dict[str, Any]:
     """The model's config as a document.
 
     Args:
         text: config.json.
         uri: of the model's folder.
-        known: model types with a head for the task.
+        wanted: what the task needs.
 
     Raises:
         StageFailure: ModelCorrupt (no JSON object), RemoteCode (auto_map), ModelUnsupported.
@@ -136,11 +148,11 @@ def check_config(text: bytes, uri: str, known: frozenset[str]) -> dict[str, Any]
             "Use a model that transformers knows by itself.",
         )
     kind = config.get("model_type")
-    if kind not in known:
+    if kind not in wanted.types:
         raise _refused(
             "ModelUnsupported",
-            f"{uri}config.json: the model type {kind!r} has no classification head in transformers.",
-            "Take an encoder such as bert, roberta, deberta-v2, distilbert or modernbert.",
+            f"{uri}config.json: the model type {kind!r} has no {wanted.head} in transformers.",
+            f"Take {wanted.suitable}.",
         )
     return config
 

@@ -20,13 +20,13 @@ class Inspection:
     warnings: tuple[str, ...]
 
 
-def inspect(store: Store, folder: str, known: frozenset[str]) -> Inspection:
+def inspect(store: Store, folder: str, wanted: modelcheck.Wanted) -> Inspection:
     """Whether a folder can be a base model.
 
     Args:
         store: that holds it.
         folder: its uri, ending in a slash.
-        known: model types that can be used.
+        wanted: what the task needs.
 
     Raises:
         StageFailure: every reason of modelcheck.py, and those of the store.
@@ -34,7 +34,7 @@ def inspect(store: Store, folder: str, known: frozenset[str]) -> Inspection:
     there = _listing(store, folder)
     names = frozenset(there)
     warnings = modelcheck.check_names(names, folder)
-    config = modelcheck.check_config(store.read(folder + "config.json", _MAX_JSON_BYTES), folder, known)
+    config = modelcheck.check_config(store.read(folder + "config.json", _MAX_JSON_BYTES), folder, wanted)
     index = store.read(folder + modelcheck.INDEX, _MAX_JSON_BYTES) if modelcheck.INDEX in names else None
     parameters = 0
     for name in modelcheck.shards(names, index, folder):

@@ -9,18 +9,21 @@ from safetensors.torch import load_file
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import weights
-from finetune_trainer.models.model import classify, load_published
+from finetune_trainer.tasks.protocol import Learning
 
+LOGITS = "expected_logits"
+"""Name of the logits among the stored inputs."""
 TOLERANCE = 1e-5
 """Largest difference of a logit, relative to the largest logit where that is above 1."""
 
 
-def verify(model_folder: Path, verification: Path) -> float:
+def verify(learning: Learning, model_folder: Path, verification: Path) -> float:
     """Loads the model from its files alone and computes the stored rows again.
 
     Args:
+        learning: of the task.
         model_folder: the saved model.
-        verification: `input_ids`, `attention_mask` [rows, length] and `logits` [rows, classes] (safetensors).
+        verification: inputs as the task collates them, and LOGITS, shape [rows, width] (safetensors).
 
     Returns:
         The largest difference of a logit.
@@ -28,7 +31,7 @@ def verify(model_folder: Path, verification: Path) -> float:
     Raises:
         StageFailure: Internal (does not load, other logits), Numerical (a weight that is no number).
     """
-    model = load_published(model_folder)
+    model = learning.load_published(model_folder)
     if spoilt := weights.not_finite(model):
         raise StageFailure(
             FailureClass.NUMERICAL,
@@ -38,9 +41,9 @@ def verify(model_folder: Path, verification: Path) -> float:
         )
     try:
         stored = load_file(verification)
-        expected = stored["logits"]
+        expected = stored.pop(LOGITS)
         with torch.no_grad():
-            computed = classify(model, stored)
+            computed = learning.logits(model, stored)
     except (SafetensorError, KeyError) as error:
         raise StageFailure(
             FailureClass.INTERNAL, "VerificationUnreadable", f"{verification.name} cannot be used: {error}"

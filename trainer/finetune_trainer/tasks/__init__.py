@@ -1,1 +1,1 @@
-"""One module a task: which columns it reads, what a row means, how it becomes tokens."""
+"""One folder a task: which columns it reads, what a row means, what is learnt, measured and told."""

@@ -1,126 +1,78 @@
-"""What the tuned model is compared with: the most frequent class, and a linear probe on frozen features."""
+"""What the tuned model is compared with: measured once, stored under all that it depends on."""
 
-from collections.abc import Callable
-from typing import Annotated
+from functools import partial
 
-import numpy as np
-import numpy.typing as npt
-from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import NonNegativeInt, PositiveInt, ValidationError
 
-from finetune_trainer.config import digest_of
-from finetune_trainer.contract import Digest, MetricName, Model
-from finetune_trainer.training.metrics import METRIC_CODE, measure
-
-Features = npt.NDArray[np.float32]
-Labels = npt.NDArray[np.int64]
-STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
-"""Inverse regularisation strengths that the validation rows choose from."""
-PROBE_ROWS = 20_000
-"""A logistic regression gains little from more training rows, and costs a lot."""
-_ITERATIONS = 500
+from finetune_trainer.config import Task, digest_of
+from finetune_trainer.contract import Activity, Digest, MetricName, Model
+from finetune_trainer.tasks.protocol import Learning
+from finetune_trainer.training.gang import from_first
+from finetune_trainer.training.scene import Scene
 
 
 class BaselineKey(Model):
     """All that a baseline depends on; its digest is the baseline's name."""
 
+    task: Task
     model: Digest
     data: Digest
     max_length: PositiveInt
     primary_metric: MetricName
     seed: NonNegativeInt
-    code: str = METRIC_CODE
-
-    def digest(self) -> Digest:
-        """SHA-256 of the canonical JSON of this key."""
-        return digest_of(self)
+    code: str
+    """Version of what the task measures."""
 
 
 class Baseline(Model):
-    """The answers of both baselines on the test rows, so that nobody has to compute them again."""
+    """What every task's baseline says of itself."""
 
     key: BaselineKey
-    majority: NonNegativeInt
-    """The most frequent class of the training rows."""
-    strength: FiniteFloat
-    """The inverse regularisation strength that did best on the validation rows."""
-    validation: FiniteFloat
-    """The probe's primary metric on the validation rows."""
-    rows: PositiveInt
-    """Training rows that the probe saw."""
-    predictions: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
-    """The probe's class for each test row."""
+    test_rows: PositiveInt
+    """Test rows that it was measured on."""
+
+
+def measured(scene: Scene, before: float, after: float) -> tuple[Baseline, bool]:
+    """The baseline, and whether an earlier attempt had stored it; a collective call.
+
+    Args:
+        scene: the run.
+        before: percent of the stage that is done.
+        after: percent of the stage that is done afterwards.
+    """
+    run = scene.config.run
+    key = BaselineKey(
+        task=run.task,
+        model=scene.base_digest,
+        data=scene.data_digest,
+        max_length=scene.chosen.max_length,
+        primary_metric=run.evaluation.primary_metric,
+        seed=run.training.seed,
+        code=scene.learning.METRIC_CODE,
+    )
+    where = uri(run.runs, key)
+    advanced = partial(scene.tell, Activity.EVALUATING_BASELINE, before, after)
+    advanced(0.0)
+    found = None
+    if scene.gang.first and scene.store.head(where):
+        found = read(scene.learning, scene.store.read(where), key, len(scene.prepared.test))
+    if found := from_first(scene.gang, found):
+        return found, True
+    fresh = scene.learning.measure_baseline(scene, key, advanced)
+    if fresh and scene.gang.first:
+        scene.store.write(where, fresh.model_dump_json(by_alias=True).encode())
+    return from_first(scene.gang, fresh), False
 
 
 def uri(runs: str, key: BaselineKey) -> str:
     """Where the baseline of this key lies."""
-    return f"{runs}baseline/{key.digest().removeprefix('sha256:')}.json"
+    return f"{runs}baseline/{digest_of(key).removeprefix('sha256:')}.json"
 
 
-def read(document: bytes, key: BaselineKey, test_rows: int) -> Baseline | None:
+def read(learning: Learning, document: bytes, key: BaselineKey, test_rows: int) -> Baseline | None:
     """A stored baseline, or None where it is not exactly the one that is needed."""
     try:
-        baseline = Baseline.model_validate_json(document)
+        baseline = learning.read_baseline(document)
     except ValidationError:
         return None
-    return baseline if baseline.key == key and len(baseline.predictions) == test_rows else None
-
-
-def most_frequent(labels: Labels) -> int:
-    """The most frequent class; of equals the first."""
-    return int(np.bincount(labels).argmax())
-
-
-def probe_rows(rows: int, seed: int) -> npt.NDArray[np.int64]:
-    """The training rows that the probe sees: all, or PROBE_ROWS drawn by the run's seed."""
-    if rows <= PROBE_ROWS:
-        return np.arange(rows)
-    return np.sort(np.random.default_rng(seed).choice(rows, PROBE_ROWS, replace=False))
-
-
-def linear_probe(
-    train: tuple[Features, Labels],
-    validation: tuple[Features, Labels],
-    test: Features,
-    *,
-    majority: int,
-    classes: int,
-    key: BaselineKey,
-    advanced: Callable[[], None],
-) -> Baseline:
-    """Fits logistic regressions on standardised features and keeps the one that validation prefers.
-
-    The test rows are answered once, by the one that was kept.
-
-    Args:
-        train: features [rows, width] and labels [rows] of the training rows.
-        validation: the same of the validation rows, which choose the regularisation.
-        test: features [rows, width] of the test rows.
-        majority: the most frequent class of all training rows.
-        classes: number of training labels.
-        key: what this baseline depends on.
-        advanced: called after each of the candidates.
-    """
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - heavy
-    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
-
-    scaler = StandardScaler().fit(train[0])
-    known, held_out = scaler.transform(train[0]), scaler.transform(validation[0])
-    best: tuple[float, float, LogisticRegression] | None = None
-    for strength in STRENGTHS:
-        probe = LogisticRegression(C=strength, max_iter=_ITERATIONS, random_state=key.seed)
-        probe.fit(known, train[1])
-        answers = probe.predict(held_out).astype(np.int64)
-        value = measure(validation[1], answers, classes)[key.primary_metric]
-        if best is None or value > best[0]:
-            best = (value, strength, probe)
-        advanced()
-    assert best is not None  # noqa: S101 - STRENGTHS is not empty
-    predictions = best[2].predict(scaler.transform(test))
-    return Baseline(
-        key=key,
-        majority=majority,
-        strength=best[1],
-        validation=best[0],
-        rows=len(train[1]),
-        predictions=tuple(int(answer) for answer in predictions),
-    )
+    return baseline if baseline.key == key and baseline.test_rows == test_rows else None

@@ -7,25 +7,18 @@ import numpy.typing as npt
 import torch
 
 from finetune_trainer.dataset.data import Split
-from finetune_trainer.stage import Pulse
-from finetune_trainer.training.gang import Gang, gathered_rows, leave_together
-from finetune_trainer.training.inputs import Tensors, lengths, padded
+from finetune_trainer.training.gang import gathered_rows, leave_together
+from finetune_trainer.training.inputs import Tensors, lengths
+from finetune_trainer.training.scene import Scene
 
 Compute = Callable[[Tensors], torch.Tensor]
-"""Padded inputs on the device -> one row of numbers for each, shape [rows, width]."""
+"""Inputs on the device -> one row of numbers for each, shape [rows, width]."""
 _ROUNDS_BETWEEN_DECISIONS = 8
 """A collective costs little, but not nothing: ask that seldom whether somebody was told to leave."""
 
 
 def over_rows(
-    gang: Gang,
-    compute: Compute,
-    split: Split,
-    *,
-    pad_id: int,
-    rows_at_once: int,
-    pulse: Pulse,
-    advanced: Callable[[float], None],
+    scene: Scene, compute: Compute, split: Split, advanced: Callable[[float], None]
 ) -> npt.NDArray[np.float32]:
     """Runs a model over all rows of a split, shared out over the ranks; a collective call.
 
@@ -33,26 +26,24 @@ def over_rows(
     a collective; a rank without work left repeats a batch and forgets it.
 
     Args:
-        gang: the processes.
+        scene: the run.
         compute: the model.
         split: the rows.
-        pad_id: the tokenizer's padding token.
-        rows_at_once: rows of one pass.
-        pulse: asked now and then whether to leave.
         advanced: told the share done, 0 to 1.
 
     Returns:
         Shape [rows of the split, width], on every rank.
     """
+    gang, at_once = scene.gang, scene.rows_at_once
     order = np.argsort(-lengths(split), kind="stable").astype(np.int64)
-    batches = [order[start : start + rows_at_once] for start in range(0, len(order), rows_at_once)]
+    batches = [order[start : start + at_once] for start in range(0, len(order), at_once)]
     rounds = -(-len(batches) // gang.world)
     values: list[npt.NDArray[np.float32]] = []
     numbers: list[npt.NDArray[np.int64]] = []
     for turn in range(rounds):
         mine = turn * gang.world + gang.rank
         batch = batches[min(mine, len(batches) - 1)]
-        inputs = {name: tensor.to(gang.device) for name, tensor in padded(split, batch, pad_id).items()}
+        inputs = {name: tensor.to(gang.device) for name, tensor in scene.collated(split, batch).items()}
         with torch.no_grad():
             computed = compute(inputs).float().cpu().numpy()
         if mine < len(batches):
@@ -60,7 +51,7 @@ def over_rows(
             numbers.append(batch)
         advanced((turn + 1) / rounds)
         if turn % _ROUNDS_BETWEEN_DECISIONS == _ROUNDS_BETWEEN_DECISIONS - 1:
-            leave_together(gang, pulse)
+            leave_together(gang, scene.pulse)
     width = computed.shape[1]
     return gathered_rows(
         gang,

@@ -5,12 +5,10 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 from transformers import set_seed
 
 from finetune_trainer.contract import Activity, Best
 from finetune_trainer.models import weights
-from finetune_trainer.models.model import classify, load_classifier
 from finetune_trainer.pod.progress import Meter
 from finetune_trainer.training.batches import Layout, steps_per_epoch
 from finetune_trainer.training.evaluate import over_rows
@@ -24,7 +22,6 @@ from finetune_trainer.training.loop import (
     arguments,
     evaluated_epochs,
 )
-from finetune_trainer.training.metrics import measure
 from finetune_trainer.training.record import EpochRow
 from finetune_trainer.training.scene import Scene
 from finetune_trainer.training.zero import own_clip
@@ -61,16 +58,17 @@ def tune(scene: Scene, *, first_percent: float, last_percent: float) -> Tuned:
     args = arguments(
         chosen,
         run.training,
-        scene.numbers,
+        scene.precision,
         folder=str(scene.places.scratch / "trainer"),
         gpus=gang.device.type == "cuda",
         steps=total,
     )
     set_seed(seed)
-    model = load_classifier(scene.base, scene.prepared.labels)
+    model = scene.learning.load(scene.base, scene.prepared)
     loop = Loop(
         gang=gang,
-        batches=RankBatches(train, Layout.of(chosen), rank=gang.rank, seed=seed, pad_id=scene.pad_id),
+        batches=RankBatches(train, Layout.of(chosen), rank=gang.rank, seed=seed, collate=scene.collated),
+        losses=scene.learning.losses,
         clip=own_clip(chosen.zero_stage, run.training.max_gradient_norm),
         pulse=scene.pulse,
         model=model,
@@ -111,20 +109,18 @@ def _validation(scene: Scene, loop: Loop) -> float:
     """The primary metric on the validation rows, the same number on every rank."""
     engine = loop.model_wrapped
     engine.eval()
-    logits = over_rows(
-        scene.gang,
-        partial(classify, engine),
-        scene.prepared.validation,
-        pad_id=scene.pad_id,
-        rows_at_once=scene.rows_at_once,
-        pulse=scene.pulse,
-        advanced=lambda _: scene.pulse.beat(Activity.EVALUATING),
+    prepared, learning = scene.prepared, scene.learning
+    answers = over_rows(
+        scene,
+        partial(learning.answers, engine),
+        prepared.validation,
+        lambda _: scene.pulse.beat(Activity.EVALUATING),
     )
     engine.train()
-    truth = scene.prepared.validation.labels.astype(np.int64)
-    figures = measure(truth, logits.argmax(axis=1), len(scene.prepared.labels))
+    primary = scene.config.run.evaluation.primary_metric
+    value = learning.measured(primary, answers, prepared.validation, len(prepared.labels))
     # Ranks on unlike machines may round differently; a decision must be the same everywhere.
-    return float(from_first(scene.gang, figures[scene.config.run.evaluation.primary_metric]))
+    return float(from_first(scene.gang, value))
 
 
 class _Tally:

@@ -8,30 +8,24 @@ from shutil import copyfile, rmtree
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
 
 from finetune_trainer.contract import Activity
 from finetune_trainer.models.basemodel import TOKENIZER_FILES
-from finetune_trainer.models.model import classify
+from finetune_trainer.models.verify import LOGITS
 from finetune_trainer.results import writer
 from finetune_trainer.s3.manifest import Manifest, upload_folder
+from finetune_trainer.tasks.protocol import Answers
 from finetune_trainer.training.baseline import Baseline
 from finetune_trainer.training.fit import Tuned
-from finetune_trainer.training.inputs import lengths, padded
-from finetune_trainer.training.metrics import Answers, Contestant, compare
+from finetune_trainer.training.inputs import lengths
 from finetune_trainer.training.record import (
     MODEL_FOLDER,
     PREDICTIONS,
     RECORD,
     VERIFICATION,
-    ProbeFacts,
     TrainingRecord,
-    class_rows,
-    confusions,
-    flipped,
-    prediction_lines,
     versions,
 )
 from finetune_trainer.training.scene import Scene
@@ -49,36 +43,20 @@ class Outcome:
 
     model: "PreTrainedModel"
     """The tuned model, float32, on the CPU."""
-    logits: npt.NDArray[np.float32]
-    """Of the test rows, shape [rows, classes]."""
-    answers: dict[Contestant, Answers]
-    probe: Baseline
+    answers: Answers
+    """Of the tuned model on the test rows."""
+    baseline: Baseline
     reused: bool
-    """Whether the probe was measured by an earlier attempt."""
+    """Whether the baseline was measured by an earlier attempt."""
     tuned: Tuned
 
 
 def record_of(scene: Scene, outcome: Outcome) -> TrainingRecord:
     """The record of this run; the intervals are computed here."""
-    run, prepared = scene.config.run, scene.prepared
-    truth = prepared.test.labels.astype(np.int64)
-    tuned, probe = outcome.tuned, outcome.probe
+    prepared, tuned, learning = scene.prepared, outcome.tuned, scene.learning
     return TrainingRecord(
-        labels=prepared.labels,
-        evaluation=compare(
-            truth,
-            outcome.answers,
-            classes=len(prepared.labels),
-            metrics=run.evaluation.metrics,
-            primary=run.evaluation.primary_metric,
-            seed=run.training.seed,
-        ),
-        confusion=confusions(truth, outcome.answers, len(prepared.labels)),
-        classes=class_rows(truth, outcome.answers, prepared.labels),
-        **flipped(truth, outcome.answers),
-        probe=ProbeFacts(
-            strength=probe.strength, validation=probe.validation, rows=probe.rows, reused=outcome.reused
-        ),
+        evaluation=learning.evaluation(scene, outcome.baseline, outcome.answers),
+        **learning.facts(scene, outcome.baseline, outcome.answers, reused=outcome.reused),
         best=tuned.best,
         history=tuned.history,
         rows={
@@ -87,7 +65,7 @@ def record_of(scene: Scene, outcome: Outcome) -> TrainingRecord:
             "test": len(prepared.test),
         },
         parameters=outcome.model.num_parameters(),
-        precision=scene.numbers,
+        precision=scene.precision,
         devices=_devices(scene),
         training_seconds=tuned.seconds,
         rows_per_second=tuned.rows_per_second,
@@ -112,16 +90,8 @@ def stage(scene: Scene, outcome: Outcome, facts: TrainingRecord, advanced: Calla
         if (scene.base / name).is_file():
             copyfile(scene.base / name, model_folder / name)
     _write_verification(scene, outcome.model, folder / VERIFICATION)
-    predictions = "".join(
-        f"{line}\n"
-        for line in prediction_lines(
-            scene.prepared.test.rows,
-            scene.prepared.test.labels.astype(np.int64),
-            outcome.answers,
-            outcome.logits,
-            scene.prepared.labels,
-        )
-    )
+    lines = scene.learning.prediction_lines(scene, outcome.baseline, outcome.answers)
+    predictions = "".join(f"{line}\n" for line in lines)
     (folder / PREDICTIONS).write_text(predictions)
     (folder / RECORD).write_text(facts.model_dump_json(by_alias=True))
     config = scene.config
@@ -146,17 +116,10 @@ def _write_verification(scene: Scene, model: "PreTrainedModel", path: Path) -> N
     test = scene.prepared.test
     by_length = np.argsort(lengths(test), kind="stable")
     sample = by_length[np.unique(np.linspace(0, len(test) - 1, VERIFIED_ROWS).astype(np.int64))]
-    inputs = padded(test, sample, scene.pad_id)
+    inputs = scene.collated(test, sample)
     with torch.no_grad():
-        logits = classify(model, inputs)
-    save_file(
-        {
-            "input_ids": inputs["input_ids"],
-            "attention_mask": inputs["attention_mask"],
-            "logits": logits.contiguous(),
-        },
-        path,
-    )
+        logits = scene.learning.logits(model, inputs)
+    save_file({**inputs, LOGITS: logits.contiguous()}, path)
 
 
 def _devices(scene: Scene) -> str:

@@ -11,7 +11,7 @@ from finetune_trainer.training.batches import FILLER
 
 Tensors = dict[str, torch.Tensor]
 NO_LABEL = -100
-"""PyTorch's cross entropy leaves rows with this label out."""
+"""Stands where nothing is to be learnt; Trainer leaves it out when it counts labels."""
 
 
 def lengths(split: Split) -> npt.NDArray[np.int64]:
@@ -24,11 +24,11 @@ def padded(split: Split, numbers: Sequence[int] | npt.NDArray[np.int64], pad_id:
 
     Args:
         split: the rows.
-        numbers: which of them; FILLER stands for a row of one token that carries no loss.
+        numbers: which of them; FILLER stands for a row of one token.
         pad_id: the tokenizer's padding token.
 
     Returns:
-        `input_ids` and `attention_mask` of shape [rows, longest], `labels` of shape [rows]; int64.
+        `input_ids` and `attention_mask`, int64, shape [rows, longest].
     """
     spans = [(0, 1) if n == FILLER else (int(split.offsets[n]), int(split.offsets[n + 1])) for n in numbers]
     longest = max(end - start for start, end in spans)
@@ -37,20 +37,16 @@ def padded(split: Split, numbers: Sequence[int] | npt.NDArray[np.int64], pad_id:
     for place, (start, end) in enumerate(spans):
         ids[place, : end - start] = split.tokens[start:end]
         mask[place, : end - start] = 1
-    labels = np.array([NO_LABEL if n == FILLER else int(split.labels[n]) for n in numbers], dtype=np.int64)
-    return {
-        "input_ids": torch.from_numpy(ids),
-        "attention_mask": torch.from_numpy(mask),
-        "labels": torch.from_numpy(labels),
-    }
+    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
 
 def subset(split: Split, numbers: npt.NDArray[np.int64]) -> Split:
     """Some rows of a split, as a split of their own."""
     counts = lengths(split)[numbers]
-    spans = [split.tokens[split.offsets[n] : split.offsets[n + 1]] for n in numbers]
+    spans = [slice(split.offsets[n], split.offsets[n + 1]) for n in numbers]
     return Split(
-        tokens=np.concatenate(spans),
+        tokens=np.concatenate([split.tokens[span] for span in spans]),
+        trained=np.concatenate([split.trained[span] for span in spans]),
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         labels=split.labels[numbers],
         rows=split.rows[numbers],

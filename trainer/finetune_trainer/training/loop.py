@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -15,14 +14,20 @@ from finetune_trainer.contract import Chosen, FailureClass
 from finetune_trainer.dataset.data import Split
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.stage import Pulse
+from finetune_trainer.tasks.protocol import Numbers
 from finetune_trainer.training.batches import FILLER, Layout, deal, epoch_batches, steps_per_epoch
 from finetune_trainer.training.gang import Gang, gathered, preempted, summed
-from finetune_trainer.training.inputs import NO_LABEL, Tensors, lengths, padded
-from finetune_trainer.training.zero import Numbers, deepspeed_config, engine_clip
+from finetune_trainer.training.inputs import Tensors, lengths
+from finetune_trainer.training.zero import Precision, deepspeed_config, engine_clip
 
 MOST_EVALUATIONS = 5
 _SCHEDULES = {"Linear": "linear", "Cosine": "cosine", "Constant": "constant_with_warmup"}
 _NAMED_ROWS = 10
+
+Collate = Callable[[Split, Numbers], Tensors]
+"""Rows of a split, FILLER among them -> the model's inputs and `labels`."""
+Losses = Callable[[Any, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+"""The model's outputs, `labels` and the rows' numbers -> the loss of each label, and its row."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Step:
 
     number: int
     loss: float
-    """Mean over the rows of the global batch."""
+    """Mean over the labels of the global batch."""
     gradient_norm: float
     """Before clipping."""
     learning_rate: float
@@ -44,8 +49,8 @@ class Step:
 class RankBatches(DataLoader):  # type: ignore[type-arg]
     """This rank's micro-batches, epoch after epoch; what Trainer wants as its data loader."""
 
-    def __init__(self, split: Split, layout: Layout, *, rank: int, seed: int, pad_id: int) -> None:
-        self.split, self.layout, self.rank, self.seed, self.pad_id = split, layout, rank, seed, pad_id
+    def __init__(self, split: Split, layout: Layout, *, rank: int, seed: int, collate: Collate) -> None:
+        self.split, self.layout, self.rank, self.seed, self.collate = split, layout, rank, seed, collate
         self.epoch = 0
         super().__init__(range(len(split.labels)), batch_size=layout.micro_batch)  # type: ignore[arg-type]
 
@@ -58,23 +63,28 @@ class RankBatches(DataLoader):  # type: ignore[type-arg]
         return steps_per_epoch(len(self.split.labels), self.layout.batch) * self.layout.accumulation
 
     def __iter__(self) -> Iterator[Tensors]:  # type: ignore[override]
-        """Padded micro-batches; `rows` says which rows of the split they hold."""
+        """Micro-batches; `rows` says which rows of the split they hold."""
         batches = epoch_batches(lengths(self.split), self.layout.batch, seed=self.seed, epoch=self.epoch)
         for batch in batches:
             for rows in deal(batch, self.layout)[:, self.rank]:
-                yield {**padded(self.split, rows, self.pad_id), "rows": torch.from_numpy(rows.copy())}
+                yield {**self.collate(self.split, rows), "rows": torch.from_numpy(rows.copy())}
 
 
 class Loop(Trainer):
-    """Trainer whose loss is the mean over the rows of a global batch, with a guard before every step."""
+    """Trainer whose loss is the mean over the labels of a global batch, with a guard before every step."""
 
-    def __init__(self, *, gang: Gang, batches: RankBatches, clip: float, pulse: Pulse, **kwargs: Any) -> None:
+    def __init__(
+        self, *, gang: Gang, batches: RankBatches, losses: Losses, clip: float, pulse: Pulse, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs, compute_loss_func=self._mean_over_batch)
         self.remove_callback(PrinterCallback)
+        # Our labels stand where they are predicted, also those of a language model.
+        self._loss_shifts_labels = False
+        self.losses = losses
         self.gang, self.batches, self.clip, self.pulse = gang, batches, clip, pulse
-        self.row_losses: list[torch.Tensor] = []
-        self.row_numbers: list[torch.Tensor] = []
-        self.tokens = 0
+        self.taken: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.rows = torch.empty(0, dtype=torch.int64)
+        self.seen_rows = self.seen_tokens = 0
         self.decided: list[float] = []
         self.own_norm: float | None = None
         self.leaving = False
@@ -93,8 +103,10 @@ class Loop(Trainer):
 
     def compute_loss(self, model: Any, inputs: Tensors, *args: Any, **kwargs: Any) -> Any:
         """The loss of one micro-batch; at the last one of a step all ranks agree that it may be taken."""
-        self.row_numbers.append(inputs.pop("rows"))
-        self.tokens += int(inputs["attention_mask"].sum())
+        self.rows = inputs.pop("rows")
+        there = self.rows[self.rows != FILLER].cpu().numpy()
+        self.seen_rows += len(there)
+        self.seen_tokens += int(lengths(self.batches.split)[there].sum())
         loss = super().compute_loss(model, inputs, *args, **kwargs)
         if self.accelerator.sync_gradients:
             self._agree()
@@ -103,32 +115,34 @@ class Loop(Trainer):
     def _mean_over_batch(
         self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor
     ) -> torch.Tensor:
-        """Cross entropy of these rows over the number of rows of the global batch, however it is split.
+        """The sum of these losses over the number of labels of the global batch, however it is split.
 
         Trainer counts the labels of all ranks and micro-batches, and undoes the averaging over ranks.
         """
-        row_losses = cross_entropy(outputs.logits.float(), labels, reduction="none", ignore_index=NO_LABEL)
-        self.row_losses.append(row_losses.detach())
-        return row_losses.sum() / num_items_in_batch
+        losses, rows = self.losses(outputs, labels, self.rows)
+        self.taken.append((losses.detach(), rows))
+        return losses.sum() / num_items_in_batch
 
     def _agree(self) -> None:
-        losses, numbers = torch.cat(self.row_losses), torch.cat(self.row_numbers)
-        bad = numbers[~torch.isfinite(losses) & (numbers != FILLER)]
-        total, rows, tokens, spoilt, leaving = summed(
+        losses = torch.cat([losses for losses, _ in self.taken])
+        rows = torch.cat([rows for _, rows in self.taken])
+        bad = set(rows[~torch.isfinite(losses)].tolist())
+        total, labels, seen, tokens, spoilt, leaving = summed(
             self.gang,
             [
                 float(torch.nan_to_num(losses, posinf=0.0, neginf=0.0).sum()),
-                float((numbers != FILLER).sum()),
-                float(self.tokens),
+                float(len(losses)),
+                float(self.seen_rows),
+                float(self.seen_tokens),
                 float(len(bad)),
                 float(self.pulse.leave_requested),
             ],
         )
-        self.row_losses, self.row_numbers, self.tokens = [], [], 0
-        self.decided = [total / rows, rows, tokens]
+        self.taken, self.seen_rows, self.seen_tokens = [], 0, 0
+        self.decided = [total / labels, seen, tokens]
         self.leaving = leaving > 0
         if spoilt:
-            lines = [int(self.batches.split.rows[number]) for number in bad.tolist()]
+            lines = [int(self.batches.split.rows[number]) for number in bad]
             everyones = sorted(line for mine in gathered(self.gang, lines) for line in mine)
             raise non_finite("Loss", "loss", self.state.global_step + 1, everyones)
 
@@ -206,7 +220,7 @@ def evaluated_epochs(epochs: int, most: int = MOST_EVALUATIONS) -> set[int]:
 
 
 def arguments(
-    chosen: Chosen, training: Training, numbers: Numbers, *, folder: str, gpus: bool, steps: int
+    chosen: Chosen, training: Training, precision: Precision, *, folder: str, gpus: bool, steps: int
 ) -> TrainingArguments:
     """Everything Trainer is told; must exist before the model is loaded: ZeRO-3 loads it in shards."""
     clip = engine_clip(chosen.zero_stage, training.max_gradient_norm)
@@ -223,7 +237,7 @@ def arguments(
         optim="adamw_torch_fused",
         seed=training.seed,
         use_cpu=not gpus,
-        deepspeed=deepspeed_config(chosen, training, numbers),
+        deepspeed=deepspeed_config(chosen, training, precision),
         label_names=["labels"],
         average_tokens_across_devices=True,
         logging_nan_inf_filter=False,

@@ -8,15 +8,16 @@ import torch.distributed as dist
 
 from finetune_trainer.config import TrainConfig, Training
 from finetune_trainer.contract import Activity, Chosen, Digest, FailureClass
-from finetune_trainer.dataset.data import Prepared, load_prepared
+from finetune_trainer.dataset.data import Prepared, Split, load_prepared
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import basemodel
 from finetune_trainer.models.model import pad_token
 from finetune_trainer.places import Places
 from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.stage import Pulse
+from finetune_trainer.tasks.protocol import Learning, Numbers, Tensors, learning
 from finetune_trainer.training.gang import Gang, meet
-from finetune_trainer.training.zero import Numbers
+from finetune_trainer.training.zero import Precision
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,16 @@ class Scene:
     """The base model's files."""
     base_digest: Digest
     pad_id: int
-    numbers: Numbers
+    precision: Precision
+
+    @property
+    def learning(self) -> Learning:
+        """What the task does while it is learnt and measured."""
+        return learning(self.config.run.task)
+
+    def collated(self, split: Split, numbers: Numbers) -> Tensors:
+        """Some rows as the model's inputs."""
+        return self.learning.collate(split, numbers, self.pad_id)
 
     @property
     def best_weights(self) -> Path:
@@ -84,11 +94,11 @@ def set_scene(config: TrainConfig, places: Places, pulse: Pulse) -> Scene:
         base=base,
         base_digest=base_digest,
         pad_id=pad_token(base),
-        numbers=numbers(config.run.training, gang),
+        precision=precision(config.run.training, gang),
     )
 
 
-def numbers(training: Training, gang: Gang) -> Numbers:
+def precision(training: Training, gang: Gang) -> Precision:
     """What matrix products compute in; `Auto` is bfloat16 where a GPU has it."""
     if training.precision == "Auto":
         return "bfloat16" if gang.device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"

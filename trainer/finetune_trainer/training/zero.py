@@ -5,7 +5,7 @@ from typing import Any, Literal
 from finetune_trainer.config import Training
 from finetune_trainer.contract import Chosen
 
-Numbers = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16"]
 """What matrix products compute in. The weights and the optimizer's state are always float32."""
 
 _BUCKET = 20_000_000
@@ -16,7 +16,7 @@ _PREFETCH = 20_000_000
 _LIVE = 1_000_000_000
 
 
-def deepspeed_config(chosen: Chosen, training: Training, numbers: Numbers) -> dict[str, Any]:
+def deepspeed_config(chosen: Chosen, training: Training, precision: Precision) -> dict[str, Any]:
     """The dict for `TrainingArguments(deepspeed=...)`.
 
     bfloat16 runs as DeepSpeed's autocast, not as its `bf16` mode: the weights that are evaluated, kept and
@@ -28,7 +28,7 @@ def deepspeed_config(chosen: Chosen, training: Training, numbers: Numbers) -> di
         "gradient_accumulation_steps": chosen.accumulation_steps,
         "gradient_clipping": engine_clip(chosen.zero_stage, training.max_gradient_norm),
         "zero_optimization": _zero(chosen.zero_stage),
-        "torch_autocast": {"enabled": numbers == "bfloat16", "dtype": "bfloat16"},
+        "torch_autocast": {"enabled": precision == "bfloat16", "dtype": "bfloat16"},
         "fp16": {"enabled": False},
         "bf16": {"enabled": False},
         # DeepSpeed's ZeRO wants to be told that PyTorch's AdamW is welcome.

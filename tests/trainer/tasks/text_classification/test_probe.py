@@ -1,14 +1,18 @@
 import numpy as np
 
+from finetune_trainer.tasks.text_classification import learning, probe
+from finetune_trainer.tasks.text_classification.probe import Probe, linear_probe
 from finetune_trainer.training import baseline
-from finetune_trainer.training.baseline import Baseline, BaselineKey, linear_probe
+from finetune_trainer.training.baseline import BaselineKey
 
 KEY = BaselineKey(
+    task="TextClassification",
     model="sha256:" + "1" * 64,
     data="sha256:" + "2" * 64,
     max_length=48,
     primary_metric="macroF1",
     seed=42,
+    code="1",
 )
 
 
@@ -20,7 +24,7 @@ def rows(seed: int, count: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
     return features.astype(np.float32), labels
 
 
-def fitted(validation: tuple[np.ndarray, np.ndarray], test: np.ndarray) -> Baseline:
+def fitted(validation: tuple[np.ndarray, np.ndarray], test: np.ndarray) -> Probe:
     return linear_probe(
         rows(1, 120, 1.0), validation, test, majority=2, classes=4, key=KEY, advanced=lambda: None
     )
@@ -28,9 +32,9 @@ def fitted(validation: tuple[np.ndarray, np.ndarray], test: np.ndarray) -> Basel
 
 def test_a_probe_learns_what_features_tell_and_answers_every_test_row() -> None:
     test, truth = rows(3, 80, 0.3)
-    probe = fitted(rows(2, 60, 0.3), test)
-    assert np.mean(np.array(probe.predictions) == truth) > 0.9
-    assert (probe.majority, probe.rows, len(probe.predictions)) == (2, 120, 80)
+    found = fitted(rows(2, 60, 0.3), test)
+    assert np.mean(np.array(found.predictions) == truth) > 0.9
+    assert (found.majority, found.rows, len(found.predictions)) == (2, 120, 80)
 
 
 def test_the_strength_is_chosen_by_validation_rows_alone() -> None:
@@ -38,7 +42,7 @@ def test_the_strength_is_chosen_by_validation_rows_alone() -> None:
     other_test = np.random.default_rng(9).normal(size=(80, 12)).astype(np.float32)
     first, second = fitted(validation, test), fitted(validation, other_test)
     assert (first.strength, first.validation) == (second.strength, second.validation)
-    assert first.strength in baseline.STRENGTHS
+    assert first.strength in probe.STRENGTHS
 
 
 def test_anything_that_a_baseline_depends_on_changes_its_name() -> None:
@@ -56,18 +60,18 @@ def test_anything_that_a_baseline_depends_on_changes_its_name() -> None:
 
 def test_a_stored_baseline_is_read_back_only_if_it_is_exactly_the_one_needed() -> None:
     test, _ = rows(3, 80, 0.3)
-    probe = fitted(rows(2, 60, 0.3), test)
-    text = probe.model_dump_json(by_alias=True).encode()
-    assert baseline.read(text, KEY, 80) == probe
-    assert baseline.read(text, KEY, 81) is None
-    assert baseline.read(text, KEY.model_copy(update={"seed": 1}), 80) is None
-    assert baseline.read(text[:-20], KEY, 80) is None
+    found = fitted(rows(2, 60, 0.3), test)
+    text = found.model_dump_json(by_alias=True).encode()
+    assert baseline.read(learning, text, KEY, 80) == found
+    assert baseline.read(learning, text, KEY, 81) is None
+    assert baseline.read(learning, text, KEY.model_copy(update={"seed": 1}), 80) is None
+    assert baseline.read(learning, text[:-20], KEY, 80) is None
 
 
 def test_a_large_training_set_is_sampled_by_the_runs_seed() -> None:
-    few = baseline.probe_rows(100, 1)
+    few = probe.probe_rows(100, 1)
     assert list(few) == list(range(100))
-    many = baseline.probe_rows(50_000, 1)
-    assert len(set(many)) == baseline.PROBE_ROWS
-    assert np.array_equal(many, baseline.probe_rows(50_000, 1))
-    assert not np.array_equal(many, baseline.probe_rows(50_000, 2))
+    many = probe.probe_rows(50_000, 1)
+    assert len(set(many)) == probe.PROBE_ROWS
+    assert np.array_equal(many, probe.probe_rows(50_000, 1))
+    assert not np.array_equal(many, probe.probe_rows(50_000, 2))

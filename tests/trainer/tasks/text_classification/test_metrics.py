@@ -7,9 +7,9 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, matthews
 from sklearn.metrics import precision_recall_fscore_support as per_class
 
 from finetune_trainer.contract import Evaluation, Scores
-from finetune_trainer.training.metrics import (
-    Answers,
+from finetune_trainer.tasks.text_classification.metrics import (
     Contestant,
+    Predicted,
     by_class,
     compare,
     confusion,
@@ -20,7 +20,7 @@ from finetune_trainer.training.metrics import (
 METRICS = ("accuracy", "macroF1", "microF1", "weightedF1", "mcc")
 
 
-def rows(seed: int, count: int = 200, classes: int = 6, right: float = 0.6) -> tuple[Answers, Answers]:
+def rows(seed: int, count: int = 200, classes: int = 6, right: float = 0.6) -> tuple[Predicted, Predicted]:
     random = np.random.default_rng(seed)
     truth = random.integers(0, classes, count)
     answers = np.where(random.random(count) < right, truth, random.integers(0, classes, count))
@@ -62,7 +62,7 @@ def test_confusion_matrix_and_classes_equal_scikit_learns() -> None:
     assert [row.support for row in figures] == list(support)
 
 
-def compared(answers: dict[Contestant, Answers], truth: Answers, **options: Any) -> Evaluation:
+def compared(answers: dict[Contestant, Predicted], truth: Predicted, **options: Any) -> Evaluation:
     return compare(
         truth, answers, **{"classes": 6, "metrics": METRICS, "primary": "macroF1", "seed": 3, **options}
     )
@@ -107,7 +107,7 @@ def test_a_paired_interval_is_narrower_than_that_of_either_model() -> None:
 
 def test_the_same_seed_gives_the_same_intervals_and_the_primary_metric_is_always_there() -> None:
     truth, answers = rows(7)
-    models: dict[Contestant, Answers] = {
+    models: dict[Contestant, Predicted] = {
         "majority": np.zeros_like(truth),
         "baseline": answers,
         "tuned": answers,

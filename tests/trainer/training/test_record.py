@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 
 from finetune_trainer.contract import Evaluation, Interval
-from finetune_trainer.models.modelcard import cell
-from finetune_trainer.training.metrics import compare
-from finetune_trainer.training.record import prediction_lines, sentence, verdict
+from finetune_trainer.tasks.text_classification.metrics import compare
+from finetune_trainer.training.record import sentence, verdict
 
 TRUTH = np.arange(300) % 3
 
@@ -43,14 +42,3 @@ def test_equal_models_are_called_equal() -> None:
 def test_an_interval_that_touches_nothing_decides_nothing() -> None:
     assert verdict(Interval(value=0.1, low=0.0, high=0.2)) == "not distinguishably better than"
     assert verdict(Interval(value=0.1, low=0.001, high=0.2)) == "better than"
-
-
-def test_names_from_outside_cannot_write_markup_into_the_card() -> None:
-    assert cell("a|b\n<script>`[x](y)`") == "a\\|b \\<script\\>\\`\\[x\\](y)\\`"
-
-
-def test_predictions_survive_huge_logits() -> None:
-    logits = np.array([[1e4, 0.0, -1e4]], dtype=np.float32)
-    answers = {name: np.array([0]) for name in ("majority", "baseline", "tuned")}
-    (line,) = prediction_lines(np.array([7]), np.array([1]), answers, logits, ("a", "b", "c"))
-    assert '"probabilities": {"a": 1.0, "b": 0.0, "c": 0.0}' in line

@@ -17,11 +17,9 @@ RESAMPLES = 1000
 PRIMARY_DIGITS = 4
 """kubectl prints a column's number with all its digits."""
 CONFIDENCE = 0.95
-METRIC_CODE = "1"
-"""Raised when the meaning of a metric or of the linear probe changes: baselines are then measured anew."""
-
 Contestant = Literal["majority", "baseline", "tuned"]
-Answers = npt.NDArray[np.int64]
+Predicted = npt.NDArray[np.int64]
+"""A class for each row, shape [rows]."""
 Figures = npt.NDArray[np.float64]
 _BLOCK = 2_000_000
 """Draws held in memory at once."""
@@ -39,7 +37,7 @@ class ClassFigures:
     """Test rows of this class."""
 
 
-def measure(truth: Answers, predicted: Answers, classes: int) -> dict[MetricName, float]:
+def measure(truth: Predicted, predicted: Predicted, classes: int) -> dict[MetricName, float]:
     """Every metric of one model.
 
     Args:
@@ -52,8 +50,8 @@ def measure(truth: Answers, predicted: Answers, classes: int) -> dict[MetricName
 
 
 def compare(
-    truth: Answers,
-    answers: Mapping[Contestant, Answers],
+    truth: Predicted,
+    answers: Mapping[Contestant, Predicted],
     *,
     classes: int,
     metrics: Sequence[MetricName],
@@ -93,13 +91,13 @@ def compare(
     )
 
 
-def confusion(truth: Answers, predicted: Answers, classes: int) -> npt.NDArray[np.int64]:
+def confusion(truth: Predicted, predicted: Predicted, classes: int) -> npt.NDArray[np.int64]:
     """Confusion matrix, shape [classes, classes]: row = true class, column = predicted class."""
     cells = np.bincount(truth * classes + predicted, minlength=classes * classes)
     return cells.reshape(classes, classes).astype(np.int64)
 
 
-def by_class(truth: Answers, predicted: Answers, labels: Sequence[str]) -> list[ClassFigures]:
+def by_class(truth: Predicted, predicted: Predicted, labels: Sequence[str]) -> list[ClassFigures]:
     """Precision, recall, F1 and support of every class, in the order of `labels`."""
     hits, given, true = _counts(truth, predicted, np.ones(len(truth)), len(labels))
     precision, recall, f1 = _ratio(hits, given), _ratio(hits, true), _ratio(2 * hits, given + true)
@@ -109,7 +107,7 @@ def by_class(truth: Answers, predicted: Answers, labels: Sequence[str]) -> list[
     ]
 
 
-def flips(truth: Answers, before: Answers, after: Answers) -> dict[str, int]:
+def flips(truth: Predicted, before: Predicted, after: Predicted) -> dict[str, int]:
     """Rows that the tuned model sets right (`fixed`) and rows that it spoils (`broken`)."""
     right_before, right_after = before == truth, after == truth
     return {
@@ -119,7 +117,7 @@ def flips(truth: Answers, before: Answers, after: Answers) -> dict[str, int]:
 
 
 def _bootstrap(
-    truth: Answers, answers: Mapping[Contestant, Answers], classes: int, seed: int
+    truth: Predicted, answers: Mapping[Contestant, Predicted], classes: int, seed: int
 ) -> dict[Contestant, dict[MetricName, Figures]]:
     """Metrics of every model in every resample, each of shape [RESAMPLES].
 
@@ -146,7 +144,7 @@ def _bootstrap(
 
 
 def _counts(
-    truth: Answers, predicted: Answers, weights: Figures, classes: int
+    truth: Predicted, predicted: Predicted, weights: Figures, classes: int
 ) -> tuple[Figures, Figures, Figures]:
     """Rows hit, predicted and true per class, each [..., classes], for weights of shape [..., rows]."""
     every = np.arange(classes)

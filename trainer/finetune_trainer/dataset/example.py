@@ -1,0 +1,41 @@
+"""What the data doctor and the splits know of a row, whatever its task."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Example(Protocol):
+    """A row that can be used."""
+
+    @property
+    def line(self) -> int:
+        """1-based line in its file."""
+
+    @property
+    def key(self) -> str:
+        """What makes the inputs of two rows the same: they are never on both sides of a split."""
+
+    @property
+    def identity(self) -> str:
+        """What makes a row repeat another."""
+
+    @property
+    def stratum(self) -> str:
+        """Splits draw its share from each stratum: a class, or the same for all rows."""
+
+    @property
+    def excerpt(self) -> str:
+        """The start of the row, for reports."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A row as the model reads it."""
+
+    ids: npt.NDArray[np.int32]
+    """Token ids, special tokens included, shape [tokens]."""
+    trained: npt.NDArray[np.bool_] | None = None
+    """Which of the tokens are to be learnt, shape [tokens]; None where a task learns no tokens."""

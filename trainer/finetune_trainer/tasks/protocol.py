@@ -1,0 +1,203 @@
+"""What a task has to be able to do; each is a folder beside this file, whose modules do it.
+
+`preparing` is asked by Prepare and imports no torch, `learning` by Train and Publish, `telling` by the
+model card. Nothing else in the trainer knows which tasks there are.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune_trainer.config import Run, Task
+from finetune_trainer.contract import Evaluation, MetricName
+from finetune_trainer.dataset.example import Encoding, Example
+from finetune_trainer.dataset.findings import Finding, SplitName
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from finetune_trainer.dataset.data import Prepared, Split
+    from finetune_trainer.training.baseline import Baseline, BaselineKey
+    from finetune_trainer.training.record import TrainingRecord
+    from finetune_trainer.training.scene import Scene
+
+Tensors = dict[str, "torch.Tensor"]
+Answers = npt.NDArray[np.float32]
+"""What a model says about each row, shape [rows, width]; what the numbers mean is the task's own."""
+Numbers = Sequence[int] | npt.NDArray[np.int64]
+Row = TypeVar("Row", bound=Example)
+
+
+class Preparing(Protocol[Row]):
+    """From the values of a row to tokens. No torch."""
+
+    @property
+    def HEAD(self) -> str:  # noqa: N802 - a module's constant
+        """What a model needs for this task, such as `classification head`."""
+
+    @property
+    def SUITABLE(self) -> str:  # noqa: N802
+        """Which models have it, for people."""
+
+    @property
+    def LONGEST(self) -> int:  # noqa: N802
+        """Tokens that maxLength is at most where it is Auto."""
+
+    def model_types(self) -> frozenset[str]:
+        """Model types of transformers that can do this task."""
+
+    def example(self, line: int, values: Mapping[str, Any], run: Run) -> Row | str:
+        """A row that can be used, or why it cannot (`has no 'label'`)."""
+
+    def absent(self, there: Collection[str], run: Run) -> tuple[str, ...]:
+        """Columns that no row can do without and that a file with these columns has not."""
+
+    def check_rows(
+        self, splits: Mapping[SplitName, Sequence[Row]], homes: Mapping[SplitName, str]
+    ) -> list[Finding]:
+        """Whether the rows can be learnt and measured; `homes` is the file of each split."""
+
+    def classes(self, train: Sequence[Row]) -> tuple[str, ...]:
+        """Names of the classes in the order of the head's outputs; none for a task without classes."""
+
+    def labels(self, rows: Sequence[Row], classes: Sequence[str]) -> npt.NDArray[np.int32]:
+        """Number of each row's class, shape [rows]; zeros for a task without classes."""
+
+    def encode(self, tokenizer: Any, rows: Sequence[Row], run: Run) -> list[Encoding]:
+        """Each row whole."""
+
+    def cut(
+        self, tokenizer: Any, rows: Sequence[Row], encoded: Sequence[Encoding], max_length: int
+    ) -> list[Encoding]:
+        """The same with no row longer than `max_length`."""
+
+    def check_encoded(
+        self,
+        splits: Mapping[SplitName, Sequence[Row]],
+        encoded: Mapping[SplitName, Sequence[Encoding]],
+        homes: Mapping[SplitName, str],
+    ) -> list[Finding]:
+        """Whether what is left of the rows after cutting can be learnt."""
+
+
+class Learning(Protocol):
+    """From tokens to a model, and to what it is worth. With torch."""
+
+    @property
+    def METRIC_CODE(self) -> str:  # noqa: N802
+        """Raised when the meaning of a metric or of the baseline changes: baselines are measured anew."""
+
+    def load(self, folder: Path, prepared: "Prepared") -> "PreTrainedModel":
+        """The base model ready for training, float32, the same on every rank for the same torch seed.
+
+        Raises:
+            StageFailure: UserConfig, the files do not make a model for this task.
+        """
+
+    def load_published(self, folder: Path) -> "PreTrainedModel":
+        """A tuned model that was saved whole, float32, ready to answer; nothing missing or left over.
+
+        Raises:
+            StageFailure: Internal.
+        """
+
+    def collate(self, split: "Split", numbers: Numbers, pad_id: int) -> Tensors:
+        """Some rows as the model's inputs, and `labels`: what is to be learnt, NO_LABEL elsewhere.
+
+        FILLER stands for a row that carries no loss.
+        """
+
+    def losses(
+        self, outputs: Any, labels: "torch.Tensor", rows: "torch.Tensor"
+    ) -> "tuple[torch.Tensor, torch.Tensor]":
+        """The loss of each label, NO_LABEL left out, and the row that it belongs to; two flat tensors.
+
+        Args:
+            outputs: the model's.
+            labels: as `collate` made them.
+            rows: numbers of the rows, shape [rows].
+        """
+
+    def answers(self, model: "torch.nn.Module", inputs: Tensors) -> "torch.Tensor":
+        """What a model says about each row, float32, shape [rows, width]."""
+
+    def logits(self, model: "torch.nn.Module", inputs: Tensors) -> "torch.Tensor":
+        """Logits that the model must give again once it is saved and loaded, float32, shape [rows, width]."""
+
+    def measured(self, metric: MetricName, answers: Answers, split: "Split", classes: int) -> float:
+        """One metric of one model on one split."""
+
+    def measure_baseline(
+        self, scene: "Scene", key: "BaselineKey", advanced: Callable[[float], None]
+    ) -> "Baseline | None":
+        """What the tuned model is compared with; a collective call, its result on rank 0 alone."""
+
+    def read_baseline(self, document: bytes) -> "Baseline":
+        """A stored baseline.
+
+        Raises:
+            ValidationError: it is none of this task.
+        """
+
+    def evaluation(self, scene: "Scene", baseline: Any, answers: Answers) -> Evaluation:
+        """Base model and tuned model on the test rows, with intervals."""
+
+    def facts(self, scene: "Scene", baseline: Any, answers: Answers, *, reused: bool) -> Any:
+        """The task's own part of the training record; `reused`: an earlier attempt measured the baseline."""
+
+    def prediction_lines(self, scene: "Scene", baseline: Any, answers: Answers) -> Iterator[str]:
+        """One JSON line a test row: everything needed to compute every metric again."""
+
+
+class Telling(Protocol):
+    """What the model card says of this task."""
+
+    @property
+    def PIPELINE(self) -> str:  # noqa: N802
+        """The task's name on model hubs."""
+
+    def kind(self, record: "TrainingRecord") -> str:
+        """What the model is, such as `A text classifier with 3 classes`."""
+
+    def results(self, record: "TrainingRecord") -> str:
+        """How to read the table of metrics."""
+
+    def details(self, record: "TrainingRecord") -> str:
+        """A section of figures that only this task has."""
+
+    def use(self, record: "TrainingRecord") -> str:
+        """Python that uses the model."""
+
+    def limits(self, record: "TrainingRecord") -> list[str]:
+        """What a user must not expect of it."""
+
+
+def preparing(task: Task) -> Preparing[Any]:
+    """What Prepare asks."""
+    match task:
+        case "TextClassification":
+            from finetune_trainer.tasks.text_classification import preparing  # noqa: PLC0415 - one of several
+
+            return preparing
+
+
+def learning(task: Task) -> Learning:
+    """What Train and Publish ask."""
+    match task:
+        case "TextClassification":
+            from finetune_trainer.tasks.text_classification import learning  # noqa: PLC0415 - torch
+
+            return learning
+
+
+def telling(task: Task) -> Telling:
+    """What the model card asks."""
+    match task:
+        case "TextClassification":
+            from finetune_trainer.tasks.text_classification import telling  # noqa: PLC0415 - one of several
+
+            return telling

@@ -1,0 +1,180 @@
+"""Text classification while it is learnt and measured: cross entropy, a linear probe to beat, F1."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn.functional import cross_entropy
+
+from finetune_trainer.contract import Evaluation, MetricName
+from finetune_trainer.dataset.data import Prepared, Split
+from finetune_trainer.models.model import load_saved
+from finetune_trainer.tasks.protocol import Numbers, Tensors
+from finetune_trainer.tasks.text_classification import facts as told
+from finetune_trainer.tasks.text_classification import metrics, probe
+from finetune_trainer.tasks.text_classification.metrics import Contestant, Predicted
+from finetune_trainer.tasks.text_classification.model import (
+    classify,
+    load_body,
+    load_classifier,
+    mean_pooled,
+)
+from finetune_trainer.tasks.text_classification.probe import Probe
+from finetune_trainer.training.baseline import BaselineKey
+from finetune_trainer.training.batches import FILLER
+from finetune_trainer.training.evaluate import over_rows
+from finetune_trainer.training.inputs import NO_LABEL, padded, subset
+from finetune_trainer.training.scene import Scene
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+METRIC_CODE = "1"
+"""Raised when the meaning of a metric or of the linear probe changes."""
+Answers = npt.NDArray[np.float32]
+"""Logits, shape [rows, classes]."""
+
+
+def load(folder: Path, prepared: Prepared) -> "PreTrainedModel":
+    """The base model with a new classification head.
+
+    Raises:
+        StageFailure: UserConfig if the architecture has no classifier or the files lack weights of the body.
+    """
+    return load_classifier(folder, prepared.labels)
+
+
+def load_published(folder: Path) -> "PreTrainedModel":
+    """A classifier that was saved whole.
+
+    Raises:
+        StageFailure: Internal if the files do not make exactly this model.
+    """
+    from transformers import AutoModelForSequenceClassification  # noqa: PLC0415 - heavy
+
+    return load_saved(AutoModelForSequenceClassification, folder)
+
+
+def collate(split: Split, numbers: Numbers, pad_id: int) -> Tensors:
+    """Padded rows and their classes, `labels` of shape [rows]."""
+    labels = [NO_LABEL if number == FILLER else int(split.labels[number]) for number in numbers]
+    return {**padded(split, numbers, pad_id), "labels": torch.tensor(labels)}
+
+
+def losses(outputs: Any, labels: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross entropy of each row, shape [rows with a label], and the rows' numbers."""
+    there = labels != NO_LABEL
+    return cross_entropy(outputs.logits.float()[there], labels[there], reduction="none"), rows[there]
+
+
+def answers(model: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
+    """Logits of each row, shape [rows, classes]."""
+    return classify(model, inputs)
+
+
+def logits(model: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
+    """The same: a classifier's answer is its logits."""
+    return classify(model, inputs)
+
+
+def measured(metric: MetricName, answers: Answers, split: Split, classes: int) -> float:
+    """One metric of one model."""
+    return metrics.measure(_truth(split), answers.argmax(axis=1), classes)[metric]
+
+
+def measure_baseline(scene: Scene, key: BaselineKey, advanced: Callable[[float], None]) -> Probe | None:
+    """Majority class and linear probe on the test rows."""
+    prepared = scene.prepared
+    train = subset(prepared.train, probe.probe_rows(len(prepared.train), key.seed))
+    features = _features(scene, (train, prepared.validation, prepared.test), advanced)
+    if not scene.gang.first:
+        return None
+    return probe.linear_probe(
+        (features[0], _truth(train)),
+        (features[1], _truth(prepared.validation)),
+        features[2],
+        majority=probe.most_frequent(_truth(prepared.train)),
+        classes=len(prepared.labels),
+        key=key,
+        advanced=lambda: advanced(1.0),
+    )
+
+
+def read_baseline(document: bytes) -> Probe:
+    """A stored probe.
+
+    Raises:
+        ValidationError: it is none.
+    """
+    return Probe.model_validate_json(document)
+
+
+def evaluation(scene: Scene, baseline: Probe, answers: Answers) -> Evaluation:
+    """Majority class, linear probe and tuned model on the test rows."""
+    run = scene.config.run
+    return metrics.compare(
+        _truth(scene.prepared.test),
+        _predicted(scene, baseline, answers),
+        classes=len(scene.prepared.labels),
+        metrics=run.evaluation.metrics,
+        primary=run.evaluation.primary_metric,
+        seed=run.training.seed,
+    )
+
+
+def facts(scene: Scene, baseline: Probe, answers: Answers, *, reused: bool) -> dict[str, Any]:
+    """Classes, confusion matrices, flips and the probe."""
+    truth, predicted = _truth(scene.prepared.test), _predicted(scene, baseline, answers)
+    classes = scene.prepared.labels
+    return {
+        "classification": told.ClassificationFacts(
+            labels=classes,
+            confusion=told.confusions(truth, predicted, len(classes)),
+            classes=told.class_rows(truth, predicted, classes),
+            **metrics.flips(truth, predicted["baseline"], predicted["tuned"]),
+            probe=told.ProbeFacts(
+                strength=baseline.strength, validation=baseline.validation, rows=baseline.rows, reused=reused
+            ),
+        )
+    }
+
+
+def prediction_lines(scene: Scene, baseline: Probe, answers: Answers) -> Iterator[str]:
+    """One JSON line a test row, with the tuned model's probability of every class."""
+    test = scene.prepared.test
+    predicted = _predicted(scene, baseline, answers)
+    return told.prediction_lines(test.rows, _truth(test), predicted, answers, scene.prepared.labels)
+
+
+def _features(
+    scene: Scene, splits: tuple[Split, ...], advanced: Callable[[float], None]
+) -> list[npt.NDArray[np.float32]]:
+    """Mean-pooled features of the base model, frozen, by all ranks together; shape [rows, hidden] each."""
+    body = load_body(scene.base, scene.gang.device)
+    every, before = sum(len(split) for split in splits), 0
+    features = []
+    for split in splits:
+        share = partial(_advanced, advanced, before / every, len(split) / every)
+        features.append(over_rows(scene, partial(mean_pooled, body), split, share))
+        before += len(split)
+    return features
+
+
+def _advanced(advanced: Callable[[float], None], before: float, part: float, share: float) -> None:
+    advanced(before + part * share)
+
+
+def _truth(split: Split) -> Predicted:
+    return split.labels.astype(np.int64)
+
+
+def _predicted(scene: Scene, baseline: Probe, answers: Answers) -> dict[Contestant, Predicted]:
+    return {
+        "majority": np.full(len(scene.prepared.test), baseline.majority, dtype=np.int64),
+        "baseline": np.array(baseline.predictions, dtype=np.int64),
+        "tuned": answers.argmax(axis=1),
+    }

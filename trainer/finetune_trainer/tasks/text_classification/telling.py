@@ -1,0 +1,74 @@
+"""What the model card says of a text classifier. Pure."""
+
+from finetune_trainer.models.markdown import cell, listed
+from finetune_trainer.tasks.text_classification.facts import ClassificationFacts
+from finetune_trainer.training.record import TrainingRecord
+
+PIPELINE = "text-classification"
+_MOST_CLASSES = 100
+_FEW_ROWS = 10
+
+
+def kind(record: TrainingRecord) -> str:
+    """What the model is."""
+    return f"A text classifier with {len(_facts(record).labels)} classes"
+
+
+def results(record: TrainingRecord) -> str:
+    """What the linear probe is, and how the two differ row by row."""
+    facts = _facts(record)
+    return (
+        "The linear probe is a logistic regression on the frozen, mean-pooled features of the base model "
+        f"({facts.probe.rows} training rows, C = {facts.probe.strength:g} chosen on validation rows). "
+        f"Against it, this model has {facts.fixed} test rows right that the probe has wrong, and "
+        f"{facts.broken} wrong that the probe has right. All predictions are in "
+        "`evaluation/predictions.jsonl`, confusion matrices in `report.json`."
+    )
+
+
+def details(record: TrainingRecord) -> str:
+    """The classes, largest first."""
+    rows = _facts(record).classes["tuned"]
+    shown = sorted(rows, key=lambda row: -row.support)[:_MOST_CLASSES]
+    lines = ["| class | precision | recall | F1 | test rows |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {cell(row.label)} | {row.precision:.3f} | {row.recall:.3f} | {row.f1:.3f} | {row.support} |"
+        for row in shown
+    ]
+    left = len(rows) - len(shown)
+    more = f"\n\nThe {left} rarest classes are in `report.json`." if left else ""
+    return "## Classes\n\n" + "\n".join(lines) + more
+
+
+def use(record: TrainingRecord) -> str:  # noqa: ARG001 - the same for every classifier
+    """Python that classifies a text."""
+    return (
+        "from transformers import pipeline\n\n"
+        'classify = pipeline("text-classification", model="path/to/this/folder")\n'
+        'classify("...")'
+    )
+
+
+def limits(record: TrainingRecord) -> list[str]:
+    """What a user must not expect of a classifier."""
+    rare = [row.label for row in _facts(record).classes["tuned"] if 0 < row.support < _FEW_ROWS]
+    notes = [
+        (
+            "It knows only the classes above and answers with one of them for every text, also for one that "
+            "belongs to none."
+        ),
+        (
+            "The figures hold for texts like the test rows. The bootstrap covers the choice of test rows, "
+            "not another seed, another split, or a change of what people write."
+        ),
+        "Its probabilities were not calibrated.",
+    ]
+    if rare:
+        notes.append(f"Classes with fewer than 10 test rows, whose figures say little: {listed(rare)}.")
+    return notes
+
+
+def _facts(record: TrainingRecord) -> ClassificationFacts:
+    if record.classification is None:
+        raise AssertionError("the record of a classifier has no classes")
+    return record.classification
