@@ -108,6 +108,7 @@ async def lead(
     pulse.leads_since = time.monotonic()
     poller = Poller(settings.poll_seconds, settings.status_seconds)
     queue = WorkQueue(Reconciler(cache, cluster, settings, poller).turn, settings.workers)
+    cache.bases.wake = queue.wake
     loop = asyncio.get_running_loop()
 
     def take_in(job: Manifest, gone: bool) -> None:

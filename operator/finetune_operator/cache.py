@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
+from finetune_operator.bases import Bases
 from finetune_operator.names import KIND, LABEL_UID
 from finetune_operator.observed import Manifest
 
@@ -23,6 +24,7 @@ class Cache:
         self._objects: dict[str, dict[tuple[str, str, str], Manifest]] = {}
         self._deleted: OrderedDict[str, None] = OrderedDict()
         self._unreadable: dict[tuple[str, str | None], str] = {}
+        self.bases = Bases()
 
     def job(self, run: str) -> Manifest | None:
         """The FineTuneJob of a run."""
@@ -74,6 +76,8 @@ class Cache:
         if known and known["metadata"]["uid"] == meta["uid"] and _version(known) >= _version(obj):
             return None
         mine[where] = {**obj, "metadata": {k: v for k, v in meta.items() if k != "managedFields"}}
+        if obj["kind"] == KIND:
+            self.bases.put(obj)
         return run
 
     def remove(self, obj: Manifest) -> str | None:
@@ -90,6 +94,8 @@ class Cache:
         del mine[where]
         if not mine:
             del self._objects[run]
+        if obj["kind"] == KIND:
+            self.bases.remove(obj)
         return run
 
     def replace(

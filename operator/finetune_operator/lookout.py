@@ -58,6 +58,7 @@ def observed(sight: Sight, cache: Cache, progress: Progress | None, refused: str
         refused=cache.unreadable(sight.namespace) or refused,
         events=tuple(event for told in sight.events.values() for event in told),
         progress=progress,
+        base=cache.bases.of(sight.run),
     )
 
 

@@ -23,6 +23,7 @@ PROBLEMS = {
     Reason.KEY_MISSING,
     Reason.VOLUME_FAILED,
     Reason.NAME_CONFLICT,
+    Reason.BASE_JOB_MISSING,
     Reason.PERMISSION_DENIED,
     Reason.DRIFTED,
 }

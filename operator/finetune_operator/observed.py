@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from finetune_operator.api import FineTuneJobStatus
+from finetune_operator.names import State
 from finetune_trainer.contract import Progress
 
 Manifest = dict[str, Any]
@@ -11,8 +12,22 @@ Manifest = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class BaseJob:
+    """What a FineTuneJob shows to those that take their model from it."""
+
+    uid: str
+    state: State
+    end: Literal["Succeeded", "Failed"] | None = None
+    """How it ended; None: it has not, or was changed since and may yet succeed."""
+    uri: str | None = None
+    """Folder of its published model."""
+    manifest: str | None = None
+    """SHA-256 of the manifest.json in that folder."""
+
+
+@dataclass(frozen=True)
 class Observed:
-    """What was seen of one FineTuneJob's children, all matched by the job's uid label."""
+    """What was seen of one FineTuneJob: its children, all matched by the job's uid label, and its base."""
 
     jobs: tuple[Manifest, ...] = ()
     """batch/v1 Jobs, the sweep Job among them."""
@@ -27,6 +42,8 @@ class Observed:
     """core/v1 Events about pods that hang in waiting and Jobs that get no pods; see `waiting.ask_about`."""
     progress: Progress | None = None
     """Newest answer of the running stage's index 0."""
+    base: BaseJob | None = None
+    """The FineTuneJob that spec.model.fromJob names; None where there is none."""
 
 
 @dataclass(frozen=True)

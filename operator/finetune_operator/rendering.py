@@ -55,8 +55,13 @@ def uid_of(job: FineTuneJob) -> str:
     return str(job.metadata["uid"])
 
 
-def run(job: FineTuneJob, profile: Profile) -> trainer.Run:
+def run(job: FineTuneJob, profile: Profile, model: trainer.ModelSource) -> trainer.Run:
     """What is asked for, the same for every stage and attempt.
+
+    Args:
+        job: who asks.
+        profile: of the job.
+        model: what `spec.model` comes to.
 
     Raises:
         Unrenderable: a role has no store, or the trainer's language refuses a value.
@@ -65,7 +70,7 @@ def run(job: FineTuneJob, profile: Profile) -> trainer.Run:
     try:
         return trainer.Run(
             task=spec.task,
-            model=trainer.ModelSource(uri=spec.model.uri),
+            model=model,
             dataset=trainer.Dataset(
                 train=trainer.TrainSplit(uri=spec.dataset.train.uri),
                 validation=trainer.HeldOut(**spec.dataset.validation.model_dump()),

@@ -24,6 +24,8 @@ class Unmet:
 
     reason: str
     message: str
+    passes: bool = False
+    """Whether it may pass without a change of the job, which then waits instead of failing."""
 
 
 @dataclass(frozen=True)

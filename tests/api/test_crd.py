@@ -57,6 +57,8 @@ GOOD: list[dict[str, Any]] = [
     {"model.uri": "s3://models/minilm/"},
     {"model.uri": "s3://models/a/b.c_d-e/"},
     {"model.storage": STORAGE},
+    {"model": {"fromJob": {"name": "languages-v1"}}},
+    {"model": {"fromJob": {"name": "languages-v1"}, "storage": STORAGE}},
     {"dataset.storage": STORAGE, "output.storage": STORAGE, "model.storage": STORAGE, "storage": ABSENT},
     {"dataset.train.uri": "s3://data/t.csv"},
     {"dataset.train.uri": "s3://data/t.jsonl.gz"},
@@ -111,7 +113,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
     # left out
     ({"task": ABSENT}, "spec.task: Required"),
     ({"model": ABSENT}, "spec.model: Required"),
-    ({"model.uri": ABSENT}, "spec.model.uri: Required"),
+    ({"model.uri": ABSENT}, "set exactly one of uri and fromJob"),
+    ({"model.fromJob": {"name": "languages-v1"}}, "set exactly one of uri and fromJob"),
+    ({"model": {"fromJob": {}}}, "spec.model.fromJob.name: Required"),
+    ({"model": {"fromJob": {"name": "Languages"}}}, "spec.model.fromJob.name: Invalid value"),
+    ({"model": {"fromJob": {"name": "j"}}}, "names the job itself"),
+    ({"model.fromJob.namespace": "other"}, 'unknown field "spec.model.fromJob.namespace"'),
     ({"dataset": ABSENT}, "spec.dataset: Required"),
     ({"dataset.train": ABSENT}, "spec.dataset.train: Required"),
     ({"dataset.train.uri": ABSENT}, "spec.dataset.train.uri: Required"),
@@ -339,6 +346,7 @@ def test_half_filled_objects_get_the_other_half(kube: Kube) -> None:
 
 CHANGES: list[dict[str, Any]] = [
     {"model.uri": "s3://models/other"},
+    {"model": {"fromJob": {"name": "languages-v1"}}},
     {"dataset.train.uri": "s3://data/other.csv"},
     {"training.epochs": 9},
     {"deepspeed.zeroStage": 3},

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from finetune_trainer.contract import FailureClass, Progress, Stage
-from tests.api.harness import UID, Operator, Scene
+from tests.api.harness import UID, Operator, Scene, config_of
 from tests.api.kube import KINDS, wait_for
 
 pytestmark = pytest.mark.api
@@ -103,6 +103,35 @@ def test_nothing_is_written_while_nothing_happens(scene: Scene, audit: Audit) ->
     assert writes(audit()[before:]) == {}
     assert (operator.metric("finetune_operator_turns_total") or 0) > turns
     assert operator.healthy()
+
+
+def test_a_job_waits_for_the_one_whose_model_it_takes_and_then_no_longer_needs_it(scene: Scene) -> None:
+    """No resync comes to its help: what happens to one job wakes the other."""
+    scene.start(resyncSeconds=600)
+    uid = scene.make_job(model={"fromJob": {"name": "languages"}})
+
+    def waits_for(reason: str) -> bool:
+        conditions = scene.status().get("conditions", ())
+        return any(c["type"] == "Succeeded" and c["reason"] == reason for c in conditions)
+
+    wait_for("the base is missing", lambda: waits_for("BaseJobMissing"))
+    base = scene.make_job("languages")
+    wait_for("the base is unfinished", lambda: waits_for("BaseJobUnfinished"))
+    scene.go_through(base)
+    pods = scene.kubelet.await_pods(uid, "Prepare", seconds=10)
+    published = scene.await_state("Succeeded", name="languages")["model"]
+    model = config_of(pods[0]).run.model
+    assert model.parent
+    assert (model.uri, model.parent.manifest) == (published["uri"], published["digest"])
+    assert (model.parent.name, model.parent.uid) == ("languages", base)
+    scene.kube.delete("FineTuneJob", scene.namespace, "languages")
+    scene.go_through(uid)
+    attempts = scene.await_state("Succeeded")["attempts"]
+    assert [(a["stage"], a["outcome"]) for a in attempts] == [
+        ("Prepare", "Succeeded"),
+        ("Train", "Succeeded"),
+        ("Publish", "Succeeded"),
+    ]
 
 
 def test_a_failed_gang_is_replaced_by_a_new_attempt(scene: Scene) -> None:

@@ -5,6 +5,7 @@ Jobs are made by resources.py itself, as plan would have created them; pods come
 
 import copy
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ import yaml
 
 from finetune_operator import names, rendering, resources
 from finetune_operator.api import FineTuneJob
-from finetune_operator.observed import Manifest, Observed
+from finetune_operator.names import State
+from finetune_operator.observed import BaseJob, Manifest, Observed
+from finetune_operator.policies.base import source_of
 from finetune_operator.settings import Settings
+from finetune_operator.turn import Unmet
 from finetune_trainer.contract import (
     CONTRACT_VERSION,
     Chosen,
@@ -42,6 +46,14 @@ spec:
     secretRef: {{name: s3-keys}}
     caBundleRef: {{name: company-ca}}
 """)
+BASE_JOB = BaseJob(
+    uid="5f3c9a10-2b4d-4e6f-8a1b-9c8d7e6f5a4b",
+    state=State.SUCCEEDED,
+    end="Succeeded",
+    uri="s3://models/support/demo/languages/v1/",
+    manifest="sha256:" + "b" * 64,
+)
+"""What the job that spec.model.fromJob names has published, unless a case says otherwise."""
 CHOSEN = Chosen(
     epochs=3,
     batch_size=32,
@@ -258,10 +270,10 @@ def payload(run: Any, stage: Stage) -> Manifest:
 
 
 def observed_of(job: FineTuneJob, short: Manifest, configured: Settings) -> Observed:
-    """What is seen: {jobs, pods, shared, events, foreign, progress, refused}.
+    """What is seen: {jobs, pods, shared, events, foreign, progress, refused, base}.
 
     Jobs listed with `pods` bring their own. `shared`: which of the run's other objects are there
-    (NetworkPolicy, Service, sweep).
+    (NetworkPolicy, Service, sweep). `base`: in what the base job differs from BASE_JOB; null: it is gone.
     """
     jobs, pods = [], []
     for each in short.get("jobs", ()):
@@ -284,6 +296,7 @@ def observed_of(job: FineTuneJob, short: Manifest, configured: Settings) -> Obse
         refused=short.get("refused"),
         events=tuple(event(e) for e in short.get("events", ())),
         progress=Progress.model_validate(short["progress"]) if "progress" in short else None,
+        base=_base_job(job, short),
     )
 
 
@@ -304,9 +317,23 @@ PlainDates.yaml_implicit_resolvers = {
 def _run(job: FineTuneJob, configured: Settings) -> Any:
     profile = configured.profiles["default"]
     try:
-        return rendering.run(job, profile)
+        return rendering.run(job, profile, _source(job))
     except rendering.Unrenderable:
-        return rendering.run(FineTuneJob.model_validate(BASE), profile)
+        good = FineTuneJob.model_validate(BASE)
+        return rendering.run(good, profile, _source(good))
+
+
+def _source(job: FineTuneJob) -> Any:
+    """The base model of a job whose base job, if it has one, is BASE_JOB."""
+    source = source_of(job, Observed(base=BASE_JOB))
+    return _source(FineTuneJob.model_validate(BASE)) if isinstance(source, Unmet) else source
+
+
+def _base_job(job: FineTuneJob, short: Manifest) -> BaseJob | None:
+    if job.spec.model.from_job is None:
+        return None
+    changes = short.get("base", {})
+    return None if changes is None else replace(BASE_JOB, **changes)
 
 
 def _result(run: Any, stage: Stage) -> Manifest:

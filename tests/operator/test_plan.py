@@ -117,6 +117,8 @@ def _created(manifest: Manifest) -> str:
         words.append(f"reads back {config.reported_stage} attempt {config.attempt}")
     if config.chosen:
         words.append(f"micro-batch {config.chosen.micro_batch_size} x {config.chosen.accumulation_steps}")
+    if parent := config.run.model.parent:
+        words.append(f"model of {parent.name} ({parent.uid[:8]})")
     if manifest["spec"].get("suspend"):
         words.append("suspended")
     return ", ".join([" ".join(words[:2]), *words[2:]])

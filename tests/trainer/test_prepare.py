@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from safetensors.numpy import load_file, save
 
 from devcluster.objectstore import ObjectStore
 from finetune_trainer import prepare
-from finetune_trainer.config import StoreAccess, TrainConfig
+from finetune_trainer.config import JobRef, StoreAccess, TrainConfig
 from finetune_trainer.contract import PreparePayload
 from finetune_trainer.dataset.data import load_prepared
 from finetune_trainer.failures import StageFailure
+from finetune_trainer.models.lineage import lineage_of
 from finetune_trainer.places import Places
+from finetune_trainer.s3.manifest import Ancestor, Manifest
 from finetune_trainer.s3.store import Store
 from tests.trainer.storage import add_user, give_keys
 
@@ -323,6 +326,96 @@ def test_a_job_that_asks_for_the_impossible_is_refused(
     failure = job.refused(**changes)
     assert failure.reason == reason
     assert says in failure.message + failure.hint
+
+
+@pytest.fixture
+def parent(job: Job, tiny_base: Path) -> dict[str, Any]:
+    """`model` of a job whose base model the job languages has published, itself made from another."""
+    origin = Ancestor(uri="s3://models/minilm", digest="sha256:" + "1" * 64)
+    manifest = Manifest.of(
+        tiny_base,
+        job=JobRef(namespace="ns", name="languages", uid="9a4f", generation=1),
+        created="2026-01-01T12:00:00+00:00",
+        base_model=origin.digest,
+        data="sha256:" + "2" * 64,
+        config="sha256:" + "3" * 64,
+        lineage=(origin,),
+    )
+    job.put("model/manifest.json", manifest.encode())
+    digest = "sha256:" + sha256(manifest.encode()).hexdigest()
+    publisher = {"namespace": "ns", "name": "languages", "uid": "9a4f", "manifest": digest}
+    return {"uri": f"s3://{job.bucket}/model/", "parent": publisher}
+
+
+def test_what_a_model_descends_from_is_known_after_its_base_was_deleted(
+    job: Job, parent: dict[str, Any]
+) -> None:
+    payload = job.prepare(model=parent)
+    job.store.delete([entry.uri for entry in job.store.list(parent["uri"])])
+    origin, base = lineage_of(job.config(model=parent).run, job.store, payload.model_digest)
+    assert (origin.uri, origin.published_by) == ("s3://models/minilm", None)
+    assert (base.uri, base.digest) == (parent["uri"], payload.model_digest)
+    assert base.published_by
+    assert base.published_by.model_dump() == parent["parent"]
+
+
+def test_the_same_model_without_a_parent_descends_from_its_folder_alone(job: Job) -> None:
+    payload = job.prepare()
+    (base,) = lineage_of(job.config().run, job.store, payload.model_digest)
+    assert base == Ancestor(uri=f"s3://{job.bucket}/model", digest=payload.model_digest)
+
+
+def test_a_lineage_that_somebody_took_away_is_not_made_up(job: Job, parent: dict[str, Any]) -> None:
+    payload, run = job.prepare(model=parent), job.config(model=parent).run
+    job.store.delete([entry.uri for entry in job.store.list(f"{run.runs}lineage/")])
+    with pytest.raises(StageFailure, match="LineageMissing"):
+        lineage_of(run, job.store, payload.model_digest)
+
+
+def test_a_base_that_was_published_anew_is_refused_before_any_data_is_read(
+    job: Job, parent: dict[str, Any]
+) -> None:
+    manifest = Manifest.model_validate_json(job.store.read(parent["uri"] + "manifest.json"))
+    anew = manifest.model_copy(update={"created": "2026-02-02T12:00:00+00:00"})
+    job.put("model/manifest.json", anew.encode())
+    failure = job.refused(model=parent, dataset__train__uri="s3://BUCKET/data/none.jsonl")
+    assert failure.reason == "ModelChanged"
+    assert "FineTuneJob ns/languages (uid 9a4f)" in failure.message
+    assert "apply it again" in failure.hint
+
+
+def test_a_file_that_was_changed_below_an_unchanged_manifest_is_named(
+    job: Job, parent: dict[str, Any]
+) -> None:
+    weights = bytearray(job.store.read(parent["uri"] + "model.safetensors"))
+    weights[-1] ^= 1
+    job.put("model/model.safetensors", bytes(weights))
+    failure = job.refused(model=parent)
+    assert failure.reason == "ModelChanged"
+    assert "model.safetensors is not the file" in failure.message
+    assert "tokenizer" not in failure.message
+
+
+def test_a_base_that_is_not_there_says_in_which_store_it_was_looked_for(
+    job: Job, parent: dict[str, Any]
+) -> None:
+    job.store.delete([parent["uri"] + "manifest.json"])
+    failure = job.refused(model=parent)
+    assert failure.reason == "ModelMissing"
+    assert job.access.endpoint in failure.message
+    assert "model.storage" in failure.hint
+
+
+def test_a_base_of_another_release_is_refused_with_the_way_out(job: Job, parent: dict[str, Any]) -> None:
+    job.put("model/manifest.json", b'{"contractVersion": "2.0"}')
+    digest = "sha256:" + sha256(b'{"contractVersion": "2.0"}').hexdigest()
+    failure = job.refused(model=parent | {"parent": parent["parent"] | {"manifest": digest}})
+    assert failure.reason == "ModelUnusable"
+    assert "model.uri" in failure.hint
+
+
+def test_nothing_is_written_into_the_folder_of_a_base_job(job: Job, parent: dict[str, Any]) -> None:
+    assert job.refused(model=parent, output="s3://BUCKET/model/tuned/").reason == "OutputIsInput"
 
 
 def test_the_model_of_another_job_is_not_overwritten_and_ones_own_is(job: Job) -> None:

@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from finetune_trainer import publish, results
-from finetune_trainer.config import TrainConfig
+from finetune_trainer.config import ModelSource, ParentJob, TrainConfig
 from finetune_trainer.contract import Best, Chosen, FailureClass, PublishPayload, Stage, TrainPayload
 from finetune_trainer.dataset.data import Prepared
 from finetune_trainer.failures import StageFailure
+from finetune_trainer.models import basemodel, lineage
 from finetune_trainer.places import Places
 from finetune_trainer.s3.manifest import MANIFEST, Manifest, ManifestFile, digest_of_file, read_manifest
 from finetune_trainer.s3.store import Store
@@ -44,56 +45,74 @@ CHOSEN = Chosen(
 )
 
 
+Stager = Callable[[TrainConfig], TrainConfig]
+
+
+@pytest.fixture
+def stage(tiny_base: Path, learnable: Prepared, places: Places, store: Store) -> Stager:
+    """Ends the Train of a run; the tuned model is an untrained one, which is as good here."""
+
+    def end(config: TrainConfig) -> TrainConfig:
+        torch.manual_seed(5)
+        model = load_classifier(tiny_base, learnable.labels).eval()
+        truth = learnable.test.labels.astype(np.int64)
+        random = np.random.default_rng(2)
+        logits = random.normal(size=(len(truth), 3)).astype(np.float32)
+        answers = random.integers(0, 3, len(truth))
+        digest = "sha256:" + "1" * 64
+        key = BaselineKey(
+            task="TextClassification",
+            model=digest,
+            data=digest,
+            max_length=16,
+            primary_metric="macroF1",
+            seed=42,
+            code="1",
+        )
+        probe = Probe(
+            key=key,
+            test_rows=41,
+            majority=0,
+            strength=1.0,
+            validation=0.5,
+            rows=101,
+            predictions=tuple(answers),
+        )
+        best = Best(step=13, metric=0.5)
+        history = (EpochRow(epoch=1, step=13, training_loss=1.0, validation=0.5),)
+        tuned = Tuned(best, history, steps=13, seconds=9.0, rows_per_second=11.0, tokens_per_second=80.0)
+        scene = Scene(
+            config=config,
+            chosen=CHOSEN,
+            places=places,
+            pulse=PULSE,
+            gang=Gang(0, 0, 1, torch.device("cpu")),
+            store=store,
+            prepared=learnable,
+            data_digest=digest,
+            base=tiny_base,
+            base_digest=digest,
+            pad_id=0,
+            precision="float32",
+        )
+        outcome = Outcome(model, logits, probe, reused=False, tuned=tuned)
+        record = handover.record_of(scene, outcome)
+        staging = handover.stage(scene, outcome, record, lambda _share: None)
+        payload = TrainPayload(
+            best=best, evaluation=record.evaluation, staging=staging, peak_memory_bytes=1, gpu_seconds=0
+        )
+        results.save(store, config, Stage.TRAIN, success(config, Stage.TRAIN, payload))
+        return config.model_copy(update={"stage": Stage.PUBLISH})
+
+    return end
+
+
 @pytest.fixture
 def staged(
-    given_run: Callable[..., TrainConfig], tiny_base: Path, learnable: Prepared, places: Places, store: Store
+    given_run: Callable[..., TrainConfig], tiny_base: Path, learnable: Prepared, stage: Stager
 ) -> TrainConfig:
-    """A run whose Train has ended; the tuned model is an untrained one, which is as good here."""
-    config = given_run(tiny_base, learnable, CHOSEN)
-    torch.manual_seed(5)
-    model = load_classifier(tiny_base, learnable.labels).eval()
-    truth = learnable.test.labels.astype(np.int64)
-    random = np.random.default_rng(2)
-    logits = random.normal(size=(len(truth), 3)).astype(np.float32)
-    answers = random.integers(0, 3, len(truth))
-    digest = "sha256:" + "1" * 64
-    key = BaselineKey(
-        task="TextClassification",
-        model=digest,
-        data=digest,
-        max_length=16,
-        primary_metric="macroF1",
-        seed=42,
-        code="1",
-    )
-    probe = Probe(
-        key=key, test_rows=41, majority=0, strength=1.0, validation=0.5, rows=101, predictions=tuple(answers)
-    )
-    best = Best(step=13, metric=0.5)
-    history = (EpochRow(epoch=1, step=13, training_loss=1.0, validation=0.5),)
-    tuned = Tuned(best, history, steps=13, seconds=9.0, rows_per_second=11.0, tokens_per_second=80.0)
-    scene = Scene(
-        config=config,
-        chosen=CHOSEN,
-        places=places,
-        pulse=PULSE,
-        gang=Gang(0, 0, 1, torch.device("cpu")),
-        store=store,
-        prepared=learnable,
-        data_digest=digest,
-        base=tiny_base,
-        base_digest=digest,
-        pad_id=0,
-        precision="float32",
-    )
-    outcome = Outcome(model, logits, probe, reused=False, tuned=tuned)
-    record = handover.record_of(scene, outcome)
-    staging = handover.stage(scene, outcome, record, lambda _share: None)
-    payload = TrainPayload(
-        best=best, evaluation=record.evaluation, staging=staging, peak_memory_bytes=1, gpu_seconds=0
-    )
-    results.save(store, config, Stage.TRAIN, success(config, Stage.TRAIN, payload))
-    return config.model_copy(update={"stage": Stage.PUBLISH})
+    """A run whose Train has ended."""
+    return stage(given_run(tiny_base, learnable, CHOSEN))
 
 
 def staging_of(config: TrainConfig, store: Store) -> str:
@@ -157,6 +176,39 @@ def test_publishing_again_after_a_crash_before_the_manifest_ends_with_the_same_b
     store.delete([staged.run.output + MANIFEST, staged.run.output + "README.md"])
     assert publish.run(staged, places, PULSE).payload == first
     assert published(store, staged) == before
+
+
+def test_a_model_tells_all_that_it_descends_from(
+    staged: TrainConfig, stage: Stager, places: Places, store: Store, tmp_path: Path
+) -> None:
+    first = publish.run(staged, places, PULSE).payload
+    assert isinstance(first, PublishPayload)
+    parent = ParentJob(namespace="team", name="tickets", uid=staged.job.uid, manifest=first.digest)
+    changes = {
+        "model": ModelSource(uri=first.uri, parent=parent),
+        "output": staged.run.output.replace("/tuned/", "/again/"),
+        "runs": staged.run.runs.replace("/runs/", "/runs-again/"),
+    }
+    run = staged.run.model_copy(update=changes)
+    job = staged.job.model_copy(update={"name": "again", "uid": "of-another"})
+    config = staged.model_copy(update={"stage": Stage.TRAIN, "job": job, "run": run})
+    kept = lineage.keep_parent(run, store, store)
+    assert kept
+    folder = tmp_path / "base"
+    lineage.check_files(first.uri, kept, folder, basemodel.download(store, first.uri, folder))
+
+    publish.run(stage(config), places, PULSE)
+
+    files = published(store, config)
+    origin, base = Manifest.model_validate_json(files[MANIFEST]).lineage
+    assert (origin.uri, origin.published_by) == (staged.run.model.uri, None)
+    assert (base.uri, base.published_by) == (first.uri, parent)
+    told = json.loads(files["finetune-config.json"])
+    assert [ancestor["uri"] for ancestor in told["lineage"]] == [origin.uri, base.uri]
+    assert told["run"]["model"]["parent"]["uid"] == staged.job.uid
+    card = files["README.md"].decode()
+    for text in (origin.uri, base.uri, f"FineTuneJob `team/tickets` (uid `{parent.uid}`", parent.manifest):
+        assert text in card
 
 
 def test_a_model_of_another_run_is_never_overwritten(

@@ -59,10 +59,22 @@ class Stores(Model):
     """Also holds everything of the run."""
 
 
+class ParentJob(Model):
+    """The FineTuneJob that published a model."""
+
+    namespace: str
+    name: str
+    uid: str
+    manifest: Digest
+    """SHA-256 of manifest.json in the model's folder."""
+
+
 class ModelSource(Model):
     """The base model: a folder of safetensors and JSON files."""
 
     uri: Uri
+    parent: ParentJob | None = None
+    """Who published it, where that was a FineTuneJob; Prepare refuses another model at that place."""
 
 
 class TrainSplit(Model):

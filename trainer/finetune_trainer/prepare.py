@@ -31,7 +31,7 @@ from finetune_trainer.dataset.findings import Finding, SplitName
 from finetune_trainer.dataset.partition import Partition, partition
 from finetune_trainer.dataset.sources import DataFile
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models import basemodel, modelcheck, modelfolder
+from finetune_trainer.models import basemodel, lineage, modelcheck, modelfolder
 from finetune_trainer.places import Places
 from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.stage import Pulse, StageResult
@@ -98,11 +98,14 @@ def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
     models = open_store(stores.model, "model", places)
     preflight.check_output_free(output, config)
     preflight.check_writable(output, config)
+    parent = lineage.keep_parent(config.run, models, output)
     uris = sources.uris_of(config.run.dataset)
     files = {name: sources.fetch(data, uri, places) for name, uri in uris.items()}
     pulse.beat(Activity.CHECKING_MODEL, percent=10, quiet_seconds=_SLOW_SECONDS)
     task = preparing(config.run.task)
     base = _base(config, task, models, places)
+    if parent:
+        lineage.check_files(config.run.model.uri, parent, base.folder, base.digest)
     digest = _data_digest(config, base, files)
     folder = f"{config.run.runs}prepared/{digest.removeprefix('sha256:')[:16]}/"
     keys = {*output.warnings, *data.warnings, *models.warnings}

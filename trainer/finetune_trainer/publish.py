@@ -66,6 +66,7 @@ def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
         base_model=staged.base_model,
         data=staged.data,
         config=staged.config,
+        lineage=staged.lineage,
     )
     digest = upload_folder(store, folder, config.run.output, manifest)
     for name in ("README.md", REPORT):
@@ -130,6 +131,7 @@ def _assemble(
             "job": config.job.model_dump(mode="json", by_alias=True),
             "run": config.run.model_dump(mode="json", by_alias=True),
             "chosen": chosen.model_dump(mode="json", by_alias=True),
+            "lineage": [ancestor.model_dump(mode="json", by_alias=True) for ancestor in staged.lineage],
         },
     )
     _write(folder / REPORT, {**record.model_dump(mode="json", by_alias=True), "data": findings})

@@ -55,6 +55,11 @@ class FineTuneJob(Model):
             " job of another name",
             ".spec",
         ),
+        rule(
+            "!has(self.spec.model.fromJob) || self.spec.model.fromJob.name != self.metadata.name",
+            "spec.model.fromJob names the job itself: name the one whose model to start from",
+            ".spec.model.fromJob.name",
+        ),
     )
 
     api_version: str

@@ -62,14 +62,26 @@ class Storage(Model):
     """The store's own certificate authority, added to the system's. Default: the system's alone."""
 
 
-class ModelSpec(Model):
-    """The base model."""
+class FromJob(Model):
+    """Another FineTuneJob of the same namespace."""
 
-    uri: ModelUri
+    name: Name
+    """Name of the FineTuneJob. This job waits until that one has succeeded, and from its first attempt on
+    keeps to the model that was published then."""
+
+
+class ModelSpec(Model):
+    """The base model: a folder in S3, or what another FineTuneJob has published."""
+
+    model_config = rules(rule("has(self.uri) != has(self.fromJob)", "set exactly one of uri and fromJob"))
+
+    uri: ModelUri | None = None
     """Folder in S3 with config.json, tokenizer.json and *.safetensors, for example s3://models/minilm.
-    Pickled weights and remote code are refused."""
+    Pickled weights and remote code are refused. Set this or fromJob."""
+    from_job: FromJob | None = None
+    """The job whose published model to start from. Set this or uri."""
     storage: Storage | None = None
-    """Store of the base model. Default: spec.storage."""
+    """Store of the base model, also of one that another job has published. Default: spec.storage."""
 
 
 class TrainFile(Model):
@@ -277,7 +289,7 @@ class FineTuneJobSpec(Model):
 
     model_config = rules(
         rule(
-            f"!{folder('self.output.uri')}.startsWith({folder('self.model.uri')})",
+            f"!has(self.model.uri) || !{folder('self.output.uri')}.startsWith({folder('self.model.uri')})",
             "output.uri lies in the base model's folder (model.uri), which must not be written into",
             ".output.uri",
         ),

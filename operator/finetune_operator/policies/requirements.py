@@ -6,6 +6,7 @@ from finetune_operator import rendering
 from finetune_operator.api import AttemptStatus, FineTuneJob
 from finetune_operator.names import Reason, State
 from finetune_operator.observed import Observed
+from finetune_operator.policies import base
 from finetune_operator.rendering import Asked
 from finetune_operator.resources import config_of
 from finetune_operator.settings import Profile, Settings
@@ -17,10 +18,11 @@ ROLES: tuple[trainer.StoreRole, ...] = ("data", "model", "output")
 
 
 def check(turn: Turn) -> Decision | None:
-    """Ends a job that cannot be run as it stands; what already runs is left alone."""
+    """Ends or holds a job that cannot be run as it stands; what already runs is left alone."""
     if isinstance(turn.ground, Asked) or turn.running:
         return None
-    return Decision(State.FAILED, turn.ground.reason, turn.ground.message)
+    state = State.WAITING if turn.ground.passes else State.FAILED
+    return Decision(state, turn.ground.reason, turn.ground.message)
 
 
 def ground_of(job: FineTuneJob, observed: Observed, settings: Settings) -> Asked | Unmet:
@@ -40,12 +42,16 @@ def ground_of(job: FineTuneJob, observed: Observed, settings: Settings) -> Asked
     for named in CHECKS:
         if unmet := named(job, settings, profile):
             return unmet
+    begun = trained(job.status.attempts if job.status else ())
+    if begun and (remembered := _remembered(job, observed, begun[-1])):
+        return Asked(remembered, profile, begun[-1].spec_digest)
     try:
-        begun = trained(job.status.attempts if job.status else ())
-        run = (_remembered(job, observed, begun[-1]) if begun else None) or rendering.run(job, profile)
-        spec_digest = begun[-1].spec_digest if begun else rendering.spec_digest(job, run)
-        return Asked(run, profile, spec_digest)
-    except rendering.Unrenderable as error:
+        model = base.source_of(job, observed)
+        if isinstance(model, Unmet):
+            return model
+        run = rendering.run(job, profile, model)
+        return Asked(run, profile, begun[-1].spec_digest if begun else rendering.spec_digest(job, run))
+    except ValueError as error:
         return Unmet(Reason.SPEC_INVALID, f"The spec cannot be run: {error}")
 
 

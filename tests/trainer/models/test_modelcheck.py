@@ -21,6 +21,8 @@ def header(**tensors: tuple[str, list[int], list[int]]) -> bytes:
     [
         (frozenset(), "ModelMissing"),
         (frozenset({"sub/config.json"}), "ModelMissing"),
+        (frozenset({"adapter_config.json", "adapter_model.safetensors"}), "ModelIsAdapter"),
+        (GOOD | {"adapter_config.json"}, "ModelIsAdapter"),
         (GOOD | {"modeling_x.py"}, "RemoteCode"),
         (GOOD | {"sub/evil.so"}, "RemoteCode"),
         ((GOOD - {"model.safetensors"}) | {"pytorch_model.bin"}, "PickleWeights"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from finetune_trainer.config import TrainConfig
+from finetune_trainer.config import ParentJob, TrainConfig
 from finetune_trainer.contract import Chosen, Interval, Scores
 from finetune_trainer.models.markdown import cell
 from finetune_trainer.s3.manifest import Manifest
@@ -112,7 +112,26 @@ def _making(config: TrainConfig, chosen: Chosen, staged: Manifest, record: Train
         ),
         ("versions", ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))),
     ]
-    return "## How it was made\n\n" + "\n".join(_table(("what", "value"), facts)) + "\n\n" + _history(record)
+    parts = ("\n".join(_table(("what", "value"), facts)), _lineage(staged), _history(record))
+    return "## How it was made\n\n" + "\n\n".join(part for part in parts if part)
+
+
+def _lineage(staged: Manifest) -> str:
+    """What it descends from, where the base model was published by a FineTuneJob too."""
+    if not any(ancestor.published_by for ancestor in staged.lineage):
+        return ""
+    rows = [
+        (f"`{cell(ancestor.uri)}`", f"`{ancestor.digest}`", _publisher(ancestor.published_by))
+        for ancestor in staged.lineage
+    ]
+    return "\n".join(_table(("descends from, oldest first", "digest of its files", "published by"), rows))
+
+
+def _publisher(job: ParentJob | None) -> str:
+    if job is None:
+        return ""
+    name = f"`{cell(job.namespace)}/{cell(job.name)}`"
+    return f"FineTuneJob {name} (uid `{cell(job.uid)}`, manifest `{job.manifest}`)"
 
 
 def _history(record: TrainingRecord) -> str:

@@ -14,6 +14,7 @@ MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors format."""
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+ADAPTER = "adapter_config.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 _OTHER_WEIGHTS = (".h5", ".msgpack", ".onnx", ".gguf", ".ot")
 _SHARD = re.compile(r"[A-Za-z0-9._-]+\.safetensors")
@@ -84,11 +85,18 @@ def check_names(names: frozenset[str], uri: str) -> list[str]:
         uri: of the folder.
 
     Raises:
-        StageFailure: ModelMissing, RemoteCode, PickleWeights, WeightsMissing, TokenizerMissing.
+        StageFailure: ModelMissing, ModelIsAdapter, RemoteCode, PickleWeights, WeightsMissing,
+            TokenizerMissing.
     """
     if not names:
         raise _refused(
             "ModelMissing", f"{uri} holds no files.", "Upload the model's folder, or mend model.uri."
+        )
+    if ADAPTER in names:
+        raise _refused(
+            "ModelIsAdapter",
+            f"{uri} holds an adapter ({ADAPTER}), which is no model by itself.",
+            "Set output.mergeAdapter on the job that publishes it, or name the folder of a whole model.",
         )
     if "config.json" not in names:
         raise _refused(

@@ -6,8 +6,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, NonNegativeInt, ValidationError
 
-from finetune_trainer.config import JobRef
-from finetune_trainer.contract import CONTRACT_VERSION, Digest, FailureClass, Model
+from finetune_trainer.config import JobRef, ParentJob
+from finetune_trainer.contract import CONTRACT_VERSION, Digest, FailureClass, Model, Uri
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.s3.store import Store
 
@@ -23,6 +23,17 @@ class ManifestFile(Model):
     digest: Digest
 
 
+class Ancestor(Model):
+    """A model that another descends from."""
+
+    uri: Uri
+    """Its folder."""
+    digest: Digest
+    """SHA-256 over its files, as `baseModel` is."""
+    published_by: ParentJob | None = None
+    """The FineTuneJob that published it, where one did."""
+
+
 class Manifest(Model):
     """What a folder holds, whose it is and what it was made from."""
 
@@ -33,6 +44,8 @@ class Manifest(Model):
     base_model: Digest
     data: Digest
     config: Digest
+    lineage: tuple[Ancestor, ...] = ()
+    """All models that this one descends from, oldest first; the last is the base model."""
     files: tuple[ManifestFile, ...]
 
     @property
@@ -46,7 +59,15 @@ class Manifest(Model):
 
     @classmethod
     def of(
-        cls, folder: Path, *, job: JobRef, created: str, base_model: Digest, data: Digest, config: Digest
+        cls,
+        folder: Path,
+        *,
+        job: JobRef,
+        created: str,
+        base_model: Digest,
+        data: Digest,
+        config: Digest,
+        lineage: tuple[Ancestor, ...],
     ) -> Self:
         """The manifest of all files below a local folder."""
         files = tuple(
@@ -58,7 +79,15 @@ class Manifest(Model):
             for path in sorted(folder.rglob("*"))
             if path.is_file() and path != folder / MANIFEST
         )
-        return cls(job=job, created=created, base_model=base_model, data=data, config=config, files=files)
+        return cls(
+            job=job,
+            created=created,
+            base_model=base_model,
+            data=data,
+            config=config,
+            lineage=lineage,
+            files=files,
+        )
 
 
 def digest_of_file(path: Path) -> Digest:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from finetune_trainer.contract import Activity
 from finetune_trainer.models.basemodel import TOKENIZER_FILES
+from finetune_trainer.models.lineage import lineage_of
 from finetune_trainer.models.verify import LOGITS
 from finetune_trainer.results import writer
 from finetune_trainer.s3.manifest import Manifest, upload_folder
@@ -102,6 +103,7 @@ def stage(scene: Scene, outcome: Outcome, facts: TrainingRecord, advanced: Calla
         base_model=scene.base_digest,
         data=scene.data_digest,
         config=config.run.digest(),
+        lineage=lineage_of(config.run, scene.store, scene.base_digest),
     )
     uri = f"{config.run.runs}staging/{config.attempt}-{writer()}/"
     advanced(0.0)
