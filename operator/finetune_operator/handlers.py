@@ -17,6 +17,7 @@ from finetune_operator.transport import CONNECT_SECONDS, REQUEST_SECONDS, Access
 from finetune_operator.workqueue import backoff
 
 SERVER_SECONDS = 300
+STOP_LOOK_SECONDS = 0.5
 log = logging.getLogger(__name__)
 
 
@@ -72,14 +73,30 @@ async def _watch(registry: kopf.OperatorRegistry, namespaces: tuple[str, ...], s
     settings.networking.request_timeout = REQUEST_SECONDS
     settings.watching.connect_timeout = CONNECT_SECONDS
     settings.watching.server_timeout = SERVER_SECONDS
-    await kopf.operator(
-        registry=registry,
-        settings=settings,
-        standalone=True,
-        clusterwide=not namespaces,
-        namespaces=namespaces,
-        stop_flag=stop,
-    )
+    stopping = asyncio.Event()
+    asked = asyncio.create_task(_pass_on(stop, stopping), name="stop")
+    try:
+        await kopf.operator(
+            registry=registry,
+            settings=settings,
+            standalone=True,
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+            stop_flag=stopping,
+        )
+    finally:
+        asked.cancel()
+
+
+async def _pass_on(stop: threading.Event, stopping: asyncio.Event) -> None:
+    """Tells kopf's loop of the stop.
+
+    Given the thread's event itself, kopf waits for it in a thread of the loop's executor; and a loop whose
+    kopf has failed does not end before its executor, so it would never be begun again.
+    """
+    while not stop.is_set():  # noqa: ASYNC110 - another thread's event cannot be awaited
+        await asyncio.sleep(STOP_LOOK_SECONDS)
+    stopping.set()
 
 
 def _registry(access: Callable[[], Access], seen: Callable[[Manifest, bool], None]) -> kopf.OperatorRegistry:
