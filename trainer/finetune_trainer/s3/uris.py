@@ -53,8 +53,11 @@ def parse(text: str) -> S3Uri:
     if not bucket:
         raise UriError(f"{text!r} names no bucket; write s3://<bucket>/<key>")
     if "@" in bucket or ":" in bucket:
+        shown = (
+            f"s3://...@{rest.rpartition('@')[2]}" if "@" in bucket else text
+        )  # messages are no place for keys
         raise UriError(
-            f"{text!r} carries credentials or a port; those belong in storage, write s3://<bucket>/<key>"
+            f"{shown!r} carries credentials or a port; those belong in storage, write s3://<bucket>/<key>"
         )
     if not _BUCKET.fullmatch(bucket) or ".." in bucket:
         raise UriError(f"{bucket!r} in {text!r} is no bucket name: 3-63 of a-z, 0-9, dot and hyphen")
