@@ -1,6 +1,7 @@
 """The CustomResourceDefinition on a real API server: each rule and bound with what it takes and refuses."""
 
 import copy
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,42 @@ def test_refuses_and_names_the_field(kube: Kube, changes: dict[str, Any], said: 
         try_out(kube, changes)
     assert refused.value.status in {400, 422}
     assert said in refused.value.message
+    assert any(is_named(path, refused.value.message) for path in changes)
+
+
+def is_named(path: str, message: str) -> bool:
+    """By its whole path; or as a part of the object of which a rule speaks."""
+    parent, _, last = f"spec.{path}".rpartition(".")
+    return f"spec.{path}" in message or (f"{parent}:" in message and last in message)
+
+
+REFUSED: dict[str, dict[str, Any]] = {
+    "left out": {"task": ABSENT},
+    "misspelt": {"training.lerningRate": 1e-4},
+    "wrong type": {"training.learningRate": "1e-4"},
+    "out of bounds": {"resources.nodes": 0},
+    "a dangerous URI": {"model.uri": "s3://models/%2e%2e/secret"},
+    "a contradiction": {"training.batchSize": 30, "training.microBatchSize": 8},
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_of_what_was_refused_nothing_is_stored_and_its_correction_is_taken(
+    kube: Kube, namespace: str, what: str
+) -> None:
+    wrong = job(REFUSED[what], namespace)
+    with pytest.raises(RefusedError):
+        kube.create(wrong)
+    assert kube.find("FineTuneJob", namespace, "j") is None
+    kube.create(job({}, namespace))
+
+    there = kube.get("FineTuneJob", namespace, "j")
+    wrong["metadata"]["resourceVersion"] = there["metadata"]["resourceVersion"]
+    path = f"/apis/finetune.dev/v1alpha1/namespaces/{namespace}/finetunejobs/j"
+    with pytest.raises(RefusedError):
+        kube.call("PUT", f"{path}?fieldValidation=Strict", wrong)
+    assert kube.get("FineTuneJob", namespace, "j") == there
+    assert put(kube, job({"training.epochs": 2}, namespace))["metadata"]["generation"] == 2
 
 
 def test_every_rule_of_the_schema_has_a_bad_example() -> None:
@@ -314,18 +351,40 @@ def test_every_rule_of_the_schema_has_a_bad_example() -> None:
     assert not untried, tried
 
 
-def test_infinite_and_nan_cannot_be_said(kube: Kube) -> None:
-    for number in ("NaN", "Infinity", "1e999"):
-        body = job({"training.learningRate": 12345.0})
-        path = "/apis/finetune.dev/v1alpha1/namespaces/default/finetunejobs?dryRun=All"
-        text = yaml.safe_dump(body).replace("12345.0", number)
-        with pytest.raises(RefusedError):
-            kube.call("POST", path, text, "application/yaml")
-
-
-def test_a_name_of_more_than_63_characters_is_taken(kube: Kube) -> None:
+@pytest.mark.parametrize(
+    ("kind", "number", "said"),
+    [
+        ("yaml", "NaN", "spec.training.learningRate: Invalid value"),  # in YAML these are words
+        ("yaml", "Infinity", "spec.training.learningRate: Invalid value"),
+        ("yaml", "1e999", "spec.training.learningRate: Invalid value"),
+        ("yaml", ".nan", "unsupported value: NaN"),
+        ("yaml", "-.inf", "unsupported value: -Inf"),
+        ("json", "NaN", "invalid character 'N'"),
+        ("json", "Infinity", "invalid character 'I'"),
+        ("json", "1e999", "cannot unmarshal number 1e999"),
+    ],
+)
+def test_infinite_and_nan_cannot_be_said(kube: Kube, kind: str, number: str, said: str) -> None:
+    body = job({"training.learningRate": 12345.0})
+    text = (yaml.safe_dump(body) if kind == "yaml" else json.dumps(body)).replace("12345.0", number)
     path = "/apis/finetune.dev/v1alpha1/namespaces/default/finetunejobs?dryRun=All"
-    kube.call("POST", path, job({}, name="x" * 200))
+    with pytest.raises(RefusedError) as refused:
+        kube.call("POST", path, text, f"application/{kind}")
+    assert said in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("x" * 254, "must be no more than 253"), ("Tickets", "metadata.name"), ("tickets_v1", "metadata.name")],
+)
+def test_a_name_that_kubernetes_does_not_take_is_refused_and_the_longest_is_taken(
+    kube: Kube, name: str, said: str
+) -> None:
+    path = "/apis/finetune.dev/v1alpha1/namespaces/default/finetunejobs?dryRun=All"
+    with pytest.raises(RefusedError) as refused:
+        kube.call("POST", path, job({}, name=name))
+    assert said in refused.value.message
+    kube.call("POST", path, job({}, name="x" * 253))
 
 
 def test_defaults_are_written_down(kube: Kube) -> None:
@@ -467,17 +526,29 @@ def test_columns_show_the_state_of_a_job(kube: Kube, namespace: str, tmp_path: P
     assert "j" in kubectl(kube, tmp_path, "get", "ai", "-n", namespace)
 
 
-def test_kubectl_refuses_a_misspelt_field(kube: Kube, tmp_path: Path) -> None:
+@pytest.mark.parametrize("server_side", [False, True])
+def test_kubectl_refuses_a_misspelt_field_and_takes_the_corrected_file(
+    kube: Kube, namespace: str, tmp_path: Path, server_side: bool
+) -> None:
     file = tmp_path / "job.yaml"
-    file.write_text(yaml.safe_dump(job({"training.lerningRate": 1})))
-    refused = subprocess.run(
-        [binaries.path("kubectl"), "--kubeconfig", kube.kubeconfig, "apply", "-f", file],
-        capture_output=True,
-        text=True,
-        check=False,
+    command = ["apply", f"--server-side={str(server_side).lower()}", "-f", str(file)]
+    file.write_text(yaml.safe_dump(job({"training.lerningRate": 1}, namespace)))
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        kubectl(kube, tmp_path, *command)
+    said = (
+        ".spec.training.lerningRate: field not declared" if server_side else 'unknown field "spec.training.le'
     )
-    assert refused.returncode != 0
-    assert 'unknown field "spec.training.lerningRate"' in refused.stderr
+    assert said in refused.value.stderr
+    file.write_text(yaml.safe_dump(job({"training.learningRate": 0.001}, namespace)))
+    assert "finetunejob.finetune.dev/j" in kubectl(kube, tmp_path, *command)
+    assert kube.get("FineTuneJob", namespace, "j")["spec"]["training"]["learningRate"] == 0.001
+
+
+def test_a_client_that_does_not_ask_for_strictness_loses_the_misspelt_field(kube: Kube) -> None:
+    path = "/apis/finetune.dev/v1alpha1/namespaces/default/finetunejobs?dryRun=All"
+    taken = kube.call("POST", path, job({"training.lerningRate": 0.001}))
+    assert "lerningRate" not in taken["spec"]["training"]
+    assert taken["spec"]["training"]["batchSize"] == "Auto"
 
 
 def kubectl(kube: Kube, folder: Path, *arguments: str) -> str:

@@ -155,6 +155,17 @@ def test_a_failed_gang_is_replaced_by_a_new_attempt(scene: Scene) -> None:
     ]
 
 
+def test_a_job_with_the_longest_name_goes_through(scene: Scene) -> None:
+    name = "2" + "x" * 199 + ".last" + "y" * 48
+    assert len(name) == 253
+    scene.start()
+    uid = scene.make_job(name, resources={"nodes": 2})
+    scene.go_through(uid, nodes=2)
+    status = scene.await_state("Succeeded", name=name)
+    assert f"/{name}/" in status["model"]["uri"]
+    assert scene.jobs_of(uid) == ["p1", "s1", "t1", "u1"]
+
+
 def test_a_suspended_job_stops_and_goes_on(scene: Scene) -> None:
     scene.start()
     uid = scene.make_job()
