@@ -14,17 +14,18 @@ import torch  # noqa: F401 - before transformers, which Prepare would otherwise 
 from minio import Minio
 from safetensors.numpy import load_file, save
 
+from devcluster import pki
 from devcluster.objectstore import ObjectStore
 from finetune_trainer import prepare
 from finetune_trainer.config import JobRef, StoreAccess, TrainConfig
-from finetune_trainer.contract import PreparePayload
+from finetune_trainer.contract import FailureClass, PreparePayload
 from finetune_trainer.dataset.data import load_prepared
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.lineage import lineage_of
 from finetune_trainer.places import Places
 from finetune_trainer.s3.manifest import Ancestor, Manifest
 from finetune_trainer.s3.store import Store
-from tests.trainer.storage import add_user, give_keys
+from tests.trainer.storage import add_user, give_authority, give_keys
 
 UID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 
@@ -448,3 +449,76 @@ def test_white_space_around_a_key_is_in_the_report(job: Job, s3: ObjectStore) ->
     payload = job.prepare()
     report = json.loads(job.store.read(payload.report))
     assert "secretKey of the data store" in report["findings"][0]["message"]
+
+
+def test_a_table_with_a_header_only_has_no_rows(job: Job) -> None:
+    job.put("data/train.csv", b"text,label\n")
+    failure = job.refused(dataset__train__uri="s3://BUCKET/data/train.csv")
+    assert failure.reason == "NoRows"
+    assert "data/train.csv" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model__uri": "s3://BUCKET/%2e%2e/model"}, "UriInvalid"),
+        ({"dataset__train__uri": "s3://BUCKET/data/none.jsonl"}, "ObjectMissing"),
+        ({"dataset__train__uri": "s3://no-such-bucket/x.jsonl"}, "BucketMissing"),
+        ({"output": "s3://BUCKET/data/"}, "OutputIsInput"),
+        ({"training__batchSize": 33}, "BatchIndivisible"),
+        ({"dataset__columns": {"text": "body", "label": "queue"}}, "ColumnsMissing"),
+    ],
+)
+def test_a_job_that_was_refused_is_taken_once_its_spec_is_corrected(
+    job: Job, changes: dict[str, Any], reason: str
+) -> None:
+    assert job.refused(**changes).reason == reason
+    assert job.prepare().rows.train == 180
+
+
+def test_the_batches_that_prepare_says_would_do_do(job: Job) -> None:
+    failure = job.refused(training__batchSize=33)
+    assert "33 rows cannot be shared out to 2 processes" in failure.message
+    said = [int(word) for word in failure.hint.replace(".", "").split() if word.isdecimal()]
+    assert said == [2, 32, 34]
+    for batch in said:
+        assert job.prepare(training__batchSize=batch).chosen.batch_size == batch
+
+
+def test_forbidden_data_and_a_missing_bucket_are_told_apart_and_the_right_keys_are_taken(
+    job: Job, s3: ObjectStore, tmp_path: Path
+) -> None:
+    elsewhere: list[dict[str, object]] = [
+        {"Effect": "Allow", "Action": ["s3:*"], "Resource": ["arn:aws:s3:::other/*", "arn:aws:s3:::other"]}
+    ]
+    give_keys(job.places, "data", *add_user(s3, tmp_path, elsewhere))
+    denied = job.refused()
+    assert (denied.failure, denied.reason) == (FailureClass.STORAGE, "StorageDenied")
+    assert f"s3://{job.bucket}/data/" in denied.message
+    assert job.access.endpoint in denied.message
+    give_keys(job.places, "data", s3.access_key, s3.secret_key)
+    assert job.refused(dataset__train__uri="s3://no-such-bucket/x.jsonl").reason == "BucketMissing"
+    assert job.prepare().rows.train == 180
+
+
+def test_a_wrong_authority_is_named_and_the_right_one_is_taken_with_any_line_ends(
+    job: Job, s3: ObjectStore
+) -> None:
+    assert s3.ca_file
+    give_authority(job.places, "model", pki.certificate_pem(pki.new_authority("another").certificate))
+    failure = job.refused()
+    assert failure.reason == "StorageCertificate"
+    assert "authority is unknown" in failure.message
+    assert "caBundleRef" in failure.hint
+    give_authority(job.places, "model", s3.ca_file.read_bytes().replace(b"\n", b"\r\n"))
+    assert job.prepare().rows.train == 180
+
+
+def test_an_empty_key_names_what_to_look_at_and_a_full_one_is_taken(job: Job, s3: ObjectStore) -> None:
+    give_keys(job.places, "output", s3.access_key, "\n")
+    failure = job.refused()
+    assert failure.reason == "CredentialsMissing"
+    assert "secretKey of the output store's Secret is empty" in failure.message
+    assert "storage.secretRef" in failure.hint
+    give_keys(job.places, "output", s3.access_key, s3.secret_key)
+    assert job.prepare().rows.train == 180

@@ -216,6 +216,26 @@ def test_a_certificate_that_does_not_hold_says_why(
     assert says in failure.message
 
 
+def test_an_authority_that_has_expired_is_refused_and_beside_one_that_holds_it_does_no_harm(
+    s3: ObjectStore, access: StoreAccess, places: Places, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert s3.ca_file
+    with monkeypatch.context() as then:
+        then.setattr(pki, "_BACKDATED", dt.timedelta(days=9))
+        then.setattr(pki, "_LIFETIME", dt.timedelta(days=-1))
+        expired = pki.certificate_pem(pki.new_authority("of old").certificate)
+    give_authority(places, "data", expired)
+    with pytest.raises(StageFailure, match="CaBundleInvalid") as failure:
+        open_store(access, "data", places)
+    yesterday = (dt.datetime.now(dt.UTC) - dt.timedelta(days=1)).date()
+    assert f"its certificates have expired, the last on {yesterday}" in failure.value.message
+    give_authority(places, "data", expired + s3.ca_file.read_bytes())
+    reader = open_store(access, "data", places)
+    assert reader.head(f"s3://{bucket}/key") is None
+    with pytest.raises(StageFailure, match="ObjectMissing"):
+        reader.read_range(f"s3://{bucket}/key", 0, 1)
+
+
 def test_http_and_https_mixed_up_is_said(s3: ObjectStore, places: Places) -> None:
     plain = StoreAccess(endpoint=s3.endpoint.replace("https", "http"))
     assert failure_of(plain, places).reason == "StorageRefused"

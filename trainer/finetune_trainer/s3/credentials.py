@@ -2,7 +2,9 @@
 
 import logging
 import ssl
+import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from finetune_trainer.config import StoreRole
 from finetune_trainer.contract import FailureClass
@@ -69,7 +71,7 @@ def read_ca_bundle(places: Places, role: StoreRole) -> str:
     """The store's own certificate authorities as PEM with plain line ends.
 
     Raises:
-        StageFailure: CaBundleInvalid when the file is absent or holds no certificate.
+        StageFailure: CaBundleInvalid when the file is absent, holds no certificate, or only expired ones.
     """
     path = places.ca_bundle(role)
     try:
@@ -80,6 +82,11 @@ def read_ca_bundle(places: Places, role: StoreRole) -> str:
         raise _invalid_bundle(role, str(error)) from None
     if not context.cert_store_stats()["x509"]:
         raise _invalid_bundle(role, "it holds no certificate")
+    # Of the two S3 clients one would trust an expired authority, the other would not.
+    ends = [ssl.cert_time_to_seconds(str(authority["notAfter"])) for authority in context.get_ca_certs()]
+    if ends and max(ends) < time.time():
+        last = datetime.fromtimestamp(max(ends), UTC).date()
+        raise _invalid_bundle(role, f"its certificates have expired, the last on {last}")
     return text
 
 
