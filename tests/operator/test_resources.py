@@ -175,6 +175,26 @@ def test_output_and_runs_are_where_the_contract_says() -> None:
     assert rendering.runs_uri(job) == f"s3://models/.finetune-runs/demo/{scenes.UID}/"
 
 
+def test_jobs_with_the_same_output_share_no_folder() -> None:
+    jobs = [
+        scenes.job_of({"metadata": meta})
+        for meta in ({}, {"name": "other"}, {"namespace": "other"}, {"name": "demo", "namespace": "tickets"})
+    ]
+    folders = {rendering.output_uri(job) for job in jobs}
+
+    assert folders == {
+        "s3://models/support/demo/tickets/v2/",
+        "s3://models/support/demo/other/v2/",
+        "s3://models/support/other/tickets/v2/",
+        "s3://models/support/tickets/demo/v2/",
+    }
+    later = {
+        "metadata": {"uid": "99999999-7a52-4d3c-9f5e-2f3a9c1d8e7b"},
+        "spec": {"output": {"suffix": None}},
+    }
+    assert rendering.output_uri(scenes.job_of(later)) == "s3://models/support/demo/tickets/99999999/"
+
+
 def test_spec_digest_tells_what_changes_the_work_and_nothing_else() -> None:
     def digest(spec: Manifest) -> str:
         return scenes.asked_of(scenes.job_of({"spec": spec}), scenes.settings()).spec_digest
