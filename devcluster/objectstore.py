@@ -23,6 +23,7 @@ class ObjectStore:
     """A running S3 server.
 
     Attributes:
+        kind: which one.
         endpoint: its URL, such as `https://127.0.0.1:40001`.
         access_key: the root user's name.
         secret_key: the root user's secret.
@@ -31,6 +32,7 @@ class ObjectStore:
         pid: its process, for tests that stop or kill it.
     """
 
+    kind: Kind
     endpoint: str
     access_key: str
     secret_key: str
@@ -55,7 +57,9 @@ def object_store(directory: Path, kind: Kind = "minio", *, tls: bool = True) -> 
     """
     directory = directory.resolve()
     data, certificates = directory / "data", directory / "certificates"
-    data.mkdir(parents=True, exist_ok=True)
+    users = directory / "users"
+    for folder in (data, users):
+        folder.mkdir(parents=True, exist_ok=True)
     port = free_ports(1)[0]
     if tls:
         authority = pki.new_authority("object-store")
@@ -72,11 +76,14 @@ def object_store(directory: Path, kind: Kind = "minio", *, tls: bool = True) -> 
         "ROOT_SECRET_KEY": secret_key,
     }
     log = directory / f"{kind}.log"
-    process = processes.start_owned(_command(kind, data, certificates, port, tls=tls), log, environment)
+    process = processes.start_owned(
+        _command(kind, data, users, certificates, port, tls=tls), log, environment
+    )
     try:
         ca_file = directory / "ca.crt" if tls else None
         processes.await_answer(lambda: _serves(port, ca_file), process, log)
         yield ObjectStore(
+            kind=kind,
             endpoint=f"{'https' if tls else 'http'}://{_ADDRESS}:{port}",
             access_key=access_key,
             secret_key=secret_key,
@@ -111,7 +118,7 @@ def _serves(port: int, ca_file: Path | None) -> bool:
         connection.close()
 
 
-def _command(kind: Kind, data: Path, certificates: Path, port: int, *, tls: bool) -> list[str]:
+def _command(kind: Kind, data: Path, users: Path, certificates: Path, port: int, *, tls: bool) -> list[str]:
     binary = str(binaries.path(kind))
     address = f"{_ADDRESS}:{port}"
     match kind:
@@ -126,6 +133,6 @@ def _command(kind: Kind, data: Path, certificates: Path, port: int, *, tls: bool
             ]
         case "versitygw":
             pair = [f"--cert={certificates}/public.crt", f"--key={certificates}/private.key"] if tls else []
-            return [binary, f"--port={address}", *pair, "posix", str(data)]
+            return [binary, f"--port={address}", f"--iam-dir={users}", *pair, "posix", str(data)]
         case _:
             assert_never(kind)

@@ -1,7 +1,6 @@
 """A plain HTTP proxy before the API server that can lose, refuse, delay and freeze, or kill the caller."""
 
 import asyncio
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import yaml
 from aiohttp import web
 
 from tests.api.kube import Kube
+from tests.relay import Relay, cut
 
 WRITES = {"POST", "PUT", "PATCH", "DELETE"}
 Fault = Literal["pass", "kill before", "kill after", "lose answer"] | int
@@ -43,33 +43,29 @@ class Proxy:
     def __init__(self, kube: Kube, kubeconfig: Path) -> None:
         self.kubeconfig = kubeconfig
         self._kube = kube
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._relay = Relay(self._serve, kube.tls)
         self._streams: set[asyncio.Task[Any]] = set()
         self.decide: Callable[[Request], Fault] = lambda _: "pass"
         self.kill: Callable[[], None] = lambda: None
         self._frozen: set[asyncio.Task[Any]] = set()
         self.requests: list[Request] = []
-        self.port = 0
 
     def __enter__(self) -> Self:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
+        self._relay.__enter__()
         self._write_kubeconfig()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(20)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self.cut_watches()
+        self._relay.__exit__(kind, error, trace)
 
     def _write_kubeconfig(self) -> None:
         text = {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "p", "cluster": {"server": f"http://127.0.0.1:{self.port}"}}],
+            "clusters": [{"name": "p", "cluster": {"server": f"http://127.0.0.1:{self._relay.port}"}}],
             "users": [{"name": "p", "user": {"token": "none"}}],
             "contexts": [{"name": "p", "context": {"cluster": "p", "user": "p"}}],
             "current-context": "p",
@@ -79,31 +75,13 @@ class Proxy:
     def cut_watches(self) -> None:
         """Ends every watch that is open, without a word."""
         for stream in list(self._streams):
-            self._loop.call_soon_threadsafe(stream.cancel)
+            self._relay.loop.call_soon_threadsafe(stream.cancel)
 
     def freeze_watches(self) -> None:
         """From now on no watch that is open says anything any more; the connections stay."""
         self._frozen |= self._streams
 
-    async def _start(self) -> None:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._kube.tls, limit=0), read_bufsize=2**21
-        )
-        app = web.Application(client_max_size=2**24)
-        app.router.add_route("*", "/{path:.*}", self._serve)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, handler_cancellation=True)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
-
-    async def _stop(self) -> None:
-        for stream in list(self._streams):
-            stream.cancel()
-        await self._runner.cleanup()
-        await self._session.close()
-
-    async def _serve(self, asked: web.Request) -> web.StreamResponse:
+    async def _serve(self, asked: web.Request, session: aiohttp.ClientSession) -> web.StreamResponse:
         request = Request(asked.method, asked.path, "watch" in asked.query)
         self.requests.append(request)
         fault = self.decide(request)
@@ -122,9 +100,8 @@ class Proxy:
             return web.json_response(refusal, status=fault)
         headers = {k: v for k, v in asked.headers.items() if k in {"Content-Type", "Accept", "User-Agent"}}
         url = f"https://{self._kube.host}{asked.raw_path}"
-        timeout = aiohttp.ClientTimeout(total=None)
-        async with self._session.request(
-            asked.method, url, data=await asked.read() or None, headers=headers, timeout=timeout
+        async with session.request(
+            asked.method, url, data=await asked.read() or None, headers=headers
         ) as answer:
             if request.watch and answer.status == 200:
                 return await self._stream(asked, answer)
@@ -132,7 +109,7 @@ class Proxy:
         if fault == "kill after":
             self.kill()
         if fault in {"kill after", "lose answer"}:
-            _break_off(asked)
+            cut(asked)
         return web.Response(status=answer.status, body=body, content_type="application/json")
 
     async def _stream(self, asked: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
@@ -147,12 +124,7 @@ class Proxy:
                     await asyncio.Event().wait()
                 await response.write(line)
         except (asyncio.CancelledError, ConnectionError):
-            _break_off(asked)
+            cut(asked)
         finally:
             self._streams.discard(task)
         return response
-
-
-def _break_off(asked: web.Request) -> None:
-    if asked.transport:
-        asked.transport.close()

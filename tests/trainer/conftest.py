@@ -1,9 +1,11 @@
-"""A real MinIO with TLS by an authority of its own, one for the test run, one bucket for each test."""
+"""Real S3 servers with TLS by an authority of their own, one of a kind in a test run, one bucket a test."""
 
 import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
@@ -11,8 +13,9 @@ from typing import get_args
 import numpy as np
 import pytest
 from minio import Minio
+from minio.deleteobjects import DeleteObject
 
-from devcluster.objectstore import ObjectStore, object_store
+from devcluster.objectstore import Kind, ObjectStore, object_store
 from finetune_trainer import results
 from finetune_trainer.config import (
     Dataset,
@@ -45,15 +48,23 @@ from finetune_trainer.models import basemodel
 from finetune_trainer.places import Places
 from finetune_trainer.s3.store import Store, open_store
 from tests.trainer.storage import give_authority, give_keys, root_client
+from tests.trainer.storeproxy import StoreProxy
 
 
 @pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
-    with object_store(tmp_path_factory.mktemp("minio")) as server:
-        yield server
+def s3_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Kind], ObjectStore]]:
+    """Starts the server of a kind when it is first asked for."""
+    with ExitStack() as running:
+        yield cache(lambda kind: running.enter_context(object_store(tmp_path_factory.mktemp(kind), kind)))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
+def s3(request: pytest.FixtureRequest, s3_servers: Callable[[Kind], ObjectStore]) -> ObjectStore:
+    """MinIO, or with `on_both_stores` one after the other."""
+    return s3_servers(getattr(request, "param", "minio"))
+
+
+@pytest.fixture
 def s3_admin(s3: ObjectStore) -> Minio:
     """minio-py as the server's root user."""
     return root_client(s3)
@@ -64,9 +75,16 @@ def bucket(s3_admin: Minio) -> Iterator[str]:
     name = f"test-{secrets.token_hex(4)}"
     s3_admin.make_bucket(name)
     yield name
-    for entry in s3_admin.list_objects(name, recursive=True):
-        s3_admin.remove_object(name, str(entry.object_name))
+    left = [DeleteObject(str(entry.object_name)) for entry in s3_admin.list_objects(name, recursive=True)]
+    assert list(s3_admin.remove_objects(name, left)) == []
     s3_admin.remove_bucket(name)
+
+
+@pytest.fixture
+def s3_proxy(s3: ObjectStore) -> Iterator[StoreProxy]:
+    """Stands before the server of `s3`, and does no harm until it is told to."""
+    with StoreProxy(s3) as proxy:
+        yield proxy
 
 
 @pytest.fixture
@@ -88,6 +106,27 @@ def places(tmp_path: Path, s3: ObjectStore) -> Places:
 @pytest.fixture
 def store(access: StoreAccess, places: Places) -> Store:
     return open_store(access, "output", places)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries without their pauses."""
+    monkeypatch.setattr("finetune_trainer.s3.retries.sleep", lambda _: None)
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Parts of the least size that S3 allows, in bytes: what is larger travels in several."""
+    size = 5 * 1024 * 1024
+    monkeypatch.setattr("finetune_trainer.s3.uploads.PART_BYTES", size)
+    monkeypatch.setattr("finetune_trainer.s3.downloads.RANGE_BYTES", size)
+    return size
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that does not come is given up soon; stores that are opened from here on."""
+    monkeypatch.setattr("finetune_trainer.s3.clients._READ_SECONDS", 0.3)
 
 
 @pytest.fixture(scope="session")

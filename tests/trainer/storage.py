@@ -1,17 +1,26 @@
-"""Who may reach the tests' S3 server, and what a trainer's pod has to reach it with."""
+"""Who may reach the tests' S3 servers, and what a trainer's pod has to reach them with."""
 
 import json
 import secrets
 import ssl
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
+import pytest
 import urllib3
 from minio import Minio, MinioAdmin
 from minio.credentials import StaticProvider
+from minio.datatypes import Part
 
-from devcluster.objectstore import ObjectStore
+from devcluster import binaries
+from devcluster.objectstore import Kind, ObjectStore
 from finetune_trainer.config import StoreRole
 from finetune_trainer.places import Places
+
+on_both_stores = pytest.mark.parametrize("s3", get_args(Kind), indirect=True)
+"""Runs a test against each S3 server; without it, only the first is meant."""
 
 
 def root_client(server: ObjectStore) -> Minio:
@@ -37,18 +46,80 @@ def give_authority(places: Places, role: StoreRole, pem: bytes) -> None:
     path.write_bytes(pem)
 
 
-def add_user(server: ObjectStore, tmp_path: Path, statements: list[dict[str, object]]) -> tuple[str, str]:
-    """A MinIO user with this policy and no other; access key and secret key."""
+def add_user(
+    server: ObjectStore, bucket: str, grants: Mapping[str, Sequence[str]], folder: Path
+) -> tuple[str, str]:
+    """A user with these rights on one bucket and no others.
+
+    Args:
+        server: that gets the user.
+        bucket: its name.
+        grants: actions by what they are granted on: "" is the bucket, "mine/*" the objects below a folder.
+        folder: for files that are needed on the way.
+
+    Returns:
+        Access key and secret key.
+    """
     name, secret = f"user-{secrets.token_hex(4)}", secrets.token_urlsafe(16)
+    statements: list[dict[str, object]] = [
+        {
+            "Effect": "Allow",
+            "Action": list(actions),
+            "Resource": [f"arn:aws:s3:::{bucket}/{on}" if on else f"arn:aws:s3:::{bucket}"],
+        }
+        for on, actions in grants.items()
+    ]
+    match server.kind:
+        case "minio":
+            _add_to_minio(server, name, secret, statements, folder)
+        case "versitygw":
+            _add_to_versitygw(server, name, secret, statements, bucket)
+    return name, secret
+
+
+def _add_to_minio(
+    server: ObjectStore, name: str, secret: str, statements: list[dict[str, object]], folder: Path
+) -> None:
     admin = MinioAdmin(
         endpoint=server.endpoint.partition("://")[2],
         credentials=StaticProvider(server.access_key, server.secret_key),
         cert_check=True,
         http_client=urllib3.PoolManager(ssl_context=ssl.create_default_context(cafile=str(server.ca_file))),
     )
-    policy = tmp_path / f"{name}.json"
-    policy.write_text(json.dumps({"Version": "2012-10-17", "Statement": statements}))
     admin.user_add(name, secret)
-    admin.policy_add(name, str(policy))
-    admin.policy_set(name, user=name)
-    return name, secret
+    if statements:
+        policy = folder / f"{name}.json"
+        policy.write_text(json.dumps({"Version": "2012-10-17", "Statement": statements}))
+        admin.policy_add(name, str(policy))
+        admin.policy_set(name, user=name)
+
+
+def _add_to_versitygw(
+    server: ObjectStore, name: str, secret: str, statements: list[dict[str, object]], bucket: str
+) -> None:
+    """It has no policies of users; a bucket's policy names them."""
+    root = ["--access", server.access_key, "--secret", server.secret_key]
+    admin = [
+        binaries.path("versitygw"),
+        "admin",
+        "--endpoint-url",
+        server.endpoint,
+        "--allow-insecure",
+        *root,
+    ]
+    user = ["create-user", "--access", name, "--secret", secret, "--role", "user"]
+    subprocess.run([*admin, *user], check=True, timeout=20, capture_output=True)
+    if statements:
+        named = [{**statement, "Principal": {"AWS": [name]}} for statement in statements]
+        policy = json.dumps({"Version": "2012-10-17", "Statement": named})
+        root_client(server).set_bucket_policy(bucket, policy)
+
+
+def put_in_parts(admin: Minio, bucket: str, key: str, pieces: Sequence[bytes]) -> None:
+    """An object as another program would put it: in parts of its own choice."""
+    upload = admin._create_multipart_upload(bucket, key, {})
+    parts = [
+        Part(number, admin._upload_part(bucket, key, piece, {}, upload, number))
+        for number, piece in enumerate(pieces, start=1)
+    ]
+    admin._complete_multipart_upload(bucket, key, upload, parts)

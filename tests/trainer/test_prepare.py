@@ -432,10 +432,8 @@ def test_the_model_of_another_job_is_not_overwritten_and_ones_own_is(job: Job) -
 def test_an_output_that_may_not_be_written_is_found_before_any_work(
     job: Job, s3: ObjectStore, tmp_path: Path, s3_admin: Minio
 ) -> None:
-    readonly: list[dict[str, object]] = [
-        {"Effect": "Allow", "Action": ["s3:GetObject", "s3:ListBucket"], "Resource": ["arn:aws:s3:::*"]}
-    ]
-    give_keys(job.places, "output", *add_user(s3, tmp_path, readonly))
+    reading = {"": ["s3:ListBucket"], "*": ["s3:GetObject"]}
+    give_keys(job.places, "output", *add_user(s3, job.bucket, reading, tmp_path))
     before = job.keys()
     failure = job.refused()
     assert failure.reason == "StorageDenied"

@@ -242,7 +242,7 @@ def test_a_damaged_staging_folder_is_found_and_nothing_is_published(
         save_file(weights, file, metadata={"format": "pt"})
         restage(store, staging, name, file)
     reasons = {
-        "bit flipped": (FailureClass.STORAGE, "FolderCorrupt"),
+        "bit flipped": (FailureClass.STORAGE, "ObjectCorrupt"),
         "not a number": (FailureClass.NUMERICAL, "NonFiniteWeights"),
         "other weights": (FailureClass.INTERNAL, "VerificationFailed"),
         "manifest gone": (FailureClass.STORAGE, "FolderIncomplete"),

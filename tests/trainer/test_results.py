@@ -1,6 +1,7 @@
-from pathlib import Path
+import io
 
 import pytest
+from minio import Minio
 
 from finetune_trainer import report, results, sweep
 from finetune_trainer.config import StoreAccess, TrainConfig
@@ -8,6 +9,7 @@ from finetune_trainer.contract import FailureClass, Stage, SweepPayload, Termina
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.places import Places
 from finetune_trainer.s3.store import Store
+from tests.trainer.storage import on_both_stores
 
 UID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 
@@ -59,6 +61,7 @@ def message(
     )
 
 
+@on_both_stores
 def test_the_newest_success_of_stage_and_config_is_found(
     store: Store, bucket: str, access: StoreAccess
 ) -> None:
@@ -91,6 +94,7 @@ def test_two_pods_of_one_attempt_write_to_two_places(
     }
 
 
+@on_both_stores
 def test_report_gives_back_what_the_lost_message_said(
     store: Store, bucket: str, access: StoreAccess, places: Places
 ) -> None:
@@ -102,13 +106,14 @@ def test_report_gives_back_what_the_lost_message_said(
     assert (told.message, told.payload) == ("attempt 1", SweepPayload(objects=1, uploads=0))
 
 
+@on_both_stores
 def test_sweep_removes_the_run_and_nothing_else_and_again_is_harmless(
-    store: Store, bucket: str, access: StoreAccess, places: Places, tmp_path: Path
+    store: Store, s3_admin: Minio, bucket: str, access: StoreAccess, places: Places
 ) -> None:
     config = config_of(bucket, access)
     for key in ("attempts/a/result.json", "prepared/x/index.json", "staging/w/model.safetensors", "deep/er/"):
-        store._minio.put_object(bucket, f".finetune-runs/ns/{UID}/{key}", (tmp_path / "x").open("w+b"), 0)
-    store._minio._create_multipart_upload(bucket, f".finetune-runs/ns/{UID}/staging/w/big", {})
+        s3_admin.put_object(bucket, f".finetune-runs/ns/{UID}/{key}", io.BytesIO(), 0)
+    s3_admin._create_multipart_upload(bucket, f".finetune-runs/ns/{UID}/staging/w/big", {})
     others = [
         f"s3://{bucket}/{key}" for key in ("tuned/manifest.json", f".finetune-runs/ns/{UID}x/a", "model/a")
     ]

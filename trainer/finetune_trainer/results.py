@@ -14,7 +14,8 @@ from pydantic import JsonValue
 
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import FailureClass, ResultRef, Stage, TerminationMessage
-from finetune_trainer.s3.store import ObjectInfo, Store
+from finetune_trainer.s3.objects import ObjectInfo
+from finetune_trainer.s3.store import Store
 
 _RESULT = re.compile(r"attempts/(?P<stage>[a-z]+)-(?P<attempt>[0-9]+)-[0-9a-zA-Z-]+/result\.json$")
 _LOCAL_UID = "00000000"
@@ -45,7 +46,7 @@ def save(
 def find(store: Store, config: TrainConfig, stage: Stage) -> TerminationMessage | None:
     """The newest success of a stage of this run and config, with `result` set; None if there is none."""
     digest = config.run.digest()
-    for entry in sorted(_results_of(store, config, stage), key=lambda entry: entry.modified, reverse=True):
+    for entry in _newest_first(store, config, stage):
         data = store.read(entry.uri)
         message = _message(data)
         if message and message.failure is FailureClass.SUCCESS and message.config_digest == digest:
@@ -54,12 +55,14 @@ def find(store: Store, config: TrainConfig, stage: Stage) -> TerminationMessage 
     return None
 
 
-def _results_of(store: Store, config: TrainConfig, stage: Stage) -> list[ObjectInfo]:
-    return [
-        entry
+def _newest_first(store: Store, config: TrainConfig, stage: Stage) -> list[ObjectInfo]:
+    """By attempt, and by time only within one: not every store's clock tells two within a second apart."""
+    found = [
+        (int(match["attempt"]), entry)
         for entry in store.list(f"{config.run.runs}attempts/{stage.lower()}-")
         if (match := _RESULT.search(entry.uri)) and match["stage"] == stage.lower()
     ]
+    return [entry for _, entry in sorted(found, key=lambda one: (one[0], one[1].modified), reverse=True)]
 
 
 def _message(data: bytes) -> TerminationMessage | None:

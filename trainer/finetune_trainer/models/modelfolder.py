@@ -6,7 +6,8 @@ from typing import Any
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import modelcheck
-from finetune_trainer.s3.store import ObjectInfo, Store
+from finetune_trainer.s3.objects import ObjectInfo
+from finetune_trainer.s3.store import Store
 
 _MAX_JSON_BYTES = 64 * 1024 * 1024
 

@@ -1,8 +1,13 @@
-"""The two S3 clients of a store, set up alike: time-outs, authorities, keys, no redirect to another host."""
+"""The two S3 clients of a store, set up alike: time-outs, authorities, keys, no redirect to another host.
+
+obstore moves bytes; minio asks, lists and deletes.
+"""
 
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,14 +21,44 @@ from finetune_trainer.config import StoreAccess
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.s3.credentials import Credentials
+from finetune_trainer.s3.retries import WINDOW_SECONDS
 
-RETRY_SECONDS = 30
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 30
+_REQUEST_SECONDS = 600
 _KEYS_FRESH_SECONDS = 600
 _CONNECTIONS = 4
 _NOWHERE = "http://127.0.0.1:1"
 """A proxy that nobody serves: where obstore would follow a redirect to another host, it ends here."""
+
+
+@dataclass(frozen=True)
+class Clients:
+    """Both clients of one store."""
+
+    endpoint: str
+    control: Minio
+    bulk: Callable[[str, int], S3Store]
+    """Of a bucket, by its name; with so many repeats of a single request. Each is made once."""
+
+
+def connect(access: StoreAccess, credentials: Callable[[], Credentials], ca_bundle: str | None) -> Clients:
+    """Makes the clients of a store; nothing is sent yet.
+
+    Args:
+        access: of the store.
+        credentials: reads the keys.
+        ca_bundle: PEM, added to the system's authorities.
+
+    Raises:
+        StageFailure: EndpointInvalid.
+    """
+    check_endpoint(access.endpoint)
+    return Clients(
+        access.endpoint,
+        control_client(access, credentials, ca_bundle),
+        cache(partial(bulk_client, access, credentials, ca_bundle)),
+    )
 
 
 def check_endpoint(endpoint: str) -> None:
@@ -41,19 +76,19 @@ def check_endpoint(endpoint: str) -> None:
 
 def bulk_client(
     access: StoreAccess,
-    bucket: str,
     credentials: Callable[[], Credentials],
     ca_bundle: str | None,
+    bucket: str,
     retries: int,
 ) -> S3Store:
     """Obstore on one bucket, path-style; keys are read again every ten minutes.
 
     Args:
         access: of the store.
-        bucket: its name.
         credentials: reads the keys.
         ca_bundle: PEM, added to the system's authorities.
-        retries: of a single request, for the parts of an upload; Store repeats everything else itself.
+        bucket: its name.
+        retries: of a single request, for the parts of an upload; retries.py repeats everything else.
     """
 
     def provide() -> Any:
@@ -67,9 +102,9 @@ def bulk_client(
 
     options: Any = {
         "allow_http": access.endpoint.startswith("http://"),
-        "connect_timeout": f"{_CONNECT_SECONDS}s",
-        "read_timeout": f"{_READ_SECONDS}s",
-        "timeout": "600s",
+        "connect_timeout": timedelta(seconds=_CONNECT_SECONDS),
+        "read_timeout": timedelta(seconds=_READ_SECONDS),
+        "timeout": timedelta(seconds=_REQUEST_SECONDS),
         "proxy_url": _NOWHERE,
         "proxy_excludes": urlsplit(access.endpoint).hostname,
     }
@@ -83,7 +118,7 @@ def bulk_client(
             "virtual_hosted_style_request": False,
         },
         client_options=options,
-        retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
+        retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=WINDOW_SECONDS)},
         credential_provider=provide,
     )
 

@@ -15,9 +15,11 @@ MANIFEST = "manifest.json"
 
 
 class ManifestFile(Model):
-    """One file, by its path below the folder."""
+    """One file, by its path below the folder; no part of it begins with a dot, so that it stays below."""
 
-    path: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", max_length=256)]
+    path: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$", max_length=256)
+    ]
     size: NonNegativeInt
     """Bytes."""
     digest: Digest
@@ -115,7 +117,7 @@ def download_folder(store: Store, uri: str, folder: Path) -> Manifest:
     """Downloads a complete folder and checks every file against its manifest.
 
     Raises:
-        StageFailure: Storage, FolderIncomplete or FolderCorrupt.
+        StageFailure: Storage, FolderIncomplete or ObjectCorrupt.
     """
     manifest = read_manifest(store, uri)
     if manifest is None:
@@ -123,14 +125,7 @@ def download_folder(store: Store, uri: str, folder: Path) -> Manifest:
             FailureClass.STORAGE, "FolderIncomplete", f"{uri} has no readable {MANIFEST}: it is not complete"
         )
     for file in manifest.files:
-        got = store.download(uri + file.path, folder / file.path)
-        if got.digest != file.digest:
-            raise StageFailure(
-                FailureClass.STORAGE,
-                "FolderCorrupt",
-                f"{uri}{file.path} has the SHA-256 {got.digest}, its manifest says {file.digest}",
-                "check the store's disks, then apply the job again under another name",
-            )
+        store.download(uri + file.path, folder / file.path, expected=file.digest)
     return manifest
 
 

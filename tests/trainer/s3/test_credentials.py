@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import pytest
+
+from devcluster import pki
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.places import Places
+from finetune_trainer.s3.credentials import Credentials, read_ca_bundle, read_credentials
+from tests.trainer.storage import give_authority, give_keys
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    here = Places(tmp_path)
+    give_keys(here, "data", "somebody", "a secret")
+    return here
+
+
+def test_keys_come_from_files_and_are_never_printed(places: Places) -> None:
+    assert read_credentials(places, "data") == Credentials("somebody", "a secret")
+    assert "secret" not in repr(read_credentials(places, "data"))
+    (places.credentials("data") / "sessionToken").write_text("a token")
+    assert read_credentials(places, "data") == Credentials("somebody", "a secret", "a token")
+
+
+@pytest.mark.parametrize("around", ["{}\r\n", " {}", "{}\n\n", "\ufeff{}"])
+def test_white_space_around_keys_is_removed_with_a_warning(places: Places, around: str) -> None:
+    give_keys(places, "data", "somebody", around.format("a secret"))
+    keys = read_credentials(places, "data")
+    assert (keys.access_key, keys.secret_key) == ("somebody", "a secret")
+    assert ["secretKey of the data store had white space" in warning for warning in keys.warnings] == [True]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "missing"),
+        (b"", "empty"),
+        (b" \n", "empty"),
+        (b"\xff", "read"),
+        (b"two\nlines", "more than one line"),
+    ],
+)
+def test_a_key_that_is_not_there_is_named(places: Places, content: bytes | None, says: str) -> None:
+    path = places.credentials("data") / "secretKey"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(StageFailure, match="CredentialsMissing") as failure:
+        read_credentials(places, "data")
+    assert "secretKey of the data store" in failure.value.message
+    assert says in failure.value.message
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"no certificate", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"]
+)
+def test_a_bundle_without_a_certificate_is_refused(places: Places, content: bytes | None) -> None:
+    if content is not None:
+        give_authority(places, "data", content)
+    with pytest.raises(StageFailure, match="CaBundleInvalid"):
+        read_ca_bundle(places, "data")
+
+
+def test_a_bundle_holds_many_authorities_and_comes_with_plain_line_ends(places: Places) -> None:
+    many = [pki.certificate_pem(pki.new_authority(f"authority {n}").certificate).decode() for n in range(3)]
+    give_authority(places, "data", ("\ufeff" + "".join(many).replace("\n", "\r\n")).encode())
+    assert read_ca_bundle(places, "data") == "".join(many)

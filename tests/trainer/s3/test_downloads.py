@@ -1,0 +1,196 @@
+import hashlib
+import io
+import logging
+import os
+from base64 import b64encode
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from minio import Minio
+
+from devcluster.objectstore import ObjectStore
+from finetune_trainer.config import StoreAccess
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.places import Places
+from finetune_trainer.s3 import downloads
+from finetune_trainer.s3.checksums import Stated
+from finetune_trainer.s3.store import Store, open_store
+from finetune_trainer.s3.uris import S3Uri
+from tests.trainer.storage import on_both_stores, put_in_parts
+from tests.trainer.storeproxy import StoreProxy
+
+MIB = 1024 * 1024
+BEYOND = os.urandom(10 * MIB + 1234)
+"""More than two of the smallest parts."""
+
+
+def sha256(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture
+def proxied(s3_proxy: StoreProxy, places: Places) -> Store:
+    return open_store(StoreAccess(endpoint=s3_proxy.endpoint), "data", places)
+
+
+Put = Callable[[Store, Minio, str, str], None]
+
+
+def at_once(store: Store, _admin: Minio, bucket: str, key: str) -> None:
+    store.write(f"s3://{bucket}/{key}", BEYOND)
+
+
+def in_even_parts(_store: Store, admin: Minio, bucket: str, key: str) -> None:
+    put_in_parts(admin, bucket, key, [BEYOND[: 10 * MIB], BEYOND[10 * MIB :]])
+
+
+def in_uneven_parts(_store: Store, admin: Minio, bucket: str, key: str) -> None:
+    put_in_parts(admin, bucket, key, [BEYOND[: 5 * MIB], BEYOND[5 * MIB :]])
+
+
+def in_one_part(_store: Store, admin: Minio, bucket: str, key: str) -> None:
+    put_in_parts(admin, bucket, key, [BEYOND])
+
+
+def with_its_sha256(_store: Store, admin: Minio, bucket: str, key: str) -> None:
+    checksum = b64encode(hashlib.sha256(BEYOND).digest()).decode()
+    admin._execute("PUT", bucket, key, BEYOND, headers={"x-amz-checksum-sha256": checksum})
+
+
+@on_both_stores
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("put", [at_once, in_even_parts, in_uneven_parts, in_one_part, with_its_sha256])
+def test_a_bit_that_is_flipped_on_its_way_is_found_whatever_way_the_object_was_put(
+    store: Store,
+    proxied: Store,
+    s3_proxy: StoreProxy,
+    s3_admin: Minio,
+    bucket: str,
+    tmp_path: Path,
+    put: Put,
+) -> None:
+    put(store, s3_admin, bucket, "large")
+    harm = s3_proxy.suffer("flip", "get", times=1)
+    transfer = proxied.download(f"s3://{bucket}/large", tmp_path / "file")
+    assert len(harm.suffered) == 1
+    assert transfer.digest == sha256((tmp_path / "file").read_bytes()) == sha256(BEYOND)
+    s3_proxy.suffer("flip", "get")
+    with pytest.raises(StageFailure, match="ObjectCorrupt"):
+        proxied.download(f"s3://{bucket}/large", tmp_path / "other")
+    assert [path.name for path in tmp_path.glob("*other*")] == []
+
+
+@on_both_stores
+def test_a_range_is_believed_when_two_readings_agree(
+    proxied: Store, s3_proxy: StoreProxy, store: Store, bucket: str
+) -> None:
+    uri = f"s3://{bucket}/model.safetensors"
+    store.write(uri, BEYOND[:1000])
+    for times in (None, 1):
+        s3_proxy.suffer("flip", "get", times=times)
+        assert proxied.read_range(uri, 8, 100) == BEYOND[8:108]
+    assert proxied.read_range(uri, 990, 100) == BEYOND[990:1000]
+
+
+@on_both_stores
+def test_what_is_known_beforehand_must_come(store: Store, bucket: str, tmp_path: Path) -> None:
+    uri = f"s3://{bucket}/shard"
+    store.write(uri, b"these")
+    assert store.download(uri, tmp_path / "file", sha256(b"these")).size == 5
+    with pytest.raises(StageFailure, match="ObjectCorrupt") as caught:
+        store.download(uri, tmp_path / "other", sha256(b"those"))
+    assert sha256(b"those") in caught.value.message
+    assert not (tmp_path / "other").exists()
+
+
+@on_both_stores
+@pytest.mark.usefixtures("hasty")
+def test_an_object_that_is_damaged_on_the_stores_disk_is_refused(
+    s3: ObjectStore, store: Store, bucket: str, tmp_path: Path
+) -> None:
+    store.write(f"s3://{bucket}/model", BEYOND)
+    at = s3.data / bucket / "model"
+    [file] = [at] if at.is_file() else at.rglob("part.1")
+    with file.open("r+b") as disk:
+        disk.seek(MIB)
+        disk.write(bytes([BEYOND[MIB] ^ 1]))
+    with pytest.raises(StageFailure) as caught:
+        store.download(f"s3://{bucket}/model", tmp_path / "file")
+    # One store sees it itself and breaks the answer off.
+    assert caught.value.reason in {"ObjectCorrupt", "StorageUnreachable", "StorageError"}
+    assert not (tmp_path / "file").exists()
+
+
+@pytest.mark.parametrize("s3", ["versitygw"], indirect=True)
+def test_a_file_that_came_to_the_store_from_outside_has_no_etag_and_is_read(
+    s3: ObjectStore, store: Store, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = s3.data / bucket / "outside"
+    file.write_bytes(BEYOND)
+    os.utime(file, (10**9 + 0.5, 10**9 + 0.5))
+    assert store.download(f"s3://{bucket}/outside", tmp_path / "file").digest == sha256(BEYOND)
+    monkeypatch.setattr(downloads, "RANGE_BYTES", MIB)
+    with pytest.raises(StageFailure, match="ObjectChanged"):
+        read_while(lambda: os.utime(file), store, bucket, "outside")
+
+
+@on_both_stores
+def test_an_object_that_changes_while_it_is_read_is_noticed(
+    store: Store, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "RANGE_BYTES", 1000)
+    store.write(f"s3://{bucket}/changing", b"1" * 20_000)
+    with pytest.raises(StageFailure, match="ObjectChanged"):
+        read_while(lambda: store.write(f"s3://{bucket}/changing", b"2" * 20_000), store, bucket, "changing")
+
+
+def read_while(action: Callable[[], object], store: Store, bucket: str, key: str) -> None:
+    """Reads an object; does something when its first bytes are there."""
+
+    class Sink(io.BytesIO):
+        def write(self, piece: bytes) -> int:  # type: ignore[override]
+            if not self.tell():
+                action()
+            return super().write(piece)
+
+    downloads.read_into(store._clients, S3Uri(bucket, key), Sink())
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_store_that_makes_the_etag_of_parts_in_its_own_way_is_read_twice_and_believed(
+    store: Store,
+    s3_admin: Minio,
+    bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    in_even_parts(store, s3_admin, bucket, "large")
+    monkeypatch.setattr(downloads, "stated", lambda _: Stated(etag="0" * 32 + "-2"))
+    with caplog.at_level(logging.WARNING):
+        assert store.download(f"s3://{bucket}/large", tmp_path / "file").digest == sha256(BEYOND)
+    assert "0000-2" in caplog.text
+
+
+def test_a_store_that_tells_no_sizes_of_parts_is_believed(
+    store: Store, s3_admin: Minio, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_uneven_parts(store, s3_admin, bucket, "large")
+    whole = downloads.look
+    monkeypatch.setattr(downloads, "look", lambda clients, where, _part=None: whole(clients, where))
+    assert store.download(f"s3://{bucket}/large", tmp_path / "file").digest == sha256(BEYOND)
+
+
+@on_both_stores
+def test_an_interrupted_download_leaves_no_file(store: Store, bucket: str, tmp_path: Path) -> None:
+    with pytest.raises(StageFailure, match="ObjectMissing"):
+        store.download(f"s3://{bucket}/nothing", tmp_path / "file")
+    assert list(tmp_path.glob("file*")) == []
+
+
+@on_both_stores
+def test_an_empty_object_is_read(store: Store, bucket: str, tmp_path: Path) -> None:
+    store.write(f"s3://{bucket}/empty", b"")
+    assert store.read(f"s3://{bucket}/empty") == b""
+    assert store.download(f"s3://{bucket}/empty", tmp_path / "file").digest == sha256(b"")

@@ -1,0 +1,110 @@
+from collections.abc import Callable
+
+import pytest
+
+from finetune_trainer.config import StoreAccess
+from finetune_trainer.contract import FailureClass
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.places import Places
+from finetune_trainer.s3 import retries
+from finetune_trainer.s3.retries import persist
+from finetune_trainer.s3.store import open_store
+from tests.trainer.s3.servers import answering, failure_of
+
+
+class Clock:
+    """Stands still but for the pauses."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.pauses: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += seconds
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(retries, "sleep", clock.sleep)
+    monkeypatch.setattr(retries, "monotonic", clock.monotonic)
+    return clock
+
+
+def failing(reason: str, times: int) -> tuple[list[str], Callable[[], str]]:
+    tried: list[str] = []
+
+    def action() -> str:
+        tried.append(reason)
+        if len(tried) <= times:
+            raise StageFailure(FailureClass.STORAGE, reason, "message")
+        return "done"
+
+    return tried, action
+
+
+def test_pauses_grow_and_differ(clock: Clock) -> None:
+    _, action = failing("StorageThrottled", 4)
+    assert persist(action, "act", "https://store") == "done"
+    assert all(0.5 <= pause / (0.25 * 2**n) <= 1 for n, pause in enumerate(clock.pauses, start=1))
+    assert len(set(clock.pauses)) == 4
+
+
+@pytest.mark.parametrize(
+    ("reason", "tries"),
+    [("StorageError", 5), ("ObjectCorrupt", 5), ("StorageDenied", 1), ("BucketMissing", 1)],
+)
+def test_only_what_may_mend_is_tried_again(clock: Clock, reason: str, tries: int) -> None:
+    tried, action = failing(reason, 9)
+    with pytest.raises(StageFailure, match=reason):
+        persist(action, "act", "https://store")
+    assert len(tried) == tries
+    assert len(clock.pauses) == tries - 1
+
+
+def test_what_was_never_answered_is_tried_again_but_not_for_ever(clock: Clock) -> None:
+    tried: list[float] = []
+
+    def hang() -> None:
+        tried.append(clock.now)
+        clock.now += 30
+        raise TimeoutError("timed out")
+
+    with pytest.raises(StageFailure, match="did not answer in time"):
+        persist(hang, "act", "https://store")
+    assert 2 <= len(tried) < 5
+    assert clock.now - tried[0] < 180
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize(
+    ("status", "reason", "requests"),
+    [
+        (500, "StorageError", 5),
+        (503, "StorageError", 5),
+        (429, "StorageThrottled", 5),
+        (400, "StorageRefused", 1),
+    ],
+)
+def test_what_may_mend_is_tried_five_times_and_the_rest_once(
+    places: Places, status: int, reason: str, requests: int
+) -> None:
+    with answering(status) as (endpoint, seen):
+        reader = open_store(StoreAccess(endpoint=endpoint), "data", places)
+        with pytest.raises(StageFailure, match=reason):
+            reader.read_range("s3://bucket/key", 0, 1)
+    assert len(seen) == requests
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize(
+    ("endpoint", "says"), [("http://127.0.0.1:9", "refused"), ("http://no.such.host.invalid", "resolved")]
+)
+def test_a_store_that_is_not_there_is_unreachable(places: Places, endpoint: str, says: str) -> None:
+    failure = failure_of(StoreAccess(endpoint=endpoint), places)
+    assert failure.reason == "StorageUnreachable"
+    assert says in failure.message

@@ -1,0 +1,75 @@
+import ssl
+
+import pytest
+from urllib3.exceptions import NewConnectionError, ProtocolError
+
+from finetune_trainer.contract import FailureClass
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.s3.storefaults import classify
+
+HTTPS = "https://store.example"
+
+
+def said(text: str, endpoint: str = HTTPS) -> StageFailure:
+    return classify(OSError(text), doing="read s3://data/train.jsonl", endpoint=endpoint)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "says"),
+    [
+        ("tcp connect error: Connection refused (os error 111)", "StorageUnreachable", "refused"),
+        ("dns error: failed to lookup address", "StorageUnreachable", "resolved"),
+        ("[Errno -2] Name or service not known", "StorageUnreachable", "resolved"),
+        ("HTTP error: operation timed out", "StorageUnreachable", "in time"),
+        ("Read timed out. (read timeout=30)", "StorageUnreachable", "in time"),
+        ("Connection reset by peer", "StorageUnreachable", "dropped"),
+        ("Remote end closed connection without response", "StorageUnreachable", "dropped"),
+        ("HTTP error: request or response body error", "StorageUnreachable", "dropped"),
+        ("something else", "StorageUnreachable", "something else"),
+        ("invalid peer certificate: Expired", "StorageCertificate", "expired"),
+        ("invalid peer certificate: UnknownIssuer", "StorageCertificate", "authority is unknown"),
+        ("received corrupt message of type InvalidContentType", "StorageCertificate", "does not speak TLS"),
+        ("ConnectError('tcp connect error', 127.0.0.1:1, Os)", "StorageRedirect", "another host"),
+        (
+            "Server returned non-2xx status code: 403 Forbidden: <Error><Code>AccessDenied</Code></Error>",
+            "StorageDenied",
+            "AccessDenied",
+        ),
+        ("Server returned non-2xx status code: 503 Service Unavailable: ", "StorageError", "HTTP 503"),
+    ],
+)
+def test_what_a_client_said_becomes_a_reason(text: str, reason: str, says: str) -> None:
+    failure = said(text)
+    assert failure.reason == reason
+    assert says in failure.message
+    assert HTTPS in failure.message
+
+
+@pytest.mark.parametrize("name", ["proxy", "dns", "timeout", "refused", "127.0.0.1:1"])
+def test_the_name_of_an_object_is_no_reason(name: str) -> None:
+    text = f"Error performing GET https://store.example/data/{name}.jsonl in 1 ms - broken pipe: closed"
+    assert "dropped" in said(text).message
+
+
+def test_a_store_whose_port_begins_with_one_redirects_nobody() -> None:
+    assert said("ConnectError('tcp connect error', 127.0.0.1:19000, refused)").reason == "StorageUnreachable"
+
+
+def test_causes_are_looked_through() -> None:
+    broken = ProtocolError("Connection broken")
+    broken.__cause__ = ConnectionResetError(104, "Connection reset by peer")
+    assert "dropped" in classify(broken, doing="x", endpoint=HTTPS).message
+    refused = NewConnectionError(None, "Failed to establish a new connection")  # type: ignore[arg-type]
+    refused.__cause__ = ConnectionRefusedError(111, "Connection refused")
+    assert "refused" in classify(refused, doing="x", endpoint=HTTPS).message
+    assert classify(ssl.SSLError("odd"), doing="x", endpoint=HTTPS).reason == "StorageCertificate"
+
+
+def test_plain_http_that_hangs_up_may_be_tls() -> None:
+    assert "https" in said("Connection reset by peer", "http://store.example").hint
+    assert "https" not in said("Connection reset by peer").hint
+
+
+def test_a_failure_stays_what_it_is() -> None:
+    failure = StageFailure(FailureClass.USER_CONFIG, "UriInvalid", "message")
+    assert classify(failure, doing="x", endpoint=HTTPS) is failure

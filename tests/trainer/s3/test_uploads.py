@@ -1,0 +1,106 @@
+import hashlib
+import os
+from functools import partial
+from pathlib import Path
+
+import pytest
+from minio import Minio
+
+from finetune_trainer.config import StoreAccess
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.places import Places
+from finetune_trainer.s3.store import Store, open_store
+from tests.trainer.storage import on_both_stores
+from tests.trainer.storeproxy import Fault, Operation, StoreProxy
+
+pytestmark = on_both_stores
+
+CONTENT = os.urandom(5 * 1024 * 1024 + 1000)
+DIGEST = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "large"
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_large_file_travels_in_parts_and_is_digested_on_the_way(
+    store: Store, bucket: str, file: Path, tmp_path: Path
+) -> None:
+    uri = f"s3://{bucket}/large"
+    sent = store.upload(file, uri)
+    got = store.download(uri, tmp_path / "back")
+    assert sent == got
+    assert got.size == len(CONTENT)
+    assert got.digest == DIGEST
+    assert (tmp_path / "back").read_bytes() == CONTENT
+    assert (found := store.head(uri))
+    assert found.etag.endswith('-2"')
+
+
+@pytest.mark.usefixtures("hasty", "small_parts", "impatient")
+@pytest.mark.parametrize("fault", ["reset", "hang", "slow down", "error", "truncate", "flip", "lose answer"])
+def test_an_upload_in_parts_ends_well_whatever_part_of_it_goes_wrong(
+    fault: Fault, s3_proxy: StoreProxy, places: Places, s3_admin: Minio, bucket: str, file: Path
+) -> None:
+    store = open_store(StoreAccess(endpoint=s3_proxy.endpoint), "output", places)
+    steps: tuple[Operation, ...] = ("begin upload", "put part", "complete upload")
+    for step in steps:
+        uri = f"s3://{bucket}/{step}"
+        s3_proxy.suffer(fault, step, times=1)
+        store.upload(file, uri)
+        assert (
+            store.download(uri, file.with_name(step)).digest
+            == "sha256:" + hashlib.sha256(CONTENT).hexdigest()
+        )
+    store.abort_uploads(f"s3://{bucket}/")
+    assert [uploads_of(s3_admin, bucket, step) for step in steps] == [0, 0, 0]
+
+
+@pytest.mark.usefixtures("hasty", "small_parts")
+def test_an_upload_that_nobody_could_end_is_found_later(
+    s3_proxy: StoreProxy,
+    places: Places,
+    s3_admin: Minio,
+    bucket: str,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("finetune_trainer.s3.uploads.TRIES", 2)
+    store = open_store(StoreAccess(endpoint=s3_proxy.endpoint), "output", places)
+    s3_proxy.suffer("reset", "complete upload", "abort upload")
+    with pytest.raises(StageFailure, match="StorageUnreachable"):
+        store.upload(file, f"s3://{bucket}/runs/a/large")
+    s3_proxy.heal()
+    assert store.head(f"s3://{bucket}/runs/a/large") is None
+    left = uploads_of(s3_admin, bucket, "runs/a/large")
+    assert left
+    assert store.abort_uploads(f"s3://{bucket}/runs/a/") == left
+    assert uploads_of(s3_admin, bucket, "runs/a/large") == 0
+
+
+def test_unfinished_uploads_below_a_prefix_are_aborted(store: Store, s3_admin: Minio, bucket: str) -> None:
+    for key in ("runs/a/1", "runs/a/2", "runs/b/3"):
+        s3_admin._create_multipart_upload(bucket, key, {})
+    assert store.abort_uploads(f"s3://{bucket}/runs/a/") == 2
+    assert store.abort_uploads(f"s3://{bucket}/runs/a/") == 0
+    assert store.abort_uploads(f"s3://{bucket}/runs/b/3") == 1
+
+
+def test_more_unfinished_uploads_than_a_page_holds_are_aborted(
+    store: Store, s3_admin: Minio, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(7):
+        s3_admin._create_multipart_upload(bucket, f"runs/{number // 3}", {})
+    control = store._clients.control
+    pages = partial(control._list_multipart_uploads, max_uploads=2)
+    monkeypatch.setattr(control, "_list_multipart_uploads", pages)
+    assert store.abort_uploads(f"s3://{bucket}/runs/") == 7
+
+
+def uploads_of(admin: Minio, bucket: str, key: str) -> int:
+    """How many uploads of an object are unfinished."""
+    return len(admin._list_multipart_uploads(bucket, prefix=key).uploads)

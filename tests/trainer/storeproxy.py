@@ -1,0 +1,183 @@
+"""A plain HTTP proxy before an S3 server that can refuse, reset, stall, fail, shorten and flip bits."""
+
+import asyncio
+import ssl
+import threading
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Literal, Self, get_args
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+from yarl import URL
+
+from devcluster.objectstore import ObjectStore
+from tests.relay import Relay, cut
+
+Operation = Literal[
+    "head", "get", "list", "put", "delete", "begin upload", "put part", "complete upload", "abort upload"
+]
+Fault = Literal[
+    "refuse",
+    "reset",
+    "reset in body",
+    "hang",
+    "stall",
+    "slow down",
+    "error",
+    "truncate",
+    "flip",
+    "lose answer",
+]
+"""What happens to a request.
+
+refuse: nobody listens. reset: the connection is reset before an answer. reset in body: in the middle of it.
+hang: no answer. stall: half an answer and no more. slow down, error: the store's own 503 and 500. truncate:
+the connection ends in the middle of the answer. flip: one bit is another in what is sent, and in what is
+read. lose answer: the store does it, and the connection ends without an answer.
+"""
+_OPERATIONS: dict[tuple[str, str], Operation] = {
+    ("HEAD", ""): "head",
+    ("PUT", ""): "put",
+    ("POST", "uploads"): "begin upload",
+    ("PUT", "uploadId"): "put part",
+    ("POST", "uploadId"): "complete upload",
+    ("DELETE", "uploadId"): "abort upload",
+}
+_OF_HOP = {"connection", "keep-alive", "transfer-encoding"}
+_CODES: dict[Fault, tuple[int, str]] = {"slow down": (503, "SlowDown"), "error": (500, "InternalError")}
+
+
+@dataclass
+class Ailment:
+    """A fault that requests of some kinds suffer."""
+
+    fault: Fault
+    operations: frozenset[Operation]
+    times: int | None
+    """How many requests suffer it; None: all until `heal`."""
+    suffered: list[str] = field(default_factory=list)
+    """What suffered it: operation and path."""
+
+
+class StoreProxy:
+    """Runs in a thread of its own.
+
+    Attributes:
+        endpoint: reaches the store through this proxy.
+        seen: operation and path of every request.
+    """
+
+    def __init__(self, server: ObjectStore) -> None:
+        tls = ssl.create_default_context(cafile=server.ca_file) if server.ca_file else None
+        self.seen: list[tuple[Operation, str]] = []
+        self._server = server.endpoint
+        self._relay = Relay(self._serve, tls)
+        self._ailment: Ailment | None = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        self._relay.__enter__()
+        self.endpoint = f"http://127.0.0.1:{self._relay.port}"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._relay.__exit__(kind, error, trace)
+
+    def suffer(self, fault: Fault, *operations: Operation, times: int | None = None) -> Ailment:
+        """From now on, until `heal`; without operations named, all suffer."""
+        self._ailment = Ailment(fault, frozenset(operations or get_args(Operation)), times)
+        if fault == "refuse":
+            self._relay.refuse()
+        return self._ailment
+
+    def heal(self) -> None:
+        """From now on everything passes."""
+        if self._ailment and self._ailment.fault == "refuse":
+            self._relay.listen()
+        self._ailment = None
+
+    def _fault_of(self, operation: Operation, path: str) -> Fault | None:
+        ailment = self._ailment
+        if ailment is None or operation not in ailment.operations:
+            return None
+        if ailment.times is not None and len(ailment.suffered) >= ailment.times:
+            return None
+        ailment.suffered.append(f"{operation} {path}")
+        return ailment.fault
+
+    async def _serve(self, asked: web.Request, session: aiohttp.ClientSession) -> web.StreamResponse:
+        operation = operation_of(asked)
+        self.seen.append((operation, asked.path))
+        body = await asked.read()
+        fault = self._fault_of(operation, asked.path)
+        if fault == "hang":
+            await asyncio.Event().wait()
+        if fault == "reset":
+            cut(asked, reset=True)
+            return web.Response()
+        if fault in _CODES:
+            return _refusal(*_CODES[fault])
+        if fault == "flip" and body:
+            body = flipped(body)
+        headers = CIMultiDict(
+            (name, value) for name, value in asked.headers.items() if name.lower() not in _OF_HOP
+        )
+        url = URL(self._server + asked.raw_path, encoded=True)
+        async with session.request(
+            asked.method,
+            url,
+            data=body or None,
+            headers=headers,
+            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+            allow_redirects=False,
+        ) as answer:
+            content = await answer.read()
+            if fault == "lose answer":
+                cut(asked)
+                return web.Response()
+            return await _pass_on(asked, answer, content, fault)
+
+
+async def _pass_on(
+    asked: web.Request, answer: aiohttp.ClientResponse, content: bytes, fault: Fault | None
+) -> web.StreamResponse:
+    headers = CIMultiDict(
+        (name, value) for name, value in answer.headers.items() if name.lower() not in _OF_HOP
+    )
+    if asked.method != "HEAD":
+        headers["Content-Length"] = str(len(content))
+    response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers)
+    await response.prepare(asked)
+    if fault in {"reset in body", "stall", "truncate"} and content:
+        await response.write(content[: len(content) // 2])
+        if fault == "stall":
+            await asyncio.Event().wait()
+        cut(asked, reset=fault == "reset in body")
+        return response
+    await response.write(flipped(content) if fault == "flip" and asked.method == "GET" else content)
+    await response.write_eof()
+    return response
+
+
+def operation_of(asked: web.Request) -> Operation:
+    """What S3 calls a request."""
+    if asked.method == "GET":
+        return "get" if asked.path.strip("/").count("/") else "list"
+    mark = next((mark for mark in ("uploadId", "uploads") if mark in asked.query), "")
+    return _OPERATIONS.get((asked.method, mark), "delete")
+
+
+def flipped(body: bytes) -> bytes:
+    """The same bytes but for one bit in the middle."""
+    changed = bytearray(body)
+    changed[len(changed) // 2] ^= 1
+    return bytes(changed)
+
+
+def _refusal(status: int, code: str) -> web.Response:
+    text = f"<Error><Code>{code}</Code><Message>from the proxy</Message></Error>"
+    return web.Response(status=status, text=text, content_type="application/xml")

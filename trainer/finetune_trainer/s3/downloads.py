@@ -1,0 +1,181 @@
+"""IO: reads objects, several ranges at once, and again where the bytes are not what the store states."""
+
+import hashlib
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
+from typing import Any, BinaryIO
+
+import obstore
+
+from finetune_trainer.contract import Digest, FailureClass
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.s3.checksums import EtagDigest, Stated, Verdict, even_parts, judge, stated
+from finetune_trainer.s3.clients import Clients
+from finetune_trainer.s3.objects import ObjectInfo, Transfer, look, missing
+from finetune_trainer.s3.retries import persist
+from finetune_trainer.s3.uris import S3Uri
+
+log = logging.getLogger(__name__)
+
+RANGE_BYTES = 16 * 1024 * 1024
+"""Part of a download that travels alone; four travel at once."""
+PARALLEL = 4
+_READINGS = 3
+_MAX_ASKED_PARTS = 1000
+"""Parts of an object whose sizes differ are asked for one by one, up to so many."""
+
+
+def read_into(
+    clients: Clients,
+    where: S3Uri,
+    sink: BinaryIO,
+    *,
+    limit: int | None = None,
+    expected: Digest | None = None,
+) -> Transfer:
+    """Reads an object, again where its bytes are not what they must be.
+
+    Args:
+        clients: of the store.
+        where: the object.
+        sink: takes the bytes, from its start.
+        limit: bytes; a larger object is refused (ObjectTooLarge) before it is read.
+        expected: what the bytes must be; without it, what the store states of them.
+
+    Raises:
+        StageFailure: ObjectMissing, ObjectTooLarge, ObjectChanged, ObjectCorrupt, or a failure of the store.
+    """
+    before = None
+    for reading in range(1, _READINGS + 1):
+        found = look(clients, where)
+        if found is None:
+            raise missing(clients, where)
+        entry, headers = found
+        _check_size(entry, limit)
+        states = Stated(sha256=expected) if expected else stated(headers)
+        came, verdict = _read_once(clients, where, entry, states, sink, reading)
+        again = came.digest == before
+        if verdict == "right" or (verdict == "doubtful" and again):
+            return came
+        log.warning("%s came with the SHA-256 %s; it should have the %s", where, came.digest, states)
+        if again:
+            break
+        before = came.digest
+    raise StageFailure(
+        FailureClass.STORAGE,
+        "ObjectCorrupt",
+        f"{where} comes with other bytes than it should: SHA-256 {came.digest}, not {states}.",
+        "Check the store's disks and the network; if the object is an input, upload it again.",
+    )
+
+
+def agreed_range(clients: Clients, where: S3Uri, start: int, length: int) -> bytes:
+    """Some bytes of an object. No store states a digest of them, so that two readings have to agree.
+
+    Each reading asks for more than the one before: what spoils both does not spoil them alike.
+    """
+
+    def fetch(reading: int) -> bytes:
+        bucket = clients.bulk(where.bucket, 0)
+        return bytes(obstore.get_range(bucket, where.key, start=start, length=length * reading))[:length]
+
+    before = None
+    for reading in range(1, _READINGS + 1):
+        came = persist(partial(fetch, reading), f"read {where}", clients.endpoint)
+        if came == before:
+            return came
+        before = came
+    raise StageFailure(
+        FailureClass.STORAGE,
+        "ObjectCorrupt",
+        f"{where} comes with other bytes each time it is read.",
+        "Check the store's disks and the network.",
+    )
+
+
+def _check_size(entry: ObjectInfo, limit: int | None) -> None:
+    if limit is not None and entry.size > limit:
+        raise StageFailure(
+            FailureClass.USER_CONFIG,
+            "ObjectTooLarge",
+            f"{entry.uri} has {entry.size:,} bytes, at most {limit:,} are expected there.",
+            "Check that the uri names the right object.",
+        )
+
+
+def _read_once(
+    clients: Clients, where: S3Uri, entry: ObjectInfo, states: Stated, sink: BinaryIO, reading: int
+) -> tuple[Transfer, Verdict]:
+    sink.seek(0)
+    sink.truncate()
+    digest = hashlib.sha256()
+    parts = () if states.sha256 else _parts(clients, where, entry.size, states.parts)
+    etag = EtagDigest(parts)
+    # In other pieces the second time: what spoils both readings does not spoil them alike.
+    step = max(1, min(RANGE_BYTES, entry.size) // reading)
+    # MD5 is the slowest thing here, and Python lets go of its lock for it.
+    with ThreadPoolExecutor(1) as beside:
+        busy: Future[None] | None = None
+        for piece in _ranges(clients, where, entry, step):
+            if busy:
+                busy.result()
+            busy = beside.submit(etag.update, piece)
+            sink.write(piece)
+            digest.update(piece)
+    came = Transfer(entry.size, "sha256:" + digest.hexdigest())
+    return came, judge(states, came.digest, etag if parts else None)
+
+
+def _parts(clients: Clients, where: S3Uri, size: int, count: int) -> Sequence[int]:
+    """Sizes in bytes of the parts that an object was put in; empty if the store does not tell."""
+    if count <= 1:
+        return (size,) * count
+    try:
+        first = _size_of(clients, where, 1)
+        if even := even_parts(first, size, count):
+            return even
+        others = range(2, count + 1 if count <= _MAX_ASKED_PARTS else 0)
+        sizes = [first, *(_size_of(clients, where, number) for number in others)]
+    except StageFailure as failure:
+        if failure.reason == "StorageRefused":
+            return ()
+        raise
+    return sizes if sum(sizes) == size else ()
+
+
+def _size_of(clients: Clients, where: S3Uri, part: int) -> int:
+    found = look(clients, where, part)
+    return found[0].size if found else 0
+
+
+def _ranges(clients: Clients, where: S3Uri, entry: ObjectInfo, step: int) -> Iterator[memoryview]:
+    """The content in order, `step` bytes at a time; fetched ahead, and all of one version."""
+    bucket = clients.bulk(where.bucket, 0)
+    # Last-Modified is cut to seconds; the store compares with more.
+    same: Any = (
+        {"if_match": entry.etag}
+        if entry.etag
+        else {"if_unmodified_since": entry.modified + timedelta(seconds=1)}
+    )
+
+    def fetch(start: int, end: int) -> memoryview:
+        options: Any = {**same, "range": (start, end)}
+        return memoryview(obstore.get(bucket, where.key, options=options).bytes())
+
+    starts = deque(range(0, entry.size, step))
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        ahead: deque[Future[memoryview]] = deque()
+        try:
+            while starts or ahead:
+                while starts and len(ahead) < PARALLEL:
+                    start = starts.popleft()
+                    part = partial(fetch, start, min(start + step, entry.size))
+                    ahead.append(pool.submit(persist, part, f"read {where}", clients.endpoint))
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
