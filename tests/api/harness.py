@@ -329,7 +329,7 @@ def payload_for(config: TrainConfig) -> Any:
             )
         case _:
             return PublishPayload(
-                uri=config.run.output, digest=DIGEST, size_bytes=1, report=f"{config.run.output}report.json"
+                uri=config.run.output, digest=DIGEST, size_bytes=1, report=f"{config.run.output}report.html"
             )
 
 

@@ -102,7 +102,14 @@ def test_every_published_file_is_the_one_that_the_manifest_names(shown: Shown) -
     manifest = json.loads(told)
     assert manifest["job"]["uid"] == shown.job["metadata"]["uid"]
     names = {file["path"] for file in manifest["files"]}
-    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "report.json"} <= names
+    assert {
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "README.md",
+        "report.html",
+        "report.json",
+    } <= names
     for file in manifest["files"]:
         assert (
             file["digest"] == f"sha256:{hashlib.sha256(fetched(shown.scene.store, file['path'])).hexdigest()}"

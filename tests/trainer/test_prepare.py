@@ -486,10 +486,7 @@ def test_the_batches_that_prepare_says_would_do_do(job: Job) -> None:
 def test_forbidden_data_and_a_missing_bucket_are_told_apart_and_the_right_keys_are_taken(
     job: Job, s3: ObjectStore, tmp_path: Path
 ) -> None:
-    elsewhere: list[dict[str, object]] = [
-        {"Effect": "Allow", "Action": ["s3:*"], "Resource": ["arn:aws:s3:::other/*", "arn:aws:s3:::other"]}
-    ]
-    give_keys(job.places, "data", *add_user(s3, tmp_path, elsewhere))
+    give_keys(job.places, "data", *add_user(s3, job.bucket, {}, tmp_path))
     denied = job.refused()
     assert (denied.failure, denied.reason) == (FailureClass.STORAGE, "StorageDenied")
     assert f"s3://{job.bucket}/data/" in denied.message

@@ -27,7 +27,7 @@ from finetune_trainer.training.baseline import BaselineKey
 from finetune_trainer.training.fit import Tuned
 from finetune_trainer.training.gang import Gang
 from finetune_trainer.training.handover import Outcome
-from finetune_trainer.training.record import EpochRow
+from finetune_trainer.training.record import CurvePoint, EpochRow
 from finetune_trainer.training.scene import Scene
 from tests.trainer.conftest import success
 
@@ -80,7 +80,10 @@ def stage(tiny_base: Path, learnable: Prepared, places: Places, store: Store) ->
         )
         best = Best(step=13, metric=0.5)
         history = (EpochRow(epoch=1, step=13, training_loss=1.0, validation=0.5),)
-        tuned = Tuned(best, history, steps=13, seconds=9.0, rows_per_second=11.0, tokens_per_second=80.0)
+        point = CurvePoint(step=13, loss=1.0, gradient_norm=2.0, learning_rate=0.0, rows_per_second=11.0)
+        tuned = Tuned(
+            best, history, (point,), steps=13, seconds=9.0, rows_per_second=11.0, tokens_per_second=80.0
+        )
         scene = Scene(
             config=config,
             chosen=CHOSEN,
@@ -166,6 +169,11 @@ def test_the_published_folder_is_whole_loads_alone_and_says_what_it_is(
     assert report["data"] == {"findings": []}
     assert np.sum(report["classification"]["confusion"]["tuned"]) == 41
     assert len(files["evaluation/predictions.jsonl"].splitlines()) == 41
+    page = files["report.html"].decode()
+    assert payload.report == f"{staged.run.output}report.html"
+    assert store.read(f"{staged.run.runs}report/report.html").decode() == page
+    assert report["classification"]["examples"][0]["text"] in page
+    assert report["curve"][0]["gradientNorm"] == 2.0
 
 
 def test_publishing_again_after_a_crash_before_the_manifest_ends_with_the_same_bytes(

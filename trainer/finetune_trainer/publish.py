@@ -22,6 +22,8 @@ from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import modelcard
 from finetune_trainer.places import Places
 from finetune_trainer.preflight import check_output_free
+from finetune_trainer.reporting import page
+from finetune_trainer.reporting.page import Sources
 from finetune_trainer.s3.manifest import Manifest, download_folder, upload_folder
 from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.stage import Pulse, StageResult
@@ -29,7 +31,7 @@ from finetune_trainer.training.record import MODEL_FOLDER, PREDICTIONS, RECORD, 
 
 log = logging.getLogger(__name__)
 
-REPORT = "report.json"
+CARD, REPORT, PAGE = "README.md", "report.json", "report.html"
 
 
 def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
@@ -58,7 +60,8 @@ def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
     log.info("reloaded from %s: the largest difference of a logit is %.1e", trained.staging, difference)
     pulse.beat(Activity.UPLOADING, percent=60.0)
     record = TrainingRecord.model_validate_json((staged_folder / RECORD).read_bytes())
-    _assemble(staged_folder, folder, config, chosen, staged, record, _findings(store, config))
+    sources = Sources(config, chosen, staged, record, trained, _findings(store, config))
+    _assemble(staged_folder, folder, sources)
     manifest = Manifest.of(
         folder,
         job=config.job,
@@ -69,11 +72,11 @@ def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
         lineage=staged.lineage,
     )
     digest = upload_folder(store, folder, config.run.output, manifest)
-    for name in ("README.md", REPORT):
+    for name in (CARD, REPORT, PAGE):
         store.upload(folder / name, f"{config.run.runs}report/{name}")
     size = manifest.size + len(manifest.encode())
     payload = PublishPayload(
-        uri=config.run.output, digest=digest, size_bytes=size, report=f"{config.run.output}{REPORT}"
+        uri=config.run.output, digest=digest, size_bytes=size, report=f"{config.run.output}{PAGE}"
     )
     return StageResult(
         payload,
@@ -111,20 +114,14 @@ def _findings(store: Store, config: TrainConfig) -> JsonValue:
     return document
 
 
-def _assemble(
-    staged_folder: Path,
-    folder: Path,
-    config: TrainConfig,
-    chosen: Chosen,
-    staged: Manifest,
-    record: TrainingRecord,
-    findings: JsonValue,
-) -> None:
+def _assemble(staged_folder: Path, folder: Path, sources: Sources) -> None:
     """Lays out the published folder: model, tokenizer, card, configuration, report and predictions."""
+    config, chosen, staged, record = sources.config, sources.chosen, sources.staged, sources.record
     copytree(staged_folder / MODEL_FOLDER, folder)
     (folder / "evaluation").mkdir()
     copyfile(staged_folder / PREDICTIONS, folder / "evaluation" / PREDICTIONS)
-    (folder / "README.md").write_text(modelcard.render(config, chosen, staged, record))
+    (folder / CARD).write_text(modelcard.render(config, chosen, staged, record))
+    (folder / PAGE).write_text(page.render(sources), encoding="utf-8")
     _write(
         folder / "finetune-config.json",
         {
@@ -134,7 +131,7 @@ def _assemble(
             "lineage": [ancestor.model_dump(mode="json", by_alias=True) for ancestor in staged.lineage],
         },
     )
-    _write(folder / REPORT, {**record.model_dump(mode="json", by_alias=True), "data": findings})
+    _write(folder / REPORT, {**record.model_dump(mode="json", by_alias=True), "data": sources.data})
 
 
 def _write(path: Path, document: JsonValue) -> None:

@@ -182,4 +182,4 @@ class FineTuneJobStatus(Model):
     model: ModelStatus | None = None
     """The models of this run."""
     report: Annotated[str, Field(max_length=1024)] | None = None
-    """The evaluation report in S3, beside the model."""
+    """The report in S3, beside the model: one HTML page to open in a browser. It holds texts of test rows."""

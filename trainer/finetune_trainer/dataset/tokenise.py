@@ -75,6 +75,11 @@ def encode(tokenizer: Any, texts: Sequence[str], max_length: int | None = None) 
     return encoded
 
 
+def decoded(tokenizer: Any, ids: npt.NDArray[np.int32]) -> str:
+    """The text of a row as far as its tokens tell it: what the tokenizer made alike stays alike."""
+    return str(tokenizer.decode(ids.tolist(), skip_special_tokens=True))
+
+
 def as_split(
     examples: Sequence[Example], encoded: Sequence[Encoding], labels: npt.NDArray[np.int32]
 ) -> Split:

@@ -1,4 +1,4 @@
-"""Text from outside inside Markdown. Pure."""
+"""Text from outside inside Markdown, and lists of it. Pure."""
 
 from collections.abc import Sequence
 
@@ -12,4 +12,4 @@ def cell(text: str) -> str:
 def listed(texts: Sequence[str], most: int = 10) -> str:
     """The first of them, and how many there are more."""
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
-    return ", ".join(cell(text) for text in texts[:most]) + more
+    return ", ".join(texts[:most]) + more

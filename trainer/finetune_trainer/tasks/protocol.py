@@ -1,7 +1,7 @@
 """What a task has to be able to do; each is a folder beside this file, whose modules do it.
 
 `preparing` is asked by Prepare and imports no torch, `learning` by Train and Publish, `telling` by the
-model card. Nothing else in the trainer knows which tasks there are.
+model card and the report, `showing` by the report. Nothing else in the trainer knows which tasks there are.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from finetune_trainer.dataset.data import Prepared, Split
+    from finetune_trainer.reporting.markup import Section
     from finetune_trainer.training.baseline import Baseline, BaselineKey
     from finetune_trainer.training.record import TrainingRecord
     from finetune_trainer.training.scene import Scene
@@ -30,6 +31,8 @@ Answers = npt.NDArray[np.float32]
 """What a model says about each row, shape [rows, width]; what the numbers mean is the task's own."""
 Numbers = Sequence[int] | npt.NDArray[np.int64]
 Row = TypeVar("Row", bound=Example)
+LICENCE = "The base model's licence, and that of the data, apply to this model too: check both."
+"""A limit of every task."""
 
 
 class Preparing(Protocol[Row]):
@@ -154,7 +157,7 @@ class Learning(Protocol):
 
 
 class Telling(Protocol):
-    """What the model card says of this task."""
+    """What model card and report say of this task."""
 
     @property
     def PIPELINE(self) -> str:  # noqa: N802
@@ -164,16 +167,23 @@ class Telling(Protocol):
         """What the model is, such as `A text classifier with 3 classes`."""
 
     def results(self, record: "TrainingRecord") -> str:
-        """How to read the table of metrics."""
+        """How to read the table of metrics; names stand in backticks, nothing else is markup."""
 
     def details(self, record: "TrainingRecord") -> str:
-        """A section of figures that only this task has."""
+        """A section of the card with figures that only this task has, as Markdown."""
 
     def use(self, record: "TrainingRecord") -> str:
         """Python that uses the model."""
 
     def limits(self, record: "TrainingRecord") -> list[str]:
-        """What a user must not expect of it."""
+        """What a user must not expect of it, as plain text: labels may be in it."""
+
+
+class Showing(Protocol):
+    """What only this task has to show in the report."""
+
+    def sections(self, record: "TrainingRecord") -> "Sequence[Section]":
+        """Parts of the page, in order."""
 
 
 def preparing(task: Task) -> Preparing[Any]:
@@ -195,9 +205,18 @@ def learning(task: Task) -> Learning:
 
 
 def telling(task: Task) -> Telling:
-    """What the model card asks."""
+    """What model card and report ask."""
     match task:
         case "TextClassification":
             from finetune_trainer.tasks.text_classification import telling  # noqa: PLC0415 - one of several
 
             return telling
+
+
+def showing(task: Task) -> Showing:
+    """What the report asks."""
+    match task:
+        case "TextClassification":
+            from finetune_trainer.tasks.text_classification import showing  # noqa: PLC0415 - one of several
+
+            return showing

@@ -11,6 +11,7 @@ from finetune_trainer.contract import Activity, Best
 from finetune_trainer.models import weights
 from finetune_trainer.pod.progress import Meter
 from finetune_trainer.training.batches import Layout, steps_per_epoch
+from finetune_trainer.training.curve import Curve
 from finetune_trainer.training.evaluate import over_rows
 from finetune_trainer.training.gang import from_first
 from finetune_trainer.training.loop import (
@@ -22,7 +23,7 @@ from finetune_trainer.training.loop import (
     arguments,
     evaluated_epochs,
 )
-from finetune_trainer.training.record import EpochRow
+from finetune_trainer.training.record import CurvePoint, EpochRow
 from finetune_trainer.training.scene import Scene
 from finetune_trainer.training.zero import own_clip
 
@@ -37,6 +38,7 @@ class Tuned:
 
     best: Best
     history: tuple[EpochRow, ...]
+    curve: tuple[CurvePoint, ...]
     steps: int
     seconds: float
     """All of it: steps, validation and keeping weights."""
@@ -98,6 +100,7 @@ def tune(scene: Scene, *, first_percent: float, last_percent: float) -> Tuned:
     return Tuned(
         best=best[-1],
         history=tuple(history),
+        curve=tally.curve.points,
         steps=total,
         seconds=time.monotonic() - began,
         rows_per_second=tally.rows / seconds,
@@ -128,6 +131,7 @@ class _Tally:
 
     def __init__(self, scene: Scene, meter: Meter, steps_per_epoch: int) -> None:
         self.scene, self.meter, self.steps_per_epoch = scene, meter, steps_per_epoch
+        self.curve = Curve(meter.total_steps)
         self.rows = self.tokens = 0
         self.seconds = 0.0
         self._loss, self._loss_rows = 0.0, 0
@@ -141,6 +145,7 @@ class _Tally:
         self.seconds += step.seconds
         self._loss += step.loss * step.rows
         self._loss_rows += step.rows
+        self.curve = self.curve.after(step)
         self.meter = self.meter.after(step.number, now=now, samples=self.rows, tokens=self.tokens)
         fields = self.meter.fields()
         self.scene.pulse.beat(

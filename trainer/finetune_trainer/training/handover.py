@@ -60,6 +60,7 @@ def record_of(scene: Scene, outcome: Outcome) -> TrainingRecord:
         **learning.facts(scene, outcome.baseline, outcome.answers, reused=outcome.reused),
         best=tuned.best,
         history=tuned.history,
+        curve=tuned.curve,
         rows={
             "train": len(prepared.train),
             "validation": len(prepared.validation),

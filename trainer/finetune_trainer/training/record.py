@@ -27,6 +27,20 @@ class EpochRow(Model):
     """Primary metric on the validation rows."""
 
 
+class CurvePoint(Model):
+    """Some optimizer steps in a row, the last of them named."""
+
+    step: PositiveInt
+    loss: FiniteFloat
+    """Mean over their rows."""
+    gradient_norm: FiniteFloat
+    """The largest, before clipping."""
+    learning_rate: FiniteFloat
+    """After the last of them."""
+    rows_per_second: Annotated[float, Field(ge=0)]
+    """In these steps alone, over all ranks."""
+
+
 class TrainingRecord(Model):
     """Everything about a training run that a reader of its result may want to know."""
 
@@ -34,6 +48,8 @@ class TrainingRecord(Model):
     classification: ClassificationFacts | None = None
     best: Best
     history: tuple[EpochRow, ...]
+    curve: tuple[CurvePoint, ...] = ()
+    """All steps in at most 200 points."""
     rows: dict[Literal["train", "validation", "test"], NonNegativeInt]
     parameters: PositiveInt
     precision: Literal["float32", "bfloat16"]
@@ -59,6 +75,11 @@ def sentence(evaluation: Evaluation) -> str:
         f"(95 % interval of the difference {gain.low:+.4f} to {gain.high:+.4f}); "
         f"the majority class reaches {evaluation.majority.primary:.4f}."
     )
+
+
+def base_name(evaluation: Evaluation) -> str:
+    """What the tuned model is compared with, for people."""
+    return "linear probe" if evaluation.majority is not None else "base model"
 
 
 def verdict(gain: Interval) -> str:

@@ -1,6 +1,6 @@
 import numpy as np
 
-from finetune_trainer.tasks.text_classification.facts import prediction_lines
+from finetune_trainer.tasks.text_classification.facts import EXCERPT, examples, prediction_lines
 
 
 def test_predictions_survive_huge_logits() -> None:
@@ -8,3 +8,22 @@ def test_predictions_survive_huge_logits() -> None:
     answers = {name: np.array([0]) for name in ("majority", "baseline", "tuned")}
     (line,) = prediction_lines(np.array([7]), np.array([1]), answers, logits, ("a", "b", "c"))
     assert '"probabilities": {"a": 1.0, "b": 0.0, "c": 0.0}' in line
+
+
+def test_the_surest_rows_of_each_kind_are_kept_with_their_text() -> None:
+    truth = np.zeros(40, dtype=np.int64)
+    before = np.array([0, 1] * 20)
+    after = np.array([0, 0, 1, 1] * 10)
+    logits = np.zeros((40, 2), dtype=np.float32)
+    logits[np.arange(40), after] = np.arange(40)
+    answers = {"majority": truth, "baseline": before, "tuned": after}
+    found = examples(
+        np.arange(1, 41), truth, answers, logits, ("a", "b"), lambda place: f"row {place} " + "x" * 999
+    )
+    assert [row.kind for row in found] == ["fixed"] * 6 + ["broken"] * 6 + ["wrong"] * 6
+    assert [row.row for row in found[:3]] == [38, 34, 30]
+    assert found[6].row == 39
+    assert (found[6].label, found[6].probe, found[6].tuned) == ("a", "a", "b")
+    assert found[0].text.startswith("row 37 x")
+    assert len(found[0].text) == EXCERPT
+    assert found[0].probability == 1.0

@@ -1,7 +1,8 @@
 """What a classifier's training leaves for the model card and the report. Pure."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +10,11 @@ from pydantic import FiniteFloat, NonNegativeInt, PositiveInt
 
 from finetune_trainer.contract import Model
 from finetune_trainer.tasks.text_classification.metrics import Contestant, Predicted, by_class, confusion
+
+Kind = Literal["fixed", "broken", "wrong"]
+"""Only the tuned model is right, only the linear probe is, neither is."""
+EXAMPLES, EXCERPT = 6, 400
+"""Examples of each kind, and letters of a text that are kept."""
 
 
 class ClassRow(Model):
@@ -32,6 +38,23 @@ class ProbeFacts(Model):
     """Whether an earlier attempt had measured it."""
 
 
+class ExampleRow(Model):
+    """A test row about which the models disagree, or are both wrong."""
+
+    kind: Kind
+    row: PositiveInt
+    """1-based line in its file."""
+    text: str
+    """The start of it, as the model read it."""
+    label: str
+    probe: str
+    """What the linear probe answers."""
+    tuned: str
+    """What the tuned model answers."""
+    probability: FiniteFloat
+    """Which the tuned model gives its answer."""
+
+
 class ClassificationFacts(Model):
     """The classes, one by one, as each model sees them."""
 
@@ -44,6 +67,8 @@ class ClassificationFacts(Model):
     broken: NonNegativeInt
     """Test rows that the tuned model has wrong and the linear probe right."""
     probe: ProbeFacts
+    examples: tuple[ExampleRow, ...] = ()
+    """Of each kind those that the tuned model is surest about."""
 
 
 def confusions(
@@ -82,8 +107,7 @@ def prediction_lines(
         logits: of the tuned model, shape [rows, classes].
         labels: class names.
     """
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+    probabilities = _probabilities(logits)
     for place, row in enumerate(rows):
         line = {
             "row": int(row),
@@ -97,3 +121,51 @@ def prediction_lines(
             },
         }
         yield json.dumps(line, ensure_ascii=False)
+
+
+def examples(
+    rows: npt.NDArray[np.int64],
+    truth: Predicted,
+    answers: Mapping[Contestant, Predicted],
+    logits: npt.NDArray[np.float32],
+    labels: Sequence[str],
+    text: Callable[[int], str],
+) -> tuple[ExampleRow, ...]:
+    """Rows to look at, the surest answers of each kind first.
+
+    Args:
+        rows: 1-based line of each row in its source file, shape [rows].
+        truth: true classes, shape [rows].
+        answers: predicted classes of each model, shape [rows].
+        logits: of the tuned model, shape [rows, classes].
+        labels: class names.
+        text: tells the text of the row at a place, counted from 0.
+    """
+    sure = _probabilities(logits).max(axis=1)
+    before, after = answers["baseline"] == truth, answers["tuned"] == truth
+    masks: dict[Kind, npt.NDArray[np.bool_]] = {
+        "fixed": ~before & after,
+        "broken": before & ~after,
+        "wrong": ~before & ~after,
+    }
+    surest = np.argsort(-sure, kind="stable")
+    return tuple(
+        ExampleRow(
+            kind=kind,
+            row=int(rows[place]),
+            text=text(int(place))[:EXCERPT],
+            label=labels[truth[place]],
+            probe=labels[answers["baseline"][place]],
+            tuned=labels[answers["tuned"][place]],
+            probability=round(float(sure[place]), 6),
+        )
+        for kind in get_args(Kind)
+        for place in surest[masks[kind][surest]][:EXAMPLES]
+    )
+
+
+def _probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Softmax over the classes; huge logits do no harm."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    probabilities: npt.NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
+    return probabilities

@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from finetune_trainer.contract import Evaluation, MetricName
+from finetune_trainer.dataset import tokenise
 from finetune_trainer.dataset.data import Prepared, Split
 from finetune_trainer.models.model import load_saved
 from finetune_trainer.tasks.protocol import Numbers, Tensors
@@ -127,9 +128,10 @@ def evaluation(scene: Scene, baseline: Probe, answers: Answers) -> Evaluation:
 
 
 def facts(scene: Scene, baseline: Probe, answers: Answers, *, reused: bool) -> dict[str, Any]:
-    """Classes, confusion matrices, flips and the probe."""
-    truth, predicted = _truth(scene.prepared.test), _predicted(scene, baseline, answers)
-    classes = scene.prepared.labels
+    """Classes, confusion matrices, flips, rows to look at and the probe."""
+    test, classes = scene.prepared.test, scene.prepared.labels
+    truth, predicted = _truth(test), _predicted(scene, baseline, answers)
+    tokenizer = tokenise.load_tokenizer(scene.base)
     return {
         "classification": told.ClassificationFacts(
             labels=classes,
@@ -138,6 +140,14 @@ def facts(scene: Scene, baseline: Probe, answers: Answers, *, reused: bool) -> d
             **metrics.flips(truth, predicted["baseline"], predicted["tuned"]),
             probe=told.ProbeFacts(
                 strength=baseline.strength, validation=baseline.validation, rows=baseline.rows, reused=reused
+            ),
+            examples=told.examples(
+                test.rows,
+                truth,
+                predicted,
+                answers,
+                classes,
+                lambda place: tokenise.decoded(tokenizer, test.row(place)),
             ),
         )
     }

@@ -1,4 +1,4 @@
-"""What the model card says of a text classifier. Pure."""
+"""What model card and report say of a text classifier. Pure."""
 
 from finetune_trainer.models.markdown import cell, listed
 from finetune_trainer.tasks.text_classification.facts import ClassificationFacts

@@ -1,0 +1,76 @@
+from collections.abc import Callable
+
+import pytest
+
+from finetune_trainer.reporting.markup import joined
+from finetune_trainer.tasks.text_classification.showing import sections
+from finetune_trainer.training.record import TrainingRecord
+from tests.trainer.reporting.conftest import record_of as records
+from tests.trainer.reporting.reading import read, texts
+
+record_of = records
+Records = Callable[..., TrainingRecord]
+
+
+def shown(record: TrainingRecord) -> dict[str, str]:
+    return {section.anchor: joined(section.content) for section in sections(record)}
+
+
+def test_classes_stand_with_their_test_rows_and_their_change(record_of: Records) -> None:
+    record = record_of(["a", "b", "c"])
+    facts = record.classification
+    assert facts
+    rows = texts(shown(record)["classes"], "tr")[1:]
+    largest = max(facts.classes["tuned"], key=lambda row: row.support)
+    assert rows[0].startswith(f"{largest.label}{largest.support}{largest.precision:.3f}{largest.recall:.3f}")
+    assert len(rows) == 3
+
+
+def test_of_many_classes_the_largest_are_shown(record_of: Records) -> None:
+    parts = shown(record_of([f"class {number}" for number in range(70)], rows=3000))
+    assert len(texts(parts["classes"], "tr")) == 1 + 50
+    assert "The other 20 classes are in report.json." in parts["classes"]
+    assert "the 30 classes with most test rows, of 70" in parts["confusions"]
+
+
+def test_the_matrix_holds_every_test_row_of_the_classes_shown(record_of: Records) -> None:
+    record = record_of([f"class {number}" for number in range(70)], rows=3000)
+    facts = record.classification
+    assert facts
+    markup = shown(record)["confusions"]
+    cells = [e for e in read(markup) if e.name == "td" and re_shade(e.attributes.get("class"))]
+    supports = sorted((sum(row) for row in facts.confusion["tuned"]), reverse=True)
+    assert sum(int(cell.text.replace(",", "")) for cell in cells) == sum(supports[:30])
+
+
+def re_shade(name: str | None) -> bool:
+    return bool(name) and name[0] in "re" and name[1:].isdigit()
+
+
+def test_what_is_never_mixed_up_is_told_as_that(record_of: Records) -> None:
+    parts = shown(record_of(["a", "b"], right=100))
+    assert "mixes up no classes" in parts["confusions"]
+
+
+def test_examples_stand_by_kind_with_what_each_model_says(record_of: Records) -> None:
+    record = record_of(["a", "b", "c"])
+    facts = record.classification
+    assert facts
+    markup = shown(record)["examples"]
+    assert texts(markup, "h3") == ["Set right", "Spoilt", "Wrong before and after"]
+    assert len(texts(markup, "article")) == len(facts.examples)
+    first = facts.examples[0]
+    assert texts(markup, "dd")[:3] == [first.label, first.probe, f"{first.tuned} {first.probability:.0%}"]
+
+
+@pytest.mark.parametrize("field", ["examples", "classification"])
+def test_a_record_of_an_earlier_release_shows_what_it_has(field: str, record_of: Records) -> None:
+    record = record_of(["a", "b"])
+    assert record.classification
+    if field == "examples":
+        old = record.model_copy(
+            update={"classification": record.classification.model_copy(update={"examples": ()})}
+        )
+        assert list(shown(old)) == ["classes", "confusions"]
+    else:
+        assert sections(record.model_copy(update={"classification": None})) == ()

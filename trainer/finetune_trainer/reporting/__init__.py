@@ -1,0 +1,1 @@
+"""The report that people open: documents in, one HTML page out. Pure."""
