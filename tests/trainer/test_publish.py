@@ -215,7 +215,7 @@ def test_a_model_tells_all_that_it_descends_from(
     assert [ancestor["uri"] for ancestor in told["lineage"]] == [origin.uri, base.uri]
     assert told["run"]["model"]["parent"]["uid"] == staged.job.uid
     card = files["README.md"].decode()
-    for text in (origin.uri, base.uri, f"FineTuneJob `team/tickets` (uid `{parent.uid}`", parent.manifest):
+    for text in (origin.uri, base.uri, f"FineTuneJob team/tickets (uid {parent.uid}", parent.manifest):
         assert text in card
 
 
