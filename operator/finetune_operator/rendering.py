@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from finetune_operator.api import FineTuneJob, Storage
+from finetune_operator.api import FineTuneJob, LoraSpec, Storage
 from finetune_operator.settings import Profile
 from finetune_trainer import config as trainer
 from finetune_trainer.contract import Chosen, Digest, Stage
@@ -78,9 +78,10 @@ def run(job: FineTuneJob, profile: Profile, model: trainer.ModelSource) -> train
                 columns=trainer.Columns(**spec.dataset.columns.model_dump()),
                 max_bad_row_fraction=spec.dataset.max_bad_row_fraction,
             ),
-            method=spec.method.type,
+            method=method(job),
             training=trainer.Training(**spec.training.model_dump()),
             zero_stage=spec.deepspeed.zero_stage,
+            offload=spec.deepspeed.offload,
             world=world(job),
             evaluation=trainer.EvaluationSpec(
                 metrics=tuple(spec.evaluation.metrics), primary_metric=spec.evaluation.primary_metric
@@ -95,6 +96,27 @@ def run(job: FineTuneJob, profile: Profile, model: trainer.ModelSource) -> train
         )
     except ValueError as error:
         raise Unrenderable(str(error)) from None
+
+
+def method(job: FineTuneJob) -> trainer.Method:
+    """What of the model is trained; LoRA's alpha defaults to twice the rank."""
+    asked = job.spec.method
+    match asked.type:
+        case "Full":
+            return "Full"
+        case "LoRA":
+            lora = asked.lora or LoraSpec()
+            return trainer.Lora(
+                rank=lora.rank,
+                alpha=lora.alpha or 2 * lora.rank,
+                dropout=lora.dropout,
+                target_modules=tuple(lora.target_modules),
+                merge=job.spec.output.merge_adapter,
+            )
+        case "FreezeLayers":
+            if asked.freeze_layers is None:
+                raise Unrenderable("method.type is FreezeLayers, but method.freezeLayers is not set")
+            return trainer.FreezeLayers(train_last=asked.freeze_layers.train_last)
 
 
 def spec_digest(job: FineTuneJob, asked: trainer.Run) -> Digest:

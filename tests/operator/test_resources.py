@@ -13,6 +13,7 @@ from finetune_operator.api import FineTuneJob
 from finetune_operator.observed import Manifest
 from finetune_operator.pods import cpus
 from finetune_operator.rendering import CONFIG_LIMIT_BYTES
+from finetune_trainer import config as trainer
 from finetune_trainer.contract import Stage
 from tests.operator import scenes
 
@@ -148,6 +149,10 @@ def test_config_at_maximum_lengths_fits_its_annotation() -> None:
                     "storage": store,
                 },
                 "output": {"uri": uri[:600], "suffix": "s" * 64, "storage": store},
+                "method": {
+                    "type": "LoRA",
+                    "lora": {"targetModules": [f"{number:02d}" + "m" * 126 for number in range(64)]},
+                },
             },
         }
     )
@@ -166,6 +171,40 @@ def test_config_survives_the_trip_to_the_trainer() -> None:
     assert config
     assert config.run == scenes.asked_of(job, scenes.settings()).run
     assert config.chosen == scenes.CHOSEN
+
+
+@pytest.mark.parametrize(
+    ("spec", "method"),
+    [
+        ({}, "Full"),
+        ({"method": {"type": "LoRA"}}, trainer.Lora(rank=16, alpha=32)),
+        ({"method": {"type": "LoRA", "lora": {"rank": 4}}}, trainer.Lora(rank=4, alpha=8)),
+        (
+            {
+                "method": {"type": "LoRA", "lora": {"alpha": 5, "dropout": 0.1, "targetModules": ["query"]}},
+                "output": {"mergeAdapter": True},
+            },
+            trainer.Lora(rank=16, alpha=5, dropout=0.1, target_modules=("query",), merge=True),
+        ),
+        (
+            {"method": {"type": "FreezeLayers", "freezeLayers": {"trainLast": 2}}},
+            trainer.FreezeLayers(train_last=2),
+        ),
+    ],
+)
+def test_the_method_is_told_to_the_trainer(spec: Manifest, method: trainer.Method) -> None:
+    job = scenes.job_of({"spec": spec})
+    config = resources.config_of(made(job, Stage.TRAIN, chosen=scenes.CHOSEN, prepared=scenes.DIGEST))
+
+    assert config
+    assert config.run.method == method
+
+
+def test_methods_and_their_numbers_have_digests_of_their_own() -> None:
+    methods = ["Full", trainer.Lora(), trainer.Lora(rank=8), trainer.FreezeLayers(train_last=1)]
+    run = scenes.asked_of(scenes.job_of(), scenes.settings()).run
+
+    assert len({run.model_copy(update={"method": method}).digest() for method in methods}) == len(methods)
 
 
 def test_output_and_runs_are_where_the_contract_says() -> None:

@@ -22,6 +22,7 @@ from finetune_trainer.config import (
     EvaluationSpec,
     HeldOut,
     JobRef,
+    Method,
     ModelSource,
     Rendezvous,
     Run,
@@ -151,7 +152,9 @@ def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def given_run(store: Store, bucket: str, access: StoreAccess) -> Callable[..., TrainConfig]:
     """Makes what Prepare leaves for Train: base model, tokenised rows, and its result."""
 
-    def make(base: Path, prepared: Prepared, chosen: Chosen, **training: object) -> TrainConfig:
+    def make(
+        base: Path, prepared: Prepared, chosen: Chosen, method: Method = "Full", **training: object
+    ) -> TrainConfig:
         home = f"s3://{bucket}/"
         for path in base.iterdir():
             if path.name in {"config.json", "model.safetensors", *basemodel.TOKENIZER_FILES}:
@@ -168,6 +171,7 @@ def given_run(store: Store, bucket: str, access: StoreAccess) -> Callable[..., T
                 validation=HeldOut(split=0.1),
                 test=HeldOut(uri=f"{home}test.jsonl"),
             ),
+            method=method,
             training=Training.model_validate(training),
             zero_stage=chosen.zero_stage,
             world=World(processes_per_node=chosen.world_size),

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from finetune_trainer import choose
-from finetune_trainer.config import Run
+from finetune_trainer.config import FreezeLayers, Lora, Offload, Run
 from finetune_trainer.failures import StageFailure
 
 
@@ -79,6 +79,20 @@ def test_auto_everywhere_fits_together() -> None:
     )
     assert choose.choose(run(), 3200, 100, 100_000_000, 512, 512).learning_rate == 2e-5
     assert choose.choose(run(), 3200, 100, 1, 512, 512).zero_stage == 0
+
+
+def test_lora_learns_faster() -> None:
+    asked = run().model_copy(update={"method": Lora()})
+    assert choose.choose(asked, 3200, 100, 7_000_000_000, 512, 512).learning_rate == 2e-4
+    assert choose.learning_rate(FreezeLayers(train_last=2), 7_000_000_000) == 2e-5
+
+
+@pytest.mark.parametrize(
+    ("world", "offload", "stage"),
+    [(1, "None", 0), (2, "None", 2), (1, "Optimizer", 2), (1, "OptimizerAndParameters", 3)],
+)
+def test_what_is_offloaded_decides_the_zero_stage(world: int, offload: Offload, stage: int) -> None:
+    assert choose.zero_stage(world, offload) == stage
 
 
 @pytest.mark.parametrize(

@@ -319,6 +319,8 @@ def test_a_model_that_cannot_be_used_is_refused_and_a_mended_one_is_taken(
         ({"training__batchSize": 512}, "BatchTooLarge", "180"),
         ({"training__maxLength": 33}, "MaxLengthTooLong", "32 positions"),
         ({"dataset__validation": {"split": 0.0001}}, "SplitTooSmall", "dataset.validation.split"),
+        ({"method": {"kind": "LoRA", "targetModules": ["q_proj"]}}, "TargetModulesUnknown", "query"),
+        ({"method": {"kind": "FreezeLayers", "trainLast": 3}}, "TooManyLayers", "the model has 2"),
     ],
 )
 def test_a_job_that_asks_for_the_impossible_is_refused(

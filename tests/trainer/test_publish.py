@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +13,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from finetune_trainer import publish, results
-from finetune_trainer.config import ModelSource, ParentJob, TrainConfig
+from finetune_trainer.config import Lora, ModelSource, ParentJob, TrainConfig
 from finetune_trainer.contract import Best, Chosen, FailureClass, PublishPayload, Stage, TrainPayload
 from finetune_trainer.dataset.data import Prepared
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models import basemodel, lineage
+from finetune_trainer.models import adapter, basemodel, lineage, method
 from finetune_trainer.places import Places
 from finetune_trainer.s3.manifest import MANIFEST, Manifest, ManifestFile, digest_of_file, read_manifest
 from finetune_trainer.s3.store import Store
+from finetune_trainer.tasks.text_classification import learning
 from finetune_trainer.tasks.text_classification.model import load_classifier
 from finetune_trainer.tasks.text_classification.probe import Probe
 from finetune_trainer.training import handover
@@ -54,7 +56,12 @@ def stage(tiny_base: Path, learnable: Prepared, places: Places, store: Store) ->
 
     def end(config: TrainConfig) -> TrainConfig:
         torch.manual_seed(5)
-        model = load_classifier(tiny_base, learnable.labels).eval()
+        model = load_classifier(tiny_base, learnable.labels)
+        model = method.applied(config.run.method, model, learning.head(model), seed=5).eval()
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if ".lora_B." in name:
+                    weight.normal_(std=0.1)
         truth = learnable.test.labels.astype(np.int64)
         random = np.random.default_rng(2)
         logits = random.normal(size=(len(truth), 3)).astype(np.float32)
@@ -259,3 +266,64 @@ def test_a_damaged_staging_folder_is_found_and_nothing_is_published(
         publish.run(staged, places, PULSE)
     assert (caught.value.failure, caught.value.reason) == reasons[fault]
     assert store.list(staged.run.output) == []
+
+
+@pytest.fixture
+def adapted(
+    given_run: Callable[..., TrainConfig], tiny_base: Path, learnable: Prepared, stage: Stager
+) -> TrainConfig:
+    """A run whose Train has left an adapter, to be merged."""
+    return stage(given_run(tiny_base, learnable, CHOSEN, Lora(rank=4, alpha=8, merge=True)))
+
+
+@pytest.mark.parametrize(
+    "fault", ["not a number", "other adapter", "other head", "weight missing", "base changed"]
+)
+def test_an_adapter_that_is_not_the_one_that_was_trained_is_found_and_nothing_is_published(
+    fault: str, adapted: TrainConfig, places: Places, store: Store, tmp_path: Path
+) -> None:
+    staging, name = staging_of(adapted, store), "model/adapter_model.safetensors"
+    file = tmp_path / "adapter.safetensors"
+    store.download(staging + name, file)
+    weights = load_file(file)
+    changed = next(key for key in weights if key.endswith("value.lora_B.weight"))
+    match fault:
+        case "not a number":
+            weights[changed][0, 0] = torch.nan
+        case "other adapter":
+            weights[changed] *= 1.5
+        case "other head":
+            weights["base_model.model.classifier.weight"][0, 0] += 0.01
+        case "weight missing":
+            del weights[changed]
+        case "base changed":
+            store.write(f"{adapted.run.model.uri}/tokenizer_config.json", b"{}")
+    save_file(weights, file, metadata={"format": "pt"})
+    restage(store, staging, name, file)
+    reasons = {
+        "not a number": (FailureClass.NUMERICAL, "NonFiniteWeights"),
+        "other adapter": (FailureClass.INTERNAL, "VerificationFailed"),
+        "other head": (FailureClass.INTERNAL, "VerificationFailed"),
+        "weight missing": (FailureClass.INTERNAL, "ModelIncomplete"),
+        "base changed": (FailureClass.USER_CONFIG, "ModelChanged"),
+    }
+    with pytest.raises(StageFailure) as caught:
+        publish.run(adapted, places, PULSE)
+    assert (caught.value.failure, caught.value.reason) == reasons[fault]
+    assert store.list(adapted.run.output) == []
+
+
+def test_a_merged_model_other_than_its_adapter_is_found_and_nothing_is_published(
+    adapted: TrainConfig, places: Places, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def badly(model: Any) -> Any:
+        for module in model.modules():
+            if hasattr(module, "lora_A"):
+                module.scaling["default"] *= 1.5
+        return merged(model)
+
+    merged = adapter.merged
+    monkeypatch.setattr(adapter, "merged", badly)
+    with pytest.raises(StageFailure, match="VerificationFailed"):
+        publish.run(adapted, places, PULSE)
+    assert store.list(adapted.run.output) == []

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from finetune_trainer.config import Run
+from finetune_trainer.config import Lora, Method, Offload, Run
 from finetune_trainer.contract import Chosen, FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.training.batches import steps_per_epoch
@@ -55,9 +55,9 @@ def choose(
         micro_batch_size=micro,
         accumulation_steps=batch // world // micro,
         world_size=world,
-        learning_rate=asked.learning_rate or learning_rate(parameters),
+        learning_rate=asked.learning_rate or learning_rate(run.method, parameters),
         max_length=longest,
-        zero_stage=zero_stage(world) if run.zero_stage == "Auto" else run.zero_stage,
+        zero_stage=zero_stage(world, run.offload) if run.zero_stage == "Auto" else run.zero_stage,
         total_steps=steps_per_epoch(rows, batch) * epochs,
     )
 
@@ -79,8 +79,13 @@ def micro_batch_size(per_process: int) -> int:
     return max(size for size in range(1, min(per_process, _MICRO_BATCH) + 1) if per_process % size == 0)
 
 
-def learning_rate(parameters: int) -> float:
-    """5e-5 below 100 million parameters, else 2e-5 (the range of the BERT paper, appendix A.3)."""
+def learning_rate(method: Method, parameters: int) -> float:
+    """5e-5 below 100 million parameters, else 2e-5 (the range of the BERT paper, appendix A.3).
+
+    LoRA: 2e-4 (the LoRA paper, appendix D), since what it trains starts from zero.
+    """
+    if isinstance(method, Lora):
+        return 2e-4
     return 5e-5 if parameters < _LARGE else 2e-5
 
 
@@ -94,9 +99,18 @@ def max_length(typical: int, positions: int | None, most: int) -> int:
     return min(math.ceil(typical / 8) * 8, most, positions or most)
 
 
-def zero_stage(world: int) -> int:
-    """ZeRO-2 where there are several processes: optimizer states and gradients are shared out."""
-    return 0 if world == 1 else 2
+def zero_stage(world: int, offload: Offload) -> int:
+    """ZeRO-2 where there are several processes: optimizer states and gradients are shared out.
+
+    ZeRO offloads what it manages: the optimizer's state from stage 1 on, parameters at stage 3 alone.
+    """
+    match offload:
+        case "None":
+            return 0 if world == 1 else 2
+        case "Optimizer":
+            return 2
+        case "OptimizerAndParameters":
+            return 3
 
 
 def _check_batch(batch: int, micro: int | None, world: int, rows: int) -> None:

@@ -21,10 +21,12 @@ from finetune_trainer.contract import (
 
 Auto = Literal["Auto"]
 Task = Literal["TextClassification"]
-Method = Literal["Full"]
+Offload = Literal["None", "Optimizer", "OptimizerAndParameters"]
 Schedule = Literal["Linear", "Cosine", "Constant"]
 Precision = Literal["Auto", "Float32", "BFloat16"]
 StoreRole = Literal["data", "model", "output"]
+ALL_LINEAR = "AllLinear"
+"""Stands for every linear layer where names of layers are asked for."""
 
 
 class ConfigError(ValueError):
@@ -109,6 +111,31 @@ class Dataset(Model):
     """More unreadable rows than this fail Prepare; up to it they are left out and listed."""
 
 
+class Lora(Model):
+    """LoRA (arXiv 2106.09685): the weights stay, small matrices beside them are trained."""
+
+    kind: Literal["LoRA"] = "LoRA"
+    rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    alpha: Annotated[int, Field(ge=1, le=4096)] = 32
+    """What the small matrices add is scaled by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.0
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = (ALL_LINEAR,)
+    """Ends of the names of the linear layers that are adapted, or ALL_LINEAR: every one below the head."""
+    merge: bool = False
+    """Whether the whole model is published, or the small matrices alone."""
+
+
+class FreezeLayers(Model):
+    """The last layers and what comes after them are trained; all before them stays as it is."""
+
+    kind: Literal["FreezeLayers"] = "FreezeLayers"
+    train_last: PositiveInt
+    """How many layers are trained."""
+
+
+Method = Literal["Full"] | Lora | FreezeLayers
+
+
 class Training(Model):
     """Hyper-parameters; `Auto` (and a learning rate of None) is decided by Prepare."""
 
@@ -155,6 +182,8 @@ class Run(Model):
     method: Method = "Full"
     training: Training = Training()
     zero_stage: Annotated[int, Field(ge=0, le=3)] | Auto = "Auto"
+    offload: Offload = "None"
+    """What is kept in the memory of the host instead of the GPU's."""
     world: World = World()
     evaluation: EvaluationSpec
     output: Uri

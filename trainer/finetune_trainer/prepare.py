@@ -31,7 +31,7 @@ from finetune_trainer.dataset.findings import Finding, SplitName
 from finetune_trainer.dataset.partition import Partition, partition
 from finetune_trainer.dataset.sources import DataFile
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models import basemodel, lineage, modelcheck, modelfolder
+from finetune_trainer.models import basemodel, layers, lineage, modelcheck, modelfolder
 from finetune_trainer.places import Places
 from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.stage import Pulse, StageResult
@@ -123,6 +123,7 @@ def _base(config: TrainConfig, task: Preparing[Any], store: Store, places: Place
     uri = config.run.model.uri.rstrip("/") + "/"
     wanted = modelcheck.Wanted(task.model_types(), task.HEAD, task.SUITABLE)
     inspection = modelfolder.inspect(store, uri, wanted)
+    layers.check(config.run.method, inspection.weights)
     fresh = places.scratch / "model"
     shutil.rmtree(fresh, ignore_errors=True)
     digest = basemodel.download(store, uri, fresh)

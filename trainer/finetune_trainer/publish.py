@@ -27,7 +27,7 @@ from finetune_trainer.reporting.page import Sources
 from finetune_trainer.s3.manifest import Manifest, download_folder, upload_folder
 from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.stage import Pulse, StageResult
-from finetune_trainer.training.record import MODEL_FOLDER, PREDICTIONS, RECORD, VERIFICATION, TrainingRecord
+from finetune_trainer.training.record import PREDICTIONS, RECORD, TrainingRecord
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +53,13 @@ def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
     # torch only from here on: a refusal above comes within a second.
     from finetune_trainer.models.model import quiet  # noqa: PLC0415
     from finetune_trainer.models.verify import verify  # noqa: PLC0415
-    from finetune_trainer.tasks.protocol import learning  # noqa: PLC0415
 
     quiet()
-    difference = verify(learning(config.run.task), staged_folder / MODEL_FOLDER, staged_folder / VERIFICATION)
+    model_folder, difference = verify(config, places, staged_folder)
     log.info("reloaded from %s: the largest difference of a logit is %.1e", trained.staging, difference)
     pulse.beat(Activity.UPLOADING, percent=60.0)
     record = TrainingRecord.model_validate_json((staged_folder / RECORD).read_bytes())
+    copytree(model_folder, folder)
     sources = Sources(config, chosen, staged, record, trained, _findings(store, config))
     _assemble(staged_folder, folder, sources)
     manifest = Manifest.of(
@@ -115,9 +115,8 @@ def _findings(store: Store, config: TrainConfig) -> JsonValue:
 
 
 def _assemble(staged_folder: Path, folder: Path, sources: Sources) -> None:
-    """Lays out the published folder: model, tokenizer, card, configuration, report and predictions."""
+    """Adds to the published model: card, configuration, report and predictions."""
     config, chosen, staged, record = sources.config, sources.chosen, sources.staged, sources.record
-    copytree(staged_folder / MODEL_FOLDER, folder)
     (folder / "evaluation").mkdir()
     copyfile(staged_folder / PREDICTIONS, folder / "evaluation" / PREDICTIONS)
     (folder / CARD).write_text(modelcard.render(config, chosen, staged, record))

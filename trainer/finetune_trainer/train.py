@@ -4,7 +4,6 @@ import gc
 import resource
 import time
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,9 +24,6 @@ from finetune_trainer.training.gang import Gang, largest
 from finetune_trainer.training.handover import Outcome
 from finetune_trainer.training.record import sentence
 from finetune_trainer.training.scene import Scene, set_scene
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 LOADED, MEASURED, TRAINED, TESTED, DONE = 2.0, 10.0, 90.0, 95.0, 100.0
 """How far the stage is, in percent, after each of its parts."""
@@ -63,14 +59,14 @@ def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
     return StageResult(payload, sentence(facts.evaluation), tuned.steps, epochs)
 
 
-def _test(scene: Scene) -> "tuple[PreTrainedModel, Answers]":
+def _test(scene: Scene) -> tuple[torch.nn.Module, Answers]:
     """The best weights, in float32 and without DeepSpeed, on the test rows: exactly what is published."""
     # The engine, its optimizer and the gradients go first: they are the larger part of the memory.
     gc.collect()
     if scene.gang.device.type == "cuda":
         torch.cuda.empty_cache()
     unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
-    model = on(scene.gang.device, scene.learning.load(scene.base, scene.prepared))
+    model = on(scene.gang.device, scene.load_model())
     weights.spread(scene.gang, model, scene.best_weights)
     answers = over_rows(
         scene,

@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune_operator.api.fields import rule, rules
 from finetune_operator.api.gate import GateSpec
+from finetune_operator.api.method import LoraSpec
 from finetune_operator.api.spec import FineTuneJobSpec, Storage
 from finetune_operator.api.status import (
     AttemptStatus,
@@ -28,6 +29,7 @@ __all__ = [
     "FineTuneJobSpec",
     "FineTuneJobStatus",
     "GateSpec",
+    "LoraSpec",
     "ModelStatus",
     "ProgressStatus",
     "Storage",

@@ -19,6 +19,7 @@ from finetune_operator.api.fields import (
     rules,
 )
 from finetune_operator.api.gate import GATE_RULES, GateSpec
+from finetune_operator.api.method import MethodSpec
 from finetune_trainer.contract import MetricName, Model
 
 
@@ -144,13 +145,6 @@ class DatasetSpec(Model):
     """Store of the data. Default: spec.storage."""
 
 
-class MethodSpec(Model):
-    """What of the model is trained."""
-
-    type: Literal["Full"] = "Full"
-    """Full: every weight. Default Full."""
-
-
 class TrainingSpec(Model):
     """Hyper-parameters. What Prepare chose for `Auto` is in status.chosen."""
 
@@ -174,8 +168,8 @@ class TrainingSpec(Model):
     """Rows per forward pass of one process. Auto: the largest divisor of a process's share of the batch
     that is at most 16. Default Auto."""
     learning_rate: Annotated[float, Field(gt=0, le=0.1)] | None = None
-    """Peak learning rate, above 0, at most 0.1. Left out: 5e-5 for models below 100 million parameters,
-    else 2e-5."""
+    """Peak learning rate, above 0, at most 0.1. Left out: 2e-4 with method LoRA; else 5e-5 for models below
+    100 million parameters, 2e-5 for larger ones."""
     weight_decay: Annotated[float, Field(ge=0, le=0.5)] = 0.01
     """AdamW's weight decay, not applied to biases and norms, 0 to 0.5. Default 0.01."""
     warmup_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.1
@@ -197,9 +191,28 @@ class TrainingSpec(Model):
 class DeepSpeedSpec(Model):
     """DeepSpeed's own settings."""
 
+    model_config = rules(
+        rule(
+            "self.offload != 'Optimizer' || type(self.zeroStage) != int || int(self.zeroStage) >= 1",
+            "deepspeed.offload Optimizer needs a deepspeed.zeroStage of 1, 2, 3 or Auto",
+            ".zeroStage",
+        ),
+        rule(
+            "self.offload != 'OptimizerAndParameters' || type(self.zeroStage) != int"
+            " || int(self.zeroStage) == 3",
+            "deepspeed.offload OptimizerAndParameters needs a deepspeed.zeroStage of 3 or Auto: only stage 3"
+            " can move parameters",
+            ".zeroStage",
+        ),
+    )
+
     zero_stage: Annotated[int | Literal["Auto"], auto_or(0, 3)] = "Auto"
     """What is sharded over the processes: 0 nothing, 1 optimizer states, 2 also gradients, 3 also
-    parameters. Auto: 0 on one process, else 2. Default Auto."""
+    parameters. Auto: 0 on one process, else 2; with offload Optimizer 2, with OptimizerAndParameters 3.
+    Default Auto."""
+    offload: Literal["None", "Optimizer", "OptimizerAndParameters"] = "None"
+    """What is kept in the memory of the node instead of the GPU's, at the price of speed: the optimizer's
+    state (8 bytes a trained parameter), or also the parameters. Needs GPUs. Default None."""
 
 
 class ResourcesSpec(Model):
@@ -270,6 +283,9 @@ class OutputSpec(Model):
     ) = None
     """Last folder of the published model, for example v2. Default: the first 8 characters of the job's
     uid."""
+    merge_adapter: bool = False
+    """With method LoRA: true publishes the whole model with the adapter merged into its weights (float32),
+    false the adapter alone, which needs the base model. Default false."""
     storage: Storage | None = None
     """Store of the published model and of everything else of the run. Default: spec.storage."""
 
@@ -301,6 +317,17 @@ class FineTuneJobSpec(Model):
             f" || {folder('self.output.uri')} != {folder_of('self.dataset.validation.uri')})",
             "output.uri is the folder of a file of dataset: give the output a folder of its own",
             ".output.uri",
+        ),
+        rule(
+            "!self.output.mergeAdapter || self.method.type == 'LoRA'",
+            "output.mergeAdapter is true, but method.type is not LoRA: there is no adapter to merge",
+            ".output.mergeAdapter",
+        ),
+        rule(
+            "self.deepspeed.offload == 'None' || self.resources.gpusPerNode > 0",
+            "deepspeed.offload moves what is in the GPUs' memory, but resources.gpusPerNode is 0: set it, or"
+            " leave offload out",
+            ".deepspeed.offload",
         ),
     )
 

@@ -106,7 +106,7 @@ def test_a_header_that_lies_is_refused(text: bytes) -> None:
 
 def test_a_file_that_is_too_short_or_too_long_is_refused() -> None:
     text = header(a=("F32", [2, 2], [0, 16]))
-    assert modelcheck.header(text, 8 + len(text) + 16, FOLDER).parameters == 4
+    assert modelcheck.header(text, 8 + len(text) + 16, FOLDER).tensors == {"a": (2, 2)}
     for wrong in (15, 17):
         with pytest.raises(StageFailure, match="ModelCorrupt"):
             modelcheck.header(text, 8 + len(text) + wrong, FOLDER)

@@ -1,6 +1,7 @@
 """Run by torchrun: steps of the real loop at fixed weights, for many ways to split one global batch.
 
-Arguments: folder of the base model, JSON list of [ZeRO stage, micro-batch, accumulation], result file.
+Arguments: folder of the base model, result file, and one or more of a JSON list
+[method, [[ZeRO stage, micro-batch, accumulation], ...]].
 """
 
 import json
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from transformers import set_seed
 
-from finetune_trainer.config import Training
+from finetune_trainer.config import Method, Offload, Training
 from finetune_trainer.contract import Chosen
 from finetune_trainer.dataset.data import Split
+from finetune_trainer.models import method
 from finetune_trainer.models.model import quiet
 from finetune_trainer.stage import Pulse
 from finetune_trainer.tasks.text_classification import learning
@@ -26,6 +29,8 @@ from finetune_trainer.training.gang import Gang, meet
 from finetune_trainer.training.zero import own_clip
 
 ROWS, CLASSES, BATCH, VOCABULARY = 21, 3, 8, 50
+STANDING_STILL = 1e-30
+"""A learning rate that moves nothing."""
 
 
 def synthetic_rows() -> Split:
@@ -50,17 +55,38 @@ class Calm:
         """Nothing."""
 
 
+def model_of(base: Path, how: Method) -> torch.nn.Module:
+    """A classifier of fixed weights; an adapter is given some, for a new one changes nothing."""
+    set_seed(1)
+    model = load_classifier(base, [str(number) for number in range(CLASSES)])
+    tuned = method.applied(how, model, learning.head(model), seed=1)
+    with torch.no_grad():
+        for name, weight in tuned.named_parameters():
+            if ".lora_B." in name:
+                weight.normal_(std=0.1)
+    return tuned
+
+
 def steps(
-    gang: Gang, base: Path, zero_stage: int, micro_batch: int, accumulation: int, pulse: Pulse
+    gang: Gang,
+    base: Path,
+    zero_stage: int,
+    micro_batch: int,
+    accumulation: int,
+    pulse: Pulse,
+    *,
+    how: Method = "Full",
+    offload: Offload = "None",
+    learning_rate: float = STANDING_STILL,
 ) -> list[tuple[float, float, int]]:
-    """Loss, gradient norm and rows of each step of one epoch, at a learning rate that moves nothing."""
+    """Loss, gradient norm and rows of each step of one epoch."""
     chosen = Chosen(
         epochs=1,
         batch_size=BATCH,
         micro_batch_size=micro_batch,
         accumulation_steps=accumulation,
         world_size=gang.world,
-        learning_rate=1e-30,
+        learning_rate=learning_rate,
         max_length=16,
         zero_stage=zero_stage,
         total_steps=steps_per_epoch(ROWS, BATCH),
@@ -69,9 +95,9 @@ def steps(
     taken: list[loop.Step] = []
     with tempfile.TemporaryDirectory() as folder:
         args = loop.arguments(
-            chosen, training, "float32", folder=folder, gpus=False, steps=chosen.total_steps
+            chosen, training, "float32", offload, folder=folder, gpus=False, steps=chosen.total_steps
         )
-        set_seed(1)
+        model = model_of(base, how)
         batches = loop.RankBatches(
             synthetic_rows(),
             Layout.of(chosen),
@@ -85,7 +111,7 @@ def steps(
             losses=learning.losses,
             clip=own_clip(zero_stage, training.max_gradient_norm),
             pulse=pulse,
-            model=load_classifier(base, [str(number) for number in range(CLASSES)]),
+            model=model,
             args=args,
         )
         run.add_callback(loop.Edge(run, taken.append))
@@ -96,10 +122,14 @@ def steps(
 
 def main() -> None:
     """Measures every case in this one gang."""
-    base, cases, result = Path(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3])
+    base, result = Path(sys.argv[1]), Path(sys.argv[2])
     quiet()
     gang = meet(gpus=False, startup_seconds=120, hang_seconds=120)
-    measured = {json.dumps(case): steps(gang, base, *case, pulse=Calm()) for case in cases}
+    measured = {}
+    for asked in map(json.loads, sys.argv[3:]):
+        how: Method = TypeAdapter(Method).validate_python(asked[0])
+        for case in asked[1]:
+            measured[json.dumps([asked[0], case])] = steps(gang, base, *case, pulse=Calm(), how=how)
     if gang.first:
         result.write_text(json.dumps(measured))
 

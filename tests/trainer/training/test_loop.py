@@ -5,13 +5,25 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[3]
-ONE_PROCESS = [[0, 8, 1], [1, 2, 4], [2, 4, 2], [3, 1, 8]]
-TWO_PROCESSES = [[0, 4, 1], [0, 1, 4], [1, 2, 2], [2, 4, 1], [2, 1, 4], [3, 2, 2]]
-"""[ZeRO stage, micro-batch, accumulation]; with the number of processes each makes batches of 8 rows."""
+FULL = "Full"
+LORA = {"kind": "LoRA", "rank": 4, "alpha": 8}
+FREEZE = {"kind": "FreezeLayers", "trainLast": 1}
+ONE_PROCESS = [
+    [FULL, [[0, 8, 1], [1, 2, 4], [2, 4, 2], [3, 1, 8]]],
+    [LORA, [[0, 8, 1], [3, 2, 4]]],
+    [FREEZE, [[0, 2, 4]]],
+]
+TWO_PROCESSES = [
+    [FULL, [[0, 4, 1], [0, 1, 4], [1, 2, 2], [2, 4, 1], [2, 1, 4], [3, 2, 2]]],
+    [LORA, [[0, 4, 1], [1, 1, 4], [2, 2, 2], [3, 2, 2]]],
+    [FREEZE, [[1, 4, 1], [2, 2, 2], [3, 1, 4]]],
+]
+"""By processes: [method, [ZeRO stage, micro-batch, accumulation] ...]; each makes batches of 8 rows."""
 
 
 def under_torchrun(processes: int, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -30,50 +42,60 @@ def under_torchrun(processes: int, program: str, *arguments: str) -> subprocess.
     )
 
 
-@pytest.fixture(scope="module")
-def reference(tiny_base: Path) -> list[tuple[float, float, int]]:
+def reference(base: Path, method: object) -> list[tuple[float, float, int]]:
     """Loss and gradient norm of each step by plain PyTorch: the whole batch in one pass."""
     import torch  # noqa: PLC0415 - heavy
-    from transformers import set_seed  # noqa: PLC0415
+    from pydantic import TypeAdapter  # noqa: PLC0415
 
+    from finetune_trainer.config import Method  # noqa: PLC0415
     from finetune_trainer.tasks.text_classification import learning  # noqa: PLC0415
-    from finetune_trainer.tasks.text_classification.model import classify, load_classifier  # noqa: PLC0415
+    from finetune_trainer.tasks.text_classification.model import classify  # noqa: PLC0415
     from finetune_trainer.training.batches import epoch_batches  # noqa: PLC0415
     from finetune_trainer.training.inputs import lengths  # noqa: PLC0415
     from tests.trainer.programs import truth  # noqa: PLC0415
 
     split = truth.synthetic_rows()
-    set_seed(1)
-    model = load_classifier(tiny_base, [str(number) for number in range(truth.CLASSES)])
+    model = truth.model_of(base, TypeAdapter[Method](Method).validate_python(method))
     steps = []
     for batch in epoch_batches(lengths(split), truth.BATCH, seed=3, epoch=0):
         inputs = learning.collate(split, batch, 0)
         model.zero_grad()
         loss = torch.nn.functional.cross_entropy(classify(model, inputs), inputs["labels"])
         loss.backward()
-        norm = torch.linalg.vector_norm(torch.stack([weight.grad.norm() for weight in model.parameters()]))
+        gradients = [weight.grad.norm() for weight in model.parameters() if weight.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(gradients))
         steps.append((loss.item(), norm.item(), len(batch)))
     return steps
 
 
 @pytest.mark.parametrize(("processes", "cases"), [(1, ONE_PROCESS), (2, TWO_PROCESSES)])
 def test_loss_and_gradient_norm_are_those_of_the_whole_batch_however_it_is_split(
-    processes: int,
-    cases: list[list[int]],
-    reference: list[tuple[float, float, int]],
-    tiny_base: Path,
-    tmp_path: Path,
+    processes: int, cases: list[list[Any]], tiny_base: Path, tmp_path: Path
 ) -> None:
     figures = tmp_path / "figures.json"
-    ended = under_torchrun(processes, "truth", str(tiny_base), json.dumps(cases), str(figures))
+    ended = under_torchrun(processes, "truth", str(tiny_base), str(figures), *map(json.dumps, cases))
     assert ended.returncode == 0, ended.stderr[-3000:]
     measured = json.loads(figures.read_text())
-    assert len(measured) == len(cases)
-    for case, steps in measured.items():
-        assert len(steps) == 3, case
-        for step, expected in zip(steps, reference, strict=True):
-            assert step == pytest.approx(expected, rel=1e-5), case
-    assert [step[2] for step in reference] == [8, 8, 5]
+    assert len(measured) == sum(len(splits) for _, splits in cases)
+    for method, splits in cases:
+        truth = reference(tiny_base, method)
+        assert [rows for _, _, rows in truth] == [8, 8, 5]
+        for split in splits:
+            for step, expected in zip(measured[json.dumps([method, split])], truth, strict=True):
+                assert step == pytest.approx(expected, rel=1e-5), (method, split)
+
+
+def test_what_is_offloaded_learns_the_same(tiny_base: Path, tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    ended = under_torchrun(2, "offloaded", str(tiny_base), str(figures))
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    for method, measured in json.loads(figures.read_text()).items():
+        usual = measured.pop('[2, "None"]')
+        assert usual[0][0] > usual[2][0], "it learns"
+        assert len(measured) == 3
+        for case, steps in measured.items():
+            for step, expected in zip(steps, usual, strict=True):
+                assert step == pytest.approx(expected, rel=2e-6), (method, case)
 
 
 def test_all_ranks_end_at_the_same_step_with_the_same_reason(tiny_base: Path, tmp_path: Path) -> None:

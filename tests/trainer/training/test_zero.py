@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from finetune_trainer.config import Training
+from finetune_trainer.config import Offload, Training
 from finetune_trainer.contract import Chosen
 from finetune_trainer.training.zero import deepspeed_config, engine_clip, own_clip
 
@@ -23,7 +23,7 @@ def chosen(stage: int) -> Chosen:
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_nothing_is_left_to_auto_and_the_batch_adds_up(stage: int) -> None:
-    config = deepspeed_config(chosen(stage), Training(), "float32")
+    config = deepspeed_config(chosen(stage), Training(), "float32", "None")
     assert '"auto"' not in json.dumps(config)
     assert config["zero_optimization"]["stage"] == stage
     micro, steps = config["train_micro_batch_size_per_gpu"], config["gradient_accumulation_steps"]
@@ -34,13 +34,23 @@ def test_nothing_is_left_to_auto_and_the_batch_adds_up(stage: int) -> None:
 def test_exactly_one_of_engine_and_loop_clips(stage: int) -> None:
     assert {engine_clip(stage, 0.7), own_clip(stage, 0.7)} == {0.0, 0.7}
     assert (own_clip(stage, 0.7) > 0) == (stage == 0)
-    assert deepspeed_config(chosen(stage), Training(max_gradient_norm=0.7), "float32")[
+    assert deepspeed_config(chosen(stage), Training(max_gradient_norm=0.7), "float32", "None")[
         "gradient_clipping"
     ] == engine_clip(stage, 0.7)
 
 
 def test_bfloat16_is_autocast_with_float32_weights() -> None:
-    config = deepspeed_config(chosen(2), Training(), "bfloat16")
+    config = deepspeed_config(chosen(2), Training(), "bfloat16", "None")
     assert config["torch_autocast"]["enabled"]
     assert not config["bf16"]["enabled"]
     assert not config["fp16"]["enabled"]
+
+
+def test_what_is_offloaded_is_in_the_memory_of_the_host() -> None:
+    def offloaded(offload: Offload) -> dict[str, str]:
+        zero = deepspeed_config(chosen(3), Training(), "float32", offload)["zero_optimization"]
+        return {name: place["device"] for name, place in zero.items() if name.startswith("offload")}
+
+    assert offloaded("None") == {}
+    assert offloaded("Optimizer") == {"offload_optimizer": "cpu"}
+    assert offloaded("OptimizerAndParameters") == {"offload_optimizer": "cpu", "offload_param": "cpu"}

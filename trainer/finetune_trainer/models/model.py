@@ -3,37 +3,51 @@
 import json
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
+from finetune_trainer.models import adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+AnyModel = TypeVar("AnyModel", bound=torch.nn.Module)
 LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 
 
-def load_saved(auto: Any, folder: Path) -> "PreTrainedModel":
-    """A model that was saved whole, float32, ready to answer; nothing may be missing or left over.
+def load_saved(auto: Any, folder: Path, base: Path | None) -> torch.nn.Module:
+    """A tuned model, float32, ready to answer; nothing may be missing or left over.
 
     Args:
         auto: the class of transformers that loads it, such as AutoModelForSequenceClassification.
-        folder: its files.
+        folder: its files: the whole model, or an adapter and the config of the model that it makes.
+        base: the base model's files, where it is an adapter.
 
     Raises:
         StageFailure: Internal if the files do not make exactly this model.
     """
+    from transformers import AutoConfig  # noqa: PLC0415 - heavy
+
     try:
         model, loaded = auto.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **LOCAL
+            base or folder,
+            config=AutoConfig.from_pretrained(folder, **LOCAL),
+            dtype=torch.float32,
+            # A classifier may be the base: its head has another width and is replaced by the adapter's.
+            ignore_mismatched_sizes=base is not None,
+            use_safetensors=True,
+            output_loading_info=True,
+            **LOCAL,
         )
     except Exception as error:
         raise StageFailure(
             FailureClass.INTERNAL, "ModelDoesNotLoad", f"the saved model cannot be loaded: {error}"[:1000]
         ) from error
+    if base:
+        return adapter.loaded(model, folder)
     wrong = {kind: sorted(map(str, keys)) for kind, keys in loaded.items() if keys}
     if wrong:
         raise StageFailure(
@@ -42,10 +56,9 @@ def load_saved(auto: Any, folder: Path) -> "PreTrainedModel":
     return model.eval()  # type: ignore[no-any-return]
 
 
-def on(device: torch.device, model: "PreTrainedModel") -> "PreTrainedModel":
+def on(device: torch.device, model: AnyModel) -> AnyModel:
     """The model on a device, ready to answer."""
-    module: torch.nn.Module = model
-    module.to(device).eval()
+    model.to(device).eval()
     return model
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Chosen, Interval, Scores
+from finetune_trainer.models import methodcard
 from finetune_trainer.models.markdown import cell
 from finetune_trainer.reporting import making
 from finetune_trainer.reporting.figures import NAMES
@@ -24,27 +25,28 @@ def render(config: TrainConfig, chosen: Chosen, staged: Manifest, record: Traini
     task = telling(config.run.task)
     limits = (*task.limits(record), LICENCE)
     parts = (
-        _front_matter(task, record),
+        _front_matter(task, config, record),
         _opening(task, config, staged, record),
         f"{_results(record)}\n\n{task.results(record)}",
         task.details(record),
         _making(config, chosen, staged, record),
-        f"## Use\n\n```python\n{task.use(record)}\n```\n\n{_needs(record)}",
+        f"## Use\n\n{_use(task, config, record)}\n\n{_needs(record)}",
         "## Limits and licence\n\n" + "\n".join(f"* {cell(limit)}" for limit in limits),
     )
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(task: Telling, record: TrainingRecord) -> str:
+def _front_matter(task: Telling, config: TrainConfig, record: TrainingRecord) -> str:
+    library = "peft" if methodcard.needs_base(config.run.method) else "transformers"
     names = sorted(record.evaluation.baseline.metrics)
     listed = "\n".join(f"- {name}" for name in names)
-    return f"---\nlibrary_name: transformers\npipeline_tag: {task.PIPELINE}\nmetrics:\n{listed}\n---"
+    return f"---\nlibrary_name: {library}\npipeline_tag: {task.PIPELINE}\nmetrics:\n{listed}\n---"
 
 
 def _opening(task: Telling, config: TrainConfig, staged: Manifest, record: TrainingRecord) -> str:
     return (
         f"# {cell(config.job.name)}\n\n"
-        f"{task.kind(record)}, fine-tuned in full from "
+        f"{task.kind(record)}, fine-tuned {methodcard.tuned_how(config.run.method)} from "
         f"`{cell(config.run.model.uri)}` by the FineTuneJob `{config.job.namespace}/{config.job.name}` "
         f"(uid `{config.job.uid}`, training ended {staged.created}).\n\n"
         f"**{sentence(record.evaluation)}**"
@@ -96,6 +98,17 @@ def _history(record: TrainingRecord) -> str:
     ]
     metric = f"{NAMES[record.evaluation.primary_metric]} on validation rows"
     return "\n".join(_table(("epoch", "step", "training loss", metric), rows))
+
+
+def _use(task: Telling, config: TrainConfig, record: TrainingRecord) -> str:
+    whole = f"```python\n{task.use(record)}\n```"
+    if not methodcard.needs_base(config.run.method):
+        return whole
+    return (
+        f"This folder holds an adapter for `{cell(config.run.model.uri)}`, whose digest is above, and needs "
+        f"that model:\n\n```python\n{methodcard.loading(task.AUTO)}\n```\n\n"
+        "`model.save_pretrained` makes a whole model of it, which is used like any other."
+    )
 
 
 def _needs(record: TrainingRecord) -> str:

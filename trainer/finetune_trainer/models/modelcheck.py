@@ -71,11 +71,6 @@ class Header:
     tensors: dict[str, tuple[int, ...]]
     """Shape by name."""
 
-    @property
-    def parameters(self) -> int:
-        """Numbers in all tensors."""
-        return sum(math.prod(shape) for shape in self.tensors.values())
-
 
 def check_names(names: frozenset[str], uri: str) -> list[str]:
     """Refuses folders without config, tokenizer or safetensors, and those with code; returns warnings.

@@ -1,5 +1,6 @@
 """IO: checks the base model's folder in S3 by its listing, its JSON files and the headers of its weights."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,14 @@ class Inspection:
     """What the folder says of itself; no weight was read."""
 
     config: dict[str, Any]
-    parameters: int
+    weights: dict[str, tuple[int, ...]]
+    """Shape of each weight by its name."""
     warnings: tuple[str, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in all weights."""
+        return sum(map(math.prod, self.weights.values()))
 
 
 def inspect(store: Store, folder: str, wanted: modelcheck.Wanted) -> Inspection:
@@ -37,10 +44,10 @@ def inspect(store: Store, folder: str, wanted: modelcheck.Wanted) -> Inspection:
     warnings = modelcheck.check_names(names, folder)
     config = modelcheck.check_config(store.read(folder + "config.json", _MAX_JSON_BYTES), folder, wanted)
     index = store.read(folder + modelcheck.INDEX, _MAX_JSON_BYTES) if modelcheck.INDEX in names else None
-    parameters = 0
+    weights: dict[str, tuple[int, ...]] = {}
     for name in modelcheck.shards(names, index, folder):
-        parameters += _header(store, folder + name, there[name].size).parameters
-    return Inspection(config, parameters, tuple(warnings))
+        weights |= _header(store, folder + name, there[name].size).tensors
+    return Inspection(config, weights, tuple(warnings))
 
 
 def _header(store: Store, file: str, size: int) -> modelcheck.Header:

@@ -1,37 +1,79 @@
 """A saved model against what training saw: it loads, it is finite, it gives the same logits."""
 
+import logging
 from pathlib import Path
+from shutil import copyfile, rmtree
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from finetune_trainer.config import Lora, TrainConfig
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models import weights
-from finetune_trainer.tasks.protocol import Learning
+from finetune_trainer.models import adapter, basemodel, weights
+from finetune_trainer.places import Places
+from finetune_trainer.tasks.protocol import Learning, learning
+from finetune_trainer.training.record import MODEL_FOLDER, VERIFICATION
+
+log = logging.getLogger(__name__)
 
 LOGITS = "expected_logits"
 """Name of the logits among the stored inputs."""
 TOLERANCE = 1e-5
 """Largest difference of a logit, relative to the largest logit where that is above 1."""
+MERGED_TOLERANCE = 1e-3
+"""The same for a model whose adapter was merged: its products are rounded in another order."""
 
 
-def verify(learning: Learning, model_folder: Path, verification: Path) -> float:
-    """Loads the model from its files alone and computes the stored rows again.
+def verify(config: TrainConfig, places: Places, staged: Path) -> tuple[Path, float]:
+    """Loads what Train staged from its files alone and compares its logits; merges an adapter if asked.
+
+    An adapter is compared on the base model as it is in S3 now; merging begins with what was compared, and
+    what is merged is saved, loaded and compared again.
 
     Args:
-        learning: of the task.
-        model_folder: the saved model.
-        verification: inputs as the task collates them, and LOGITS, shape [rows, width] (safetensors).
+        config: the trainer's input.
+        places: of this pod.
+        staged: what Train staged.
 
     Returns:
-        The largest difference of a logit.
+        The folder of the model that may be published, and the largest difference of a logit of it.
 
     Raises:
-        StageFailure: Internal (does not load, other logits), Numerical (a weight that is no number).
+        StageFailure: Internal (does not load, other logits), Numerical (a weight that is no number), Storage
+            or UserConfig (ModelChanged) where the base model is needed.
     """
-    model = learning.load_published(model_folder)
+    task, method = learning(config.run.task), config.run.method
+    folder, verification = staged / MODEL_FOLDER, staged / VERIFICATION
+    base = basemodel.fetch(config, places)[0] if isinstance(method, Lora) else None
+    tuned: Any = task.load_published(folder, base)
+    difference = _compare(task, tuned, verification, TOLERANCE)
+    if not isinstance(method, Lora) or not method.merge:
+        return folder, difference
+    log.info("the adapter on the base model: the largest difference of a logit is %.1e", difference)
+    whole = places.scratch / "merged"
+    rmtree(whole, ignore_errors=True)
+    model = adapter.merged(tuned)
+    model.config.name_or_path = ""
+    model.save_pretrained(whole)
+    del tuned, model
+    for name in basemodel.TOKENIZER_FILES:
+        if (folder / name).is_file():
+            copyfile(folder / name, whole / name)
+    return whole, _compare(task, task.load_published(whole, None), verification, MERGED_TOLERANCE)
+
+
+def _compare(task: Learning, model: torch.nn.Module, verification: Path, tolerance: float) -> float:
+    """Computes the stored rows again; returns the largest difference of a logit.
+
+    Args:
+        task: of the model.
+        model: from its files.
+        verification: inputs as the task collates them, and LOGITS, shape [rows, width] (safetensors).
+        tolerance: see TOLERANCE.
+    """
     if spoilt := weights.not_finite(model):
         raise StageFailure(
             FailureClass.NUMERICAL,
@@ -43,13 +85,13 @@ def verify(learning: Learning, model_folder: Path, verification: Path) -> float:
         stored = load_file(verification)
         expected = stored.pop(LOGITS)
         with torch.no_grad():
-            computed = learning.logits(model, stored)
+            computed = task.logits(model, stored)
     except (SafetensorError, KeyError) as error:
         raise StageFailure(
             FailureClass.INTERNAL, "VerificationUnreadable", f"{verification.name} cannot be used: {error}"
         ) from error
     difference = float((computed - expected).abs().max())
-    allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
+    allowed = tolerance * max(1.0, float(expected.abs().max()))
     # Written so that a difference of NaN fails too.
     if not difference <= allowed:
         raise StageFailure(

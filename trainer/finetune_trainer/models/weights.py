@@ -1,4 +1,4 @@
-"""A model's weights, whole, out of a gang and back onto every rank."""
+"""The weights that a run trains, whole, out of a gang and back onto every rank."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def keep(gang: Gang, module: torch.nn.Module, path: Path) -> None:
-    """Writes all weights as one safetensors file on rank 0's disk; a collective call at ZeRO-3."""
+    """Writes all trained weights as one safetensors file on rank 0's disk; a collective call at ZeRO-3."""
     weights = {name: value for name, value in _whole(module) if gang.first}
     if gang.first:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,16 +25,19 @@ def keep(gang: Gang, module: torch.nn.Module, path: Path) -> None:
 
 
 def spread(gang: Gang, module: torch.nn.Module, path: Path) -> None:
-    """Gives a plain module on every rank the weights that rank 0 kept; a collective call."""
+    """Gives a plain module on every rank the weights that rank 0 kept; a collective call.
+
+    Its other weights must be those of the module that was kept: they are the base model's.
+    """
     if gang.first:
         with safe_open(path, framework="pt") as file:
             kept = set(file.keys())
-            for name, value in _tensors(module):
+            for name, value in _trained(module):
                 kept.remove(name)
                 value.data.copy_(file.get_tensor(name))
         if kept:
             raise AssertionError(f"{path} holds weights that the model has not: {sorted(kept)[:3]}")
-    for _, value in _tensors(module):
+    for _, value in _trained(module):
         dist.broadcast(value.data, src=0)
 
 
@@ -44,8 +47,8 @@ def not_finite(module: torch.nn.Module) -> list[str]:
 
 
 def _whole(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every weight by name, a copy on the CPU; sharded ones are gathered one at a time."""
-    for name, value in _tensors(module):
+    """Every trained weight by name, a copy on the CPU; sharded ones are gathered one at a time."""
+    for name, value in _trained(module):
         if hasattr(value, "ds_id"):
             from deepspeed.runtime.zero import GatheredParameters  # noqa: PLC0415 - heavy
 
@@ -53,6 +56,13 @@ def _whole(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
                 yield name, value.detach().cpu().clone().contiguous()
         else:
             yield name, value.detach().cpu().clone().contiguous()
+
+
+def _trained(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+    """What training may change: parameters that ask for gradients, and buffers."""
+    for name, value in _tensors(module):
+        if value.requires_grad or not isinstance(value, torch.nn.Parameter):
+            yield name, value
 
 
 def _tensors(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from finetune_trainer.config import ParentJob, TrainConfig
 from finetune_trainer.contract import Chosen, TrainPayload
+from finetune_trainer.models import methodcard
 from finetune_trainer.reporting import figures
 from finetune_trainer.reporting.markup import Section, code, foreign, table
 from finetune_trainer.s3.manifest import Manifest
@@ -30,6 +31,7 @@ def facts(config: TrainConfig, chosen: Chosen, staged: Manifest, record: Trainin
     return [
         Fact("base model", config.run.model.uri, literal=True),
         Fact("parameters", f"{record.parameters:,}"),
+        Fact("trained", methodcard.trained(config.run.method, record)),
         Fact("digest of the base model", staged.base_model, literal=True),
         Fact("digest of the prepared data", staged.data, literal=True),
         Fact("digest of the configuration", staged.config, literal=True),

@@ -101,8 +101,15 @@ class Learning(Protocol):
             StageFailure: UserConfig, the files do not make a model for this task.
         """
 
-    def load_published(self, folder: Path) -> "PreTrainedModel":
-        """A tuned model that was saved whole, float32, ready to answer; nothing missing or left over.
+    def head(self, model: "PreTrainedModel") -> tuple[str, ...]:
+        """Names of the modules that the base model's files may lack: every method trains them in full."""
+
+    def load_published(self, folder: Path, base: Path | None) -> "torch.nn.Module":
+        """A tuned model, float32, ready to answer; nothing missing or left over.
+
+        Args:
+            folder: the model saved whole, or an adapter.
+            base: the base model's files, where it is an adapter.
 
         Raises:
             StageFailure: Internal.
@@ -171,6 +178,10 @@ class Telling(Protocol):
 
     def details(self, record: "TrainingRecord") -> str:
         """A section of the card with figures that only this task has, as Markdown."""
+
+    @property
+    def AUTO(self) -> str:  # noqa: N802
+        """The class of transformers that loads it."""
 
     def use(self, record: "TrainingRecord") -> str:
         """Python that uses the model."""

@@ -5,8 +5,6 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-from transformers import set_seed
-
 from finetune_trainer.contract import Activity, Best
 from finetune_trainer.models import weights
 from finetune_trainer.pod.progress import Meter
@@ -61,12 +59,12 @@ def tune(scene: Scene, *, first_percent: float, last_percent: float) -> Tuned:
         chosen,
         run.training,
         scene.precision,
+        run.offload,
         folder=str(scene.places.scratch / "trainer"),
         gpus=gang.device.type == "cuda",
         steps=total,
     )
-    set_seed(seed)
-    model = scene.learning.load(scene.base, scene.prepared)
+    model = scene.load_model()
     loop = Loop(
         gang=gang,
         batches=RankBatches(train, Layout.of(chosen), rank=gang.rank, seed=seed, collate=scene.collated),

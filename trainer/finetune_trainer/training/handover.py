@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import copyfile, rmtree
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
 from finetune_trainer.contract import Activity
+from finetune_trainer.models import method
 from finetune_trainer.models.basemodel import TOKENIZER_FILES
 from finetune_trainer.models.lineage import lineage_of
 from finetune_trainer.models.verify import LOGITS
@@ -31,9 +31,6 @@ from finetune_trainer.training.record import (
 )
 from finetune_trainer.training.scene import Scene
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 VERIFIED_ROWS = 64
 """Test rows whose logits Publish compares."""
 
@@ -42,7 +39,7 @@ VERIFIED_ROWS = 64
 class Outcome:
     """What rank 0 holds when everything is measured."""
 
-    model: "PreTrainedModel"
+    model: torch.nn.Module
     """The tuned model, float32, on the CPU."""
     answers: Answers
     """Of the tuned model on the test rows."""
@@ -55,6 +52,7 @@ class Outcome:
 def record_of(scene: Scene, outcome: Outcome) -> TrainingRecord:
     """The record of this run; the intervals are computed here."""
     prepared, tuned, learning = scene.prepared, outcome.tuned, scene.learning
+    trained, parameters = method.sizes(outcome.model)
     return TrainingRecord(
         evaluation=learning.evaluation(scene, outcome.baseline, outcome.answers),
         **learning.facts(scene, outcome.baseline, outcome.answers, reused=outcome.reused),
@@ -66,7 +64,8 @@ def record_of(scene: Scene, outcome: Outcome) -> TrainingRecord:
             "validation": len(prepared.validation),
             "test": len(prepared.test),
         },
-        parameters=outcome.model.num_parameters(),
+        parameters=parameters,
+        trained_parameters=trained,
         precision=scene.precision,
         devices=_devices(scene),
         training_seconds=tuned.seconds,
@@ -86,8 +85,7 @@ def stage(scene: Scene, outcome: Outcome, facts: TrainingRecord, advanced: Calla
     folder = scene.places.scratch / "staging"
     rmtree(folder, ignore_errors=True)
     model_folder = folder / MODEL_FOLDER
-    outcome.model.config.name_or_path = ""
-    outcome.model.save_pretrained(model_folder)
+    method.save(outcome.model, model_folder, scene.config.run.model.uri)
     for name in TOKENIZER_FILES:
         if (scene.base / name).is_file():
             copyfile(scene.base / name, model_folder / name)
@@ -114,7 +112,7 @@ def stage(scene: Scene, outcome: Outcome, facts: TrainingRecord, advanced: Calla
     return uri
 
 
-def _write_verification(scene: Scene, model: "PreTrainedModel", path: Path) -> None:
+def _write_verification(scene: Scene, model: torch.nn.Module, path: Path) -> None:
     """Inputs and logits of some test rows of all lengths, for Publish to compute again."""
     test = scene.prepared.test
     by_length = np.argsort(lengths(test), kind="stable")

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from finetune_trainer.config import Training
+from finetune_trainer.config import Offload, Training
 from finetune_trainer.contract import Chosen, FailureClass
 from finetune_trainer.dataset.data import Split
 from finetune_trainer.failures import StageFailure
@@ -220,7 +220,14 @@ def evaluated_epochs(epochs: int, most: int = MOST_EVALUATIONS) -> set[int]:
 
 
 def arguments(
-    chosen: Chosen, training: Training, precision: Precision, *, folder: str, gpus: bool, steps: int
+    chosen: Chosen,
+    training: Training,
+    precision: Precision,
+    offload: Offload,
+    *,
+    folder: str,
+    gpus: bool,
+    steps: int,
 ) -> TrainingArguments:
     """Everything Trainer is told; must exist before the model is loaded: ZeRO-3 loads it in shards."""
     clip = engine_clip(chosen.zero_stage, training.max_gradient_norm)
@@ -237,7 +244,7 @@ def arguments(
         optim="adamw_torch_fused",
         seed=training.seed,
         use_cpu=not gpus,
-        deepspeed=deepspeed_config(chosen, training, precision),
+        deepspeed=deepspeed_config(chosen, training, precision, offload),
         label_names=["labels"],
         average_tokens_across_devices=True,
         logging_nan_inf_filter=False,

@@ -13,7 +13,16 @@ MODEL_FOLDER, RECORD, VERIFICATION = "model", "record.json", "verification.safet
 PREDICTIONS = "predictions.jsonl"
 """What a staging folder holds."""
 
-_LIBRARIES = ("torch", "transformers", "deepspeed", "accelerate", "scikit-learn", "safetensors", "numpy")
+_LIBRARIES = (
+    "torch",
+    "transformers",
+    "deepspeed",
+    "accelerate",
+    "peft",
+    "scikit-learn",
+    "safetensors",
+    "numpy",
+)
 
 
 class EpochRow(Model):
@@ -52,6 +61,8 @@ class TrainingRecord(Model):
     """All steps in at most 200 points."""
     rows: dict[Literal["train", "validation", "test"], NonNegativeInt]
     parameters: PositiveInt
+    trained_parameters: PositiveInt | None = None
+    """Those that training changed; None: a release before this one did not tell, and trained all."""
     precision: Literal["float32", "bfloat16"]
     devices: str
     """What it ran on, for people."""

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from transformers import set_seed
 
 from finetune_trainer.config import TrainConfig, Training
 from finetune_trainer.contract import Activity, Chosen, Digest, FailureClass
 from finetune_trainer.dataset.data import Prepared, Split, load_prepared
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models import basemodel
+from finetune_trainer.models import basemodel, method
 from finetune_trainer.models.model import pad_token
 from finetune_trainer.places import Places
 from finetune_trainer.s3.store import Store, open_store
@@ -46,6 +47,17 @@ class Scene:
     def collated(self, split: Split, numbers: Numbers) -> Tensors:
         """Some rows as the model's inputs."""
         return self.learning.collate(split, numbers, self.pad_id)
+
+    def load_model(self) -> torch.nn.Module:
+        """The base model with what the method trains of it; the same on every rank.
+
+        Raises:
+            StageFailure: UserConfig.
+        """
+        run = self.config.run
+        set_seed(run.training.seed)
+        model = self.learning.load(self.base, self.prepared)
+        return method.applied(run.method, model, self.learning.head(model), run.training.seed)
 
     @property
     def best_weights(self) -> Path:

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from finetune_trainer.config import Training
+from finetune_trainer.config import Offload, Training
 from finetune_trainer.contract import Chosen
 
 Precision = Literal["float32", "bfloat16"]
@@ -16,7 +16,9 @@ _PREFETCH = 20_000_000
 _LIVE = 1_000_000_000
 
 
-def deepspeed_config(chosen: Chosen, training: Training, precision: Precision) -> dict[str, Any]:
+def deepspeed_config(
+    chosen: Chosen, training: Training, precision: Precision, offload: Offload
+) -> dict[str, Any]:
     """The dict for `TrainingArguments(deepspeed=...)`.
 
     bfloat16 runs as DeepSpeed's autocast, not as its `bf16` mode: the weights that are evaluated, kept and
@@ -27,12 +29,14 @@ def deepspeed_config(chosen: Chosen, training: Training, precision: Precision) -
         "train_micro_batch_size_per_gpu": chosen.micro_batch_size,
         "gradient_accumulation_steps": chosen.accumulation_steps,
         "gradient_clipping": engine_clip(chosen.zero_stage, training.max_gradient_norm),
-        "zero_optimization": _zero(chosen.zero_stage),
+        "zero_optimization": _zero(chosen.zero_stage) | _offloaded(offload),
         "torch_autocast": {"enabled": precision == "bfloat16", "dtype": "bfloat16"},
         "fp16": {"enabled": False},
         "bf16": {"enabled": False},
-        # DeepSpeed's ZeRO wants to be told that PyTorch's AdamW is welcome.
+        # DeepSpeed's ZeRO wants to be told that PyTorch's AdamW is welcome, also for what is offloaded: it is
+        # fused on the host too, while DeepSpeed's own would have to be compiled where there is a GPU.
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1_000_000_000,
         "wall_clock_breakdown": False,
     }
@@ -49,6 +53,17 @@ def engine_clip(zero_stage: int, max_gradient_norm: float) -> float:
 def own_clip(zero_stage: int, max_gradient_norm: float) -> float:
     """The gradient clipping that loop.py does: where the engine does none."""
     return 0.0 if zero_stage > 0 else max_gradient_norm
+
+
+def _offloaded(offload: Offload) -> dict[str, Any]:
+    host = {"device": "cpu", "pin_memory": True}
+    match offload:
+        case "None":
+            return {}
+        case "Optimizer":
+            return {"offload_optimizer": host}
+        case "OptimizerAndParameters":
+            return {"offload_optimizer": host, "offload_param": host}
 
 
 def _zero(stage: int) -> dict[str, Any]:

@@ -49,15 +49,27 @@ def load(folder: Path, prepared: Prepared) -> "PreTrainedModel":
     return load_classifier(folder, prepared.labels)
 
 
-def load_published(folder: Path) -> "PreTrainedModel":
-    """A classifier that was saved whole.
+def head(model: "PreTrainedModel") -> tuple[str, ...]:
+    """Everything beside the body, and the pooler, which models pretrained without sentence pairs lack."""
+    body = model.base_model_prefix
+    own = [
+        name
+        for name, module in model.named_children()
+        if name != body and any(True for _ in module.parameters())
+    ]
+    poolers = [name for name, module in model.named_modules() if name.endswith(".pooler")]
+    return (*own, *poolers)
+
+
+def load_published(folder: Path, base: Path | None) -> torch.nn.Module:
+    """A tuned classifier.
 
     Raises:
         StageFailure: Internal if the files do not make exactly this model.
     """
     from transformers import AutoModelForSequenceClassification  # noqa: PLC0415 - heavy
 
-    return load_saved(AutoModelForSequenceClassification, folder)
+    return load_saved(AutoModelForSequenceClassification, folder, base)
 
 
 def collate(split: Split, numbers: Numbers, pad_id: int) -> Tensors:

@@ -5,6 +5,7 @@ from finetune_trainer.tasks.text_classification.facts import ClassificationFacts
 from finetune_trainer.training.record import TrainingRecord
 
 PIPELINE = "text-classification"
+AUTO = "AutoModelForSequenceClassification"
 _MOST_CLASSES = 100
 _FEW_ROWS = 10
 

@@ -1,0 +1,43 @@
+"""Run by torchrun: steps of the real loop that learn, with what ZeRO manages in the host's memory or not.
+
+Arguments: folder of the base model, result file.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from finetune_trainer.config import Lora, Method, Offload
+from finetune_trainer.models.model import quiet
+from finetune_trainer.training.gang import meet
+from tests.trainer.programs import truth
+
+CASES: tuple[tuple[int, Offload], ...] = (
+    (2, "None"),
+    (1, "Optimizer"),
+    (2, "Optimizer"),
+    (3, "OptimizerAndParameters"),
+)
+METHODS: dict[str, Method] = {"Full": "Full", "LoRA": Lora(rank=4, alpha=8)}
+
+
+def main() -> None:
+    """Measures every case in this one gang."""
+    base, result = Path(sys.argv[1]), Path(sys.argv[2])
+    quiet()
+    gang = meet(gpus=False, startup_seconds=120, hang_seconds=120)
+    measured = {
+        name: {
+            json.dumps([stage, offload]): truth.steps(
+                gang, base, stage, 2, 2, truth.Calm(), how=how, offload=offload, learning_rate=0.01
+            )
+            for stage, offload in CASES
+        }
+        for name, how in METHODS.items()
+    }
+    if gang.first:
+        result.write_text(json.dumps(measured))
+
+
+if __name__ == "__main__":
+    main()
