@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from kubernetes.aio import client, config
@@ -191,6 +192,9 @@ async def connect() -> client.ApiClient:
         await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     else:
         config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    # The session would look into the environment and ~/.netrc by itself, in a thread, twice for each request.
+    configuration.client_session_kwargs = {"trust_env": False}
+    configuration.proxy = configuration.proxy or _proxy_to(configuration.host)
     return client.ApiClient(configuration)
 
 
@@ -218,6 +222,12 @@ def access(api: client.ApiClient) -> Access:
         certificate_file=configuration.cert_file,
         key_file=configuration.key_file,
     )
+
+
+def _proxy_to(server: str) -> str | None:
+    """The proxy that HTTPS_PROXY and NO_PROXY name for the API server; None: none."""
+    parts = urlsplit(server)
+    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
 
 def _count(verb: str, kind: str, code: str) -> None:

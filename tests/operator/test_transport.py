@@ -1,12 +1,15 @@
 """What each answer of the API server means, and that nothing is written without a lease. Real HTTP."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 from kubernetes.aio import client
+from kubernetes.aio.config import kube_config
 
 from finetune_operator import transport
 from finetune_operator.transport import (
@@ -195,3 +198,30 @@ async def test_a_token_is_read_anew(caller: Caller) -> None:
 
     configuration.refresh_api_key_hook = rotate
     assert transport.access(caller(60).api).token == "fresh"  # noqa: S105 - of this test
+
+
+@pytest.mark.parametrize(("excepted", "requests"), [("elsewhere.example", 1), (".example", 0)])
+async def test_the_api_server_is_reached_by_the_proxy_of_the_environment(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, excepted: str, requests: int
+) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(
+        json.dumps(
+            {
+                "clusters": [{"name": "one", "cluster": {"server": "http://api.example"}}],
+                "users": [{"name": "one", "user": {"token": "secret"}}],
+                "contexts": [{"name": "one", "context": {"cluster": "one", "user": "one"}}],
+                "current-context": "one",
+            }
+        )
+    )
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    # The library has read the variable when it was imported.
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig))
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.port}")
+    monkeypatch.setenv("no_proxy", excepted)
+    api = await transport.connect()
+    with contextlib.suppress(UnavailableError):
+        await Transport(api, lambda: 5.0).request("get", "Job", "team", "one", seconds=2)
+    await api.close()  # type: ignore[no-untyped-call]
+    assert [request.host for request in server.requests] == ["api.example"] * requests
