@@ -64,7 +64,7 @@ def ask_about(jobs: Iterable[Manifest], pods: Iterable[Manifest], now: datetime)
         if not _older(job, now):
             continue
         own = pods_of(mine, job)
-        if len(own) < job["spec"].get("completions", 1):
+        if _lacks_pods(job, own):
             asked.append(job["metadata"]["uid"])
         asked += [p["metadata"]["uid"] for p in own if _creating(p) and _older(p, now)]
     return asked
@@ -205,6 +205,17 @@ def _creating(pod: Manifest) -> bool:
         and not has_started(pod)
         and _waiting_state(pod).get("reason", "ContainerCreating") in ("ContainerCreating", "PodInitializing")
     )
+
+
+def _lacks_pods(job: Manifest, pods: list[Manifest]) -> bool:
+    """Whether the Job controller has been at work on a Job and has not made all its pods.
+
+    Before that nobody can have said why: it is behind, or a queue holds the Job back. It counts what it
+    makes, and the count may be seen before the pods.
+    """
+    status = job.get("status", {})
+    counted = sum(status.get(phase, 0) for phase in ("active", "succeeded", "failed"))
+    return "startTime" in status and max(counted, len(pods)) < job["spec"].get("completions", 1)
 
 
 def _older(manifest: Manifest, now: datetime) -> bool:

@@ -62,7 +62,7 @@ async def test_events_about_what_hangs_are_asked_for_every_15_seconds_and_of_new
 ) -> None:
     clock = [1000.0]
     monkeypatch.setattr("finetune_operator.lookout.time.monotonic", lambda: clock[0])
-    job = prepare(server)
+    job = prepare(server, startTime="2026-01-01T11:50:00Z")
     cache.put(job)
     about = job["metadata"]["uid"]
     server.events_of[about] = (scenes.event({"about": "x", "reason": "FailedCreate", "message": "m"}),)

@@ -26,7 +26,7 @@ def hanging(text: str, reason: str = "FailedMount") -> waiting.Waiting | None:
 
 
 def test_events_are_asked_for_pods_that_hang_and_jobs_without_pods() -> None:
-    job = prepare()
+    job = prepare(status={"startTime": "2026-01-01T11:50:00Z"})
     creating = scenes.pod(JOB, job, {"is": "Creating"})
     running = scenes.pod(JOB, job, {"is": "Running"})
 
@@ -35,8 +35,16 @@ def test_events_are_asked_for_pods_that_hang_and_jobs_without_pods() -> None:
     assert waiting.ask_about([job], [running], scenes.NOW) == []
 
 
+def test_nothing_is_asked_about_a_job_that_waits_for_the_job_controller_or_has_pods_not_seen_yet() -> None:
+    untouched = prepare()
+    counted = prepare(status={"startTime": "2026-01-01T11:50:00Z", "active": 1})
+
+    assert waiting.ask_about([untouched, counted], [], scenes.NOW) == []
+
+
 def test_nothing_is_asked_about_what_is_young_or_over_or_a_sweep() -> None:
-    young = prepare(made=(scenes.NOW - timedelta(seconds=2)).isoformat())
+    started = {"startTime": "2026-01-01T11:50:00Z"}
+    young = prepare(made=(scenes.NOW - timedelta(seconds=2)).isoformat(), status=started)
     over = prepare(status={"is": "Complete"})
     sweep = scenes.child(JOB, {"stage": "Sweep"}, scenes.settings())
 
