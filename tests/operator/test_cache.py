@@ -108,3 +108,21 @@ def test_memory_of_deletions_is_bounded(cache: Cache, monkeypatch: pytest.Monkey
     for number in range(10):
         cache.remove(an("Pod", f"p{number}", 1))
     assert len(cache._deleted) == 3
+
+
+def test_few_objects_stay_read_and_all_are_as_they_came(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune_operator.cache.OPEN", 2)
+    pods = [an("Pod", f"p{number}", number) | {"status": {"message": f"ü{number}"}} for number in range(5)]
+    for pod in pods:
+        cache.put(pod)
+    for _ in range(2):
+        assert [o["status"] for o in cache.children("run", "Pod")] == [pod["status"] for pod in pods]
+    assert len(cache._open) == 2
+
+
+def test_what_stays_read_is_not_read_again(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.put(an(KIND, "tickets", 1))
+    monkeypatch.setattr("finetune_operator.cache.json.loads", None)
+    assert cache.job("run")
