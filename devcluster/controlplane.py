@@ -11,6 +11,7 @@ from devcluster import binaries, components, credentials, kubeapi, packages, pro
 from devcluster.places import write_whole
 
 _ADDRESS = "127.0.0.1"
+_CONTROLLERS_KUBECONFIG = "controller-manager.kubeconfig"
 
 
 @contextmanager
@@ -59,11 +60,42 @@ def control_plane(directory: Path, *, controllers: bool = False) -> Iterator[Pat
         stack.callback(processes.end_owned, process)
         api = credentials.caller(pki, "admin", _ADDRESS, port)
         processes.await_answer(lambda: kubeapi.is_ready(api), process, log)
-        if controllers:
-            stack.callback(processes.end_owned, _start_controllers(directory, port))
         kubeconfig = directory / "kubeconfig"
         credentials.write_kubeconfig(kubeconfig, api, "control-plane")
+        caller = credentials.caller(pki, "controller-manager", _ADDRESS, port)
+        credentials.write_kubeconfig(directory / _CONTROLLERS_KUBECONFIG, caller, "control-plane")
+        if controllers:
+            stack.enter_context(controller_manager(directory))
         yield kubeconfig
+
+
+@contextmanager
+def controller_manager(directory: Path, *only: str) -> Iterator[None]:
+    """Run kube-controller-manager beside an API server, for a while.
+
+    Args:
+        directory: the folder of the `control_plane`.
+        only: names of its controllers that run; none: all.
+
+    Raises:
+        DevclusterError: it does not come up; with the end of its log.
+    """
+    pki = directory.resolve() / "pki"
+    kubeconfig = directory.resolve() / _CONTROLLERS_KUBECONFIG
+    (port,) = free_ports(1)
+    log = directory / "kube-controller-manager.log"
+    command = [
+        *components.kube_controller_manager(binaries.path("kube-controller-manager"), kubeconfig, pki),
+        f"--bind-address={_ADDRESS}",
+        f"--secure-port={port}",
+        *([f"--controllers={','.join(only)}"] if only else []),
+    ]
+    process = processes.start_owned(command, log)
+    try:
+        processes.await_answer(lambda: processes.listens(_ADDRESS, port), process, log)
+        yield
+    finally:
+        processes.end_owned(process)
 
 
 def free_ports(count: int) -> list[int]:
@@ -73,20 +105,3 @@ def free_ports(count: int) -> list[int]:
         for listener in listeners:
             listener.bind((_ADDRESS, 0))
         return [listener.getsockname()[1] for listener in listeners]
-
-
-def _start_controllers(directory: Path, port: int) -> processes.Owned:
-    pki = directory / "pki"
-    own_port = free_ports(1)[0]
-    kubeconfig = directory / "controller-manager.kubeconfig"
-    api = credentials.caller(pki, "controller-manager", _ADDRESS, port)
-    credentials.write_kubeconfig(kubeconfig, api, "control-plane")
-    log = directory / "kube-controller-manager.log"
-    command = [
-        *components.kube_controller_manager(binaries.path("kube-controller-manager"), kubeconfig, pki),
-        f"--bind-address={_ADDRESS}",
-        f"--secure-port={own_port}",
-    ]
-    process = processes.start_owned(command, log)
-    processes.await_answer(lambda: processes.listens(_ADDRESS, own_port), process, log)
-    return process

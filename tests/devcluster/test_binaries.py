@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,15 @@ def test_a_changed_pin_makes_another_program(own_modules: Path) -> None:
     second = binaries.path("pause")
     assert first != second
     assert first.exists()
+
+
+def test_a_program_of_another_folder_is_built_the_same_way(own_modules: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    own_modules.rename(elsewhere)
+    program = replace(binaries.PROGRAMS["pause"], module=elsewhere)
+    built = binaries.built("my-pause", program)
+    assert built.name.startswith("my-pause-")
+    assert built == binaries.built("my-pause", program)
 
 
 def test_a_failing_build_says_what_the_compiler_said_and_leaves_nothing(
