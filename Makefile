@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check generate lock images up down e2e wheels clean
+.PHONY: help setup demo test check generate lock images up down e2e bench wheels clean
 PY := .venv/bin/python
 TIMED := requirements/timed.sh
 
@@ -41,6 +41,9 @@ down: ## end the embedded cluster, leaving nothing behind
 
 e2e: setup ## only the tests on a real node
 	$(PY) -m pytest tests/e2e
+
+bench: setup ## a benchmark: BENCH=burst, with ARGS='--jobs 50' if you like; docs/benchmarks.md tells more
+	$(PY) -m bench.$(or $(BENCH),burst) $(ARGS)
 
 wheels: setup ## DeepSpeed's wheel, for .venv and for the trainer image; compiled once for each set of pins
 	@ls wheels/*/*.whl
