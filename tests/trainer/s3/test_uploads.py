@@ -41,6 +41,24 @@ def test_a_large_file_travels_in_parts_and_is_digested_on_the_way(
     assert found.etag.endswith('-2"')
 
 
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("report.html", "text/html; charset=utf-8"),
+        ("report.json", "application/json"),
+        ("README.md", "text/markdown; charset=utf-8"),
+    ],
+)
+def test_what_people_open_has_the_content_type_that_browsers_show(
+    name: str, told: str, store: Store, s3_admin: Minio, bucket: str, file: Path
+) -> None:
+    store.write(f"s3://{bucket}/small/{name}", b"{}")
+    store.upload(file, f"s3://{bucket}/large/{name}")
+    for size in ("small", "large"):
+        assert s3_admin.stat_object(bucket, f"{size}/{name}").content_type == told
+
+
 @pytest.mark.usefixtures("hasty", "small_parts", "impatient")
 @pytest.mark.parametrize("fault", ["reset", "hang", "slow down", "error", "truncate", "flip", "lose answer"])
 def test_an_upload_in_parts_ends_well_whatever_part_of_it_goes_wrong(

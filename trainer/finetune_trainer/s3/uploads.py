@@ -16,6 +16,13 @@ from finetune_trainer.s3.uris import S3Uri
 PART_BYTES = 16 * 1024 * 1024
 """A file that is larger is put in parts of this size."""
 _PARALLEL = 4
+_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "json": "application/json",
+    "jsonl": "application/jsonl",
+    "md": "text/markdown; charset=utf-8",
+}
+"""Content types of what people open in a browser; without one it would be offered for download."""
 _WHOLE_UPLOADS = 3
 """How often all parts are put again, when the upload itself was lost; a part alone is repeated within it."""
 
@@ -23,7 +30,13 @@ _WHOLE_UPLOADS = 3
 def put(clients: Clients, where: S3Uri, data: bytes) -> Transfer:
     """Puts an object in one request. Its signature holds the SHA-256 of the bytes, which the store checks."""
     persist(
-        lambda: obstore.put(clients.bulk(where.bucket, 0), where.key, data, use_multipart=False),
+        lambda: obstore.put(
+            clients.bulk(where.bucket, 0),
+            where.key,
+            data,
+            attributes=_attributes(where),
+            use_multipart=False,
+        ),
         f"write {where}",
         clients.endpoint,
     )
@@ -50,12 +63,18 @@ def put_file(clients: Clients, where: S3Uri, path: Path) -> Transfer:
             clients.bulk(where.bucket, TRIES - 1),
             where.key,
             pieces(),
+            attributes=_attributes(where),
             chunk_size=PART_BYTES,
             max_concurrency=_PARALLEL,
         )
         return Transfer(size, "sha256:" + digest.hexdigest())
 
     return persist(put_parts, f"write {where}", clients.endpoint, _WHOLE_UPLOADS)
+
+
+def _attributes(where: S3Uri) -> dict[str, str]:
+    known = _TYPES.get(where.key.rpartition(".")[2])
+    return {"Content-Type": known} if known else {}
 
 
 def abort_unfinished(clients: Clients, below: S3Uri) -> int:
