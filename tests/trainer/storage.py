@@ -123,3 +123,8 @@ def put_in_parts(admin: Minio, bucket: str, key: str, pieces: Sequence[bytes]) -
         for number, piece in enumerate(pieces, start=1)
     ]
     admin._complete_multipart_upload(bucket, key, upload, parts)
+
+
+def uploads_of(admin: Minio, bucket: str, key: str) -> int:
+    """How many uploads of an object are unfinished."""
+    return len(admin._list_multipart_uploads(bucket, prefix=key).uploads)

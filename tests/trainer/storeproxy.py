@@ -2,7 +2,6 @@
 
 import asyncio
 import ssl
-import threading
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Self, get_args
@@ -56,9 +55,10 @@ class Ailment:
     fault: Fault
     operations: frozenset[Operation]
     times: int | None
-    """How many requests suffer it; None: all until `heal`."""
-    suffered: list[str] = field(default_factory=list)
-    """What suffered it: operation and path."""
+    """How many requests of each operation suffer it; None: all until `heal`."""
+    below: str
+    """Part of the paths that suffer it."""
+    suffered: list[Operation] = field(default_factory=list)
 
 
 class StoreProxy:
@@ -75,7 +75,6 @@ class StoreProxy:
         self._server = server.endpoint
         self._relay = Relay(self._serve, tls)
         self._ailment: Ailment | None = None
-        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         self._relay.__enter__()
@@ -87,9 +86,11 @@ class StoreProxy:
     ) -> None:
         self._relay.__exit__(kind, error, trace)
 
-    def suffer(self, fault: Fault, *operations: Operation, times: int | None = None) -> Ailment:
+    def suffer(
+        self, fault: Fault, *operations: Operation, times: int | None = None, below: str = ""
+    ) -> Ailment:
         """From now on, until `heal`; without operations named, all suffer."""
-        self._ailment = Ailment(fault, frozenset(operations or get_args(Operation)), times)
+        self._ailment = Ailment(fault, frozenset(operations or get_args(Operation)), times, below)
         if fault == "refuse":
             self._relay.refuse()
         return self._ailment
@@ -102,11 +103,11 @@ class StoreProxy:
 
     def _fault_of(self, operation: Operation, path: str) -> Fault | None:
         ailment = self._ailment
-        if ailment is None or operation not in ailment.operations:
+        if ailment is None or operation not in ailment.operations or ailment.below not in path:
             return None
-        if ailment.times is not None and len(ailment.suffered) >= ailment.times:
+        if ailment.times is not None and ailment.suffered.count(operation) >= ailment.times:
             return None
-        ailment.suffered.append(f"{operation} {path}")
+        ailment.suffered.append(operation)
         return ailment.fault
 
     async def _serve(self, asked: web.Request, session: aiohttp.ClientSession) -> web.StreamResponse:

@@ -25,7 +25,7 @@ from finetune_trainer.models.lineage import lineage_of
 from finetune_trainer.places import Places
 from finetune_trainer.s3.manifest import Ancestor, Manifest
 from finetune_trainer.s3.store import Store
-from tests.trainer.storage import add_user, give_authority, give_keys
+from tests.trainer.storage import add_user, give_authority, give_keys, on_both_stores
 
 UID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 
@@ -116,6 +116,7 @@ def job(bucket: str, access: StoreAccess, places: Places, store: Store, tiny_bas
     return made
 
 
+@on_both_stores
 def test_good_rows_are_counted_split_tokenised_and_stored(job: Job, tiny_base: Path) -> None:
     payload = job.prepare()
     weights = load_file(tiny_base / "model.safetensors").values()
@@ -133,6 +134,7 @@ def test_good_rows_are_counted_split_tokenised_and_stored(job: Job, tiny_base: P
     assert report["labels"] == {label: {"train": 90, "validation": 10, "test": 50} for label in "ab"}
 
 
+@on_both_stores
 def test_the_same_inputs_are_prepared_once(job: Job) -> None:
     first = job.prepare()
     before = {entry.uri: entry.modified for entry in job.store.list(first.prepared)}
@@ -143,6 +145,7 @@ def test_the_same_inputs_are_prepared_once(job: Job) -> None:
     assert job.prepare(training__seed=1).data_digest != first.data_digest
 
 
+@on_both_stores
 def test_an_incomplete_folder_is_prepared_again(job: Job) -> None:
     first = job.prepare()
     job.store.delete([first.prepared + "train-00000.safetensors"])
@@ -421,6 +424,7 @@ def test_nothing_is_written_into_the_folder_of_a_base_job(job: Job, parent: dict
     assert job.refused(model=parent, output="s3://BUCKET/model/tuned/").reason == "OutputIsInput"
 
 
+@on_both_stores
 def test_the_model_of_another_job_is_not_overwritten_and_ones_own_is(job: Job) -> None:
     manifest = f"tuned/ns/job/{UID[:8]}/manifest.json"
     job.put(manifest, json.dumps({"job": {"namespace": "ns", "name": "older", "uid": "another"}}).encode())
@@ -431,6 +435,7 @@ def test_the_model_of_another_job_is_not_overwritten_and_ones_own_is(job: Job) -
     assert job.prepare().rows.train == 180
 
 
+@on_both_stores
 def test_an_output_that_may_not_be_written_is_found_before_any_work(
     job: Job, s3: ObjectStore, tmp_path: Path, s3_admin: Minio
 ) -> None:
@@ -485,6 +490,7 @@ def test_the_batches_that_prepare_says_would_do_do(job: Job) -> None:
         assert job.prepare(training__batchSize=batch).chosen.batch_size == batch
 
 
+@on_both_stores
 def test_forbidden_data_and_a_missing_bucket_are_told_apart_and_the_right_keys_are_taken(
     job: Job, s3: ObjectStore, tmp_path: Path
 ) -> None:

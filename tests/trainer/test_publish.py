@@ -32,6 +32,7 @@ from finetune_trainer.training.handover import Outcome
 from finetune_trainer.training.record import CurvePoint, EpochRow
 from finetune_trainer.training.scene import Scene
 from tests.trainer.conftest import success
+from tests.trainer.storage import on_both_stores
 
 PULSE = SimpleNamespace(beat=lambda *_args, **_fields: None, leave_requested=False)
 CHOSEN = Chosen(
@@ -149,6 +150,7 @@ def published(store: Store, config: TrainConfig) -> dict[str, bytes]:
     }
 
 
+@on_both_stores
 def test_the_published_folder_is_whole_loads_alone_and_says_what_it_is(
     staged: TrainConfig, places: Places, store: Store, tmp_path: Path
 ) -> None:
@@ -183,6 +185,7 @@ def test_the_published_folder_is_whole_loads_alone_and_says_what_it_is(
     assert report["curve"][0]["gradientNorm"] == 2.0
 
 
+@on_both_stores
 def test_publishing_again_after_a_crash_before_the_manifest_ends_with_the_same_bytes(
     staged: TrainConfig, places: Places, store: Store
 ) -> None:

@@ -9,7 +9,7 @@ from finetune_trainer.contract import FailureClass, Stage, SweepPayload, Termina
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.places import Places
 from finetune_trainer.s3.store import Store
-from tests.trainer.storage import on_both_stores
+from tests.trainer.storage import on_both_stores, uploads_of
 
 UID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 
@@ -122,6 +122,25 @@ def test_sweep_removes_the_run_and_nothing_else_and_again_is_harmless(
     assert sweep.run(config, places, Silent()).payload == SweepPayload(objects=4, uploads=1)
     assert sorted(entry.uri for entry in store.list(f"s3://{bucket}/")) == sorted(others)
     assert sweep.run(config, places, Silent()).payload == SweepPayload(objects=0, uploads=0)
+
+
+@on_both_stores
+@pytest.mark.parametrize(
+    ("output", "swept"),
+    [("tuned/ns/job/v1/", 1), ("ns/job/v1/", 1), ("tuned/ns/other/v1/", 0), ("tuned/", 0), ("", 0)],
+)
+def test_sweep_ends_what_publish_was_uploading_to_the_jobs_own_folder(
+    store: Store, s3_admin: Minio, bucket: str, access: StoreAccess, places: Places, output: str, swept: int
+) -> None:
+    key = f"{output}model.safetensors"
+    s3_admin._create_multipart_upload(bucket, key, {})
+    store.write(f"s3://{bucket}/{output}config.json", b"published")
+    config = config_of(bucket, access)
+    run = config.run.model_copy(update={"output": f"s3://{bucket}/{output}"})
+    payload = sweep.run(config.model_copy(update={"run": run}), places, Silent()).payload
+    assert payload == SweepPayload(objects=0, uploads=swept)
+    assert uploads_of(s3_admin, bucket, key) == 1 - swept
+    assert store.read(f"s3://{bucket}/{output}config.json") == b"published"
 
 
 @pytest.mark.parametrize("path", ["", "runs/", f"runs/{UID}/", f"ns/{UID}", f"x/../ns/{UID}/"])

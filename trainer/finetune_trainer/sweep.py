@@ -13,7 +13,7 @@ _BATCH = 1000
 
 
 def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
-    """Deletes everything below `run.runs` and aborts its uploads. Again is harmless.
+    """Deletes everything below `run.runs`, aborts uploads there and those of Publish. Again is harmless.
 
     Raises:
         StageFailure: SweepRefused unless `run.runs` is this job's own folder.
@@ -23,15 +23,25 @@ def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
     store = open_store(config.run.stores.output, "output", places)
     pulse.beat(Activity.SWEEPING, percent=0)
     # Uploads first: one that completed in between would otherwise stay behind as an object.
-    uploads = store.abort_uploads(runs)
+    uploads = sum(store.abort_uploads(folder) for folder in (runs, *_outputs(config)))
     found = [entry.uri for entry in store.list(runs)]
     for start in range(0, len(found), _BATCH):
         store.delete(found[start : start + _BATCH])
         pulse.beat(Activity.SWEEPING, percent=100 * min(start + _BATCH, len(found)) / len(found))
     return StageResult(
         SweepPayload(objects=len(found), uploads=uploads),
-        f"{len(found):,} objects and {uploads:,} unfinished uploads removed below {runs}",
+        f"{len(found):,} objects below {runs} and {uploads:,} unfinished uploads of the run removed",
     )
+
+
+def _outputs(config: TrainConfig) -> list[str]:
+    """The folder that Publish uploads to, unless others may upload there too."""
+    try:
+        where = parse(config.run.output)
+    except UriError:
+        return []
+    parent = f"/{where.key}".rstrip("/").rpartition("/")[0]
+    return [f"{where.folder()}"] if parent.endswith(f"/{config.job.namespace}/{config.job.name}") else []
 
 
 def _check(config: TrainConfig) -> None:

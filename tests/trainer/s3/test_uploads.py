@@ -10,7 +10,7 @@ from finetune_trainer.config import StoreAccess
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.places import Places
 from finetune_trainer.s3.store import Store, open_store
-from tests.trainer.storage import on_both_stores
+from tests.trainer.storage import on_both_stores, uploads_of
 from tests.trainer.storeproxy import Fault, Operation, StoreProxy
 
 pytestmark = on_both_stores
@@ -117,8 +117,3 @@ def test_more_unfinished_uploads_than_a_page_holds_are_aborted(
     pages = partial(control._list_multipart_uploads, max_uploads=2)
     monkeypatch.setattr(control, "_list_multipart_uploads", pages)
     assert store.abort_uploads(f"s3://{bucket}/runs/") == 7
-
-
-def uploads_of(admin: Minio, bucket: str, key: str) -> int:
-    """How many uploads of an object are unfinished."""
-    return len(admin._list_multipart_uploads(bucket, prefix=key).uploads)
