@@ -72,9 +72,9 @@ def run(job: FineTuneJob, profile: Profile, model: trainer.ModelSource) -> train
             task=spec.task,
             model=model,
             dataset=trainer.Dataset(
-                train=trainer.TrainSplit(uri=spec.dataset.train.uri),
-                validation=trainer.HeldOut(**spec.dataset.validation.model_dump()),
-                test=trainer.HeldOut(**spec.dataset.test.model_dump()),
+                train=trainer.TrainSplit(**spec.dataset.train.model_dump(exclude_none=True)),
+                validation=trainer.HeldOut(**spec.dataset.validation.model_dump(exclude_none=True)),
+                test=trainer.HeldOut(**spec.dataset.test.model_dump(exclude_none=True)),
                 columns=trainer.Columns(**spec.dataset.columns.model_dump()),
                 max_bad_row_fraction=spec.dataset.max_bad_row_fraction,
             ),

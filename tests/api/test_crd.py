@@ -63,6 +63,15 @@ GOOD: list[dict[str, Any]] = [
     {"dataset.storage": STORAGE, "output.storage": STORAGE, "model.storage": STORAGE, "storage": ABSENT},
     {"dataset.train.uri": "s3://data/t.csv"},
     {"dataset.train.uri": "s3://data/t.jsonl.gz"},
+    {"dataset.train.uri": "s3://data/"},
+    {"dataset.train": {"uris": ["s3://data/a/", "s3://data/b.parquet"]}},
+    {
+        f"dataset.{split}": {"uris": [f"s3://{split}/{n:0>47}{end}" for n in range(64)]}
+        for split, end in (("train", "/"), ("validation", "/"), ("test", ""))
+    },
+    {"dataset.validation": {"uris": ["s3://data/val/"]}, "dataset.test": {"uris": ["s3://data/test/"]}},
+    {"dataset.test": {"uri": "s3://data/tickets/train.jsonl.gz"}},
+    {"dataset.train.uri": "s3://data/train/", "dataset.test": {"uri": "s3://data/train-not/x.csv"}},
     {"dataset.validation": {"split": 0.001}},
     {"dataset.validation": {"split": 0.9}, "dataset.test": {"split": 0.04}},
     {"dataset.test": {"uri": "s3://data/tickets/test.jsonl"}},
@@ -113,7 +122,7 @@ GOOD: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("changes", GOOD, ids=str)
+@pytest.mark.parametrize("changes", GOOD, ids=lambda changes: str(changes)[:80])
 def test_accepts(kube: Kube, changes: dict[str, Any]) -> None:
     try_out(kube, changes)
 
@@ -130,7 +139,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"model.fromJob.namespace": "other"}, 'unknown field "spec.model.fromJob.namespace"'),
     ({"dataset": ABSENT}, "spec.dataset: Required"),
     ({"dataset.train": ABSENT}, "spec.dataset.train: Required"),
-    ({"dataset.train.uri": ABSENT}, "spec.dataset.train.uri: Required"),
+    ({"dataset.train.uri": ABSENT}, "set exactly one of uri and uris"),
     ({"output": ABSENT}, "spec.output: Required"),
     ({"output.uri": ABSENT}, "spec.output.uri: Required"),
     ({"storage.endpoint": ABSENT}, "spec.storage.endpoint: Required"),
@@ -268,8 +277,18 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"dataset.validation": {"split": 1}}, "spec.dataset.validation.split: Invalid value"),
     ({"dataset.test": {"split": 0}}, "must be from 0.001 to 0.9"),
     ({"dataset.test": {"split": 1}}, "spec.dataset.test.split: Invalid value"),
-    ({"dataset.validation": {}}, "set exactly one of uri and split"),
-    ({"dataset.test": {"uri": "s3://data/x.csv", "split": 0.1}}, "set exactly one of uri and split"),
+    ({"dataset.validation": {}}, "set exactly one of uri, uris and split"),
+    ({"dataset.test": {"uri": "s3://data/x.csv", "split": 0.1}}, "set exactly one of uri, uris and split"),
+    ({"dataset.test": {"uri": "s3://b/x", "uris": ["s3://b/y"]}}, "set exactly one of uri, uris and split"),
+    ({"dataset.train.uris": ["s3://data/x.csv"]}, "set exactly one of uri and uris"),
+    ({"dataset.train": {"uris": []}}, "spec.dataset.train.uris"),
+    ({"dataset.train": {"uris": ["s3://data/x.csv"] * 2}}, "must not name a file or folder twice"),
+    ({"dataset.train": {"uris": [f"s3://data/{n}" for n in range(65)]}}, "spec.dataset.train.uris: Too many"),
+    (
+        {"dataset.train": {"uris": [f"s3://data/{n:0>1011}" for n in range(5)]}},
+        "must have at most 4096 characters together",
+    ),
+    ({"dataset.train": {"uris": ["x.csv"]}}, "spec.dataset.train.uris[0]: Invalid value"),
     ({"dataset.validation": {"split": 0.5}, "dataset.test": {"split": 0.5}}, "fewer than 5 % of the rows"),
     ({"dataset.validation": {"split": 0.9}}, "fewer than 5 % of the rows"),
     # URIs
@@ -290,7 +309,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"model.uri": "s3://models/a\\b"}, "spec.model.uri: Invalid value"),
     ({"model.uri": "s3://Models/a"}, "spec.model.uri: Invalid value"),
     ({"model.uri": "s3://models/" + "x" * 1024}, "spec.model.uri: Too long"),
-    ({"dataset.train.uri": "s3://data/tickets/"}, "spec.dataset.train.uri: Invalid value"),
+    ({"dataset.train.uri": "s3://data"}, "spec.dataset.train.uri: Invalid value"),
+    ({"dataset.train": {"uris": ["s3://data/../x.csv"]}}, "must not contain '..'"),
     ({"dataset.train.uri": "s3://data/../x.csv"}, "must not contain '..'"),
     ({"dataset.train.uri": "s3://data/%2e%2e/x.csv"}, "must not contain '%'"),
     ({"dataset.train.uri": "s3://data//x.csv"}, "must not contain an empty path segment"),
@@ -321,17 +341,41 @@ BAD: list[tuple[dict[str, Any], str]] = [
         {"dataset.test": {"uri": "s3://data/tickets/train.jsonl"}},
         "must not be measured on what it was trained",
     ),
+    (
+        {"dataset.test": {"uris": ["s3://data/x.csv", "s3://data/tickets/"]}},
+        "must not be measured on what it was trained",
+    ),
+    (
+        {"dataset.train": {"uris": ["s3://data/all/"]}, "dataset.test": {"uri": "s3://data/all/test.csv"}},
+        "must not be measured on what it was trained",
+    ),
+    (
+        {"dataset.validation": {"uri": "s3://data/tickets/train.jsonl"}},
+        "must not be chosen on what was trained",
+    ),
+    (
+        {"dataset.validation": {"uri": "s3://data/t.csv"}, "dataset.test": {"uri": "s3://data/t.csv"}},
+        "measured on what it was chosen on",
+    ),
     ({"output.uri": "s3://models/minilm"}, "output.uri lies in the base model's folder"),
     ({"output.uri": "s3://models/minilm/tuned"}, "output.uri lies in the base model's folder"),
-    ({"output.uri": "s3://data/tickets"}, "output.uri is the folder of a file of dataset"),
-    ({"output.uri": "s3://data/tickets/"}, "output.uri is the folder of a file of dataset"),
+    ({"output.uri": "s3://data/tickets"}, "or is the folder of a file of dataset"),
+    ({"output.uri": "s3://data/tickets/"}, "or is the folder of a file of dataset"),
+    (
+        {"dataset.train.uri": "s3://data/", "output.uri": "s3://data/tuned"},
+        "output.uri lies in a folder of dataset",
+    ),
+    (
+        {"dataset.test": {"uris": ["s3://data/test/"]}, "output.uri": "s3://data/test"},
+        "output.uri lies in a folder of dataset",
+    ),
     (
         {"dataset.test": {"uri": "s3://data/test/t.csv"}, "output.uri": "s3://data/test/"},
-        "output.uri is the folder of a file of dataset",
+        "or is the folder of a file of dataset",
     ),
     (
         {"dataset.validation": {"uri": "s3://data/val/t.csv"}, "output.uri": "s3://data/val/"},
-        "output.uri is the folder of a file of dataset",
+        "or is the folder of a file of dataset",
     ),
 ]
 

@@ -137,17 +137,13 @@ def test_config_at_maximum_lengths_fits_its_annotation() -> None:
         "caBundleRef": {"name": name, "key": key},
     }
     uri = "s3://bucket/" + "\u4e2d" * 1012
+    files = {"uri": None, "uris": [f"s3://bucket/{n:0>3}" + "\u4e2d" * 49 for n in range(64)]}
     job = scenes.job_of(
         {
             "metadata": {"name": "a" * 253, "namespace": "b" * 63, "generation": 2**62},
             "spec": {
                 "model": {"uri": uri, "storage": store},
-                "dataset": {
-                    "train": {"uri": uri},
-                    "validation": {"uri": uri},
-                    "test": {"uri": uri},
-                    "storage": store,
-                },
+                "dataset": {"train": files, "validation": files, "test": files, "storage": store},
                 "output": {"uri": uri[:600], "suffix": "s" * 64, "storage": store},
                 "method": {
                     "type": "LoRA",
@@ -205,6 +201,20 @@ def test_methods_and_their_numbers_have_digests_of_their_own() -> None:
     run = scenes.asked_of(scenes.job_of(), scenes.settings()).run
 
     assert len({run.model_copy(update={"method": method}).digest() for method in methods}) == len(methods)
+
+
+def test_what_a_split_names_reaches_the_trainer_and_one_file_is_asked_for_as_ever() -> None:
+    def dataset(changes: Manifest) -> trainer.Dataset:
+        return scenes.asked_of(scenes.job_of({"spec": {"dataset": changes}}), scenes.settings()).run.dataset
+
+    several = ["s3://data/a/", "s3://data/b.parquet"]
+    asked = dataset({"train": {"uri": None, "uris": several}, "test": {"uri": "s3://data/test/"}})
+    assert (asked.train.uri, asked.train.uris) == (None, tuple(several))
+    assert (asked.test.uri, asked.test.uris, asked.test.split) == ("s3://data/test/", (), None)
+    assert (asked.validation.uri, asked.validation.split) == (None, 0.1)
+    assert trainer.digest_of(dataset({})) != trainer.digest_of(asked)
+    plain = dataset({}).model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    assert plain["train"] == {"uri": "s3://data/train.jsonl"}
 
 
 def test_output_and_runs_are_where_the_contract_says() -> None:

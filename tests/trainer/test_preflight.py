@@ -34,6 +34,10 @@ def run(
     )
 
 
+def splits(train: list[str]) -> dict[str, Any]:
+    return {"train": {"uris": train}, "validation": {"split": 0.1}, "test": {"split": 0.1}}
+
+
 def refusal(asked: Run) -> StageFailure:
     with pytest.raises(StageFailure) as failure:
         preflight.check_uris(asked)
@@ -48,6 +52,8 @@ def refusal(asked: Run) -> StageFailure:
         run(output="s3://models/basement/x/"),
         run(output="s3://data/tuned/"),  # beside a file
         run(model="s3://models/base/"),
+        run(data="s3://data/"),
+        run(output="s3://data/tuned/", dataset=splits(["s3://data/a/", "s3://data/t"])),
     ],
 )
 def test_an_output_that_holds_no_input_and_lies_in_none_is_taken(asked: Run) -> None:
@@ -62,6 +68,18 @@ def test_an_output_that_holds_no_input_and_lies_in_none_is_taken(asked: Run) -> 
         (run(output="s3://models/", model="s3://models/a/b"), ("output: s3://models", "model.uri")),
         (run(output="s3://data/"), ("output: s3://data", "dataset.train.uri: s3://data/t.jsonl")),
         (run(runs="s3://models/"), ("output: s3://models/ ", "model.uri")),
+        (
+            run(output="s3://data/a/tuned/", data="s3://data/a/"),
+            ("output: s3://data/a/tuned/", "dataset.train"),
+        ),
+        (
+            run(output="s3://data/x/", data="s3://data/"),
+            ("output: s3://data/x/", "dataset.train.uri: s3://data/"),
+        ),
+        (
+            run(output="s3://data/a/tuned/", dataset=splits(["s3://data/b/", "s3://data/a/"])),
+            ("output", "dataset.train.uris[1]: s3://data/a/"),
+        ),
         (
             run(
                 dataset={
@@ -96,8 +114,8 @@ def test_the_same_path_on_another_store_is_another_place() -> None:
         (run(model="s3://models/%2e%2e/secret"), "model.uri: "),
         (run(model="s3:///base"), "model.uri: "),
         (run(data="s3://key:secret@data/t.jsonl"), "dataset.train.uri: "),
-        (run(data="s3://data/folder/"), "dataset.train.uri: 's3://data/folder/' names a folder"),
-        (run(data="s3://data"), "dataset.train.uri: 's3://data' names a folder"),
+        (run(data="s3://data"), "dataset.train.uri: 's3://data' is a bucket"),
+        (run(dataset=splits(["s3://data/a/", "s3://data/../b/"])), "dataset.train.uris[1]: "),
         (run(output="s3://tuned/../x/"), "output: "),
         (run(output="s3://tuned/x"), "output: 's3://tuned/x' does not end in a slash"),
     ],

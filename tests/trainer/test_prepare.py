@@ -25,6 +25,7 @@ from finetune_trainer.models.lineage import lineage_of
 from finetune_trainer.places import Places
 from finetune_trainer.s3.manifest import Ancestor, Manifest
 from finetune_trainer.s3.store import Store
+from tests.trainer.dataset.written import FORMATS
 from tests.trainer.storage import add_user, give_authority, give_keys, on_both_stores
 
 UID = "0f8fad5b-d9cb-469f-a165-70867728950e"
@@ -85,7 +86,7 @@ class Job:
             place = run
             for parent in parents:
                 place = place[parent]
-            place[last] = value.replace("BUCKET", self.bucket) if isinstance(value, str) else value
+            place[last] = json.loads(json.dumps(value).replace("BUCKET", self.bucket))
         job = {"namespace": "ns", "name": "job", "uid": UID, "generation": 1}
         return TrainConfig.model_validate(
             {"contractVersion": "1.0", "stage": "Prepare", "attempt": 1, "job": job, "run": run}
@@ -236,6 +237,76 @@ def test_csv_gzip_and_a_byte_order_mark_are_read(job: Job) -> None:
     assert payload.findings.warnings == 2
 
 
+def test_a_split_of_folders_and_files_knows_where_each_row_comes_from(job: Job) -> None:
+    parts = {
+        "more/y=2/part-0.tsv.zst": rows(40),
+        "more/y=1/part-0.parquet": rows(60, first=40),
+        "last.ndjson.gz": rows(100, first=100),
+    }
+    for key, part in parts.items():
+        ending = key.split(".", 1)[1]
+        write = next(write for name, write in FORMATS.items() if name.endswith("." + ending))
+        job.put(key, write([{name: str(value) for name, value in row.items()} for row in part]))
+    job.put("more/_SUCCESS", b"")
+    train = {"uris": ["s3://BUCKET/more/", "s3://BUCKET/last.ndjson.gz"]}
+    payload = job.prepare(dataset__train=train)
+    assert payload.rows.model_dump() == {"train": 180, "validation": 20, "test": 100, "dropped": 0}
+    prepared = load_prepared(job.store, payload.prepared, job.places)
+    places = [prepared.train.place(index) for index in range(180)]
+    for (key, line), tokens in zip(places, map(prepared.train.row, range(180)), strict=True):
+        text = str(parts[key][line - (2 if "tsv" in key else 1)]["text"])
+        assert [f"w{token}" for token in tokens] == text.split()
+    assert {key for key, _ in places} == set(parts)
+    assert prepared.test.place(0) == ("test.jsonl", 1)
+    report = json.loads(job.store.read(payload.report))
+    assert [finding["code"] for finding in report["findings"]] == ["FilesIgnored"]
+    assert [file["uri"].removeprefix(f"s3://{job.bucket}/") for file in report["files"]["train"]] == [
+        "more/y=1/part-0.parquet",
+        "more/y=2/part-0.tsv.zst",
+        "last.ndjson.gz",
+    ]
+
+
+def test_the_same_rows_in_any_format_come_to_the_same_tokens(job: Job) -> None:
+    texts = [{name: str(value) for name, value in row.items()} for row in rows(200)]
+    first = load_prepared(job.store, job.prepare().prepared, job.places)
+    for name, write in FORMATS.items():
+        job.put(f"same/{name}", write(texts))
+        payload = job.prepare(dataset__train__uri=f"s3://BUCKET/same/{name}")
+        again = load_prepared(job.store, payload.prepared, job.places)
+        for split in ("train", "validation"):
+            one, other = getattr(first, split), getattr(again, split)
+            assert np.array_equal(one.tokens, other.tokens), name
+            assert np.array_equal(one.labels, other.labels), name
+
+
+def test_the_order_of_files_is_part_of_what_was_prepared(job: Job) -> None:
+    job.put("a.jsonl", lines(*rows(100)))
+    job.put("b.jsonl", lines(*rows(100, first=100)))
+    forth, back = (
+        job.prepare(dataset__train={"uris": [f"s3://BUCKET/{name}.jsonl" for name in order]})
+        for order in ("ab", "ba")
+    )
+    assert forth.data_digest != back.data_digest
+    assert job.prepare(dataset__train={"uris": ["s3://BUCKET/a.jsonl", "s3://BUCKET/b.jsonl"]}) == forth
+
+
+def test_findings_of_several_files_name_file_and_line(job: Job) -> None:
+    job.put("data/part/a.jsonl", lines(*rows(150)))
+    job.put("data/part/b.jsonl", lines(*rows(50, first=150), *rows(1), *rows(1, first=200)) + b"nonsense\n")
+    payload = job.prepare(dataset__train={"uri": "s3://BUCKET/data/part/"})
+    report = json.loads(job.store.read(payload.report))
+    found = {finding["code"]: finding for finding in report["findings"]}
+    assert {code: finding["file"] for code, finding in found.items()} == dict.fromkeys(
+        ("BadRows", "Overlap", "Duplicates"), "dataset.train (2 files)"
+    )
+    assert found["BadRows"]["lines"] == [
+        "b.jsonl:53: is not JSON (Expecting value: line 1 column 1 (char 0))"
+    ]
+    assert found["Overlap"]["lines"][0].startswith("b.jsonl:52: w")
+    assert found["Duplicates"]["lines"] == ["a.jsonl:1, b.jsonl:51: same text"]
+
+
 def replaced(name: str, data: bytes | None) -> Callable[[dict[str, bytes]], None]:
     def change(files: dict[str, bytes]) -> None:
         files.pop(name, None)
@@ -310,7 +381,19 @@ def test_a_model_that_cannot_be_used_is_refused_and_a_mended_one_is_taken(
         ({"model__uri": "s3://BUCKET/%2e%2e/model"}, "UriInvalid", "model.uri"),
         ({"model__uri": "s3://"}, "UriInvalid", "no bucket"),
         ({"dataset__train__uri": "s3://user:word@BUCKET/x"}, "UriInvalid", "dataset.train.uri"),
-        ({"dataset__train__uri": "s3://BUCKET/data/"}, "UriInvalid", "not a file"),
+        ({"dataset__train__uri": "s3://BUCKET"}, "UriInvalid", "dataset.train.uri"),
+        (
+            {"dataset__train__uri": "s3://BUCKET/data/"},
+            "FileTwice",
+            "dataset.train and dataset.test both hold",
+        ),
+        ({"dataset__train__uri": "s3://BUCKET/none/"}, "NoFiles", "dataset.train.uri: there is no data file"),
+        ({"dataset__train__uri": "s3://BUCKET/data"}, "ObjectMissing", "is a folder"),
+        (
+            {"dataset__test": {"uris": ["s3://BUCKET/tuned/"]}, "output": "s3://BUCKET/tuned/x/"},
+            "OutputIsInput",
+            "dataset.test.uris[0]",
+        ),
         ({"dataset__train__uri": "s3://BUCKET/data/none.jsonl"}, "ObjectMissing", "none.jsonl"),
         ({"dataset__train__uri": "s3://no-such-bucket/x.jsonl"}, "BucketMissing", "no-such-bucket"),
         ({"model__uri": "s3://BUCKET/none"}, "ModelMissing", "no files"),

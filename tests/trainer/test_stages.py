@@ -132,7 +132,7 @@ def test_a_real_encoder_is_prepared_trained_and_published(
         store.download(entry.uri, tmp_path / "model" / entry.uri.removeprefix(published.uri))
     classify = pipeline("text-classification", model=str(tmp_path / "model"), device="cpu")
     lines = (tmp_path / "model/evaluation/predictions.jsonl").read_text().splitlines()
-    reported = {line["row"]: line["tuned"] for line in map(json.loads, lines)}
+    reported = {line["line"]: line["tuned"] for line in map(json.loads, lines)}
     test = store.read(sections.run.dataset.test.uri or "").decode().splitlines()
     texts = {row: json.loads(test[row - 1])["text"] for row in sorted(reported)[:8]}
     answers = classify(list(texts.values()), truncation=True, max_length=48)

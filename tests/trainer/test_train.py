@@ -106,7 +106,7 @@ def check_scores(payload: TrainPayload, prepared: Prepared, store: Store, config
     assert evaluation.majority.primary < 0.3
     text = store.read(f"{config.run.runs}report/predictions.jsonl").decode()
     lines = [json.loads(line) for line in text.splitlines()]
-    assert [line["row"] for line in lines] == list(range(1, 42))
+    assert [line["line"] for line in lines] == list(range(1, 42))
     truth = [line["label"] for line in lines]
     for column, scores in (
         ("majority", evaluation.majority),

@@ -80,15 +80,17 @@ class ModelSource(Model):
 
 
 class TrainSplit(Model):
-    """The training rows."""
-
-    uri: Uri
-
-
-class HeldOut(Model):
-    """Held-out rows: a file of their own, or a share of the training rows. Exactly one is set."""
+    """The training rows. Exactly one is set."""
 
     uri: Uri | None = None
+    """A file, or a folder, which ends in a slash: every data file below it."""
+    uris: tuple[Uri, ...] = ()
+    """Several of either, in the order in which they are read."""
+
+
+class HeldOut(TrainSplit):
+    """Held-out rows: files of their own, or a share of the training rows. Exactly one is set."""
+
     split: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of the training rows, drawn by class with the run's seed."""
 

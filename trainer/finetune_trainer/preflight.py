@@ -27,7 +27,8 @@ def check_uris(run: Run) -> None:
             if endpoints.get(field.partition(".")[0]) != run.stores.output.endpoint:
                 continue
             # A data file is one object: writing beside it is fine, writing around it is not.
-            inside = field == "model.uri" and where.contains(places[written])
+            folder = field == "model.uri" or not where.key or where.key.endswith("/")
+            inside = folder and where.contains(places[written])
             if inside or places[written].contains(where):
                 raise StageFailure(
                     FailureClass.USER_CONFIG,
@@ -72,8 +73,8 @@ def _fields(run: Run) -> Iterator[tuple[str, str]]:
     yield "output", run.output
     yield "runs", run.runs
     yield "model.uri", run.model.uri
-    for name, uri in uris_of(run.dataset).items():
-        yield f"dataset.{name}.uri", uri
+    for named in uris_of(run.dataset).values():
+        yield from named.items()
 
 
 def _parsed(field: str, uri: str) -> S3Uri:
@@ -81,8 +82,8 @@ def _parsed(field: str, uri: str) -> S3Uri:
         where = parse(uri)
     except UriError as error:
         raise _invalid(f"{field}: {error}.") from None
-    if field.startswith("dataset") and (not where.key or uri.endswith("/")):
-        raise _invalid(f"{field}: {uri!r} names a folder, not a file.")
+    if field.startswith("dataset") and not where.key and not uri.endswith("/"):
+        raise _invalid(f"{field}: {uri!r} is a bucket; with a slash at its end it is all that lies in it.")
     if field in {"output", "runs"} and not uri.endswith("/"):
         raise _invalid(f"{field}: {uri!r} does not end in a slash.")
     return where

@@ -27,7 +27,7 @@ from finetune_trainer.contract import (
 from finetune_trainer.dataset import doctor, sources, tokenise
 from finetune_trainer.dataset.data import Prepared, read_index, store_prepared
 from finetune_trainer.dataset.datareport import Lengths, document
-from finetune_trainer.dataset.findings import Finding, SplitName
+from finetune_trainer.dataset.findings import Finding, SplitName, warning
 from finetune_trainer.dataset.partition import Partition, partition
 from finetune_trainer.dataset.sources import DataFile
 from finetune_trainer.failures import StageFailure
@@ -77,7 +77,7 @@ class _Work:
     task: Preparing[Any]
     output: Store
     base: _Base
-    files: dict[SplitName, DataFile]
+    files: dict[SplitName, tuple[DataFile, ...]]
     folder: str
     """Where the prepared rows go, ends in a slash."""
     notes: tuple[Finding, ...]
@@ -99,8 +99,8 @@ def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
     preflight.check_output_free(output, config)
     preflight.check_writable(output, config)
     parent = lineage.keep_parent(config.run, models, output)
-    uris = sources.uris_of(config.run.dataset)
-    files = {name: sources.fetch(data, uri, places) for name, uri in uris.items()}
+    found = sources.find(data, config.run.dataset)
+    files = {name: sources.fetch(data, split.uris, places) for name, split in found.items()}
     pulse.beat(Activity.CHECKING_MODEL, percent=10, quiet_seconds=_SLOW_SECONDS)
     task = preparing(config.run.task)
     base = _base(config, task, models, places)
@@ -109,10 +109,9 @@ def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
     digest = _data_digest(config, base, files)
     folder = f"{config.run.runs}prepared/{digest.removeprefix('sha256:')[:16]}/"
     keys = {*output.warnings, *data.warnings, *models.warnings}
-    notes = tuple(
-        Finding(level="warning", code="Note", message=f"{text}.") for text in (*sorted(keys), *base.warnings)
-    )
-    work = _Work(config, task, output, base, files, folder, notes)
+    notes = [warning("Note", f"{text}.") for text in (*sorted(keys), *base.warnings)]
+    ignored = [note for split in found.values() for note in split.notes]
+    work = _Work(config, task, output, base, files, folder, (*notes, *ignored))
     facts = _stored(work) or _prepare_rows(work, pulse)
     pulse.beat(Activity.DONE, percent=100)
     return _result(work, digest, facts)
@@ -139,14 +138,14 @@ def _base(config: TrainConfig, task: Preparing[Any], store: Store, places: Place
     )
 
 
-def _data_digest(config: TrainConfig, base: _Base, files: dict[SplitName, DataFile]) -> Digest:
+def _data_digest(config: TrainConfig, base: _Base, files: dict[SplitName, tuple[DataFile, ...]]) -> Digest:
     """Names everything that the prepared rows follow from: the same inputs, the same folder."""
     dataset = config.run.dataset
     inputs = {
         "format": FORMAT,
         "task": config.run.task,
         "model": base.digest,
-        "files": {name: [file.uri.rpartition("/")[2], file.digest] for name, file in files.items()},
+        "files": {name: [[file.name, file.digest] for file in split] for name, split in files.items()},
         "shares": [dataset.validation.split, dataset.test.split],
         "columns": dataset.columns.model_dump(),
         "maxBadRowFraction": dataset.max_bad_row_fraction,
@@ -175,7 +174,8 @@ def _prepare_rows(work: _Work, pulse: Pulse) -> Facts:
     run, task = work.config.run, work.task
     pulse.beat(Activity.CHECKING_DATA, percent=20, quiet_seconds=_SLOW_SECONDS)
     reader = partial(task.example, run=run)
-    read = {name: sources.read(file, reader) for name, file in work.files.items()}
+    wanted = frozenset(run.dataset.columns.model_dump().values())
+    read = {name: sources.read(name, files, wanted, reader) for name, files in work.files.items()}
     findings = list(work.notes)
     for source in read.values():
         findings += doctor.check_source(
@@ -184,14 +184,15 @@ def _prepare_rows(work: _Work, pulse: Pulse) -> Facts:
     _fail_on_errors(work, findings)
     parts = partition(
         {name: source.examples for name, source in read.items()},
-        {name: source.uri for name, source in read.items()},
+        {name: source.home for name, source in read.items()},
         run.dataset,
         run.training.seed,
     )
-    homes = {name: work.files.get(name, work.files["train"]).uri for name in parts.splits}
+    origins = {name: read.get(name, read["train"]) for name in parts.splits}
+    homes = {name: source.home for name, source in origins.items()}
     findings += parts.findings
     for name, source in read.items():
-        findings += doctor.duplicates(parts.splits[name] if name != "train" else source.examples, source.uri)
+        findings += doctor.duplicates(parts.splits[name] if name != "train" else source.examples, source.home)
     findings += task.check_rows(parts.splits, homes)
     findings += doctor.few_test_rows(len(parts.splits["test"]))
     _fail_on_errors(work, findings)
@@ -212,7 +213,7 @@ def _prepare_rows(work: _Work, pulse: Pulse) -> Facts:
     labels = task.classes(parts.splits["train"])
     prepared = Prepared(
         **{
-            name: tokenise.as_split(rows, cut[name], task.labels(rows, labels))
+            name: tokenise.as_split(rows, cut[name], task.labels(rows, labels), origins[name].spans)
             for name, rows in parts.splits.items()
         },
         labels=labels,

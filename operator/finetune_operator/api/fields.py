@@ -41,6 +41,17 @@ def folder(uri: str) -> str:
     return f"({uri}.endsWith('/') ? {uri} : {uri} + '/')"
 
 
+def data_uris(split: str) -> str:
+    """CEL: the files and folders that a split of the data set names; none for a share."""
+    return f"(has({split}.uris) ? {split}.uris : has({split}.uri) ? [{split}.uri] : [])"
+
+
+def apart(one: str, other: str) -> str:
+    """CEL: no URI of one list is also in the other, or lies in a folder of the other."""
+    nested = "!(a.endsWith('/') && b.startsWith(a)) && !(b.endsWith('/') && a.startsWith(b))"
+    return f"{one}.all(a, {other}.all(b, a != b && {nested}))"
+
+
 def folder_of(uri: str) -> str:
     """CEL: the folder that a file lies in."""
     return f"{uri}.substring(0, {uri}.lastIndexOf('/') + 1)"
@@ -65,8 +76,25 @@ def s3_uri(key: str, *, at_most: int) -> Any:
     )
 
 
-FileUri = Annotated[str, s3_uri(r"[^?#@\s\\]*[^/?#@\s\\]", at_most=1024)]
+DataUri = Annotated[str, s3_uri(r"[^?#@\s\\]*", at_most=1024)]
 FolderUri = Annotated[str, s3_uri(r"[^?#@\s\\]*", at_most=900)]
+DataUris = Annotated[
+    list[DataUri],
+    Field(
+        min_length=1,
+        max_length=64,
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule("self.all(a, self.exists_one(b, a == b))", "must not name a file or folder twice"),
+                # Rules compare every one with every other at a limited cost, and a config is an annotation.
+                rule(
+                    "self.map(a, size(a)).sum() <= 4096",
+                    "must have at most 4096 characters together: name folders instead of files",
+                ),
+            ]
+        },
+    ),
+]
 ModelUri = Annotated[str, s3_uri(r"[^?#@\s\\]+", at_most=1024)]
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 Quantity = Annotated[

@@ -5,14 +5,17 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_operator.api.fields import (
-    FileUri,
+    DataUri,
+    DataUris,
     FolderUri,
     Key,
     ModelUri,
     Name,
     Quantity,
     Split,
+    apart,
     auto_or,
+    data_uris,
     folder,
     folder_of,
     rule,
@@ -85,23 +88,36 @@ class ModelSpec(Model):
     """Store of the base model, also of one that another job has published. Default: spec.storage."""
 
 
-class TrainFile(Model):
+class TrainFiles(Model):
     """The training rows."""
 
-    uri: FileUri
-    """A JSON Lines (.jsonl) or CSV (.csv) file in S3; .gz is unpacked."""
+    model_config = rules(rule("has(self.uri) != has(self.uris)", "set exactly one of uri and uris"))
+
+    uri: DataUri | None = None
+    """A file in S3: JSON Lines (.jsonl), CSV (.csv) or Parquet (.parquet); .gz and .zst are unpacked. Or a
+    folder, which ends in a slash: every such file below it, in the order of their keys, but for names that
+    start with _ or a dot. Set this or uris."""
+    uris: DataUris | None = None
+    """Up to 64 files and folders, read in this order; formats may differ. Set this or uri."""
 
 
-class HeldOutFile(Model):
-    """Held-out rows: a file of their own, or a share of the training rows."""
+class HeldOutFiles(Model):
+    """Held-out rows: files of their own, or a share of the training rows."""
 
-    model_config = rules(rule("has(self.uri) != has(self.split)", "set exactly one of uri and split"))
+    model_config = rules(
+        rule(
+            "[has(self.uri), has(self.uris), has(self.split)].exists_one(set, set)",
+            "set exactly one of uri, uris and split",
+        )
+    )
 
-    uri: FileUri | None = None
-    """A file like train.uri. Set this or split."""
+    uri: DataUri | None = None
+    """A file or folder like train.uri. Set this, uris or split."""
+    uris: DataUris | None = None
+    """Files and folders like train.uris. Set this, uri or split."""
     split: Split | None = None
-    """Share of the training rows to hold out, 0.001 to 0.9, drawn by class with training.seed. Set this or
-    uri."""
+    """Share of the training rows to hold out, 0.001 to 0.9, drawn by class with training.seed. Set this, uri
+    or uris."""
 
 
 class Columns(Model):
@@ -118,8 +134,21 @@ class DatasetSpec(Model):
 
     model_config = rules(
         rule(
-            "!has(self.test) || !has(self.test.uri) || self.test.uri != self.train.uri",
-            "test.uri is the same file as train.uri: a model must not be measured on what it was trained on",
+            apart(data_uris("self.test"), data_uris("self.train")),
+            "test and train name the same file, or a folder and what lies in it: a model must not be measured"
+            " on what it was trained on",
+            ".test",
+        ),
+        rule(
+            apart(data_uris("self.validation"), data_uris("self.train")),
+            "validation and train name the same file, or a folder and what lies in it: the best checkpoint"
+            " must not be chosen on what was trained on",
+            ".validation",
+        ),
+        rule(
+            apart(data_uris("self.test"), data_uris("self.validation")),
+            "test and validation name the same file, or a folder and what lies in it: a model must not be"
+            " measured on what it was chosen on",
             ".test",
         ),
         rule(
@@ -129,17 +158,17 @@ class DatasetSpec(Model):
         ),
     )
 
-    train: TrainFile
+    train: TrainFiles
     """The training rows."""
-    validation: HeldOutFile = HeldOutFile(split=0.1)
+    validation: HeldOutFiles = HeldOutFiles(split=0.1)
     """Rows that the best checkpoint is chosen on. Default: a split of 0.1."""
-    test: HeldOutFile = HeldOutFile(split=0.1)
+    test: HeldOutFiles = HeldOutFiles(split=0.1)
     """Rows that base model and tuned model are measured on; never trained on, never chosen on. Default: a
     split of 0.1."""
     columns: Columns = Columns()
     """Which columns hold what."""
     max_bad_row_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.01
-    """Unreadable rows (no JSON, text or label missing, ...) up to this share of a file are left out and
+    """Unreadable rows (no JSON, text or label missing, ...) up to this share of a split are left out and
     listed in the report; more fail the job. Default 0.01."""
     storage: Storage | None = None
     """Store of the data. Default: spec.storage."""
@@ -310,12 +339,11 @@ class FineTuneJobSpec(Model):
             ".output.uri",
         ),
         rule(
-            f"{folder('self.output.uri')} != {folder_of('self.dataset.train.uri')}"
-            f" && (!has(self.dataset.test.uri)"
-            f" || {folder('self.output.uri')} != {folder_of('self.dataset.test.uri')})"
-            f" && (!has(self.dataset.validation.uri)"
-            f" || {folder('self.output.uri')} != {folder_of('self.dataset.validation.uri')})",
-            "output.uri is the folder of a file of dataset: give the output a folder of its own",
+            f"({' + '.join(data_uris(f'self.dataset.{split}') for split in ('train', 'validation', 'test'))})"
+            f".all(u, u.endsWith('/') ? !{folder('self.output.uri')}.startsWith(u)"
+            f" : {folder('self.output.uri')} != {folder_of('u')})",
+            "output.uri lies in a folder of dataset, or is the folder of a file of dataset: give the output"
+            " a folder of its own",
             ".output.uri",
         ),
         rule(

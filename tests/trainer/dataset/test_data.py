@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from finetune_trainer.dataset import data
 from finetune_trainer.dataset.data import Prepared, Split, load_prepared, read_index, store_prepared
+from finetune_trainer.dataset.lines import FileSpan
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.places import Places
 from finetune_trainer.s3.store import Store
@@ -20,6 +23,9 @@ def split(rows: int, seed: int = 0) -> Split:
     )
 
 
+FILES = (FileSpan(file="a.csv", before=0), FileSpan(file="b.parquet", before=99))
+
+
 def same(one: Split, other: Split) -> bool:
     fields = ("tokens", "offsets", "labels", "rows", "trained")
     return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in fields)
@@ -27,7 +33,7 @@ def same(one: Split, other: Split) -> bool:
 
 @pytest.fixture
 def prepared() -> Prepared:
-    return Prepared(split(100), split(7, 1), split(0, 2), ("a", "b", "ü"))
+    return Prepared(replace(split(100), files=FILES), split(7, 1), split(0, 2), ("a", "b", "ü"))
 
 
 @pytest.mark.parametrize("shard_tokens", [1, 50, 10**6])
@@ -47,6 +53,7 @@ def test_rows_come_back_whatever_the_shards(
     assert same(back.validation, prepared.validation)
     assert same(back.test, prepared.test)
     assert back.labels == prepared.labels
+    assert [back.train.place(row) for row in (0, 98, 99)] == [("a.csv", 1), ("a.csv", 99), ("b.parquet", 1)]
     index = read_index(store, folder)
     assert index is not None
     assert index.extra == {"note": 1}

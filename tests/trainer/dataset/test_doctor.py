@@ -1,11 +1,12 @@
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import partial
 
 import pytest
 
 from finetune_trainer.dataset import doctor
-from finetune_trainer.dataset.doctor import Source
+from finetune_trainer.dataset.doctor import Source, Unread
 from finetune_trainer.dataset.findings import Finding
-from finetune_trainer.dataset.rows import open_rows
+from finetune_trainer.dataset.rows import FileFaultError, Opened, Row, open_rows
 from finetune_trainer.tasks.text_classification.preparing import LabelledText
 
 
@@ -19,12 +20,22 @@ def absent(there: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in ("text", "label") if name not in there)
 
 
-def source(text: str, name: str = "rows.jsonl") -> Source:
-    return doctor.read_source(f"s3://data/{name}", open_rows([text.encode()], name), read)
+def source(files: dict[str, str]) -> Source:
+    """The data set of these files, by their names."""
+    unread = [
+        Unread(f"s3://data/{name}", name, partial(open_rows, [text.encode()], name))
+        for name, text in files.items()
+    ]
+    home = f"s3://data/{next(iter(files))}" if len(files) == 1 else f"dataset.train ({len(files)} files)"
+    return doctor.read_source(home, unread, read)
 
 
-def check(text: str, max_bad: float = 0.01, **options: str) -> list[Finding]:
-    return doctor.check_source(source(text, **options), absent, max_bad)
+def check(text: str, max_bad: float = 0.01, name: str = "rows.jsonl") -> list[Finding]:
+    return doctor.check_source(source({name: text}), absent, max_bad)
+
+
+def check_all(files: dict[str, str], max_bad: float = 0.01) -> list[Finding]:
+    return doctor.check_source(source(files), absent, max_bad)
 
 
 def rows(*pairs: tuple[str, str]) -> list[LabelledText]:
@@ -57,6 +68,70 @@ def test_bad_rows_up_to_the_allowed_share_are_a_warning_and_above_it_an_error() 
 def test_a_hundred_bad_rows_are_listed_and_all_are_counted() -> None:
     (error,) = check("nonsense\n" * 250)
     assert (error.count, len(error.lines)) == (250, 100)
+
+
+GOOD_LINE = '{"text": "a", "label": "b"}\n'
+
+
+def test_rows_are_counted_on_through_the_files_and_named_by_file_and_line() -> None:
+    read = source({"a.jsonl": GOOD_LINE * 2 + "\n", "b.csv": "text,label\nc,d\n", "c.jsonl": GOOD_LINE})
+    assert [row.line for row in read.examples] == [1, 2, 4, 5]
+    assert [str(row.line) for row in read.examples] == ["a.jsonl:1", "a.jsonl:2", "b.csv:2", "c.jsonl:1"]
+    assert [row.line for row in source({"a.jsonl": GOOD_LINE}).examples] == [1]
+    assert str(source({"a.jsonl": GOOD_LINE}).examples[0].line) == "1"
+
+
+def test_bad_rows_of_several_files_are_counted_together_and_named_by_file_and_line() -> None:
+    files = {"a.jsonl": GOOD_LINE * 8, "b.jsonl": GOOD_LINE + "nonsense\n"}
+    (warning,) = check_all(files, max_bad=0.1)
+    assert (warning.code, warning.file, warning.count) == ("BadRows", "dataset.train (2 files)", 1)
+    assert warning.lines[0].startswith("b.jsonl:2: is not JSON")
+    (error,) = check_all(files, max_bad=0.09)
+    assert "1 of 10 rows of dataset.train (2 files)" in error.message
+    assert "line b.jsonl:2 is not JSON" in error.message
+
+
+def test_a_file_without_rows_among_others_is_noted_and_none_with_rows_is_an_error() -> None:
+    (note,) = check_all({"a.jsonl": GOOD_LINE, "b.jsonl": "", "c.csv": "text,label\n"})
+    assert (note.level, note.code, note.lines) == ("warning", "FileNote", ("b.jsonl", "c.csv"))
+    assert (
+        "s3://data/b.jsonl: it holds no rows. So it is with 1 more of dataset.train (3 files)."
+        in note.message
+    )
+    assert [finding.code for finding in check_all({"a.jsonl": "", "b.jsonl": ""})] == ["NoRows"]
+
+
+def test_columns_are_looked_for_in_every_file() -> None:
+    files = {"a.jsonl": GOOD_LINE, "b.csv": "body,label\nx,y\n", "c.csv": "text,queue\nx,y\n"}
+    (error,) = check_all(files)
+    assert (error.code, error.count) == ("ColumnsMissing", 2)
+    assert "dataset.columns: s3://data/b.csv has no column 'text'; it has body, label." in error.message
+    assert error.lines == (
+        "b.csv: has no column 'text'; it has body, label",
+        "c.csv: has no column 'label'; it has queue, text",
+    )
+
+
+def test_a_file_that_cannot_be_read_is_named_and_the_others_are_read() -> None:
+    (error,) = check_all({"a.jsonl": "[1]", "b.jsonl": GOOD_LINE, "c.csv": "text,text\n"})
+    assert (error.code, error.count) == ("DataCorrupt", 2)
+    assert "s3://data/a.jsonl cannot be read: it is one JSON array" in error.message
+    assert [line.split(":")[0] for line in error.lines] == ["a.jsonl", "c.csv"]
+    assert len(source({"a.jsonl": "[1]", "b.jsonl": GOOD_LINE}).examples) == 1
+
+
+def test_a_file_whose_end_cannot_be_read_is_an_error_whatever_came_before() -> None:
+    def broken() -> Opened:
+        def rows() -> Iterator[Row]:
+            yield Row(1, {"text": "a", "label": "b"})
+            raise FileFaultError("its gzip is truncated")
+
+        return Opened(rows(), (), ())
+
+    read_to_there = doctor.read_source("s3://data/a.gz", [Unread("s3://data/a.gz", "a.gz", broken)], read)
+    (error,) = doctor.check_source(read_to_there, absent, 0.5)
+    assert (error.code, error.lines) == ("DataCorrupt", ())
+    assert error.message == "s3://data/a.gz cannot be read: its gzip is truncated."
 
 
 def test_rows_whose_text_is_held_out_are_left_out_of_training() -> None:

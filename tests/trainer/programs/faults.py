@@ -69,7 +69,7 @@ def main() -> None:
         return torch.where(numbers == poisoned, torch.nan, usual) if fault == LOSS else usual, numbers
 
     loop.Loop, learning.losses = Watched, losses
-    outcomes: dict[str, Any] = {"line": int(split.rows[poisoned])}
+    outcomes: dict[str, Any] = {"place": "{}:{}".format(*split.place(poisoned))}
     for fault in (LOSS, GRADIENT, LEAVE):
         try:
             truth.steps(gang, base, 2, 2, 2, Asked(gang.rank))

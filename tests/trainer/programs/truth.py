@@ -18,6 +18,7 @@ from transformers import set_seed
 from finetune_trainer.config import Method, Offload, Training
 from finetune_trainer.contract import Chosen
 from finetune_trainer.dataset.data import Split
+from finetune_trainer.dataset.lines import FileSpan
 from finetune_trainer.models import method
 from finetune_trainer.models.model import quiet
 from finetune_trainer.stage import Pulse
@@ -42,6 +43,7 @@ def synthetic_rows() -> Split:
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         labels=(np.arange(ROWS) % CLASSES).astype(np.int32),
         rows=(np.arange(ROWS) + 100).astype(np.int64),
+        files=(FileSpan(file="a.csv", before=0), FileSpan(file="b.csv", before=90)),
         trained=np.zeros(counts.sum(), dtype=np.bool_),
     )
 

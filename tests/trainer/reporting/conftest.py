@@ -67,7 +67,12 @@ def record_of() -> Callable[..., TrainingRecord]:
                 **flips(truth, answers["baseline"], answers["tuned"]),
                 probe=facts.ProbeFacts(strength=1.0, validation=0.5, rows=900, reused=False),
                 examples=facts.examples(
-                    np.arange(1, rows + 1), truth, answers, logits, labels, lambda place: f"{place} {text}"
+                    [(f"{text}.jsonl", line) for line in range(1, rows + 1)],
+                    truth,
+                    answers,
+                    logits,
+                    labels,
+                    lambda place: f"{place} {text}",
                 ),
             ),
             best=Best(step=600, metric=0.8),
@@ -171,8 +176,8 @@ def doctor() -> dict[str, object]:
             },
         ],
         "files": {
-            "train": {"uri": "s3://data/train.jsonl", "digest": DIGEST, "size": 1_234_567},
-            "test": {"uri": "s3://data/test.jsonl", "digest": DIGEST, "size": 123_456},
+            "train": [{"uri": "s3://data/train.jsonl", "digest": DIGEST, "size": 1_234_567}],
+            "test": [{"uri": "s3://data/test.jsonl", "digest": DIGEST, "size": 123_456}],
         },
         "rows": {"train": 9600, "validation": 1000, "test": 400},
         "labels": {name: {"train": rows, "validation": 10, "test": 4} for name, rows in (("a", 9), ("b", 4))},

@@ -40,7 +40,7 @@ def test_rows_lengths_and_classes_are_shown(doctor: dict[str, Any]) -> None:
 
 
 def test_one_file_or_several_files_of_a_split_are_listed(doctor: dict[str, Any]) -> None:
-    one = doctor["files"]["train"]
+    (one,) = doctor["files"]["train"]
     several = {**doctor, "files": {"train": [one, {**one, "uri": "s3://data/more.jsonl"}]}}
     assert "s3://data/more.jsonl" in shown(several)
     assert "1.2 MB" in shown(doctor)

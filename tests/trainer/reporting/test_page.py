@@ -88,7 +88,7 @@ def test_a_hostile_name_does_no_harm_wherever_it_stands(
         "findings": [
             {"level": "warning", "code": hostile, "message": hostile, "lines": [hostile], "count": 1}
         ],
-        "files": {hostile: {"uri": hostile, "digest": hostile}},
+        "files": {hostile: [{"uri": hostile, "digest": hostile}]},
         "labels": {hostile: {"train": 1}},
         "rows": {"train": 3},
         "lengths": {"train": {"histogram": {hostile: 3, "8+": 2}}},

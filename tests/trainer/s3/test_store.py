@@ -29,6 +29,7 @@ def test_a_listing_is_of_the_exact_prefix(store: Store, bucket: str) -> None:
         f"s3://{bucket}/a/1",
         f"s3://{bucket}/a/2/3",
     ]
+    assert [entry.uri for entry in store.list(f"s3://{bucket}/", most=1)] == [f"s3://{bucket}/a/1"]
     assert store.head(f"s3://{bucket}/a/") is None
 
 

@@ -104,8 +104,9 @@ def test_all_ranks_end_at_the_same_step_with_the_same_reason(tiny_base: Path, tm
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
     assert first["loss"][:2] == ["Numerical", "NonFiniteLoss"]
+    assert first["place"].startswith("b.csv:")
     assert first["loss"][2].endswith(
-        f"loss of step 2 is not finite; rows (lines of dataset.train): {first['line']}"
+        f"loss of step 2 is not finite; rows (lines of dataset.train): {first['place']}"
     )
     assert first["gradient"][:2] == ["Numerical", "NonFiniteGradient"]
     assert "step 2" in first["gradient"][2]

@@ -5,7 +5,7 @@ Folder: `<split>-<n>.safetensors` shards, then `index.json`, written last, with 
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save
 
 from finetune_trainer.contract import Digest, FailureClass, Model
 from finetune_trainer.dataset.findings import SplitName
+from finetune_trainer.dataset.lines import ONE_FILE, FileSpan, place
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.places import Places
 from finetune_trainer.s3.store import Store
@@ -37,12 +38,23 @@ class Split:
     labels: npt.NDArray[np.int32]
     """Index into `Prepared.labels`, 0 for a task without classes; length n."""
     rows: npt.NDArray[np.int64]
-    """1-based line of the row in its source file; length n."""
+    """1-based line of the row, counted on through the files of its split; length n."""
     trained: npt.NDArray[np.bool_]
     """Which tokens are to be learnt, none for a task that learns no tokens; as long as `tokens`."""
 
+    files: tuple[FileSpan, ...] = ONE_FILE
+    """Where `rows` begin to count in which file."""
+
     def __len__(self) -> int:
         return len(self.labels)
+
+    def place(self, index: int) -> tuple[str, int]:
+        """File and 1-based line that a row comes from."""
+        return place(int(self.rows[index]), self.files)
+
+    def places(self) -> list[tuple[str, int]]:
+        """File and 1-based line that each row comes from."""
+        return [self.place(index) for index in range(len(self))]
 
     def row(self, index: int) -> npt.NDArray[np.int32]:
         """The token ids of one row."""
@@ -75,6 +87,8 @@ class Index(Model):
 
     labels: tuple[str, ...]
     splits: dict[SplitName, tuple[Shard, ...]]
+    files: dict[SplitName, tuple[FileSpan, ...]]
+    """Of each split, in the order in which its rows are counted."""
     extra: dict[str, JsonValue] = {}
     """What Prepare keeps with the shards."""
 
@@ -92,7 +106,12 @@ def store_prepared(
             digest = store.write(folder + file, data).digest
             shards.append(Shard(file=file, digest=digest, size=len(data), rows=len(part)))
         splits[name] = tuple(shards)
-    index = Index(labels=prepared.labels, splits=splits, extra=dict(extra or {}))
+    index = Index(
+        labels=prepared.labels,
+        splits=splits,
+        files={name: getattr(prepared, name).files for name in get_args(SplitName)},
+        extra=dict(extra or {}),
+    )
     store.write(folder + INDEX, index.model_dump_json(by_alias=True).encode())
     return index
 
@@ -126,7 +145,10 @@ def load_prepared(store: Store, folder: str, places: Places) -> Prepared:
         )
     cache = places.cache / "prepared"
     train, validation, test = (
-        _joined([_fetch(store, folder, shard, cache) for shard in index.splits.get(name, ())])
+        replace(
+            _joined([_fetch(store, folder, shard, cache) for shard in index.splits.get(name, ())]),
+            files=index.files[name],
+        )
         for name in get_args(SplitName)
     )
     return Prepared(train, validation, test, index.labels)
@@ -169,8 +191,8 @@ def _fetch(store: Store, folder: str, shard: Shard, cache: Path) -> Split:
             path.unlink()
             raise _corrupt(folder + shard.file, f"its SHA-256 is {got.digest}, the index says {shard.digest}")
     try:
-        tensors = load_file(path)
-        split = Split(*(tensors[name] for name in ("tokens", "offsets", "labels", "rows", "trained")))
+        tensors: dict[str, Any] = load_file(path)
+        split = Split(**{name: tensors[name] for name in ("tokens", "offsets", "labels", "rows", "trained")})
     except (SafetensorError, KeyError) as error:
         raise _corrupt(folder + shard.file, str(error)) from None
     fits = len(split.offsets) == len(split) + 1 and split.offsets[-1] == len(split.tokens)

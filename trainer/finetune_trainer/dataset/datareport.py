@@ -49,7 +49,7 @@ class Lengths:
 
 def document(
     splits: Mapping[SplitName, Sequence[Example]],
-    files: Mapping[SplitName, DataFile],
+    files: Mapping[SplitName, Sequence[DataFile]],
     lengths: Mapping[SplitName, Lengths],
     max_length: int,
 ) -> dict[str, Any]:
@@ -58,7 +58,8 @@ def document(
     largest = [label for label, _ in counts["train"].most_common(_LABELS)]
     return {
         "files": {
-            name: {"uri": file.uri, "digest": file.digest, "size": file.size} for name, file in files.items()
+            name: [{"uri": file.uri, "digest": file.digest, "size": file.size} for file in split]
+            for name, split in files.items()
         },
         "rows": {name: len(rows) for name, rows in splits.items()},
         "labels": {label: {name: counts[name][label] for name in counts} for label in largest},

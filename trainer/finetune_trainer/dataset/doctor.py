@@ -2,11 +2,12 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from finetune_trainer.dataset.example import Example
 from finetune_trainer.dataset.findings import LISTED, Finding, warning
+from finetune_trainer.dataset.lines import FileSpan, Line
 from finetune_trainer.dataset.rows import BadRow, FileFaultError, Opened, Row
 
 _FEW_TEST_ROWS = 100
@@ -17,14 +18,23 @@ Absent = Callable[[Iterable[str]], tuple[str, ...]]
 """Columns of a file -> those that it lacks."""
 
 
-@dataclass
-class Source:
-    """What one file holds."""
+@dataclass(frozen=True)
+class Unread:
+    """A file before it is read."""
 
     uri: str
-    examples: list[Any] = field(default_factory=list)
-    """Of the task's own kind, each an Example."""
-    bad: list[BadRow] = field(default_factory=list)
+    name: str
+    """What tells it apart from the other files of its split."""
+    open: Callable[[], Opened]
+    """May raise FileFaultError."""
+
+
+@dataclass
+class FileFacts:
+    """What one file as a whole is like."""
+
+    uri: str
+    name: str
     columns: Counter[str] = field(default_factory=Counter)
     """In how many rows each column occurs."""
     rows: int = 0
@@ -33,52 +43,126 @@ class Source:
     warnings: tuple[str, ...] = ()
 
 
-def read_source(uri: str, opened: Opened, read: Reader) -> Source:
-    """Every row of a file as an example or a bad row; a fault of the file ends it."""
-    source = Source(uri, warnings=opened.warnings)
-    source.columns.update(dict.fromkeys(opened.columns, 0))
-    try:
-        for row in opened.rows:
-            source.rows += 1
-            if isinstance(row, Row):
-                source.columns.update(list(row.values)[:LISTED])
-                found = read(row.line, row.values)
-                if isinstance(found, str):
-                    source.bad.append(BadRow(row.line, found))
-                else:
-                    source.examples.append(found)
-            else:
-                source.bad.append(row)
-    except FileFaultError as error:
-        source.fault = str(error)
+@dataclass
+class Source:
+    """What the files of one split hold."""
+
+    home: str
+    """What findings call it: the URI of its only file, or the split."""
+    examples: list[Any] = field(default_factory=list)
+    """Of the task's own kind, each an Example."""
+    bad: list[BadRow] = field(default_factory=list)
+    files: list[FileFacts] = field(default_factory=list)
+    spans: list[FileSpan] = field(default_factory=list)
+    """Which rows each of the files holds."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of all files, bad ones included."""
+        return sum(file.rows for file in self.files)
+
+
+def read_source(home: str, files: Sequence[Unread], read: Reader) -> Source:
+    """Every row of some files as an example or a bad row; a fault of a file ends that file."""
+    source = Source(home)
+    last = 0
+    for unread in files:
+        file, before = FileFacts(unread.uri, unread.name), last
+        source.files.append(file)
+        source.spans.append(FileSpan(file=unread.name, before=before))
+        try:
+            opened = unread.open()
+            file.warnings = opened.warnings
+            file.columns.update(dict.fromkeys(opened.columns, 0))
+            for row in opened.rows:
+                last = before + row.line
+                _take(source, file, row, Line.of(last, source.spans) if len(files) > 1 else last, read)
+        except FileFaultError as error:
+            file.fault = str(error)
     return source
 
 
+def _take(source: Source, file: FileFacts, row: Row | BadRow, line: int, read: Reader) -> None:
+    file.rows += 1
+    if isinstance(row, BadRow):
+        source.bad.append(replace(row, line=line))
+        return
+    file.columns.update(list(row.values)[:LISTED])
+    found = read(line, row.values)
+    if isinstance(found, str):
+        source.bad.append(BadRow(line, found))
+    else:
+        source.examples.append(found)
+
+
 def check_source(source: Source, absent: Absent, max_bad: float) -> list[Finding]:
-    """Whether a file as a whole can be used."""
-    findings = [
-        Finding(level="warning", code="FileNote", message=f"{source.uri}: {note}.", file=source.uri)
-        for note in source.warnings
-    ]
-    if source.fault:
-        return [*findings, _error("DataCorrupt", f"{source.uri} cannot be read: {source.fault}.", source)]
+    """Whether the files of a split can be used."""
+    findings = _notes(source)
+    faulty = [(file, f"cannot be read: {file.fault}") for file in source.files if file.fault]
+    if faulty:
+        return [*findings, _files_error("DataCorrupt", source, faulty)]
     if not source.rows:
-        return [*findings, _error("NoRows", f"{source.uri} holds no rows.", source)]
-    lacking = absent([name for name, count in source.columns.items() if count])
-    if lacking and source.columns:
-        there = ", ".join(sorted(source.columns)[:20])
-        missing = " and no ".join(map(repr, lacking))
-        message = f"dataset.columns: {source.uri} has no column {missing}; it has {there}."
-        return [*findings, _error("ColumnsMissing", message, source)]
+        return [*findings, _error("NoRows", f"{source.home} holds no rows.", source)]
+    lacking = [(file, what) for file in source.files if (what := _lacks(file, absent))]
+    if lacking:
+        return [*findings, _files_error("ColumnsMissing", source, lacking, "dataset.columns: ")]
     if source.bad:
         findings.append(_bad_rows(source, max_bad))
     return findings
 
 
+def _notes(source: Source) -> list[Finding]:
+    """What may be worth knowing of the files; the same of many files is said once."""
+    noted: dict[str, list[FileFacts]] = defaultdict(list)
+    for file in source.files:
+        empty = ("it holds no rows",) if source.rows and not file.rows and not file.fault else ()
+        for note in (*file.warnings, *empty):
+            noted[note].append(file)
+    return [
+        Finding(
+            level="warning",
+            code="FileNote",
+            message=f"{files[0].uri}: {note}.{_likewise(source, len(files) - 1)}",
+            file=source.home,
+            count=len(files),
+            lines=tuple(file.name for file in files[:LISTED] if len(source.files) > 1),
+        )
+        for note, files in noted.items()
+    ]
+
+
+def _lacks(file: FileFacts, absent: Absent) -> str:
+    """Which columns a file has not; nothing if it has all that are needed."""
+    lacking = absent([name for name, count in file.columns.items() if count])
+    if not lacking or not file.columns or not file.rows:
+        return ""
+    missing, there = " and no ".join(map(repr, lacking)), ", ".join(sorted(file.columns)[:20])
+    return f"has no column {missing}; it has {there}"
+
+
+def _files_error(
+    code: str, source: Source, faulty: Sequence[tuple[FileFacts, str]], field_name: str = ""
+) -> Finding:
+    """An error of whole files: the first in a sentence, of several all in the list."""
+    first, what = faulty[0]
+    return Finding(
+        level="error",
+        code=code,
+        message=f"{field_name}{first.uri} {what}.{_likewise(source, len(faulty) - 1)}",
+        file=source.home,
+        count=len(faulty),
+        lines=tuple(f"{file.name}: {what}" for file, what in faulty[:LISTED] if len(source.files) > 1),
+    )
+
+
+def _likewise(source: Source, more: int) -> str:
+    return f" So it is with {more:,} more of {source.home}." if more else ""
+
+
 def _bad_rows(source: Source, max_bad: float) -> Finding:
     share, first = len(source.bad) / source.rows, source.bad[0]
     message = (
-        f"{len(source.bad):,} of {source.rows:,} rows of {source.uri} cannot be used; "
+        f"{len(source.bad):,} of {source.rows:,} rows of {source.home} cannot be used; "
         f"the first: line {first.line} {first.reason}."
     )
     lines = tuple(f"{bad.line}: {bad.reason}" for bad in source.bad[:LISTED])
@@ -87,7 +171,7 @@ def _bad_rows(source: Source, max_bad: float) -> Finding:
             level="warning",
             code="BadRows",
             message=message,
-            file=source.uri,
+            file=source.home,
             count=len(source.bad),
             lines=lines,
         )
@@ -96,7 +180,7 @@ def _bad_rows(source: Source, max_bad: float) -> Finding:
         level="error",
         code="DataCorrupt" if mostly_encoding else "TooManyBadRows",
         message=f"{message} dataset.maxBadRowFraction allows {max_bad:.2%}.",
-        file=source.uri,
+        file=source.home,
         count=len(source.bad),
         lines=lines,
     )
@@ -161,4 +245,4 @@ def truncation(cut_rows: int, rows: int, lost: int, max_length: int) -> list[Fin
 
 
 def _error(code: str, message: str, source: Source) -> Finding:
-    return Finding(level="error", code=code, message=message, file=source.uri)
+    return Finding(level="error", code=code, message=message, file=source.home)

@@ -12,7 +12,7 @@ class Example(Protocol):
 
     @property
     def line(self) -> int:
-        """1-based line in its file."""
+        """1-based line, counted on through the files of its split; as a text it names file and line."""
 
     @property
     def key(self) -> str:

@@ -1,12 +1,11 @@
-"""PURE: bytes of a data file -> rows with line numbers. An unreadable row is a BadRow, never an exception.
+"""PURE: bytes of a text file -> rows with line numbers. An unreadable row is a BadRow, never an exception.
 
-Reads JSON Lines and CSV (comma, semicolon or tab), plain or gzip. Memory stays below a few rows.
+Reads JSON Lines and CSV (comma, semicolon or tab). Memory stays below a few rows.
 """
 
 import csv
 import json
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,13 +13,14 @@ from typing import Any
 
 MAX_ROW_CHARACTERS = 1024 * 1024
 """A longer row is a bad row."""
-MAX_EXPANSION = 200
-"""Bytes that one byte of gzip may become; text reaches about 20, a bomb 1,000."""
-_FREE_EXPANSION_BYTES = 4 * 1024 * 1024
-_PIECE = 1024 * 1024
-_GZIP = b"\x1f\x8b"
+JSON_NAMES = (".jsonl", ".ndjson", ".json")
+CSV_NAMES = (".csv", ".tsv")
+PACKED_NAMES = (".gz", ".zst")
+"""Endings of file names; a packed file has one of these after its own."""
 _BOM = b"\xef\xbb\xbf"
+_PARQUET = b"PAR1"
 _WIDE = (b"\xff\xfe", b"\xfe\xff")
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _UNDECODED = re.compile("[\udc80-\udcff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _TOO_LONG = "\ud800"
@@ -36,8 +36,9 @@ class Row:
     """One row as it is written."""
 
     line: int
-    """1-based line where it starts."""
+    """1-based line where it starts; in a Parquet file its 1-based number."""
     values: dict[str, Any]
+    """As JSON has them: texts, numbers, truth values, None, lists and dicts."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,8 @@ class Opened:
     """A file on its way from bytes to rows."""
 
     rows: Iterator[Row | BadRow]
-    kind: str
-    """JSONL or CSV."""
     columns: tuple[str, ...]
-    """Header of a CSV file; empty for JSONL, whose rows each carry their own."""
+    """Header of a CSV file, schema of a Parquet file; empty for JSONL, whose rows each carry their own."""
     warnings: tuple[str, ...]
 
 
@@ -67,77 +66,49 @@ def open_rows(chunks: Iterable[bytes], name: str) -> Opened:
 
     Args:
         chunks: the file's bytes, in any pieces.
-        name: of the file; `.csv`, `.tsv`, `.jsonl`, `.ndjson`, `.json` (also with `.gz`) decide its kind,
-            else the first character does.
+        name: of the file; an ending in JSON_NAMES or CSV_NAMES (also packed) decides its kind, else the
+            first character does.
 
     Raises:
-        FileFaultError: UTF-16, a JSON array, an ambiguous header; later on also broken or endless gzip.
+        FileFaultError: UTF-16, Parquet, a JSON array, an ambiguous header; later on what `chunks` raises.
     """
     warnings: list[str] = []
-    content = _plain(iter(chunks))
+    content = iter(chunks)
     start = next(content, b"")
-    while len(start) < len(_BOM) and (more := next(content, None)) is not None:
+    while len(start) < len(_PARQUET) and (more := next(content, None)) is not None:
         start += more
     if start.startswith(_WIDE):
         raise FileFaultError("it is UTF-16; save it as UTF-8")
+    stem = unpacked_name(name)
+    if start.startswith(_PARQUET) and not stem.endswith(CSV_NAMES):
+        raise FileFaultError("it is a Parquet file; upload it as it is, under a name that ends in .parquet")
     if start.startswith(_BOM):
         warnings.append("a byte order mark at its start was left out")
         start = start.removeprefix(_BOM)
     lines = _lines(_chain(start, content))
-    stem = name.lower().removesuffix(".gz")
     first = start.lstrip()[:1]
-    named_json = stem.endswith((".jsonl", ".ndjson", ".json"))
-    if stem.endswith((".csv", ".tsv")) or not (named_json or first in {b"{", b"["}):
-        return _open_csv(lines, warnings)
+    if stem.endswith(CSV_NAMES) or not (stem.endswith(JSON_NAMES) or first in {b"{", b"["}):
+        return _open_csv(lines, warnings, tabs=stem.endswith(".tsv"))
     if first == b"[":
         raise FileFaultError("it is one JSON array; write one JSON object a line (JSON Lines)")
-    return Opened(_jsonl(lines), "JSONL", (), tuple(warnings))
+    return Opened(_jsonl(lines), (), tuple(warnings))
+
+
+def too_long(line: int) -> BadRow:
+    """A row of more than MAX_ROW_CHARACTERS."""
+    return BadRow(line, f"is longer than {MAX_ROW_CHARACTERS:,} characters")
+
+
+def unpacked_name(name: str) -> str:
+    """A file's name in lower case, without the ending of a packed file."""
+    name = name.lower()
+    return next((name.removesuffix(ending) for ending in PACKED_NAMES if name.endswith(ending)), name)
 
 
 def _chain(start: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     if start:
         yield start
     yield from rest
-
-
-def _plain(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The content; gzip (any number of members) is taken off."""
-    head = b""
-    for chunk in chunks:
-        head += chunk
-        if len(head) >= len(_GZIP):
-            break
-    if head.startswith(_GZIP):
-        yield from _gunzipped(_chain(head, chunks))
-    else:
-        yield from _chain(head, chunks)
-
-
-def _gunzipped(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    member = zlib.decompressobj(wbits=31)
-    taken = given = 0
-    for chunk in chunks:
-        taken += len(chunk)
-        rest = chunk
-        while rest:
-            if member.eof:
-                if not rest.strip(b"\0"):
-                    break  # padding after the last member is allowed
-                member = zlib.decompressobj(wbits=31)
-            try:
-                piece = member.decompress(rest, _PIECE)
-            except zlib.error as error:
-                raise FileFaultError(f"its gzip is damaged ({error})") from None
-            given += len(piece)
-            if given > _FREE_EXPANSION_BYTES and given > MAX_EXPANSION * taken:
-                raise FileFaultError(f"its gzip unpacks to more than {MAX_EXPANSION} times its size")
-            rest = member.unused_data if member.eof else member.unconsumed_tail
-            if piece:
-                yield piece
-    while not member.eof and (piece := member.decompress(member.unconsumed_tail, _PIECE)):
-        yield piece
-    if not member.eof:
-        raise FileFaultError("its gzip is truncated; upload the whole file")
 
 
 def _lines(content: Iterator[bytes]) -> Iterator[str]:
@@ -183,18 +154,22 @@ def _jsonl(lines: Iterator[str]) -> Iterator[Row | BadRow]:
             yield BadRow(number, f"is a JSON {type(values).__name__}, not an object")
 
 
-def _open_csv(lines: Iterator[str], warnings: list[str]) -> Opened:
+def _open_csv(lines: Iterator[str], warnings: list[str], *, tabs: bool) -> Opened:
     header = next(lines, "")
     if "\0" in header or _SURROGATE.search(header):
         raise FileFaultError("its header is not UTF-8 text")
-    delimiter = max(",;\t", key=header.count)
-    if delimiter != ",":
-        warnings.append(f"its columns are separated by {'tabs' if delimiter == chr(9) else 'semicolons'}")
-    columns = tuple(cell.strip() for cell in next(csv.reader([header], delimiter=delimiter), []))
+    known = "\t,;" if tabs else ",;\t"
+    delimiter = max(known, key=header.count)
+    if delimiter != known[0]:
+        warnings.append(f"its columns are separated by {_DELIMITERS[delimiter]}")
+    try:
+        columns = tuple(cell.strip() for cell in next(csv.reader([header], delimiter=delimiter), []))
+    except csv.Error as error:
+        raise FileFaultError(f"its header is not CSV ({error})") from None
     twice = [name for name, count in Counter(columns).items() if count > 1]
     if twice:
         raise FileFaultError(f"its header has the column {twice[0]!r} more than once")
-    return Opened(_csv(lines, columns, delimiter), "CSV", columns, tuple(warnings))
+    return Opened(_csv(lines, columns, delimiter), columns, tuple(warnings))
 
 
 def _csv(lines: Iterator[str], columns: tuple[str, ...], delimiter: str) -> Iterator[Row | BadRow]:
@@ -221,7 +196,7 @@ def _csv(lines: Iterator[str], columns: tuple[str, ...], delimiter: str) -> Iter
 
 def _bad_text(text: str, number: int) -> BadRow | None:
     if _TOO_LONG in text:
-        return BadRow(number, f"is longer than {MAX_ROW_CHARACTERS:,} characters")
+        return too_long(number)
     if wrong := _UNDECODED.search(text):
         return BadRow(number, f"is not UTF-8 (byte {ord(wrong[0]) - 0xDC00:#x})", encoding=True)
     if "\0" in text:

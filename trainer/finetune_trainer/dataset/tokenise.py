@@ -13,6 +13,7 @@ import numpy.typing as npt
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.dataset.data import Split
 from finetune_trainer.dataset.example import Encoding, Example
+from finetune_trainer.dataset.lines import FileSpan
 from finetune_trainer.failures import StageFailure
 
 _AT_ONCE = 2048
@@ -81,7 +82,10 @@ def decoded(tokenizer: Any, ids: npt.NDArray[np.int32]) -> str:
 
 
 def as_split(
-    examples: Sequence[Example], encoded: Sequence[Encoding], labels: npt.NDArray[np.int32]
+    examples: Sequence[Example],
+    encoded: Sequence[Encoding],
+    labels: npt.NDArray[np.int32],
+    files: Sequence[FileSpan],
 ) -> Split:
     """Examples and their tokens as the arrays that training reads."""
     return Split(
@@ -90,6 +94,7 @@ def as_split(
         offsets=np.cumsum([0, *(len(row.ids) for row in encoded)], dtype=np.int64),
         labels=labels,
         rows=np.array([example.line for example in examples], dtype=np.int64),
+        files=tuple(files),
     )
 
 

@@ -1,9 +1,8 @@
 """What the data doctor found. Pure."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from pydantic.alias_generators import to_camel
 
 from finetune_trainer.dataset.findings import Finding
@@ -47,15 +46,11 @@ class _Lengths(_Told):
     tokens_cut: int = 0
 
 
-def _many(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
-
-
 class DataReport(_Told):
     """The data doctor's report."""
 
     findings: tuple[Finding, ...] = ()
-    files: dict[str, Annotated[tuple[_File, ...], BeforeValidator(_many)]] = {}
+    files: dict[str, tuple[_File, ...]] = {}
     rows: dict[str, int] = {}
     labels: dict[str, dict[str, int]] = {}
     max_length: int = 0

@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from minio.deleteobjects import DeleteObject
@@ -43,13 +44,13 @@ class Store:
         found = look(self._clients, _parse(uri))
         return found[0] if found else None
 
-    def list(self, prefix: str) -> list[ObjectInfo]:
-        """Every object whose key starts with the prefix, in the order of keys."""
+    def list(self, prefix: str, most: int | None = None) -> list[ObjectInfo]:
+        """Every object whose key starts with the prefix, or the first so many, in the order of keys."""
         where = _parse(prefix)
 
         def walk() -> list[ObjectInfo]:
             found = self._clients.control.list_objects(where.bucket, prefix=where.key, recursive=True)
-            return [info(where.bucket, entry) for entry in found]
+            return [info(where.bucket, entry) for entry in islice(found, most)]
 
         return persist(walk, f"list {prefix}", self._clients.endpoint)
 

@@ -50,4 +50,5 @@ def subset(split: Split, numbers: npt.NDArray[np.int64]) -> Split:
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         labels=split.labels[numbers],
         rows=split.rows[numbers],
+        files=split.files,
     )

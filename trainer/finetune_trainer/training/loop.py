@@ -1,7 +1,7 @@
 """The optimisation loop: Hugging Face's Trainer on a DeepSpeed engine, with our batches, loss and guards."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from finetune_trainer.config import Offload, Training
 from finetune_trainer.contract import Chosen, FailureClass
 from finetune_trainer.dataset.data import Split
+from finetune_trainer.dataset.lines import Line
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.stage import Pulse
 from finetune_trainer.tasks.protocol import Numbers
@@ -143,7 +144,8 @@ class Loop(Trainer):
         self.leaving = leaving > 0
         if spoilt:
             lines = [int(self.batches.split.rows[number]) for number in bad]
-            everyones = sorted(line for mine in gathered(self.gang, lines) for line in mine)
+            files = self.batches.split.files
+            everyones = sorted(Line.of(line, files) for mine in gathered(self.gang, lines) for line in mine)
             raise non_finite("Loss", "loss", self.state.global_step + 1, everyones)
 
     def _clip_before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -257,7 +259,7 @@ def arguments(
     )
 
 
-def non_finite(reason: str, what: str, step: int, lines: list[int]) -> StageFailure:
+def non_finite(reason: str, what: str, step: int, lines: Sequence[int]) -> StageFailure:
     """The failure of a run whose loss or gradient is no number any more."""
     shown = ", ".join(map(str, lines[:_NAMED_ROWS]))
     more = f" and {len(lines) - _NAMED_ROWS} more" if len(lines) > _NAMED_ROWS else ""

@@ -6,7 +6,8 @@ from finetune_trainer.tasks.text_classification.facts import EXCERPT, examples, 
 def test_predictions_survive_huge_logits() -> None:
     logits = np.array([[1e4, 0.0, -1e4]], dtype=np.float32)
     answers = {name: np.array([0]) for name in ("majority", "baseline", "tuned")}
-    (line,) = prediction_lines(np.array([7]), np.array([1]), answers, logits, ("a", "b", "c"))
+    (line,) = prediction_lines([("a.csv", 7)], np.array([1]), answers, logits, ("a", "b", "c"))
+    assert line.startswith('{"file": "a.csv", "line": 7, "label": "b"')
     assert '"probabilities": {"a": 1.0, "b": 0.0, "c": 0.0}' in line
 
 
@@ -18,11 +19,16 @@ def test_the_surest_rows_of_each_kind_are_kept_with_their_text() -> None:
     logits[np.arange(40), after] = np.arange(40)
     answers = {"majority": truth, "baseline": before, "tuned": after}
     found = examples(
-        np.arange(1, 41), truth, answers, logits, ("a", "b"), lambda place: f"row {place} " + "x" * 999
+        [("a.csv", line) for line in range(1, 41)],
+        truth,
+        answers,
+        logits,
+        ("a", "b"),
+        lambda row: f"row {row} " + "x" * 999,
     )
     assert [row.kind for row in found] == ["fixed"] * 6 + ["broken"] * 6 + ["wrong"] * 6
-    assert [row.row for row in found[:3]] == [38, 34, 30]
-    assert found[6].row == 39
+    assert [(row.file, row.line) for row in found[:3]] == [("a.csv", 38), ("a.csv", 34), ("a.csv", 30)]
+    assert found[6].line == 39
     assert (found[6].label, found[6].probe, found[6].tuned) == ("a", "a", "b")
     assert found[0].text.startswith("row 37 x")
     assert len(found[0].text) == EXCERPT

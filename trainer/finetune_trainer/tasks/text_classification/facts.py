@@ -42,8 +42,10 @@ class ExampleRow(Model):
     """A test row about which the models disagree, or are both wrong."""
 
     kind: Kind
-    row: PositiveInt
-    """1-based line in its file."""
+    file: str
+    """Path below the folder that all files of its split share."""
+    line: PositiveInt
+    """1-based, in this file."""
     text: str
     """The start of it, as the model read it."""
     label: str
@@ -92,7 +94,7 @@ def class_rows(
 
 
 def prediction_lines(
-    rows: npt.NDArray[np.int64],
+    places: Sequence[tuple[str, int]],
     truth: Predicted,
     answers: Mapping[Contestant, Predicted],
     logits: npt.NDArray[np.float32],
@@ -101,30 +103,30 @@ def prediction_lines(
     """One JSON line a test row: everything needed to compute every metric again.
 
     Args:
-        rows: 1-based line of each row in its source file, shape [rows].
+        places: file and 1-based line of each row.
         truth: true classes, shape [rows].
         answers: predicted classes of each model, shape [rows].
         logits: of the tuned model, shape [rows, classes].
         labels: class names.
     """
     probabilities = _probabilities(logits)
-    for place, row in enumerate(rows):
-        line = {
-            "row": int(row),
-            "label": labels[truth[place]],
-            "majority": labels[answers["majority"][place]],
-            "linearProbe": labels[answers["baseline"][place]],
-            "tuned": labels[answers["tuned"][place]],
+    for row, (file, line) in enumerate(places):
+        document = {
+            "file": file,
+            "line": line,
+            "label": labels[truth[row]],
+            "majority": labels[answers["majority"][row]],
+            "linearProbe": labels[answers["baseline"][row]],
+            "tuned": labels[answers["tuned"][row]],
             "probabilities": {
-                label: round(float(value), 6)
-                for label, value in zip(labels, probabilities[place], strict=True)
+                label: round(float(value), 6) for label, value in zip(labels, probabilities[row], strict=True)
             },
         }
-        yield json.dumps(line, ensure_ascii=False)
+        yield json.dumps(document, ensure_ascii=False)
 
 
 def examples(
-    rows: npt.NDArray[np.int64],
+    places: Sequence[tuple[str, int]],
     truth: Predicted,
     answers: Mapping[Contestant, Predicted],
     logits: npt.NDArray[np.float32],
@@ -134,12 +136,12 @@ def examples(
     """Rows to look at, the surest answers of each kind first.
 
     Args:
-        rows: 1-based line of each row in its source file, shape [rows].
+        places: file and 1-based line of each row.
         truth: true classes, shape [rows].
         answers: predicted classes of each model, shape [rows].
         logits: of the tuned model, shape [rows, classes].
         labels: class names.
-        text: tells the text of the row at a place, counted from 0.
+        text: tells the text of a row by its number, counted from 0.
     """
     sure = _probabilities(logits).max(axis=1)
     before, after = answers["baseline"] == truth, answers["tuned"] == truth
@@ -152,15 +154,16 @@ def examples(
     return tuple(
         ExampleRow(
             kind=kind,
-            row=int(rows[place]),
-            text=text(int(place))[:EXCERPT],
-            label=labels[truth[place]],
-            probe=labels[answers["baseline"][place]],
-            tuned=labels[answers["tuned"][place]],
-            probability=round(float(sure[place]), 6),
+            file=places[row][0],
+            line=places[row][1],
+            text=text(int(row))[:EXCERPT],
+            label=labels[truth[row]],
+            probe=labels[answers["baseline"][row]],
+            tuned=labels[answers["tuned"][row]],
+            probability=round(float(sure[row]), 6),
         )
         for kind in get_args(Kind)
-        for place in surest[masks[kind][surest]][:EXAMPLES]
+        for row in surest[masks[kind][surest]][:EXAMPLES]
     )
 
 

@@ -154,7 +154,7 @@ def facts(scene: Scene, baseline: Probe, answers: Answers, *, reused: bool) -> d
                 strength=baseline.strength, validation=baseline.validation, rows=baseline.rows, reused=reused
             ),
             examples=told.examples(
-                test.rows,
+                test.places(),
                 truth,
                 predicted,
                 answers,
@@ -169,7 +169,7 @@ def prediction_lines(scene: Scene, baseline: Probe, answers: Answers) -> Iterato
     """One JSON line a test row, with the tuned model's probability of every class."""
     test = scene.prepared.test
     predicted = _predicted(scene, baseline, answers)
-    return told.prediction_lines(test.rows, _truth(test), predicted, answers, scene.prepared.labels)
+    return told.prediction_lines(test.places(), _truth(test), predicted, answers, scene.prepared.labels)
 
 
 def _features(

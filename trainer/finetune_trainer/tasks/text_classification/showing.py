@@ -22,7 +22,7 @@ from finetune_trainer.tasks.text_classification.facts import (
 )
 from finetune_trainer.training.record import TrainingRecord
 
-_CLASSES, _MATRIX, _PAIRS, _LABEL, _SHORT = 50, 30, 10, 40, 24
+_CLASSES, _MATRIX, _PAIRS, _LABEL, _SHORT, _FILE = 50, 30, 10, 40, 24, 120
 _SHADES = 8
 _MARKS = {True: "right", False: "wrong"}
 _KINDS: dict[Kind, tuple[str, str]] = {
@@ -208,6 +208,6 @@ def _example(row: ExampleRow) -> Html:
                 for who, said, sure, mark in answers
             ),
         ),
-        tag("small", f"line {count(row.row)} of its file"),
+        tag("small", f"line {count(row.line)} of ", foreign(row.file, _FILE)),
         class_="example",
     )
