@@ -1,4 +1,3 @@
-import contextlib
 import datetime as dt
 import decimal
 import tracemalloc
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from pyarrow.parquet import ParquetWriter, write_table
 
 from finetune_trainer.dataset.parquet import open_parquet
-from finetune_trainer.dataset.rows import MAX_ROW_CHARACTERS, BadRow, FileFaultError, Row
+from finetune_trainer.dataset.rows import BadRow, FileFaultError, Row
 
 TURNS = [{"role": "user", "content": "ä\n"}, {"role": "assistant", "content": ""}]
 
@@ -116,13 +115,6 @@ def test_a_date_that_python_cannot_say_is_a_bad_row(path: Path) -> None:
     assert isinstance(second, BadRow)
 
 
-def test_a_row_that_is_too_long_is_a_bad_row(path: Path) -> None:
-    rows = rows_of(written(path, {"text": ["a", "b" * MAX_ROW_CHARACTERS, "c" * 1_000_000]}))
-    assert rows[0] == Row(1, {"text": "a"})
-    assert rows[1] == BadRow(2, "is longer than 1,048,576 characters")
-    assert isinstance(rows[2], Row)
-
-
 def text_rows(path: Path) -> bytes:
     return written(path, {"text": [f"some text {n * n}" for n in range(5000)]}).read_bytes()
 
@@ -173,17 +165,11 @@ def test_a_column_that_occurs_twice_is_a_fault(path: Path) -> None:
         open_parquet(path, ["text"])
 
 
-def test_one_long_value_in_many_rows_is_a_bomb(path: Path) -> None:
-    repeated = pa.DictionaryArray.from_arrays(pa.array([0] * 5_000, pa.int32()), ["a" * 200_000])
-    written(path, {"text": repeated}, compression="zstd")
-    count = (1 for _ in open_parquet(path, ["text"]).rows)
-    with pytest.raises(FileFaultError, match="200 times its size"):
-        sum(count)
-
-
 def test_a_page_that_unpacks_to_a_thousand_times_its_size_is_not_unpacked(path: Path) -> None:
     written(path, {"text": ["a" * 5_000_000]}, compression="zstd", use_dictionary=False)
-    with pytest.raises(FileFaultError, match="200 times its size"):
+    with pytest.raises(
+        FileFaultError, match=r"200 times its size \([0-9,]+ bytes become [0-9,]+ or more\); write it as"
+    ):
         open_parquet(path, ["text"])
 
 
@@ -191,7 +177,9 @@ def test_rows_without_any_content_are_a_bomb(path: Path) -> None:
     with ParquetWriter(path, pa.schema([("text", pa.int8())])) as writer:
         for _ in range(3):
             writer.write(pa.table({"text": pa.nulls(2_000_000, pa.int8())}), row_group_size=2_000_000)
-    with pytest.raises(FileFaultError, match="200 times its size"):
+    with pytest.raises(
+        FileFaultError, match=r"200 times its size \([0-9,]+ bytes become [0-9,]+ or more\); write it as"
+    ):
         open_parquet(path, ["other"])
 
 
@@ -206,15 +194,3 @@ def test_a_large_file_costs_little_memory(path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert highest - before < 20_000_000
-
-
-@given(st.data())
-def test_any_damage_ends_in_rows_or_a_fault(path: Path, data: st.DataObject) -> None:
-    columns = {"text": ["some text", None, "more"], "turns": [TURNS, [], None], "label": [1, 2, 3]}
-    content = bytearray(written(path, columns, compression="snappy").read_bytes())
-    for _ in range(data.draw(st.integers(1, 5))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    path.write_bytes(content)
-    with contextlib.suppress(FileFaultError):
-        for row in open_parquet(path, list(columns)).rows:
-            assert row.line >= 1

@@ -53,6 +53,19 @@ def test_a_csv_row_is_named_by_the_line_where_it_starts() -> None:
     assert rows_of(data, "rows.csv")[-1] == BadRow(5, "has 1 cells, the header 2")
 
 
+def test_a_csv_row_of_endless_cells_is_a_bad_row_and_costs_no_memory() -> None:
+    cell = b"a" * 500_000 + b'\n","'
+    data = (cell for cell in (b'text,label\n"', *[cell] * 100, b"\nb,c\n"))
+    tracemalloc.start()
+    try:
+        rows = list(open_rows(data, "rows.csv").rows)
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+    assert rows[0] == BadRow(2, "is longer than 1,048,576 characters")
+    assert rows[-1] == Row(103, {"text": "b", "label": "c"})
+
+
 @pytest.mark.parametrize(
     ("line", "reason", "encoding"),
     [

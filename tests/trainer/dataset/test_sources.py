@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_trainer.config import Dataset
@@ -163,6 +163,7 @@ def kept(line: int, values: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
     return line, dict(values)
 
 
+@settings(max_examples=20)  # each starts a process for its Parquet
 @given(st.lists(st.fixed_dictionaries({"text": CELL, "label": CELL}), min_size=1, max_size=150))
 def test_rows_are_the_same_in_every_format_and_compression(folder: Path, rows: list[dict[str, str]]) -> None:
     for name, write in FORMATS.items():

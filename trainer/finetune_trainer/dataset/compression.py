@@ -32,10 +32,13 @@ def unpacked(path: Path) -> Iterator[bytes]:
         yield from _unpacked(path, kind)
 
 
-def check_expansion(packed: int, content: int, what: str) -> None:
+def check_expansion(packed: int, content: int, what: str, way_out: str) -> None:
     """Refuses what would fill memory or disk from a small file; the first 4 MiB are free."""
     if content > _FREE_EXPANSION_BYTES and content > MAX_EXPANSION * packed:
-        raise FileFaultError(f"its {what} unpacks to more than {MAX_EXPANSION} times its size")
+        raise FileFaultError(
+            f"its {what} unpacks to more than {MAX_EXPANSION} times its size"
+            f" ({packed:,} bytes become {content:,} or more); {way_out}"
+        )
 
 
 def _kind(start: bytes) -> str | None:
@@ -50,7 +53,7 @@ def _unpacked(path: Path, kind: str) -> Iterator[bytes]:
     with pa.OSFile(str(path)) as packed, pa.CompressedInputStream(packed, kind) as content:
         while piece := _next(content, kind):
             given += len(piece)
-            check_expansion(packed.tell(), given, kind)
+            check_expansion(packed.tell(), given, kind, f"upload it without {kind} if that is meant")
             yield piece
 
 

@@ -1,6 +1,5 @@
 """IO: a Parquet file -> rows. Reads the columns that are asked for, some rows at a time."""
 
-import json
 from collections.abc import Collection, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -10,18 +9,19 @@ import pyarrow as pa
 from pyarrow.parquet import FileMetaData, ParquetFile
 
 from finetune_trainer.dataset.compression import check_expansion
-from finetune_trainer.dataset.rows import MAX_ROW_CHARACTERS, BadRow, FileFaultError, Opened, Row, too_long
+from finetune_trainer.dataset.rows import BadRow, FileFaultError, Opened, Row
 
 PARQUET_NAMES = (".parquet",)
 _MAGIC, _ENCRYPTED = b"PAR1", b"PARE"
 _AT_ONCE = 64
 """Rows: 64 MiB of the longest that are taken."""
+_WAY_OUT = "write it as JSON Lines if that is meant"
 _FAULTS = (pa.ArrowException, OSError, ValueError)
-"""What pyarrow makes of damaged files."""
+"""What pyarrow makes of damaged files; its MemoryError is one of them and none of its file's."""
 
 
 def open_parquet(path: Path, wanted: Collection[str]) -> Opened:
-    """Reads the footer of a file and hands out its rows one by one.
+    """Reads the footer of a file and hands out its rows one by one; a row may be of any length.
 
     Args:
         path: of the file.
@@ -35,15 +35,16 @@ def open_parquet(path: Path, wanted: Collection[str]) -> Opened:
     try:
         file = ParquetFile(path, memory_map=True, page_checksum_verification=True)
         names = tuple(file.schema_arrow.names)
+    except MemoryError:
+        raise
     except _FAULTS as error:
         raise _damaged(error) from None
     for name in names:
         if names.count(name) > 1:
             raise FileFaultError(f"it has the column {name!r} more than once")
     read = [name for name in names if name in wanted]
-    size = path.stat().st_size
-    _check_footer(file.metadata, size)
-    return Opened(_rows(file, read, size), names, ())
+    _check_footer(file.metadata, path.stat().st_size)
+    return Opened(_rows(file, read), names, ())
 
 
 def _check_magic(path: Path) -> None:
@@ -62,23 +63,18 @@ def _check_magic(path: Path) -> None:
 def _check_footer(metadata: FileMetaData, size: int) -> None:
     """The footer says how much there will be; pyarrow dies of a damaged one if asked for single columns."""
     groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
-    check_expansion(size, sum(group.total_byte_size for group in groups), "Parquet")
-    check_expansion(size, metadata.num_rows, "Parquet")
+    check_expansion(size, sum(group.total_byte_size for group in groups), "Parquet", _WAY_OUT)
+    check_expansion(size, metadata.num_rows, "Parquet", _WAY_OUT)
 
 
-def _rows(file: ParquetFile, read: list[str], size: int) -> Iterator[Row | BadRow]:
-    line = given = 0
+def _rows(file: ParquetFile, read: list[str]) -> Iterator[Row | BadRow]:
+    line = 0
     batches = file.iter_batches(_AT_ONCE, columns=read, use_threads=False)
     while (batch := _next(batches)) is not None:
-        # Many references to one long value are a bomb that no footer tells.
-        given += batch.nbytes
-        check_expansion(size, given, "Parquet")
         for values in _values(batch):
             line += 1
             if values is None:
                 yield BadRow(line, "holds bytes that are not UTF-8, or a value out of bounds", encoding=True)
-            elif batch.nbytes > MAX_ROW_CHARACTERS < len(json.dumps(values, ensure_ascii=False)):
-                yield too_long(line)
             else:
                 yield Row(line, values)
 
@@ -86,6 +82,8 @@ def _rows(file: ParquetFile, read: list[str], size: int) -> Iterator[Row | BadRo
 def _next(batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
     try:
         return next(batches, None)
+    except MemoryError:
+        raise
     except _FAULTS as error:
         raise _damaged(error) from None
 

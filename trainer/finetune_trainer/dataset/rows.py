@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 MAX_ROW_CHARACTERS = 1024 * 1024
 """A longer row is a bad row."""
@@ -172,17 +172,38 @@ def _open_csv(lines: Iterator[str], warnings: list[str], *, tabs: bool) -> Opene
     return Opened(_csv(lines, columns, delimiter), columns, tuple(warnings))
 
 
+@dataclass
+class _RowLines:
+    """Lines of which a row takes only so many, although its quotes may join them all."""
+
+    lines: Iterator[str]
+    left: int = 0
+    """Characters; no further line is given for a row that has used them up."""
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        if self.left <= 0:
+            raise csv.Error
+        line = next(self.lines)
+        self.left -= len(line)
+        return line
+
+
 def _csv(lines: Iterator[str], columns: tuple[str, ...], delimiter: str) -> Iterator[Row | BadRow]:
     csv.field_size_limit(MAX_ROW_CHARACTERS)
-    reader = csv.reader(lines, delimiter=delimiter)
+    limited = _RowLines(lines)
+    reader = csv.reader(limited, delimiter=delimiter)
     while True:
         number = reader.line_num + 2  # the header is line 1, and line_num counts what was read
+        limited.left = 2 * MAX_ROW_CHARACTERS  # a quote in a cell is written twice
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield BadRow(number, f"is not CSV ({error})")
+            yield BadRow(number, f"is not CSV ({error})") if limited.left > 0 else too_long(number)
             continue
         if not cells:
             continue

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from finetune_trainer.config import Dataset, TrainSplit
 from finetune_trainer.contract import Digest, FailureClass
+from finetune_trainer.dataset.apart import Open, parquet_process
 from finetune_trainer.dataset.compression import unpacked
 from finetune_trainer.dataset.doctor import Reader, Source, Unread, read_source
 from finetune_trainer.dataset.findings import Finding, SplitName
@@ -20,7 +21,7 @@ from finetune_trainer.dataset.listing import (
     no_files,
     too_many_files,
 )
-from finetune_trainer.dataset.parquet import PARQUET_NAMES, open_parquet
+from finetune_trainer.dataset.parquet import PARQUET_NAMES
 from finetune_trainer.dataset.rows import Opened, open_rows
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.places import Places
@@ -92,9 +93,9 @@ def read(split: SplitName, files: Sequence[DataFile], wanted: Collection[str], r
         reader: makes an example of a row.
     """
     home = files[0].uri if len(files) == 1 else f"dataset.{split} ({len(files):,} files)"
-    return read_source(
-        home, [Unread(file.uri, file.name, partial(_opened, file, wanted)) for file in files], reader
-    )
+    with parquet_process() as open_parquet:
+        unread = [Unread(file.uri, file.name, partial(_opened, file, wanted, open_parquet)) for file in files]
+        return read_source(home, unread, reader)
 
 
 def _split(store: Store, named: Mapping[str, str]) -> Found:
@@ -133,7 +134,7 @@ def _fetched(store: Store, uri: str, name: str, places: Places) -> DataFile:
     return DataFile(uri, name, path, transfer.digest, transfer.size)
 
 
-def _opened(file: DataFile, wanted: Collection[str]) -> Opened:
+def _opened(file: DataFile, wanted: Collection[str], open_parquet: Open) -> Opened:
     if file.name.lower().endswith(PARQUET_NAMES):
         return open_parquet(file.path, wanted)
     return open_rows(unpacked(file.path), file.name)
