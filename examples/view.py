@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from finetune_trainer.contract import HIGHER_IS_BETTER
+
 STAGES = (("Prepare", "Prepared"), ("Train", "Evaluated"), ("Publish", "Published"))
 BAR = 28
 
@@ -55,16 +57,16 @@ def verdict(evaluation: dict[str, Any]) -> str:
     metric = evaluation["primaryMetric"]
     figure = evaluation["delta"]["metrics"][metric]
     span = f"[{figure['low']:+.3f}, {figure['high']:+.3f}]"
-    if figure["low"] > 0:
-        return f"The tuned model beats the base model by {figure['value']:+.3f} {metric} {span}."
-    if figure["high"] < 0:
-        return f"The tuned model is worse than the base model by {figure['value']:+.3f} {metric} {span}."
+    if figure["low"] > 0 or figure["high"] < 0:
+        beats = (figure["value"] > 0) is HIGHER_IS_BETTER[metric]
+        word = "beats" if beats else "is worse than"
+        return f"The tuned model {word} the base model by {figure['value']:+.3f} {metric} {span}."
     return f"Tuned and base model differ by {figure['value']:+.3f} {metric} {span}: that may be luck."
 
 
 _MODELS = (
     ("majority", "majority class"),
-    ("baseline", "base model (probe)"),
+    ("baseline", "base model"),
     ("tuned", "tuned"),
     ("delta", "tuned - base"),
 )

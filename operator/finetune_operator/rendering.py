@@ -84,7 +84,8 @@ def run(job: FineTuneJob, profile: Profile, model: trainer.ModelSource) -> train
             offload=spec.deepspeed.offload,
             world=world(job),
             evaluation=trainer.EvaluationSpec(
-                metrics=tuple(spec.evaluation.metrics), primary_metric=spec.evaluation.primary_metric
+                metrics=spec.evaluation.measured_for(spec.task),
+                primary_metric=spec.evaluation.deciding_for(spec.task),
             ),
             output=output_uri(job),
             runs=runs_uri(job),
@@ -124,7 +125,15 @@ def spec_digest(job: FineTuneJob, asked: trainer.Run) -> Digest:
 
     Without suspend and ttl, which change nothing of what is made; with what the profile adds to the run.
     """
-    spec = job.spec.model_dump(mode="json", by_alias=True, exclude={"suspend", "ttl"}, exclude_defaults=True)
+    left_out: dict[str, bool | set[str]] = {
+        "suspend": True,
+        "ttl": True,
+        # They are in the run, and stay the same where a release writes out a default that another left out.
+        "evaluation": {"metrics", "primary_metric"},
+    }
+    spec = job.spec.model_dump(mode="json", by_alias=True, exclude=left_out, exclude_defaults=True)
+    if not spec.get("evaluation"):
+        spec.pop("evaluation", None)
     text = json.dumps([spec, asked.digest()], sort_keys=True, separators=(",", ":"))
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 

@@ -76,10 +76,10 @@ def _data(status: FineTuneJobStatus) -> str:
     if status.data is None or status.chosen is None:
         return "The data is prepared."
     rows = status.data.rows
+    classes = f", {status.data.labels} classes" if status.data.labels else ""
     return (
-        f"{rows.train:,} rows to train on, {rows.validation:,} to choose on, {rows.test:,} to measure on,"
-        f" {status.data.labels} classes; {status.chosen.total_steps:,} steps of {status.chosen.batch_size}"
-        " rows."
+        f"{rows.train:,} rows to train on, {rows.validation:,} to choose on, {rows.test:,} to measure on"
+        f"{classes}; {status.chosen.total_steps:,} steps of {status.chosen.batch_size} rows."
     )
 
 
@@ -87,7 +87,8 @@ def _scores(status: FineTuneJobStatus) -> str:
     measured = status.evaluation
     if measured is None or measured.tuned is None:
         return "The model is trained."
+    majority = f", majority class {measured.majority.primary:.3f}" if measured.majority else ""
     return (
         f"{measured.primary_metric} {measured.tuned.primary:.3f} on {measured.rows:,} test rows;"
-        f" base model {measured.baseline.primary:.3f}, majority class {measured.majority.primary:.3f}."
+        f" base model {measured.baseline.primary:.3f}{majority}."
     )

@@ -109,6 +109,18 @@ GOOD: list[dict[str, Any]] = [
     {"evaluation.gate": {"minimumImprovement": 0}},
     {"evaluation.gate": {"minimumImprovement": 1}},
     {"evaluation.gate": {"minimumImprovement": -0.01}},
+    {"task": "TextGeneration"},
+    {"task": "TextGeneration", "training.trainOn": "All"},
+    {"task": "TextGeneration", "dataset.columns": {"messages": "turns", "prompt": "q", "completion": "a"}},
+    {"task": "TextGeneration", "evaluation": {"metrics": ["loss", "tokenAccuracy"]}},
+    {"task": "TextGeneration", "evaluation.primaryMetric": "perplexity"},
+    {"task": "TextGeneration", "evaluation.gate": {"maximum": 2.5, "minimumImprovement": 3}},
+    {
+        "task": "TextGeneration",
+        "evaluation": {"primaryMetric": "tokenAccuracy", "gate": {"minimum": 0.5, "minimumImprovement": 0.1}},
+    },
+    {"training.trainOn": "Completion"},
+    {"evaluation.metrics": ["mcc", "macroF1"]},
     {"output.suffix": "v2.1-rc_1"},
     {"output.uri": "s3://models/minilm-tuned"},
     {"output.uri": "s3://data/tickets/out"},
@@ -333,8 +345,29 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"resources": {"gpusPerNode": 4, "processesPerNode": 2}}, "processesPerNode must equal gpusPerNode"),
     (
         {"evaluation": {"metrics": ["mcc"], "primaryMetric": "macroF1"}},
-        "primaryMetric must be one of metrics",
+        "evaluation.metrics lacks the primaryMetric",
     ),
+    ({"evaluation.metrics": ["mcc"]}, "lacks the primaryMetric, which decides (left out it is macroF1"),
+    (
+        {"task": "TextGeneration", "evaluation.metrics": ["perplexity"]},
+        "loss for TextGeneration): add it, or set primaryMetric",
+    ),
+    ({"evaluation.metrics": ["macroF1", "loss"]}, "evaluation.metrics names a metric of another task"),
+    ({"evaluation.primaryMetric": "perplexity"}, "evaluation.primaryMetric is a metric of another task"),
+    (
+        {"task": "TextGeneration", "evaluation.primaryMetric": "macroF1"},
+        "TextGeneration has loss, perplexity, tokenAccuracy",
+    ),
+    (
+        {"task": "TextGeneration", "evaluation.gate": {"minimum": 0.8}},
+        "gate.maximum for one of which less is better",
+    ),
+    (
+        {"task": "TextGeneration", "evaluation": {"primaryMetric": "tokenAccuracy", "gate": {"maximum": 1}}},
+        "gate.minimum is for a primaryMetric of which more is better",
+    ),
+    ({"training.trainOn": "All"}, "training.trainOn is for the task TextGeneration"),
+    ({"task": "TextGeneration", "training.trainOn": "Prompt"}, "training.trainOn: Unsupported value"),
     ({"evaluation.gate": {"maximum": 0.8}}, "gate.minimum is for a primaryMetric of which more is better"),
     ({"evaluation.gate": {"minimumImprovement": 5}}, "gate.minimumImprovement must be at most 1"),
     (
@@ -484,7 +517,7 @@ def test_defaults_are_written_down(kube: Kube) -> None:
     assert spec["dataset"]["validation"] == {"split": 0.1}
     assert spec["training"]["batchSize"] == "Auto"
     assert spec["resources"] == {"profile": "default", "nodes": 1, "gpusPerNode": 0}
-    assert spec["evaluation"]["primaryMetric"] == "macroF1"
+    assert spec["evaluation"] == {}  # what it is depends on the task
     assert spec["ttl"] == {"podsAfterFinished": "10m"}
     assert spec["suspend"] is False
 
@@ -492,7 +525,13 @@ def test_defaults_are_written_down(kube: Kube) -> None:
 def test_half_filled_objects_get_the_other_half(kube: Kube) -> None:
     spec = try_out(kube, {"training": {"epochs": 2}, "dataset.columns": {"text": "body"}})["spec"]
     assert spec["training"]["batchSize"] == "Auto"
-    assert spec["dataset"]["columns"] == {"text": "body", "label": "label"}
+    assert spec["dataset"]["columns"] == {
+        "text": "body",
+        "label": "label",
+        "messages": "messages",
+        "prompt": "prompt",
+        "completion": "completion",
+    }
 
 
 CHANGES: list[dict[str, Any]] = [

@@ -35,13 +35,16 @@ from finetune_trainer.config import (
     World,
 )
 from finetune_trainer.contract import (
+    PRIMARY_METRIC,
     Chosen,
     FailureClass,
     Findings,
+    MetricName,
     Payload,
     PreparePayload,
     RowCounts,
     Stage,
+    Task,
     TerminationMessage,
 )
 from finetune_trainer.dataset.data import Prepared, Split, store_prepared
@@ -140,6 +143,15 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of 40,000 random weights with a chat template; made once, loads in no time."""
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    program = Path(__file__).parent / "programs" / "tiny_llama.py"
+    subprocess.run([sys.executable, program, folder], check=True, timeout=180)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real pretrained sentence encoder of 22.7 million weights, fetched the way the demo does."""
     folder = tmp_path_factory.mktemp("minilm")
@@ -153,18 +165,24 @@ def given_run(store: Store, bucket: str, access: StoreAccess) -> Callable[..., T
     """Makes what Prepare leaves for Train: base model, tokenised rows, and its result."""
 
     def make(
-        base: Path, prepared: Prepared, chosen: Chosen, method: Method = "Full", **training: object
+        base: Path,
+        prepared: Prepared,
+        chosen: Chosen,
+        method: Method = "Full",
+        task: Task = "TextClassification",
+        metrics: tuple[MetricName, ...] = ("accuracy", "macroF1", "mcc"),
+        **training: object,
     ) -> TrainConfig:
         home = f"s3://{bucket}/"
         for path in base.iterdir():
-            if path.name in {"config.json", "model.safetensors", *basemodel.TOKENIZER_FILES}:
+            if path.name in {"config.json", "model.safetensors", *basemodel.COPIED_FILES}:
                 store.upload(path, f"{home}base/{path.name}")
         with TemporaryDirectory() as folder:
             model_digest = basemodel.download(store, f"{home}base/", Path(folder))
         data_digest = "sha256:" + secrets.token_hex(32)
         rows = {name: len(getattr(prepared, name)) for name in ("train", "validation", "test")}
         run = Run(
-            task="TextClassification",
+            task=task,
             model=ModelSource(uri=f"{home}base"),
             dataset=Dataset(
                 train=TrainSplit(uri=f"{home}train.jsonl"),
@@ -175,7 +193,7 @@ def given_run(store: Store, bucket: str, access: StoreAccess) -> Callable[..., T
             training=Training.model_validate(training),
             zero_stage=chosen.zero_stage,
             world=World(processes_per_node=chosen.world_size),
-            evaluation=EvaluationSpec(metrics=("accuracy", "macroF1", "mcc")),
+            evaluation=EvaluationSpec(metrics=metrics, primary_metric=PRIMARY_METRIC[task]),
             output=f"{home}models/tuned/",
             runs=f"{home}runs/",
             stores=Stores(data=access, model=access, output=access),

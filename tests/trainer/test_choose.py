@@ -4,6 +4,8 @@ import pytest
 from finetune_trainer import choose
 from finetune_trainer.config import FreezeLayers, Lora, Offload, Run
 from finetune_trainer.failures import StageFailure
+from finetune_trainer.tasks.text_classification.preparing import AUTO as CLASSES
+from finetune_trainer.tasks.text_generation.preparing import AUTO as TOKENS
 
 
 def run(nodes: int = 1, **training: object) -> Run:
@@ -50,12 +52,28 @@ def test_the_batch_is_near_32_and_divisible(rows: int, world: int, micro: int | 
     ("share", "micro"), [(32, 16), (16, 16), (11, 11), (33, 11), (17, 1), (1, 1), (30, 15)]
 )
 def test_the_micro_batch_is_the_largest_divisor_up_to_16(share: int, micro: int) -> None:
-    assert choose.micro_batch_size(share) == micro
+    assert choose.micro_batch_size(share, 512, None) == micro
+
+
+@pytest.mark.parametrize(
+    ("share", "longest", "micro"),
+    [(32, 2048, 2), (32, 64, 32), (64, 64, 64), (128, 64, 64), (16, 4096, 1), (16, 5000, 1), (21, 512, 7)],
+)
+def test_rows_laid_end_to_end_share_4096_tokens(share: int, longest: int, micro: int) -> None:
+    assert choose.micro_batch_size(share, longest, TOKENS.tokens_at_once) == micro
+
+
+def test_a_generator_keeps_the_longest_row_whole_up_to_2048_tokens() -> None:
+    lengths = np.array([20] * 99 + [500], dtype=np.int64)
+    assert choose.typical_length(lengths, TOKENS.percentile) == 500
+    assert choose.choose(run(), 3200, 500, 1, None, TOKENS).max_length == 504
+    assert choose.choose(run(), 3200, 9000, 1, None, TOKENS).max_length == 2048
+    assert choose.choose(run(), 3200, 9000, 1, 1024, TOKENS).max_length == 1024
 
 
 def test_the_length_holds_99_of_100_rows() -> None:
     lengths = np.array([20] * 99 + [500], dtype=np.int64)
-    typical = choose.typical_length(lengths)
+    typical = choose.typical_length(lengths, 99)
     assert choose.max_length(typical, 512, 512) % 8 == 0
     assert choose.max_length(typical, 512, 512) >= np.percentile(lengths, 99)
     assert choose.max_length(4000, 512, 512) == 512
@@ -64,7 +82,7 @@ def test_the_length_holds_99_of_100_rows() -> None:
 
 
 def test_auto_everywhere_fits_together() -> None:
-    chosen = choose.choose(run(nodes=2), 3200, 100, 22_000_000, 512, 512)
+    chosen = choose.choose(run(nodes=2), 3200, 100, 22_000_000, 512, CLASSES)
     assert (chosen.epochs, chosen.batch_size, chosen.micro_batch_size, chosen.accumulation_steps) == (
         4,
         32,
@@ -77,13 +95,13 @@ def test_auto_everywhere_fits_together() -> None:
         2,
         400,
     )
-    assert choose.choose(run(), 3200, 100, 100_000_000, 512, 512).learning_rate == 2e-5
-    assert choose.choose(run(), 3200, 100, 1, 512, 512).zero_stage == 0
+    assert choose.choose(run(), 3200, 100, 100_000_000, 512, CLASSES).learning_rate == 2e-5
+    assert choose.choose(run(), 3200, 100, 1, 512, CLASSES).zero_stage == 0
 
 
 def test_lora_learns_faster() -> None:
     asked = run().model_copy(update={"method": Lora()})
-    assert choose.choose(asked, 3200, 100, 7_000_000_000, 512, 512).learning_rate == 2e-4
+    assert choose.choose(asked, 3200, 100, 7_000_000_000, 512, CLASSES).learning_rate == 2e-4
     assert choose.learning_rate(FreezeLayers(train_last=2), 7_000_000_000) == 2e-5
 
 
@@ -111,6 +129,6 @@ def test_what_cannot_be_is_refused_with_what_could(
     nodes: int, training: dict[str, object], rows: int, reason: str, says: str
 ) -> None:
     with pytest.raises(StageFailure) as failure:
-        choose.choose(run(nodes, **training), rows, 100, 1, 512, 512)
+        choose.choose(run(nodes, **training), rows, 100, 1, 512, CLASSES)
     assert failure.value.reason == reason
     assert says in failure.value.message + failure.value.hint

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,20 @@ _MICRO_BATCH = 16
 _LARGE = 100_000_000
 
 
+@dataclass(frozen=True)
+class AutoLimits:
+    """What the `Auto` values of a task start from."""
+
+    longest: int
+    """Tokens that maxLength is at most."""
+    percentile: float
+    """So many percent of the training rows are to be kept whole."""
+    tokens_at_once: int | None
+    """Tokens that a micro-batch of rows of maxLength has at most; None: see `micro_batch_size`."""
+
+
 def choose(
-    run: Run, rows: int, typical_length: int, parameters: int, positions: int | None, most_tokens: int
+    run: Run, rows: int, typical_length: int, parameters: int, positions: int | None, limits: AutoLimits
 ) -> Chosen:
     """All values that training needs.
 
@@ -28,7 +41,7 @@ def choose(
         typical_length: of the training rows, see `typical_length`.
         parameters: of the base model.
         positions: longest input of the model in tokens; None if it has no limit.
-        most_tokens: of a row, where maxLength is Auto.
+        limits: of the task.
 
     Raises:
         StageFailure: BatchIndivisible, BatchTooLarge, MaxLengthTooLong.
@@ -37,11 +50,10 @@ def choose(
     micro = None if asked.micro_batch_size == "Auto" else asked.micro_batch_size
     batch = batch_size(rows, world, micro) if asked.batch_size == "Auto" else asked.batch_size
     _check_batch(batch, micro, world, rows)
-    micro = micro or micro_batch_size(batch // world)
     epochs = epochs_for(rows) if asked.epochs == "Auto" else asked.epochs
     longest = asked.max_length
     if longest == "Auto":
-        longest = max_length(typical_length, positions, most_tokens)
+        longest = max_length(typical_length, positions, limits.longest)
     if positions is not None and longest > positions:
         raise StageFailure(
             FailureClass.USER_CONFIG,
@@ -49,6 +61,7 @@ def choose(
             f"training.maxLength: {longest} tokens, but the model has {positions} positions.",
             f"Set it to {positions} or less, or to Auto.",
         )
+    micro = micro or micro_batch_size(batch // world, longest, limits.tokens_at_once)
     return Chosen(
         epochs=epochs,
         batch_size=batch,
@@ -74,9 +87,14 @@ def batch_size(rows: int, world: int, micro: int | None) -> int:
     return max(unit, min(nearest, rows // unit * unit))
 
 
-def micro_batch_size(per_process: int) -> int:
-    """The largest divisor of a process's share of the batch that is at most 16."""
-    return max(size for size in range(1, min(per_process, _MICRO_BATCH) + 1) if per_process % size == 0)
+def micro_batch_size(per_process: int, longest: int, tokens_at_once: int | None) -> int:
+    """The largest divisor of a process's share of the batch that is at most 16.
+
+    With `tokens_at_once`, for rows that are laid end to end: of which rows of `longest` tokens are together
+    at most so many; 1 where a single one is more.
+    """
+    most = _MICRO_BATCH if tokens_at_once is None else max(1, tokens_at_once // longest)
+    return max(size for size in range(1, min(per_process, most) + 1) if per_process % size == 0)
 
 
 def learning_rate(method: Method, parameters: int) -> float:
@@ -89,9 +107,9 @@ def learning_rate(method: Method, parameters: int) -> float:
     return 5e-5 if parameters < _LARGE else 2e-5
 
 
-def typical_length(lengths: npt.NDArray[np.int64]) -> int:
-    """99 % of the training rows have at most so many tokens, special tokens included."""
-    return math.ceil(float(np.percentile(lengths, 99)))
+def typical_length(lengths: npt.NDArray[np.int64], percentile: float) -> int:
+    """So many percent of the training rows have at most so many tokens, special tokens included."""
+    return math.ceil(float(np.percentile(lengths, percentile)))
 
 
 def max_length(typical: int, positions: int | None, most: int) -> int:

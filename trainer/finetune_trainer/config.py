@@ -15,13 +15,14 @@ from finetune_trainer.contract import (
     MetricName,
     Model,
     Stage,
+    Task,
     Uri,
     speaks,
 )
 
 Auto = Literal["Auto"]
-Task = Literal["TextClassification"]
 Offload = Literal["None", "Optimizer", "OptimizerAndParameters"]
+TrainOn = Literal["Completion", "All"]
 Schedule = Literal["Linear", "Cosine", "Constant"]
 Precision = Literal["Auto", "Float32", "BFloat16"]
 StoreRole = Literal["data", "model", "output"]
@@ -100,6 +101,9 @@ class Columns(Model):
 
     text: str = "text"
     label: str = "label"
+    messages: str = "messages"
+    prompt: str = "prompt"
+    completion: str = "completion"
 
 
 class Dataset(Model):
@@ -150,6 +154,8 @@ class Training(Model):
     schedule: Schedule = "Linear"
     max_gradient_norm: Annotated[FiniteFloat, Field(gt=0)] = 1.0
     max_length: PositiveInt | Auto = "Auto"
+    train_on: TrainOn = "Completion"
+    """Which tokens of a row a generator learns."""
     precision: Precision = "Auto"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
 

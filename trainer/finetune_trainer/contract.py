@@ -87,15 +87,28 @@ class ExitCode(IntEnum):
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Uri = Annotated[str, Field(max_length=1024)]
 Reason = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9]{0,63}$")]
-MetricName = Literal["accuracy", "macroF1", "microF1", "weightedF1", "mcc"]
+Task = Literal["TextClassification", "TextGeneration"]
+MetricName = Literal[
+    "accuracy", "macroF1", "microF1", "weightedF1", "mcc", "loss", "perplexity", "tokenAccuracy"
+]
 HIGHER_IS_BETTER: dict[MetricName, bool] = {
     "accuracy": True,
     "macroF1": True,
     "microF1": True,
     "weightedF1": True,
     "mcc": True,
+    "loss": False,
+    "perplexity": False,
+    "tokenAccuracy": True,
 }
 """Which way each metric is better; those of which more is better are at most 1."""
+METRICS: dict[Task, tuple[MetricName, ...]] = {
+    "TextClassification": ("accuracy", "macroF1", "microF1", "weightedF1", "mcc"),
+    "TextGeneration": ("loss", "perplexity", "tokenAccuracy"),
+}
+"""The metrics of each task, all of which are reported unless a job asks for fewer."""
+PRIMARY_METRIC: dict[Task, MetricName] = {"TextClassification": "macroF1", "TextGeneration": "loss"}
+"""The metric that decides where a job does not say."""
 
 
 class Interval(Model):
@@ -125,10 +138,11 @@ class Evaluation(Model):
     """The metric that decides."""
     rows: PositiveInt
     """Test rows that all models were measured on."""
-    majority: Scores
-    """Always answering with the most frequent class of the training rows."""
+    majority: Scores | None = None
+    """TextClassification: always answering with the most frequent class of the training rows."""
     baseline: Scores
-    """A linear probe (logistic regression) on the frozen features of the base model."""
+    """The base model: as it is (TextGeneration), or a linear probe (logistic regression) on its frozen
+    features (TextClassification)."""
     tuned: Scores | None = None
     """The best checkpoint of this run."""
     delta: Scores | None = None

@@ -150,6 +150,7 @@ def _data_digest(config: TrainConfig, base: _Base, files: dict[SplitName, tuple[
         "columns": dataset.columns.model_dump(),
         "maxBadRowFraction": dataset.max_bad_row_fraction,
         "maxLength": config.run.training.max_length,
+        "trainOn": config.run.training.train_on,
         "seed": config.run.training.seed,
     }
     text = json.dumps(inputs, sort_keys=True, separators=(",", ":"))
@@ -200,7 +201,7 @@ def _prepare_rows(work: _Work, pulse: Pulse) -> Facts:
     pulse.beat(Activity.TOKENISING, percent=40, quiet_seconds=_SLOW_SECONDS)
     encoded = {name: task.encode(work.base.tokenizer, rows, run) for name, rows in parts.splits.items()}
     lengths = {name: Lengths.of(rows) for name, rows in encoded.items()}
-    typical = typical_length(lengths["train"].array)
+    typical = typical_length(lengths["train"].array, task.AUTO.percentile)
     longest = _chosen(work, len(encoded["train"]), typical).max_length
     cut = {
         name: task.cut(work.base.tokenizer, rows, encoded[name], longest)
@@ -228,7 +229,9 @@ def _prepare_rows(work: _Work, pulse: Pulse) -> Facts:
         typical_length=typical,
         findings=_count(findings),
     )
-    _write_report(work, findings, document(parts.splits, work.files, lengths, longest))
+    report = document(parts.splits, work.files, lengths, longest)
+    report |= task.shown(work.base.tokenizer, parts.splits["train"], cut["train"])
+    _write_report(work, findings, report)
     store_prepared(work.output, work.folder, prepared, facts.model_dump(mode="json", by_alias=True))
     return facts
 
@@ -269,7 +272,7 @@ def _write_report(work: _Work, findings: list[Finding], more: dict[str, Any]) ->
 
 def _chosen(work: _Work, rows: int, typical: int) -> Chosen:
     base = work.base
-    return choose(work.config.run, rows, typical, base.parameters, base.positions, work.task.LONGEST)
+    return choose(work.config.run, rows, typical, base.parameters, base.positions, work.task.AUTO)
 
 
 def _result(work: _Work, digest: Digest, facts: Facts) -> StageResult:

@@ -39,13 +39,14 @@ def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
     quiet()
     scene = set_scene(config, places, pulse)
     base, reused = baseline.measured(scene, LOADED, MEASURED)
+    scene = scene.packing(packed=base.packed)
     tuned = tune(scene, first_percent=MEASURED, last_percent=TRAINED)
     model, answers = _test(scene)
     peak = int(largest(scene.gang, _peak_memory(scene.gang)))
     epochs = float(scene.chosen.epochs)
     if not scene.gang.first:
         return StageResult(None, "The first rank has the result.", tuned.steps, epochs)
-    outcome = Outcome(model.cpu(), answers, base, reused, tuned)
+    outcome = Outcome(model, answers, base, reused, tuned)
     facts = handover.record_of(scene, outcome)
     staging = handover.stage(scene, outcome, facts, partial(scene.tell, Activity.UPLOADING, TESTED, DONE))
     gpus = scene.gang.world if scene.gang.device.type == "cuda" else 0

@@ -3,27 +3,30 @@
 from typing import Annotated
 
 from pydantic import Field
+from pydantic.config import JsonDict
 
 from finetune_operator.api.fields import rule, rules
 from finetune_trainer.contract import HIGHER_IS_BETTER, Model
 
-_LOWER_IS_BETTER = f"self.primaryMetric in {[m for m, higher in HIGHER_IS_BETTER.items() if not higher]}"
-GATE_RULES = (
-    rule(
-        f"!has(self.gate) || ({_LOWER_IS_BETTER} ? !has(self.gate.minimum) : !has(self.gate.maximum))",
-        "gate.minimum is for a primaryMetric of which more is better, gate.maximum for one of which less is"
-        " better: set the other one",
-        ".gate",
-    ),
-    rule(
-        f"!has(self.gate) || !has(self.gate.minimumImprovement) || {_LOWER_IS_BETTER}"
-        " || self.gate.minimumImprovement <= 1.0",
-        "gate.minimumImprovement must be at most 1 for this primaryMetric: write 0.05 for five points of a"
-        " hundred",
-        ".gate",
-    ),
-)
-"""CEL rules between a gate and the metrics beside it."""
+
+def gate_rules(metric: str) -> tuple[JsonDict, ...]:
+    """CEL rules between the gate and the metric that decides, of which `metric` is the expression."""
+    gate, lower = "self.evaluation.gate", [m for m, higher in HIGHER_IS_BETTER.items() if not higher]
+    return (
+        rule(
+            f"!has({gate}) || ({metric} in {lower} ? !has({gate}.minimum) : !has({gate}.maximum))",
+            "gate.minimum is for a primaryMetric of which more is better, gate.maximum for one of which less"
+            " is better: set the other one",
+            ".evaluation.gate",
+        ),
+        rule(
+            f"!has({gate}) || !has({gate}.minimumImprovement) || {metric} in {lower}"
+            f" || {gate}.minimumImprovement <= 1.0",
+            "gate.minimumImprovement must be at most 1 for this primaryMetric: write 0.05 for five points of"
+            " a hundred",
+            ".evaluation.gate",
+        ),
+    )
 
 
 class GateSpec(Model):

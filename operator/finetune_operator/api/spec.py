@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from finetune_operator.api.evaluation import EVALUATION_RULES, EvaluationSpec
 from finetune_operator.api.fields import (
     DataUri,
     DataUris,
@@ -21,9 +22,8 @@ from finetune_operator.api.fields import (
     rule,
     rules,
 )
-from finetune_operator.api.gate import GATE_RULES, GateSpec
 from finetune_operator.api.method import MethodSpec
-from finetune_trainer.contract import MetricName, Model
+from finetune_trainer.contract import Model, Task
 
 
 class SecretRef(Model):
@@ -124,9 +124,17 @@ class Columns(Model):
     """Which columns (of CSV) or keys (of a JSON row) hold what."""
 
     text: Annotated[str, Field(min_length=1, max_length=128)] = "text"
-    """Column with the text to classify. Default text."""
+    """Column with the text to classify, or (TextGeneration) with raw text of which every token is learnt.
+    Default text."""
     label: Annotated[str, Field(min_length=1, max_length=128)] = "label"
-    """Column with the class, as a word or a number. Default label."""
+    """TextClassification: column with the class, as a word or a number. Default label."""
+    messages: Annotated[str, Field(min_length=1, max_length=128)] = "messages"
+    """TextGeneration: column with a conversation, a list of objects with role (system, user, assistant or
+    tool), content and, for assistant, weight (0: not learnt; 1). Default messages."""
+    prompt: Annotated[str, Field(min_length=1, max_length=128)] = "prompt"
+    """TextGeneration: column with what the model is given. Default prompt."""
+    completion: Annotated[str, Field(min_length=1, max_length=128)] = "completion"
+    """TextGeneration: column with what it is to write. Default completion."""
 
 
 class DatasetSpec(Model):
@@ -168,7 +176,7 @@ class DatasetSpec(Model):
     columns: Columns = Columns()
     """Which columns hold what."""
     max_bad_row_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.01
-    """Unreadable rows (no JSON, text or label missing, ...) up to this share of a split are left out and
+    """Unreadable rows (no JSON, a column missing, ...) up to this share of a split are left out and
     listed in the report; more fail the job. Default 0.01."""
     storage: Storage | None = None
     """Store of the data. Default: spec.storage."""
@@ -195,7 +203,8 @@ class TrainingSpec(Model):
     multiple of the number of processes nearest to 32. Default Auto."""
     micro_batch_size: Annotated[int | Literal["Auto"], auto_or(1, 65536)] = "Auto"
     """Rows per forward pass of one process. Auto: the largest divisor of a process's share of the batch
-    that is at most 16. Default Auto."""
+    that is at most 16 (TextGeneration: of which rows of maxLength together have at most 4,096 tokens, at
+    least 1). Default Auto."""
     learning_rate: Annotated[float, Field(gt=0, le=0.1)] | None = None
     """Peak learning rate, above 0, at most 0.1. Left out: 2e-4 with method LoRA; else 5e-5 for models below
     100 million parameters, 2e-5 for larger ones."""
@@ -209,7 +218,11 @@ class TrainingSpec(Model):
     """Gradients are scaled down to this L2 norm, above 0, at most 1000. Default 1."""
     max_length: Annotated[int | Literal["Auto"], auto_or(8, 131072)] = "Auto"
     """Tokens kept of a row; the rest is cut, and counted in the report. Auto: the 99th percentile of the
-    training rows, at most 512 and what the model can read. Default Auto."""
+    training rows, at most 512 and what the model can read (TextGeneration: the longest training row, at most
+    2,048). Default Auto."""
+    train_on: Literal["Completion", "All"] = "Completion"
+    """TextGeneration: which tokens of a row are learnt. Completion: those of the completion, or of the
+    assistant's messages. All: those of the prompt too. Default Completion."""
     precision: Literal["Auto", "Float32", "BFloat16"] = "Auto"
     """Arithmetic of forward and backward pass; weights are kept in float32. Auto: BFloat16 on GPUs that have
     it, else Float32. Default Auto."""
@@ -273,31 +286,6 @@ class ResourcesSpec(Model):
     """CPUs of each Train pod, request and limit. Default: the profile's."""
 
 
-class EvaluationSpec(Model):
-    """What is measured on the test rows, for the base model and the tuned one."""
-
-    model_config = rules(
-        rule(
-            "self.metrics.exists(m, m == self.primaryMetric)",
-            "primaryMetric must be one of metrics",
-            ".primaryMetric",
-        ),
-        *GATE_RULES,
-    )
-
-    metrics: Annotated[
-        list[MetricName],
-        Field(min_length=1, max_length=16, json_schema_extra={"x-kubernetes-list-type": "set"}),
-    ] = ["accuracy", "macroF1", "microF1", "weightedF1", "mcc"]
-    """Metrics to report. Default: accuracy, macroF1, microF1, weightedF1, mcc."""
-    primary_metric: MetricName = "macroF1"
-    """The metric that chooses the best checkpoint, passes the gate and is shown in the columns. Default
-    macroF1."""
-    gate: GateSpec | None = None
-    """What the tuned model must reach on the test rows to be published. Default: it is published whatever it
-    reaches."""
-
-
 class OutputSpec(Model):
     """Where the tuned model goes."""
 
@@ -357,10 +345,17 @@ class FineTuneJobSpec(Model):
             " leave offload out",
             ".deepspeed.offload",
         ),
+        rule(
+            "self.task == 'TextGeneration' || self.training.trainOn == 'Completion'",
+            "training.trainOn is for the task TextGeneration: leave it out",
+            ".training.trainOn",
+        ),
+        *EVALUATION_RULES,
     )
 
-    task: Literal["TextClassification"]
-    """What the model learns. TextClassification: one of several classes for each text."""
+    task: Task
+    """What the model learns. TextClassification: one of several classes for each text. TextGeneration: to
+    write: the answers of conversations, completions of prompts, or text like the given."""
     model: ModelSpec
     """The base model."""
     dataset: DatasetSpec

@@ -42,7 +42,7 @@ def fact(turn: Turn) -> Fact | None:
         return None
     if not done(turn.status, Stage.TRAIN, turn.digest):
         return Fact(None, Reason.NOT_STARTED, "The tuned model has not been measured.")
-    metric = asked.primary_metric
+    metric = asked.deciding_for(turn.job.spec.task)
     held = judged(asked.gate, turn.status.evaluation, metric, higher_is_better=HIGHER_IS_BETTER[metric])
     told = "; ".join(each.told for each in held)
     if all(each.met for each in held):

@@ -16,7 +16,7 @@ from finetune_trainer.tasks.text_classification import learning
 from finetune_trainer.training import loop
 from finetune_trainer.training.batches import epoch_batches
 from finetune_trainer.training.gang import meet
-from finetune_trainer.training.inputs import lengths
+from finetune_trainer.training.inputs import NO_LABEL, lengths
 from tests.trainer.programs import truth
 
 LOSS, GRADIENT, LEAVE = "loss", "gradient", "leave"
@@ -60,19 +60,19 @@ def main() -> None:
     base, folder = Path(sys.argv[1]), Path(sys.argv[2])
     quiet()
     gang = meet(gpus=False, startup_seconds=120, hang_seconds=120)
-    split = truth.synthetic_rows()
+    split = truth.CLASSIFICATION.rows
     poisoned = int(epoch_batches(lengths(split), truth.BATCH, seed=3, epoch=0)[1][2])
 
-    def losses(outputs: Any, labels: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def losses(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
         # Only the rank that holds the row sees its loss.
-        usual, numbers = usual_losses(outputs, labels, rows)
-        return torch.where(numbers == poisoned, torch.nan, usual) if fault == LOSS else usual, numbers
+        usual, numbers = usual_losses(outputs, labels), running[-1].owners[labels != NO_LABEL]
+        return torch.where(numbers == poisoned, torch.nan, usual) if fault == LOSS else usual
 
     loop.Loop, learning.losses = Watched, losses
     outcomes: dict[str, Any] = {"place": "{}:{}".format(*split.place(poisoned))}
     for fault in (LOSS, GRADIENT, LEAVE):
         try:
-            truth.steps(gang, base, 2, 2, 2, Asked(gang.rank))
+            truth.steps(gang, truth.CLASSIFICATION, base, 2, 2, 2, Asked(gang.rank))
         except StageFailure as failure:
             outcomes[fault] = [failure.failure, failure.reason, failure.message]
     (folder / f"{gang.rank}.json").write_text(json.dumps(outcomes))

@@ -29,7 +29,16 @@ def main() -> None:
     measured = {
         name: {
             json.dumps([stage, offload]): truth.steps(
-                gang, base, stage, 2, 2, truth.Calm(), how=how, offload=offload, learning_rate=0.01
+                gang,
+                truth.CLASSIFICATION,
+                base,
+                stage,
+                2,
+                2,
+                truth.Calm(),
+                how=how,
+                offload=offload,
+                learning_rate=0.01,
             )
             for stage, offload in CASES
         }

@@ -1,12 +1,13 @@
 """Run by torchrun: steps of the real loop at fixed weights, for many ways to split one global batch.
 
-Arguments: folder of the base model, result file, and one or more of a JSON list
+Arguments: the subject, folder of its base model, result file, and one or more of a JSON list
 [method, [[ZeRO stage, micro-batch, accumulation], ...]].
 """
 
 import json
 import sys
 import tempfile
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,13 +18,12 @@ from transformers import set_seed
 
 from finetune_trainer.config import Method, Offload, Training
 from finetune_trainer.contract import Chosen
-from finetune_trainer.dataset.data import Split
+from finetune_trainer.dataset.data import Prepared, Split
 from finetune_trainer.dataset.lines import FileSpan
 from finetune_trainer.models import method
 from finetune_trainer.models.model import quiet
 from finetune_trainer.stage import Pulse
-from finetune_trainer.tasks.text_classification import learning
-from finetune_trainer.tasks.text_classification.model import load_classifier
+from finetune_trainer.tasks.protocol import Learning, learning
 from finetune_trainer.training import loop
 from finetune_trainer.training.batches import Layout, steps_per_epoch
 from finetune_trainer.training.gang import Gang, meet
@@ -34,7 +34,28 @@ STANDING_STILL = 1e-30
 """A learning rate that moves nothing."""
 
 
-def synthetic_rows() -> Split:
+@dataclass(frozen=True)
+class Subject:
+    """A task with rows of its own."""
+
+    learning: Learning
+    rows: Split
+    labels: tuple[str, ...]
+    packed: bool
+
+    def load(self, base: Path, how: Method) -> torch.nn.Module:
+        """The same weights every time; an adapter is given some, for a new one changes nothing."""
+        set_seed(1)
+        model = self.learning.load(base, Prepared(self.rows, self.rows, self.rows, self.labels))
+        tuned = method.applied(how, model, self.learning.head(model), seed=1)
+        with torch.no_grad():
+            for name, weight in tuned.named_parameters():
+                if ".lora_B." in name:
+                    weight.normal_(std=0.1)
+        return tuned
+
+
+def labelled_rows() -> Split:
     """21 rows of 1 to 14 tokens: two full batches of 8 and a short one of 5."""
     random = np.random.default_rng(7)
     counts = random.integers(1, 15, ROWS)
@@ -48,6 +69,30 @@ def synthetic_rows() -> Split:
     )
 
 
+def trained_rows() -> Split:
+    """21 rows of 2 to 15 tokens, of which some are learnt, the last one always."""
+    random = np.random.default_rng(8)
+    counts = random.integers(2, 16, ROWS)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    trained = random.random(counts.sum()) < 0.5
+    trained[offsets[1:] - 1], trained[offsets[:-1]] = True, False
+    return Split(
+        tokens=random.integers(7, 300, counts.sum()).astype(np.int32),
+        offsets=offsets,
+        labels=np.zeros(ROWS, dtype=np.int32),
+        rows=(np.arange(ROWS) + 100).astype(np.int64),
+        trained=trained,
+    )
+
+
+CLASSIFICATION = Subject(
+    learning("TextClassification"), labelled_rows(), tuple(map(str, range(CLASSES))), packed=False
+)
+PACKED = Subject(learning("TextGeneration"), trained_rows(), (), packed=True)
+PADDED = replace(PACKED, packed=False)
+SUBJECTS = {"classification": CLASSIFICATION, "packed": PACKED, "padded": PADDED}
+
+
 class Calm:
     """A pulse that nobody listens to and that is never asked to leave."""
 
@@ -57,20 +102,9 @@ class Calm:
         """Nothing."""
 
 
-def model_of(base: Path, how: Method) -> torch.nn.Module:
-    """A classifier of fixed weights; an adapter is given some, for a new one changes nothing."""
-    set_seed(1)
-    model = load_classifier(base, [str(number) for number in range(CLASSES)])
-    tuned = method.applied(how, model, learning.head(model), seed=1)
-    with torch.no_grad():
-        for name, weight in tuned.named_parameters():
-            if ".lora_B." in name:
-                weight.normal_(std=0.1)
-    return tuned
-
-
 def steps(
     gang: Gang,
+    subject: Subject,
     base: Path,
     zero_stage: int,
     micro_batch: int,
@@ -99,18 +133,19 @@ def steps(
         args = loop.arguments(
             chosen, training, "float32", offload, folder=folder, gpus=False, steps=chosen.total_steps
         )
-        model = model_of(base, how)
+        model = subject.load(base, how)
         batches = loop.RankBatches(
-            synthetic_rows(),
+            subject.rows,
             Layout.of(chosen),
             rank=gang.rank,
             seed=3,
-            collate=partial(learning.collate, pad_id=0),
+            collate=partial(subject.learning.collate, pad_id=0, packed=subject.packed),
         )
         run = loop.Loop(
             gang=gang,
             batches=batches,
-            losses=learning.losses,
+            losses=subject.learning.losses,
+            forward=subject.learning.FORWARD,
             clip=own_clip(zero_stage, training.max_gradient_norm),
             pulse=pulse,
             model=model,
@@ -124,14 +159,15 @@ def steps(
 
 def main() -> None:
     """Measures every case in this one gang."""
-    base, result = Path(sys.argv[1]), Path(sys.argv[2])
+    subject, base, result = SUBJECTS[sys.argv[1]], Path(sys.argv[2]), Path(sys.argv[3])
     quiet()
     gang = meet(gpus=False, startup_seconds=120, hang_seconds=120)
     measured = {}
-    for asked in map(json.loads, sys.argv[3:]):
+    for asked in map(json.loads, sys.argv[4:]):
         how: Method = TypeAdapter(Method).validate_python(asked[0])
         for case in asked[1]:
-            measured[json.dumps([asked[0], case])] = steps(gang, base, *case, pulse=Calm(), how=how)
+            figures = steps(gang, subject, base, *case, pulse=Calm(), how=how)
+            measured[json.dumps([asked[0], case])] = figures
     if gang.first:
         result.write_text(json.dumps(measured))
 

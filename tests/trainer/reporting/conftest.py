@@ -22,6 +22,8 @@ from finetune_trainer.reporting.page import Sources
 from finetune_trainer.s3.manifest import Manifest
 from finetune_trainer.tasks.text_classification import facts
 from finetune_trainer.tasks.text_classification.metrics import compare, flips
+from finetune_trainer.tasks.text_generation import metrics as generation_metrics
+from finetune_trainer.tasks.text_generation.facts import Continuation, GenerationFacts
 from finetune_trainer.training.record import CurvePoint, EpochRow, TrainingRecord
 
 DIGEST = "sha256:" + "5e" * 32
@@ -104,6 +106,45 @@ def record_of() -> Callable[..., TrainingRecord]:
 
 
 @pytest.fixture(scope="session")
+def generator(record_of: Callable[..., TrainingRecord]) -> TrainingRecord:
+    """The record of a generator whose loss fell; one of its texts is hostile, one is empty."""
+    tokens = np.full(40, 9.0)
+    base = np.stack([tokens * np.linspace(2.9, 3.1, 40), tokens, tokens // 3], axis=1)
+    tuned = base * [0.5, 1, 2]
+    continuations = (
+        Continuation(
+            file="test.jsonl",
+            line=7,
+            prompt="<b>Summary</b> of: " + "x" * 900,
+            expected="a tool",
+            base="x x x",
+            tuned="a tool",
+        ),
+        Continuation(
+            file="<i>.csv",
+            line=1008,
+            prompt="Q:",
+            expected="an answer",
+            base="",
+            tuned="<script>alert(1)</script>",
+        ),
+    )
+    changes = {
+        "evaluation": generation_metrics.compare(
+            {"baseline": base, "tuned": tuned},
+            metrics=("loss", "perplexity", "tokenAccuracy"),
+            primary="loss",
+            seed=1,
+        ),
+        "classification": None,
+        "generation": GenerationFacts(
+            test_tokens=360, packed=True, new_tokens=64, continuations=continuations, reused=False
+        ),
+    }
+    return record_of(["a", "b"]).model_copy(update=changes)
+
+
+@pytest.fixture(scope="session")
 def sources_of() -> Callable[..., Sources]:
     """Puts a record into the run that it may come from."""
 
@@ -111,7 +152,7 @@ def sources_of() -> Callable[..., Sources]:
         job = JobRef(namespace="support", name=name, uid="3f2b8a6c-51d7-4c0e", generation=1)
         store = StoreAccess(endpoint="https://minio.storage:9000")
         run = Run(
-            task="TextClassification",
+            task="TextGeneration" if record.generation else "TextClassification",
             model=ModelSource(uri="s3://models/minilm"),
             dataset=Dataset(
                 train=TrainSplit(uri="s3://data/train.jsonl"),

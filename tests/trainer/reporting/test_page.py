@@ -49,6 +49,17 @@ def test_the_verdict_comes_first_then_every_part(page: str) -> None:
     assert anchors == [f"#{e.attributes['id']}" for e in read(page) if e.name == "section"]
 
 
+def test_of_a_generator_less_loss_is_better_and_its_texts_stand_side_by_side(
+    generator: TrainingRecord, sources_of: Runs, doctor: dict[str, Any]
+) -> None:
+    shown = render(sources_of(generator, doctor))
+    assert texts(shown, "h1")[0].endswith("Better than the base model: loss 1.5000 instead of 3.0000.")
+    assert texts(shown, "h2")[:3] == ["Results", "Before and after", "Training"]
+    assert "left of zero is better" in shown
+    assert "majority class" not in shown
+    check_harmless(shown)
+
+
 def test_the_same_documents_give_the_same_bytes(
     record_of: Records, sources_of: Runs, doctor: dict[str, Any], page: str
 ) -> None:

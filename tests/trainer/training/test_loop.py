@@ -1,4 +1,4 @@
-"""Real processes under torchrun on a tiny random BERT: a step must not depend on how its batch is split."""
+"""Real processes under torchrun on tiny random models: a step must not depend on how its batch is split."""
 
 import json
 import os
@@ -42,25 +42,34 @@ def under_torchrun(processes: int, program: str, *arguments: str) -> subprocess.
     )
 
 
-def reference(base: Path, method: object) -> list[tuple[float, float, int]]:
-    """Loss and gradient norm of each step by plain PyTorch: the whole batch in one pass."""
+def plain_steps(subject: str, base: Path, method: object) -> list[tuple[float, float, int]]:
+    """Loss and gradient norm of each step by plain PyTorch: the whole batch in one pass, padded."""
     import torch  # noqa: PLC0415 - heavy
     from pydantic import TypeAdapter  # noqa: PLC0415
+    from torch.nn.functional import cross_entropy  # noqa: PLC0415
 
     from finetune_trainer.config import Method  # noqa: PLC0415
-    from finetune_trainer.tasks.text_classification import learning  # noqa: PLC0415
-    from finetune_trainer.tasks.text_classification.model import classify  # noqa: PLC0415
     from finetune_trainer.training.batches import epoch_batches  # noqa: PLC0415
-    from finetune_trainer.training.inputs import lengths  # noqa: PLC0415
+    from finetune_trainer.training.inputs import lengths, padded  # noqa: PLC0415
     from tests.trainer.programs import truth  # noqa: PLC0415
 
-    split = truth.synthetic_rows()
-    model = truth.model_of(base, TypeAdapter[Method](Method).validate_python(method))
+    what = truth.SUBJECTS[subject]
+    split, model = what.rows, what.load(base, TypeAdapter[Method](Method).validate_python(method))
     steps = []
     for batch in epoch_batches(lengths(split), truth.BATCH, seed=3, epoch=0):
-        inputs = learning.collate(split, batch, 0)
+        inputs = padded(split, batch, 0)
+        logits = model(**inputs).logits
+        if subject == "classification":
+            labels = torch.tensor(split.labels[batch].astype(int))
+        else:
+            learnt = [split.trained[slice(*split.offsets[[row, row + 1]])] for row in batch]
+            labels = inputs["input_ids"].clone()
+            for place, row in enumerate(learnt):
+                labels[place, : len(row)][~torch.tensor(row)] = -100
+                labels[place, len(row) :] = -100
+            logits, labels = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
         model.zero_grad()
-        loss = torch.nn.functional.cross_entropy(classify(model, inputs), inputs["labels"])
+        loss = cross_entropy(logits, labels)
         loss.backward()
         gradients = [weight.grad.norm() for weight in model.parameters() if weight.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(gradients))
@@ -68,20 +77,34 @@ def reference(base: Path, method: object) -> list[tuple[float, float, int]]:
     return steps
 
 
-@pytest.mark.parametrize(("processes", "cases"), [(1, ONE_PROCESS), (2, TWO_PROCESSES)])
+@pytest.mark.parametrize(
+    ("subject", "processes", "cases"),
+    [
+        ("classification", 1, ONE_PROCESS),
+        ("classification", 2, TWO_PROCESSES),
+        ("packed", 1, ONE_PROCESS),
+        ("packed", 2, TWO_PROCESSES),
+        ("padded", 2, TWO_PROCESSES[:1]),
+    ],
+)
 def test_loss_and_gradient_norm_are_those_of_the_whole_batch_however_it_is_split(
-    processes: int, cases: list[list[Any]], tiny_base: Path, tmp_path: Path
+    subject: str,
+    processes: int,
+    cases: list[list[Any]],
+    tiny_base: Path,
+    tiny_llama: Path,
+    tmp_path: Path,
 ) -> None:
-    figures = tmp_path / "figures.json"
-    ended = under_torchrun(processes, "truth", str(tiny_base), str(figures), *map(json.dumps, cases))
+    figures, base = tmp_path / "figures.json", tiny_base if subject == "classification" else tiny_llama
+    ended = under_torchrun(processes, "truth", subject, str(base), str(figures), *map(json.dumps, cases))
     assert ended.returncode == 0, ended.stderr[-3000:]
     measured = json.loads(figures.read_text())
     assert len(measured) == sum(len(splits) for _, splits in cases)
     for method, splits in cases:
-        truth = reference(tiny_base, method)
-        assert [rows for _, _, rows in truth] == [8, 8, 5]
+        expected_steps = plain_steps(subject, base, method)
+        assert [rows for _, _, rows in expected_steps] == [8, 8, 5]
         for split in splits:
-            for step, expected in zip(measured[json.dumps([method, split])], truth, strict=True):
+            for step, expected in zip(measured[json.dumps([method, split])], expected_steps, strict=True):
                 assert step == pytest.approx(expected, rel=1e-5), (method, split)
 
 

@@ -3,6 +3,7 @@ import pytest
 
 from finetune_trainer.contract import Evaluation, Interval
 from finetune_trainer.tasks.text_classification.metrics import compare
+from finetune_trainer.tasks.text_generation import metrics as generation
 from finetune_trainer.training.record import sentence, verdict
 
 TRUTH = np.arange(300) % 3
@@ -42,3 +43,25 @@ def test_equal_models_are_called_equal() -> None:
 def test_an_interval_that_touches_nothing_decides_nothing() -> None:
     assert verdict(Interval(value=0.1, low=0.0, high=0.2)) == "not distinguishably better than"
     assert verdict(Interval(value=0.1, low=0.001, high=0.2)) == "better than"
+
+
+@pytest.mark.parametrize(
+    ("tuned", "words"),
+    [
+        (1.0, "loss 1.0000 on 40 test rows: better than the base model's 2.0000 by 1.0000"),
+        (3.0, "loss 3.0000 on 40 test rows: worse than the base model's 2.0000 by 1.0000"),
+        (2.0, "loss 2.0000 on 40 test rows: equal to the base model's 2.0000"),
+    ],
+)
+def test_of_a_loss_less_is_better_and_there_is_no_majority(tuned: float, words: str) -> None:
+    def sums(loss: float) -> generation.Sums:
+        return np.tile([loss * 5, 5, 2], (40, 1))
+
+    told = sentence(
+        generation.compare(
+            {"baseline": sums(2.0), "tuned": sums(tuned)}, metrics=("loss",), primary="loss", seed=1
+        )
+    )
+    assert told.startswith(words)
+    assert "majority" not in told
+    assert "linear probe" not in told

@@ -39,3 +39,5 @@ class Encoding:
     """Token ids, special tokens included, shape [tokens]."""
     trained: npt.NDArray[np.bool_] | None = None
     """Which of the tokens are to be learnt, shape [tokens]; None where a task learns no tokens."""
+    fault: str = ""
+    """Why a row has no tokens."""

@@ -19,8 +19,11 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    "chat_template.jinja",
 )
-"""What a fast tokenizer may consist of; copied as it is from the base model to the tuned one."""
+"""What a fast tokenizer may consist of."""
+COPIED_FILES = (*TOKENIZER_FILES, "generation_config.json")
+"""Copied as they are from the base model to the tuned one."""
 
 
 def files_read(names: frozenset[str], index: bytes | None, uri: str) -> tuple[str, ...]:
@@ -34,7 +37,7 @@ def files_read(names: frozenset[str], index: bytes | None, uri: str) -> tuple[st
     Raises:
         StageFailure: UserConfig, a shard is missing or the index is damaged.
     """
-    known = {"config.json", *TOKENIZER_FILES} | ({INDEX} if index is not None else set())
+    known = {"config.json", *COPIED_FILES} | ({INDEX} if index is not None else set())
     return tuple(sorted((known & names) | set(shards(names, index, uri))))
 
 

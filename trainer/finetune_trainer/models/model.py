@@ -79,13 +79,15 @@ def pad_token(folder: Path) -> int:
     return 0 if number is None else int(number)
 
 
-def check_complete(model: "PreTrainedModel", loaded: dict[str, Any]) -> None:
-    """Everything below the head must have come from the files."""
-    body = f"{model.base_model_prefix}."
+def check_complete(model: "PreTrainedModel", loaded: dict[str, Any], *, new_head: bool = True) -> None:
+    """Everything must have come from the files; what is above the body need not where the head is new."""
+    body = f"{model.base_model_prefix}." if new_head else ""
     # A pooler belongs to the head: models pretrained without sentence pairs have none.
     replaced = [str(key[0] if isinstance(key, tuple) else key) for key in loaded.get("mismatched_keys", ())]
     absent = [str(key) for key in loaded.get("missing_keys", ())]
-    lacking = sorted(key for key in (*absent, *replaced) if key.startswith(body) and ".pooler." not in key)
+    lacking = sorted(
+        key for key in (*absent, *replaced) if key.startswith(body) and not (new_head and ".pooler." in key)
+    )
     if lacking:
         more = "" if len(lacking) <= 3 else f" and {len(lacking) - 3} more"  # noqa: PLR2004
         raise StageFailure(

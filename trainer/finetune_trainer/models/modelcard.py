@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Sequence
 
 from finetune_trainer.config import TrainConfig
-from finetune_trainer.contract import Chosen, Interval, Scores
+from finetune_trainer.contract import HIGHER_IS_BETTER, Chosen, Evaluation, Interval, MetricName, Scores
 from finetune_trainer.models import methodcard
 from finetune_trainer.models.markdown import cell
 from finetune_trainer.reporting import making
 from finetune_trainer.reporting.figures import NAMES
 from finetune_trainer.s3.manifest import Manifest
 from finetune_trainer.tasks.protocol import LICENCE, Telling, telling
-from finetune_trainer.training.record import TrainingRecord, sentence
+from finetune_trainer.training.record import TrainingRecord, base_name, sentence
 
 
 def render(config: TrainConfig, chosen: Chosen, staged: Manifest, record: TrainingRecord) -> str:
@@ -55,23 +55,36 @@ def _opening(task: Telling, config: TrainConfig, staged: Manifest, record: Train
 
 def _results(record: TrainingRecord) -> str:
     evaluation = record.evaluation
-    header = "| metric | majority class | linear probe | this model | difference to the probe |"
-    lines = [header, "|---|---|---|---|---|"]
+    columns = _columns(evaluation)
+    rows = []
     for name in evaluation.baseline.metrics:
-        cells = [
-            _interval(_of(scores, name))
-            for scores in (evaluation.majority, evaluation.baseline, evaluation.tuned)
-        ]
-        cells.append(_interval(_of(evaluation.delta, name), signed=True))
+        cells = [_interval(scores.metrics.get(name)) for _, scores in columns]
+        gain = evaluation.delta.metrics.get(name) if evaluation.delta else None
         bold = "**" if name == evaluation.primary_metric else ""
-        lines.append(f"| {bold}{NAMES[name]}{bold} | " + " | ".join(cells) + " |")
+        rows.append((f"{bold}{_titled(name)}{bold}", *cells, _interval(gain, signed=True)))
+    titles = [title for title, _ in columns]
+    table = _table(("metric", *titles, f"difference to the {base_name(evaluation)}"), rows)
     return (
         "## Results\n\n"
         f"Measured on {evaluation.rows} held-out test rows that no choice depended on. In brackets: 95 % "
         "percentile bootstrap intervals (1,000 resamples of the test rows; the difference is paired). "
         f"The metric that decided which epoch was kept is **{NAMES[evaluation.primary_metric]}** on the "
-        f"validation rows.\n\n" + "\n".join(lines)
+        f"validation rows.\n\n" + "\n".join(table)
     )
+
+
+def _columns(evaluation: Evaluation) -> list[tuple[str, Scores]]:
+    """The models that were measured, the weakest first."""
+    models = (
+        ("majority class", evaluation.majority),
+        (base_name(evaluation), evaluation.baseline),
+        ("this model", evaluation.tuned),
+    )
+    return [(title, scores) for title, scores in models if scores]
+
+
+def _titled(name: MetricName) -> str:
+    return NAMES[name] if HIGHER_IS_BETTER[name] else f"{NAMES[name]} (lower is better)"
 
 
 def _making(config: TrainConfig, chosen: Chosen, staged: Manifest, record: TrainingRecord) -> str:
@@ -116,10 +129,6 @@ def _needs(record: TrainingRecord) -> str:
         f"Needs transformers {record.versions['transformers'].partition('.')[0]} or newer; there is no code "
         "in this folder. Every file is named with its SHA-256 in `manifest.json`."
     )
-
-
-def _of(scores: Scores | None, name: str) -> Interval | None:
-    return None if scores is None else {str(key): value for key, value in scores.metrics.items()}.get(name)
 
 
 def _interval(value: Interval | None, *, signed: bool = False) -> str:

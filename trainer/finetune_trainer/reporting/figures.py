@@ -8,6 +8,9 @@ NAMES: dict[MetricName, str] = {
     "microF1": "micro F1",
     "weightedF1": "weighted F1",
     "mcc": "Matthews correlation",
+    "loss": "loss",
+    "perplexity": "perplexity",
+    "tokenAccuracy": "token accuracy",
 }
 _FEW_DIGITS_FROM = 10
 _MINUS = "\N{MINUS SIGN}"

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import JsonValue
 
-from finetune_trainer.config import Run, Task
-from finetune_trainer.contract import Evaluation, MetricName
+from finetune_trainer.choose import AutoLimits
+from finetune_trainer.config import Run
+from finetune_trainer.contract import Evaluation, MetricName, Task
 from finetune_trainer.dataset.example import Encoding, Example
 from finetune_trainer.dataset.findings import Finding, SplitName
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from finetune_trainer.training.scene import Scene
 
 Tensors = dict[str, "torch.Tensor"]
-Answers = npt.NDArray[np.float32]
+Answers = npt.NDArray[np.floating[Any]]
 """What a model says about each row, shape [rows, width]; what the numbers mean is the task's own."""
 Numbers = Sequence[int] | npt.NDArray[np.int64]
 Row = TypeVar("Row", bound=Example)
@@ -47,8 +49,8 @@ class Preparing(Protocol[Row]):
         """Which models have it, for people."""
 
     @property
-    def LONGEST(self) -> int:  # noqa: N802
-        """Tokens that maxLength is at most where it is Auto."""
+    def AUTO(self) -> AutoLimits:  # noqa: N802
+        """What its `Auto` values start from."""
 
     def model_types(self) -> frozenset[str]:
         """Model types of transformers that can do this task."""
@@ -86,6 +88,9 @@ class Preparing(Protocol[Row]):
     ) -> list[Finding]:
         """Whether what is left of the rows after cutting can be learnt."""
 
+    def shown(self, tokenizer: Any, rows: Sequence[Row], encoded: Sequence[Encoding]) -> dict[str, JsonValue]:
+        """The task's own part of the data doctor's report: what is learnt of the training rows."""
+
 
 class Learning(Protocol):
     """From tokens to a model, and to what it is worth. With torch."""
@@ -93,6 +98,10 @@ class Learning(Protocol):
     @property
     def METRIC_CODE(self) -> str:  # noqa: N802
         """Raised when the meaning of a metric or of the baseline changes: baselines are measured anew."""
+
+    @property
+    def FORWARD(self) -> Mapping[str, Any]:  # noqa: N802
+        """What the model is told at every call, beside the inputs."""
 
     def load(self, folder: Path, prepared: "Prepared") -> "PreTrainedModel":
         """The base model ready for training, float32, the same on every rank for the same torch seed.
@@ -115,28 +124,30 @@ class Learning(Protocol):
             StageFailure: Internal.
         """
 
-    def collate(self, split: "Split", numbers: Numbers, pad_id: int) -> Tensors:
-        """Some rows as the model's inputs, and `labels`: what is to be learnt, NO_LABEL elsewhere.
+    def collate(self, split: "Split", numbers: Numbers, pad_id: int, *, packed: bool) -> Tensors:
+        """Some rows as the model's inputs, with two more tensors of one shape.
 
-        FILLER stands for a row that carries no loss.
-        """
-
-    def losses(
-        self, outputs: Any, labels: "torch.Tensor", rows: "torch.Tensor"
-    ) -> "tuple[torch.Tensor, torch.Tensor]":
-        """The loss of each label, NO_LABEL left out, and the row that it belongs to; two flat tensors.
+        `labels`: what is to be learnt, NO_LABEL elsewhere. `places`: which of the rows each label is of,
+        from 0. FILLER stands for a row that carries no loss.
 
         Args:
-            outputs: the model's.
-            labels: as `collate` made them.
-            rows: numbers of the rows, shape [rows].
+            split: the rows.
+            numbers: which of them.
+            pad_id: the tokenizer's padding token.
+            packed: whether the rows may be laid end to end, see Baseline.packed.
         """
 
+    def losses(self, outputs: Any, labels: "torch.Tensor") -> "torch.Tensor":
+        """The loss of each label that is not NO_LABEL, in their order, flat."""
+
     def answers(self, model: "torch.nn.Module", inputs: Tensors) -> "torch.Tensor":
-        """What a model says about each row, float32, shape [rows, width]."""
+        """What a model says about each row, float32 or float64, shape [rows, width]."""
 
     def logits(self, model: "torch.nn.Module", inputs: Tensors) -> "torch.Tensor":
         """Logits that the model must give again once it is saved and loaded, float32, shape [rows, width]."""
+
+    def verified_rows(self, model: "torch.nn.Module", split: "Split") -> int:
+        """Of how many rows Publish compares the logits: as many as can be stored and computed at once."""
 
     def measured(self, metric: MetricName, answers: Answers, split: "Split", classes: int) -> float:
         """One metric of one model on one split."""
@@ -156,8 +167,18 @@ class Learning(Protocol):
     def evaluation(self, scene: "Scene", baseline: Any, answers: Answers) -> Evaluation:
         """Base model and tuned model on the test rows, with intervals."""
 
-    def facts(self, scene: "Scene", baseline: Any, answers: Answers, *, reused: bool) -> Any:
-        """The task's own part of the training record; `reused`: an earlier attempt measured the baseline."""
+    def facts(
+        self, scene: "Scene", model: "torch.nn.Module", baseline: Any, answers: Answers, *, reused: bool
+    ) -> Any:
+        """The task's own part of the training record; asked on rank 0 alone.
+
+        Args:
+            scene: the run.
+            model: the tuned one, whole, on the device.
+            baseline: what it is compared with.
+            answers: of the tuned model on the test rows.
+            reused: whether an earlier attempt measured the baseline.
+        """
 
     def prediction_lines(self, scene: "Scene", baseline: Any, answers: Answers) -> Iterator[str]:
         """One JSON line a test row: everything needed to compute every metric again."""
@@ -201,33 +222,49 @@ def preparing(task: Task) -> Preparing[Any]:
     """What Prepare asks."""
     match task:
         case "TextClassification":
-            from finetune_trainer.tasks.text_classification import preparing  # noqa: PLC0415 - one of several
+            from finetune_trainer.tasks.text_classification import preparing as classes  # noqa: PLC0415
 
-            return preparing
+            return classes
+        case "TextGeneration":
+            from finetune_trainer.tasks.text_generation import preparing as tokens  # noqa: PLC0415
+
+            return tokens
 
 
 def learning(task: Task) -> Learning:
     """What Train and Publish ask."""
     match task:
         case "TextClassification":
-            from finetune_trainer.tasks.text_classification import learning  # noqa: PLC0415 - torch
+            from finetune_trainer.tasks.text_classification import learning as classes  # noqa: PLC0415 - torch
 
-            return learning
+            return classes
+        case "TextGeneration":
+            from finetune_trainer.tasks.text_generation import learning as tokens  # noqa: PLC0415 - torch
+
+            return tokens
 
 
 def telling(task: Task) -> Telling:
     """What model card and report ask."""
     match task:
         case "TextClassification":
-            from finetune_trainer.tasks.text_classification import telling  # noqa: PLC0415 - one of several
+            from finetune_trainer.tasks.text_classification import telling as classes  # noqa: PLC0415
 
-            return telling
+            return classes
+        case "TextGeneration":
+            from finetune_trainer.tasks.text_generation import telling as tokens  # noqa: PLC0415
+
+            return tokens
 
 
 def showing(task: Task) -> Showing:
     """What the report asks."""
     match task:
         case "TextClassification":
-            from finetune_trainer.tasks.text_classification import showing  # noqa: PLC0415 - one of several
+            from finetune_trainer.tasks.text_classification import showing as classes  # noqa: PLC0415
 
-            return showing
+            return classes
+        case "TextGeneration":
+            from finetune_trainer.tasks.text_generation import showing as tokens  # noqa: PLC0415
+
+            return tokens

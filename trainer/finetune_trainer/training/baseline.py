@@ -4,8 +4,8 @@ from functools import partial
 
 from pydantic import NonNegativeInt, PositiveInt, ValidationError
 
-from finetune_trainer.config import Task, digest_of
-from finetune_trainer.contract import Activity, Digest, MetricName, Model
+from finetune_trainer.config import digest_of
+from finetune_trainer.contract import Activity, Digest, MetricName, Model, Task
 from finetune_trainer.tasks.protocol import Learning
 from finetune_trainer.training.gang import from_first
 from finetune_trainer.training.scene import Scene
@@ -30,6 +30,8 @@ class Baseline(Model):
     key: BaselineKey
     test_rows: PositiveInt
     """Test rows that it was measured on."""
+    packed: bool = False
+    """Whether the base model keeps rows apart that are laid end to end."""
 
 
 def measured(scene: Scene, before: float, after: float) -> tuple[Baseline, bool]:

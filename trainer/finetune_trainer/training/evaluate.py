@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 
 from finetune_trainer.dataset.data import Split
+from finetune_trainer.tasks.protocol import Answers
 from finetune_trainer.training.gang import gathered_rows, leave_together
 from finetune_trainer.training.inputs import Tensors, lengths
 from finetune_trainer.training.scene import Scene
@@ -17,9 +18,7 @@ _ROUNDS_BETWEEN_DECISIONS = 8
 """A collective costs little, but not nothing: ask that seldom whether somebody was told to leave."""
 
 
-def over_rows(
-    scene: Scene, compute: Compute, split: Split, advanced: Callable[[float], None]
-) -> npt.NDArray[np.float32]:
+def over_rows(scene: Scene, compute: Compute, split: Split, advanced: Callable[[float], None]) -> Answers:
     """Runs a model over all rows of a split, shared out over the ranks; a collective call.
 
     Rows of similar length go together. Every rank makes the same number of passes, for at ZeRO-3 a pass is
@@ -38,14 +37,14 @@ def over_rows(
     order = np.argsort(-lengths(split), kind="stable").astype(np.int64)
     batches = [order[start : start + at_once] for start in range(0, len(order), at_once)]
     rounds = -(-len(batches) // gang.world)
-    values: list[npt.NDArray[np.float32]] = []
+    values: list[Answers] = []
     numbers: list[npt.NDArray[np.int64]] = []
     for turn in range(rounds):
         mine = turn * gang.world + gang.rank
         batch = batches[min(mine, len(batches) - 1)]
         inputs = {name: tensor.to(gang.device) for name, tensor in scene.collated(split, batch).items()}
         with torch.no_grad():
-            computed = compute(inputs).float().cpu().numpy()
+            computed = compute(inputs).cpu().numpy()
         if mine < len(batches):
             values.append(computed)
             numbers.append(batch)
@@ -55,7 +54,7 @@ def over_rows(
     width = computed.shape[1]
     return gathered_rows(
         gang,
-        np.concatenate(values) if values else np.empty((0, width), dtype=np.float32),
+        np.concatenate(values) if values else np.empty((0, width), dtype=computed.dtype),
         np.concatenate(numbers) if numbers else np.empty(0, dtype=np.int64),
         len(order),
     )

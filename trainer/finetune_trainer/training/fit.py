@@ -1,11 +1,12 @@
 """Training itself: the loop is run, validation is measured, and the best weights stay."""
 
 import logging
+import math
 import time
 from dataclasses import dataclass
 from functools import partial
 
-from finetune_trainer.contract import Activity, Best
+from finetune_trainer.contract import HIGHER_IS_BETTER, Activity, Best, MetricName
 from finetune_trainer.models import weights
 from finetune_trainer.pod.progress import Meter
 from finetune_trainer.training.batches import Layout, steps_per_epoch
@@ -20,6 +21,7 @@ from finetune_trainer.training.loop import (
     Step,
     arguments,
     evaluated_epochs,
+    non_finite,
 )
 from finetune_trainer.training.record import CurvePoint, EpochRow
 from finetune_trainer.training.scene import Scene
@@ -52,7 +54,7 @@ def tune(scene: Scene, *, first_percent: float, last_percent: float) -> Tuned:
         StageFailure: Numerical, Preempted; on all ranks alike.
     """
     run, chosen, gang = scene.config.run, scene.chosen, scene.gang
-    seed, train = run.training.seed, scene.prepared.train
+    seed, train, primary = run.training.seed, scene.prepared.train, run.evaluation.primary_metric
     per_epoch = steps_per_epoch(len(train), chosen.batch_size)
     total = chosen.epochs * per_epoch
     args = arguments(
@@ -69,6 +71,7 @@ def tune(scene: Scene, *, first_percent: float, last_percent: float) -> Tuned:
         gang=gang,
         batches=RankBatches(train, Layout.of(chosen), rank=gang.rank, seed=seed, collate=scene.collated),
         losses=scene.learning.losses,
+        forward=scene.learning.FORWARD,
         clip=own_clip(chosen.zero_stage, run.training.max_gradient_norm),
         pulse=scene.pulse,
         model=model,
@@ -80,14 +83,16 @@ def tune(scene: Scene, *, first_percent: float, last_percent: float) -> Tuned:
 
     def at_epoch_end(epoch: int, step: int) -> None:
         value = _validation(scene, loop)
+        if not math.isfinite(value):
+            raise non_finite("Loss", "loss of the validation rows after the last update", step, [])
         scene.pulse.beat(Activity.EVALUATING, validation=value)
         history.append(EpochRow(epoch=epoch, step=step, training_loss=tally.mean_loss(), validation=value))
-        if not best or value > best[-1].metric:
+        if not best or better(primary, value, best[-1].metric):
             best.append(Best(step=step, metric=value))
             scene.pulse.beat(Activity.SAVING)
             weights.keep(gang, model, scene.best_weights)
         if gang.first:
-            log.info("epoch %d: %s %.4f on validation rows", epoch, run.evaluation.primary_metric, value)
+            log.info("epoch %d: %s %.4f on validation rows", epoch, primary, value)
 
     edge = Edge(loop, tally.step)
     loop.add_callback(edge)
@@ -104,6 +109,11 @@ def tune(scene: Scene, *, first_percent: float, last_percent: float) -> Tuned:
         rows_per_second=tally.rows / seconds,
         tokens_per_second=tally.tokens / seconds,
     )
+
+
+def better(metric: MetricName, value: float, best: float) -> bool:
+    """Whether a value of a metric is better than the best so far; equal is not."""
+    return value > best if HIGHER_IS_BETTER[metric] else value < best
 
 
 def _validation(scene: Scene, loop: Loop) -> float:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,8 @@ import torch.distributed as dist
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.stage import Pulse
+
+Number = TypeVar("Number", bound=np.floating[Any])
 
 
 @dataclass(frozen=True)
@@ -109,13 +111,13 @@ def from_first(gang: Gang, value: Any) -> Any:
 
 
 def gathered_rows(
-    gang: Gang, values: npt.NDArray[np.float32], numbers: npt.NDArray[np.int64], total: int
-) -> npt.NDArray[np.float32]:
+    gang: Gang, values: npt.NDArray[Number], numbers: npt.NDArray[np.int64], total: int
+) -> npt.NDArray[Number]:
     """Rows that the ranks computed, put back in order, on every rank.
 
     Args:
         gang: the processes.
-        values: this rank's rows, shape [mine, width].
+        values: this rank's rows, float32 or float64, shape [mine, width].
         numbers: which rows they are, shape [mine].
         total: rows of all ranks together, each of which must occur exactly once.
 
@@ -137,7 +139,7 @@ def gathered_rows(
     order = everything[:, -1].astype(np.int64)
     if len(order) != total or not np.array_equal(np.sort(order), np.arange(total)):
         raise AssertionError(f"{len(order)} rows came back where {total} were sent out")
-    result = np.empty((total, width), dtype=np.float32)
+    result = np.empty((total, width), dtype=values.dtype)
     result[order] = everything[:, :-1]
     return result
 

@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 
 from finetune_trainer.contract import Activity
 from finetune_trainer.models import method
-from finetune_trainer.models.basemodel import TOKENIZER_FILES
+from finetune_trainer.models.basemodel import COPIED_FILES
 from finetune_trainer.models.lineage import lineage_of
+from finetune_trainer.models.model import on
 from finetune_trainer.models.verify import LOGITS
 from finetune_trainer.results import writer
 from finetune_trainer.s3.manifest import Manifest, upload_folder
@@ -32,7 +33,7 @@ from finetune_trainer.training.record import (
 from finetune_trainer.training.scene import Scene
 
 VERIFIED_ROWS = 64
-"""Test rows whose logits Publish compares."""
+"""Test rows whose logits Publish compares, where the task has no reason for fewer."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Outcome:
     """What rank 0 holds when everything is measured."""
 
     model: torch.nn.Module
-    """The tuned model, float32, on the CPU."""
+    """The tuned model, float32, on the device."""
     answers: Answers
     """Of the tuned model on the test rows."""
     baseline: Baseline
@@ -55,7 +56,7 @@ def record_of(scene: Scene, outcome: Outcome) -> TrainingRecord:
     trained, parameters = method.sizes(outcome.model)
     return TrainingRecord(
         evaluation=learning.evaluation(scene, outcome.baseline, outcome.answers),
-        **learning.facts(scene, outcome.baseline, outcome.answers, reused=outcome.reused),
+        **learning.facts(scene, outcome.model, outcome.baseline, outcome.answers, reused=outcome.reused),
         best=tuned.best,
         history=tuned.history,
         curve=tuned.curve,
@@ -85,11 +86,12 @@ def stage(scene: Scene, outcome: Outcome, facts: TrainingRecord, advanced: Calla
     folder = scene.places.scratch / "staging"
     rmtree(folder, ignore_errors=True)
     model_folder = folder / MODEL_FOLDER
-    method.save(outcome.model, model_folder, scene.config.run.model.uri)
-    for name in TOKENIZER_FILES:
+    model = on(torch.device("cpu"), outcome.model)
+    method.save(model, model_folder, scene.config.run.model.uri)
+    for name in COPIED_FILES:
         if (scene.base / name).is_file():
             copyfile(scene.base / name, model_folder / name)
-    _write_verification(scene, outcome.model, folder / VERIFICATION)
+    _write_verification(scene, model, folder / VERIFICATION)
     lines = scene.learning.prediction_lines(scene, outcome.baseline, outcome.answers)
     predictions = "".join(f"{line}\n" for line in lines)
     (folder / PREDICTIONS).write_text(predictions)
@@ -116,7 +118,9 @@ def _write_verification(scene: Scene, model: torch.nn.Module, path: Path) -> Non
     """Inputs and logits of some test rows of all lengths, for Publish to compute again."""
     test = scene.prepared.test
     by_length = np.argsort(lengths(test), kind="stable")
-    sample = by_length[np.unique(np.linspace(0, len(test) - 1, VERIFIED_ROWS).astype(np.int64))]
+    most = min(VERIFIED_ROWS, scene.learning.verified_rows(model, test))
+    # Of one row the longest is taken, of more both ends and what lies between.
+    sample = by_length[np.unique(np.linspace(len(test) - 1, 0, most).astype(np.int64))]
     inputs = scene.collated(test, sample)
     with torch.no_grad():
         logits = scene.learning.logits(model, inputs)

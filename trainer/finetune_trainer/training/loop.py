@@ -1,7 +1,7 @@
 """The optimisation loop: Hugging Face's Trainer on a DeepSpeed engine, with our batches, loss and guards."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from finetune_trainer.stage import Pulse
 from finetune_trainer.tasks.protocol import Numbers
 from finetune_trainer.training.batches import FILLER, Layout, deal, epoch_batches, steps_per_epoch
 from finetune_trainer.training.gang import Gang, gathered, preempted, summed
-from finetune_trainer.training.inputs import Tensors, lengths
+from finetune_trainer.training.inputs import NO_LABEL, Tensors, lengths
 from finetune_trainer.training.zero import Precision, deepspeed_config, engine_clip
 
 MOST_EVALUATIONS = 5
@@ -26,9 +26,9 @@ _SCHEDULES = {"Linear": "linear", "Cosine": "cosine", "Constant": "constant_with
 _NAMED_ROWS = 10
 
 Collate = Callable[[Split, Numbers], Tensors]
-"""Rows of a split, FILLER among them -> the model's inputs and `labels`."""
-Losses = Callable[[Any, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-"""The model's outputs, `labels` and the rows' numbers -> the loss of each label, and its row."""
+"""Rows of a split, FILLER among them -> the model's inputs, `labels` and `places`."""
+Losses = Callable[[Any, torch.Tensor], torch.Tensor]
+"""The model's outputs and `labels` -> the loss of each label, see tasks.protocol.Learning."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +75,24 @@ class Loop(Trainer):
     """Trainer whose loss is the mean over the labels of a global batch, with a guard before every step."""
 
     def __init__(
-        self, *, gang: Gang, batches: RankBatches, losses: Losses, clip: float, pulse: Pulse, **kwargs: Any
+        self,
+        *,
+        gang: Gang,
+        batches: RankBatches,
+        losses: Losses,
+        forward: Mapping[str, Any],
+        clip: float,
+        pulse: Pulse,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs, compute_loss_func=self._mean_over_batch)
         self.remove_callback(PrinterCallback)
         # Our labels stand where they are predicted, also those of a language model.
         self._loss_shifts_labels = False
-        self.losses = losses
+        self.losses, self.forward = losses, dict(forward)
         self.gang, self.batches, self.clip, self.pulse = gang, batches, clip, pulse
         self.taken: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self.rows = torch.empty(0, dtype=torch.int64)
+        self.owners = torch.empty(0, dtype=torch.int64)
         self.seen_rows = self.seen_tokens = 0
         self.decided: list[float] = []
         self.own_norm: float | None = None
@@ -104,11 +112,12 @@ class Loop(Trainer):
 
     def compute_loss(self, model: Any, inputs: Tensors, *args: Any, **kwargs: Any) -> Any:
         """The loss of one micro-batch; at the last one of a step all ranks agree that it may be taken."""
-        self.rows = inputs.pop("rows")
-        there = self.rows[self.rows != FILLER].cpu().numpy()
+        rows = inputs.pop("rows")
+        self.owners = rows[inputs.pop("places")]
+        there = rows[rows != FILLER].cpu().numpy()
         self.seen_rows += len(there)
         self.seen_tokens += int(lengths(self.batches.split)[there].sum())
-        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        loss = super().compute_loss(model, {**inputs, **self.forward}, *args, **kwargs)
         if self.accelerator.sync_gradients:
             self._agree()
         return loss
@@ -120,8 +129,8 @@ class Loop(Trainer):
 
         Trainer counts the labels of all ranks and micro-batches, and undoes the averaging over ranks.
         """
-        losses, rows = self.losses(outputs, labels, self.rows)
-        self.taken.append((losses.detach(), rows))
+        losses = self.losses(outputs, labels)
+        self.taken.append((losses.detach(), self.owners[labels != NO_LABEL]))
         return losses.sum() / num_items_in_batch
 
     def _agree(self) -> None:

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
 
-from finetune_trainer.contract import Best, Evaluation, Interval, Model
+from finetune_trainer.contract import HIGHER_IS_BETTER, Best, Evaluation, Interval, Model
 from finetune_trainer.tasks.text_classification.facts import ClassificationFacts
+from finetune_trainer.tasks.text_generation.facts import GenerationFacts
 
 MODEL_FOLDER, RECORD, VERIFICATION = "model", "record.json", "verification.safetensors"
 PREDICTIONS = "predictions.jsonl"
@@ -55,6 +56,7 @@ class TrainingRecord(Model):
 
     evaluation: Evaluation
     classification: ClassificationFacts | None = None
+    generation: GenerationFacts | None = None
     best: Best
     history: tuple[EpochRow, ...]
     curve: tuple[CurvePoint, ...] = ()
@@ -75,16 +77,18 @@ class TrainingRecord(Model):
 
 def sentence(evaluation: Evaluation) -> str:
     """What was reached, in one sentence that stays true when tuning made things worse."""
-    name = evaluation.primary_metric
+    name, base = evaluation.primary_metric, base_name(evaluation)
     tuned, delta = evaluation.tuned, evaluation.delta
     if tuned is None or delta is None:
-        return f"{name} of the linear probe {evaluation.baseline.primary:.4f}; nothing was tuned."
+        return f"{name} of the {base} {evaluation.baseline.primary:.4f}; nothing was tuned."
     gain = delta.metrics[name]
+    compared = verdict(gain, higher_is_better=HIGHER_IS_BETTER[name])
+    majority = evaluation.majority
     return (
-        f"{name} {tuned.primary:.4f} on {evaluation.rows} test rows: {verdict(gain)} the linear probe's "
+        f"{name} {tuned.primary:.4f} on {evaluation.rows} test rows: {compared} the {base}'s "
         f"{evaluation.baseline.primary:.4f} by {abs(gain.value):.4f} "
-        f"(95 % interval of the difference {gain.low:+.4f} to {gain.high:+.4f}); "
-        f"the majority class reaches {evaluation.majority.primary:.4f}."
+        f"(95 % interval of the difference {gain.low:+.4f} to {gain.high:+.4f})"
+        + (f"; the majority class reaches {majority.primary:.4f}." if majority else ".")
     )
 
 
@@ -93,11 +97,11 @@ def base_name(evaluation: Evaluation) -> str:
     return "linear probe" if evaluation.majority is not None else "base model"
 
 
-def verdict(gain: Interval) -> str:
+def verdict(gain: Interval, *, higher_is_better: bool = True) -> str:
     """Better or worse than, and whether the test rows can tell."""
     if gain.value == gain.low == gain.high == 0:
         return "equal to"
-    direction = "better than" if gain.value > 0 else "worse than"
+    direction = "better than" if (gain.value > 0) is higher_is_better else "worse than"
     return direction if gain.low > 0 or gain.high < 0 else f"not distinguishably {direction}"
 
 

@@ -1,7 +1,8 @@
 """What every part of the training stage looks at: the gang, the store, the rows and the base model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import torch
 import torch.distributed as dist
@@ -38,6 +39,8 @@ class Scene:
     base_digest: Digest
     pad_id: int
     precision: Precision
+    packed: bool = False
+    """Whether rows may be laid end to end; the baseline says so, see Baseline.packed."""
 
     @property
     def learning(self) -> Learning:
@@ -46,7 +49,11 @@ class Scene:
 
     def collated(self, split: Split, numbers: Numbers) -> Tensors:
         """Some rows as the model's inputs."""
-        return self.learning.collate(split, numbers, self.pad_id)
+        return self.learning.collate(split, numbers, self.pad_id, packed=self.packed)
+
+    def packing(self, *, packed: bool) -> Self:
+        """The same run, with rows laid end to end or not."""
+        return replace(self, packed=packed)
 
     def load_model(self) -> torch.nn.Module:
         """The base model with what the method trains of it; the same on every rank.

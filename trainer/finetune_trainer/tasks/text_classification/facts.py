@@ -9,7 +9,8 @@ import numpy.typing as npt
 from pydantic import FiniteFloat, NonNegativeInt, PositiveInt
 
 from finetune_trainer.contract import Model
-from finetune_trainer.tasks.text_classification.metrics import Contestant, Predicted, by_class, confusion
+from finetune_trainer.tasks.comparing import Contestant
+from finetune_trainer.tasks.text_classification.metrics import Predicted, by_class, confusion
 
 Kind = Literal["fixed", "broken", "wrong"]
 """Only the tuned model is right, only the linear probe is, neither is."""

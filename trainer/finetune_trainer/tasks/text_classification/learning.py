@@ -14,10 +14,11 @@ from finetune_trainer.contract import Evaluation, MetricName
 from finetune_trainer.dataset import tokenise
 from finetune_trainer.dataset.data import Prepared, Split
 from finetune_trainer.models.model import load_saved
+from finetune_trainer.tasks.comparing import Contestant
 from finetune_trainer.tasks.protocol import Numbers, Tensors
 from finetune_trainer.tasks.text_classification import facts as told
 from finetune_trainer.tasks.text_classification import metrics, probe
-from finetune_trainer.tasks.text_classification.metrics import Contestant, Predicted
+from finetune_trainer.tasks.text_classification.metrics import Predicted
 from finetune_trainer.tasks.text_classification.model import (
     classify,
     load_body,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 METRIC_CODE = "1"
 """Raised when the meaning of a metric or of the linear probe changes."""
+FORWARD: dict[str, Any] = {}
 Answers = npt.NDArray[np.float32]
 """Logits, shape [rows, classes]."""
 
@@ -72,16 +74,20 @@ def load_published(folder: Path, base: Path | None) -> torch.nn.Module:
     return load_saved(AutoModelForSequenceClassification, folder, base)
 
 
-def collate(split: Split, numbers: Numbers, pad_id: int) -> Tensors:
-    """Padded rows and their classes, `labels` of shape [rows]."""
+def collate(split: Split, numbers: Numbers, pad_id: int, *, packed: bool) -> Tensors:
+    """Padded rows and their classes, `labels` of shape [rows]; encoders read no packed rows."""
     labels = [NO_LABEL if number == FILLER else int(split.labels[number]) for number in numbers]
-    return {**padded(split, numbers, pad_id), "labels": torch.tensor(labels)}
+    return {
+        **padded(split, numbers, pad_id),
+        "labels": torch.tensor(labels),
+        "places": torch.arange(len(labels)),
+    }
 
 
-def losses(outputs: Any, labels: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross entropy of each row, shape [rows with a label], and the rows' numbers."""
+def losses(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of each row, shape [rows with a label]."""
     there = labels != NO_LABEL
-    return cross_entropy(outputs.logits.float()[there], labels[there], reduction="none"), rows[there]
+    return cross_entropy(outputs.logits.float()[there], labels[there], reduction="none")
 
 
 def answers(model: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
@@ -92,6 +98,11 @@ def answers(model: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
 def logits(model: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
     """The same: a classifier's answer is its logits."""
     return classify(model, inputs)
+
+
+def verified_rows(model: torch.nn.Module, split: Split) -> int:
+    """As many as there are: a row has few logits."""
+    return len(split)
 
 
 def measured(metric: MetricName, answers: Answers, split: Split, classes: int) -> float:
@@ -139,7 +150,14 @@ def evaluation(scene: Scene, baseline: Probe, answers: Answers) -> Evaluation:
     )
 
 
-def facts(scene: Scene, baseline: Probe, answers: Answers, *, reused: bool) -> dict[str, Any]:
+def facts(
+    scene: Scene,
+    model: torch.nn.Module,
+    baseline: Probe,
+    answers: Answers,
+    *,
+    reused: bool,
+) -> dict[str, Any]:
     """Classes, confusion matrices, flips, rows to look at and the probe."""
     test, classes = scene.prepared.test, scene.prepared.labels
     truth, predicted = _truth(test), _predicted(scene, baseline, answers)

@@ -6,18 +6,14 @@ neither true nor predicted counts as F1 = 0 in the macro average.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from finetune_trainer.contract import Evaluation, Interval, MetricName, Scores
+from finetune_trainer.contract import Evaluation, MetricName
+from finetune_trainer.tasks.comparing import RESAMPLES, Contestant, compared
 
-RESAMPLES = 1000
-PRIMARY_DIGITS = 4
-"""kubectl prints a column's number with all its digits."""
-CONFIDENCE = 0.95
-Contestant = Literal["majority", "baseline", "tuned"]
 Predicted = npt.NDArray[np.int64]
 """A class for each row, shape [rows]."""
 Figures = npt.NDArray[np.float64]
@@ -70,25 +66,9 @@ def compare(
         primary: the metric that decides.
         seed: of the resampling.
     """
-    names = tuple(dict.fromkeys((*metrics, primary)))
-    resampled = _bootstrap(truth, answers, classes, seed)
     points = {model: measure(truth, predicted, classes) for model, predicted in answers.items()}
-    evaluation = Evaluation(
-        primary_metric=primary,
-        rows=len(truth),
-        majority=_scores(points["majority"], resampled["majority"], names, primary),
-        baseline=_scores(points["baseline"], resampled["baseline"], names, primary),
-    )
-    if "tuned" not in answers:
-        return evaluation
-    gain = {name: points["tuned"][name] - points["baseline"][name] for name in names}
-    gains = {name: resampled["tuned"][name] - resampled["baseline"][name] for name in names}
-    return evaluation.model_copy(
-        update={
-            "tuned": _scores(points["tuned"], resampled["tuned"], names, primary),
-            "delta": _scores(gain, gains, names, primary),
-        }
-    )
+    resampled = _bootstrap(truth, answers, classes, seed)
+    return compared(points, resampled, rows=len(truth), metrics=metrics, primary=primary)
 
 
 def confusion(truth: Predicted, predicted: Predicted, classes: int) -> npt.NDArray[np.int64]:
@@ -175,17 +155,3 @@ def _from_counts(hits: Figures, given: Figures, true: Figures) -> dict[MetricNam
 
 def _ratio(above: Figures, below: Figures) -> Figures:
     return np.divide(above, below, out=np.zeros(np.shape(above)), where=np.asarray(below) > 0)
-
-
-def _scores(
-    points: Mapping[MetricName, float],
-    resampled: Mapping[MetricName, Figures],
-    names: Sequence[MetricName],
-    primary: MetricName,
-) -> Scores:
-    tail = 100 * (1 - CONFIDENCE) / 2
-    intervals: dict[MetricName, Interval] = {}
-    for name in names:
-        low, high = np.percentile(resampled[name], [tail, 100 - tail])
-        intervals[name] = Interval(value=points[name], low=float(low), high=float(high))
-    return Scores(primary=round(points[primary], PRIMARY_DIGITS), metrics=intervals)

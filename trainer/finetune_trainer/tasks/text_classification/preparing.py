@@ -1,8 +1,6 @@
 """PURE: rows of text classification: one text and one label; the classes are the training rows' labels."""
 
 import json
-import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,17 +9,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from finetune_trainer.choose import AutoLimits
 from finetune_trainer.config import Run
 from finetune_trainer.dataset import tokenise
 from finetune_trainer.dataset.doctor import grouped
 from finetune_trainer.dataset.example import Encoding
 from finetune_trainer.dataset.findings import LISTED, Finding, SplitName, warning
+from finetune_trainer.dataset.texts import kind_of, normalised, spoilt
 
 HEAD = "classification head"
 SUITABLE = "an encoder such as bert, roberta, deberta-v2, distilbert or modernbert"
-LONGEST = 512
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_SPACE = re.compile(r"\s+")
+AUTO = AutoLimits(longest=512, percentile=99, tokens_at_once=None)
 _EXCERPT = 60
 _SMALL_CLASS = 10
 _IMBALANCE = 50
@@ -40,7 +38,7 @@ class LabelledText:
     @property
     def key(self) -> str:
         """What makes two texts the same: NFKC, case folded, white space as one space."""
-        return _SPACE.sub(" ", unicodedata.normalize("NFKC", self.text).casefold()).strip()
+        return normalised(self.text)
 
     @property
     def identity(self) -> str:
@@ -74,15 +72,15 @@ def example(line: int, values: Mapping[str, Any], run: Run) -> LabelledText | st
             return f"has no {column!r}"
     text, label = values[columns.text], values[columns.label]
     if not isinstance(text, str):
-        return f"{columns.text!r} is {_kind(text)}, not a text"
+        return f"{columns.text!r} is {kind_of(text)}, not a text"
     if isinstance(label, list | dict):
-        return f"{columns.label!r} is {_kind(label)}, not one label"
+        return f"{columns.label!r} is {kind_of(label)}, not one label"
     name = "" if label is None else label if isinstance(label, str) else json.dumps(label)
     text, name = text.strip(), name.strip()
     for column, value in ((columns.text, text), (columns.label, name)):
         if not value:
             return f"{column!r} is empty"
-        if "\0" in value or _SURROGATE.search(value):
+        if spoilt(value):
             return f"{column!r} holds a NUL or half a character"
     return LabelledText(line, text, name)
 
@@ -104,7 +102,7 @@ def labels(rows: Sequence[LabelledText], classes: Sequence[str]) -> npt.NDArray[
     return np.array([number[row.label] for row in rows], dtype=np.int32)
 
 
-def encode(tokenizer: Any, rows: Sequence[LabelledText], run: Run) -> list[Encoding]:  # noqa: ARG001
+def encode(tokenizer: Any, rows: Sequence[LabelledText], run: Run) -> list[Encoding]:
     """Each text whole, with the special tokens that the model wants around it."""
     return [Encoding(ids) for ids in tokenise.encode(tokenizer, [row.text for row in rows])]
 
@@ -120,12 +118,21 @@ def cut(
 
 
 def check_encoded(
-    splits: Mapping[SplitName, Sequence[LabelledText]],  # noqa: ARG001
-    encoded: Mapping[SplitName, Sequence[Encoding]],  # noqa: ARG001
-    homes: Mapping[SplitName, str],  # noqa: ARG001
+    splits: Mapping[SplitName, Sequence[LabelledText]],
+    encoded: Mapping[SplitName, Sequence[Encoding]],
+    homes: Mapping[SplitName, str],
 ) -> list[Finding]:
     """A text that was cut still has its label."""
     return []
+
+
+def shown(
+    tokenizer: Any,
+    rows: Sequence[LabelledText],
+    encoded: Sequence[Encoding],
+) -> dict[str, Any]:
+    """What is learnt of a row is its label, which the report counts anyway."""
+    return {}
 
 
 def check_rows(
@@ -233,19 +240,3 @@ def _balance(counts: Counter[str]) -> list[Finding]:
             warning("ManyClasses", f"{len(counts):,} labels for {counts.total():,} rows: the label column?")
         )
     return findings
-
-
-def _kind(value: Any) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "a truth value"
-        case int() | float():
-            return "a number"
-        case list():
-            return "a list"
-        case dict():
-            return "an object"
-        case _:
-            return type(value).__name__

@@ -41,7 +41,7 @@ def details(record: TrainingRecord) -> str:
     return "## Classes\n\n" + "\n".join(lines) + more
 
 
-def use(record: TrainingRecord) -> str:  # noqa: ARG001 - the same for every classifier
+def use(record: TrainingRecord) -> str:
     """Python that classifies a text."""
     return (
         "from transformers import pipeline\n\n"

@@ -1,0 +1,170 @@
+"""A tiny Llama: rows laid end to end are kept apart, and the sums are those of torch's own cross entropy."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import cross_entropy
+from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MambaConfig,
+    MambaForCausalLM,
+)
+
+from finetune_trainer.contract import FailureClass
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.tasks.text_generation import inputs, learning, metrics, model
+from finetune_trainer.training.batches import FILLER
+from finetune_trainer.training.inputs import NO_LABEL
+from tests.trainer.programs.truth import trained_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ROWS = trained_rows()
+SOME = [3, 0, 7, 11]
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_llama: Path) -> "PreTrainedModel":
+    return model.load_language_model(tiny_llama).eval()
+
+
+def alone(llama: "PreTrainedModel", number: int) -> torch.Tensor:
+    """Logits of a row, shape [tokens, vocabulary]."""
+    ids = torch.tensor(ROWS.row(number).astype(np.int64))[None]
+    with torch.no_grad():
+        logits: torch.Tensor = llama(input_ids=ids).logits[0]
+    return logits
+
+
+def test_rows_laid_end_to_end_have_the_logits_that_they_have_alone(llama: "PreTrainedModel") -> None:
+    packed = inputs.model_inputs(inputs.end_to_end(ROWS, SOME, 2))
+    packed.pop("logits_to_keep")
+    expected = torch.cat([alone(llama, number) for number in SOME])
+    with torch.no_grad():
+        logits = llama(**packed, **learning.FORWARD).logits[0]
+        leaking = llama(
+            **packed, **learning.FORWARD, attention_mask=torch.ones_like(packed["input_ids"])
+        ).logits[0]
+        cached = llama(**packed, use_cache=True).logits[0]
+    scale = expected.abs().max()
+    assert (logits - expected).abs().max() <= 1e-5 * scale
+    # So that this test can fail: with a mask, or a cache, rows see those before them.
+    assert (leaking - expected).abs().max() > 1e-2 * scale
+    assert (cached - expected).abs().max() > 1e-2 * scale
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_sums_are_those_of_cross_entropy_row_by_row(llama: "PreTrainedModel", *, packed: bool) -> None:
+    given = learning.collate(ROWS, [*SOME, FILLER], 2, packed=packed)
+    with torch.no_grad():
+        sums = learning.answers(llama, given).numpy()
+    assert sums[len(SOME)].tolist() == [0, 0, 0]
+    for place, number in enumerate(SOME):
+        logits = alone(llama, number)[:-1]
+        learnt = torch.tensor(ROWS.trained[ROWS.offsets[number] : ROWS.offsets[number + 1]][1:])
+        following = torch.tensor(ROWS.row(number)[1:].astype(np.int64))
+        expected = cross_entropy(logits.double()[learnt], following[learnt], reduction="sum")
+        assert sums[place, metrics.NLL] == pytest.approx(float(expected), rel=1e-5)
+        assert sums[place, metrics.TOKENS] == int(learnt.sum())
+        assert sums[place, metrics.HITS] == int((logits.argmax(1) == following)[learnt].sum())
+
+
+def test_the_loss_is_torchs_cross_entropy_to_1e_9() -> None:
+    logits = torch.randn(1, 40, 30, dtype=torch.float32, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(40) % 30
+    sums = learning.answers(_Fixed(logits), {
+        "input_ids": torch.zeros(1, 40, dtype=torch.int64),
+        "position_ids": torch.arange(40)[None],
+        "labels": labels,
+        "places": torch.zeros(40, dtype=torch.int64),
+    })  # fmt: skip
+    expected = cross_entropy(logits[0], labels, reduction="none").double().mean()
+    assert metrics.measure(sums.numpy())["loss"] == pytest.approx(float(expected), rel=1e-9)
+
+
+class _Fixed(torch.nn.Module):
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.fixed = logits
+
+    def forward(self, **_: object) -> object:
+        return type("Output", (), {"logits": self.fixed})
+
+
+def test_packed_and_padded_learn_the_same_labels() -> None:
+    packed = learning.collate(ROWS, [*SOME, FILLER], 2, packed=True)
+    padded = learning.collate(ROWS, [*SOME, FILLER], 2, packed=False)
+    for given in (packed, padded):
+        there = given["labels"] != NO_LABEL
+        pairs = list(zip(given["places"][there].tolist(), given["labels"][there].tolist(), strict=True))
+        assert len(pairs) == sum(
+            int(ROWS.trained[ROWS.offsets[number] + 1 : ROWS.offsets[number + 1]].sum()) for number in SOME
+        )
+        assert pairs == [
+            (place, int(token))
+            for place, number in enumerate(SOME)
+            for token, learnt in zip(
+                ROWS.row(number)[1:],
+                ROWS.trained[ROWS.offsets[number] + 1 : ROWS.offsets[number + 1]],
+                strict=True,
+            )
+            if learnt
+        ]
+    assert len(learning.collate(ROWS, [FILLER], 2, packed=True)["labels"]) == 1
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_last_logits_of_each_row(llama: "PreTrainedModel", *, packed: bool) -> None:
+    with torch.no_grad():
+        found = learning.logits(llama, learning.collate(ROWS, SOME, 2, packed=packed))
+    expected = torch.stack([alone(llama, number)[-1] for number in SOME])
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_models_that_keep_rows_apart_are_told_from_those_that_do_not(llama: "PreTrainedModel") -> None:
+    assert model.keeps_rows_apart(llama)
+    torch.manual_seed(0)
+    gpt = GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=32, initializer_range=0.3)
+    assert model.keeps_rows_apart(GPT2LMHeadModel(gpt).eval())
+    mamba = MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, state_size=4)
+    assert not model.keeps_rows_apart(MambaForCausalLM(mamba).eval())
+
+
+def test_a_model_that_reads_ahead_is_refused() -> None:
+    config = BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        initializer_range=0.3,
+    )  # fmt: skip
+    with pytest.raises(StageFailure, match="ModelUnusable") as caught:
+        model.keeps_rows_apart(BertLMHeadModel(config).eval())
+    assert caught.value.failure is FailureClass.USER_CONFIG
+
+
+def test_a_model_whose_head_is_missing_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_llama, folder)
+    weights = load_file(folder / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(StageFailure, match="ModelIncomplete") as caught:
+        model.load_language_model(folder)
+    assert "lm_head.weight" in caught.value.message
+
+
+def test_a_prompt_ends_where_learning_begins_and_half_of_a_text_is_one() -> None:
+    prompts = learning._prompts(ROWS)
+    assert len(prompts) == 5
+    for number, (prompt, rest) in enumerate(prompts):
+        trained = ROWS.trained[ROWS.offsets[number] : ROWS.offsets[number + 1]]
+        start = int(trained.argmax())
+        assert len(prompt) == (start if start > 1 else max(1, len(trained) // 2))
+        assert np.array_equal(np.r_[prompt, rest], ROWS.row(number)[: len(prompt) + len(rest)])

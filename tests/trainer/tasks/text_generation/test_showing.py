@@ -1,0 +1,32 @@
+from finetune_trainer.reporting.markup import joined
+from finetune_trainer.tasks.text_generation.showing import sections
+from finetune_trainer.training.record import TrainingRecord
+from tests.trainer.reporting.conftest import generator as generators
+from tests.trainer.reporting.conftest import record_of as records
+from tests.trainer.reporting.reading import texts
+
+generator, record_of = generators, records
+
+
+def test_each_prompt_stands_with_what_was_expected_and_what_both_models_write(
+    generator: TrainingRecord,
+) -> None:
+    (section,) = sections(generator)
+    markup = joined(section.content)
+    assert texts(markup, "dd") == [
+        "a tool",
+        "x x x",
+        "a tool",
+        "an answer",
+        "nothing",
+        "<script>alert(1)</script>",
+    ]
+    first, second = texts(markup, "article")
+    assert first.startswith("\u2026x")
+    assert "Summary" not in first, "of a long prompt its end is shown"
+    assert second.startswith("Q:")
+    assert second.endswith("line 1,008 of <i>.csv")
+
+
+def test_a_record_of_another_task_has_nothing_to_show(generator: TrainingRecord) -> None:
+    assert sections(generator.model_copy(update={"generation": None})) == ()

@@ -1,0 +1,82 @@
+"""What a generator's training leaves for the model card and the report. Pure."""
+
+import json
+from collections.abc import Iterator, Sequence
+
+from pydantic import PositiveInt
+
+from finetune_trainer.contract import Model
+from finetune_trainer.tasks.text_generation.metrics import HITS, NLL, TOKENS, Sums
+
+MOST_CHARACTERS = 2000
+"""Of each text of a continuation."""
+
+
+class Continuation(Model):
+    """How a test row goes on, and how each model has it go on: greedy, at most `newTokens` tokens."""
+
+    file: str
+    """Path below the folder that all files of the test rows share."""
+    line: PositiveInt
+    """1-based, in this file."""
+    prompt: str
+    """What the models were given, special tokens included; the end of it, where it is long."""
+    expected: str
+    base: str
+    tuned: str
+
+
+class GenerationFacts(Model):
+    """What the test rows hold, and what both models write."""
+
+    test_tokens: PositiveInt
+    """Trained tokens of the test rows: all metrics are means over them."""
+    packed: bool
+    """Whether rows were laid end to end; padded where the model does not keep them apart."""
+    new_tokens: PositiveInt
+    """Most tokens of a continuation."""
+    continuations: tuple[Continuation, ...]
+    reused: bool
+    """Whether an earlier attempt had measured the base model."""
+
+
+def prediction_lines(places: Sequence[tuple[str, int]], base: Sums, tuned: Sums) -> Iterator[str]:
+    """One JSON line a test row: the sums from which every metric is computed.
+
+    Args:
+        places: file and 1-based line of each row.
+        base: sums of the base model.
+        tuned: sums of the tuned model.
+    """
+    for row, (file, line) in enumerate(places):
+        document: dict[str, str | float] = {"file": file, "line": line, "tokens": int(base[row, TOKENS])}
+        for model, sums in (("base", base), ("tuned", tuned)):
+            document |= {f"{model}Nll": float(sums[row, NLL]), f"{model}Hits": int(sums[row, HITS])}
+        yield json.dumps(document, ensure_ascii=False)
+
+
+def continuations(
+    places: Sequence[tuple[str, int]],
+    given: Sequence[tuple[str, str]],
+    base: Sequence[str],
+    tuned: Sequence[str],
+) -> tuple[Continuation, ...]:
+    """Side by side what both models write.
+
+    Args:
+        places: file and 1-based line of each.
+        given: prompt and expected text of each.
+        base: what the base model writes.
+        tuned: what the tuned model writes.
+    """
+    return tuple(
+        Continuation(
+            file=file,
+            line=line,
+            prompt=prompt[-MOST_CHARACTERS:],
+            expected=expected[:MOST_CHARACTERS],
+            base=before[:MOST_CHARACTERS],
+            tuned=after[:MOST_CHARACTERS],
+        )
+        for (file, line), (prompt, expected), before, after in zip(places, given, base, tuned, strict=True)
+    )

@@ -1,0 +1,227 @@
+"""Text generation while it is learnt and measured: cross entropy of the next token, a base model to beat."""
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import transformers
+from pydantic import FiniteFloat
+from torch.nn.functional import cross_entropy
+
+from finetune_trainer.contract import Activity, Evaluation, MetricName
+from finetune_trainer.dataset.data import Prepared, Split
+from finetune_trainer.models.model import LOCAL, load_saved, on
+from finetune_trainer.tasks.comparing import Contestant
+from finetune_trainer.tasks.protocol import Answers, Numbers, Tensors
+from finetune_trainer.tasks.text_generation import facts as told
+from finetune_trainer.tasks.text_generation import metrics, model
+from finetune_trainer.tasks.text_generation.inputs import (
+    Ids,
+    end_to_end,
+    last_tokens,
+    model_inputs,
+    row_count,
+    side_by_side,
+)
+from finetune_trainer.tasks.text_generation.metrics import Sums
+from finetune_trainer.training.baseline import Baseline, BaselineKey
+from finetune_trainer.training.evaluate import over_rows
+from finetune_trainer.training.gang import from_first
+from finetune_trainer.training.inputs import NO_LABEL, lengths
+from finetune_trainer.training.scene import Scene
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+METRIC_CODE = f"1 {transformers.__version__} {torch.__version__}"
+"""Raised when the meaning of a metric changes. The libraries decide whether rows are kept apart."""
+FORWARD = model.FORWARD
+NEW_TOKENS = 64
+_CONTINUED_ROWS = 5
+_VERIFIED_BYTES = 16 * 1024 * 1024
+_VERIFIED_TOKENS = 8192
+
+
+class BaseModel(Baseline):
+    """The base model's answers on the test rows, so that nobody has to compute them again."""
+
+    sums: tuple[tuple[FiniteFloat, FiniteFloat, FiniteFloat], ...]
+    """See metrics.Sums."""
+    continuations: tuple[str, ...]
+    """What it writes after the first test rows' prompts."""
+
+
+def load(folder: Path, prepared: Prepared) -> "PreTrainedModel":
+    """The base model.
+
+    Raises:
+        StageFailure: UserConfig if it is no language model or weights are missing.
+    """
+    return model.load_language_model(folder)
+
+
+def head(model: "PreTrainedModel") -> tuple[str, ...]:
+    """None: what makes words of hidden states comes with the base model."""
+    return ()
+
+
+def load_published(folder: Path, base: Path | None) -> torch.nn.Module:
+    """A tuned language model.
+
+    Raises:
+        StageFailure: Internal if the files do not make exactly this model.
+    """
+    return load_saved(transformers.AutoModelForCausalLM, folder, base)
+
+
+def collate(split: Split, numbers: Numbers, pad_id: int, *, packed: bool) -> Tensors:
+    """Rows laid end to end or padded, `labels` standing where they are predicted."""
+    return (end_to_end if packed else side_by_side)(split, numbers, pad_id)
+
+
+def losses(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of each token that is learnt."""
+    there = labels.flatten() != NO_LABEL
+    logits = outputs.logits.float().flatten(0, -2)
+    return cross_entropy(logits, labels.flatten(), reduction="none", ignore_index=NO_LABEL)[there]
+
+
+def answers(network: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
+    """Sums of each row, float64, shape [rows, 3]; see metrics.Sums."""
+    logits = network(**model_inputs(inputs), **FORWARD).logits.float().flatten(0, -2)
+    labels, places = inputs["labels"].flatten(), inputs["places"].flatten()
+    there = labels != NO_LABEL
+    nll = cross_entropy(logits, labels, reduction="none", ignore_index=NO_LABEL)
+    each = torch.stack([nll.double(), there.double(), (logits.argmax(-1) == labels).double()], dim=1)
+    sums = torch.zeros(row_count(inputs), 3, dtype=torch.float64, device=logits.device)
+    return sums.index_add_(0, places[there], each[there])
+
+
+def logits(network: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
+    """Logits after the last token of each row, float32, shape [rows, vocabulary]."""
+    given, ends = model_inputs(inputs), last_tokens(inputs)
+    if "logits_to_keep" in given:
+        found: torch.Tensor = network(**{**given, "logits_to_keep": ends}, **FORWARD).logits[0]
+    else:
+        found = network(**given, **FORWARD).logits[torch.arange(len(ends)), ends]
+    return found.float()
+
+
+def verified_rows(network: Any, split: Split) -> int:
+    """So many that their logits are at most 16 MiB, and their tokens at most 8,192."""
+    vocabulary = int(network.get_output_embeddings().weight.shape[0])
+    by_tokens = _VERIFIED_TOKENS // int(lengths(split).max())
+    return max(1, min(_VERIFIED_BYTES // (4 * vocabulary), by_tokens, len(split)))
+
+
+def measured(metric: MetricName, answers: Answers, split: Split, classes: int) -> float:
+    """One metric of one model."""
+    return metrics.measure(answers.astype(np.float64))[metric]
+
+
+def measure_baseline(scene: Scene, key: BaselineKey, advanced: Callable[[float], None]) -> BaseModel | None:
+    """The base model on the test rows, and how it goes on after some of them."""
+    base = on(scene.gang.device, load(scene.base, scene.prepared))
+    packed = bool(from_first(scene.gang, model.keeps_rows_apart(base)))
+    log.info("rows are %s", "laid end to end" if packed else "padded: the model does not keep them apart")
+    test = scene.prepared.test
+    sums = over_rows(scene.packing(packed=packed), partial(answers, base), test, advanced)
+    if not scene.gang.first:
+        return None
+    return BaseModel(
+        key=key,
+        test_rows=len(test),
+        packed=packed,
+        sums=tuple(tuple(row) for row in sums.tolist()),
+        continuations=_continued(scene, base),
+    )
+
+
+def read_baseline(document: bytes) -> BaseModel:
+    """A stored measurement.
+
+    Raises:
+        ValidationError: it is none.
+    """
+    return BaseModel.model_validate_json(document)
+
+
+def evaluation(scene: Scene, baseline: BaseModel, answers: Answers) -> Evaluation:
+    """Base model and tuned model on the test rows."""
+    run = scene.config.run
+    sums: dict[Contestant, Sums] = {"baseline": _sums(baseline), "tuned": answers.astype(np.float64)}
+    return metrics.compare(
+        sums,
+        metrics=run.evaluation.metrics,
+        primary=run.evaluation.primary_metric,
+        seed=run.training.seed,
+    )
+
+
+def facts(
+    scene: Scene, network: torch.nn.Module, baseline: BaseModel, answers: Answers, *, reused: bool
+) -> dict[str, Any]:
+    """What both models write after the first test rows' prompts."""
+    test = scene.prepared.test
+    scene.pulse.beat(Activity.EVALUATING_TUNED)
+    tokenizer = _tokenizer(scene)
+    given = [
+        (tokenizer.decode(prompt), tokenizer.decode(rest, skip_special_tokens=True))
+        for prompt, rest in _prompts(test)
+    ]
+    return {
+        "generation": told.GenerationFacts(
+            test_tokens=int(answers[:, metrics.TOKENS].sum()),
+            packed=baseline.packed,
+            new_tokens=NEW_TOKENS,
+            continuations=told.continuations(
+                test.places()[: len(given)], given, baseline.continuations, _continued(scene, network)
+            ),
+            reused=reused,
+        )
+    }
+
+
+def prediction_lines(scene: Scene, baseline: BaseModel, answers: Answers) -> Iterator[str]:
+    """One JSON line a test row, with the sums of both models."""
+    return told.prediction_lines(scene.prepared.test.places(), _sums(baseline), answers.astype(np.float64))
+
+
+def _continued(scene: Scene, network: torch.nn.Module) -> tuple[str, ...]:
+    """What a model writes after the prompts of the first test rows; on one rank alone."""
+    tokenizer = _tokenizer(scene)
+    prompts = [prompt for prompt, _ in _prompts(scene.prepared.test)]
+    written = model.write_on(network, prompts, [tokenizer.eos_token_id], scene.pad_id, NEW_TOKENS)
+    return tuple(tokenizer.decode(ids, skip_special_tokens=True) for ids in written)
+
+
+def _prompts(split: Split) -> list[tuple[Ids, Ids]]:
+    """Of the first rows what comes before the first token that is learnt, and what is learnt there.
+
+    Where nothing is given, as with raw text, the first half of the row.
+    """
+    found = []
+    for number in range(min(_CONTINUED_ROWS, len(split))):
+        span = slice(split.offsets[number], split.offsets[number + 1])
+        ids, trained = split.tokens[span].astype(np.int64), split.trained[span]
+        start = int(trained.argmax())
+        if start <= 1:
+            start = max(1, len(ids) // 2)
+        rest = trained[start:]
+        end = start + (len(rest) if rest.all() else int(rest.argmin()))
+        found.append((ids[:start], ids[start:end]))
+    return found
+
+
+def _tokenizer(scene: Scene) -> Any:
+    return transformers.AutoTokenizer.from_pretrained(scene.base, **LOCAL)
+
+
+def _sums(baseline: BaseModel) -> Sums:
+    return np.array(baseline.sums, dtype=np.float64)
