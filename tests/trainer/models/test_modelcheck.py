@@ -49,6 +49,9 @@ def test_pickles_beside_safetensors_are_only_mentioned() -> None:
         (b'{"model_type": "bert", "auto_map": {"AutoModel": "x.Y"}}', "RemoteCode"),
         (b'{"model_type": "made-up"}', "ModelUnsupported"),
         (b"{}", "ModelUnsupported"),
+        (b'{"model_type": ["bert"]}', "ModelUnsupported"),
+        (b'{"model_type": {}}', "ModelUnsupported"),
+        (b"[" * 100_000, "ModelCorrupt"),
     ],
 )
 def test_a_config_that_cannot_be_used_is_refused(text: bytes, reason: str) -> None:

@@ -151,7 +151,7 @@ def check_config(text: bytes, uri: str, wanted: Wanted) -> dict[str, Any]:
             "Use a model that transformers knows by itself.",
         )
     kind = config.get("model_type")
-    if kind not in wanted.types:
+    if not isinstance(kind, str) or kind not in wanted.types:
         raise _refused(
             "ModelUnsupported",
             f"{uri}config.json: the model type {kind!r} has no {wanted.head} in transformers.",

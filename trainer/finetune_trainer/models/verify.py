@@ -1,6 +1,7 @@
 """A saved model against what training saw: it loads, it is finite, it gives the same logits."""
 
 import logging
+import math
 from pathlib import Path
 from shutil import copyfile, rmtree
 from typing import Any
@@ -92,8 +93,8 @@ def _compare(task: Learning, model: torch.nn.Module, verification: Path, toleran
         ) from error
     difference = float((computed - expected).abs().max())
     allowed = tolerance * max(1.0, float(expected.abs().max()))
-    # Written so that a difference of NaN fails too.
-    if not difference <= allowed:
+    # Written so that a difference of NaN fails too, and logits that are not finite.
+    if not difference <= allowed < math.inf:
         raise StageFailure(
             FailureClass.INTERNAL,
             "VerificationFailed",
