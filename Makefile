@@ -9,8 +9,8 @@ help: ## this list
 setup: ## .venv with all that is locked, and the Debian packages it needs; seconds when there is nothing to do
 	@requirements/setup.sh
 
-demo: setup ## a real cluster, the operator and a real model fine-tuned; CLUSTER=current uses your kubeconfig
-	$(PY) -m examples.demo $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(REGISTRY),--registry $(REGISTRY))
+demo: setup ## a real cluster, the operator and a model fine-tuned; CLUSTER=current: your kubeconfig; JOB=debian-summaries
+	$(PY) -m examples.demo $(if $(JOB),--job $(JOB)) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(REGISTRY),--registry $(REGISTRY))
 
 test: check ## make check, then all tests, also on a real API server and a real node; PYTEST='-k word' for some
 	@echo "== tests"

@@ -1,17 +1,19 @@
 """The demo: a cluster, the operator, one FineTuneJob, and what came of it.
 
-`make demo` brings up the embedded cluster. `make demo CLUSTER=current REGISTRY=...` uses the current
-kubeconfig and a store named by S3_ENDPOINT, S3_ACCESS_KEY, S3_SECRET_KEY and, for an authority of its own,
-S3_CA (a PEM file).
+`make demo` brings up the embedded cluster; JOB=debian-summaries runs that example instead of the first.
+`make demo CLUSTER=current REGISTRY=...` uses the current kubeconfig and a store named by S3_ENDPOINT,
+S3_ACCESS_KEY, S3_SECRET_KEY and, for an authority of its own, S3_CA (a PEM file).
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +27,29 @@ from devcluster.cluster import chosen
 from devcluster.places import REPOSITORY, DevclusterError
 from devcluster.progress import say, step
 from devcluster.up import up
-from examples import fetch_minilm, view
+from examples import fetch_minilm, make_debian_summaries, make_llama, view
 
-JOB = REPOSITORY / "examples/debian-sections.yaml"
-DATA = REPOSITORY / "examples/data/debian-sections"
+EXAMPLES = REPOSITORY / "examples"
 CHART = REPOSITORY / "charts/finetune-operator"
 SYSTEM = "finetune-system"
 LIMIT_SECONDS = 1800
+
+
+def sections(folder: Path) -> None:
+    """The inputs of debian-sections: a pretrained encoder, and the committed rows."""
+    fetch_minilm.fetch(folder / "models/minilm")
+    shutil.copytree(EXAMPLES / "data/debian-sections", folder / "datasets/debian-sections")
+
+
+def summaries(folder: Path) -> None:
+    """The inputs of debian-summaries: a random Llama, and rows made of the committed ones."""
+    rows = folder / "datasets/debian-summaries"
+    make_debian_summaries.make(rows)
+    make_llama.make(folder / "models/random-llama", [rows / "train.jsonl"])
+
+
+INPUTS: dict[str, Callable[[Path], None]] = {"debian-sections": sections, "debian-summaries": summaries}
+"""What fills a folder with what each example reads: one folder a bucket, files as they are to be named."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +75,19 @@ class Target:
 def main() -> int:
     """Run the demo; 0 when the job succeeded."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--job", choices=tuple(INPUTS), default="debian-sections")
     parser.add_argument("--cluster", choices=("embedded", "current"), default="embedded")
     parser.add_argument("--registry", help="with --cluster=current: where images are pushed, host/path")
     arguments = parser.parse_args()
     began = time.monotonic()
     try:
         target = embedded() if arguments.cluster == "embedded" else current(arguments.registry)
-        job = yaml.safe_load(JOB.read_text())
+        file = EXAMPLES / f"{arguments.job}.yaml"
+        job = yaml.safe_load(file.read_text())
         install(target)
         prepare_namespace(target, job)
-        upload(target.store)
-        finished = run(target, job)
+        upload(target.store, INPUTS[arguments.job])
+        finished = run(target, file, job)
     except DevclusterError as error:
         say(f"error: {error}")
         return 1
@@ -195,33 +215,31 @@ def client(store: Store) -> Minio:
     )
 
 
-def upload(store: Store) -> None:
+def upload(store: Store, fill: Callable[[Path], None]) -> None:
     """Put the base model and the data into the store."""
-    with step("uploading the base model and the data"):
+    with step("uploading the base model and the data"), tempfile.TemporaryDirectory() as made:
+        fill(Path(made))
         owner = client(store)
-        for bucket in ("models", "datasets"):
-            if not owner.bucket_exists(bucket):
-                owner.make_bucket(bucket)
-        with tempfile.TemporaryDirectory() as folder:
-            fetch_minilm.fetch(Path(folder))
-            for file in sorted(Path(folder).iterdir()):
-                owner.fput_object("models", f"minilm/{file.name}", str(file))
-        for file in sorted(DATA.glob("*.jsonl")):
-            owner.fput_object("datasets", f"debian-sections/{file.name}", str(file))
+        for bucket in sorted(Path(made).iterdir()):
+            if not owner.bucket_exists(bucket.name):
+                owner.make_bucket(bucket.name)
+            for file in sorted(bucket.rglob("*")):
+                if file.is_file():
+                    owner.fput_object(bucket.name, file.relative_to(bucket).as_posix(), str(file))
 
 
-def run(target: Target, job: dict[str, Any]) -> dict[str, Any]:
+def run(target: Target, file: Path, job: dict[str, Any]) -> dict[str, Any]:
     """Apply the job and watch it to its end; the job as it ended."""
     name, where = job["metadata"]["name"], job["metadata"]["namespace"]
     kubectl(target, "-n", where, "delete", "ftj", name, "--ignore-not-found", "--wait=true")
     if target.store.endpoint_in_cluster == job["spec"]["storage"]["endpoint"]:
-        say(f"kubectl apply -f {JOB.relative_to(REPOSITORY)}")
-        kubectl(target, "apply", "-f", str(JOB))
+        say(f"kubectl apply -f {file.relative_to(REPOSITORY)}")
+        kubectl(target, "apply", "-f", str(file))
     else:
         job["spec"]["storage"]["endpoint"] = target.store.endpoint_in_cluster
         if target.store.ca_file is None:
             job["spec"]["storage"].pop("caBundleRef", None)
-        say(f"kubectl apply -f {JOB.relative_to(REPOSITORY)} (with your store's endpoint)")
+        say(f"kubectl apply -f {file.relative_to(REPOSITORY)} (with your store's endpoint)")
         kubectl(target, "apply", "-f", "-", given=job)
     began = time.monotonic()
     shown = ""

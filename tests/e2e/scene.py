@@ -4,6 +4,7 @@ import json
 import logging
 import secrets
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from minio import Minio
 
 from devcluster.cluster import Cluster
 from devcluster.places import DevclusterError
 from examples import demo
 
+ROOT = Path(__file__).parents[2]
 Manifest = dict[str, Any]
 T = TypeVar("T")
 INPUTS, OUTPUTS = "e2e-inputs", "e2e-outputs"
@@ -69,6 +72,55 @@ class Scene:
     def runs(self, uid: str) -> str:
         """Where a run keeps what is not published."""
         return f".finetune-runs/{self.namespace}/{uid}/"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a run of the demo printed, and the job as it ended."""
+
+    printed: str
+    job: Manifest
+    scene: Scene
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Bucket and folder of the published model."""
+        bucket, _, folder = str(self.job["status"]["model"]["uri"]).removeprefix("s3://").partition("/")
+        return bucket, folder
+
+    def file(self, name: str) -> bytes:
+        """One of the published files."""
+        bucket, folder = self.place
+        answer = self.scene.store.get_object(bucket, folder + name)
+        try:
+            return bytes(answer.read())
+        finally:
+            answer.close()
+            answer.release_conn()
+
+    def files(self) -> list[str]:
+        """Names of the published files."""
+        bucket, folder = self.place
+        found = self.scene.store.list_objects(bucket, folder, recursive=True)
+        return [str(o.object_name).removeprefix(folder) for o in found]
+
+
+def shown_by_demo(target: demo.Target, cluster: Cluster, name: str) -> Iterator[Shown]:
+    """`make demo` for one of the examples, as a user runs it; the job goes in the end."""
+    job = yaml.safe_load((ROOT / f"examples/{name}.yaml").read_text())
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.demo", "--job", name],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1800,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    log.info("%s\n%s", done.stderr, done.stdout)
+    scene = Scene(target, cluster, job["metadata"]["namespace"], demo.client(target.store))
+    yield Shown(done.stdout, scene.job(name), scene)
+    scene.kubectl("delete", "ftj", "--all")
 
 
 def tiny(name: str, scene: Scene, **spec: Any) -> Manifest:

@@ -2,76 +2,35 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 import pytest
-import yaml
-from minio import Minio
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from devcluster.cluster import Cluster
 from examples import demo
-from tests.e2e.scene import SLOW_SECONDS, Manifest, Scene, audit, log, until
+from tests.e2e.scene import SLOW_SECONDS, Shown, audit, log, shown_by_demo, until
 
-ROOT = Path(__file__).parents[2]
-JOB = yaml.safe_load((ROOT / "examples/debian-sections.yaml").read_text())
-BUCKET, FOLDER = "models", "tuned/demo/debian-sections/v1/"
 WRITES = {"create", "update", "patch", "delete"}
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What a run of the demo printed, and the job as it ended."""
-
-    printed: str
-    job: Manifest
-    scene: Scene
 
 
 @pytest.fixture(scope="module")
 def shown(target: demo.Target, cluster: Cluster) -> Iterator[Shown]:
-    done = subprocess.run(
-        [sys.executable, "-m", "examples.demo"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=1800,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    log.info("%s\n%s", done.stderr, done.stdout)
-    scene = Scene(target, cluster, JOB["metadata"]["namespace"], demo.client(target.store))
-    yield Shown(done.stdout, scene.job(JOB["metadata"]["name"]), scene)
-    scene.kubectl("delete", "ftj", "--all")
-
-
-def fetched(store: Minio, name: str) -> bytes:
-    answer = store.get_object(BUCKET, FOLDER + name)
-    try:
-        return bytes(answer.read())
-    finally:
-        answer.close()
-        answer.release_conn()
+    yield from shown_by_demo(target, cluster, "debian-sections")
 
 
 def test_it_prints_how_the_model_compares_and_where_it_is(shown: Shown) -> None:
     evaluation = shown.job["status"]["evaluation"]
-    assert f"s3://{BUCKET}/{FOLDER}" in shown.printed
+    assert "s3://models/tuned/demo/debian-sections/v1/" in shown.printed
     assert "✔ Prepare  ✔ Train  ✔ Publish" in shown.printed
     for model in ("majority", "baseline", "tuned", "delta"):
         assert f"{abs(evaluation[model]['metrics']['macroF1']['value']):.3f}" in shown.printed
 
 
 def test_the_figures_are_what_scikit_learn_makes_of_the_stored_predictions(shown: Shown) -> None:
-    rows = [
-        json.loads(line) for line in fetched(shown.scene.store, "evaluation/predictions.jsonl").splitlines()
-    ]
+    rows = [json.loads(line) for line in shown.file("evaluation/predictions.jsonl").splitlines()]
     evaluation = shown.job["status"]["evaluation"]
     assert evaluation["rows"] == len(rows) == shown.job["status"]["data"]["rows"]["test"]
     truth = [row["label"] for row in rows]
@@ -97,7 +56,7 @@ def test_the_tuned_model_clearly_beats_the_majority_class(shown: Shown) -> None:
 
 
 def test_every_published_file_is_the_one_that_the_manifest_names(shown: Shown) -> None:
-    told = fetched(shown.scene.store, "manifest.json")
+    told = shown.file("manifest.json")
     assert shown.job["status"]["model"]["digest"] == f"sha256:{hashlib.sha256(told).hexdigest()}"
     manifest = json.loads(told)
     assert manifest["job"]["uid"] == shown.job["metadata"]["uid"]
@@ -111,14 +70,8 @@ def test_every_published_file_is_the_one_that_the_manifest_names(shown: Shown) -
         "report.json",
     } <= names
     for file in manifest["files"]:
-        assert (
-            file["digest"] == f"sha256:{hashlib.sha256(fetched(shown.scene.store, file['path'])).hexdigest()}"
-        )
-    there = {
-        o.object_name.removeprefix(FOLDER)
-        for o in shown.scene.store.list_objects(BUCKET, FOLDER, recursive=True)
-    }
-    assert there == names | {"manifest.json"}
+        assert file["digest"] == f"sha256:{hashlib.sha256(shown.file(file['path'])).hexdigest()}"
+    assert set(shown.files()) == names | {"manifest.json"}
 
 
 def test_the_operator_writes_little(shown: Shown, cluster: Cluster) -> None:
@@ -153,19 +106,26 @@ def test_its_pods_hold_no_api_token(shown: Shown) -> None:
         assert "serviceAccountToken" not in volumes
 
 
+def left(shown: Shown, uid: str) -> list[str]:
+    """What lies in the store of a run."""
+    bucket, _ = shown.place
+    found = shown.scene.store.list_objects(bucket, shown.scene.runs(uid), recursive=True)
+    return [str(o.object_name) for o in found]
+
+
 def test_deleted_it_leaves_the_model_and_nothing_else(shown: Shown) -> None:
     uid = shown.job["metadata"]["uid"]
-    assert list(shown.scene.store.list_objects(BUCKET, shown.scene.runs(uid)))
+    assert left(shown, uid)
     shown.scene.kubectl("delete", "ftj", shown.job["metadata"]["name"])
 
-    def left() -> list[str]:
-        return [
-            str(o.object_name)
-            for o in shown.scene.store.list_objects(BUCKET, shown.scene.runs(uid), recursive=True)
-        ]
-
-    until("the run is swept", SLOW_SECONDS, lambda: not left(), lambda: str(left()), pause=1)
+    until(
+        "the run is swept",
+        SLOW_SECONDS,
+        lambda: not left(shown, uid),
+        lambda: str(left(shown, uid)),
+        pause=1,
+    )
     for kind in ("pods", "services", "networkpolicies", "configmaps"):
         found = shown.scene.all_of(kind, f"finetune.dev/job-uid={uid},finetune.dev/role=run")
         assert not found, [o["metadata"]["name"] for o in found]
-    assert fetched(shown.scene.store, "manifest.json")
+    assert shown.file("manifest.json")
