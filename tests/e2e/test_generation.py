@@ -66,7 +66,7 @@ def test_the_merged_model_needs_no_peft_and_gives_these_losses(
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     checked = 0
     for told in predictions:
-        row = rows[told["row"] - 1]
+        row = rows[told["line"] - 1]
         given = tokenizer(row["prompt"])["input_ids"]
         whole = [*tokenizer(row["prompt"] + row["completion"])["input_ids"], tokenizer.eos_token_id]
         # A row that was cut has not the tokens that stand here.
