@@ -6,6 +6,7 @@ takes the folder of any Llama, Mistral or Qwen model. Its tokenizer is learnt fr
 
 import argparse
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -28,9 +29,12 @@ def texts(files: Iterable[Path]) -> Iterator[str]:
 
 def make(folder: Path, files: Iterable[Path]) -> int:
     """Writes the model's folder; the same rows give the same bytes. Returns the number of weights."""
+    # transformers imports DeepSpeed, which else tells at length that it found no GPU.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import torch  # noqa: PLC0415 - heavy
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers  # noqa: PLC0415
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: PLC0415 - heavy
+    from transformers.utils import logging  # noqa: PLC0415
 
     words = Tokenizer(models.BPE())
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -59,11 +63,14 @@ def make(folder: Path, files: Iterable[Path]) -> int:
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=1024,
+            # With the usual 0.02 its frozen head could hardly prefer a token, whatever LoRA adds below it.
+            initializer_range=0.1,
             pad_token_id=0,
             bos_token_id=1,
             eos_token_id=2,
         )
     )
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model.save_pretrained(folder)
     parameters = int(model.num_parameters())
     card = CARD.format(parameters=parameters, tokens=words.get_vocab_size())

@@ -6,6 +6,7 @@ from finetune_trainer.contract import HIGHER_IS_BETTER
 
 STAGES = (("Prepare", "Prepared"), ("Train", "Evaluated"), ("Publish", "Published"))
 BAR = 28
+_LARGE = 100
 
 
 def live(job: dict[str, Any]) -> str:
@@ -38,18 +39,21 @@ def scores(evaluation: dict[str, Any]) -> str:
     """The table of all models' figures, with intervals."""
     models = [(key, title) for key, title in _MODELS if key in evaluation]
     names = list(evaluation["baseline"]["metrics"])
-    lines = [f"  {'':<12}" + "".join(f"{title:>26}" for _, title in models)]
+    lines = [f"  {'':<14}" + "".join(f"{title:>26}" for _, title in models)]
     for name in names:
-        cells = []
-        for key, _ in models:
-            figure = evaluation[key]["metrics"][name]
-            sign = "+" if key == "delta" else ""
-            value = f"{figure['value']:{sign}.3f} [{figure['low']:{sign}.3f}, {figure['high']:{sign}.3f}]"
-            cells.append(f"{value:>26}")
+        cells = "".join(
+            f"{_figure(evaluation[key]['metrics'][name], signed=key == 'delta'):>26}" for key, _ in models
+        )
         mark = "*" if name == evaluation["primaryMetric"] else " "
-        lines.append(f"{mark} {name:<12}" + "".join(cells))
+        lines.append(f"{mark} {name:<14}{cells}")
     lines.append(f"  on {evaluation['rows']} test rows; [ ] 95 % bootstrap intervals; * decides")
     return "\n".join(lines)
+
+
+def _figure(figure: dict[str, float], *, signed: bool) -> str:
+    """A value and its interval, in three decimals, or none where it is large."""
+    how = ("+" if signed else "") + (".3f" if max(map(abs, figure.values())) < _LARGE else ",.0f")
+    return f"{figure['value']:{how}} [{figure['low']:{how}}, {figure['high']:{how}}]"
 
 
 def verdict(evaluation: dict[str, Any]) -> str:

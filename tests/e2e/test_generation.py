@@ -12,7 +12,7 @@ from devcluster.cluster import Cluster
 from examples import demo, make_debian_summaries
 from tests.e2e.scene import Shown, shown_by_demo
 
-FEW, MAX_LENGTH = 12, 256
+FEW, MAX_LENGTH = 12, 128
 
 
 @pytest.fixture(scope="module")
