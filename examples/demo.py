@@ -87,6 +87,7 @@ def main() -> int:
         install(target)
         prepare_namespace(target, job)
         upload(target.store, INPUTS[arguments.job])
+        forget(target, job)
         finished = run(target, file, job)
     except DevclusterError as error:
         say(f"error: {error}")
@@ -228,10 +229,23 @@ def upload(store: Store, fill: Callable[[Path], None]) -> None:
                     owner.fput_object(bucket.name, file.relative_to(bucket).as_posix(), str(file))
 
 
+def forget(target: Target, job: dict[str, Any]) -> None:
+    """Remove what an earlier demo left: the job, and its model, which no job would overwrite."""
+    name, where, output = job["metadata"]["name"], job["metadata"]["namespace"], job["spec"]["output"]
+    kubectl(target, "-n", where, "delete", "ftj", name, "--ignore-not-found", "--wait=true")
+    bucket, _, parent = str(output["uri"]).removeprefix("s3://").partition("/")
+    owner = client(target.store)
+    published = owner.list_objects(bucket, f"{parent}{where}/{name}/{output['suffix']}/", recursive=True)
+    names = [str(entry.object_name) for entry in published]
+    for key in names:
+        owner.remove_object(bucket, key)
+    if names:
+        say(f"removed the model of an earlier demo, {len(names)} files below s3://{bucket}/{parent}{where}/")
+
+
 def run(target: Target, file: Path, job: dict[str, Any]) -> dict[str, Any]:
     """Apply the job and watch it to its end; the job as it ended."""
     name, where = job["metadata"]["name"], job["metadata"]["namespace"]
-    kubectl(target, "-n", where, "delete", "ftj", name, "--ignore-not-found", "--wait=true")
     if target.store.endpoint_in_cluster == job["spec"]["storage"]["endpoint"]:
         say(f"kubectl apply -f {file.relative_to(REPOSITORY)}")
         kubectl(target, "apply", "-f", str(file))
