@@ -8,13 +8,14 @@ import json
 from pathlib import Path
 
 SECTIONS = Path(__file__).parent / "data" / "debian-sections"
-QUESTION = "\n\nIn one line: "
+QUESTION = "\n\nIn one line:"
+"""Without a space at its end: tokens begin with theirs, so that the completion has it."""
 
 
 def row(text: str) -> dict[str, str] | None:
     """A description's two parts as a row; None where it has only the short one."""
     short, _, long = text.partition("\n")
-    return {"prompt": long + QUESTION, "completion": short} if long else None
+    return {"prompt": long + QUESTION, "completion": f" {short}"} if long else None
 
 
 def make(folder: Path) -> dict[str, int]:

@@ -7,7 +7,7 @@ from examples.make_debian_summaries import row
 
 def test_the_long_description_is_the_prompt_and_the_short_one_the_completion() -> None:
     made = row("a clock\nShows the time.\nAnd the date.")
-    assert made == {"prompt": "Shows the time.\nAnd the date.\n\nIn one line: ", "completion": "a clock"}
+    assert made == {"prompt": "Shows the time.\nAnd the date.\n\nIn one line:", "completion": " a clock"}
 
 
 def test_a_description_of_one_line_makes_no_row() -> None:
