@@ -15,3 +15,7 @@ locks pyproject.toml --extra operator -o requirements/operator.txt "$@"
 locks pyproject.toml --extra trainer -c requirements/operator.txt -o requirements/trainer.txt "$@"
 locks pyproject.toml --extra operator --extra trainer --extra dev \
     -c requirements/operator.txt -c requirements/trainer.txt -o requirements/dev.txt "$@"
+# What a benchmark needs lies over all that: only what TRL brings along.
+known=$(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements/dev.txt)
+# shellcheck disable=SC2086 # many words
+echo trl | locks - -c requirements/dev.txt $known -o bench/train_throughput/requirements.txt "$@"

@@ -1,0 +1,118 @@
+"""The product's own training loop, on a DeepSpeed engine, as a pod of one process runs it."""
+
+import tempfile
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+from transformers import TrainerCallback, set_seed
+
+from bench.train_throughput.lesson import (
+    MOST_GRADIENT_NORM,
+    SEED,
+    WARMUP_FRACTION,
+    WEIGHT_DECAY,
+    Lesson,
+    Outcome,
+    Rows,
+)
+from finetune_trainer.config import Training
+from finetune_trainer.contract import Chosen
+from finetune_trainer.dataset.data import Prepared, Split
+from finetune_trainer.models.model import pad_token, quiet
+from finetune_trainer.tasks.protocol import learning
+from finetune_trainer.training import loop
+from finetune_trainer.training.batches import Layout, steps_per_epoch
+from finetune_trainer.training.gang import Gang, meet
+from finetune_trainer.training.zero import own_clip
+
+_ZERO_STAGE = 0
+"""What Prepare chooses for one process."""
+
+
+class Calm:
+    """A pulse that nobody listens to and that is never asked to leave."""
+
+    leave_requested = False
+
+    def beat(self, *_args: object, **_progress: object) -> None:
+        """Nothing."""
+
+
+def train(lesson: Lesson, callbacks: list[TrainerCallback]) -> Outcome:
+    """Trains; `way` is `padded` or `packed`."""
+    gang = _gang()
+    task = learning("TextGeneration" if lesson.task == "TextGeneration" else "TextClassification")
+    split = _split(lesson)
+    chosen = _chosen(lesson, gang)
+    training = Training(
+        weight_decay=WEIGHT_DECAY,
+        warmup_fraction=WARMUP_FRACTION,
+        max_gradient_norm=MOST_GRADIENT_NORM,
+        seed=SEED,
+    )
+    taken: list[loop.Step] = []
+    base = Path(lesson.base)
+    with tempfile.TemporaryDirectory() as folder:
+        # Before the model: see loop.arguments.
+        args = loop.arguments(
+            chosen, training, "float32", "None", folder=folder, gpus=False, steps=chosen.total_steps
+        )
+        set_seed(SEED)
+        run = loop.Loop(
+            gang=gang,
+            batches=loop.RankBatches(
+                split,
+                Layout.of(chosen),
+                rank=gang.rank,
+                seed=SEED,
+                collate=partial(task.collate, pad_id=pad_token(base), packed=lesson.way == "packed"),
+            ),
+            losses=task.losses,
+            forward=task.FORWARD,
+            clip=own_clip(_ZERO_STAGE, MOST_GRADIENT_NORM),
+            pulse=Calm(),
+            model=task.load(base, Prepared(split, split, split, _labels(split))),
+            args=args,
+        )
+        run.add_callback(loop.Edge(run, taken.append))
+        for callback in callbacks:
+            run.add_callback(callback)
+        run.train()
+    losses = [step.loss for step in taken]
+    return Outcome(loss=sum(losses) / len(losses), gradient_norm=taken[-1].gradient_norm)
+
+
+@cache
+def _gang() -> Gang:
+    quiet()
+    return meet(gpus=False, startup_seconds=120, hang_seconds=3600)
+
+
+def _chosen(lesson: Lesson, gang: Gang) -> Chosen:
+    return Chosen(
+        epochs=lesson.epochs,
+        batch_size=lesson.batch,
+        micro_batch_size=lesson.micro_batch,
+        accumulation_steps=lesson.accumulation,
+        world_size=gang.world,
+        learning_rate=lesson.learning_rate,
+        max_length=512,
+        zero_stage=_ZERO_STAGE,
+        total_steps=lesson.epochs * steps_per_epoch(lesson.count, lesson.batch),
+    )
+
+
+def _split(lesson: Lesson) -> Split:
+    rows = Rows.of(lesson)
+    return Split(
+        tokens=rows.tokens,
+        offsets=rows.offsets,
+        labels=rows.labels,
+        rows=np.arange(1, lesson.count + 1, dtype=np.int64),
+        trained=rows.trained,
+    )
+
+
+def _labels(split: Split) -> tuple[str, ...]:
+    return tuple(map(str, range(int(split.labels.max()) + 1)))
