@@ -29,8 +29,7 @@ from finetune_trainer.tasks.protocol import preparing
 SECTIONS = REPOSITORY / "examples/data/debian-sections/train.jsonl"
 QUESTION = "\n\nIn one line: "
 PLAIN = "Trainer, padded"
-OURS = "ours, padded"
-OURS_PACKED = "ours, packed"
+OURS = "ours"
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ CLASSIFICATION = Case(
     longest=256,
     contenders=(
         Contender(PLAIN, "plain", "padded"),
-        Contender(OURS, "ours", "padded"),
+        Contender(OURS, "ours", "product"),
     ),
 )
 GENERATION = Case(
@@ -109,8 +108,9 @@ GENERATION = Case(
         Contender("SFTTrainer, padded", "sft", "padded"),
         Contender("SFTTrainer, padding-free", "sft", "paddingFree"),
         Contender("SFTTrainer, packed", "sft", "packed"),
-        Contender(OURS, "ours", "padded"),
-        Contender(OURS_PACKED, "ours", "packed"),
+        Contender("ours, all padded", "ours", "padded"),
+        Contender("ours, all packed", "ours", "packed"),
+        Contender(OURS, "ours", "product"),
     ),
 )
 CASES = (CLASSIFICATION, GENERATION)

@@ -3,6 +3,7 @@
 import tempfile
 from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from transformers import TrainerCallback, set_seed
@@ -21,10 +22,15 @@ from finetune_trainer.contract import Chosen
 from finetune_trainer.dataset.data import Prepared, Split
 from finetune_trainer.models.model import pad_token, quiet
 from finetune_trainer.tasks.protocol import learning
+from finetune_trainer.tasks.text_generation.model import packing_of
 from finetune_trainer.training import loop
 from finetune_trainer.training.batches import Layout, steps_per_epoch
 from finetune_trainer.training.gang import Gang, meet
+from finetune_trainer.training.packing import Packing
 from finetune_trainer.training.zero import own_clip
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _ZERO_STAGE = 0
 """What Prepare chooses for one process."""
@@ -40,7 +46,7 @@ class Calm:
 
 
 def train(lesson: Lesson, callbacks: list[TrainerCallback]) -> Outcome:
-    """Trains; `way` is `padded` or `packed`."""
+    """Trains; `way` is `padded` or `packed`, or `product`: whichever is less work for each micro-batch."""
     gang = _gang()
     task = learning("TextGeneration" if lesson.task == "TextGeneration" else "TextClassification")
     split = _split(lesson)
@@ -59,6 +65,7 @@ def train(lesson: Lesson, callbacks: list[TrainerCallback]) -> Outcome:
             chosen, training, "float32", "None", folder=folder, gpus=False, steps=chosen.total_steps
         )
         set_seed(SEED)
+        model = task.load(base, Prepared(split, split, split, _labels(split)))
         run = loop.Loop(
             gang=gang,
             batches=loop.RankBatches(
@@ -66,13 +73,13 @@ def train(lesson: Lesson, callbacks: list[TrainerCallback]) -> Outcome:
                 Layout.of(chosen),
                 rank=gang.rank,
                 seed=SEED,
-                collate=partial(task.collate, pad_id=pad_token(base), packed=lesson.way == "packed"),
+                collate=partial(task.collate, pad_id=pad_token(base), packing=_packing(lesson, model)),
             ),
             losses=task.losses,
             forward=task.FORWARD,
             clip=own_clip(_ZERO_STAGE, MOST_GRADIENT_NORM),
             pulse=Calm(),
-            model=task.load(base, Prepared(split, split, split, _labels(split))),
+            model=model,
             args=args,
         )
         run.add_callback(loop.Edge(run, taken.append))
@@ -81,6 +88,12 @@ def train(lesson: Lesson, callbacks: list[TrainerCallback]) -> Outcome:
         run.train()
     losses = [step.loss for step in taken]
     return Outcome(loss=sum(losses) / len(losses), gradient_norm=taken[-1].gradient_norm)
+
+
+def _packing(lesson: Lesson, model: "PreTrainedModel") -> Packing | None:
+    if lesson.way == "padded" or lesson.task != "TextGeneration":
+        return None
+    return packing_of(model) if lesson.way == "product" else Packing(pair=0, head=0)
 
 
 @cache

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.train_throughput import race
-from bench.train_throughput.cases import GENERATION, OURS_PACKED, PLAIN
+from bench.train_throughput.cases import GENERATION, OURS, PLAIN
 from bench.train_throughput.table import strangers
 
 TINY_LLAMA = Path(__file__).parents[1] / "trainer/programs/tiny_llama.py"
@@ -15,7 +15,7 @@ TINY_LLAMA = Path(__file__).parents[1] / "trainer/programs/tiny_llama.py"
 def test_all_do_the_same_work_on_every_row_and_are_timed_in_turn(tmp_path: Path) -> None:
     for name in ("tiny", "tiny-still"):
         subprocess.run([sys.executable, TINY_LLAMA, tmp_path / name], check=True, timeout=180)
-    here = tuple(each for each in GENERATION.contenders if each.name in {PLAIN, OURS_PACKED})
+    here = tuple(each for each in GENERATION.contenders if each.name in {PLAIN, OURS})
     case = replace(GENERATION, model="tiny", rows=40, batch=16, micro_batch=4, longest=100, contenders=here)
 
     measured = race.measured(case, tmp_path, rounds=2, threads=1)

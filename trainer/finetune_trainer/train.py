@@ -39,7 +39,7 @@ def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
     quiet()
     scene = set_scene(config, places, pulse)
     base, reused = baseline.measured(scene, LOADED, MEASURED)
-    scene = scene.packing(packed=base.packed)
+    scene = scene.packed_by(base.packing)
     tuned = tune(scene, first_percent=MEASURED, last_percent=TRAINED)
     model, answers = _test(scene)
     peak = int(largest(scene.gang, _peak_memory(scene.gang)))

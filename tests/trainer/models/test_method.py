@@ -58,7 +58,7 @@ def by_card(folder: Path, base: Path) -> Any:
 def check_answers(model: Any, folder: Path, prepared: Prepared) -> None:
     """The model gives the probabilities that Train measured, to the digits that are written down."""
     told = [json.loads(line) for line in (folder / "evaluation/predictions.jsonl").read_text().splitlines()]
-    inputs = learning.collate(prepared.test, range(len(prepared.test)), 0, packed=False)
+    inputs = learning.collate(prepared.test, range(len(prepared.test)), 0, None)
     with torch.no_grad():
         shares = classify(model, inputs).softmax(dim=1)
     labels = model.config.id2label

@@ -27,6 +27,7 @@ from finetune_trainer.tasks.protocol import Learning, learning
 from finetune_trainer.training import loop
 from finetune_trainer.training.batches import Layout, steps_per_epoch
 from finetune_trainer.training.gang import Gang, meet
+from finetune_trainer.training.packing import Packing
 from finetune_trainer.training.zero import own_clip
 
 ROWS, CLASSES, BATCH, VOCABULARY = 21, 3, 8, 50
@@ -41,7 +42,7 @@ class Subject:
     learning: Learning
     rows: Split
     labels: tuple[str, ...]
-    packed: bool
+    packing: Packing | None
 
     def load(self, base: Path, how: Method) -> torch.nn.Module:
         """The same weights every time; an adapter is given some, for a new one changes nothing."""
@@ -86,10 +87,10 @@ def trained_rows() -> Split:
 
 
 CLASSIFICATION = Subject(
-    learning("TextClassification"), labelled_rows(), tuple(map(str, range(CLASSES))), packed=False
+    learning("TextClassification"), labelled_rows(), tuple(map(str, range(CLASSES))), packing=None
 )
-PACKED = Subject(learning("TextGeneration"), trained_rows(), (), packed=True)
-PADDED = replace(PACKED, packed=False)
+PACKED = Subject(learning("TextGeneration"), trained_rows(), (), packing=Packing(pair=0, head=0))
+PADDED = replace(PACKED, packing=None)
 SUBJECTS = {"classification": CLASSIFICATION, "packed": PACKED, "padded": PADDED}
 
 
@@ -139,7 +140,7 @@ def steps(
             Layout.of(chosen),
             rank=gang.rank,
             seed=3,
-            collate=partial(subject.learning.collate, pad_id=0, packed=subject.packed),
+            collate=partial(subject.learning.collate, pad_id=0, packing=subject.packing),
         )
         run = loop.Loop(
             gang=gang,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from finetune_trainer.dataset.data import Prepared, Split
     from finetune_trainer.reporting.markup import Section
     from finetune_trainer.training.baseline import Baseline, BaselineKey
+    from finetune_trainer.training.packing import Packing
     from finetune_trainer.training.record import TrainingRecord
     from finetune_trainer.training.scene import Scene
 
@@ -124,7 +125,7 @@ class Learning(Protocol):
             StageFailure: Internal.
         """
 
-    def collate(self, split: "Split", numbers: Numbers, pad_id: int, *, packed: bool) -> Tensors:
+    def collate(self, split: "Split", numbers: Numbers, pad_id: int, packing: "Packing | None") -> Tensors:
         """Some rows as the model's inputs, with two more tensors of one shape.
 
         `labels`: what is to be learnt, NO_LABEL elsewhere. `places`: which of the rows each label is of,
@@ -134,7 +135,7 @@ class Learning(Protocol):
             split: the rows.
             numbers: which of them.
             pad_id: the tokenizer's padding token.
-            packed: whether the rows may be laid end to end, see Baseline.packed.
+            packing: when the rows may be laid end to end; None: never.
         """
 
     def losses(self, outputs: Any, labels: "torch.Tensor") -> "torch.Tensor":

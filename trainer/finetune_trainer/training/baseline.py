@@ -8,6 +8,7 @@ from finetune_trainer.config import digest_of
 from finetune_trainer.contract import Activity, Digest, MetricName, Model, Task
 from finetune_trainer.tasks.protocol import Learning
 from finetune_trainer.training.gang import from_first
+from finetune_trainer.training.packing import Packing
 from finetune_trainer.training.scene import Scene
 
 
@@ -30,8 +31,8 @@ class Baseline(Model):
     key: BaselineKey
     test_rows: PositiveInt
     """Test rows that it was measured on."""
-    packed: bool = False
-    """Whether the base model keeps rows apart that are laid end to end."""
+    packing: Packing | None = None
+    """When rows are laid end to end; None where the base model does not keep them apart."""
 
 
 def measured(scene: Scene, before: float, after: float) -> tuple[Baseline, bool]:

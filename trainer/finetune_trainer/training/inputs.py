@@ -19,6 +19,15 @@ def lengths(split: Split) -> npt.NDArray[np.int64]:
     return np.diff(split.offsets).astype(np.int64)
 
 
+def work_of(
+    split: Split, numbers: Sequence[int] | npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], int]:
+    """Tokens of each of some rows, and how many of all of them are learnt; a FILLER has one token."""
+    spans = [(int(split.offsets[n]), int(split.offsets[n + 1])) for n in numbers if n != FILLER]
+    counts = [end - start for start, end in spans] + [1] * (len(numbers) - len(spans))
+    return np.array(counts, dtype=np.int64), int(sum(split.trained[start:end].sum() for start, end in spans))
+
+
 def padded(split: Split, numbers: Sequence[int] | npt.NDArray[np.int64], pad_id: int) -> Tensors:
     """Some rows, padded on the right to the longest of them.
 

@@ -19,6 +19,7 @@ from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.stage import Pulse
 from finetune_trainer.tasks.protocol import Learning, Numbers, Tensors, learning
 from finetune_trainer.training.gang import Gang, meet
+from finetune_trainer.training.packing import Packing
 from finetune_trainer.training.zero import Precision
 
 
@@ -39,8 +40,8 @@ class Scene:
     base_digest: Digest
     pad_id: int
     precision: Precision
-    packed: bool = False
-    """Whether rows may be laid end to end; the baseline says so, see Baseline.packed."""
+    packing: Packing | None = None
+    """When rows are laid end to end; the baseline says so, see Baseline.packing."""
 
     @property
     def learning(self) -> Learning:
@@ -49,11 +50,11 @@ class Scene:
 
     def collated(self, split: Split, numbers: Numbers) -> Tensors:
         """Some rows as the model's inputs."""
-        return self.learning.collate(split, numbers, self.pad_id, packed=self.packed)
+        return self.learning.collate(split, numbers, self.pad_id, self.packing)
 
-    def packing(self, *, packed: bool) -> Self:
-        """The same run, with rows laid end to end or not."""
-        return replace(self, packed=packed)
+    def packed_by(self, packing: Packing | None) -> Self:
+        """The same run, with rows laid end to end where that pays."""
+        return replace(self, packing=packing)
 
     def load_model(self) -> torch.nn.Module:
         """The base model with what the method trains of it; the same on every rank.

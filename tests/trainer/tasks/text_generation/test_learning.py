@@ -23,12 +23,14 @@ from finetune_trainer.failures import StageFailure
 from finetune_trainer.tasks.text_generation import inputs, learning, metrics, model
 from finetune_trainer.training.batches import FILLER
 from finetune_trainer.training.inputs import NO_LABEL
+from finetune_trainer.training.packing import Packing
 from tests.trainer.programs.truth import trained_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ROWS = trained_rows()
+ALWAYS = Packing(pair=0, head=0)
 SOME = [3, 0, 7, 11]
 
 
@@ -62,9 +64,11 @@ def test_rows_laid_end_to_end_have_the_logits_that_they_have_alone(llama: "PreTr
     assert (cached - expected).abs().max() > 1e-2 * scale
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_sums_are_those_of_cross_entropy_row_by_row(llama: "PreTrainedModel", *, packed: bool) -> None:
-    given = learning.collate(ROWS, [*SOME, FILLER], 2, packed=packed)
+@pytest.mark.parametrize("packing", [ALWAYS, None], ids=["packed", "padded"])
+def test_sums_are_those_of_cross_entropy_row_by_row(
+    llama: "PreTrainedModel", packing: Packing | None
+) -> None:
+    given = learning.collate(ROWS, [*SOME, FILLER], 2, packing)
     with torch.no_grad():
         sums = learning.answers(llama, given).numpy()
     assert sums[len(SOME)].tolist() == [0, 0, 0]
@@ -101,8 +105,8 @@ class _Fixed(torch.nn.Module):
 
 
 def test_packed_and_padded_learn_the_same_labels() -> None:
-    packed = learning.collate(ROWS, [*SOME, FILLER], 2, packed=True)
-    padded = learning.collate(ROWS, [*SOME, FILLER], 2, packed=False)
+    packed = learning.collate(ROWS, [*SOME, FILLER], 2, ALWAYS)
+    padded = learning.collate(ROWS, [*SOME, FILLER], 2, None)
     for given in (packed, padded):
         there = given["labels"] != NO_LABEL
         pairs = list(zip(given["places"][there].tolist(), given["labels"][there].tolist(), strict=True))
@@ -119,13 +123,13 @@ def test_packed_and_padded_learn_the_same_labels() -> None:
             )
             if learnt
         ]
-    assert len(learning.collate(ROWS, [FILLER], 2, packed=True)["labels"]) == 1
+    assert len(learning.collate(ROWS, [FILLER], 2, ALWAYS)["labels"]) == 1
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_the_last_logits_of_each_row(llama: "PreTrainedModel", *, packed: bool) -> None:
+@pytest.mark.parametrize("packing", [ALWAYS, None], ids=["packed", "padded"])
+def test_the_last_logits_of_each_row(llama: "PreTrainedModel", packing: Packing | None) -> None:
     with torch.no_grad():
-        found = learning.logits(llama, learning.collate(ROWS, SOME, 2, packed=packed))
+        found = learning.logits(llama, learning.collate(ROWS, SOME, 2, packing))
     expected = torch.stack([alone(llama, number)[-1] for number in SOME])
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
@@ -137,6 +141,14 @@ def test_models_that_keep_rows_apart_are_told_from_those_that_do_not(llama: "Pre
     assert model.keeps_rows_apart(GPT2LMHeadModel(gpt).eval())
     mamba = MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, state_size=4)
     assert not model.keeps_rows_apart(MambaForCausalLM(mamba).eval())
+
+
+def test_the_costs_of_packing_are_those_of_the_models_sizes(llama: "PreTrainedModel") -> None:
+    assert model.packing_of(llama) == Packing.of(
+        hidden=32, layers=2, vocabulary=llama.get_input_embeddings().weight.shape[0]
+    )
+    gpt = GPT2Config(vocab_size=50, n_embd=16, n_layer=3, n_head=2, n_positions=32)
+    assert model.packing_of(GPT2LMHeadModel(gpt)) == Packing.of(hidden=16, layers=3, vocabulary=50)
 
 
 def test_a_model_that_reads_ahead_is_refused() -> None:

@@ -30,6 +30,7 @@ from finetune_trainer.training.baseline import BaselineKey
 from finetune_trainer.training.batches import FILLER
 from finetune_trainer.training.evaluate import over_rows
 from finetune_trainer.training.inputs import NO_LABEL, padded, subset
+from finetune_trainer.training.packing import Packing
 from finetune_trainer.training.scene import Scene
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def load_published(folder: Path, base: Path | None) -> torch.nn.Module:
     return load_saved(AutoModelForSequenceClassification, folder, base)
 
 
-def collate(split: Split, numbers: Numbers, pad_id: int, *, packed: bool) -> Tensors:
+def collate(split: Split, numbers: Numbers, pad_id: int, packing: Packing | None) -> Tensors:
     """Padded rows and their classes, `labels` of shape [rows]; encoders read no packed rows."""
     labels = [NO_LABEL if number == FILLER else int(split.labels[number]) for number in numbers]
     return {

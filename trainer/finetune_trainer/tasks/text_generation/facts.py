@@ -32,7 +32,7 @@ class GenerationFacts(Model):
     test_tokens: PositiveInt
     """Trained tokens of the test rows: all metrics are means over them."""
     packed: bool
-    """Whether rows were laid end to end; padded where the model does not keep them apart."""
+    """Whether rows were laid end to end where that is less work; never where the model mixes them up."""
     new_tokens: PositiveInt
     """Most tokens of a continuation."""
     continuations: tuple[Continuation, ...]

@@ -31,7 +31,8 @@ from finetune_trainer.tasks.text_generation.metrics import Sums
 from finetune_trainer.training.baseline import Baseline, BaselineKey
 from finetune_trainer.training.evaluate import over_rows
 from finetune_trainer.training.gang import from_first
-from finetune_trainer.training.inputs import NO_LABEL, lengths
+from finetune_trainer.training.inputs import NO_LABEL, lengths, work_of
+from finetune_trainer.training.packing import Packing
 from finetune_trainer.training.scene import Scene
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-METRIC_CODE = f"1 {transformers.__version__} {torch.__version__}"
+METRIC_CODE = f"2 {transformers.__version__} {torch.__version__}"
 """Raised when the meaning of a metric changes. The libraries decide whether rows are kept apart."""
 FORWARD = model.FORWARD
 NEW_TOKENS = 64
@@ -80,8 +81,9 @@ def load_published(folder: Path, base: Path | None) -> torch.nn.Module:
     return load_saved(transformers.AutoModelForCausalLM, folder, base)
 
 
-def collate(split: Split, numbers: Numbers, pad_id: int, *, packed: bool) -> Tensors:
-    """Rows laid end to end or padded, `labels` standing where they are predicted."""
+def collate(split: Split, numbers: Numbers, pad_id: int, packing: Packing | None) -> Tensors:
+    """Rows laid end to end where that pays, else padded; `labels` stand where they are predicted."""
+    packed = packing is not None and packing.pays(*work_of(split, numbers))
     return (end_to_end if packed else side_by_side)(split, numbers, pad_id)
 
 
@@ -128,16 +130,18 @@ def measured(metric: MetricName, answers: Answers, split: Split, classes: int) -
 def measure_baseline(scene: Scene, key: BaselineKey, advanced: Callable[[float], None]) -> BaseModel | None:
     """The base model on the test rows, and how it goes on after some of them."""
     base = on(scene.gang.device, load(scene.base, scene.prepared))
-    packed = bool(from_first(scene.gang, model.keeps_rows_apart(base)))
-    log.info("rows are %s", "laid end to end" if packed else "padded: the model does not keep them apart")
+    apart = bool(from_first(scene.gang, model.keeps_rows_apart(base)))
+    packing = model.packing_of(base) if apart else None
+    if not apart:
+        log.info("rows are padded: the model does not keep them apart when they are laid end to end")
     test = scene.prepared.test
-    sums = over_rows(scene.packing(packed=packed), partial(answers, base), test, advanced)
+    sums = over_rows(scene.packed_by(packing), partial(answers, base), test, advanced)
     if not scene.gang.first:
         return None
     return BaseModel(
         key=key,
         test_rows=len(test),
-        packed=packed,
+        packing=packing,
         sums=tuple(tuple(row) for row in sums.tolist()),
         continuations=_continued(scene, base),
     )
@@ -178,7 +182,7 @@ def facts(
     return {
         "generation": told.GenerationFacts(
             test_tokens=int(answers[:, metrics.TOKENS].sum()),
-            packed=baseline.packed,
+            packed=baseline.packing is not None,
             new_tokens=NEW_TOKENS,
             continuations=told.continuations(
                 test.places()[: len(given)], given, baseline.continuations, _continued(scene, network)

@@ -12,6 +12,7 @@ from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.model import LOCAL, check_complete, unusable
 from finetune_trainer.tasks.text_generation.inputs import Ids, positions_of
+from finetune_trainer.training.packing import Packing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -76,6 +77,15 @@ def keeps_rows_apart(model: "PreTrainedModel") -> bool:
         log.info("rows cannot be laid end to end for this model: %s", error)
         return False
     return _same(packed, torch.cat(alone))
+
+
+def packing_of(model: "PreTrainedModel") -> Packing:
+    """What laying rows end to end costs this model."""
+    sizes: Any = model.config.get_text_config()
+    embeddings: Any = model.get_input_embeddings()
+    return Packing.of(
+        hidden=sizes.hidden_size, layers=sizes.num_hidden_layers, vocabulary=embeddings.weight.shape[0]
+    )
 
 
 def write_on(
