@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from devcluster import packages, processes, status
+from devcluster import packages, processes, pulled, status
 from devcluster.cluster import REGISTRY, REGISTRY_PORT, Cluster
 from devcluster.places import REPOSITORY, DevclusterError, cache, locked
 from devcluster.progress import step
@@ -56,7 +56,7 @@ def build(target: str) -> str:
 def load(cluster: Cluster, image: str) -> str:
     """Push a local image to the registry that the cluster pulls from; return its name there, by digest.
 
-    Layers that the registry has are not sent again.
+    Layers that the registry has are not sent again; what the node pulled under this name before is given up.
 
     Raises:
         DevclusterError: no such image, or the cluster is not up.
@@ -78,7 +78,9 @@ def load(cluster: Cluster, image: str) -> str:
         "1",
     )
     digest = _push(local, f"{cluster.address}:{REGISTRY_PORT}/{path}", *fast)
-    return f"{REGISTRY}/{path.partition(':')[0]}@{digest}"
+    loaded = f"{REGISTRY}/{path.partition(':')[0]}@{digest}"
+    pulled.forget_others(cluster, loaded)
+    return loaded
 
 
 def push(image: str, reference: str) -> str:
