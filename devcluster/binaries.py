@@ -48,6 +48,7 @@ class Program:
             "-mod=readonly",
             "-trimpath",
             "-buildvcs=false",
+            "-gcflags=all=-dwarf=false",  # what the linker would strip need not be compiled
             "-ldflags",
             f"-s -w {self.linker_flags}".strip(),
         ]
@@ -72,9 +73,9 @@ PROGRAMS = {
     "pause": Program("pause", "finetune.dev/devcluster/pause"),
     "minio": Program("minio", "github.com/minio/minio"),
     "versitygw": Program("versitygw", "github.com/versity/versitygw/cmd/versitygw"),
-    "registry": Program("registry", "github.com/distribution/distribution/v3/cmd/registry"),
-    "coredns": Program("coredns", "github.com/coredns/coredns"),
-    "helm": Program("helm", "helm.sh/helm/v4/cmd/helm"),
+    "registry": Program("registry", "finetune.dev/devcluster/registry"),
+    "coredns": Program("kubernetes", "finetune.dev/devcluster/kubernetes/coredns"),
+    "helm": Program("kubernetes", "helm.sh/helm/v4/cmd/helm"),
     "kubeconform": Program("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"),
 }
 CLUSTER_PROGRAMS = (
@@ -153,11 +154,10 @@ def link(folder: Path, names: tuple[str, ...]) -> None:
 
 
 def _target(name: str, program: Program) -> Path:
-    module = program.folder
-    digest = hashlib.sha256()
-    what = json.dumps([program.package, program.flags]).encode()
-    for part in ((module / "go.mod").read_bytes(), (module / "go.sum").read_bytes(), what):
-        digest.update(hashlib.sha256(part).digest())
+    digest = hashlib.sha256(json.dumps([program.package, program.flags]).encode())
+    own = sorted(program.folder.rglob("*.go"))
+    for file in (program.folder / "go.mod", program.folder / "go.sum", *own):
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
     return cache() / "bin" / f"{name}-{digest.hexdigest()[:12]}"
 
 
