@@ -22,7 +22,14 @@ SPEC: dict[str, Any] = {
     "output": {"uri": "s3://tuned/support/"},
     "storage": STORAGE,
 }
-ABSENT = object()
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "absent"
+
+
+ABSENT = _Absent()
 
 
 def job(changes: dict[str, Any], namespace: str = "default", name: str = "j") -> dict[str, Any]:

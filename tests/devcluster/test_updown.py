@@ -23,7 +23,6 @@ from devcluster.up import up
 
 ROOT = Path(__file__).parents[2]
 NAME = "trial"
-pytestmark = pytest.mark.cluster
 
 
 @dataclass(frozen=True)
