@@ -72,5 +72,7 @@ COPY --from=deepspeed /opt/deepspeed /opt/venv/lib/python3.11/site-packages
 COPY pyproject.toml /opt/build/
 RUN /opt/build/requirements/image.sh metadata /opt/finetune
 USER 10001:10001
-ENTRYPOINT ["python", "-m", "finetune_trainer"]
+# The kernel drops a signal that its first process does not handle yet, but keeps one that is blocked: a pod that is
+# told to leave while Python starts does so, and does not use up its grace period.
+ENTRYPOINT ["env", "--block-signal=TERM", "python", "-m", "finetune_trainer"]
 COPY trainer/finetune_trainer /opt/finetune/finetune_trainer

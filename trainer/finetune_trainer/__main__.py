@@ -6,9 +6,11 @@ import signal
 import sys
 from pathlib import Path
 
-# As PID 1 a signal without a handler is lost, and the kubelet would wait for the whole grace period. Until
-# the supervisor handles it there is nothing to save: leave at once with exit code 8, Preempted.
+# As PID 1 a signal without a handler is lost, and the kubelet would wait for the whole grace period, so the
+# image starts this with SIGTERM blocked. Until the supervisor handles it there is nothing to save: leave at
+# once with exit code 8, Preempted.
 signal.signal(signal.SIGTERM, lambda *_: os._exit(8))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 from finetune_trainer.contract import PROGRESS_PORT  # noqa: E402 - these imports take long enough to be told to leave
 from finetune_trainer.places import Places  # noqa: E402
