@@ -8,6 +8,7 @@ import torch
 
 from finetune_trainer.dataset.data import Split
 from finetune_trainer.training.batches import FILLER
+from finetune_trainer.training.packing import Work
 
 Tensors = dict[str, torch.Tensor]
 NO_LABEL = -100
@@ -19,13 +20,16 @@ def lengths(split: Split) -> npt.NDArray[np.int64]:
     return np.diff(split.offsets).astype(np.int64)
 
 
-def work_of(
-    split: Split, numbers: Sequence[int] | npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], int]:
-    """Tokens of each of some rows, and how many of all of them are learnt; a FILLER has one token."""
-    spans = [(int(split.offsets[n]), int(split.offsets[n + 1])) for n in numbers if n != FILLER]
-    counts = [end - start for start, end in spans] + [1] * (len(numbers) - len(spans))
-    return np.array(counts, dtype=np.int64), int(sum(split.trained[start:end].sum() for start, end in spans))
+def work_of(split: Split, numbers: Sequence[int] | npt.NDArray[np.int64]) -> Work:
+    """What is in some rows; a FILLER is a row of one token, of which nothing is learnt."""
+    spans = [slice(split.offsets[n], split.offsets[n + 1]) for n in numbers if n != FILLER]
+    learnt = [np.flatnonzero(split.trained[span][1:]) for span in spans]
+    counts = [span.stop - span.start for span in spans] + [1] * (len(numbers) - len(spans))
+    return Work(
+        lengths=np.array(counts, dtype=np.int64),
+        learnt=sum(map(len, learnt)),
+        first=min((int(positions[0]) for positions in learnt if len(positions)), default=max(counts) - 1),
+    )
 
 
 def padded(split: Split, numbers: Sequence[int] | npt.NDArray[np.int64], pad_id: int) -> Tensors:

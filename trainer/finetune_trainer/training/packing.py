@@ -1,5 +1,6 @@
 """Rows laid end to end or padded: whichever is less work for the model. Pure."""
 
+from dataclasses import dataclass
 from typing import Annotated, Self
 
 import numpy as np
@@ -11,12 +12,25 @@ from finetune_trainer.contract import Model
 Cost = Annotated[float, Field(ge=0)]
 
 
+@dataclass(frozen=True)
+class Work:
+    """What some rows have in them."""
+
+    lengths: npt.NDArray[np.int64]
+    """Tokens of each row, shape [rows]."""
+    learnt: int
+    """How many of the tokens are learnt."""
+    first: int
+    """The first position of any row after which a token is learnt."""
+
+
 class Packing(Model):
     """What a decoder's forward pass costs, in units of one token through all its layers.
 
-    Laid end to end, rows have no padding, and logits are made only where a token is learnt; but attention
-    computes every pair of tokens of the one long row, and masks those of different rows. Which is less
-    depends on the model: pairs are nearly all of the work for a narrow one and next to nothing for a wide.
+    Laid end to end, rows have no padding, and logits are made only where a token is learnt; padded, they are
+    made from the first position of any row after which one is. But end to end attention computes every pair
+    of tokens of the one long row, and masks those of different rows. Which is less depends on the model:
+    pairs are nearly all of the work for a narrow one and next to nothing for a wide.
     """
 
     pair: Cost
@@ -33,14 +47,10 @@ class Packing(Model):
         """
         return cls(pair=1 / (6 * hidden), head=vocabulary / (12 * layers * hidden))
 
-    def pays(self, lengths: npt.NDArray[np.int64], learnt: int) -> bool:
-        """Whether rows are to be laid end to end rather than padded to the longest.
-
-        Args:
-            lengths: tokens of each row, shape [rows].
-            learnt: how many of the tokens are learnt.
-        """
-        tokens, longest = int(lengths.sum()), int(lengths.max())
-        padded = len(lengths) * longest
+    def pays(self, work: Work) -> bool:
+        """Whether rows are to be laid end to end rather than padded to the longest."""
+        rows, tokens, longest = len(work.lengths), int(work.lengths.sum()), int(work.lengths.max())
+        padded = rows * longest
         more_pairs = tokens**2 - padded * longest
-        return tokens - padded + more_pairs * self.pair + (learnt - padded) * self.head <= 0
+        more_logits = work.learnt - rows * (longest - work.first)
+        return tokens - padded + more_pairs * self.pair + more_logits * self.head <= 0

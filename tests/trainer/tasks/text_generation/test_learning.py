@@ -124,6 +124,27 @@ def test_packed_and_padded_learn_the_same_labels() -> None:
             if learnt
         ]
     assert len(learning.collate(ROWS, [FILLER], 2, ALWAYS)["labels"]) == 1
+    assert learning.collate(ROWS, [FILLER], 2, None)["labels"].tolist() == [[NO_LABEL]]
+
+
+def test_padded_rows_have_logits_from_the_first_learnt_token_on(llama: "PreTrainedModel") -> None:
+    begins = {
+        n: int(ROWS.trained[ROWS.offsets[n] : ROWS.offsets[n + 1]].argmax()) - 1 for n in range(len(ROWS))
+    }
+    some = sorted(begins, key=lambda number: begins[number])[-4:]
+    first = begins[some[0]]
+    assert first > 0
+    padded = learning.collate(ROWS, some, 2, None)
+    longest = padded["input_ids"].shape[1]
+    assert padded["labels"].shape == (len(some), longest - first)
+    with torch.no_grad():
+        outputs = llama(**inputs.model_inputs(padded), **learning.FORWARD)
+        assert outputs.logits.shape[1] == longest - first
+        # A model that knows nothing of this gives all logits, and the same losses.
+        whole = llama(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"])
+    assert whole.logits.shape[1] == longest
+    few, all_of_them = (learning.losses(given, padded["labels"]) for given in (outputs, whole))
+    assert torch.allclose(few, all_of_them, rtol=1e-5)
 
 
 @pytest.mark.parametrize("packing", [ALWAYS, None], ids=["packed", "padded"])

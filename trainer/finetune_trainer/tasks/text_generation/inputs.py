@@ -9,7 +9,7 @@ import torch
 from finetune_trainer.dataset.data import Split
 from finetune_trainer.tasks.protocol import Numbers, Tensors
 from finetune_trainer.training.batches import FILLER
-from finetune_trainer.training.inputs import NO_LABEL, padded
+from finetune_trainer.training.inputs import NO_LABEL, padded, work_of
 
 Ids = npt.NDArray[np.int64]
 OURS = frozenset({"labels", "places"})
@@ -48,18 +48,21 @@ def end_to_end(split: Split, numbers: Numbers, pad_id: int) -> Tensors:
 
 
 def side_by_side(split: Split, numbers: Numbers, pad_id: int) -> Tensors:
-    """Some rows, padded on the right: for models that do not keep rows apart.
+    """Some rows, padded on the right, so that no model can see the padding.
 
     Returns:
-        `input_ids`, `attention_mask`, `labels` and `places`, shape [rows, longest].
+        `input_ids` and `attention_mask`, shape [rows, longest]; `logits_to_keep`, the positions from the
+        first after which a token of any row is learnt to the last, shape [kept]; `labels`, the tokens that
+        follow there, and `places`, both of shape [rows, kept].
     """
     inputs = padded(split, numbers, pad_id)
     labels = torch.full_like(inputs["input_ids"], NO_LABEL)
     for place, number in enumerate(numbers):
         _, row = _row(split, int(number), pad_id)
         labels[place, : len(row)] = torch.from_numpy(row)
-    places = torch.arange(len(labels))[:, None].expand_as(labels).contiguous()
-    return {**inputs, "labels": labels, "places": places}
+    kept = torch.arange(work_of(split, numbers).first, labels.shape[1])
+    places = torch.arange(len(labels))[:, None].expand(-1, len(kept)).contiguous()
+    return {**inputs, "logits_to_keep": kept, "labels": labels[:, kept], "places": places}
 
 
 def row_count(inputs: Tensors) -> int:

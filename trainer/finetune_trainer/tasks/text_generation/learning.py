@@ -83,20 +83,20 @@ def load_published(folder: Path, base: Path | None) -> torch.nn.Module:
 
 def collate(split: Split, numbers: Numbers, pad_id: int, packing: Packing | None) -> Tensors:
     """Rows laid end to end where that pays, else padded; `labels` stand where they are predicted."""
-    packed = packing is not None and packing.pays(*work_of(split, numbers))
+    packed = packing is not None and packing.pays(work_of(split, numbers))
     return (end_to_end if packed else side_by_side)(split, numbers, pad_id)
 
 
 def losses(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
     """Cross entropy of each token that is learnt."""
     there = labels.flatten() != NO_LABEL
-    logits = outputs.logits.float().flatten(0, -2)
+    logits = _kept(outputs, labels)
     return cross_entropy(logits, labels.flatten(), reduction="none", ignore_index=NO_LABEL)[there]
 
 
 def answers(network: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
     """Sums of each row, float64, shape [rows, 3]; see metrics.Sums."""
-    logits = network(**model_inputs(inputs), **FORWARD).logits.float().flatten(0, -2)
+    logits = _kept(network(**model_inputs(inputs), **FORWARD), inputs["labels"])
     labels, places = inputs["labels"].flatten(), inputs["places"].flatten()
     there = labels != NO_LABEL
     nll = cross_entropy(logits, labels, reduction="none", ignore_index=NO_LABEL)
@@ -108,9 +108,10 @@ def answers(network: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
 def logits(network: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
     """Logits after the last token of each row, float32, shape [rows, vocabulary]."""
     given, ends = model_inputs(inputs), last_tokens(inputs)
-    if "logits_to_keep" in given:
+    if "position_ids" in given:
         found: torch.Tensor = network(**{**given, "logits_to_keep": ends}, **FORWARD).logits[0]
     else:
+        given.pop("logits_to_keep")
         found = network(**given, **FORWARD).logits[torch.arange(len(ends)), ends]
     return found.float()
 
@@ -195,6 +196,15 @@ def facts(
 def prediction_lines(scene: Scene, baseline: BaseModel, answers: Answers) -> Iterator[str]:
     """One JSON line a test row, with the sums of both models."""
     return told.prediction_lines(scene.prepared.test.places(), _sums(baseline), answers.astype(np.float64))
+
+
+def _kept(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+    """Logits at these labels, float32, shape [labels, vocabulary].
+
+    The few models that know no `logits_to_keep` give all of a row, whose last ones these are.
+    """
+    kept: torch.Tensor = outputs.logits[:, -labels.shape[-1] :]
+    return kept.float().flatten(0, -2)
 
 
 def _continued(scene: Scene, network: torch.nn.Module) -> tuple[str, ...]:
