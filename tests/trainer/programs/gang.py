@@ -1,17 +1,23 @@
 """Three ranks without torchrun: each writes what the gang told it, and how each disagreement ended.
 
+Others do not meet: they wait for one that never comes, have no GPU, or lose their only peer.
+
 Arguments: folder for the outcomes.
 """
 
 import json
 import os
+import socket
 import sys
+import time
 from collections.abc import Callable
-from datetime import timedelta
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import deepspeed  # noqa: F401 - once, before the processes part that need it
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -19,7 +25,7 @@ import torch.distributed as dist
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import weights
 from finetune_trainer.training import gang as together
-from finetune_trainer.training.gang import Gang
+from finetune_trainer.training.gang import Gang, meet
 
 WORLD = 3
 SHARES: dict[str, list[list[int]]] = {
@@ -31,6 +37,8 @@ SHARES: dict[str, list[list[int]]] = {
     "one short": [[0], [2], []],
 }
 """Which rows each rank holds."""
+PATIENCE = 1.0
+"""Seconds that those wait who wait in vain."""
 
 
 def rows(numbers: list[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -79,23 +87,73 @@ def outcomes(gang: Gang, folder: Path) -> dict[str, Any]:
     return found
 
 
+def joined(rank: int, world: int, port: int, **how: Any) -> Gang:
+    """Meets by torchrun's environment, with two processes a pod."""
+    here = {"RANK": rank, "LOCAL_RANK": rank % 2, "WORLD_SIZE": world, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in here.items()}, MASTER_ADDR="127.0.0.1")
+    return meet(**{"gpus": False, "startup_seconds": 120, "hang_seconds": 120, **how})
+
+
+def failed(act: Callable[[], Any]) -> dict[str, Any]:
+    """How something ends that does not end well, and when."""
+    began = time.monotonic()
+    try:
+        act()
+    except StageFailure as error:
+        found = {"class": error.failure, "reason": error.reason, "message": error.message}
+    except RuntimeError as error:
+        found = {"reason": "RuntimeError", "message": str(error)}
+    else:
+        found = {"reason": "none"}
+    return {**found, "seconds": time.monotonic() - began}
+
+
+def left_alone(port: int) -> dict[str, Any]:
+    """How a collective ends in which the only other rank takes no part, though it lives."""
+    other = os.fork()
+    joined(int(other != 0), 2, port, hang_seconds=PATIENCE)
+    if other:
+        os.waitpid(other, 0)
+        return {}
+    return failed(dist.barrier)
+
+
+def forked(path: Path, act: Callable[[], dict[str, Any]]) -> int:
+    """Does something in a process of its own, which writes what it finds."""
+    if process := os.fork():
+        return process
+    if found := act():
+        path.write_text(json.dumps(found))
+    os._exit(0)
+
+
 def main() -> None:
     """Forks before anything has threads; torch is imported once."""
     folder = Path(sys.argv[1])
-    rank = next((rank for rank in range(1, WORLD) if os.fork() == 0), 0)
-    store = dist.FileStore(str(folder / "store"), WORLD)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD, timeout=timedelta(seconds=60))
-    torch.set_num_threads(1)
-    found = outcomes(Gang(rank, rank, WORLD, torch.device("cpu")), folder)
-    (folder / f"{rank}.json").write_text(json.dumps(found))
-    dist.barrier()
-    dist.destroy_process_group()
-    if rank:
-        os._exit(0)
-    for _ in range(1, WORLD):
-        _, status = os.wait()
-        if status:
-            sys.exit(f"a rank ended with {status}")
+    with ExitStack() as held:
+        free = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(4)]
+        ports = [port.getsockname()[1] for port in free]
+
+    def member(rank: int) -> dict[str, Any]:
+        gang = joined(rank, WORLD, ports[0])
+        torch.set_num_threads(1)
+        stands = [gang.rank, gang.local_rank, gang.world, gang.device.type, dist.get_backend()]
+        (folder / f"met-{rank}.json").write_text(json.dumps(stands))
+        found = outcomes(gang, folder)
+        dist.barrier()
+        return found
+
+    in_vain = {"startup_seconds": PATIENCE}
+    acts: dict[str, Callable[[], dict[str, Any]]] = {
+        **{str(rank): partial(member, rank) for rank in range(WORLD)},
+        "no other": lambda: failed(partial(joined, 0, 2, ports[1], **in_vain)),
+        "no first": lambda: failed(partial(joined, 1, 2, ports[2], **in_vain)),
+        "no GPU": lambda: failed(partial(joined, 3, 4, ports[2], gpus=True)),
+        "no answer": lambda: left_alone(ports[3]),
+    }
+    processes = [forked(folder / f"{name}.json", act) for name, act in acts.items()]
+    if bad := [status for process in processes if (status := os.waitpid(process, 0)[1])]:
+        sys.exit(f"processes ended with {bad}")
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.trainer.programs.gang import WORLD
+from finetune_trainer.contract import FailureClass
 
-ROOT = Path(__file__).parents[3]
+ROOT, WORLD, PATIENCE = Path(__file__).parents[3], 3, 1.0
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each rank was told."""
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which each process wrote what it found."""
     folder = tmp_path_factory.mktemp("gang")
     ended = subprocess.run(
         [sys.executable, "-m", "tests.trainer.programs.gang", str(folder)],
@@ -24,11 +24,46 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         text=True,
         timeout=180,
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""},
         check=False,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(WORLD)]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def told(written: Path) -> list[dict[str, Any]]:
+    """What each rank was told."""
+    return [json.loads((written / f"{rank}.json").read_text()) for rank in range(WORLD)]
+
+
+def test_those_who_met_know_where_they_stand(written: Path) -> None:
+    stand = [json.loads((written / f"met-{rank}.json").read_text()) for rank in range(WORLD)]
+    assert stand == [[rank, rank % 2, WORLD, "cpu", "gloo"] for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("alone", ["no other", "no first"])
+def test_who_waits_in_vain_says_so_in_time(written: Path, alone: str) -> None:
+    end = json.loads((written / f"{alone}.json").read_text())
+    assert (end["class"], end["reason"]) == (FailureClass.COMMUNICATION, "RendezvousFailed")
+    assert end["message"].startswith("not all processes met within 1 s: ")
+    assert len(end["message"]) <= 1000
+    assert PATIENCE <= end["seconds"] < 60
+
+
+def test_a_process_without_its_gpu_waits_for_nobody(written: Path) -> None:
+    end = json.loads((written / "no GPU.json").read_text())
+    assert (end["class"], end["reason"]) == (FailureClass.USER_CONFIG, "GpuMissing")
+    assert end["message"].startswith("process 1 of this pod has no GPU; the pod sees 0")
+    assert end["seconds"] < 60
+
+
+def test_a_collective_that_hangs_ends_after_its_own_time_and_not_after_that_of_the_start(
+    written: Path,
+) -> None:
+    end = json.loads((written / "no answer.json").read_text())
+    assert end["reason"] == "RuntimeError"
+    assert PATIENCE <= end["seconds"] < 60
 
 
 def test_every_rank_is_told_the_same(told: list[dict[str, Any]]) -> None:

@@ -39,8 +39,11 @@ def load_tokenizer(folder: Path) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # whatever a foreign file makes of it
-        raise _corrupt(f"it cannot be loaded ({str(error)[:200]})") from error
+        tokenizer("")
+    except BaseException as error:  # whatever a foreign file makes of it
+        if isinstance(error, Exception) or _is_panic(error):
+            raise _corrupt(f"it cannot be loaded ({str(error)[:200]})") from error
+        raise
     if not getattr(tokenizer, "is_fast", False):
         raise _corrupt("it is no fast tokenizer")
     return tokenizer
@@ -48,7 +51,8 @@ def load_tokenizer(folder: Path) -> Any:
 
 def check_vocabulary(tokenizer: Any, vocabulary: int | None) -> None:
     """A token id beyond the embedding would end training with an index error (TokenizerMismatch)."""
-    highest = max(tokenizer.get_vocab().values(), default=0)
+    # What stands around every text is written in the tokenizer by number, whatever its vocabulary says.
+    highest = max((*tokenizer.get_vocab().values(), *tokenizer("")["input_ids"]), default=0)
     if vocabulary is not None and highest >= vocabulary:
         raise StageFailure(
             FailureClass.USER_CONFIG,
@@ -58,11 +62,31 @@ def check_vocabulary(tokenizer: Any, vocabulary: int | None) -> None:
         )
 
 
+def read(tokenizer: Any, texts: Sequence[str], **how: Any) -> Any:
+    """What a tokenizer makes of some texts.
+
+    Raises:
+        StageFailure: TokenizerCorrupt, it has no token for what it does not know.
+    """
+    try:
+        return tokenizer(texts, verbose=False, **how)
+    except BaseException as error:
+        # The library has no type of its own for what its Rust code reports.
+        if type(error) is Exception or _is_panic(error):
+            raise _corrupt(f"it cannot read a text ({str(error)[:200]})") from error
+        raise
+
+
 def encode(tokenizer: Any, texts: Sequence[str], max_length: int | None = None) -> Ids:
-    """Token ids of each text, special tokens included, cut to `max_length` if given."""
+    """Token ids of each text, special tokens included, cut to `max_length` if given.
+
+    Raises:
+        StageFailure: TokenizerCorrupt.
+    """
     encoded: Ids = []
     for start in range(0, len(texts), _AT_ONCE):
-        batch = tokenizer(
+        batch = read(
+            tokenizer,
             list(texts[start : start + _AT_ONCE]),
             add_special_tokens=True,
             padding=False,
@@ -70,7 +94,6 @@ def encode(tokenizer: Any, texts: Sequence[str], max_length: int | None = None) 
             max_length=max_length,
             return_attention_mask=False,
             return_token_type_ids=False,
-            verbose=False,
         )
         encoded.extend(np.asarray(ids, dtype=np.int32) for ids in batch["input_ids"])
     return encoded
@@ -109,6 +132,11 @@ def _without_torch() -> None:
     if "torch" not in sys.modules:
         # None makes every import of it fail; transformers then believes it is not installed.
         sys.modules["torch"] = None  # type: ignore[assignment]
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Whether Rust code gave up, which is no Exception and has a type that nobody can import."""
+    return type(error).__name__ == "PanicException"
 
 
 def _corrupt(what: str) -> StageFailure:

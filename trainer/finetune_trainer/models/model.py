@@ -27,7 +27,8 @@ def load_saved(auto: Any, folder: Path, base: Path | None) -> torch.nn.Module:
         base: the base model's files, where it is an adapter.
 
     Raises:
-        StageFailure: Internal if the files do not make exactly this model.
+        StageFailure: Internal if the files do not make exactly this model, UserConfig if the base model's
+            lack weights below the head.
     """
     from transformers import AutoConfig  # noqa: PLC0415 - heavy
 
@@ -47,6 +48,7 @@ def load_saved(auto: Any, folder: Path, base: Path | None) -> torch.nn.Module:
             FailureClass.INTERNAL, "ModelDoesNotLoad", f"the saved model cannot be loaded: {error}"[:1000]
         ) from error
     if base:
+        check_complete(model, loaded)
         return adapter.loaded(model, folder)
     wrong = {kind: sorted(map(str, keys)) for kind, keys in loaded.items() if keys}
     if wrong:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from finetune_trainer.config import TrainOn
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.dataset.example import Encoding
+from finetune_trainer.dataset.tokenise import read
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.tasks.text_generation.chat import Written, template_of, written
 from finetune_trainer.tasks.text_generation.rows import Passage
@@ -46,8 +47,8 @@ def marks_of(tokenizer: Any) -> Marks:
         )
     eos = int(tokenizer.eos_token_id)
     text = "a"
-    bare = tokenizer(text, add_special_tokens=False)["input_ids"]
-    whole = tokenizer(text, add_special_tokens=True)["input_ids"]
+    bare = read(tokenizer, text, add_special_tokens=False)["input_ids"]
+    whole = read(tokenizer, text, add_special_tokens=True)["input_ids"]
     start = whole[: next((n for n in range(len(whole)) if whole[n : n + len(bare)] == bare), 0)]
     return Marks(tuple(start), eos)
 
@@ -180,7 +181,7 @@ def _started(marks: Marks, ids: Ids) -> Ids:
 def _ids(tokenizer: Any, texts: list[str]) -> list[Ids]:
     if not texts:
         return []
-    found: list[Ids] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    found: list[Ids] = read(tokenizer, texts, add_special_tokens=False)["input_ids"]
     return found
 
 
@@ -190,7 +191,7 @@ def _with_places(
     """Token ids, and where each token starts and ends in its text, shape [tokens, 2]."""
     if not texts:
         return []
-    found = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    found = read(tokenizer, texts, add_special_tokens=False, return_offsets_mapping=True)
     return [
         (np.array(ids, dtype=np.int32), np.array(places, dtype=np.int64).reshape(-1, 2))
         for ids, places in zip(found["input_ids"], found["offset_mapping"], strict=True)

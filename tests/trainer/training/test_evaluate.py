@@ -1,0 +1,154 @@
+"""Ranks as threads, which agree by torch's own group for such: many worlds in no time."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
+from torch._C import _distributed_c10d as native
+from torch.testing._internal.distributed import multi_threaded_pg as threads
+
+from finetune_trainer.dataset.data import Split
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.stage import Pulse
+from finetune_trainer.tasks.protocol import Answers, Tensors
+from finetune_trainer.training.evaluate import over_rows
+from finetune_trainer.training.gang import Gang
+from finetune_trainer.training.scene import Scene
+
+CALM: Any = SimpleNamespace(leave_requested=False)
+LEAVING: Any = SimpleNamespace(leave_requested=True)
+Ranked = Callable[[int, Callable[[Gang], Any]], list[Any]]
+Lengths = st.lists(st.integers(1, 9), min_size=1, max_size=40)
+
+
+@pytest.fixture(scope="module")
+def ranked() -> Iterator[Ranked]:
+    """Does something on all ranks of a world of this size; what ends one is its result."""
+
+    def on_all(world: int, act: Callable[[Gang], Any]) -> list[Any]:
+        store = dist.HashStore()
+
+        def one(rank: int) -> Any:
+            dist.init_process_group("threaded", rank=rank, world_size=world, store=store)
+            try:
+                return act(Gang(rank, rank, world, torch.device("cpu")))
+            except StageFailure as failure:
+                return failure
+            finally:
+                dist.destroy_process_group()
+
+        with ThreadPoolExecutor(world) as pool:
+            return list(pool.map(one, range(world), timeout=60))
+
+    native._set_thread_isolation_mode(True)
+    threads._install_threaded_pg()
+    yield on_all
+    threads._uninstall_threaded_pg()
+    native._set_thread_isolation_mode(False)
+
+
+def rows(counts: list[int]) -> Split:
+    """Every token of a row is the row's number."""
+    numbers = np.arange(len(counts))
+    return Split(
+        tokens=np.repeat(numbers, counts).astype(np.int32),
+        offsets=np.cumsum([0, *counts]).astype(np.int64),
+        labels=np.zeros(len(counts), dtype=np.int32),
+        rows=numbers + 1,
+        trained=np.zeros(sum(counts), dtype=np.bool_),
+    )
+
+
+def scene(gang: Gang, at_once: int, pulse: Pulse = CALM) -> Scene:
+    """What is asked of a run here; it takes twice the micro-batch at once."""
+    told: dict[str, Any] = {field.name: None for field in fields(Scene)} | {
+        "config": SimpleNamespace(run=SimpleNamespace(task="TextClassification")),
+        "chosen": SimpleNamespace(micro_batch_size=at_once // 2),
+        "pulse": pulse,
+        "gang": gang,
+        "pad_id": 0,
+    }
+    return Scene(**told)
+
+
+class Model:
+    """Answers with number and length of each row, and remembers what it was asked."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        self.passes: list[list[int]] = []
+        self.dtype = dtype
+
+    def __call__(self, inputs: Tensors) -> torch.Tensor:
+        assert not torch.is_grad_enabled()
+        numbers = inputs["input_ids"][:, 0]
+        self.passes.append(numbers.tolist())
+        return torch.stack([numbers, inputs["attention_mask"].sum(1)], 1).to(self.dtype)
+
+
+def asked(gang: Gang, split: Split, at_once: int) -> tuple[Answers, list[list[int]], list[float]]:
+    model, shares = Model(), []
+    found = over_rows(scene(gang, at_once), model, split, shares.append)
+    return found, model.passes, shares
+
+
+@given(counts=Lengths, world=st.integers(1, 4), micro_batch=st.integers(1, 5))
+def test_every_rank_has_all_answers_in_order_after_equally_many_passes(
+    ranked: Ranked, counts: list[int], world: int, micro_batch: int
+) -> None:
+    split, at_once = rows(counts), 2 * micro_batch
+    ends = ranked(world, partial(asked, split=split, at_once=at_once))
+    batches = -(-len(counts) // at_once)
+    rounds = -(-batches // world)
+    for found, passes, shares in ends:
+        assert found.tolist() == [[number, count] for number, count in enumerate(counts)]
+        assert found.dtype == np.float32
+        assert len(passes) == rounds
+        assert shares == [(turn + 1) / rounds for turn in range(rounds)]
+    in_turn = [ends[turn % world][1][turn // world] for turn in range(batches)]
+    assert sorted(number for batch in in_turn for number in batch) == list(range(len(counts)))
+    assert {len(batch) for batch in in_turn[:-1]} <= {at_once}
+    spoken = [counts[number] for batch in in_turn for number in batch]
+    assert spoken == sorted(counts, reverse=True)
+    idle = [ends[turn % world][1][turn // world] for turn in range(batches, rounds * world)]
+    assert all(batch == in_turn[-1] for batch in idle)
+
+
+def test_a_rank_that_never_has_work_learns_the_answers_too(ranked: Ranked) -> None:
+    ends = ranked(3, partial(asked, split=rows([5]), at_once=2))
+    assert [found.tolist() for found, _, _ in ends] == [[[0, 5]]] * 3
+    assert [passes for _, passes, _ in ends] == [[[0]]] * 3
+
+
+def test_float64_stays_float64(ranked: Ranked) -> None:
+    split = rows([1, 2, 3])
+
+    def exact(gang: Gang) -> Any:
+        return over_rows(scene(gang, 2), Model(torch.float64), split, lambda _: None)
+
+    assert [found.dtype for found in ranked(3, exact)] == [np.float64] * 3
+
+
+@pytest.mark.parametrize(("rounds", "passes"), [(7, 7), (8, 8), (9, 8), (20, 8)], ids=["7", "8", "9", "20"])
+@pytest.mark.parametrize("asked", [0, 2])
+def test_all_leave_after_eight_rounds_when_one_is_asked_to(
+    ranked: Ranked, rounds: int, passes: int, asked: int
+) -> None:
+    models = [Model() for _ in range(3)]
+    split = rows([1] * (2 * 3 * rounds))
+
+    def act(gang: Gang) -> Any:
+        pulse = LEAVING if gang.rank == asked else CALM
+        return over_rows(scene(gang, 2, pulse), models[gang.rank], split, lambda _: None)
+
+    ends = ranked(3, act)
+    assert [len(model.passes) for model in models] == [passes] * 3
+    assert [getattr(end, "reason", "none") for end in ends] == ["Preempted" if rounds >= 8 else "none"] * 3
