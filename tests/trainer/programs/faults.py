@@ -12,6 +12,7 @@ import torch
 
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.model import quiet
+from finetune_trainer.pod.rank import leave
 from finetune_trainer.tasks.text_classification import learning
 from finetune_trainer.training import loop
 from finetune_trainer.training.batches import epoch_batches
@@ -80,3 +81,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave(0)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from finetune_trainer.config import Lora, Method, Offload
 from finetune_trainer.models.model import quiet
+from finetune_trainer.pod.rank import leave
 from finetune_trainer.training.gang import meet
 from tests.trainer.programs import truth
 
@@ -50,3 +51,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave(0)

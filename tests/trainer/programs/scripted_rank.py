@@ -169,4 +169,4 @@ if __name__ == "__main__":
         time.sleep(3600)
     rank._DURABLE = set()
     rank._module = lambda _stage: Stage(BEHAVIOURS[mine])
-    rank._exit(rank.main(Places(given.root)))
+    rank.leave(rank.main(Places(given.root)))

@@ -22,6 +22,7 @@ from finetune_trainer.dataset.data import Prepared, Split
 from finetune_trainer.dataset.lines import FileSpan
 from finetune_trainer.models import method
 from finetune_trainer.models.model import quiet
+from finetune_trainer.pod.rank import leave
 from finetune_trainer.stage import Pulse
 from finetune_trainer.tasks.protocol import Learning, learning
 from finetune_trainer.training import loop
@@ -175,3 +176,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave(0)

@@ -168,8 +168,8 @@ def _printable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def _exit(code: int) -> NoReturn:
-    """Ends without waiting for threads and destructors: NCCL's may wait for peers that are gone."""
+def leave(code: int) -> NoReturn:
+    """Ends without waiting for threads and destructors: NCCL's may wait for lost peers, gloo's may abort."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -179,4 +179,4 @@ def _exit(code: int) -> NoReturn:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--root", type=Path, required=True)
-    _exit(main(Places(parser.parse_args().root)))
+    leave(main(Places(parser.parse_args().root)))
