@@ -9,7 +9,7 @@ import torch
 from finetune_trainer.dataset.data import Split
 from finetune_trainer.tasks.protocol import Numbers, Tensors
 from finetune_trainer.training.batches import FILLER
-from finetune_trainer.training.inputs import NO_LABEL, padded, work_of
+from finetune_trainer.training.inputs import NO_LABEL, padded
 
 Ids = npt.NDArray[np.int64]
 OURS = frozenset({"labels", "places"})
@@ -60,7 +60,9 @@ def side_by_side(split: Split, numbers: Numbers, pad_id: int) -> Tensors:
     for place, number in enumerate(numbers):
         _, row = _row(split, int(number), pad_id)
         labels[place, : len(row)] = torch.from_numpy(row)
-    kept = torch.arange(work_of(split, numbers).first, labels.shape[1])
+    learnt = torch.nonzero((labels != NO_LABEL).any(0)).flatten()
+    # Fillers alone keep one position, so that no micro-batch is without any.
+    kept = torch.arange(int(learnt[0]) if len(learnt) else labels.shape[1] - 1, labels.shape[1])
     places = torch.arange(len(labels))[:, None].expand(-1, len(kept)).contiguous()
     return {**inputs, "logits_to_keep": kept, "labels": labels[:, kept], "places": places}
 
