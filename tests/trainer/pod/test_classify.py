@@ -55,6 +55,12 @@ def test_a_death_without_a_word_beats_an_earlier_communication_failure() -> None
     )
 
 
+@pytest.mark.parametrize("lost_at", [5, 6, 7])
+def test_a_lost_peer_yields_to_the_peer_whose_exit_code_says_communication(lost_at: int) -> None:
+    exits = (Death(0, TERM, lost_at), Death(1, 7, 6))
+    assert classify(two(working(), working(), deaths=exits)).message.startswith("Rank 1 exited with code 7")
+
+
 def test_what_a_rank_says_beats_how_its_process_ended() -> None:
     seen = two(ended(FailureClass.NUMERICAL), working(), deaths=(Death(0, 1, 11), Death(1, TERM, 11)))
     assert classify(seen).failure is FailureClass.NUMERICAL

@@ -1,7 +1,8 @@
 """PURE. From everything a supervisor saw to the one cause of the end.
 
-The first cause by time wins, except that Communication yields to every other class: a rank that loses its
-peer, or that torchrun ends because a peer died, is a consequence.
+The first cause by time wins, except that Communication yields to every other class, and among
+Communication a lost peer to whatever lost it: a rank that loses its peer, or that torchrun ends because a
+peer died, is a consequence, and both ends may be seen at the same moment.
 """
 
 import signal
@@ -14,6 +15,7 @@ from finetune_trainer.pod.watchdog import Stop, Why
 _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGBUS}
 _MEMORY_MAY_EXPLAIN = {FailureClass.INTERNAL, FailureClass.COMMUNICATION, FailureClass.HANG}
 _NCCL_GAVE_UP = "ProcessGroupNCCL"
+_PEER_LOST = "PeerLost"
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,17 @@ def classify(seen: Observed) -> Verdict:
     causes = [*_told(seen), *_died(seen), *_stopped(seen)]
     if not causes:
         causes = [(seen.now, _unexplained(seen))]
-    _, cause = min(causes, key=lambda item: (item[1].failure is FailureClass.COMMUNICATION, item[0]))
+    _, cause = min(causes, key=lambda item: (_consequence(item[1]), item[0]))
     if cause.failure is FailureClass.PREEMPTED and cause.rank is None:
         return _left(seen, cause, [other for _, other in causes])
     if cause.failure in _MEMORY_MAY_EXPLAIN and seen.oom_kills:
         return _out_of_memory(cause.message, cause.rank)
     return cause
+
+
+def _consequence(verdict: Verdict) -> int:
+    """How surely this followed from something else; 0 is a cause of its own."""
+    return (verdict.failure is FailureClass.COMMUNICATION) + (verdict.reason == _PEER_LOST)
 
 
 def _succeeded(file: RankFile | None) -> bool:
@@ -120,7 +127,7 @@ def _by_code(death: Death, seen: Observed) -> Verdict:
         return _out_of_memory(f"The kernel killed {who} because the memory limit was reached.", death.rank)
     if number is signal.SIGTERM:
         message = f"{who.capitalize()} was told to end because a peer had died."
-        return Verdict(FailureClass.COMMUNICATION, "PeerLost", message, rank=death.rank)
+        return Verdict(FailureClass.COMMUNICATION, _PEER_LOST, message, rank=death.rank)
     if number is signal.SIGABRT and _NCCL_GAVE_UP in seen.tail:
         message = f"NCCL gave up on {who}: a collective operation failed or never ended."
         hint = "A peer hangs or the network between the pods is broken; the log tail names the operation."
