@@ -113,7 +113,7 @@ async def lead(
 
     def take_in(job: Manifest, gone: bool) -> None:
         if run := cache.remove(job) if gone else cache.put(job):
-            queue.wake(run, at_once=True)
+            queue.wake(run, asked_for=True)
 
     def seen(job: Manifest, gone: bool) -> None:
         loop.call_soon_threadsafe(take_in, job, gone)

@@ -17,6 +17,8 @@ from finetune_operator.transport import CONNECT_SECONDS, REQUEST_SECONDS, Access
 from finetune_operator.workqueue import backoff
 
 SERVER_SECONDS = 300
+WORKER_IDLE_SECONDS = 0.1
+"""kopf keeps a task for each object so long after its last event: in a burst, one for each job."""
 STOP_LOOK_SECONDS = 0.5
 log = logging.getLogger(__name__)
 
@@ -73,6 +75,7 @@ async def _watch(registry: kopf.OperatorRegistry, namespaces: tuple[str, ...], s
     settings.networking.request_timeout = REQUEST_SECONDS
     settings.watching.connect_timeout = CONNECT_SECONDS
     settings.watching.server_timeout = SERVER_SECONDS
+    settings.queueing.idle_timeout = WORKER_IDLE_SECONDS
     stopping = asyncio.Event()
     asked = asyncio.create_task(_pass_on(stop, stopping), name="stop")
     try:

@@ -1,5 +1,6 @@
-"""One turn of a run: read what is there, plan, carry the plan out, write the status once.
+"""One turn of a run: read what is there, plan, and make what is missing or, if nothing is, tell and delete.
 
+The status is written in a turn that makes nothing, so that the first Jobs of others can come before it.
 Killed anywhere, the next turn comes to the same end: objects have deterministic names and are created once,
 status is durable before anything is deleted, and whatever is remembered here may be forgotten.
 """
@@ -33,8 +34,8 @@ from finetune_operator.transport import (
 )
 from finetune_operator.workqueue import RetryLaterError
 
-ROUNDS = 5
-"""A turn plans again after it has created something, until the plan creates nothing more."""
+MAKING_TURNS = 5
+"""After so many turns in a row that made something, something else must be undoing it."""
 CONFLICT_SECONDS = 0.2
 """Somebody else wrote first: no failure, but worth a breath."""
 EVENTS_PER_HOUR = 10
@@ -49,6 +50,8 @@ class Notes:
     sight: Sight
     undeletable: str | None = None
     """What the API server said when it refused a delete."""
+    making: int = 0
+    """Turns in a row that have made something."""
     posted: list[tuple[str, float]] = field(default_factory=list)
     """Reasons of the Events of the last hour, with the time of each by time.monotonic()."""
 
@@ -100,8 +103,13 @@ class Reconciler:
             return None
         await lookout.look_at_foreign(notes.sight, self.cache, self.cluster)
         await lookout.catch_up(notes.sight, self.cache, self.cluster)
-        plan, refusal = await self._make(job, notes, now)
-        refusal = refusal or notes.undeletable
+        await lookout.ask_events(notes.sight, self.cache, self.cluster, now)
+        plan, refusal = self._decide(notes, job, now), notes.undeletable
+        try:
+            if await self._make(plan, notes):
+                return 0.0
+        except RefusedError as error:
+            refusal = str(error)
         shown = self._decide(notes, job, now, refusal) if refusal else plan
         written = await self._write_status(raw, dumped(shown.status))
         self.poller.shown(run)
@@ -119,20 +127,16 @@ class Reconciler:
             raise RetryLaterError(refusal)
         return min((s for s in (plan.again_in, notes.sight.again_in) if s is not None), default=None)
 
-    async def _make(self, job: FineTuneJob, notes: Notes, now: datetime) -> tuple[Plan, str | None]:
-        """Applies and creates until nothing more is to be made; the last plan, and what was refused."""
-        for _ in range(ROUNDS):
-            await lookout.ask_events(notes.sight, self.cache, self.cluster, now)
-            plan = self._decide(notes, job, now)
-            try:
-                if not await self._make_once(plan, notes.sight):
-                    return plan, None
-            except RefusedError as error:
-                return plan, str(error)
-        raise RuntimeError(f"the plan still makes something after {ROUNDS} rounds: {_names(plan)}")
+    async def _make(self, plan: Plan, notes: Notes) -> bool:
+        """Applies and creates what the plan says; returns whether anything was: it is planned again then."""
+        changed = await self._make_all(plan, notes.sight)
+        notes.making = notes.making + 1 if changed else 0
+        if notes.making > MAKING_TURNS:
+            notes.making = 0
+            raise RuntimeError(f"the plan still makes something after {MAKING_TURNS} turns: {_names(plan)}")
+        return changed
 
-    async def _make_once(self, plan: Plan, sight: Sight) -> bool:
-        """Carries out what a plan makes; returns whether that changed anything that a plan looks at."""
+    async def _make_all(self, plan: Plan, sight: Sight) -> bool:
         changed = False
         for manifest in (*plan.apply, *plan.create):
             kind, name = manifest["kind"], manifest["metadata"]["name"]

@@ -12,6 +12,8 @@ from finetune_operator import metrics
 
 FIRST_BACKOFF_SECONDS = 1.0
 LAST_BACKOFF_SECONDS = 60.0
+OTHERS_EVERY = 8
+"""One turn in so many is for what nobody asked for, also while somebody does."""
 log = logging.getLogger(__name__)
 
 
@@ -34,13 +36,19 @@ class _Entry:
     queued_at: float | None = None
     working: bool = False
     again: bool = False
+    asked_for: bool = False
+    """Whether its next turn is one that somebody asked for."""
     failures: int = 0
     timer: asyncio.TimerHandle | None = None
 
 
 @dataclass
 class WorkQueue:
-    """First come, first served; a key that is woken while it is worked on goes to the end of the line.
+    """Two lines, each first come, first served: what somebody asks for, and what follows from it.
+
+    Nobody who asks for something waits behind what follows from what others have asked for; but that gets
+    one turn in `OTHERS_EVERY` whatever happens. A key that is woken while it is worked on goes to the end of
+    its line.
 
     `work(key)` returns the seconds until it wants to be called again whatever happens, or None. A key whose
     work raises is tried again with back-off; no other key waits for it.
@@ -48,15 +56,22 @@ class WorkQueue:
 
     work: Callable[[str], Awaitable[float | None]]
     workers: int
-    _ready: deque[str] = field(default_factory=deque)
+    _asked_for: deque[str] = field(default_factory=deque)
+    _others: deque[str] = field(default_factory=deque)
+    _turns: int = 0
     _entries: dict[str, _Entry] = field(default_factory=dict)
     _some_ready: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
 
-    def wake(self, key: str, *, at_once: bool = False) -> None:
-        """Asks for a turn. A failing key waits for its back-off all the same, unless `at_once`."""
+    def wake(self, key: str, *, asked_for: bool = False) -> None:
+        """Asks for a turn. A failing key waits for its back-off all the same, unless somebody asks for it."""
         entry = self._entries.setdefault(key, _Entry())
-        if entry.failures and entry.timer and not at_once:
+        if entry.failures and entry.timer and not asked_for:
             return
+        if asked_for and not entry.asked_for:
+            entry.asked_for = True
+            if entry.queued_at is not None:
+                self._others.remove(key)
+                self._asked_for.append(key)
         self._line_up(key, entry)
 
     async def run(self) -> None:
@@ -66,7 +81,7 @@ class WorkQueue:
                 group.create_task(self._worker(), name=f"worker {number}")
 
     def __len__(self) -> int:
-        return len(self._ready)
+        return len(self._asked_for) + len(self._others)
 
     def _line_up(self, key: str, entry: _Entry) -> None:
         if entry.timer:
@@ -76,9 +91,9 @@ class WorkQueue:
             entry.again = True
         elif entry.queued_at is None:
             entry.queued_at = time.monotonic()
-            self._ready.append(key)
+            (self._asked_for if entry.asked_for else self._others).append(key)
             self._some_ready.release()
-            metrics.QUEUE_DEPTH.set(len(self._ready))
+            metrics.QUEUE_DEPTH.set(len(self))
 
     def _line_up_later(self, key: str, entry: _Entry, seconds: float) -> None:
         entry.timer = asyncio.get_running_loop().call_later(seconds, self._line_up, key, entry)
@@ -86,18 +101,24 @@ class WorkQueue:
     async def _worker(self) -> None:
         while True:
             await self._some_ready.acquire()
-            key = self._ready.popleft()
+            key = self._next()
             entry = self._entries[key]
             started = time.monotonic()
-            metrics.QUEUE_DEPTH.set(len(self._ready))
+            metrics.QUEUE_DEPTH.set(len(self))
             metrics.QUEUE_SECONDS.observe(started - (entry.queued_at or started))
-            entry.queued_at, entry.working, entry.again = None, True, False
+            entry.queued_at, entry.working, entry.again, entry.asked_for = None, True, False, False
             try:
                 again_in = await self._attempt(key, entry)
             finally:
                 entry.working = False
                 metrics.TURN_SECONDS.observe(time.monotonic() - started)
             self._settle(key, entry, again_in)
+
+    def _next(self) -> str:
+        self._turns += 1
+        others_first = self._turns % OTHERS_EVERY == 0
+        lines = (self._others, self._asked_for) if others_first else (self._asked_for, self._others)
+        return (lines[0] or lines[1]).popleft()
 
     async def _attempt(self, key: str, entry: _Entry) -> float | None:
         try:

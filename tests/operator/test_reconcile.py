@@ -10,7 +10,7 @@ from finetune_operator.lookout import ASK_AGAIN_SECONDS
 from finetune_operator.names import KIND
 from finetune_operator.observed import Manifest, Milestone
 from finetune_operator.poll import Poller
-from finetune_operator.reconcile import CONFLICT_SECONDS, EVENTS_PER_HOUR, Reconciler
+from finetune_operator.reconcile import CONFLICT_SECONDS, EVENTS_PER_HOUR, MAKING_TURNS, Reconciler
 from finetune_operator.transport import ApiError, RefusedError, UnavailableError
 from finetune_operator.workqueue import RetryLaterError
 from tests.operator import scenes
@@ -48,8 +48,15 @@ class Desk:
         return made
 
     async def turn(self) -> float | None:
+        """A turn, and those that follow at once because it has made something."""
         self.server.calls.clear()
-        return await self.reconciler.turn(RUN)
+        made = True
+        while made:
+            before = len(self.server.calls)
+            again_in = await self.reconciler.turn(RUN)
+            made = any(call.startswith(("create ", "apply ")) for call in self.server.calls[before:])
+            assert again_in == 0.0 or not made
+        return again_in
 
     @property
     def status(self) -> Manifest:
@@ -211,6 +218,16 @@ async def test_a_network_policy_edited_by_hand_is_put_right(begun: Desk) -> None
 
     assert begun.server.writes() == [f"apply {POLICY}"]
     assert begun.server.objects["NetworkPolicy", "tickets-0b5c3"]["spec"] == policy["spec"]
+
+
+async def test_what_somebody_undoes_again_and_again_is_an_error_and_no_endless_loop(begun: Desk) -> None:
+    opened = begun.server.objects["NetworkPolicy", "tickets-0b5c3"] | {"spec": {"ingress": [{}]}}
+    for _ in range(MAKING_TURNS):
+        begun.seen(opened)
+        assert await begun.reconciler.turn(RUN) == 0.0
+    begun.seen(opened)
+    with pytest.raises(RuntimeError, match="still makes something after 5 turns: tickets-0b5c3"):
+        await begun.reconciler.turn(RUN)
 
 
 async def test_one_made_anew_by_somebody_else_is_read_again_before_it_is_touched(begun: Desk) -> None:

@@ -169,8 +169,45 @@ async def test_events_do_not_shorten_the_back_off_but_an_edit_does(monkeypatch: 
         queue.wake("a")
         await asyncio.sleep(0.05)
         assert turns == 1
-        queue.wake("a", at_once=True)
+        queue.wake("a", asked_for=True)
         await until(lambda: turns == 2)
+
+
+async def test_what_somebody_asks_for_goes_first_and_what_follows_gets_its_share() -> None:
+    order: list[str] = []
+
+    async def work(key: str) -> float | None:
+        order.append(key)
+        return 0.0 if key.startswith("new") and order.count(key) == 1 else None
+
+    async with running(work, workers=1) as queue:
+        for number in range(20):
+            queue.wake(f"old {number}")
+        for number in range(20):
+            queue.wake(f"new {number}", asked_for=True)
+        await until(lambda: len(order) == 60)
+    firsts = [order.index(f"new {number}") for number in range(20)]
+    assert firsts == sorted(firsts)
+    assert firsts[-1] == 20 + 20 // (workqueue.OTHERS_EVERY - 1) - 1
+    follow_ups = [place for place, key in enumerate(order) if order[:place].count(key)]
+    assert len(follow_ups) == 20
+    assert min(follow_ups) > firsts[-1]
+
+
+async def test_a_key_that_waits_goes_forward_when_somebody_asks_for_it() -> None:
+    order: list[str] = []
+
+    async def work(key: str) -> None:
+        order.append(key)
+
+    async with running(work, workers=1) as queue:
+        for key in ("a", "b", "c"):
+            queue.wake(key)
+        queue.wake("c", asked_for=True)
+        queue.wake("c")
+        await until(lambda: len(order) == 3)
+        await asyncio.sleep(0.01)
+    assert order == ["c", "a", "b"]
 
 
 async def test_the_other_side_may_ask_for_more_patience() -> None:
