@@ -41,7 +41,9 @@ RUN --mount=type=secret,id=ca-bundle,target=/run/ca-bundle.pem \
 COPY pyproject.toml /opt/build/
 RUN /opt/build/requirements/image.sh metadata /opt/finetune
 USER 10001:10001
-ENTRYPOINT ["python", "-m", "finetune_operator"]
+# The kernel drops a signal that its first process does not handle yet, but keeps one that is blocked: a pod that is
+# told to leave while Python starts does so, and does not use up its grace period.
+ENTRYPOINT ["env", "--block-signal=TERM", "python", "-m", "finetune_operator"]
 COPY operator/finetune_operator /opt/finetune/finetune_operator
 COPY trainer/finetune_trainer /opt/finetune/finetune_trainer
 
@@ -72,7 +74,6 @@ COPY --from=deepspeed /opt/deepspeed /opt/venv/lib/python3.11/site-packages
 COPY pyproject.toml /opt/build/
 RUN /opt/build/requirements/image.sh metadata /opt/finetune
 USER 10001:10001
-# The kernel drops a signal that its first process does not handle yet, but keeps one that is blocked: a pod that is
-# told to leave while Python starts does so, and does not use up its grace period.
+# As above.
 ENTRYPOINT ["env", "--block-signal=TERM", "python", "-m", "finetune_trainer"]
 COPY trainer/finetune_trainer /opt/finetune/finetune_trainer

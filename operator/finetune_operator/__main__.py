@@ -72,6 +72,8 @@ async def main(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    # The image starts this with SIGTERM blocked: one that came meanwhile counts.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     api = await connect()
     # The election writes before it leads; everything else asks it first.
     leadership = Leadership(Cluster(Transport(api, lambda: 0.0)), settings.operator_namespace, settings.lease)

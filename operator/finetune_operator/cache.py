@@ -51,7 +51,7 @@ class Cache:
         return next((self._read(kept) for (kind, _, _), kept in mine.items() if kind == KIND), None)
 
     def jobs(self) -> Iterator[Manifest]:
-        """All FineTuneJobs."""
+        """All FineTuneJobs; a scrape reads them in a thread of its own, from copies of what changes."""
         for mine in list(self._objects.values()):
             for (kind, _, _), kept in list(mine.items()):
                 if kind == KIND:

@@ -1,6 +1,7 @@
 """What the operator's process decides by itself: whether it is well, when it begins, when it looks again."""
 
 import asyncio
+import json
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from devcluster.controlplane import free_ports
 from finetune_operator import __main__ as entry
 from finetune_operator.__main__ import LEASE_LOST, UNWELL_LEASE_SECONDS, Pulse
 from finetune_operator.cache import Cache
@@ -15,6 +17,7 @@ from finetune_operator.lease import Leadership
 from finetune_operator.names import KIND
 from finetune_operator.transport import LeaseLostError, UnavailableError
 from finetune_operator.workqueue import WorkQueue
+from tests.firstprocess import exit_code_when_told_to_leave
 from tests.operator import scenes
 from tests.operator.apiserver import ApiServer
 
@@ -169,3 +172,26 @@ def test_settings_that_cannot_be_used_end_it_with_code_2_and_are_named(
     assert entry.run() == 2
     assert says in caplog.text
     assert str(file) in caplog.text
+
+
+def test_told_to_stop_while_python_starts_it_stops_in_order(tmp_path: Path) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(
+        json.dumps(
+            {
+                "clusters": [{"name": "none", "cluster": {"server": "http://127.0.0.1:1"}}],
+                "users": [{"name": "none", "user": {}}],
+                "contexts": [{"name": "none", "context": {"cluster": "none", "user": "none"}}],
+                "current-context": "none",
+            }
+        )
+    )
+    metrics, health = free_ports(2)
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(f"{{trainerImage: x, metricsPort: {metrics}, healthPort: {health}}}")
+    folder = tmp_path / "path"
+    folder.mkdir()
+    code = exit_code_when_told_to_leave(
+        "finetune_operator", folder, "--settings", str(settings), KUBECONFIG=str(kubeconfig)
+    )
+    assert code == 0

@@ -1,6 +1,8 @@
 """The operator's own two ports, asked over real HTTP."""
 
+import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -67,3 +69,16 @@ async def test_a_port_that_is_taken_is_said_and_the_other_is_given_back() -> Non
             raise AssertionError("it serves on a port that is taken")
     with pytest.raises(aiohttp.ClientConnectorError):
         await ask(metrics_port, "/metrics")
+
+
+async def test_a_scrape_that_takes_long_holds_up_nothing() -> None:
+    registry, may_end = CollectorRegistry(), threading.Event()
+    Gauge("slow", "Takes its time.", registry=registry).set_function(lambda: float(may_end.wait(5)))
+    metrics_port, health_port = free_ports()
+    async with serve(registry, metrics_port, health_port, lambda: None):
+        scrape = asyncio.create_task(ask(metrics_port, "/metrics"))
+        await asyncio.sleep(0)
+        while not scrape.done():
+            assert await ask(health_port, "/healthz") == (200, "ok\n")
+            may_end.set()
+        assert "slow 1.0" in (await scrape)[1]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +22,7 @@ from finetune_trainer.tasks.protocol import Answers, Tensors
 from finetune_trainer.training.evaluate import over_rows
 from finetune_trainer.training.gang import Gang
 from finetune_trainer.training.scene import Scene
+from tests.trainer.training.scenes import scene_with
 
 CALM: Any = SimpleNamespace(leave_requested=False)
 LEAVING: Any = SimpleNamespace(leave_requested=True)
@@ -70,14 +70,13 @@ def rows(counts: list[int]) -> Split:
 
 def scene(gang: Gang, at_once: int, pulse: Pulse = CALM) -> Scene:
     """What is asked of a run here; it takes twice the micro-batch at once."""
-    told: dict[str, Any] = {field.name: None for field in fields(Scene)} | {
-        "config": SimpleNamespace(run=SimpleNamespace(task="TextClassification")),
-        "chosen": SimpleNamespace(micro_batch_size=at_once // 2),
-        "pulse": pulse,
-        "gang": gang,
-        "pad_id": 0,
-    }
-    return Scene(**told)
+    return scene_with(
+        config=SimpleNamespace(run=SimpleNamespace(task="TextClassification")),
+        chosen=SimpleNamespace(micro_batch_size=at_once // 2),
+        pulse=pulse,
+        gang=gang,
+        pad_id=0,
+    )
 
 
 class Model:

@@ -1,4 +1,4 @@
-from dataclasses import fields, replace
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +12,7 @@ from finetune_trainer.places import Places
 from finetune_trainer.training import scene as stage
 from finetune_trainer.training.gang import Gang
 from finetune_trainer.training.packing import Packing
+from tests.trainer.training.scenes import scene_with
 
 ALONE = Gang(0, 0, 1, torch.device("cpu"))
 
@@ -29,8 +30,7 @@ class Heard:
 
 
 def scene(pulse: Any) -> stage.Scene:
-    told: dict[str, Any] = {field.name: None for field in fields(stage.Scene)}
-    return stage.Scene(**{**told, "chosen": SimpleNamespace(micro_batch_size=3), "pulse": pulse})
+    return scene_with(chosen=SimpleNamespace(micro_batch_size=3), pulse=pulse)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,11 @@
+"""A run as one rank sees it, of which a test has only what it asks for."""
+
+from dataclasses import fields
+from typing import Any
+
+from finetune_trainer.training.scene import Scene
+
+
+def scene_with(**parts: Any) -> Scene:
+    """A Scene of these parts; all others are None."""
+    return Scene(**{field.name: parts.get(field.name) for field in fields(Scene)})
