@@ -9,8 +9,10 @@ from bench.burst.audit import Request, Requests, writes
 from bench.burst.figures import Report, Run
 from bench.burst.sides import OURS, PEER
 from bench.machine import QUIET_LOAD
+from finetune_operator.settings import Settings
 
 MB = 1_000_000
+WHOLE_RESYNC_SECONDS = Settings.model_fields["resync_seconds"].default
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ def writes_to_start(run: Run) -> float:
 
 
 def idle_requests(run: Run) -> float | None:
-    """Requests a minute while nothing happens; None where that was not looked at."""
-    if run.idle is None:
+    """Requests a minute while nothing happens; None where that was not looked at for long enough to tell."""
+    if run.idle is None or run.idle.seconds < WHOLE_RESYNC_SECONDS:
         return None
     return figures.uncounted(run.idle.requests).total() * 60 / run.idle.seconds
 

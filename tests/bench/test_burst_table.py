@@ -7,7 +7,15 @@ from bench.machine import Machine
 MACHINE = Machine(cpu="A CPU", cores=2, memory_gib=24.0, system="Linux 6.1")
 
 
-def run(side: str, number: int, slowest: float, *, load: float = 0.4, idle: int | None = None) -> Run:
+def run(
+    side: str,
+    number: int,
+    slowest: float,
+    *,
+    load: float = 0.4,
+    idle: int | None = None,
+    idle_seconds: float = 360.0,
+) -> Run:
     """Two jobs alone and four at once; the slowest of these is the p99."""
     requests = Requests({Request(side, "create", "jobs"): 4, Request(side, "get", "jobs"): 2})
     return Run(
@@ -25,7 +33,7 @@ def run(side: str, number: int, slowest: float, *, load: float = 0.4, idle: int 
         ),
         idle=None
         if idle is None
-        else Idle(seconds=120.0, requests=counted(Requests({Request(side, "list", "jobs"): idle}))),
+        else Idle(seconds=idle_seconds, requests=counted(Requests({Request(side, "list", "jobs"): idle}))),
     )
 
 
@@ -69,10 +77,16 @@ def test_a_goal_about_another_size_or_not_measured_is_left_out() -> None:
 
 
 def test_idle_requests_are_told_by_the_minute_and_by_who_made_them() -> None:
-    text = rendered(report(run(OURS, 1, 2.0, idle=3), run(PEER, 1, 10.0, idle=0)))
+    text = rendered(report(run(OURS, 1, 2.0, idle=9), run(PEER, 1, 10.0, idle=0)))
     assert cells(text, "requests a minute, idle") == ["1.5", "0.0"]
     assert f"| {OURS} | list jobs | 0.00 | 0.00 | 1.50 |" in text
     assert cells(text, "requests a minute with nothing to do, leases aside (P2)") == ["0", "1.50", "miss"]
+
+
+def test_a_while_that_holds_no_whole_resync_says_nothing_about_idleness() -> None:
+    text = rendered(report(run(OURS, 1, 2.0, idle=0, idle_seconds=10.0), run(PEER, 1, 10.0)))
+    assert cells(text, "requests a minute, idle") == ["not measured", "not measured"]
+    assert "leases aside" not in text
 
 
 def test_requests_are_told_for_each_job() -> None:
