@@ -27,6 +27,8 @@ MARGIN_SECONDS = 2.0
 LOOK_SECONDS = 2.0
 """How often a candidate looks."""
 RETRY_SECONDS = 1.0
+TELL_AGAIN_SECONDS = 60.0
+"""A candidate says so often why it cannot look, while that stays the same."""
 log = logging.getLogger(__name__)
 
 
@@ -55,6 +57,7 @@ class Leadership:
         """Waits until this replica leads."""
         seen: Any = None
         seen_at = self.clock()
+        told, told_at = "", 0.0
         while True:
             self.looked_at = self.clock()
             try:
@@ -64,7 +67,9 @@ class Leadership:
             except MissingError:
                 self._lease = self._new()
             except ApiError as error:
-                log.warning("%s; looking again", error)
+                if str(error) != told or self.clock() - told_at >= TELL_AGAIN_SECONDS:
+                    told, told_at = str(error), self.clock()
+                    log.warning("%s; looking again every %.0f s", error, LOOK_SECONDS)
                 await self.sleep(LOOK_SECONDS)
                 continue
             spec = self._lease["spec"]

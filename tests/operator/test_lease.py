@@ -84,6 +84,23 @@ async def test_the_first_leads_at_once(shelf: Shelf, candidate: Candidate) -> No
     assert shelf.there["spec"]["leaseTransitions"] == 0
 
 
+async def test_while_the_lease_cannot_be_looked_at_that_is_told_once_a_minute(
+    shelf: Shelf, candidate: Candidate, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def sleep(seconds: float) -> None:
+        shelf.clock[0] += seconds
+        faults = {100: UnavailableError("another"), 130: None}
+        shelf.fault = faults.get(shelf.clock[0], shelf.fault)
+
+    shelf.fault = UnavailableError("gone")
+    waiting = candidate("first")
+    waiting.sleep = sleep
+    await waiting.acquire()
+    assert shelf.clock[0] == 130
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told == [f"{what}; looking again every 2 s" for what in ("gone", "gone", "another")]
+
+
 async def test_the_second_waits_a_whole_lease_of_silence(shelf: Shelf, candidate: Candidate) -> None:
     await candidate("first").acquire()
     second = candidate("second")
