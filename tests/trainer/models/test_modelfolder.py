@@ -68,6 +68,23 @@ def test_a_shard_that_was_cut_off_is_refused_by_its_name(
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("named", "says"),
+    [
+        ({"c": "one.safetensors"}, "one.safetensors does not hold 'c', which model.safetensors.index.json"),
+        ({"x": "two.safetensors", "y": "two.safetensors"}, "two.safetensors does not hold 'x' and 1 more"),
+    ],
+)
+def test_a_shard_without_a_tensor_that_the_index_puts_there_is_refused(
+    store: Store, folder: str, named: dict[str, str], says: str
+) -> None:
+    index = json.loads(FILES["model.safetensors.index.json"])
+    changed = {"weight_map": index["weight_map"] | named}
+    store.write(folder + "model.safetensors.index.json", json.dumps(changed).encode())
+    with pytest.raises(StageFailure, match=f"ModelCorrupt: {folder}{says}"):
+        modelfolder.inspect(store, folder, WANTED)
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
 def test_json_without_end_is_refused_before_it_is_read(
     store: Store, folder: str, name: str, monkeypatch: pytest.MonkeyPatch

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,14 +160,14 @@ def check_config(text: bytes, uri: str, wanted: Wanted) -> dict[str, Any]:
     return config
 
 
-def shards(names: frozenset[str], index: bytes | None, uri: str) -> tuple[str, ...]:
-    """The weight files that are read.
+def shards(names: frozenset[str], index: bytes | None, uri: str) -> dict[str, set[str]]:
+    """The weight files that are read, each with the tensors that the index says it holds.
 
     Raises:
         StageFailure: ModelShardMissing, ModelCorrupt (the index is no JSON with a weight_map).
     """
     if SINGLE in names:
-        return (SINGLE,)
+        return {SINGLE: set()}
     if index is None:
         raise _refused(
             "ModelShardMissing",
@@ -188,7 +188,21 @@ def shards(names: frozenset[str], index: bytes | None, uri: str) -> tuple[str, .
             )
     if not files:
         raise _corrupt(f"{uri}{INDEX} names no files")
-    return tuple(files)
+    promised: dict[str, set[str]] = {file: set() for file in files}
+    for name, file in weights.items():
+        promised[file].add(name)
+    return promised
+
+
+def check_shard(tensors: Iterable[str], promised: set[str], uri: str) -> None:
+    """Whether a weight file holds what the index says.
+
+    Raises:
+        StageFailure: ModelCorrupt.
+    """
+    if missing := sorted(promised.difference(tensors)):
+        what = f"{missing[0][:100]!r}" + (f" and {len(missing) - 1:,} more" if len(missing) > 1 else "")
+        raise _corrupt(f"{uri} does not hold {what}, which {INDEX} says it does")
 
 
 def header_length(first: bytes, size: int, uri: str) -> int:

@@ -45,8 +45,10 @@ def inspect(store: Store, folder: str, wanted: modelcheck.Wanted) -> Inspection:
     config = modelcheck.check_config(store.read(folder + "config.json", _MAX_JSON_BYTES), folder, wanted)
     index = store.read(folder + modelcheck.INDEX, _MAX_JSON_BYTES) if modelcheck.INDEX in names else None
     weights: dict[str, tuple[int, ...]] = {}
-    for name in modelcheck.shards(names, index, folder):
-        weights |= _header(store, folder + name, there[name].size).tensors
+    for name, promised in modelcheck.shards(names, index, folder).items():
+        held = _header(store, folder + name, there[name].size).tensors
+        modelcheck.check_shard(held, promised, folder + name)
+        weights |= held
     return Inspection(config, weights, tuple(warnings))
 
 
