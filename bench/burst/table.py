@@ -6,13 +6,13 @@ from statistics import median
 
 from bench.burst import figures
 from bench.burst.audit import Request, Requests, writes
-from bench.burst.figures import Report, Run
+from bench.burst.figures import Idle, Report, Run
 from bench.burst.sides import OURS, PEER
 from bench.machine import QUIET_LOAD
 from finetune_operator.settings import Settings
 
 MB = 1_000_000
-WHOLE_RESYNC_SECONDS = Settings.model_fields["resync_seconds"].default
+WHOLE_RESYNC_SECONDS: float = Settings.model_fields["resync_seconds"].default
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,13 @@ def writes_to_start(run: Run) -> float:
 
 def idle_requests(run: Run) -> float | None:
     """Requests a minute while nothing happens; None where that was not looked at for long enough to tell."""
-    if run.idle is None or run.idle.seconds < WHOLE_RESYNC_SECONDS:
+    if run.idle is None or not _is_whole(run.idle):
         return None
     return figures.uncounted(run.idle.requests).total() * 60 / run.idle.seconds
+
+
+def _is_whole(idle: Idle) -> bool:
+    return idle.seconds >= WHOLE_RESYNC_SECONDS
 
 
 def _figures(report: Report) -> Iterable[tuple[str, ...]]:
@@ -125,7 +129,13 @@ def _requests(report: Report, side: str) -> str:
     columns = [
         _each([(figures.uncounted(r.alone_requests), len(r.alone_seconds)) for r in runs]),
         _each([(_burst(r), report.jobs) for r in runs]),
-        _each([(figures.uncounted(r.idle.requests), r.idle.seconds / 60) for r in runs if r.idle]),
+        _each(
+            [
+                (figures.uncounted(r.idle.requests), r.idle.seconds / 60)
+                for r in runs
+                if r.idle and _is_whole(r.idle)
+            ]
+        ),
     ]
     rows = [
         (request.actor, f"{request.verb} {request.resource}", *(f"{c.get(request, 0):.2f}" for c in columns))

@@ -84,9 +84,10 @@ def test_idle_requests_are_told_by_the_minute_and_by_who_made_them() -> None:
 
 
 def test_a_while_that_holds_no_whole_resync_says_nothing_about_idleness() -> None:
-    text = rendered(report(run(OURS, 1, 2.0, idle=0, idle_seconds=10.0), run(PEER, 1, 10.0)))
+    text = rendered(report(run(OURS, 1, 2.0, idle=5, idle_seconds=10.0), run(PEER, 1, 10.0)))
     assert cells(text, "requests a minute, idle") == ["not measured", "not measured"]
     assert "leases aside" not in text
+    assert f"| {OURS} | list jobs |" not in text
 
 
 def test_requests_are_told_for_each_job() -> None:

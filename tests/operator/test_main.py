@@ -1,7 +1,6 @@
 """What the operator's process decides by itself: whether it is well, when it begins, when it looks again."""
 
 import asyncio
-import json
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from finetune_operator.workqueue import WorkQueue
 from tests.firstprocess import exit_code_when_told_to_leave
 from tests.operator import scenes
 from tests.operator.apiserver import ApiServer
+from tests.operator.kubeconfig import write_kubeconfig
 
 NOW = 100_000.0
 LONG_AGO = NOW - 4 * 300 - 1
@@ -176,16 +176,7 @@ def test_settings_that_cannot_be_used_end_it_with_code_2_and_are_named(
 
 def test_told_to_stop_while_python_starts_it_stops_in_order(tmp_path: Path) -> None:
     kubeconfig = tmp_path / "kubeconfig"
-    kubeconfig.write_text(
-        json.dumps(
-            {
-                "clusters": [{"name": "none", "cluster": {"server": "http://127.0.0.1:1"}}],
-                "users": [{"name": "none", "user": {}}],
-                "contexts": [{"name": "none", "context": {"cluster": "none", "user": "none"}}],
-                "current-context": "none",
-            }
-        )
-    )
+    write_kubeconfig(kubeconfig, "http://127.0.0.1:1")
     metrics, health = free_ports(2)
     settings = tmp_path / "settings.yaml"
     settings.write_text(f"{{trainerImage: x, metricsPort: {metrics}, healthPort: {health}}}")

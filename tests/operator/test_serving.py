@@ -10,12 +10,8 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
+from devcluster.controlplane import free_ports
 from finetune_operator.serving import serve
-
-
-def free_ports() -> tuple[int, int]:
-    with socket.create_server(("", 0)) as one, socket.create_server(("", 0)) as other:
-        return one.getsockname()[1], other.getsockname()[1]
 
 
 @asynccontextmanager
@@ -23,7 +19,7 @@ async def served(*ailments: str | None) -> AsyncIterator[tuple[int, int]]:
     """Ports of metrics and health; each look at the health takes the next ailment."""
     registry, left = CollectorRegistry(), list(ailments)
     Gauge("jobs", "How many.", registry=registry).set(3)
-    metrics_port, health_port = free_ports()
+    metrics_port, health_port = free_ports(2)
     async with serve(registry, metrics_port, health_port, lambda: left.pop(0)):
         yield metrics_port, health_port
 
@@ -63,7 +59,7 @@ async def test_both_ports_are_free_afterwards_whatever_happened() -> None:
 
 
 async def test_a_port_that_is_taken_is_said_and_the_other_is_given_back() -> None:
-    metrics_port, health_port = free_ports()
+    metrics_port, health_port = free_ports(2)
     with socket.create_server(("", health_port)), pytest.raises(OSError, match=str(health_port)):
         async with serve(CollectorRegistry(), metrics_port, health_port, lambda: None):
             raise AssertionError("it serves on a port that is taken")
@@ -74,7 +70,7 @@ async def test_a_port_that_is_taken_is_said_and_the_other_is_given_back() -> Non
 async def test_a_scrape_that_takes_long_holds_up_nothing() -> None:
     registry, may_end = CollectorRegistry(), threading.Event()
     Gauge("slow", "Takes its time.", registry=registry).set_function(lambda: float(may_end.wait(5)))
-    metrics_port, health_port = free_ports()
+    metrics_port, health_port = free_ports(2)
     async with serve(registry, metrics_port, health_port, lambda: None):
         scrape = asyncio.create_task(ask(metrics_port, "/metrics"))
         await asyncio.sleep(0)

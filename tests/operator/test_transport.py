@@ -24,6 +24,7 @@ from finetune_operator.transport import (
     Transport,
     UnavailableError,
 )
+from tests.operator.kubeconfig import write_kubeconfig
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -205,16 +206,7 @@ async def test_the_api_server_is_reached_by_the_proxy_of_the_environment(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, excepted: str, requests: int
 ) -> None:
     kubeconfig = tmp_path / "kubeconfig"
-    kubeconfig.write_text(
-        json.dumps(
-            {
-                "clusters": [{"name": "one", "cluster": {"server": "http://api.example"}}],
-                "users": [{"name": "one", "user": {"token": "secret"}}],
-                "contexts": [{"name": "one", "context": {"cluster": "one", "user": "one"}}],
-                "current-context": "one",
-            }
-        )
-    )
+    write_kubeconfig(kubeconfig, "http://api.example")
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
     # The library has read the variable when it was imported.
     monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig))

@@ -176,19 +176,18 @@ def shards(names: frozenset[str], index: bytes | None, uri: str) -> dict[str, se
         )
     try:
         weights = json.loads(index)["weight_map"]
-        files = sorted(set(weights.values()))
+        promised: dict[str, set[str]] = {file: set() for file in sorted(set(weights.values()))}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _corrupt(f"{uri}{INDEX} has no weight_map of tensor to file") from None
-    for file in files:
+    for file in promised:
         if not isinstance(file, str) or not _SHARD.fullmatch(file) or file not in names:
             raise _refused(
                 "ModelShardMissing",
                 f"{uri}{INDEX} names {str(file)[:100]!r}, which is not in the folder.",
                 "Upload every shard beside the index.",
             )
-    if not files:
+    if not promised:
         raise _corrupt(f"{uri}{INDEX} names no files")
-    promised: dict[str, set[str]] = {file: set() for file in files}
     for name, file in weights.items():
         promised[file].add(name)
     return promised

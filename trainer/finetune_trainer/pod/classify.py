@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from finetune_trainer.contract import ExitCode, FailureClass, RankFile
+from finetune_trainer.pod.errors import PEER_LOST
 from finetune_trainer.pod.watchdog import Stop, Why
 
 _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGBUS}
 _MEMORY_MAY_EXPLAIN = {FailureClass.INTERNAL, FailureClass.COMMUNICATION, FailureClass.HANG}
 _NCCL_GAVE_UP = "ProcessGroupNCCL"
-_PEER_LOST = "PeerLost"
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def classify(seen: Observed) -> Verdict:
 
 def _consequence(verdict: Verdict) -> int:
     """How surely this followed from something else; 0 is a cause of its own."""
-    return (verdict.failure is FailureClass.COMMUNICATION) + (verdict.reason == _PEER_LOST)
+    return (verdict.failure is FailureClass.COMMUNICATION) + (verdict.reason == PEER_LOST)
 
 
 def _succeeded(file: RankFile | None) -> bool:
@@ -127,7 +127,7 @@ def _by_code(death: Death, seen: Observed) -> Verdict:
         return _out_of_memory(f"The kernel killed {who} because the memory limit was reached.", death.rank)
     if number is signal.SIGTERM:
         message = f"{who.capitalize()} was told to end because a peer had died."
-        return Verdict(FailureClass.COMMUNICATION, _PEER_LOST, message, rank=death.rank)
+        return Verdict(FailureClass.COMMUNICATION, PEER_LOST, message, rank=death.rank)
     if number is signal.SIGABRT and _NCCL_GAVE_UP in seen.tail:
         message = f"NCCL gave up on {who}: a collective operation failed or never ended."
         hint = "A peer hangs or the network between the pods is broken; the log tail names the operation."

@@ -11,6 +11,8 @@ import traceback
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
 
+PEER_LOST = "PeerLost"
+"""The reason of a process that ended because another did; `classify` knows a consequence by it."""
 _STORE_PACKAGES = {"obstore", "minio", "urllib3"}
 _GPU_MEMORY = re.compile(r"CUDA out of memory|CUDA error: out of memory|CU(DNN|BLAS)_STATUS_ALLOC_FAILED")
 _HOST_MEMORY = re.compile(r"DefaultCPUAllocator: (can't allocate|not enough) memory|Cannot allocate memory")
@@ -38,7 +40,7 @@ def explain(error: BaseException) -> StageFailure:
         return StageFailure(FailureClass.STORAGE, "StorageFailed", text)
     if _is(error, "torch.distributed", "DistError") or _matches(_COMMUNICATION, error):
         hint = "A peer ended or cannot be reached; its own message says more."
-        return StageFailure(FailureClass.COMMUNICATION, "PeerLost", text, hint)
+        return StageFailure(FailureClass.COMMUNICATION, PEER_LOST, text, hint)
     return StageFailure(FailureClass.INTERNAL, "UnexpectedError", text, "The log has the whole traceback.")
 
 
