@@ -24,7 +24,7 @@ check: setup ## ruff, mypy, the import arrows, fresh generated files, helm lint 
 	@$(TIMED) chart $(PY) -m pytest -q tests/chart/test_lint.py
 
 generate: setup ## CRD, its copy in the chart and the chart's table of values, from the sources
-	$(PY) -m finetune_operator.crd crds/finetunejobs.yaml charts/finetune-operator/files/finetunejobs.yaml
+	$(PY) -m finetune_operator.api.crd crds/finetunejobs.yaml charts/finetune-operator/files/finetunejobs.yaml
 	$(PY) charts/values_table.py charts/finetune-operator
 
 lock: setup ## requirements/*.txt from pyproject.toml; UPGRADE=1 takes the newest versions

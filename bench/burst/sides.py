@@ -111,7 +111,7 @@ def ours(folder: Path) -> Side:
                 "storage": {"endpoint": "https://minio.storage:9000", "secretRef": {"name": "s3"}},
             },
         },
-        # Not the sweep Job, which is made before it and stays suspended.
+        # Not the cleanup Job, which is made before it and stays suspended.
         first="finetune.dev/stage=Prepare",
         owner="finetune.dev/job",
     )

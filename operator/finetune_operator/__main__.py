@@ -18,18 +18,18 @@ import uvloop
 from prometheus_client import REGISTRY
 from pydantic import ValidationError
 
-from finetune_operator import handlers, logs, metrics
-from finetune_operator.cache import CHILD_KINDS, Cache
-from finetune_operator.cluster import Cluster
-from finetune_operator.lease import Leadership
-from finetune_operator.observed import Manifest
-from finetune_operator.poll import Poller
-from finetune_operator.reconcile import Reconciler
-from finetune_operator.serving import serve
+from finetune_operator.objects import Manifest
+from finetune_operator.runtime import handlers, logs, metrics
+from finetune_operator.runtime.api_client import ApiError, LeaseLostError, Transport, access, connect
+from finetune_operator.runtime.cache import CHILD_KINDS, Cache
+from finetune_operator.runtime.cluster import Cluster
+from finetune_operator.runtime.endpoints import serve
+from finetune_operator.runtime.leader_election import Leadership
+from finetune_operator.runtime.list_and_watch import list_and_watch, resync, scopes
+from finetune_operator.runtime.reconciler import Reconciler
+from finetune_operator.runtime.trainer_poller import Poller
+from finetune_operator.runtime.workqueue import WorkQueue, backoff
 from finetune_operator.settings import SETTINGS_FILE, Settings
-from finetune_operator.transport import ApiError, LeaseLostError, Transport, access, connect
-from finetune_operator.watch import follow, resync, scopes
-from finetune_operator.workqueue import WorkQueue, backoff
 
 LEASE_LOST = 3
 """Exit code of a leader that lost its lease."""
@@ -81,7 +81,7 @@ async def main(settings: Settings) -> None:
     pulse = Pulse(settings, leadership)
     cluster = Cluster(Transport(api, leadership.seconds_left))
     cache = Cache()
-    REGISTRY.register(metrics.JobCollector(cache))
+    REGISTRY.register(metrics.JobCollector(cache.jobs))
     metrics.BUILD.info({"version": version("finetune-operator"), "python": platform.python_version()})
     async with serve(REGISTRY, settings.metrics_port, settings.health_port, pulse.ailment):
         work = asyncio.create_task(lead(settings, leadership, pulse, cluster, cache), name="lead")
@@ -109,13 +109,13 @@ async def lead(
     await leadership.acquire()
     pulse.leads_since = time.monotonic()
     poller = Poller(settings.poll_seconds, settings.status_seconds)
-    queue = WorkQueue(Reconciler(cache, cluster, settings, poller).turn, settings.workers)
-    cache.bases.wake = queue.wake
+    queue = WorkQueue(Reconciler(cache, cluster, settings, poller).reconcile, settings.workers)
+    cache.model_dependencies.enqueue = queue.enqueue
     loop = asyncio.get_running_loop()
 
     def take_in(job: Manifest, gone: bool) -> None:
         if run := cache.remove(job) if gone else cache.put(job):
-            queue.wake(run, asked_for=True)
+            queue.enqueue(run, user_triggered=True)
 
     def seen(job: Manifest, gone: bool) -> None:
         loop.call_soon_threadsafe(take_in, job, gone)
@@ -126,12 +126,14 @@ async def lead(
         pulse.resynced_at = time.monotonic()
         log.info("%d FineTuneJobs found", sum(1 for _ in cache.jobs()))
         for run in cache.runs():
-            queue.wake(run)
+            queue.enqueue(run)
         for namespace in scopes(settings.namespaces):
             for kind in CHILD_KINDS:
-                group.create_task(follow(cluster, cache, kind, namespace, queue.wake), name=f"watch {kind}")
+                group.create_task(
+                    list_and_watch(cluster, cache, kind, namespace, queue.enqueue), name=f"watch {kind}"
+                )
         group.create_task(queue.run(), name="work")
-        group.create_task(poller.run(queue.wake), name="poll")
+        group.create_task(poller.run(queue.enqueue), name="poll")
         group.create_task(keep_resyncing(cluster, cache, settings, queue, pulse), name="resync")
         stop_kopf = threading.Event()
         handlers.watch_jobs(settings.namespaces, partial(access, cluster.api), seen, stop_kopf)
@@ -180,7 +182,7 @@ async def keep_resyncing(
             failures += 1
             log.warning("%s; the resync is tried again", error)
         for run in cache.runs():
-            queue.wake(run)
+            queue.enqueue(run)
 
 
 def run() -> int:

@@ -17,7 +17,7 @@ LABEL_UID: Final = f"{GROUP}/job-uid"
 LABEL_STAGE: Final = f"{GROUP}/stage"
 LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
 LABEL_ROLE: Final = f"{GROUP}/role"
-"""`sweep` on the sweep Job and its pod, `run` on everything else."""
+"""`cleanup` on the cleanup Job and its pod, `run` on everything else."""
 ANNOTATION_CONFIG: Final = f"{GROUP}/config"
 """The trainer's config file, on the pod; mounted by the downward API."""
 ANNOTATION_CONFIG_DIGEST: Final = f"{GROUP}/config-digest"
@@ -115,7 +115,7 @@ class Reason(StrEnum):
     PERMISSION_DENIED = "PermissionDenied"
 
 
-STAGE_LETTERS: Final = {"Prepare": "p", "Train": "t", "Publish": "u", "Report": "r", "Sweep": "s"}
+STAGE_LETTERS: Final = {"Prepare": "p", "Train": "t", "Publish": "u", "Readback": "r", "Cleanup": "c"}
 
 
 def child_name(job_name: str, job_uid: str, stage: str, attempt: int) -> str:

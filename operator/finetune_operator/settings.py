@@ -45,8 +45,8 @@ class Profile(Model):
     """Extended resource that a GPU is asked for by."""
     train: StageResources = StageResources(cpu="2", memory="8Gi")
     """Default for each Train pod; a job's resources.cpu and resources.memory override it."""
-    light: StageResources = StageResources(cpu="1", memory="4Gi")
-    """For all other pods. Those of Report and Sweep ask for 100m of this CPU and may use all of it."""
+    cpu_stages: StageResources = StageResources(cpu="1", memory="4Gi")
+    """For all other pods. Those of Report and Cleanup ask for 100m of this CPU and may use all of it."""
     shared_memory: Quantity = "1Gi"
     scratch: Quantity = "50Gi"
     """Size limit of the pods' scratch and cache volumes."""

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from devcluster import binaries
-from finetune_operator import crd
+from finetune_operator.api import crd
 from tests.api.kube import Kube, RefusedError
 
 pytestmark = pytest.mark.api

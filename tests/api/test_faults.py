@@ -254,12 +254,12 @@ def test_children_deleted_or_edited_by_hand_are_made_again(scene: Scene) -> None
     for kind in ("NetworkPolicy", "Service"):
         uids[kind] = kube.get(kind, namespace, run)["metadata"]["uid"]
         kube.delete(kind, namespace, run)
-    sweep = kube.get("Job", namespace, f"{run}-s1")["metadata"]["uid"]
+    cleanup = kube.get("Job", namespace, f"{run}-s1")["metadata"]["uid"]
     kube.delete("Job", namespace, f"{run}-s1")
     for kind, before in uids.items():
         found = wait_for(kind, partial(kube.find, kind, namespace, run))
         assert found["metadata"]["uid"] != before
-    assert wait_for("sweep", lambda: kube.find("Job", namespace, f"{run}-s1"))["metadata"]["uid"] != sweep
+    assert wait_for("cleanup", lambda: kube.find("Job", namespace, f"{run}-s1"))["metadata"]["uid"] != cleanup
     kube.merge("NetworkPolicy", namespace, run, {"spec": {"ingress": [{}]}})
     wait_for("reverted", lambda: len(kube.get("NetworkPolicy", namespace, run)["spec"]["ingress"]) == 2)
     kube.delete("Job", namespace, f"{run}-t1")

@@ -52,7 +52,7 @@ def test_a_job_is_prepared_trained_and_published(scene: Scene, audit: Audit) -> 
     assert operator.metric('finetune_operator_jobs{state="Succeeded"}') == 1
     assert operator.stop() == 0
     made = writes(audit())
-    assert made["create jobs"] == 4  # sweep, Prepare, Train, Publish
+    assert made["create jobs"] == 4  # cleanup, Prepare, Train, Publish
     assert made["create networkpolicies"] == made["create services"] == 1
     assert made["create events"] == 3
     assert made["update finetunejobs/status"] <= 11
@@ -197,12 +197,12 @@ def test_a_deleted_run_is_collected_and_swept(scene: Scene) -> None:
     kube.delete("FineTuneJob", namespace, "unwatched")
     scene.start()
     for uid in uids:
-        sweep = scene.kubelet.await_pods(uid, "Sweep", seconds=100)
-        scene.kubelet.run(sweep)
-        scene.kubelet.terminate(sweep[0], 0)
+        cleanup = scene.kubelet.await_pods(uid, "Cleanup", seconds=100)
+        scene.kubelet.run(cleanup)
+        scene.kubelet.terminate(cleanup[0], 0)
         for kind in ("Job", "Pod", "Service", "NetworkPolicy"):
             left = kube.list(kind, namespace, f"{UID}={uid}")
-            assert not [o for o in left if o["metadata"]["labels"].get("finetune.dev/role") != "sweep"]
+            assert not [o for o in left if o["metadata"]["labels"].get("finetune.dev/role") != "cleanup"]
 
 
 def test_finished_pods_and_jobs_are_removed_after_their_ttl(scene: Scene) -> None:

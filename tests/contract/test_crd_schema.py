@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_operator import crd
+from finetune_operator.api import crd
 
 ROOT = Path(__file__).parents[2]
 YAML_BOOLEANS = {"y", "n", "yes", "no", "on", "off", "true", "false"}
@@ -33,7 +33,7 @@ def test_schema_is_not_empty() -> None:
 
 def test_generated_files_are_fresh(tmp_path: Path) -> None:
     fresh = tmp_path / "crd.yaml"
-    subprocess.run([sys.executable, "-m", "finetune_operator.crd", str(fresh)], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-m", "finetune_operator.api.crd", str(fresh)], check=True, cwd=ROOT)
     assert (ROOT / "crds/finetunejobs.yaml").read_text() == fresh.read_text()
 
 

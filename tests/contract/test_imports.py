@@ -15,9 +15,9 @@ def loaded_by(module: str) -> set[str]:
 @pytest.mark.parametrize(
     "module",
     [
-        "finetune_operator.crd",
-        "finetune_operator.reconcile",
-        "finetune_operator.handlers",
+        "finetune_operator.api.crd",
+        "finetune_operator.runtime.reconciler",
+        "finetune_operator.runtime.handlers",
         "finetune_trainer.config",
         "finetune_trainer.pod.supervisor",
     ],

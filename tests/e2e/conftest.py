@@ -24,10 +24,10 @@ CLASSES = ("blue", "green", "red")
 PROFILES: dict[str, Manifest] = {
     "default": {},
     # Pods that wait hold what they ask for: so small that six of them fit on the node.
-    "small": {"light": {"cpu": "200m", "memory": "1Gi"}},
+    "small": {"cpuStages": {"cpu": "200m", "memory": "1Gi"}},
     "no-image": {
         "trainerImage": "registry.local:5000/no-such-trainer:v0",
-        "light": {"cpu": "200m", "memory": "1Gi"},
+        "cpuStages": {"cpu": "200m", "memory": "1Gi"},
     },
 }
 GRACE_SECONDS = 120

@@ -59,7 +59,7 @@ class Scene:
         return found
 
     def pods(self, *, ended: bool = True) -> list[Manifest]:
-        """Pods of runs, none of a sweep; without those that have ended, if asked."""
+        """Pods of runs, none of a cleanup; without those that have ended, if asked."""
         return [
             pod
             for pod in self.all_of("pods", "finetune.dev/role=run")
@@ -257,8 +257,8 @@ def pods_gone(scene: Scene, *, seconds: float, ended: bool = True) -> float:
     return time.monotonic() - began
 
 
-def swept(scene: Scene, uid: str, *, seconds: float = SLOW_SECONDS) -> None:
-    """Waits until nothing of a run is left in the store and its sweep Job is complete."""
+def cleaned_up(scene: Scene, uid: str, *, seconds: float = SLOW_SECONDS) -> None:
+    """Waits until nothing of a run is left in the store and its cleanup Job is complete."""
     prefix = scene.runs(uid)
 
     def left() -> str:
@@ -267,7 +267,7 @@ def swept(scene: Scene, uid: str, *, seconds: float = SLOW_SECONDS) -> None:
         ]
         return f"{scene.objects(prefix)}, {jobs}"
 
-    until(f"{prefix} is swept", seconds, lambda: not scene.objects(prefix), left, pause=1)
+    until(f"{prefix} is cleaned_up", seconds, lambda: not scene.objects(prefix), left, pause=1)
 
 
 def processes(pod: Manifest, program: str) -> list[int]:

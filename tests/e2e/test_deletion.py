@@ -8,11 +8,11 @@ from tests.e2e.scene import (
     SLOW_SECONDS,
     Scene,
     begin_upload,
+    cleaned_up,
     log,
     pods_gone,
     pods_running,
     succeeded,
-    swept,
     tiny,
     training,
     until,
@@ -29,10 +29,10 @@ def delete(scene: Scene, name: str) -> str:
 
 def nothing_is_left(scene: Scene, uid: str) -> None:
     log.info("pods were gone after %.1f s", pods_gone(scene, seconds=GRACE_SECONDS))
-    swept(scene, uid)
+    cleaned_up(scene, uid)
 
     def children() -> list[str]:
-        selector = f"finetune.dev/job-uid={uid},finetune.dev/role!=sweep"
+        selector = f"finetune.dev/job-uid={uid},finetune.dev/role!=cleanup"
         kinds = ("jobs", "pods", "services", "networkpolicies")
         return [o["metadata"]["name"] for kind in kinds for o in scene.all_of(kind, selector)]
 

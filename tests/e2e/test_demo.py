@@ -119,7 +119,7 @@ def test_deleted_it_leaves_the_model_and_nothing_else(shown: Shown) -> None:
     shown.scene.kubectl("delete", "ftj", shown.job["metadata"]["name"])
 
     until(
-        "the run is swept",
+        "the run is cleaned_up",
         SLOW_SECONDS,
         lambda: not left(shown, uid),
         lambda: str(left(shown, uid)),

@@ -6,7 +6,7 @@ from examples import demo
 from tests.e2e.scene import SLOW_SECONDS, Scene, finished, tiny, until
 
 
-def test_a_namespace_goes_while_its_sweep_fails_and_is_tried_again(scene: Scene) -> None:
+def test_a_namespace_goes_while_its_cleanup_fails_and_is_tried_again(scene: Scene) -> None:
     keys = ("--from-literal=accessKey=nobody", "--from-literal=secretKey=wrong-wrong")
     scene.kubectl("create", "secret", "generic", "wrong-keys", *keys)
     scene.apply(tiny("hopeless", scene, storage={"secretRef": {"name": "wrong-keys"}}))
@@ -14,10 +14,10 @@ def test_a_namespace_goes_while_its_sweep_fails_and_is_tried_again(scene: Scene)
     scene.kubectl("delete", "ftj", "hopeless")
 
     def failed() -> list[Any]:
-        sweeps = scene.all_of("pods", "finetune.dev/role=sweep")
-        return [pod for pod in sweeps if pod["status"].get("phase") == "Failed"]
+        cleanups = scene.all_of("pods", "finetune.dev/role=cleanup")
+        return [pod for pod in cleanups if pod["status"].get("phase") == "Failed"]
 
-    until("the sweep has failed once", SLOW_SECONDS, failed)
+    until("the cleanup has failed once", SLOW_SECONDS, failed)
     demo.kubectl(scene.target, "delete", "namespace", scene.namespace, "--wait=false")
 
     def gone() -> bool:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, cast
 
-from finetune_operator.cluster import Cluster
 from finetune_operator.names import KIND, LABEL_UID
-from finetune_operator.observed import Manifest, Milestone, Reference
-from finetune_operator.transport import ConflictError, ExistsError, MissingError
+from finetune_operator.objects import Manifest
+from finetune_operator.planning.types import Event, Reference
+from finetune_operator.runtime.api_client import ConflictError, ExistsError, MissingError
+from finetune_operator.runtime.cluster import Cluster
 from tests.operator import scenes
 
 
@@ -19,7 +20,7 @@ class ApiServer:
 
     objects: dict[tuple[str, str], Manifest] = field(default_factory=dict)
     events_of: dict[str, tuple[Manifest, ...]] = field(default_factory=dict)
-    posted: list[Milestone] = field(default_factory=list)
+    posted: list[Event] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     before: Callable[[str], None] = lambda _: None
     """Called with each line before it is carried out; what it raises is the answer."""
@@ -88,18 +89,18 @@ class ApiServer:
             raise ConflictError("update finetunejobs: it has changed")
         return self.put({**there, "status": copy.deepcopy(status)})
 
-    async def release_sweep(self, sweep: Manifest) -> Manifest:
-        self._call(f"release {sweep['metadata']['name']}")
-        there = self.objects["Job", sweep["metadata"]["name"]]
+    async def release_cleanup(self, cleanup: Manifest) -> Manifest:
+        self._call(f"release {cleanup['metadata']['name']}")
+        there = self.objects["Job", cleanup["metadata"]["name"]]
         return self.put({**there, "spec": there["spec"] | {"suspend": False}})
 
     async def events(self, _namespace: str, uid: str) -> tuple[Manifest, ...]:
         self._call(f"events {uid}")
         return self.events_of.get(uid, ())
 
-    async def post_event(self, _job: Manifest, milestone: Milestone, _now: datetime) -> None:
-        self._call(f"event {milestone.reason}")
-        self.posted.append(milestone)
+    async def post_event(self, _job: Manifest, event: Event, _now: datetime) -> None:
+        self._call(f"event {event.reason}")
+        self.posted.append(event)
 
     def _call(self, what: str) -> None:
         self.calls.append(what)

@@ -11,10 +11,10 @@ from typing import Any
 
 from finetune_operator import names
 from finetune_operator.api import FineTuneJob, FineTuneJobStatus
-from finetune_operator.observed import Manifest, Observed, Plan
-from finetune_operator.plan import plan
+from finetune_operator.objects import Manifest, has_started
+from finetune_operator.planning.plan import plan
+from finetune_operator.planning.types import Observed, Plan
 from finetune_operator.settings import Settings
-from finetune_operator.turn import has_started
 from tests.operator import scenes
 
 
@@ -35,7 +35,7 @@ class Miniature:
     writes_left: int | None = None
     """How many more writes the operator survives; None: all."""
 
-    def turn(self, writes_left: int | None = None) -> Plan | None:
+    def reconcile(self, writes_left: int | None = None) -> Plan | None:
         """One turn of the operator; None where it was killed or there is no job any more."""
         self.writes_left = writes_left
         try:
@@ -176,7 +176,7 @@ class Miniature:
     def _check_birth(self, job: Manifest) -> None:
         """No attempt twice, and none beside pods of another."""
         labels = job["metadata"]["labels"]
-        if labels[names.LABEL_ROLE] == "sweep":
+        if labels[names.LABEL_ROLE] == "cleanup":
             return
         name = job["metadata"]["name"]
         attempts = self.job.status.attempts if self.job.status else []
@@ -184,7 +184,7 @@ class Miniature:
         left = [
             p["metadata"]["name"]
             for p in self.active_pods()
-            if not p.get("stuck") and p["metadata"]["labels"][names.LABEL_ROLE] != "sweep"
+            if not p.get("stuck") and p["metadata"]["labels"][names.LABEL_ROLE] != "cleanup"
         ]
         assert not left, f"{name} is made while there are {left}"
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import yaml
 
-from finetune_operator import names, rendering, resources
+from finetune_operator import names
 from finetune_operator.api import FineTuneJob
 from finetune_operator.names import State
-from finetune_operator.observed import BaseJob, Manifest, Observed
-from finetune_operator.policies.base import source_of
+from finetune_operator.objects import Manifest
+from finetune_operator.planning.model_source import source_of
+from finetune_operator.planning.types import BaseJob, Blocked, Observed
+from finetune_operator.rendering import jobs, network, trainer_config
 from finetune_operator.settings import Settings
-from finetune_operator.turn import Unmet
 from finetune_trainer.contract import (
     CONTRACT_VERSION,
     Chosen,
@@ -125,14 +126,14 @@ def child(job: FineTuneJob, short: Manifest, configured: Settings) -> Manifest:
         job = job_of(merged(_plain(job), short["of"]))
     asked = asked_of(job, configured)
     stage, number = Stage(short["stage"]), short.get("attempt", 1)
-    if stage is Stage.SWEEP:
-        made = resources.sweep_job(job, asked, configured, number)
+    if stage is Stage.CLEANUP:
+        made = jobs.cleanup_job(job, asked, configured, number)
     else:
         chosen = CHOSEN
         if micro := short.get("microBatch"):
             chosen = CHOSEN.model_copy(update={"micro_batch_size": micro, "accumulation_steps": 16 // micro})
         started = stage in (Stage.TRAIN, Stage.PUBLISH)
-        made = resources.stage_job(
+        made = jobs.stage_job(
             job,
             asked,
             configured,
@@ -140,7 +141,7 @@ def child(job: FineTuneJob, short: Manifest, configured: Settings) -> Manifest:
             number,
             chosen=chosen if started else None,
             prepared=DIGEST if started else None,
-            reported=(Stage(short["reports"]), short.get("reported", 1)) if "reports" in short else None,
+            readback=(Stage(short["reports"]), short.get("reported", 1)) if "reports" in short else None,
         )
     made["metadata"] |= {
         "uid": f"uid-{made['metadata']['name']}",
@@ -154,9 +155,11 @@ def child(job: FineTuneJob, short: Manifest, configured: Settings) -> Manifest:
     return changed
 
 
-def asked_of(job: FineTuneJob, configured: Settings) -> rendering.Asked:
+def asked_of(job: FineTuneJob, configured: Settings) -> trainer_config.ResolvedRun:
     run = _run(job, configured)
-    return rendering.Asked(run, configured.profiles["default"], rendering.spec_digest(job, run))
+    return trainer_config.ResolvedRun(
+        run, configured.profiles["default"], trainer_config.spec_digest(job, run)
+    )
 
 
 def pod(job: FineTuneJob, of: Manifest, short: Manifest) -> Manifest:
@@ -197,9 +200,9 @@ def message(of: Manifest, says: Any) -> str | None:
     payload change what the stage reached."""
     if says is None:
         return None
-    config = resources.config_of(of)
+    config = jobs.config_of(of)
     assert config
-    stage = Stage(config.reported_stage) if config.reported_stage else config.stage
+    stage = Stage(config.readback_stage) if config.readback_stage else config.stage
     if isinstance(says, str) and not says.startswith("success"):
         return says
     document: Manifest = {
@@ -273,7 +276,7 @@ def observed_of(job: FineTuneJob, short: Manifest, configured: Settings) -> Obse
     """What is seen: {jobs, pods, shared, events, foreign, progress, refused, base}.
 
     Jobs listed with `pods` bring their own. `shared`: which of the run's other objects are there
-    (NetworkPolicy, Service, sweep). `base`: in what the base job differs from BASE_JOB; null: it is gone.
+    (NetworkPolicy, Service, cleanup). `base`: in what the base job differs from BASE_JOB; null: it is gone.
     """
     jobs, pods = [], []
     for each in short.get("jobs", ()):
@@ -281,16 +284,16 @@ def observed_of(job: FineTuneJob, short: Manifest, configured: Settings) -> Obse
         if not each.get("gone"):
             jobs.append(made)
         pods += [pod(job, made, p) for p in each.get("pods", ())]
-    shared = short.get("shared", ["NetworkPolicy", "Service", "sweep"])
-    if "sweep" in shared:
-        jobs.append(child(job, {"stage": "Sweep"} | short.get("sweep", {}), configured))
+    shared = short.get("shared", ["NetworkPolicy", "Service", "cleanup"])
+    if "cleanup" in shared:
+        jobs.append(child(job, {"stage": "Cleanup"} | short.get("cleanup", {}), configured))
     run = _run(job, configured)
     return Observed(
         jobs=tuple(jobs),
         pods=tuple(pods),
-        services=(resources.service(job),) if "Service" in shared else (),
+        services=(network.service(job),) if "Service" in shared else (),
         network_policies=(
-            (resources.network_policy(job, run, configured),) if "NetworkPolicy" in shared else ()
+            (network.network_policy(job, run, configured),) if "NetworkPolicy" in shared else ()
         ),
         foreign=frozenset((kind, name) for kind, name in short.get("foreign", ())),
         refused=short.get("refused"),
@@ -317,16 +320,16 @@ PlainDates.yaml_implicit_resolvers = {
 def _run(job: FineTuneJob, configured: Settings) -> Any:
     profile = configured.profiles["default"]
     try:
-        return rendering.run(job, profile, _source(job))
-    except rendering.Unrenderable:
+        return trainer_config.run(job, profile, _source(job))
+    except trainer_config.Unrenderable:
         good = FineTuneJob.model_validate(BASE)
-        return rendering.run(good, profile, _source(good))
+        return trainer_config.run(good, profile, _source(good))
 
 
 def _source(job: FineTuneJob) -> Any:
     """The base model of a job whose base job, if it has one, is BASE_JOB."""
     source = source_of(job, Observed(base=BASE_JOB))
-    return _source(FineTuneJob.model_validate(BASE)) if isinstance(source, Unmet) else source
+    return _source(FineTuneJob.model_validate(BASE)) if isinstance(source, Blocked) else source
 
 
 def _base_job(job: FineTuneJob, short: Manifest) -> BaseJob | None:
@@ -365,15 +368,15 @@ def _attempt(job: FineTuneJob, run: Any, short: Manifest) -> Manifest:
     name = names.child_name(job.metadata["name"], job.metadata["uid"], stage, number)
     ended = short.get("outcome", "Running") != "Running"
     if "of" in short:
-        asked_for = job_of(merged(_plain(job), short["of"]))
-        run = _run(asked_for, settings())
+        user_triggered = job_of(merged(_plain(job), short["of"]))
+        run = _run(user_triggered, settings())
     else:
-        asked_for = job
+        user_triggered = job
     full = {
         "number": number,
         "generation": job.metadata["generation"],
         "configDigest": run.digest(),
-        "specDigest": rendering.spec_digest(asked_for, run),
+        "specDigest": trainer_config.spec_digest(user_triggered, run),
         "job": name,
         "jobUid": f"uid-{name}",
         "startTime": "2026-01-01T11:50:00Z",

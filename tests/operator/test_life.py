@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from finetune_operator.api import FineTuneJob, FineTuneJobStatus
 from finetune_operator.names import State
-from finetune_operator.observed import Manifest
+from finetune_operator.objects import Manifest
 from tests.operator import scenes
 from tests.operator.miniature import Miniature, run_pods
 
@@ -67,20 +67,20 @@ QUIETLY: dict[str, Any] = {
 def test_a_life_without_faults_takes_at_most_25_writes() -> None:
     mini = Miniature(scenes.job_of())
 
-    mini.turn()
+    mini.reconcile()
     assert mini.writes == [
         "put NetworkPolicy tickets-0b5c3",
-        "put Job tickets-0b5c3-s1",
+        "put Job tickets-0b5c3-c1",
         "put Job tickets-0b5c3-p1",
         "status",
     ]
 
     go_on_fairly(mini)
     mini.age(601)
-    mini.turn()
+    mini.reconcile()
 
     assert state(mini) is State.SUCCEEDED
-    assert [job["metadata"]["name"] for job in mini.jobs()] == ["tickets-0b5c3-s1"]
+    assert [job["metadata"]["name"] for job in mini.jobs()] == ["tickets-0b5c3-c1"]
     assert len(mini.writes) <= 25, mini.writes
 
 
@@ -88,27 +88,27 @@ def test_after_the_end_nothing_is_written_any_more() -> None:
     mini = Miniature(scenes.job_of())
     go_on_fairly(mini)
     mini.age(601)
-    mini.turn()
+    mini.reconcile()
     before = list(mini.writes)
 
     for _ in range(5):
         mini.age(3600)
-        mini.turn()
+        mini.reconcile()
 
     assert mini.writes == before
 
 
 def test_a_job_whose_pods_only_run_is_left_alone() -> None:
     mini = Miniature(scenes.job_of())
-    mini.turn()
+    mini.reconcile()
     mini.settle()
     run_pods(mini)
-    mini.turn()
+    mini.reconcile()
     before = list(mini.writes)
 
     for _ in range(5):
         mini.age(60)
-        mini.turn()
+        mini.reconcile()
 
     assert mini.writes == before
 
@@ -141,13 +141,13 @@ def test_whatever_happens_a_job_ends_or_waits_for_a_reason(actions: list[tuple[s
         return  # with a clock far behind, a pod on a dead node is waited for, and that is said
     assert state(mini) in (State.SUCCEEDED, State.FAILED)
     mini.age(3601)
-    mini.turn()
+    mini.reconcile()
     quiet = list(mini.writes)
-    mini.turn()
+    mini.reconcile()
     mini.age(60)
-    mini.turn()
+    mini.reconcile()
     assert mini.writes == quiet
-    assert all(job["metadata"]["labels"]["finetune.dev/role"] == "sweep" for job in mini.jobs())
+    assert all(job["metadata"]["labels"]["finetune.dev/role"] == "cleanup" for job in mini.jobs())
 
 
 def test_a_gate_that_is_passed_costs_one_event() -> None:
@@ -173,18 +173,18 @@ def test_a_gate_that_is_not_passed_ends_the_job_and_nothing_is_published() -> No
 
     for suspend in (True, False):
         mini.edit({"spec": {"suspend": suspend}})
-        mini.turn()
+        mini.reconcile()
         assert state(mini) is State.GATE_FAILED
     mini.age(601)
-    mini.turn()
-    assert [job["metadata"]["name"] for job in mini.jobs()] == ["tickets-0b5c3-s1"]
+    mini.reconcile()
+    assert [job["metadata"]["name"] for job in mini.jobs()] == ["tickets-0b5c3-c1"]
     before = list(mini.writes)
     mini.age(3600)
-    mini.turn()
+    mini.reconcile()
     assert mini.writes == before
 
     mini.edit({"spec": {"ttl": {"afterFinished": "1h"}}})
-    mini.turn()
+    mini.reconcile()
     assert mini.gone
 
 
@@ -219,11 +219,11 @@ def test_a_suspended_job_comes_to_rest_without_pods(actions: list[tuple[str, obj
 
     mini.edit({"spec": {"suspend": True}})
     for _ in range(6):
-        mini.turn()
+        mini.reconcile()
         mini.settle()
         mini.age(130)
 
-    mini.turn()
+    mini.reconcile()
     assert state(mini) in (State.SUSPENDED, State.SUCCEEDED, State.FAILED)
     assert [p for p in mini.active_pods() if not p.get("stuck")] == []
 
@@ -238,7 +238,7 @@ def happen(mini: Miniature, action: str, argument: Any) -> None:
     pods = sorted(mini.active_pods(), key=lambda p: str(p["metadata"]["name"]))
     running = [p for p in pods if p["status"]["phase"] == "Running"]
     things: dict[str, Callable[[], object]] = {
-        "turn": lambda: mini.turn(argument),
+        "turn": lambda: mini.reconcile(argument),
         "settle": mini.settle,
         "run": lambda: run_pods(mini),
         "succeed": lambda: succeed(mini),
@@ -290,7 +290,7 @@ def go_on_fairly(mini: Miniature, survived: int | None = None) -> None:
     """From here on pods run and succeed, time passes, and nobody meddles."""
     for round_number in range(150):
         # Every second turn survives only so many writes.
-        mini.turn(survived if round_number % 2 else None)
+        mini.reconcile(survived if round_number % 2 else None)
         if state(mini) in (State.SUCCEEDED, State.FAILED, State.GATE_FAILED):
             return
         mini.settle()

@@ -11,11 +11,11 @@ import pytest
 from devcluster.controlplane import free_ports
 from finetune_operator import __main__ as entry
 from finetune_operator.__main__ import LEASE_LOST, UNWELL_LEASE_SECONDS, Pulse
-from finetune_operator.cache import Cache
-from finetune_operator.lease import Leadership
 from finetune_operator.names import KIND
-from finetune_operator.transport import LeaseLostError, UnavailableError
-from finetune_operator.workqueue import WorkQueue
+from finetune_operator.runtime.api_client import LeaseLostError, UnavailableError
+from finetune_operator.runtime.cache import Cache
+from finetune_operator.runtime.leader_election import Leadership
+from finetune_operator.runtime.workqueue import WorkQueue
 from tests.firstprocess import exit_code_when_told_to_leave
 from tests.operator import scenes
 from tests.operator.apiserver import ApiServer
@@ -125,7 +125,7 @@ async def test_every_resync_wakes_every_run_also_one_that_failed(
     cache.put(server.objects[KIND, "tickets"])
 
     class Queue:
-        def wake(self, run: str) -> None:
+        def enqueue(self, run: str) -> None:
             woken.append((run, pulse.resynced_at))
 
     with pytest.raises(asyncio.CancelledError):

@@ -3,9 +3,9 @@ import io
 import pytest
 from minio import Minio
 
-from finetune_trainer import report, results, sweep
+from finetune_trainer import cleanup, readback, results
 from finetune_trainer.config import StoreAccess, TrainConfig
-from finetune_trainer.contract import FailureClass, Stage, SweepPayload, TerminationMessage
+from finetune_trainer.contract import CleanupPayload, FailureClass, Stage, TerminationMessage
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.places import Places
 from finetune_trainer.s3.store import Store
@@ -27,10 +27,10 @@ def config_of(
     store = access.model_dump(by_alias=True)
     return TrainConfig.model_validate(
         {
-            "stage": "Report" if reported else "Sweep",
+            "stage": "Readback" if reported else "Cleanup",
             "attempt": 1,
             "job": {"namespace": "ns", "name": "job", "uid": UID, "generation": 1},
-            "reportedStage": reported,
+            "readbackStage": reported,
             "run": {
                 "task": "TextClassification",
                 "model": {"uri": f"s3://{bucket}/model"},
@@ -57,7 +57,7 @@ def message(
         failure=failure,
         reason="Done",
         message=f"attempt {attempt}",
-        payload=SweepPayload(objects=1, uploads=0),
+        payload=CleanupPayload(objects=1, uploads=0),
     )
 
 
@@ -100,14 +100,14 @@ def test_report_gives_back_what_the_lost_message_said(
 ) -> None:
     config = config_of(bucket, access, reported="Train")
     with pytest.raises(StageFailure, match="ResultMissing"):
-        report.run(config, places, Silent())
+        readback.run(config, places, Silent())
     results.save(store, config, Stage.TRAIN, message(config, 1))
-    told = report.run(config, places, Silent())
-    assert (told.message, told.payload) == ("attempt 1", SweepPayload(objects=1, uploads=0))
+    told = readback.run(config, places, Silent())
+    assert (told.message, told.payload) == ("attempt 1", CleanupPayload(objects=1, uploads=0))
 
 
 @on_both_stores
-def test_sweep_removes_the_run_and_nothing_else_and_again_is_harmless(
+def test_cleanup_removes_the_run_and_nothing_else_and_again_is_harmless(
     store: Store, s3_admin: Minio, bucket: str, access: StoreAccess, places: Places
 ) -> None:
     config = config_of(bucket, access)
@@ -119,35 +119,41 @@ def test_sweep_removes_the_run_and_nothing_else_and_again_is_harmless(
     ]
     for uri in others:
         store.write(uri, b"x")
-    assert sweep.run(config, places, Silent()).payload == SweepPayload(objects=4, uploads=1)
+    assert cleanup.run(config, places, Silent()).payload == CleanupPayload(objects=4, uploads=1)
     assert sorted(entry.uri for entry in store.list(f"s3://{bucket}/")) == sorted(others)
-    assert sweep.run(config, places, Silent()).payload == SweepPayload(objects=0, uploads=0)
+    assert cleanup.run(config, places, Silent()).payload == CleanupPayload(objects=0, uploads=0)
 
 
 @on_both_stores
 @pytest.mark.parametrize(
-    ("output", "swept"),
+    ("output", "cleaned_up"),
     [("tuned/ns/job/v1/", 1), ("ns/job/v1/", 1), ("tuned/ns/other/v1/", 0), ("tuned/", 0), ("", 0)],
 )
-def test_sweep_ends_what_publish_was_uploading_to_the_jobs_own_folder(
-    store: Store, s3_admin: Minio, bucket: str, access: StoreAccess, places: Places, output: str, swept: int
+def test_cleanup_ends_what_publish_was_uploading_to_the_jobs_own_folder(
+    store: Store,
+    s3_admin: Minio,
+    bucket: str,
+    access: StoreAccess,
+    places: Places,
+    output: str,
+    cleaned_up: int,
 ) -> None:
     key = f"{output}model.safetensors"
     s3_admin._create_multipart_upload(bucket, key, {})
     store.write(f"s3://{bucket}/{output}config.json", b"published")
     config = config_of(bucket, access)
     run = config.run.model_copy(update={"output": f"s3://{bucket}/{output}"})
-    payload = sweep.run(config.model_copy(update={"run": run}), places, Silent()).payload
-    assert payload == SweepPayload(objects=0, uploads=swept)
-    assert uploads_of(s3_admin, bucket, key) == 1 - swept
+    payload = cleanup.run(config.model_copy(update={"run": run}), places, Silent()).payload
+    assert payload == CleanupPayload(objects=0, uploads=cleaned_up)
+    assert uploads_of(s3_admin, bucket, key) == 1 - cleaned_up
     assert store.read(f"s3://{bucket}/{output}config.json") == b"published"
 
 
 @pytest.mark.parametrize("path", ["", "runs/", f"runs/{UID}/", f"ns/{UID}", f"x/../ns/{UID}/"])
-def test_sweep_refuses_a_folder_that_is_not_the_jobs_own(
+def test_cleanup_refuses_a_folder_that_is_not_the_jobs_own(
     store: Store, bucket: str, access: StoreAccess, places: Places, path: str
 ) -> None:
     store.write(f"s3://{bucket}/runs/precious", b"x")
-    with pytest.raises(StageFailure, match="SweepRefused"):
-        sweep.run(config_of(bucket, access, runs=f"s3://{bucket}/{path}"), places, Silent())
+    with pytest.raises(StageFailure, match="CleanupRefused"):
+        cleanup.run(config_of(bucket, access, runs=f"s3://{bucket}/{path}"), places, Silent())
     assert store.read(f"s3://{bucket}/runs/precious") == b"x"

@@ -10,9 +10,9 @@ import pytest
 from minio import Minio
 
 from devcluster.objectstore import Kind, ObjectStore
-from finetune_trainer import prepare, publish, sweep
+from finetune_trainer import cleanup, prepare, publish
 from finetune_trainer.config import StoreAccess, TrainConfig
-from finetune_trainer.contract import FailureClass, Stage, SweepPayload
+from finetune_trainer.contract import CleanupPayload, FailureClass, Stage
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.places import Places
 from finetune_trainer.s3 import retries
@@ -225,8 +225,8 @@ def test_a_model_that_is_published_in_parts_is_whole_or_not_there_and_its_parts_
     assert {file.path: file.digest for file in manifest.files} == {
         path: "sha256:" + sha256(data).hexdigest() for path, data in files.items() if path != MANIFEST
     }
-    swept = sweep.run(in_parts.model_copy(update={"stage": Stage.SWEEP}), places, PULSE).payload
-    assert isinstance(swept, SweepPayload)
-    assert swept.uploads == left
+    cleaned_up = cleanup.run(in_parts.model_copy(update={"stage": Stage.CLEANUP}), places, PULSE).payload
+    assert isinstance(cleaned_up, CleanupPayload)
+    assert cleaned_up.uploads == left
     assert uploads_of(s3_admin, bucket, key) == 0
     assert published(direct, in_parts) == files

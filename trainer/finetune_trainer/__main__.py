@@ -18,8 +18,8 @@ from finetune_trainer.pod.supervisor import main  # noqa: E402
 
 parser = argparse.ArgumentParser(
     prog="finetune_trainer",
-    description="Runs one stage of a fine-tuning job (Prepare, Train, Publish, Report or Sweep) as told by "
-    "ROOT/etc/finetune/config.json, serves its progress, and leaves a termination message.",
+    description="Runs one stage of a fine-tuning job (Prepare, Train, Publish, Readback or Cleanup) as told "
+    "by ROOT/etc/finetune/config.json, serves its progress, and leaves a termination message.",
     epilog="Exit codes: 0 success, 2 configuration, 3 data, 4 memory, 5 storage, 6 numerics, "
     "7 communication, 8 told to leave, 9 hang, 10 internal.",
 )

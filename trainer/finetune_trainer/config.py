@@ -197,7 +197,7 @@ class Run(Model):
     output: Uri
     """Folder of the published model, ends in a slash."""
     runs: Uri
-    """Folder of everything else of this run, ends in a slash; deleted by the sweep."""
+    """Folder of everything else of this run, ends in a slash; deleted by the cleanup."""
     stores: Stores
 
     def digest(self) -> Digest:
@@ -227,8 +227,8 @@ class TrainConfig(Model):
     """Prepare's decisions; set for Train and Publish."""
     prepared: Digest | None = None
     """Data digest of Prepare's shards; set for Train and Publish."""
-    reported_stage: Literal["Prepare", "Train", "Publish"] | None = None
-    """Stage Report only: whose result to read back."""
+    readback_stage: Literal["Prepare", "Train", "Publish"] | None = None
+    """Stage Readback only: whose result to read back."""
     rendezvous: Rendezvous = Rendezvous()
     hang_timeout_seconds: PositiveInt = 600
     """How long a rank may show no sign of life."""

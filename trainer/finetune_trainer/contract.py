@@ -40,8 +40,8 @@ class Stage(StrEnum):
     PREPARE = "Prepare"
     TRAIN = "Train"
     PUBLISH = "Publish"
-    REPORT = "Report"
-    SWEEP = "Sweep"
+    READBACK = "Readback"
+    CLEANUP = "Cleanup"
 
 
 class FailureClass(StrEnum):
@@ -249,17 +249,17 @@ class PublishPayload(Model):
     report: Uri
 
 
-class SweepPayload(Model):
+class CleanupPayload(Model):
     """What was removed of a deleted run."""
 
-    kind: Literal["Sweep"] = "Sweep"
+    kind: Literal["Cleanup"] = "Cleanup"
     objects: NonNegativeInt
     uploads: NonNegativeInt
     """Multipart uploads aborted."""
 
 
 Payload = Annotated[
-    PreparePayload | TrainPayload | PublishPayload | SweepPayload, Field(discriminator="kind")
+    PreparePayload | TrainPayload | PublishPayload | CleanupPayload, Field(discriminator="kind")
 ]
 
 
@@ -354,7 +354,7 @@ class Activity(StrEnum):
     SAVING = "Saving"
     VERIFYING = "Verifying"
     UPLOADING = "Uploading"
-    SWEEPING = "Sweeping"
+    CLEANING_UP = "CleaningUp"
     DONE = "Done"
 
 

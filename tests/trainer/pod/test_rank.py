@@ -19,7 +19,7 @@ from finetune_trainer.pod.pulse import FilePulse
 STORE = {"endpoint": "http://127.0.0.1:1"}
 CONFIG = {
     "contractVersion": "1.0",
-    "stage": "Sweep",
+    "stage": "Cleanup",
     "attempt": 3,
     "job": {"namespace": "team", "name": "tickets", "uid": "u-1", "generation": 1},
     "run": {

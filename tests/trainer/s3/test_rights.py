@@ -46,7 +46,7 @@ def test_with_the_rights_to_read_inputs_are_read_and_nothing_is_written(
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_with_the_rights_to_write_everything_is_done_that_a_job_and_its_sweep_do(
+def test_with_the_rights_to_write_everything_is_done_that_a_job_and_its_cleanup_do(
     s3: ObjectStore, s3_admin: Minio, access: StoreAccess, places: Places, bucket: str, tmp_path: Path
 ) -> None:
     give_keys(places, "output", *add_user(s3, bucket, documented("writing"), tmp_path))

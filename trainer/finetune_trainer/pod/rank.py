@@ -35,7 +35,7 @@ from finetune_trainer.pod.pulse import FilePulse
 from finetune_trainer.stage import Pulse, StageResult
 
 _DURABLE = {Stage.PREPARE, Stage.TRAIN, Stage.PUBLISH}
-"""Stages whose result is stored. A report re-reads one; a sweep must leave nothing behind."""
+"""Stages whose result is stored. A report re-reads one; a cleanup must leave nothing behind."""
 
 log = logging.getLogger(__name__)
 

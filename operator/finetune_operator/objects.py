@@ -1,0 +1,106 @@
+"""Reads Kubernetes objects as the API server returns them: labels, conditions, timestamps, pods. Pure."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+from finetune_operator import names
+
+Manifest = dict[str, Any]
+"""A Kubernetes object as JSON."""
+STUCK_AFTER = timedelta(seconds=120)
+"""A pod that is still there so long after its grace period is given up: its node is lost."""
+
+
+def pods_of(pods: Iterable[Manifest], job: Manifest) -> list[Manifest]:
+    """The pods of a Job, by index; not those of a deleted Job of the same name."""
+    uid = job["metadata"].get("uid")
+    mine = [
+        p
+        for p in pods
+        if all(label(p, key) == label(job, key) for key in (names.LABEL_STAGE, names.LABEL_ATTEMPT))
+        and label(p, "batch.kubernetes.io/controller-uid") == uid
+    ]
+    return sorted(mine, key=lambda p: (index_of(p), p["metadata"]["name"]))
+
+
+def index_of(pod: Manifest) -> int:
+    """A pod's completion index."""
+    value = label(pod, "batch.kubernetes.io/job-completion-index") or ""
+    return int(value) if value.isdecimal() else 0
+
+
+def has_started(pod: Manifest) -> bool:
+    """Whether a pod runs or has run."""
+    status = pod.get("status", {})
+    states = [c.get("state", {}) for c in status.get("containerStatuses") or []]
+    return status.get("phase") in ("Succeeded", "Failed") or any(
+        "running" in s or "terminated" in s for s in states
+    )
+
+
+def live(pods: Iterable[Manifest], now: datetime) -> list[Manifest]:
+    """The pods that still run or may run; without those whose node does not answer any more."""
+    return [p for p in pods if not has_ended(p) and not is_stuck(p, now)]
+
+
+def has_ended(pod: Manifest) -> bool:
+    """Whether a pod has come to its end."""
+    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+
+def is_stuck(pod: Manifest, now: datetime) -> bool:
+    """Whether a pod should long have left: its node does not answer any more."""
+    leaves = moment(pod["metadata"].get("deletionTimestamp"))
+    return leaves is not None and not has_ended(pod) and now > leaves + STUCK_AFTER
+
+
+def label(manifest: Manifest, key: str) -> str | None:
+    """One label of an object."""
+    value: str | None = manifest["metadata"].get("labels", {}).get(key)
+    return value
+
+
+def condition_true(manifest: Manifest, *types: str) -> Manifest | None:
+    """The first condition of a Kubernetes object that is True and of one of these types."""
+    conditions: list[Manifest] = manifest.get("status", {}).get("conditions") or []
+    return next((c for c in conditions if c["type"] in types and c["status"] == "True"), None)
+
+
+def moment(timestamp: Any) -> datetime | None:
+    """A Kubernetes timestamp; None where there is none or it cannot be read."""
+    try:
+        return datetime.fromisoformat(timestamp) if timestamp else None
+    except (TypeError, ValueError):
+        return None
+
+
+def distance(then: datetime, now: datetime) -> float:
+    """Seconds between two moments, whichever comes first.
+
+    For waits that must end: a clock that was set back by a day must not stall a job for a day.
+    """
+    return abs((now - then).total_seconds())
+
+
+def since(then: datetime, now: datetime) -> float:
+    """Seconds that have passed, 0 where the clock was set back: for ends that must not come early."""
+    return max(0.0, (now - then).total_seconds())
+
+
+def is_subset(wanted: Any, there: Any) -> bool:
+    """Whether everything that is wanted is there; what the API server or others added does not matter.
+
+    Lists are of one length and compared item by item: an added rule or port is a difference.
+    """
+    if isinstance(wanted, dict):
+        return isinstance(there, dict) and all(
+            is_subset(value, there.get(key)) for key, value in wanted.items()
+        )
+    if isinstance(wanted, list | tuple):
+        return (
+            isinstance(there, list)
+            and len(wanted) == len(there)
+            and all(is_subset(mine, theirs) for mine, theirs in zip(wanted, there, strict=True))
+        )
+    return bool(wanted == there)

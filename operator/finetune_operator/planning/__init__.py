@@ -1,0 +1,1 @@
+"""PURE: decides what one reconcile does about a FineTuneJob."""

@@ -1,0 +1,157 @@
+"""What is known of every attempt: new Jobs taken up, ended ones closed with their cause or result. Pure."""
+
+from dataclasses import replace
+
+from finetune_operator import names
+from finetune_operator.api import AttemptStatus
+from finetune_operator.names import Reason
+from finetune_operator.objects import Manifest, moment, pods_of
+from finetune_operator.planning.failure_classification import End, Failure, Success, end_of
+from finetune_operator.planning.lookup import find_job, jobs_of, readback_name
+from finetune_operator.planning.results import accepted
+from finetune_operator.planning.stages import STAGES, stage_of
+from finetune_operator.planning.termination_messages import Expected
+from finetune_operator.planning.types import InProgress, PlanInput, Stop
+from finetune_operator.rendering.jobs import config_of
+from finetune_trainer.contract import Stage
+
+REASON_LIMIT = 64
+MESSAGE_LIMIT = 1024
+
+
+def record_attempts(inputs: PlanInput) -> PlanInput:
+    """The turn with its status brought up to what is observed.
+
+    An attempt begins with its Job being seen, so that no crash between creating it and writing the status can
+    lose or repeat it. It ends once, and with its cause.
+    """
+    inputs = _adopted(inputs)
+    for attempt in inputs.status.attempts:
+        if attempt.outcome == "Running":
+            inputs = _judged(inputs, attempt)
+    return inputs
+
+
+def stopped(inputs: PlanInput, stop: Stop) -> PlanInput:
+    """The turn with its running attempt ended by us."""
+    ended = [
+        _ended(inputs, a, stop.outcome, reason=stop.reason, message=stop.message)
+        if a.outcome == "Running"
+        else a
+        for a in inputs.status.attempts
+    ]
+    return replace(
+        inputs, status=inputs.status.model_copy(update={"attempts": ended}), progress_of_attempt=None
+    )
+
+
+def next_number(inputs: PlanInput, stage: Stage) -> int:
+    """The number of a stage's next attempt. Numbers are never used twice."""
+    return max((a.number for a in inputs.status.attempts if stage_of(a) is stage), default=0) + 1
+
+
+def _adopted(inputs: PlanInput) -> PlanInput:
+    known = {a.job for a in inputs.status.attempts}
+    new = [
+        _begun(inputs, job)
+        for job in jobs_of(inputs.job, inputs.observed, *STAGES)
+        if job["metadata"]["name"] not in known
+    ]
+    if not new:
+        return inputs
+    status = inputs.status.model_copy(update={"attempts": [*inputs.status.attempts, *new], "progress": None})
+    return replace(inputs, status=status)
+
+
+def _begun(inputs: PlanInput, job: Manifest) -> AttemptStatus:
+    meta, config = job["metadata"], config_of(job)
+    annotations = meta.get("annotations", {})
+    generation = annotations.get(names.ANNOTATION_GENERATION, "")
+    chosen, attempt_chosen = inputs.status.chosen, config.chosen if config else None
+    halved = chosen and attempt_chosen and attempt_chosen.micro_batch_size != chosen.micro_batch_size
+    return AttemptStatus(
+        stage=Stage(meta["labels"][names.LABEL_STAGE]).value,
+        number=int(meta["labels"][names.LABEL_ATTEMPT]),
+        generation=int(generation) if generation.isdecimal() else 0,
+        config_digest=annotations.get(names.ANNOTATION_CONFIG_DIGEST, "")[:71],
+        spec_digest=annotations.get(names.ANNOTATION_SPEC_DIGEST, "")[:71],
+        job=meta["name"],
+        job_uid=meta["uid"],
+        start_time=moment(meta.get("creationTimestamp")) or inputs.now,
+        outcome="Running",
+        micro_batch_size=attempt_chosen.micro_batch_size if halved and attempt_chosen else None,
+    )
+
+
+def _judged(inputs: PlanInput, attempt: AttemptStatus) -> PlanInput:
+    """The turn with one running attempt ended, if it has."""
+    job = find_job(inputs.observed, attempt.job)
+    if job is None or job["metadata"]["uid"] != attempt.job_uid or job["metadata"].get("deletionTimestamp"):
+        told = f"Somebody deleted Job {attempt.job} while it was at work."
+        return _closed(inputs, attempt, Failure(Reason.JOB_DELETED, told))
+    config = config_of(job)
+    run = config.run if config and config.run.digest() == attempt.config_digest else None
+    expected = Expected(Stage(attempt.stage), attempt.number, attempt.config_digest, run)
+    end = _end(inputs, job, expected)
+    if isinstance(end, InProgress) and end.kind == "lost":
+        end = _reported(inputs, attempt, expected, end)
+    if isinstance(end, InProgress):
+        return replace(inputs, progress_of_attempt=end)
+    return _closed(inputs, attempt, end)
+
+
+def _reported(
+    inputs: PlanInput, attempt: AttemptStatus, expected: Expected, lost: InProgress
+) -> Success | Failure | InProgress:
+    """What the readback Job of an attempt says; the loss itself while there is no such Job."""
+    job = find_job(inputs.observed, readback_name(inputs, attempt))
+    if job is None or job["metadata"].get("deletionTimestamp"):
+        return lost
+    end = _end(inputs, job, replace(expected, readback=True))
+    match end:
+        case Success():
+            return end
+        case InProgress(kind="going" | "collecting"):
+            return replace(lost, requeue_after=end.requeue_after)
+        case Failure():
+            told = f"{lost.message}; reading the result back from S3 failed: {end.message}"
+        case InProgress():
+            told = f"{lost.message}; the result was read back from S3, but {end.message}"
+    message = f"Job {attempt.job} succeeded, but {told}"
+    return Failure(Reason.RESULT_UNREADABLE, message, failure=getattr(end, "failure", None))
+
+
+def _end(inputs: PlanInput, job: Manifest, expected: Expected) -> End:
+    pods, collection = pods_of(inputs.observed.pods, job), inputs.settings.deadlines.collection
+    return end_of(job, pods, expected, now=inputs.now, collection=collection)
+
+
+def _closed(inputs: PlanInput, attempt: AttemptStatus, end: Success | Failure) -> PlanInput:
+    if isinstance(end, Success):
+        ended = _ended(inputs, attempt, "Succeeded")
+        status = accepted(inputs.status, end.payload)
+    else:
+        status = inputs.status
+        ended = _ended(
+            inputs,
+            attempt,
+            "Failed",
+            failure=end.failure.value if end.failure else None,
+            reason=end.reason,
+            message=end.message,
+            pod=end.pod,
+            node=end.node,
+            exit_code=end.exit_code,
+        )
+    attempts = [ended if a.job == attempt.job else a for a in inputs.status.attempts]
+    return replace(inputs, status=status.model_copy(update={"attempts": attempts}), progress_of_attempt=None)
+
+
+def _ended(inputs: PlanInput, attempt: AttemptStatus, outcome: str, **cause: object) -> AttemptStatus:
+    if isinstance(reason := cause.get("reason"), str):
+        cause["reason"] = reason[:REASON_LIMIT]
+    if isinstance(message := cause.get("message"), str):
+        cause["message"] = message[:MESSAGE_LIMIT]
+    # A clock that was set back must not let an attempt end before it began.
+    end = max(inputs.now, attempt.start_time)
+    return attempt.model_copy(update={"outcome": outcome, "end_time": end, **cause})

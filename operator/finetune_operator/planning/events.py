@@ -1,0 +1,84 @@
+"""Which Kubernetes Events a change of status is worth: a difference, so none is posted twice. Pure."""
+
+from finetune_operator.api import AttemptStatus, FineTuneJobStatus
+from finetune_operator.names import Condition, Reason
+from finetune_operator.planning.lookup import condition, holds
+from finetune_operator.planning.results import told
+from finetune_operator.planning.stages import stage_of
+from finetune_operator.planning.types import Event
+from finetune_trainer.contract import Stage
+
+REACHED = {
+    Stage.PREPARE: Condition.PREPARED,
+    Stage.TRAIN: Condition.EVALUATED,
+    Stage.PUBLISH: Condition.PUBLISHED,
+}
+PROBLEMS = {
+    Reason.UNSCHEDULABLE,
+    Reason.IMAGE_PULL_FAILED,
+    Reason.QUOTA_EXCEEDED,
+    Reason.POD_SECURITY,
+    Reason.PODS_REFUSED,
+    Reason.SECRET_MISSING,
+    Reason.CONFIG_MAP_MISSING,
+    Reason.KEY_MISSING,
+    Reason.VOLUME_FAILED,
+    Reason.NAME_CONFLICT,
+    Reason.BASE_JOB_MISSING,
+    Reason.PERMISSION_DENIED,
+    Reason.DRIFTED,
+}
+"""Reasons to wait that somebody should look at."""
+TEXT_LIMIT = 1000
+"""An Event's message may have 1,024 bytes."""
+
+
+def between(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> tuple[Event, ...]:
+    """The Events of one turn."""
+    ends = _ends(before, after)
+    tried = [m for m in _attempts(before, after) if not (ends and m.type == "Warning")]
+    found = [*tried, *_gate(before, after), *_waits(before, after), *ends]
+    return tuple(Event(m.type, m.reason, _cut(m.message)) for m in found)
+
+
+def _attempts(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[Event]:
+    known = {a.job: a.outcome for a in before.attempts} if before else {}
+    return [event for a in after.attempts if a.outcome != known.get(a.job) and (event := _attempt(a, after))]
+
+
+def _attempt(attempt: AttemptStatus, after: FineTuneJobStatus) -> Event | None:
+    if attempt.outcome == "Failed":
+        cause = f"{attempt.stage} attempt {attempt.number}: {attempt.message}"
+        return Event("Warning", attempt.reason or Reason.POD_LOST, cause)
+    if attempt.outcome != "Succeeded":
+        return None
+    return Event("Normal", REACHED[stage_of(attempt)], told(after, stage_of(attempt)))
+
+
+def _gate(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[Event]:
+    now = condition(after, Condition.GATE_PASSED)
+    if now is None or now.status != "True" or holds(before, Condition.GATE_PASSED):
+        return []
+    return [Event("Normal", now.reason, now.message)]
+
+
+def _waits(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[Event]:
+    now, then = condition(after, Condition.RUNNING), condition(before, Condition.RUNNING)
+    if now is None or now.reason not in PROBLEMS or (then and then.reason == now.reason):
+        return []
+    return [Event("Warning", now.reason, now.message)]
+
+
+def _ends(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[Event]:
+    if holds(after, Condition.SUSPENDED) and not holds(before, Condition.SUSPENDED):
+        return [Event("Normal", Reason.SUSPENDED_BY_USER, after.message or "")]
+    if not holds(after, Condition.FINISHED) or holds(before, Condition.FINISHED):
+        return []
+    summary = condition(after, Condition.SUCCEEDED)
+    if summary is None or summary.status == "True":
+        return []  # the published model was told of
+    return [Event("Warning", summary.reason, f"The job has ended. {summary.message}")]
+
+
+def _cut(text: str) -> str:
+    return text.encode()[:TEXT_LIMIT].decode(errors="ignore")

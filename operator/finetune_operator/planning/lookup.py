@@ -1,0 +1,80 @@
+"""Finds Jobs, pods and conditions in what was observed of a FineTuneJob. Pure."""
+
+from finetune_operator import names
+from finetune_operator.api import AttemptStatus, ConditionStatus, FineTuneJob, FineTuneJobStatus
+from finetune_operator.names import Condition
+from finetune_operator.objects import Manifest, condition_true, has_ended, index_of, label, live, pods_of
+from finetune_operator.planning.types import Observed, PlanInput, Reference
+from finetune_trainer.contract import Stage
+
+
+def jobs_of(job: FineTuneJob, observed: Observed, *stages: Stage) -> list[Manifest]:
+    """The run's Jobs of these stages, oldest first: those whose name is what their labels make of it.
+
+    Anything else that carries our labels is somebody's own affair.
+    """
+
+    def is_ours(manifest: Manifest) -> bool:
+        stage, number = label(manifest, names.LABEL_STAGE), label(manifest, names.LABEL_ATTEMPT) or ""
+        return (
+            stage in stages
+            and number.isdecimal()
+            and manifest["metadata"]["name"]
+            == names.child_name(job.metadata["name"], job.metadata["uid"], stage, int(number))
+        )
+
+    found = [j for j in observed.jobs if is_ours(j)]
+    return sorted(found, key=lambda j: (j["metadata"].get("creationTimestamp", ""), j["metadata"]["name"]))
+
+
+def is_over(inputs: PlanInput, job: Manifest) -> bool:
+    """Whether a Job neither has pods that run nor will make any.
+
+    It makes none once each index had its pod: there is one try for an index. The Job controller says so
+    itself a moment later.
+    """
+    pods = pods_of(inputs.observed.pods, job)
+    if live(pods, inputs.now):
+        return False
+    ended = {index_of(pod) for pod in pods if has_ended(pod)}
+    return (
+        len(ended) >= job["spec"].get("completions", 1)
+        or condition_true(job, "Complete", "Failed") is not None
+    )
+
+
+def readback_name(inputs: PlanInput, attempt: AttemptStatus) -> str:
+    """Name of an attempt's readback Job."""
+    meta = inputs.job.metadata
+    return names.child_name(meta["name"], meta["uid"], Stage.READBACK, readback_number(inputs, attempt))
+
+
+def readback_number(inputs: PlanInput, attempt: AttemptStatus) -> int:
+    """The attempt's place in the list, from 1: attempts are never taken out, so it stays."""
+    return [a.job for a in inputs.status.attempts].index(attempt.job) + 1
+
+
+def live_run_pods(inputs: PlanInput) -> list[Manifest]:
+    """The run's pods that still run or may run, of whatever Job; not the cleanup's."""
+    return live([p for p in inputs.observed.pods if label(p, names.LABEL_ROLE) != "cleanup"], inputs.now)
+
+
+def find_job(observed: Observed, name: str) -> Manifest | None:
+    """A Job of the run by name."""
+    return next((j for j in observed.jobs if j["metadata"]["name"] == name), None)
+
+
+def reference(job: Manifest) -> Reference:
+    """A Job as something to delete."""
+    return Reference("Job", job["metadata"]["name"], job["metadata"]["uid"])
+
+
+def condition(status: FineTuneJobStatus | None, kind: Condition) -> ConditionStatus | None:
+    """One condition of a FineTuneJob."""
+    return next((c for c in status.conditions if c.type == kind), None) if status else None
+
+
+def holds(status: FineTuneJobStatus | None, kind: Condition) -> bool:
+    """Whether a condition of a FineTuneJob is True."""
+    found = condition(status, kind)
+    return found is not None and found.status == "True"

@@ -1,0 +1,68 @@
+"""Which model a job starts from: a folder, or what another FineTuneJob has published. Pure."""
+
+from finetune_operator.api import FineTuneJob
+from finetune_operator.names import Reason
+from finetune_operator.planning.lookup import jobs_of
+from finetune_operator.planning.stages import STAGES
+from finetune_operator.planning.types import BaseJob, Blocked, Observed
+from finetune_operator.rendering.jobs import config_of
+from finetune_trainer import config as trainer
+from finetune_trainer.contract import Stage
+
+
+def source_of(job: FineTuneJob, observed: Observed) -> trainer.ModelSource | Blocked:
+    """The base model, or why there is none (yet).
+
+    The first attempt pins what a base job has published. From then on neither its deletion nor another job
+    of its name changes what this one is made from.
+
+    Raises:
+        ValueError: the trainer's language refuses what the spec or the base job says.
+    """
+    if job.spec.model.from_job is None:
+        return trainer.ModelSource(uri=job.spec.model.uri or "")
+    name = job.spec.model.from_job.name
+    return _pinned(job, observed, name) or _published(job, observed.base, name)
+
+
+def _pinned(job: FineTuneJob, observed: Observed, name: str) -> trainer.ModelSource | None:
+    """The model that this job's newest Job was made from, if it is of the job that the spec names.
+
+    The cleanup Job is there before the first attempt and after the last, so it is never forgotten.
+    """
+    for made in reversed(jobs_of(job, observed, *STAGES, Stage.CLEANUP)):
+        config = config_of(made)
+        if config and config.run.model.parent and config.run.model.parent.name == name:
+            return config.run.model
+    return None
+
+
+def _published(job: FineTuneJob, base: BaseJob | None, name: str) -> trainer.ModelSource | Blocked:
+    namespace = job.metadata["namespace"]
+    field, which = "spec.model.fromJob.name", f"FineTuneJob {namespace}/{name}"
+    if name == job.metadata["name"]:
+        return Blocked(
+            Reason.SPEC_INVALID,
+            f"{field}: {name} is this job itself; name the one whose model to start from.",
+        )
+    if base is None:
+        return Blocked(
+            Reason.BASE_JOB_MISSING,
+            f"{field}: waiting for {which}, which does not exist. Apply it, the job goes on by itself; or"
+            " name another one, or in spec.model.uri the folder of a model.",
+            passes=True,
+        )
+    if base.end == "Failed":
+        return Blocked(
+            Reason.BASE_JOB_FAILED,
+            f"{field}: {which} has ended and published no model; it is {base.state}. Name another one; or get"
+            " that one to succeed, then delete this job and apply it again.",
+        )
+    if base.end is None:
+        return Blocked(
+            Reason.BASE_JOB_UNFINISHED,
+            f"Waiting for {which} to publish its model; it is {base.state}. The job goes on by itself.",
+            passes=True,
+        )
+    parent = trainer.ParentJob(namespace=namespace, name=name, uid=base.uid, manifest=base.manifest or "")
+    return trainer.ModelSource(uri=base.uri or "", parent=parent)

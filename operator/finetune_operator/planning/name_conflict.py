@@ -1,0 +1,20 @@
+"""A name of ours that something else has is never taken over. Pure."""
+
+from finetune_operator.names import Reason, State
+from finetune_operator.objects import Manifest
+from finetune_operator.planning.types import Decision, PlanInput
+
+
+def check(inputs: PlanInput, wanted: tuple[Manifest, ...]) -> Decision | None:
+    """Holds a job while an object that it needs has the name of something that is not ours."""
+    for manifest in wanted:
+        kind, meta = manifest["kind"], manifest["metadata"]
+        if (kind, meta["name"]) in inputs.observed.foreign:
+            return Decision(
+                State.WAITING,
+                Reason.NAME_CONFLICT,
+                f"Waiting for the name {meta['name']}: there is a {kind} {meta['namespace']}/{meta['name']}"
+                " that is not of this job. Delete or rename it, the job goes on by itself.",
+                requeue_after=30,
+            )
+    return None

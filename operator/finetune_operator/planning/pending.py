@@ -1,0 +1,236 @@
+"""Why a Job's pods do not run yet: truthfully, by name, and with the way out. Pure."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from finetune_operator import names
+from finetune_operator.names import Reason
+from finetune_operator.objects import (
+    Manifest,
+    condition_true,
+    distance,
+    has_started,
+    index_of,
+    label,
+    moment,
+    pods_of,
+)
+from finetune_operator.planning.termination_messages import clean
+
+QUIET_SECONDS = 5
+"""Pods that start within this are not asked about."""
+IMAGE_REASONS = {
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "RegistryUnavailable",
+}
+TEXT_LIMIT = 400
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Why not all pods run; `problem`: it does not pass by itself."""
+
+    reason: Reason
+    message: str
+    problem: bool
+
+
+def on(job: Manifest, pods: list[Manifest], events: Iterable[Manifest]) -> Waiting | None:
+    """What a Job waits for; None where all its pods run or have run."""
+    wanted = job["spec"].get("completions", 1)
+    started = [p for p in pods if has_started(p)]
+    if len(started) >= wanted:
+        return None
+    told = list(events)
+    if drift := drifted(job):
+        return Waiting(Reason.DRIFTED, drift, problem=True)
+    if len(pods) < wanted and (refusal := _refused(job, told)):
+        return refusal
+    for pod in sorted(pods, key=index_of):
+        if not has_started(pod) and (found := _hangs(job, pod, told)):
+            return found
+    if wanted == 1:
+        return Waiting(Reason.WAITING_FOR_PODS, "Waiting for its pod to start.", problem=False)
+    return Waiting(Reason.WAITING_FOR_PODS, f"{len(started)} of {wanted} pods have started.", problem=False)
+
+
+def ask_about(jobs: Iterable[Manifest], pods: Iterable[Manifest], now: datetime) -> list[str]:
+    """Uids of the Jobs and pods whose Events tell why they hang.
+
+    A missing Secret, a quota or a refusal by Pod Security shows nowhere else.
+    """
+    mine = list(pods)
+    asked: list[str] = []
+    for job in jobs:
+        if label(job, names.LABEL_ROLE) == "cleanup" or condition_true(job, "Complete", "Failed"):
+            continue
+        if not _older(job, now):
+            continue
+        own = pods_of(mine, job)
+        if _lacks_pods(job, own):
+            asked.append(job["metadata"]["uid"])
+        asked += [p["metadata"]["uid"] for p in own if _creating(p) and _older(p, now)]
+    return asked
+
+
+def drifted(job: Manifest) -> str | None:
+    """What somebody changed in a Job of ours; None where it is as it was made.
+
+    Only fields that Kubernetes itself leaves alone are looked at.
+    """
+    spec, name = job["spec"], job["metadata"]["name"]
+    wanted = spec.get("completions", 1)
+    if spec.get("suspend"):
+        return (
+            f"Somebody suspended Job {name}. Set its spec.suspend to false, or delete it for a new attempt."
+        )
+    if spec.get("parallelism", wanted) != wanted:
+        return (
+            f"Somebody set spec.parallelism of Job {name} to {spec['parallelism']}; it needs {wanted} pods at"
+            " once. Set it back, or delete the Job for a new attempt."
+        )
+    for field in ("activeDeadlineSeconds", "ttlSecondsAfterFinished"):
+        if spec.get(field) is not None:
+            return (
+                f"Somebody set spec.{field} of Job {name}; Kubernetes may now remove it at any time. Delete"
+                " it for a new attempt, or leave it."
+            )
+    return None
+
+
+def _hangs(job: Manifest, pod: Manifest, events: list[Manifest]) -> Waiting | None:
+    name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+    for condition in pod.get("status", {}).get("conditions") or []:
+        if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
+            told = clean(condition.get("message", ""), TEXT_LIMIT)
+            return Waiting(Reason.UNSCHEDULABLE, f"No node takes pod {name}: {told}", problem=True)
+    state = _waiting_state(pod)
+    why, told = state.get("reason", ""), clean(state.get("message", ""), TEXT_LIMIT)
+    if why in IMAGE_REASONS:
+        image = pod["spec"]["containers"][0]["image"]
+        return Waiting(
+            Reason.IMAGE_PULL_FAILED,
+            f"Image {image} cannot be pulled for pod {name}: {told or why}. Its name and pull secrets are in"
+            " the operator's settings.",
+            problem=True,
+        )
+    if not _creating(pod):
+        return Waiting(Reason.CONTAINER_CREATING, f"Pod {name}: {why}: {told}", problem=True) if why else None
+    event = _newest(events, pod, ("FailedMount", "FailedCreatePodSandBox", "FailedAttachVolume"))
+    if event is None:
+        return None
+    return _mount(job, namespace, name, event) or Waiting(
+        Reason.VOLUME_FAILED if "Mount" in event["reason"] else Reason.CONTAINER_CREATING,
+        f"Pod {name} cannot start: {clean(event.get('message', ''), TEXT_LIMIT)}",
+        problem=True,
+    )
+
+
+def _mount(job: Manifest, namespace: str, pod: str, event: Manifest) -> Waiting | None:
+    """A mount that failed because of what is not there, in the words of the kubelet (1.30 to 1.36)."""
+    told = clean(event.get("message", ""), TEXT_LIMIT)
+    volumes = {v["name"]: v for v in job["spec"]["template"]["spec"].get("volumes", ())}
+    volume = volumes.get(_found(r'for volume "([^"]+)"', told) or "", {})
+    again = "the job goes on by itself"
+    if secret := _found(r'secret "([^"]+)" not found', told):
+        return Waiting(
+            Reason.SECRET_MISSING,
+            f"Waiting for Secret {namespace}/{secret}: it does not exist. Create it, {again}.",
+            problem=True,
+        )
+    if config_map := _found(r'configmap "([^"]+)" not found', told):
+        return Waiting(
+            Reason.CONFIG_MAP_MISSING,
+            f"Waiting for ConfigMap {namespace}/{config_map}: it does not exist. Create it, {again}.",
+            problem=True,
+        )
+    if key := _found(r"references non-existent (?:secret|config) key: (\S+)", told):
+        where = _keepers(volume, key)
+        return Waiting(
+            Reason.KEY_MISSING,
+            f"Waiting for key {key} in {' or '.join(where) or 'what pod ' + pod + ' mounts'} of namespace"
+            f" {namespace}: it is not there. Add it, {again}; or name another key in spec.storage.",
+            problem=True,
+        )
+    return None
+
+
+def _keepers(volume: Manifest, key: str) -> list[str]:
+    """The Secrets and ConfigMaps that a volume wants a key of."""
+    if secret := volume.get("secret"):
+        return [f"Secret {secret['secretName']}"]
+    sources = [s["configMap"] for s in volume.get("projected", {}).get("sources", ()) if "configMap" in s]
+    wanted = {s["name"] for s in sources if any(item["key"] == key for item in s.get("items", ()))}
+    return [f"ConfigMap {name}" for name in sorted(wanted)]
+
+
+def _refused(job: Manifest, events: list[Manifest]) -> Waiting | None:
+    """Why the Job controller could not create pods."""
+    event = _newest(events, job, ("FailedCreate",))
+    if event is None:
+        return None
+    told = clean(event.get("message", "").removeprefix("Error creating: "), TEXT_LIMIT)
+    if "exceeded quota" in told:
+        way_out = "Ask for less in spec.resources, or wait until others have finished."
+        return Waiting(
+            Reason.QUOTA_EXCEEDED, f"The namespace's quota is used up: {told}. {way_out}", problem=True
+        )
+    if "violates PodSecurity" in told:
+        return Waiting(Reason.POD_SECURITY, f"Pod Security refuses the pods: {told}", problem=True)
+    return Waiting(Reason.PODS_REFUSED, f"The pods cannot be created: {told}", problem=True)
+
+
+def _newest(events: list[Manifest], about: Manifest, reasons: tuple[str, ...]) -> Manifest | None:
+    uid = about["metadata"]["uid"]
+    mine = [e for e in events if e["involvedObject"].get("uid") == uid and e.get("reason") in reasons]
+    return max(mine, key=_event_time, default=None)
+
+
+def _event_time(event: Manifest) -> str:
+    series = event.get("series") or {}
+    seen = series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime")
+    return str(seen or event["metadata"].get("creationTimestamp", ""))
+
+
+def _waiting_state(pod: Manifest) -> Manifest:
+    for status in pod.get("status", {}).get("containerStatuses") or []:
+        if waiting := status.get("state", {}).get("waiting"):
+            found: Manifest = waiting
+            return found
+    return {}
+
+
+def _creating(pod: Manifest) -> bool:
+    """Whether a pod has a node but its container has not been made."""
+    scheduled = condition_true(pod, "PodScheduled") is not None
+    return (
+        scheduled
+        and not has_started(pod)
+        and _waiting_state(pod).get("reason", "ContainerCreating") in ("ContainerCreating", "PodInitializing")
+    )
+
+
+def _lacks_pods(job: Manifest, pods: list[Manifest]) -> bool:
+    """Whether the Job controller has been at work on a Job and has not made all its pods.
+
+    Before that nobody can have said why: it is behind, or a queue holds the Job back. It counts what it
+    makes, and the count may be seen before the pods.
+    """
+    status = job.get("status", {})
+    counted = sum(status.get(phase, 0) for phase in ("active", "succeeded", "failed"))
+    return "startTime" in status and max(counted, len(pods)) < job["spec"].get("completions", 1)
+
+
+def _older(manifest: Manifest, now: datetime) -> bool:
+    made = moment(manifest["metadata"].get("creationTimestamp"))
+    return made is None or distance(made, now) >= QUIET_SECONDS
+
+
+def _found(pattern: str, text: str) -> str | None:
+    match = re.search(pattern, text)
+    return match.group(1) if match else None

@@ -1,0 +1,103 @@
+"""Decides what one turn does about a FineTuneJob. Pure: (job, observed, settings, now) -> Plan.
+
+Policies veto or end, stages advance, status only describes.
+"""
+
+from datetime import datetime
+
+from finetune_operator.api import FineTuneJob, FineTuneJobStatus
+from finetune_operator.names import Reason, State
+from finetune_operator.planning import progression, retention, status
+from finetune_operator.planning.attempts import record_attempts, stopped
+from finetune_operator.planning.events import between
+from finetune_operator.planning.lookup import is_over, jobs_of, readback_name, reference
+from finetune_operator.planning.policies import CHAIN, gate
+from finetune_operator.planning.resolution import resolve
+from finetune_operator.planning.stages import STAGES
+from finetune_operator.planning.types import Decision, Observed, Plan, PlanInput, Reference
+from finetune_operator.settings import Settings
+from finetune_trainer.contract import Stage
+
+
+def plan(job: FineTuneJob, observed: Observed, settings: Settings, now: datetime) -> Plan:
+    """What one turn does about a job."""
+    stored = job.status or FineTuneJobStatus()
+    if job.metadata.get("deletionTimestamp"):
+        return Plan(status=stored)
+    resolution = resolve(job, observed, settings)
+    inputs = PlanInput(job, observed, settings, now.replace(microsecond=0), stored, resolution)
+    if retention.has_ended(inputs):
+        removal = retention.removal(inputs)
+        delete = dict.fromkeys((*_left_over(inputs, ended=True), *removal.delete))
+        return Plan(
+            status=status.refreshed(inputs), delete=tuple(delete), requeue_after=removal.requeue_after
+        )
+    inputs = record_attempts(inputs)
+    decision = decide(inputs)
+    if decision.stop:
+        inputs = stopped(inputs, decision.stop)
+        decision = _after_stop(inputs, decision)
+    if observed.refused:
+        decision = _refused(observed.refused)
+    shown = status.described(inputs, decision, gate.fact(inputs))
+    return Plan(
+        status=shown,
+        apply=decision.apply,
+        create=decision.create,
+        delete=_left_over(inputs, ended=decision.state in status.ENDS),
+        events=between(job.status, shown),
+        requeue_after=decision.requeue_after,
+        poll=decision.all_run,
+        notes=(f"{decision.reason}: {decision.message}",),
+    )
+
+
+def decide(inputs: PlanInput) -> Decision:
+    """The first policy that has something to say; else the stage goes on."""
+    if inputs.stage is None and inputs.running is None:
+        return progression.completed(inputs)
+    for check in CHAIN:
+        if decision := check(inputs):
+            return decision
+    return progression.watched(inputs) if inputs.running else progression.begun(inputs)
+
+
+def _after_stop(inputs: PlanInput, stopping: Decision) -> Decision:
+    """What is shown once the running attempt was stopped.
+
+    Nothing is made in the same turn: that the attempt has ended must be durable first.
+    """
+    if stopping.state in status.ENDS:
+        return stopping
+    following = decide(inputs)
+    return stopping if following.create else following
+
+
+def _left_over(inputs: PlanInput, *, ended: bool) -> tuple[Reference, ...]:
+    """Jobs of attempts that have ended otherwise than well. Their causes are in the status by now.
+
+    The Job that a failed FineTuneJob ended with stays for its logs until the ttl, unless some of its pods
+    still hold resources.
+    """
+    attempts = inputs.status.attempts
+    keep = {a.job for a in attempts if a.outcome in ("Running", "Succeeded")}
+    if ended and attempts:
+        keep.add(attempts[-1].job)
+    keep |= {readback_name(inputs, a) for a in attempts if a.job in keep}
+    going = {a.job for a in attempts if a.outcome in ("Running", "Succeeded")}
+    going |= {readback_name(inputs, a) for a in attempts if a.job in going}
+    return tuple(
+        reference(job)
+        for job in jobs_of(inputs.job, inputs.observed, *STAGES, Stage.READBACK)
+        if not job["metadata"].get("deletionTimestamp")
+        and (
+            job["metadata"]["name"] not in keep
+            or (job["metadata"]["name"] not in going and not is_over(inputs, job))
+        )
+    )
+
+
+def _refused(told: str) -> Decision:
+    """What is shown where the API server refused what was decided."""
+    message = f"The API server refuses what the operator wants to do: {told}"
+    return Decision(State.WAITING, Reason.PERMISSION_DENIED, message, requeue_after=30)

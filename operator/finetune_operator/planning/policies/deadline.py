@@ -1,0 +1,62 @@
+"""How long a Job may wait for its pods, and its pods may run. Pure."""
+
+from datetime import datetime
+
+from finetune_operator.names import Reason, State
+from finetune_operator.objects import Manifest, moment, pods_of, since
+from finetune_operator.planning import pending
+from finetune_operator.planning.lookup import find_job, readback_name
+from finetune_operator.planning.types import Decision, PlanInput, Stop
+from finetune_trainer.contract import Stage
+
+
+def check(inputs: PlanInput) -> Decision | None:
+    """Ends a job whose running attempt has passed its deadline."""
+    left = remaining(inputs)
+    if left is None or left[0] > 0 or inputs.running is None:
+        return None
+    running, (_, told) = inputs.running, left
+    message = f"{running.stage} attempt {running.number}: {told}"
+    return Decision(
+        State.FAILED,
+        Reason.DEADLINE_EXCEEDED,
+        message,
+        stop=Stop("Failed", Reason.DEADLINE_EXCEEDED, message),
+    )
+
+
+def remaining(inputs: PlanInput) -> tuple[float, str] | None:
+    """Seconds until the running attempt has to have come further, and what is said when it has not."""
+    if inputs.running is None or (
+        inputs.progress_of_attempt and inputs.progress_of_attempt.kind == "collecting"
+    ):
+        return None
+    lost = inputs.progress_of_attempt is not None and inputs.progress_of_attempt.kind == "lost"
+    name = readback_name(inputs, inputs.running) if lost else inputs.running.job
+    job = find_job(inputs.observed, name)
+    if job is None or job["spec"].get("suspend"):
+        return None
+    pods = pods_of(inputs.observed.pods, job)
+    if waits := pending.on(job, pods, inputs.observed.events):
+        limit = inputs.settings.deadlines.pods_start
+        begun = moment(job.get("status", {}).get("startTime") or job["metadata"].get("creationTimestamp"))
+        told = f"its pods did not all start within {limit} s. {waits.message}"
+    else:
+        limit = _run_limit(inputs, Stage(inputs.running.stage))
+        begun = _all_started(pods)
+        told = (
+            f"it did not end within {limit} s. The operator's settings (deadlines) allow no more; ask for"
+            " less or have them raised."
+        )
+    return (limit - since(begun, inputs.now), told) if begun else None
+
+
+def _run_limit(inputs: PlanInput, stage: Stage) -> int:
+    deadlines = inputs.settings.deadlines
+    return {Stage.PREPARE: deadlines.prepare, Stage.TRAIN: deadlines.train}.get(stage, deadlines.publish)
+
+
+def _all_started(pods: list[Manifest]) -> datetime | None:
+    """When the last pod began to run."""
+    begun = [moment(p.get("status", {}).get("startTime")) for p in pods]
+    return max((b for b in begun if b), default=None)

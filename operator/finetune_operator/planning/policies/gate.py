@@ -1,0 +1,121 @@
+"""Whether the tuned model is good enough to be published: spec.evaluation.gate. Pure."""
+
+import math
+from dataclasses import dataclass
+
+from finetune_operator.api import GateSpec
+from finetune_operator.names import Reason, State
+from finetune_operator.planning.stages import done
+from finetune_operator.planning.status import Fact
+from finetune_operator.planning.types import Decision, PlanInput
+from finetune_trainer.contract import HIGHER_IS_BETTER, Evaluation, Interval, MetricName, Scores, Stage
+
+ROUNDING = 1e-9
+"""What float arithmetic may take from a figure and equal still passes: 0.85 - 0.8 is 0.04999999999999993."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """One limit of a gate, held against what was measured."""
+
+    met: bool
+    told: str
+
+
+def check(inputs: PlanInput) -> Decision | None:
+    """Ends a job whose tuned model does not pass its gate, also while it is suspended: no pod is needed."""
+    verdict, training = fact(inputs), inputs.status.training
+    if inputs.running or training is None or verdict is None or verdict.status is not False:
+        return None
+    return Decision(
+        State.GATE_FAILED,
+        Reason.GATE_FAILED,
+        f"{verdict.message} Nothing is published; for another gate apply a job of another name. The tuned"
+        " model stays until this FineTuneJob is deleted, by hand or by spec.ttl.afterFinished, at"
+        f" {training.staging}",
+    )
+
+
+def fact(inputs: PlanInput) -> Fact | None:
+    """The condition GatePassed; None on a job without a gate."""
+    asked = inputs.job.spec.evaluation
+    if asked.gate is None:
+        return None
+    if not done(inputs.status, Stage.TRAIN, inputs.digest):
+        return Fact(None, Reason.NOT_STARTED, "The tuned model has not been measured.")
+    metric = asked.deciding_for(inputs.job.spec.task)
+    held = judged(asked.gate, inputs.status.evaluation, metric, higher_is_better=HIGHER_IS_BETTER[metric])
+    told = "; ".join(each.told for each in held)
+    if all(each.met for each in held):
+        return Fact(True, Reason.GATE_PASSED, f"The gate is passed: {told}.")
+    return Fact(False, Reason.GATE_FAILED, f"The gate is not passed: {told}.")
+
+
+def judged(
+    gate: GateSpec, measured: Evaluation | None, metric: MetricName, *, higher_is_better: bool
+) -> list[Held]:
+    """Each limit that a gate sets, held against the figures of its metric."""
+    held = []
+    tuned = _figures(measured.tuned if measured else None, metric)
+    gain = _figures(measured.delta if measured else None, metric)
+    if gate.minimum is not None:
+        held.append(_level(metric, tuned, f"gate.minimum {gate.minimum:.15g}", gate.minimum, sign=1))
+    if gate.maximum is not None:
+        held.append(_level(metric, tuned, f"gate.maximum {gate.maximum:.15g}", gate.maximum, sign=-1))
+    if gate.minimum_improvement is not None:
+        held.append(_gain(metric, gain if higher_is_better else _turned(gain), gate.minimum_improvement))
+    return held
+
+
+def _level(metric: str, tuned: Interval | None, asked: str, limit: float, *, sign: int) -> Held:
+    """The tuned model's own figure against a limit; `sign` is -1 where less is better."""
+    if tuned is None:
+        return Held(met=False, told=f"{metric} of the tuned model is missing ({asked})")
+    met = _reaches(sign * tuned.value, sign * limit)
+    return Held(met, f"{metric} {_shown(tuned.value, limit)} {_word(met)} {asked}")
+
+
+def _gain(metric: str, gain: Interval | None, limit: float) -> Held:
+    """The worse end of the difference to the base model against a limit; positive is better."""
+    asked = f"gate.minimumImprovement {limit:.15g}"
+    if gain is None:
+        return Held(met=False, told=f"the improvement of {metric} over the base model is missing ({asked})")
+    met = _reaches(gain.low, limit)
+    return Held(
+        met,
+        f"improvement over the base model {gain.value:.4g}, 95 % interval {_shown(gain.low, limit)} to"
+        f" {gain.high:.4g}, whose lower end {_word(met)} {asked}",
+    )
+
+
+def _figures(scores: Scores | None, metric: MetricName) -> Interval | None:
+    """A metric with its interval; None where it is missing or not finite."""
+    found = scores.metrics.get(metric) if scores else None
+    if found is None or not all(map(math.isfinite, (found.value, found.low, found.high))):
+        return None
+    return found
+
+
+def _turned(delta: Interval | None) -> Interval | None:
+    """The same with the sign turned."""
+    return delta and Interval(value=0.0 - delta.value, low=0.0 - delta.high, high=0.0 - delta.low)
+
+
+def _word(met: bool) -> str:
+    return "meets" if met else "misses"
+
+
+def _reaches(value: float, limit: float) -> bool:
+    return value >= limit or _same(value, limit)
+
+
+def _same(value: float, limit: float) -> bool:
+    return math.isclose(value, limit, rel_tol=ROUNDING, abs_tol=ROUNDING)
+
+
+def _shown(value: float, limit: float) -> str:
+    """A figure with as many digits, at least four, as show on which side of the limit it is."""
+    if _same(value, limit):
+        return f"{limit:.15g}"
+    texts = (f"{value:.{digits}g}" for digits in range(4, 18))
+    return next(t for t in texts if (float(t) < limit) is (value < limit) and float(t) != limit)

@@ -1,0 +1,28 @@
+"""The next attempt waits until the pods of the one before are gone. Pure."""
+
+from finetune_operator.names import Reason, State
+from finetune_operator.planning.lookup import is_over, jobs_of, live_run_pods
+from finetune_operator.planning.stages import STAGES
+from finetune_operator.planning.types import Decision, PlanInput
+from finetune_trainer.contract import Stage
+
+
+def check(inputs: PlanInput) -> Decision | None:
+    """Holds a job while pods of ended attempts are still there.
+
+    Two gangs at work on one run would compete for its GPUs, and for nodes that the new one waits for. A pod
+    whose node does not answer is given up in the end: no two writers share a place in S3.
+    """
+    if inputs.running:
+        return None
+    pods = live_run_pods(inputs)
+    jobs = jobs_of(inputs.job, inputs.observed, *STAGES, Stage.READBACK)
+    if going := [j for j in jobs if not is_over(inputs, j)] if not pods else []:
+        message = f"Waiting for Job {going[0]['metadata']['name']} of an earlier attempt to go."
+        return Decision(State.WAITING, Reason.STOPPING, message, requeue_after=10)
+    if not pods:
+        return None
+    first = pods[0]["metadata"]["name"]
+    count = f"{len(pods)} {'pod' if len(pods) == 1 else 'pods'}"
+    message = f"Waiting for {count} of an earlier attempt to end: {first}."
+    return Decision(State.WAITING, Reason.STOPPING, message, requeue_after=10)

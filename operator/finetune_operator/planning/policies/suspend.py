@@ -1,0 +1,30 @@
+"""`spec.suspend` stops the run's pods and keeps its results. Pure."""
+
+from finetune_operator.names import Reason, State
+from finetune_operator.planning.lookup import live_run_pods
+from finetune_operator.planning.types import Decision, PlanInput, Stop
+
+
+def check(inputs: PlanInput) -> Decision | None:
+    """Holds a suspended job; its Job is deleted, so that its pods save and leave."""
+    if not inputs.job.spec.suspend:
+        return None
+    stage = inputs.running.stage if inputs.running else inputs.stage
+    stop = None
+    if running := inputs.running:
+        told = f"spec.suspend was set during {running.stage} attempt {running.number}."
+        stop = Stop("Suspended", Reason.SUSPENDED_BY_USER, told)
+    if pods := live_run_pods(inputs):
+        return Decision(
+            State.WAITING,
+            Reason.STOPPING,
+            f"Suspending: {len(pods)} {'pod is' if len(pods) == 1 else 'pods are'} still stopping.",
+            stop=stop,
+            requeue_after=10,
+        )
+    return Decision(
+        State.SUSPENDED,
+        Reason.SUSPENDED_BY_USER,
+        f"Suspended by spec.suspend; set it to false to go on with {stage}.",
+        stop=stop,
+    )

@@ -1,0 +1,137 @@
+"""How a job goes on when no policy objects: watch the running attempt, or begin the next. Pure."""
+
+from finetune_operator.api import AttemptStatus
+from finetune_operator.names import ANNOTATION_SPEC_DIGEST, LABEL_ATTEMPT, Reason, State
+from finetune_operator.objects import Manifest, is_subset, label, pods_of
+from finetune_operator.planning import name_conflict, pending
+from finetune_operator.planning.attempts import next_number
+from finetune_operator.planning.lookup import find_job, jobs_of, readback_name, readback_number
+from finetune_operator.planning.policies import deadline
+from finetune_operator.planning.results import told
+from finetune_operator.planning.stages import attempt_job, readback_job, stage_of
+from finetune_operator.planning.types import Decision, PlanInput
+from finetune_operator.rendering.jobs import cleanup_job
+from finetune_operator.rendering.network import network_policy, service
+from finetune_operator.rendering.trainer_config import ResolvedRun
+from finetune_trainer.contract import Stage
+
+STATES = {Stage.PREPARE: State.PREPARING, Stage.TRAIN: State.TRAINING, Stage.PUBLISH: State.PUBLISHING}
+LOOK_AGAIN_SECONDS = 15
+"""What pods wait for may change without a word; so it is looked at again."""
+
+
+def completed(inputs: PlanInput) -> Decision:
+    """All stages are done."""
+    return Decision(
+        State.SUCCEEDED,
+        Reason.COMPLETED,
+        f"{told(inputs.status, Stage.TRAIN)} {told(inputs.status, Stage.PUBLISH)}",
+    )
+
+
+def begun(inputs: PlanInput) -> Decision:
+    """The next attempt of the current stage, with what it needs."""
+    stage, asked = inputs.stage, inputs.resolution
+    if stage is None or not isinstance(asked, ResolvedRun):
+        raise AssertionError("the requirements and the end are looked at before")
+    number = next_number(inputs, stage)
+    apply, cleanup = _upkeep(inputs, asked, stage)
+    create = (*cleanup, attempt_job(inputs.job, asked, inputs.settings, inputs.status, stage, number))
+    if held := name_conflict.check(inputs, (*apply, *create)):
+        return held
+    return Decision(
+        _state(stage, number, started=False),
+        Reason.IN_PROGRESS,
+        f"{stage} attempt {number} begins.",
+        apply=apply,
+        create=create,
+        requeue_after=LOOK_AGAIN_SECONDS,
+    )
+
+
+def watched(inputs: PlanInput) -> Decision:
+    """What the running attempt does; what it needs is put back where somebody took it away."""
+    attempt = inputs.running
+    if attempt is None or inputs.progress_of_attempt is None:
+        raise AssertionError("an attempt that runs has been looked at")
+    stage, progress_of_attempt = stage_of(attempt), inputs.progress_of_attempt
+    apply, create = (
+        _upkeep(inputs, inputs.resolution, stage) if isinstance(inputs.resolution, ResolvedRun) else ((), ())
+    )
+    name = attempt.job
+    if progress_of_attempt.kind == "lost":
+        name = readback_name(inputs, attempt)
+        if find_job(inputs.observed, name) is None:
+            return _read_back(inputs, apply, create)
+    job = find_job(inputs.observed, name)
+    state, left = STATES[stage], deadline.remaining(inputs)
+    again = [s for s in (progress_of_attempt.requeue_after, left and max(1.0, left[0])) if s]
+    if job and (waits := pending.on(job, pods_of(inputs.observed.pods, job), inputs.observed.events)):
+        shown = State.WAITING if waits.problem else _state(stage, attempt.number, started=False)
+        return Decision(
+            shown, waits.reason, waits.message, apply, create, requeue_after=min([*again, LOOK_AGAIN_SECONDS])
+        )
+    drift = pending.drifted(job) if job else None
+    going = progress_of_attempt.message or f"{stage} attempt {attempt.number} is running."
+    if progress_of_attempt.kind == "lost":
+        going = _lost(attempt, progress_of_attempt.message)
+    return Decision(
+        state,
+        Reason.DRIFTED if drift else Reason.IN_PROGRESS,
+        drift or going,
+        apply,
+        create,
+        all_run=progress_of_attempt.kind == "going",
+        requeue_after=min(again, default=None),
+    )
+
+
+def _read_back(inputs: PlanInput, apply: tuple[Manifest, ...], create: tuple[Manifest, ...]) -> Decision:
+    """The readback Job of an attempt whose message was lost."""
+    attempt, asked = inputs.running, inputs.resolution
+    if attempt is None or inputs.progress_of_attempt is None:
+        raise AssertionError("an attempt whose message was lost has been looked at")
+    if not isinstance(asked, ResolvedRun):
+        return Decision(State.WAITING, asked.reason, asked.message)
+    create = (
+        *create,
+        readback_job(inputs.job, asked, inputs.settings, readback_number(inputs, attempt), attempt),
+    )
+    return name_conflict.check(inputs, create) or Decision(
+        STATES[stage_of(attempt)],
+        Reason.IN_PROGRESS,
+        _lost(attempt, inputs.progress_of_attempt.message),
+        apply,
+        create,
+        requeue_after=LOOK_AGAIN_SECONDS,
+    )
+
+
+def _lost(attempt: AttemptStatus, why: str) -> str:
+    return f"{attempt.stage} attempt {attempt.number} succeeded, but {why}: its result is read back from S3."
+
+
+def _upkeep(
+    inputs: PlanInput, asked: ResolvedRun, stage: Stage
+) -> tuple[tuple[Manifest, ...], tuple[Manifest, ...]]:
+    """What a run needs besides its attempt, as far as it is not there: to apply, and to create."""
+    wanted = [network_policy(inputs.job, asked.run, inputs.settings)]
+    there = [*inputs.observed.network_policies, *inputs.observed.services]
+    if stage is Stage.TRAIN:
+        wanted.append(service(inputs.job))
+    apply = [w for w in wanted if not any(_is_same(w, t) and is_subset(w, t) for t in there)]
+    cleanups = jobs_of(inputs.job, inputs.observed, Stage.CLEANUP)
+    made_for = [s["metadata"].get("annotations", {}).get(ANNOTATION_SPEC_DIGEST) for s in cleanups]
+    if asked.spec_digest in made_for:
+        return tuple(apply), ()
+    number = 1 + max((int(label(s, LABEL_ATTEMPT) or 0) for s in cleanups), default=0)
+    return tuple(apply), (cleanup_job(inputs.job, asked, inputs.settings, number),)
+
+
+def _is_same(one: Manifest, other: Manifest) -> bool:
+    return bool(one["kind"] == other["kind"] and one["metadata"]["name"] == other["metadata"]["name"])
+
+
+def _state(stage: Stage, number: int, *, started: bool) -> State:
+    """Pending until the first pod of all has run."""
+    return State.PENDING if stage is Stage.PREPARE and number == 1 and not started else STATES[stage]

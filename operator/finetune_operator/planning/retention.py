@@ -1,0 +1,71 @@
+"""What is removed after the end, and when. Pure."""
+
+from dataclasses import dataclass
+
+from finetune_operator.names import Condition
+from finetune_operator.objects import since
+from finetune_operator.planning.lookup import condition, holds, jobs_of, reference
+from finetune_operator.planning.stages import STAGES, trained
+from finetune_operator.planning.types import PlanInput, Reference
+from finetune_operator.rendering.trainer_config import ResolvedRun
+from finetune_trainer.contract import Stage
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What of a finished job is to be deleted now, and when to look again."""
+
+    delete: tuple[Reference, ...] = ()
+    requeue_after: float | None = None
+
+
+def has_ended(inputs: PlanInput) -> bool:
+    """Whether the job is finished for good.
+
+    Finished it stays, with one exception: a job that failed before training may be corrected. Its spec has
+    changed since, and asks for another run than the one that failed.
+    """
+    finished = condition(inputs.job.status, Condition.FINISHED)
+    if finished is None or finished.status != "True":
+        return False
+    return not (
+        not holds(inputs.job.status, Condition.SUCCEEDED)
+        and finished.observed_generation < inputs.job.metadata["generation"]
+        and not trained(inputs.status.attempts)
+        and (
+            not isinstance(inputs.resolution, ResolvedRun)
+            or not inputs.status.attempts
+            or inputs.status.attempts[-1].spec_digest != inputs.digest
+        )
+    )
+
+
+def removal(inputs: PlanInput) -> Removal:
+    """Jobs (and with them pods and logs) after ttl.podsAfterFinished, the FineTuneJob after afterFinished."""
+    ttl, meta = inputs.job.spec.ttl, inputs.job.metadata
+    passed = since(inputs.status.completion_time or inputs.now, inputs.now)
+    jobs = [
+        j
+        for j in jobs_of(inputs.job, inputs.observed, *STAGES, Stage.READBACK)
+        if not j["metadata"].get("deletionTimestamp")
+    ]
+    timers: list[float] = []
+    delete: list[Reference] = []
+    if jobs:
+        if (left := seconds(ttl.pods_after_finished) - passed) <= 0:
+            delete += [reference(job) for job in jobs]
+        else:
+            timers.append(left)
+    if ttl.after_finished is not None:
+        if (left := seconds(ttl.after_finished) - passed) <= 0:
+            delete.append(Reference("FineTuneJob", meta["name"], meta["uid"]))
+        else:
+            timers.append(left)
+    return Removal(tuple(delete), min(timers, default=None))
+
+
+def seconds(duration: str) -> int:
+    """A duration such as 90s, 10m or 720h in seconds."""
+    return int(duration[:-1]) * _SECONDS[duration[-1]]

@@ -1,0 +1,205 @@
+"""What is shown of a job: conditions, state, progress, one sentence. Status only describes. Pure."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from finetune_operator.api import ConditionStatus, FineTuneJobStatus, ProgressStatus
+from finetune_operator.names import Condition, Reason, State
+from finetune_operator.objects import distance
+from finetune_operator.planning.lookup import condition
+from finetune_operator.planning.results import told
+from finetune_operator.planning.stages import STAGES, done, stage_of
+from finetune_operator.planning.types import Decision, PlanInput
+from finetune_trainer.contract import Progress, Stage
+
+MESSAGE_LIMIT = 2048
+ENDS = {
+    State.SUCCEEDED: "The job has succeeded.",
+    State.FAILED: "The job has failed.",
+    State.GATE_FAILED: "The job has ended: its gate is not passed.",
+}
+"""The states that nothing follows; how and why is said by the condition Succeeded."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One condition before it is dated."""
+
+    status: bool | None
+    reason: str
+    message: str
+
+
+def described(inputs: PlanInput, decision: Decision, gate: Fact | None) -> FineTuneJobStatus:
+    """The whole status after a turn; `gate` is the condition GatePassed, None on a job without one."""
+    progress = _progress(inputs, decision)
+    ended = decision.state in ENDS
+    begun = inputs.status.start_time or (inputs.now if decision.create or inputs.status.attempts else None)
+    shown = decision.state
+    message = decision.message
+    if decision.all_run and progress and decision.reason == Reason.IN_PROGRESS:
+        message = _step(inputs, progress)
+    stage = (inputs.running and stage_of(inputs.running)) or inputs.stage or Stage.PUBLISH
+    updates = {
+        "state": shown,
+        "stage": stage.value,
+        "message": message[:MESSAGE_LIMIT],
+        "start_time": begun,
+        "completion_time": inputs.now if ended else None,
+        "progress": progress,
+        "observed_generation": inputs.job.metadata["generation"],
+        "conditions": dated(inputs, _facts(inputs, decision, stage, gate)),
+    }
+    return inputs.status.model_copy(update=updates)
+
+
+def refreshed(inputs: PlanInput) -> FineTuneJobStatus:
+    """The status of a finished job, after an edit that changes nothing about its end."""
+    generation = inputs.job.metadata["generation"]
+    conditions = [c.model_copy(update={"observed_generation": generation}) for c in inputs.status.conditions]
+    return inputs.status.model_copy(update={"observed_generation": generation, "conditions": conditions})
+
+
+def dated(inputs: PlanInput, facts: dict[Condition, Fact]) -> list[ConditionStatus]:
+    """Conditions with the time of their last change."""
+    made = []
+    for kind, fact in facts.items():
+        status = "Unknown" if fact.status is None else str(fact.status)
+        before = condition(inputs.job.status, kind)
+        same = before is not None and before.status == status
+        made.append(
+            ConditionStatus(
+                type=kind.value,
+                status=status,
+                reason=fact.reason[:64],
+                message=fact.message[:MESSAGE_LIMIT],
+                observed_generation=inputs.job.metadata["generation"],
+                last_transition_time=before.last_transition_time if before and same else inputs.now,
+            )
+        )
+    return made
+
+
+def _facts(inputs: PlanInput, decision: Decision, stage: Stage, gate: Fact | None) -> dict[Condition, Fact]:
+    return {
+        Condition.PREPARED: _reached(inputs, decision, stage, Stage.PREPARE),
+        Condition.RUNNING: _running(inputs, decision),
+        Condition.EVALUATED: _reached(inputs, decision, stage, Stage.TRAIN),
+        **({Condition.GATE_PASSED: gate} if gate else {}),
+        Condition.PUBLISHED: _reached(inputs, decision, stage, Stage.PUBLISH),
+        Condition.SUSPENDED: _suspended(inputs, decision),
+        Condition.FINISHED: _finished(decision),
+        Condition.SUCCEEDED: _succeeded(decision),
+    }
+
+
+def _reached(inputs: PlanInput, decision: Decision, stage: Stage, kind: Stage) -> Fact:
+    """Whether a stage's result is there; `stage`: the one that the job is at."""
+    if done(inputs.status, kind, inputs.digest):
+        return Fact(True, Reason.COMPLETED, told(inputs.status, kind))
+    failed = _has_failed(decision)
+    if failed and kind is stage:
+        return Fact(False, decision.reason, decision.message)
+    known = False if failed else None
+    if STAGES.index(kind) > STAGES.index(stage):
+        return Fact(known, Reason.NOT_STARTED, f"{kind} has not begun.")
+    return Fact(known, decision.reason if failed else Reason.IN_PROGRESS, f"{kind} has not ended.")
+
+
+def _running(inputs: PlanInput, decision: Decision) -> Fact:
+    """Whether all pods of an attempt run. What they are doing is in the status itself: it changes often."""
+    message = ENDS.get(decision.state, decision.message)
+    if decision.all_run and decision.reason == Reason.IN_PROGRESS and inputs.running:
+        message = f"All pods of {inputs.running.stage} attempt {inputs.running.number} run."
+    return Fact(decision.all_run, decision.reason, message)
+
+
+def _suspended(inputs: PlanInput, decision: Decision) -> Fact:
+    if decision.reason == Reason.SUSPENDED_BY_USER:
+        return Fact(True, Reason.SUSPENDED_BY_USER, decision.message)
+    if decision.reason == Reason.STOPPING and inputs.job.spec.suspend:
+        return Fact(False, Reason.STOPPING, decision.message)
+    return Fact(False, Reason.NOT_SUSPENDED, "The job is not suspended.")
+
+
+def _finished(decision: Decision) -> Fact:
+    if ended := ENDS.get(decision.state):
+        return Fact(True, decision.reason, ended)
+    return Fact(False, Reason.IN_PROGRESS, "The job has not ended.")
+
+
+def _succeeded(decision: Decision) -> Fact:
+    if decision.state is State.SUCCEEDED:
+        return Fact(True, Reason.COMPLETED, decision.message)
+    if _has_failed(decision):
+        return Fact(False, decision.reason, decision.message)
+    return Fact(None, decision.reason, "The job has not ended.")
+
+
+def _has_failed(decision: Decision) -> bool:
+    return decision.state in ENDS and decision.state is not State.SUCCEEDED
+
+
+def _progress(inputs: PlanInput, decision: Decision) -> ProgressStatus | None:
+    """The progress to show: news of the same activity only when what is shown has aged."""
+    before, news = inputs.status.progress, inputs.observed.progress
+    if decision.state is State.SUCCEEDED:
+        return ProgressStatus(percent=100, activity="Done", updated=inputs.now)
+    running = inputs.running
+    if running is None:
+        return before if decision.state is State.FAILED else None
+    if news is None or news.stage is not stage_of(running) or news.attempt != running.number:
+        return before
+    fresh = before and distance(before.updated, inputs.now) < inputs.settings.status_seconds
+    if before and fresh and before.activity == news.activity.value:
+        return before
+    return _shown(news, inputs.now)
+
+
+def _rounded(figure: float | None) -> float | None:
+    """Four significant digits: kubectl prints a column's number with all it has."""
+    return None if figure is None else float(f"{figure:.4g}")
+
+
+def _shown(news: Progress, now: datetime) -> ProgressStatus:
+    return ProgressStatus(
+        percent=int(news.percent),
+        activity=news.activity.value,
+        step=news.step,
+        total_steps=news.total_steps,
+        epoch=news.epoch,
+        loss=_rounded(news.loss),
+        validation=_rounded(news.validation),
+        samples_per_second=_rounded(news.samples_per_second),
+        tokens_per_second=_rounded(news.tokens_per_second),
+        eta_seconds=round(news.eta_seconds) if news.eta_seconds is not None else None,
+        updated=now,
+    )
+
+
+def _step(inputs: PlanInput, progress: ProgressStatus) -> str:
+    """A sentence such as: Training: step 120 of 300, loss 0.52, about 2 min left."""
+    parts = []
+    if progress.step is not None:
+        parts.append(
+            f"step {progress.step}" + (f" of {progress.total_steps}" if progress.total_steps else "")
+        )
+    elif progress.percent:
+        parts.append(f"{progress.percent} %")
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.3g}")
+    if progress.eta_seconds is not None:
+        parts.append(f"about {_duration(progress.eta_seconds)} left")
+    words = "".join(f" {c.lower()}" if c.isupper() else c for c in progress.activity).strip().capitalize()
+    attempt = inputs.running
+    again = f" (attempt {attempt.number})" if attempt and attempt.number > 1 else ""
+    return f"{words}{again}{': ' if parts else ''}{', '.join(parts)}."
+
+
+def _duration(seconds: int) -> str:
+    minute, hour = 60, 3600
+    if seconds < minute:
+        return f"{seconds} s"
+    if seconds < hour:
+        return f"{round(seconds / minute)} min"
+    return f"{seconds / hour:.1f} h"

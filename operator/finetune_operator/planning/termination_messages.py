@@ -1,0 +1,121 @@
+"""What a pod says with its last breath, taken as data from a tenant. Pure.
+
+It is decoded, checked against what was asked for, stripped of control characters and bounded.
+"""
+
+import json
+import unicodedata
+from dataclasses import dataclass
+
+from finetune_operator.objects import Manifest
+from finetune_trainer import config as trainer
+from finetune_trainer.contract import (
+    ContractError,
+    FailureClass,
+    Payload,
+    PreparePayload,
+    PublishPayload,
+    Stage,
+    TerminationMessage,
+    TrainPayload,
+    speaks,
+)
+
+NO_DIGEST = "sha256:" + "0" * 64
+"""What a trainer that cannot read its config says for the config's digest."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a pod's message must be about."""
+
+    stage: Stage
+    attempt: int
+    digest: str
+    run: trainer.Run | None
+    """What was asked for, where it is still known."""
+    readback: bool = False
+    """Whether a readback Job says it; it may speak as Readback or as the stage whose result it read."""
+
+
+class Unreadable(ValueError):  # noqa: N818 - says what the message is
+    """A pod's message is missing, or is not about what was asked for."""
+
+
+class OtherVersion(Unreadable):
+    """The message is of another major contract version."""
+
+
+def message_of(pod: Manifest, expected: Expected) -> TerminationMessage:
+    """A pod's message, about exactly what was asked for.
+
+    Raises:
+        Unreadable: there is none, it cannot be decoded, or it is about something else.
+        OtherVersion: it is of another major contract version.
+    """
+    text = (terminated(pod) or {}).get("message")
+    if not text:
+        raise Unreadable("it left no message")
+    if (version := _version(text)) and not speaks(version):
+        raise OtherVersion(f"it speaks contract version {clean(version, 20)}")
+    try:
+        message = TerminationMessage.decode(text)
+    except ContractError as error:
+        raise Unreadable(f"its message cannot be read ({clean(str(error), 200)})") from None
+    unread = message.config_digest == NO_DIGEST and message.failure is not FailureClass.SUCCESS
+    spoke_as = expected.stage if expected.readback and message.stage is Stage.READBACK else message.stage
+    for what, told, asked in (
+        ("stage", spoke_as.value, expected.stage.value),
+        ("attempt", str(message.attempt), str(expected.attempt)),
+        ("config digest", expected.digest if unread else message.config_digest, expected.digest),
+    ):
+        if told != asked:
+            raise Unreadable(f"its message is of {what} {told}, not {asked}")
+    return message
+
+
+def doubt_about(payload: Payload, expected: Expected) -> str | None:
+    """Why a payload cannot be what the stage reached; None where it can."""
+    if payload.kind != expected.stage.value:
+        return f"a {payload.kind} result from stage {expected.stage.value}"
+    if expected.run is None:
+        return None
+    match payload:
+        case PreparePayload():
+            places = {payload.prepared: expected.run.runs, payload.report: expected.run.runs}
+            if payload.chosen.world_size != expected.run.world.size:
+                told, asked = payload.chosen.world_size, expected.run.world.size
+                return f"it chose for {told} processes where {asked} are asked for"
+        case TrainPayload():
+            places = {payload.staging: expected.run.runs}
+        case PublishPayload():
+            places = {payload.uri.rstrip("/") + "/": expected.run.output, payload.report: "s3://"}
+        case _:
+            return f"a {payload.kind} result"
+    for uri, folder in places.items():
+        if not uri.startswith(folder) or uri != clean(uri, 2048):
+            return f"{clean(uri, 200)} is no place below {folder}"
+    return None
+
+
+def clean(text: str, limit: int) -> str:
+    """Text of a tenant, fit to be shown: no control or formatting characters, one line, bounded."""
+    plain = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
+    short = " ".join(plain.split())
+    return short if len(short) <= limit else short[: limit - 3] + "..."
+
+
+def terminated(pod: Manifest) -> Manifest | None:
+    """How the pod's container ended; None while it has not."""
+    statuses: list[Manifest] = pod.get("status", {}).get("containerStatuses") or []
+    found: Manifest | None = statuses[0].get("state", {}).get("terminated") if statuses else None
+    return found
+
+
+def _version(text: str) -> str | None:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    version = document.get("contractVersion") if isinstance(document, dict) else None
+    return version if isinstance(version, str) else None

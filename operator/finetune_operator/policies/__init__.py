@@ -1,1 +1,0 @@
-"""Policies veto or end: one small file each, `check(turn) -> Decision | None`. Pure."""

@@ -1,0 +1,1 @@
+"""PURE: a FineTuneJob as Kubernetes objects and as the trainer's config."""

@@ -1,0 +1,143 @@
+"""The Kubernetes objects of a run, as dicts: its Jobs, its Service and its NetworkPolicy. Pure."""
+
+from finetune_operator import names
+from finetune_operator.api import FineTuneJob
+from finetune_operator.objects import Manifest
+from finetune_operator.rendering import trainer_config
+from finetune_operator.rendering.metadata import labels, owner
+from finetune_operator.rendering.pods import pod_spec
+from finetune_operator.rendering.trainer_config import ResolvedRun
+from finetune_operator.settings import Settings
+from finetune_trainer import config as trainer
+from finetune_trainer.contract import Chosen, Digest, Stage
+
+CLEANUP_TRIES = 5
+CLEANUP_KEPT_SECONDS = 3600
+"""How long a finished cleanup Job stays to be read."""
+
+
+def stage_job(
+    job: FineTuneJob,
+    asked: ResolvedRun,
+    settings: Settings,
+    stage: Stage,
+    number: int,
+    *,
+    chosen: Chosen | None = None,
+    prepared: Digest | None = None,
+    readback: tuple[Stage, int] | None = None,
+) -> Manifest:
+    """The Job of one attempt, or of one report (`readback`: the stage and attempt to read back).
+
+    Every stage is an Indexed Job from one template, so that each pod has an index and a host name. A failed
+    pod is neither replaced nor are its peers stopped by Kubernetes: they are the evidence. Created once,
+    never applied again.
+    """
+    config = trainer_config.config(
+        job,
+        asked.run,
+        stage,
+        readback[1] if readback else number,
+        rendezvous=_rendezvous(job, settings, stage, number),
+        hang_seconds=settings.deadlines.hang,
+        stop_seconds=settings.deadlines.stop,
+        chosen=chosen,
+        prepared=prepared,
+        readback_stage=readback[0] if readback else None,
+    )
+    manifest = _job(job, settings, asked, config, number)
+    manifest["metadata"]["ownerReferences"] = [owner(job)]
+    manifest["spec"]["backoffLimitPerIndex"] = 0
+    return manifest
+
+
+def cleanup_job(job: FineTuneJob, asked: ResolvedRun, settings: Settings, number: int) -> Manifest:
+    """The Job that removes what a deleted run left in S3.
+
+    Created suspended before anything else of the run, and without an owner, so that it outlives the
+    FineTuneJob; see `plan.plan_cleanup` for its release.
+    """
+    config = trainer_config.config(
+        job,
+        asked.run,
+        Stage.CLEANUP,
+        number,
+        rendezvous=trainer.Rendezvous(),
+        hang_seconds=settings.deadlines.hang,
+        stop_seconds=settings.deadlines.stop,
+    )
+    manifest = _job(job, settings, asked, config, number)
+    manifest["spec"] |= {
+        "suspend": True,
+        # Not by index: a failed pod would keep its finalizer until another takes its place, and a namespace
+        # that is being deleted takes no more pods, so it would never go.
+        "backoffLimit": CLEANUP_TRIES,
+        "ttlSecondsAfterFinished": CLEANUP_KEPT_SECONDS,
+    }
+    return manifest
+
+
+def config_of(job_manifest: Manifest) -> trainer.TrainConfig | None:
+    """The config that a Job of ours was created with; None where somebody took it away."""
+    template = job_manifest["spec"]["template"]["metadata"]
+    try:
+        return trainer.TrainConfig.model_validate_json(template["annotations"][names.ANNOTATION_CONFIG])
+    except (KeyError, ValueError):
+        return None
+
+
+def _job(
+    job: FineTuneJob, settings: Settings, asked: ResolvedRun, config: trainer.TrainConfig, number: int
+) -> Manifest:
+    job_labels = labels(job) | {
+        names.LABEL_STAGE: config.stage.value,
+        names.LABEL_ATTEMPT: str(number),
+        names.LABEL_ROLE: "cleanup" if config.stage is Stage.CLEANUP else "run",
+    }
+    annotations = {
+        names.ANNOTATION_CONFIG_DIGEST: config.run.digest(),
+        names.ANNOTATION_SPEC_DIGEST: asked.spec_digest,
+        names.ANNOTATION_GENERATION: str(job.metadata["generation"]),
+        names.ANNOTATION_JOB_NAME: job.metadata["name"],
+    }
+    rendered = config.model_dump_json(by_alias=True, exclude_none=True)
+    pods = config.run.world.nodes if config.stage is Stage.TRAIN else 1
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": names.child_name(
+                job.metadata["name"], trainer_config.uid_of(job), config.stage.value, number
+            ),
+            "namespace": job.metadata["namespace"],
+            "labels": job_labels,
+            "annotations": annotations,
+        },
+        "spec": {
+            "completionMode": "Indexed",
+            "completions": pods,
+            "parallelism": pods,
+            "podReplacementPolicy": "Failed",
+            "template": {
+                "metadata": {
+                    "labels": job_labels,
+                    "annotations": annotations | {names.ANNOTATION_CONFIG: rendered},
+                },
+                "spec": pod_spec(job, config, settings, asked.profile),
+            },
+        },
+    }
+
+
+def _rendezvous(job: FineTuneJob, settings: Settings, stage: Stage, number: int) -> trainer.Rendezvous:
+    deadline = settings.deadlines.rendezvous
+    if stage is not Stage.TRAIN:
+        return trainer.Rendezvous(startup_deadline_seconds=deadline)
+    uid = trainer_config.uid_of(job)
+    master = names.child_name(job.metadata["name"], uid, stage.value, number) + "-0"
+    domain = f"{names.run_name(job.metadata['name'], uid)}.{job.metadata['namespace']}.svc"
+    return trainer.Rendezvous(
+        # The trailing dot keeps resolvers from trying search domains first, which would be cached as missing.
+        master_address=f"{master}.{domain}.{settings.cluster_domain}.",
+        startup_deadline_seconds=deadline,
+    )

@@ -1,0 +1,38 @@
+"""The metadata that the objects of a run share: labels, owner reference, common name. Pure."""
+
+from finetune_operator import names
+from finetune_operator.api import FineTuneJob
+from finetune_operator.objects import Manifest
+from finetune_operator.rendering.trainer_config import uid_of
+
+
+def labels(job: FineTuneJob) -> dict[str, str]:
+    """The labels of every object of a run."""
+    return {
+        names.LABEL_JOB: names.label_value(job.metadata["name"]),
+        names.LABEL_UID: uid_of(job),
+    }
+
+
+def run_metadata(job: FineTuneJob) -> Manifest:
+    """The metadata of the run's Service and NetworkPolicy, which exist once."""
+    return {
+        "name": names.run_name(job.metadata["name"], uid_of(job)),
+        "namespace": job.metadata["namespace"],
+        "labels": labels(job) | {names.LABEL_ROLE: "run"},
+        "annotations": {names.ANNOTATION_JOB_NAME: job.metadata["name"]},
+        "ownerReferences": [owner(job)],
+    }
+
+
+def owner(job: FineTuneJob) -> Manifest:
+    """The owner reference by which Kubernetes deletes an object with its FineTuneJob."""
+    # blockOwnerDeletion would ask for a right on finalizers that the operator does not have.
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "name": job.metadata["name"],
+        "uid": uid_of(job),
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }

@@ -1,0 +1,195 @@
+"""The one pod template of all stages: closed, restricted, fed by one file. Pure."""
+
+import math
+
+from finetune_operator import names
+from finetune_operator.api import FineTuneJob
+from finetune_operator.objects import Manifest
+from finetune_operator.rendering import trainer_config
+from finetune_operator.settings import Profile, Settings
+from finetune_trainer import config as trainer
+from finetune_trainer.contract import PROGRESS_PORT, Stage
+
+CONTAINER = "trainer"
+UID = 10001
+ROLES: dict[Stage, tuple[trainer.StoreRole, ...]] = {
+    Stage.PREPARE: ("data", "model", "output"),
+    Stage.TRAIN: ("data", "model", "output"),
+    Stage.PUBLISH: ("data", "model", "output"),
+    Stage.READBACK: ("output",),
+    Stage.CLEANUP: ("output",),
+}
+"""Whose keys a stage's pods get: no more than it works with."""
+
+_UNITS = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+_UNITS |= {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
+
+
+def pod_spec(job: FineTuneJob, config: trainer.TrainConfig, settings: Settings, profile: Profile) -> Manifest:
+    """The pods of a Job, as Pod Security `restricted` wants them."""
+    asked = _resources(job, config, profile)
+    spec: Manifest = {
+        "restartPolicy": "Never",
+        "subdomain": names.run_name(job.metadata["name"], trainer_config.uid_of(job)),
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": settings.deadlines.stop,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": UID,
+            "runAsGroup": UID,
+            "fsGroup": UID,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [
+            {
+                "name": CONTAINER,
+                "image": profile.trainer_image or settings.trainer_image,
+                "imagePullPolicy": settings.image_pull_policy,
+                "env": _environment(config, asked["cpu"]),
+                "ports": [{"name": "progress", "containerPort": PROGRESS_PORT, "protocol": "TCP"}],
+                "resources": {"requests": _requests(config.stage, asked), "limits": asked},
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                # The file only: the log's tail may hold rows of the data.
+                "terminationMessagePolicy": "File",
+                "volumeMounts": _mounts(config),
+            }
+        ],
+        "volumes": _volumes(job, config, profile),
+    }
+    if config.run.world.nodes > 1 and config.stage is Stage.TRAIN:
+        spec["topologySpreadConstraints"] = [_one_pod_a_node(job)]
+    return spec | _placement(settings, profile)
+
+
+def cpus(quantity: str) -> float:
+    """A Kubernetes quantity as a number, for example `500m` as 0.5."""
+    unit = quantity.lstrip("0123456789.")
+    return float(quantity.removesuffix(unit)) * _UNITS.get(unit, 1)
+
+
+def credentials_volume(role: trainer.StoreRole) -> str:
+    """Name of the volume with a role's keys."""
+    return f"storage-{role}"
+
+
+def _resources(job: FineTuneJob, config: trainer.TrainConfig, profile: Profile) -> dict[str, str]:
+    if config.stage is not Stage.TRAIN:
+        return {"cpu": profile.cpu_stages.cpu, "memory": profile.cpu_stages.memory}
+    own = job.spec.resources
+    asked = {"cpu": own.cpu or profile.train.cpu, "memory": own.memory or profile.train.memory}
+    if own.gpus_per_node:
+        asked[profile.gpu_resource] = str(own.gpus_per_node)
+    return asked
+
+
+def _requests(stage: Stage, limits: dict[str, str]) -> dict[str, str]:
+    """What a pod is placed by. Report and Cleanup hardly compute: they fit on a full node."""
+    if stage in (Stage.READBACK, Stage.CLEANUP):
+        return limits | {"cpu": min(limits["cpu"], "100m", key=cpus)}
+    return limits
+
+
+def _environment(config: trainer.TrainConfig, cpu: str) -> list[Manifest]:
+    """What Kubernetes alone knows, and what libraries insist on; everything else is in the config file."""
+    processes = config.run.world.processes_per_node if config.stage is Stage.TRAIN else 1
+    known = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid", "NODE_NAME": "spec.nodeName"}
+    fixed = {
+        "HF_HUB_OFFLINE": "1",
+        "HOME": "/tmp",  # noqa: S108 - a volume of the pod's own
+        "OMP_NUM_THREADS": str(max(1, math.floor(cpus(cpu) / processes))),
+    }
+    return [
+        *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in known.items()),
+        *({"name": name, "value": value} for name, value in fixed.items()),
+    ]
+
+
+def _mounts(config: trainer.TrainConfig) -> list[Manifest]:
+    return [
+        {"name": "config", "mountPath": "/etc/finetune", "readOnly": True},
+        *(
+            {
+                "name": credentials_volume(role),
+                "mountPath": f"/var/run/finetune/storage/{role}",
+                "readOnly": True,
+            }
+            for role in ROLES[config.stage]
+        ),
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the pod's own
+        {"name": "cache", "mountPath": "/var/cache/finetune"},
+        {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - a volume of the pod's own
+    ]
+
+
+def _volumes(job: FineTuneJob, config: trainer.TrainConfig, profile: Profile) -> list[Manifest]:
+    shared_memory = job.spec.resources.shared_memory or profile.shared_memory
+    # One projected volume, because a mount point cannot be made inside a read-only volume.
+    sources: list[Manifest] = [
+        {
+            "downwardAPI": {
+                "items": [
+                    {
+                        "path": "config.json",
+                        "fieldRef": {"fieldPath": f"metadata.annotations['{names.ANNOTATION_CONFIG}']"},
+                    }
+                ]
+            }
+        }
+    ]
+    secrets: list[Manifest] = []
+    for role in ROLES[config.stage]:
+        store = trainer_config.storage_of(job, role, profile)
+        if store is None:
+            continue  # the requirements have refused such a job
+        if store.ca_bundle_ref:
+            item = {"key": store.ca_bundle_ref.key, "path": f"ca/{role}/ca.crt"}
+            sources.append({"configMap": {"name": store.ca_bundle_ref.name, "items": [item]}})
+        keys = {"accessKey": store.secret_ref.access_key_key, "secretKey": store.secret_ref.secret_key_key}
+        secrets.append(
+            {
+                "name": credentials_volume(role),
+                "secret": {
+                    "secretName": store.secret_ref.name,
+                    "defaultMode": 0o440,
+                    "items": [{"key": key, "path": path} for path, key in keys.items()],
+                },
+            }
+        )
+    return [
+        {"name": "config", "projected": {"defaultMode": 0o440, "sources": sources}},
+        *secrets,
+        {"name": "tmp", "emptyDir": {"sizeLimit": profile.scratch}},
+        {"name": "cache", "emptyDir": {"sizeLimit": profile.scratch}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shared_memory}},
+    ]
+
+
+def _one_pod_a_node(job: FineTuneJob) -> Manifest:
+    """Preferred, not demanded: a small cluster may still run a gang on one node."""
+    return {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {
+            "matchLabels": {
+                names.LABEL_UID: trainer_config.uid_of(job),
+                names.LABEL_STAGE: Stage.TRAIN.value,
+            }
+        },
+    }
+
+
+def _placement(settings: Settings, profile: Profile) -> Manifest:
+    chosen: Manifest = {
+        "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
+        "nodeSelector": dict(profile.node_selector),
+        "tolerations": [t.model_dump(by_alias=True, exclude_none=True) for t in profile.tolerations],
+        "runtimeClassName": profile.runtime_class_name,
+        "priorityClassName": profile.priority_class_name,
+    }
+    return {key: value for key, value in chosen.items() if value}

@@ -1,0 +1,188 @@
+"""A FineTuneJob as the trainer's input: what is asked for (config.Run) and each Job's config. Pure."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from finetune_operator.api import FineTuneJob, LoraSpec, Storage
+from finetune_operator.settings import Profile
+from finetune_trainer import config as trainer
+from finetune_trainer.contract import Chosen, Digest, Stage
+
+CONFIG_LIMIT_BYTES = 64 * 1024
+"""A rendered config stays below this; it travels as an annotation, of which an object may have 256 KiB."""
+
+
+@dataclass(frozen=True)
+class ResolvedRun:
+    """What attempts are made from: a job that can be run as it stands."""
+
+    run: trainer.Run
+    profile: Profile
+    spec_digest: Digest
+    """See `spec_digest` below; results count only for the same."""
+
+
+class Unrenderable(ValueError):  # noqa: N818 - names what the job is
+    """The job asks for what the trainer's language cannot say; the text names field, value and way out."""
+
+
+def storage_of(job: FineTuneJob, role: trainer.StoreRole, profile: Profile) -> Storage | None:
+    """The store of a role: the job's own for it, else the job's default, else the profile's."""
+    own = {
+        "data": job.spec.dataset.storage,
+        "model": job.spec.model.storage,
+        "output": job.spec.output.storage,
+    }
+    return own[role] or job.spec.storage or profile.storage
+
+
+def output_uri(job: FineTuneJob) -> str:
+    """The published model's folder: `<output.uri>/<namespace>/<name>/<suffix or 8 of the uid>/`."""
+    meta = job.metadata
+    last = job.spec.output.suffix or uid_of(job).replace("-", "")[:8]
+    return f"{job.spec.output.uri.rstrip('/')}/{meta['namespace']}/{meta['name']}/{last}/"
+
+
+def runs_uri(job: FineTuneJob) -> str:
+    """The folder of everything else of the run: `s3://<output bucket>/.finetune-runs/<namespace>/<uid>/`."""
+    bucket = job.spec.output.uri.removeprefix("s3://").partition("/")[0]
+    return f"s3://{bucket}/.finetune-runs/{job.metadata['namespace']}/{uid_of(job)}/"
+
+
+def uid_of(job: FineTuneJob) -> str:
+    """The job's uid."""
+    return str(job.metadata["uid"])
+
+
+def run(job: FineTuneJob, profile: Profile, model: trainer.ModelSource) -> trainer.Run:
+    """What is asked for, the same for every stage and attempt.
+
+    Args:
+        job: who asks.
+        profile: of the job.
+        model: what `spec.model` comes to.
+
+    Raises:
+        Unrenderable: a role has no store, or the trainer's language refuses a value.
+    """
+    spec = job.spec
+    try:
+        return trainer.Run(
+            task=spec.task,
+            model=model,
+            dataset=trainer.Dataset(
+                train=trainer.TrainSplit(**spec.dataset.train.model_dump(exclude_none=True)),
+                validation=trainer.HeldOut(**spec.dataset.validation.model_dump(exclude_none=True)),
+                test=trainer.HeldOut(**spec.dataset.test.model_dump(exclude_none=True)),
+                columns=trainer.Columns(**spec.dataset.columns.model_dump()),
+                max_bad_row_fraction=spec.dataset.max_bad_row_fraction,
+            ),
+            method=method(job),
+            training=trainer.Training(**spec.training.model_dump()),
+            zero_stage=spec.deepspeed.zero_stage,
+            offload=spec.deepspeed.offload,
+            world=world(job),
+            evaluation=trainer.EvaluationSpec(
+                metrics=spec.evaluation.measured_for(spec.task),
+                primary_metric=spec.evaluation.deciding_for(spec.task),
+            ),
+            output=output_uri(job),
+            runs=runs_uri(job),
+            stores=trainer.Stores(
+                data=_access(job, "data", profile),
+                model=_access(job, "model", profile),
+                output=_access(job, "output", profile),
+            ),
+        )
+    except ValueError as error:
+        raise Unrenderable(str(error)) from None
+
+
+def method(job: FineTuneJob) -> trainer.Method:
+    """What of the model is trained; LoRA's alpha defaults to twice the rank."""
+    asked = job.spec.method
+    match asked.type:
+        case "Full":
+            return "Full"
+        case "LoRA":
+            lora = asked.lora or LoraSpec()
+            return trainer.Lora(
+                rank=lora.rank,
+                alpha=lora.alpha or 2 * lora.rank,
+                dropout=lora.dropout,
+                target_modules=tuple(lora.target_modules),
+                merge=job.spec.output.merge_adapter,
+            )
+        case "FreezeLayers":
+            if asked.freeze_layers is None:
+                raise Unrenderable("method.type is FreezeLayers, but method.freezeLayers is not set")
+            return trainer.FreezeLayers(train_last=asked.freeze_layers.train_last)
+
+
+def spec_digest(job: FineTuneJob, asked: trainer.Run) -> Digest:
+    """SHA-256 of all that a person asks for, also what is no part of the run: Secrets, memory, profile.
+
+    Without suspend and ttl, which change nothing of what is made; with what the profile adds to the run.
+    """
+    left_out: dict[str, bool | set[str]] = {
+        "suspend": True,
+        "ttl": True,
+        # They are in the run, and stay the same where a release writes out a default that another left out.
+        "evaluation": {"metrics", "primary_metric"},
+    }
+    spec = job.spec.model_dump(mode="json", by_alias=True, exclude=left_out, exclude_defaults=True)
+    if not spec.get("evaluation"):
+        spec.pop("evaluation", None)
+    text = json.dumps([spec, asked.digest()], sort_keys=True, separators=(",", ":"))
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def world(job: FineTuneJob) -> trainer.World:
+    """The gang: processes default to one a GPU, or one on CPUs."""
+    asked = job.spec.resources
+    return trainer.World(
+        nodes=asked.nodes,
+        processes_per_node=asked.processes_per_node or asked.gpus_per_node or 1,
+        gpus_per_node=asked.gpus_per_node,
+    )
+
+
+def config(
+    job: FineTuneJob,
+    asked: trainer.Run,
+    stage: Stage,
+    attempt: int,
+    *,
+    rendezvous: trainer.Rendezvous,
+    hang_seconds: int,
+    stop_seconds: int,
+    chosen: Chosen | None = None,
+    prepared: Digest | None = None,
+    readback_stage: Stage | None = None,
+) -> trainer.TrainConfig:
+    """The whole input of one Job's pods."""
+    meta = job.metadata
+    return trainer.TrainConfig(
+        stage=stage,
+        attempt=attempt,
+        job=trainer.JobRef(
+            namespace=meta["namespace"], name=meta["name"], uid=uid_of(job), generation=meta["generation"]
+        ),
+        run=asked,
+        chosen=chosen,
+        prepared=prepared,
+        readback_stage=readback_stage.value if readback_stage else None,
+        rendezvous=rendezvous,
+        hang_timeout_seconds=hang_seconds,
+        preemption_grace_seconds=stop_seconds,
+    )
+
+
+def _access(job: FineTuneJob, role: trainer.StoreRole, profile: Profile) -> trainer.StoreAccess:
+    store = storage_of(job, role, profile)
+    if store is None:
+        raise Unrenderable(f"no store for {role}")
+    return trainer.StoreAccess(
+        endpoint=store.endpoint.rstrip("/"), region=store.region, ca_bundle=store.ca_bundle_ref is not None
+    )

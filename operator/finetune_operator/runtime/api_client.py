@@ -1,0 +1,281 @@
+"""Requests to the Kubernetes API as raw JSON: identity, time-outs, counting, and what each answer means."""
+
+import json
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from finetune_operator.names import API_VERSION, FIELD_MANAGER, KIND, PLURAL
+from finetune_operator.objects import Manifest
+from finetune_operator.runtime import metrics
+
+RESOURCES = {
+    KIND: (API_VERSION, PLURAL),
+    "Job": ("batch/v1", "jobs"),
+    "Pod": ("v1", "pods"),
+    "Service": ("v1", "services"),
+    "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies"),
+    "Event": ("v1", "events"),
+    "NewEvent": ("events.k8s.io/v1", "events"),
+    "Lease": ("coordination.k8s.io/v1", "leases"),
+}
+CONNECT_SECONDS = 5.0
+REQUEST_SECONDS = 30.0
+SILENCE_SECONDS = 70.0
+"""A watch that says nothing for so long is begun again. Bookmarks come every minute, but not for a kind of
+which nothing was written since the last one."""
+MAX_REASON_CHARS = 600
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+WRITES = {"create", "apply", "update", "patch", "delete"}
+METHODS = {
+    "get": "GET",
+    "list": "GET",
+    "watch": "GET",
+    "create": "POST",
+    "update": "PUT",
+    "patch": "PATCH",
+    "apply": "PATCH",
+    "delete": "DELETE",
+}
+CONTENT_TYPES = {"apply": "application/apply-patch+yaml", "patch": "application/merge-patch+json"}
+
+
+class ApiError(Exception):
+    """A request that was not carried out. The text names verb, resource and what the API server said."""
+
+
+class RefusedError(ApiError):
+    """Not allowed or not acceptable (RBAC, admission, quota, validation): somebody must change something."""
+
+
+class ConflictError(ApiError):
+    """The object has changed since it was read."""
+
+
+class ExistsError(ApiError):
+    """There is an object of that name."""
+
+
+class MissingError(ApiError):
+    """There is no such object (any more)."""
+
+
+class ExpiredError(ApiError):
+    """The list or watch can only be begun anew (410)."""
+
+
+class UnavailableError(ApiError):
+    """The API server cannot answer now; `seconds` is what it asked to wait."""
+
+    def __init__(self, message: str, seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
+class SilentError(UnavailableError):
+    """A watch has said nothing for a while: its kind is quiet, or the connection is dead."""
+
+
+class LeaseLostError(ApiError):
+    """This process must not write any more."""
+
+
+class Transport:
+    """The Kubernetes API, as one identity.
+
+    Args:
+        api: the client; `connect` makes one.
+        seconds_left: seconds that this process may still write for; 0 or less: not at all.
+    """
+
+    def __init__(self, api: client.ApiClient, seconds_left: Callable[[], float]) -> None:
+        self.api = api
+        self._seconds_left = seconds_left
+
+    async def request(
+        self,
+        verb: str,
+        kind: str,
+        namespace: str | None,
+        name: str = "",
+        *,
+        subresource: str = "",
+        query: dict[str, str] | None = None,
+        body: Manifest | None = None,
+        seconds: float = REQUEST_SECONDS,
+    ) -> Manifest:
+        """Sends a request, reads the whole answer and raises what it means.
+
+        A write (but of the Lease itself) first looks at the time left, and does not outlast it.
+        """
+        what = _what(verb, kind, namespace, name)
+        if verb in WRITES and kind != "Lease":
+            seconds = min(seconds, self._seconds_left())
+            if seconds <= 0:
+                raise LeaseLostError(f"{what}: this process is not the leader any more")
+        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=min(seconds, CONNECT_SECONDS))
+        where = "/".join(part for part in (path(kind, namespace), name, subresource) if part)
+        try:
+            response = await self._send(verb, where, query or {}, body, timeout)
+            async with response:
+                data = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            _count(verb, kind, "none")
+            raise UnavailableError(f"{what}: {_said(error)}") from None
+        _count(verb, kind, str(response.status))
+        if response.status >= 300:  # noqa: PLR2004 - the API server sends no redirects
+            raise _error(what, response, data)
+        answer: Manifest = json.loads(data)
+        return answer
+
+    async def stream(self, kind: str, namespace: str | None, query: dict[str, str]) -> AsyncIterator[Any]:
+        """A watch, line by line, until the server ends it.
+
+        Raises:
+            ExpiredError: its resourceVersion is too old.
+            SilentError: nothing came for SILENCE_SECONDS.
+            UnavailableError: the connection broke.
+        """
+        what = _what("watch", kind, namespace, "")
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
+        try:
+            response = await self._send("watch", path(kind, namespace), query, None, timeout)
+            async with response:
+                _count("watch", kind, str(response.status))
+                if response.status != 200:  # noqa: PLR2004 - OK
+                    raise _error(what, response, await response.read())
+                try:
+                    async for line in response.content:
+                        yield json.loads(line)
+                except aiohttp.SocketTimeoutError as error:
+                    raise SilentError(f"{what}: {_said(error)}") from None
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise UnavailableError(f"{what}: {_said(error)}") from None
+
+    async def _send(
+        self,
+        verb: str,
+        where: str,
+        query: dict[str, str],
+        body: Manifest | None,
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own, of several parts
+    ) -> aiohttp.ClientResponse:
+        configuration = self.api.configuration
+        headers = {
+            "Accept": "application/json",
+            "Content-Type": CONTENT_TYPES.get(verb, "application/json"),
+            "User-Agent": FIELD_MANAGER,
+        }
+        if token := await configuration.get_api_key_with_prefix("BearerToken"):
+            headers["Authorization"] = token
+        wanted = urlencode({key: value for key, value in query.items() if value})
+        url = f"{configuration.host}{where}" + (f"?{wanted}" if wanted else "")
+        answer = await self.api.rest_client.request(  # type: ignore[no-untyped-call]
+            METHODS[verb], url, headers=headers, body=body, _request_timeout=timeout
+        )
+        response: aiohttp.ClientResponse = answer.response
+        return response
+
+
+async def connect() -> client.ApiClient:
+    """A client as the pod's service account, or as the kubeconfig says (KUBECONFIG, ~/.kube/config)."""
+    configuration = client.Configuration()
+    configuration.connection_pool_maxsize = 0
+    if "KUBECONFIG" in os.environ or not (SERVICE_ACCOUNT / "token").exists():
+        await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    else:
+        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    # The session would look into the environment and ~/.netrc by itself, in a thread, twice for each request.
+    configuration.client_session_kwargs = {"trust_env": False}
+    configuration.proxy = configuration.proxy or _proxy_to(configuration.host)
+    return client.ApiClient(configuration)
+
+
+@dataclass(frozen=True)
+class Access:
+    """How the API server is reached, for whoever brings a client of its own."""
+
+    server: str
+    ca_file: str | None
+    token: str | None
+    certificate_file: str | None
+    key_file: str | None
+
+
+def access(api: client.ApiClient) -> Access:
+    """What a client knows, its token read anew."""
+    configuration = api.configuration
+    if configuration.refresh_api_key_hook:
+        configuration.refresh_api_key_hook(configuration)
+    key = configuration.api_key.get("BearerToken", "")
+    return Access(
+        server=configuration.host,
+        ca_file=configuration.ssl_ca_cert,
+        token=key.partition(" ")[2].strip() or None,
+        certificate_file=configuration.cert_file,
+        key_file=configuration.key_file,
+    )
+
+
+def _proxy_to(server: str) -> str | None:
+    """The proxy that HTTPS_PROXY and NO_PROXY name for the API server; None: none."""
+    parts = urlsplit(server)
+    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+
+
+def _count(verb: str, kind: str, code: str) -> None:
+    metrics.API_REQUESTS.labels(verb=verb, resource=RESOURCES[kind][1], code=code).inc()
+
+
+def path(kind: str, namespace: str | None) -> str:
+    """Where the objects of a kind are, in a namespace or everywhere."""
+    version, plural = RESOURCES[kind]
+    root = f"/apis/{version}" if "/" in version else f"/api/{version}"
+    return f"{root}/namespaces/{namespace}/{plural}" if namespace else f"{root}/{plural}"
+
+
+def _what(verb: str, kind: str, namespace: str | None, name: str) -> str:
+    where = f" in namespace {namespace}" if namespace else ""
+    return f"{verb} {RESOURCES[kind][1]}{f' {name}' if name else ''}{where}"
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _error(what: str, response: aiohttp.ClientResponse, data: bytes) -> ApiError:
+    """What an answer of 300 or more means: the one place that decides what is tried again and how."""
+    try:
+        said = json.loads(data)
+    except ValueError:
+        said = {}
+    reason = said.get("reason", "") if isinstance(said, dict) else ""
+    text = said.get("message") if isinstance(said, dict) else None
+    message = f"{what}: {(text or response.reason or '')[:MAX_REASON_CHARS]}"
+    match response.status:
+        case 404:
+            return MissingError(message)
+        case 409:
+            return ExistsError(message) if reason == "AlreadyExists" else ConflictError(message)
+        case 410:
+            return ExpiredError(message)
+        case 401 | 408 | 429:
+            return UnavailableError(message, _retry_after(response))
+        case status if status >= 500:  # noqa: PLR2004 - server errors
+            return UnavailableError(message, _retry_after(response))
+        case _:
+            return RefusedError(message)
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> float:
+    try:
+        return min(60.0, float(response.headers.get("Retry-After", "0")))
+    except ValueError:
+        return 0.0

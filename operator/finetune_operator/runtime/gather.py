@@ -1,0 +1,131 @@
+"""What a turn looks at: the cache that the watches fill, and what they do not tell or tell too late.
+
+Foreign objects and Events are not watched; the watches of a Job and of its pods are not in step.
+"""
+
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from finetune_operator.names import LABEL_UID
+from finetune_operator.objects import Manifest
+from finetune_operator.planning import pending
+from finetune_operator.planning.types import Observed
+from finetune_operator.runtime.api_client import MissingError
+from finetune_operator.runtime.cache import Cache
+from finetune_operator.runtime.cluster import Cluster
+from finetune_trainer.contract import Progress
+
+ASK_AGAIN_SECONDS = 15.0
+"""What is not watched is looked at again so often while it matters."""
+
+
+@dataclass
+class ReadState:
+    """What is known of one run besides the cache; it may be forgotten and is then asked for again."""
+
+    run: str
+    namespace: str
+    foreign: set[tuple[str, str]] = field(default_factory=set)
+    """Kind and name of what has a name of ours and is not ours."""
+    events: dict[str, tuple[Manifest, ...]] = field(default_factory=dict)
+    """Events about what hangs, by its uid."""
+    asked_at: float = 0.0
+    """When they were asked for, by time.monotonic()."""
+    caught_up: set[str] = field(default_factory=set)
+    """Uids of ended Jobs whose pods were read once more."""
+
+    @property
+    def requeue_after(self) -> float | None:
+        """Seconds until something that is not watched has to be looked at again; None while there is none."""
+        return ASK_AGAIN_SECONDS if self.foreign or self.events else None
+
+
+def observed(read_state: ReadState, cache: Cache, progress: Progress | None, refused: str | None) -> Observed:
+    """All that a plan is made from.
+
+    Args:
+        read_state: of the run.
+        cache: what the watches have told.
+        progress: news of the running stage.
+        refused: what the API server said when it refused a write for this run.
+    """
+    return Observed(
+        jobs=cache.children(read_state.run, "Job"),
+        pods=cache.children(read_state.run, "Pod"),
+        services=cache.children(read_state.run, "Service"),
+        network_policies=cache.children(read_state.run, "NetworkPolicy"),
+        foreign=frozenset(read_state.foreign),
+        refused=cache.unreadable(read_state.namespace) or refused,
+        events=tuple(event for told in read_state.events.values() for event in told),
+        progress=progress,
+        base=cache.model_dependencies.of(read_state.run),
+    )
+
+
+async def catch_up(read_state: ReadState, cache: Cache, cluster: Cluster) -> None:
+    """Reads the pods again where their Job was seen to end before them.
+
+    Else a result would be taken for lost that is about to arrive.
+    """
+    pods = cache.children(read_state.run, "Pod")
+    behind = {
+        uid
+        for job in cache.children(read_state.run, "Job")
+        if (uid := job["metadata"]["uid"]) not in read_state.caught_up
+        and has_ended(job)
+        and any(is_of(pod, uid) and pod["status"].get("phase") in {"Pending", "Running"} for pod in pods)
+    }
+    if not behind:
+        return
+    read_state.caught_up |= behind
+    found, _ = await cluster.list("Pod", read_state.namespace, f"{LABEL_UID}={read_state.run}")
+    for pod in found:
+        cache.put(pod)
+
+
+async def look_at_foreign(read_state: ReadState, cache: Cache, cluster: Cluster) -> None:
+    """Forgets foreign objects that have gone."""
+    for kind, name in list(read_state.foreign):
+        try:
+            await look_at_taken(read_state, cache, cluster, kind, name)
+        except MissingError:
+            read_state.foreign.discard((kind, name))
+
+
+async def look_at_taken(read_state: ReadState, cache: Cache, cluster: Cluster, kind: str, name: str) -> None:
+    """Whose object has a name of ours: our own is taken into the cache, another is foreign.
+
+    Raises:
+        MissingError: there is none (any more).
+    """
+    there = await cluster.get(kind, read_state.namespace, name)
+    if there["metadata"].get("labels", {}).get(LABEL_UID) == read_state.run:
+        read_state.foreign.discard((kind, name))
+        cache.put(there)
+    else:
+        read_state.foreign.add((kind, name))
+
+
+async def ask_events(read_state: ReadState, cache: Cache, cluster: Cluster, now: datetime) -> None:
+    """Reads the Events about what hangs, every 15 s at most, and at once about what hangs since."""
+    asked = pending.ask_about(
+        cache.children(read_state.run, "Job"), cache.children(read_state.run, "Pod"), now
+    )
+    if not asked:
+        read_state.events = {}
+    elif time.monotonic() - read_state.asked_at >= ASK_AGAIN_SECONDS or set(asked) - set(read_state.events):
+        read_state.asked_at = time.monotonic()
+        read_state.events = {uid: await cluster.events(read_state.namespace, uid) for uid in asked}
+
+
+def has_ended(job: Manifest) -> bool:
+    """Whether the Job controller says that a Job is over, or as good as."""
+    over = {"Complete", "Failed", "SuccessCriteriaMet", "FailureTarget"}
+    conditions = job.get("status", {}).get("conditions") or ()
+    return any(c["type"] in over and c["status"] == "True" for c in conditions)
+
+
+def is_of(pod: Manifest, job_uid: str) -> bool:
+    """Whether a pod belongs to the Job with that uid."""
+    return any(owner["uid"] == job_uid for owner in pod["metadata"].get("ownerReferences", ()))

@@ -1,0 +1,179 @@
+"""Leader election by a coordination.k8s.io/Lease: one replica works, the others wait.
+
+Safety rests on durations, never on two machines' clocks agreeing: a candidate waits a whole lease after it
+last saw the Lease change, and the leader counts its own from before it sent the renewal. (The client
+library's election compares wall clocks and gives nothing back at the end; hence our own.)
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from finetune_operator.objects import Manifest
+from finetune_operator.runtime import metrics
+from finetune_operator.runtime.api_client import (
+    ApiError,
+    ConflictError,
+    ExistsError,
+    LeaseLostError,
+    MissingError,
+)
+from finetune_operator.runtime.cluster import Cluster
+from finetune_operator.settings import Lease
+
+MARGIN_SECONDS = 2.0
+"""The leader stops so long before its lease runs out."""
+LOOK_SECONDS = 2.0
+"""How often a candidate looks."""
+RETRY_SECONDS = 1.0
+TELL_AGAIN_SECONDS = 60.0
+"""A candidate says so often why it cannot look, while that stays the same."""
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Leadership:
+    """One replica's part in the election."""
+
+    cluster: Cluster
+    namespace: str
+    settings: Lease
+    identity: str = field(
+        default_factory=lambda: f"{os.environ.get('POD_NAME', socket.gethostname())}_{uuid.uuid4()}"
+    )
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    looked_at: float = 0.0
+    """When this candidate or leader last tried: a replica that does not try is dead."""
+    _held_until: float = 0.0
+    _lease: Manifest = field(default_factory=dict)
+
+    def seconds_left(self) -> float:
+        """Seconds that this replica may still act as the leader; 0 or less: not at all."""
+        return self._held_until - MARGIN_SECONDS - self.clock()
+
+    async def acquire(self) -> None:
+        """Waits until this replica leads."""
+        seen: Any = None
+        seen_at = self.clock()
+        told, told_at = "", 0.0
+        while True:
+            self.looked_at = self.clock()
+            try:
+                self._lease = await self.cluster.lease(
+                    self.namespace, self.settings.name, self.settings.renew_seconds
+                )
+            except MissingError:
+                self._lease = self._new()
+            except ApiError as error:
+                if str(error) != told or self.clock() - told_at >= TELL_AGAIN_SECONDS:
+                    told, told_at = str(error), self.clock()
+                    log.warning("%s; looking again every %.0f s", error, LOOK_SECONDS)
+                await self.sleep(LOOK_SECONDS)
+                continue
+            spec = self._lease["spec"]
+            if (mark := (spec.get("holderIdentity"), spec.get("renewTime"))) != seen:
+                seen, seen_at = mark, self.clock()
+            duration = spec.get("leaseDurationSeconds") or self.settings.duration_seconds
+            wait = seen_at + duration - self.clock()
+            if not spec.get("holderIdentity") or wait <= 0:
+                if await self._take():
+                    log.info("this replica leads: %s", self.identity)
+                    metrics.LEADER.set(1)
+                    return
+                wait = RETRY_SECONDS
+            await self.sleep(max(0.02, min(wait, LOOK_SECONDS)))
+
+    async def keep(self) -> None:
+        """Renews the lease until it is lost.
+
+        Raises:
+            LeaseLostError: another replica leads, or may soon.
+        """
+        wait = float(self.settings.renew_seconds)
+        while True:
+            await self.sleep(min(wait, max(0.0, self.seconds_left())))
+            self.looked_at = self.clock()
+            left = self.seconds_left()
+            if left <= 0:
+                raise LeaseLostError("the lease could not be renewed in time")
+            try:
+                await self._renew(min(left, float(self.settings.renew_seconds)))
+                wait = float(self.settings.renew_seconds)
+            except LeaseLostError:
+                raise
+            except ApiError as error:
+                log.warning("%s; renewing again", error)
+                wait = RETRY_SECONDS
+
+    async def release(self) -> None:
+        """Gives the lease back, so that another replica need not wait. Only after the last write."""
+        metrics.LEADER.set(0)
+        if self.seconds_left() <= 0:
+            return
+        self._held_until = 0.0
+        spec = self._lease["spec"] | {"holderIdentity": "", "renewTime": _now(), "leaseDurationSeconds": 1}
+        try:
+            await self.cluster.write_lease(self._lease | {"spec": spec}, RETRY_SECONDS)
+        except ApiError as error:
+            log.warning("%s; the lease will run out by itself", error)
+
+    async def _take(self) -> bool:
+        before = self._lease["spec"]
+        spec = {
+            "holderIdentity": self.identity,
+            "leaseDurationSeconds": self.settings.duration_seconds,
+            "acquireTime": _now(),
+            "renewTime": _now(),
+            "leaseTransitions": before.get("leaseTransitions", -1) + 1,
+        }
+        started = self.clock()
+        try:
+            self._lease = await self.cluster.write_lease(
+                self._lease | {"spec": spec}, float(self.settings.renew_seconds)
+            )
+        except (ConflictError, ExistsError):
+            return False
+        except ApiError as error:
+            log.warning("%s; trying again", error)
+            return False
+        self._held_until = started + self.settings.duration_seconds
+        return True
+
+    async def _renew(self, seconds: float) -> None:
+        started = self.clock()
+        spec = self._lease["spec"] | {"renewTime": _now()}
+        try:
+            self._lease = await self.cluster.write_lease(self._lease | {"spec": spec}, seconds)
+        except (ConflictError, MissingError, ExistsError):
+            await self._look_again(seconds)
+            return
+        self._held_until = started + self.settings.duration_seconds
+
+    async def _look_again(self, seconds: float) -> None:
+        """Somebody wrote the Lease: a stranger's edit is put right at the next renewal; a new leader wins."""
+        try:
+            self._lease = await self.cluster.lease(self.namespace, self.settings.name, seconds)
+        except MissingError:
+            raise LeaseLostError("the Lease was deleted") from None
+        if (holder := self._lease["spec"].get("holderIdentity")) != self.identity:
+            raise LeaseLostError(f"{holder} leads now")
+
+    def _new(self) -> Manifest:
+        return {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": self.settings.name, "namespace": self.namespace},
+            "spec": {},
+        }
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,71 @@
+"""The operator's own Prometheus metrics. Labels have few values; what a job says is read at scrape time."""
+
+from collections import Counter as Count
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import Counter, Gauge, Histogram, Info
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from finetune_operator.names import State
+from finetune_operator.objects import Manifest
+
+_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+RECONCILES = Counter("finetune_operator_turns", "Turns of jobs.", ["result"])
+RECONCILE_SECONDS = Histogram("finetune_operator_turn_seconds", "Duration of a turn.", buckets=_SECONDS)
+QUEUE_DEPTH = Gauge("finetune_operator_queue_depth", "Jobs that wait for a worker.")
+QUEUE_SECONDS = Histogram(
+    "finetune_operator_queue_seconds", "Time that a job waited for a worker.", buckets=_SECONDS
+)
+API_REQUESTS = Counter(
+    "finetune_operator_api_requests", "Requests to the Kubernetes API.", ["verb", "resource", "code"]
+)
+WATCH_RESTARTS = Counter(
+    "finetune_operator_watch_restarts", "Watches begun again, by cause.", ["resource", "cause"]
+)
+POLLS = Counter("finetune_operator_progress_polls", "Questions to trainers for their progress.", ["result"])
+RESYNC_TIME = Gauge(
+    "finetune_operator_last_resync_timestamp_seconds", "Unix time of the last completed resync."
+)
+RESYNC_SECONDS = Gauge("finetune_operator_resync_seconds", "Duration of the last completed resync.")
+LEADER = Gauge("finetune_operator_leader", "1 on the replica that works.")
+BUILD = Info("finetune_operator_build", "Versions.")
+
+
+class JobCollector(Collector):
+    """Gauges of the FineTuneJobs that exist; `jobs` lists them."""
+
+    def __init__(self, jobs: Callable[[], Iterable[Manifest]]) -> None:
+        self._jobs = jobs
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Lists the FineTuneJobs; called at each scrape."""
+        by_state = GaugeMetricFamily("finetune_operator_jobs", "FineTuneJobs by state.", labels=["state"])
+        info = GaugeMetricFamily(
+            "finetune_job_info", "Always 1.", labels=["namespace", "name", "state", "stage"]
+        )
+        progress = GaugeMetricFamily(
+            "finetune_job_progress_percent",
+            "How much of the stage is done.",
+            labels=["namespace", "name", "stage"],
+        )
+        score = GaugeMetricFamily(
+            "finetune_job_score", "The primary metric.", labels=["namespace", "name", "metric", "model"]
+        )
+        states: Count[str] = Count({state.value: 0 for state in State})
+        for job in self._jobs():
+            where = [job["metadata"]["namespace"], job["metadata"]["name"]]
+            status = job.get("status") or {}
+            state, stage = status.get("state") or State.PENDING.value, status.get("stage") or ""
+            states[state] += 1
+            info.add_metric([*where, state, stage], 1)
+            if "progress" in status:
+                progress.add_metric([*where, stage], status["progress"].get("percent", 0))
+            evaluation = status.get("evaluation") or {}
+            for model in ("majority", "baseline", "tuned"):
+                if (scores := evaluation.get(model)) and "primary" in scores:
+                    score.add_metric([*where, evaluation.get("primaryMetric", ""), model], scores["primary"])
+        for state, count in sorted(states.items()):
+            by_state.add_metric([state], count)
+        yield from (by_state, info, progress, score)

@@ -1,0 +1,254 @@
+"""One turn of a run: read what is there, plan, and make what is missing or, if nothing is, tell and delete.
+
+The status is written in a turn that makes nothing, so that the first Jobs of others can come before it.
+Killed anywhere, the next turn comes to the same end: objects have deterministic names and are created once,
+status is durable before anything is deleted, and whatever is remembered here may be forgotten.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_operator.api import FineTuneJob, FineTuneJobStatus
+from finetune_operator.names import Reason
+from finetune_operator.objects import Manifest, is_subset
+from finetune_operator.planning import invalid_spec
+from finetune_operator.planning.plan import plan as decide
+from finetune_operator.planning.types import Event, Plan
+from finetune_operator.runtime import cleanup, gather, logs
+from finetune_operator.runtime.api_client import (
+    ApiError,
+    ConflictError,
+    ExistsError,
+    MissingError,
+    RefusedError,
+)
+from finetune_operator.runtime.cache import Cache
+from finetune_operator.runtime.cluster import Cluster
+from finetune_operator.runtime.gather import ReadState
+from finetune_operator.runtime.trainer_poller import Poller, first_pod
+from finetune_operator.runtime.workqueue import RetryLaterError
+from finetune_operator.settings import Settings
+
+MAX_CREATING_RECONCILES = 5
+"""After so many turns in a row that made something, something else must be undoing it."""
+CONFLICT_SECONDS = 0.2
+"""Somebody else wrote first: no failure, but worth a breath."""
+EVENTS_PER_HOUR = 10
+"""Kubernetes Events that one run posts for one reason."""
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Notes:
+    """What is remembered of a run between turns, and may be forgotten."""
+
+    read_state: ReadState
+    undeletable: str | None = None
+    """What the API server said when it refused a delete."""
+    making: int = 0
+    """Turns in a row that have made something."""
+    posted: list[tuple[str, float]] = field(default_factory=list)
+    """Reasons of the Events of the last hour, with the time of each by time.monotonic()."""
+
+
+@dataclass
+class Reconciler:
+    """Takes turns; serial for each run, because the work queue is."""
+
+    cache: Cache
+    cluster: Cluster
+    settings: Settings
+    poller: Poller
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    _notes: dict[str, Notes] = field(default_factory=dict)
+
+    async def reconcile(self, run: str) -> float | None:
+        """Works on a run; returns the seconds until time alone asks for another turn, or None.
+
+        Raises:
+            RetryLaterError: something that others have to mend stood in the way.
+        """
+        raw = self.cache.job(run)
+        meta = raw["metadata"] if raw else {}
+        if raw is None or meta.get("deletionTimestamp"):
+            self.poller.follow(run, None)
+            self._notes.pop(run, None)
+        logs.about(
+            namespace=meta.get("namespace"), job=meta.get("name"), run=run, attempt=_newest_attempt(raw)
+        )
+        try:
+            if raw is None:
+                return await cleanup.look_after(run, self.cache, self.cluster)
+            return None if meta.get("deletionTimestamp") else await self._advance(run, raw)
+        except ConflictError as error:
+            log.info("%s", error)
+            return CONFLICT_SECONDS
+        except ApiError as error:
+            raise RetryLaterError(str(error), getattr(error, "seconds", 0.0)) from None
+
+    async def _advance(self, run: str, raw: Manifest) -> float | None:
+        """A turn of a FineTuneJob that exists."""
+        notes = self._notes.setdefault(run, Notes(ReadState(run, raw["metadata"]["namespace"])))
+        now = self.clock().replace(microsecond=0)
+        try:
+            job = FineTuneJob.model_validate(raw)
+        except ValidationError as error:
+            self.poller.follow(run, None)
+            await self._tell_unreadable(raw, notes, invalid_spec.status_of(raw, error, now), now)
+            return None
+        await gather.look_at_foreign(notes.read_state, self.cache, self.cluster)
+        await gather.catch_up(notes.read_state, self.cache, self.cluster)
+        await gather.ask_events(notes.read_state, self.cache, self.cluster, now)
+        plan, refusal = self._decide(notes, job, now), notes.undeletable
+        try:
+            if await self._make(plan, notes):
+                return 0.0
+        except RefusedError as error:
+            refusal = str(error)
+        shown = self._decide(notes, job, now, refusal) if refusal else plan
+        written = await self._write_status(raw, dumped(shown.status))
+        self.poller.shown(run)
+        before, notes.undeletable = notes.undeletable, await self._delete_all(run, raw, plan)
+        if written:
+            for note in shown.notes:
+                log.info("%s", note)
+            for event in shown.events:
+                await self._post(raw, notes, event, now)
+        pods, jobs = self.cache.children(run, "Pod"), self.cache.children(run, "Job")
+        self.poller.follow(run, first_pod(pods, jobs) if plan.poll else None)
+        if notes.undeletable != before:
+            return 0.0
+        if refusal:
+            raise RetryLaterError(refusal)
+        return min(
+            (s for s in (plan.requeue_after, notes.read_state.requeue_after) if s is not None), default=None
+        )
+
+    async def _make(self, plan: Plan, notes: Notes) -> bool:
+        """Applies and creates what the plan says; returns whether anything was: it is planned again then."""
+        changed = await self._make_all(plan, notes.read_state)
+        notes.making = notes.making + 1 if changed else 0
+        if notes.making > MAX_CREATING_RECONCILES:
+            notes.making = 0
+            raise RuntimeError(
+                f"the plan still makes something after {MAX_CREATING_RECONCILES} turns: {_names(plan)}"
+            )
+        return changed
+
+    async def _make_all(self, plan: Plan, read_state: ReadState) -> bool:
+        changed = False
+        for manifest in (*plan.apply, *plan.create):
+            kind, name = manifest["kind"], manifest["metadata"]["name"]
+            if (kind, name) in read_state.foreign:
+                continue
+            known = self.cache.child(read_state.run, kind, name)
+            if known is None:
+                changed = True
+                await self._create(manifest, read_state)
+                if (kind, name) in read_state.foreign:
+                    return True  # what follows may rest on it: no pods without their NetworkPolicy
+            elif kind != "Job" and not is_subset(manifest, known):
+                log.info("%s %s differs from what it should be", kind, name)
+                try:
+                    self.cache.put(await self.cluster.apply(manifest, known["metadata"]["uid"]))
+                except ConflictError:
+                    await self._read_again(known)
+                changed = True
+        return changed
+
+    async def _create(self, manifest: Manifest, read_state: ReadState) -> None:
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        try:
+            self.cache.put(await self.cluster.create(manifest))
+            log.info("created %s %s", kind, name)
+        except ExistsError:
+            await gather.look_at_taken(read_state, self.cache, self.cluster, kind, name)
+            if (kind, name) in read_state.foreign:
+                log.warning("%s %s exists and is not ours", kind, name)
+
+    async def _delete_all(self, run: str, raw: Manifest, plan: Plan) -> str | None:
+        """Deletes what the plan says; returns what the API server said if it refused."""
+        for reference in plan.delete:
+            try:
+                await self.cluster.delete(raw["metadata"]["namespace"], reference)
+            except RefusedError as error:
+                return str(error)
+            log.info("deleted %s %s", reference.kind, reference.name)
+            known = self.cache.child(run, reference.kind, reference.name)
+            if known and known["metadata"]["uid"] == reference.uid:
+                self.cache.remove(known)
+        return None
+
+    async def _write_status(self, raw: Manifest, status: dict[str, Any]) -> bool:
+        """Writes the status if it is another; returns whether.
+
+        Raises:
+            ConflictError: the FineTuneJob has changed meanwhile; it was read again.
+        """
+        if status == (raw.get("status") or {}):
+            return False
+        try:
+            self.cache.put(await self.cluster.write_status(raw, status))
+        except ConflictError:
+            await self._read_again(raw)
+            raise
+        return True
+
+    async def _tell_unreadable(
+        self, raw: Manifest, notes: Notes, status: dict[str, Any], now: datetime
+    ) -> None:
+        """Says it in the status; the API server may refuse even that where the stored spec breaks a rule."""
+        try:
+            await self._write_status(raw, status)
+        except RefusedError as error:
+            log.warning("%s", error)
+            event = Event("Warning", Reason.SPEC_INVALID.value, status["message"])
+            await self._post(raw, notes, event, now)
+
+    async def _post(self, raw: Manifest, notes: Notes, event: Event, now: datetime) -> None:
+        """Posts an Event; one that cannot be posted is not worth a failure."""
+        since = time.monotonic() - 3600
+        notes.posted = [(reason, at) for reason, at in notes.posted if at > since]
+        if sum(reason == event.reason for reason, _ in notes.posted) >= EVENTS_PER_HOUR:
+            return
+        notes.posted.append((event.reason, time.monotonic()))
+        try:
+            await self.cluster.post_event(raw, event, now)
+        except ApiError as error:
+            log.warning("no Event posted: %s", error)
+
+    async def _read_again(self, raw: Manifest) -> None:
+        meta = raw["metadata"]
+        try:
+            self.cache.put(await self.cluster.get(raw["kind"], meta["namespace"], meta["name"]))
+        except MissingError:
+            self.cache.remove(raw)
+
+    def _decide(self, notes: Notes, job: FineTuneJob, now: datetime, refused: str | None = None) -> Plan:
+        progress = self.poller.news(notes.read_state.run)
+        seen = gather.observed(notes.read_state, self.cache, progress, refused)
+        return decide(job, seen, self.settings, now)
+
+
+def _newest_attempt(raw: Manifest | None) -> str | None:
+    """For the log; of whatever an object holds that may not be readable."""
+    status = (raw or {}).get("status")
+    attempts = status.get("attempts") if isinstance(status, dict) else None
+    last = attempts[-1] if isinstance(attempts, list) and attempts else None
+    return f"{last.get('stage')} {last.get('number')}" if isinstance(last, dict) else None
+
+
+def dumped(status: FineTuneJobStatus) -> dict[str, Any]:
+    """A status as the API server stores it."""
+    document: dict[str, Any] = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return document
+
+
+def _names(plan: Plan) -> str:
+    return ", ".join(manifest["metadata"]["name"] for manifest in (*plan.apply, *plan.create))

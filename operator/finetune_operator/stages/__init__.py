@@ -1,1 +1,0 @@
-"""Stages advance a job: one small file each, the Job that is its next attempt. Pure."""

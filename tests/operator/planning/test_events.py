@@ -1,0 +1,51 @@
+"""Which Events a change of status is worth; the golden cases show the usual ones."""
+
+import pytest
+
+from finetune_operator.api import FineTuneJobStatus
+from finetune_operator.names import Reason
+from finetune_operator.planning.events import between
+from finetune_operator.planning.plan import plan
+from tests.operator import scenes
+
+
+def status(reason: str, message: str, **changed: str) -> FineTuneJobStatus:
+    """The status of a job that cannot be run, with other words."""
+    job, configured = scenes.job_of({"spec": {"resources": {"profile": "none"}}}), scenes.settings()
+    made = plan(job, scenes.observed_of(job, {}, configured), configured, scenes.NOW).status
+    conditions = [
+        c.model_copy(update={"reason": reason, "message": message, "status": changed.get(c.type, "False")})
+        for c in made.conditions
+    ]
+    return made.model_copy(update={"conditions": conditions})
+
+
+FAILED = status("ColumnsMissing", "Prepare attempt 1 failed. No 'text'.", Finished="True")
+
+
+def test_a_failure_is_told_once_and_says_failed_once() -> None:
+    (event,) = between(None, FAILED)
+
+    assert (event.type, event.reason) == ("Warning", "ColumnsMissing")
+    assert event.message == "The job has ended. Prepare attempt 1 failed. No 'text'."
+    assert between(FAILED, FAILED) == ()
+
+
+def test_a_problem_is_told_when_it_begins_and_when_it_becomes_another() -> None:
+    secret = status(Reason.SECRET_MISSING, "Waiting for Secret demo/s3.")
+    key = status(Reason.KEY_MISSING, "Waiting for key secretKey.")
+
+    assert [e.reason for e in between(None, secret)] == ["SecretMissing"]
+    assert between(secret, secret) == ()
+    assert [e.message for e in between(secret, key)] == ["Waiting for key secretKey."]
+
+
+@pytest.mark.parametrize("reason", [Reason.WAITING_FOR_PODS, Reason.RETRYING, Reason.STOPPING])
+def test_what_passes_by_itself_is_no_event(reason: Reason) -> None:
+    assert between(None, status(reason, "Soon.")) == ()
+
+
+def test_a_message_is_cut_to_what_an_event_holds_between_letters() -> None:
+    (event,) = between(None, status(Reason.SECRET_MISSING, "\u00e9" * 2000))
+
+    assert event.message == "\u00e9" * 500

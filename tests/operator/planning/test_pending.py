@@ -1,0 +1,140 @@
+"""Which Events are asked for, what counts as drift, and texts that the golden cases do not show."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from finetune_operator.names import Reason
+from finetune_operator.objects import Manifest
+from finetune_operator.planning import pending
+from tests.operator import scenes
+
+JOB = scenes.job_of()
+FAILED = "MountVolume.SetUp failed for volume "
+
+
+def prepare(**changes: Any) -> Manifest:
+    return scenes.child(JOB, {"stage": "Prepare", **changes}, scenes.settings())
+
+
+def hanging(text: str, reason: str = "FailedMount") -> pending.Waiting | None:
+    job = prepare()
+    pod = scenes.pod(JOB, job, {"is": "Creating"})
+    event = scenes.event({"about": "tickets-0b5c3-p1-0", "reason": reason, "message": text})
+    return pending.on(job, [pod], [event])
+
+
+def test_events_are_asked_for_pods_that_hang_and_jobs_without_pods() -> None:
+    job = prepare(status={"startTime": "2026-01-01T11:50:00Z"})
+    creating = scenes.pod(JOB, job, {"is": "Creating"})
+    running = scenes.pod(JOB, job, {"is": "Running"})
+
+    assert pending.ask_about([job], [creating], scenes.NOW) == [creating["metadata"]["uid"]]
+    assert pending.ask_about([job], [], scenes.NOW) == [job["metadata"]["uid"]]
+    assert pending.ask_about([job], [running], scenes.NOW) == []
+
+
+def test_nothing_is_asked_about_a_job_that_waits_for_the_job_controller_or_has_pods_not_seen_yet() -> None:
+    untouched = prepare()
+    counted = prepare(status={"startTime": "2026-01-01T11:50:00Z", "active": 1})
+
+    assert pending.ask_about([untouched, counted], [], scenes.NOW) == []
+
+
+def test_nothing_is_asked_about_what_is_young_or_over_or_a_cleanup() -> None:
+    started = {"startTime": "2026-01-01T11:50:00Z"}
+    young = prepare(made=(scenes.NOW - timedelta(seconds=2)).isoformat(), status=started)
+    over = prepare(status={"is": "Complete"})
+    cleanup = scenes.child(JOB, {"stage": "Cleanup"}, scenes.settings())
+
+    assert pending.ask_about([young, over, cleanup], [], scenes.NOW) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            FAILED + '"storage-data" : secret "s3-keys" not found',
+            Reason.SECRET_MISSING,
+        ),
+        (
+            FAILED + '"config" : configmap "company-ca" not found',
+            Reason.CONFIG_MAP_MISSING,
+        ),
+        (
+            FAILED + '"config" : configmap references non-existent config key: ca.crt',
+            Reason.KEY_MISSING,
+        ),
+        (
+            FAILED + '"storage-data" : references non-existent secret key: accessKey',
+            Reason.KEY_MISSING,
+        ),
+        (
+            FAILED + '"storage-data" : failed to sync secret cache: timed out',
+            Reason.VOLUME_FAILED,
+        ),
+    ],
+)
+def test_mounts_that_fail_say_what_is_missing(text: str, reason: Reason) -> None:
+    found = hanging(text)
+
+    assert found
+    assert found.reason is reason
+    assert found.problem
+
+
+def test_missing_key_is_looked_for_in_what_the_volume_names() -> None:
+    found = hanging(FAILED + '"config" : configmap references non-existent config key: ca.crt')
+
+    assert found
+    assert "ConfigMap company-ca" in found.message
+
+
+def test_newest_event_tells() -> None:
+    job = prepare()
+    pod = scenes.pod(JOB, job, {"is": "Creating"})
+    about = "tickets-0b5c3-p1-0"
+    events = [
+        scenes.event({"about": about, "reason": "FailedMount", "message": text, "at": at})
+        for text, at in (
+            ('configmap "b" not found', "2026-01-01T11:59:59Z"),
+            ('secret "a" not found', "2026-01-01T11:58:00Z"),
+        )
+    ]
+
+    found = pending.on(job, [pod], events)
+
+    assert found
+    assert found.reason is Reason.CONFIG_MAP_MISSING
+
+
+def test_sandbox_that_cannot_be_made_is_told() -> None:
+    found = hanging("Failed to create pod sandbox: no network", "FailedCreatePodSandBox")
+
+    assert found
+    assert found.reason is Reason.CONTAINER_CREATING
+    assert "no network" in found.message
+
+
+def test_pods_refused_by_a_webhook_are_told_in_its_words() -> None:
+    event = scenes.event(
+        {
+            "about": "tickets-0b5c3-p1",
+            "reason": "FailedCreate",
+            "message": "Error creating: admission webhook says no",
+        }
+    )
+    found = pending.on(prepare(), [], [event])
+
+    assert found
+    assert (found.reason, found.message) == (
+        Reason.PODS_REFUSED,
+        "The pods cannot be created: admission webhook says no",
+    )
+
+
+def test_a_job_as_it_was_made_has_not_drifted() -> None:
+    assert pending.drifted(prepare()) is None
+    assert pending.drifted(prepare(spec={"parallelism": 0}))
+    assert pending.drifted(prepare(spec={"activeDeadlineSeconds": 5}))

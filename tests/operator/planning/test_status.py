@@ -1,0 +1,76 @@
+"""What the conditions of a job say to people, at each point of its life."""
+
+from typing import Any
+
+import pytest
+
+from finetune_operator.api import ConditionStatus
+from finetune_operator.names import Condition
+from finetune_operator.planning.plan import plan
+from tests.operator import scenes
+
+PREPARED = {"stage": "Prepare", "outcome": "Succeeded"}
+RUNNING: dict[str, Any] = {
+    "jobs": [{"stage": "Train", "pods": [{"is": "Running"}, {"index": 1, "is": "Running"}]}]
+}
+STOPPING: dict[str, Any] = {"jobs": [{"stage": "Train", "gone": True, "pods": [{"is": "Running"}]}]}
+
+
+def conditions(job: dict[str, Any], observed: dict[str, Any]) -> dict[str, ConditionStatus]:
+    made, configured = scenes.job_of(job), scenes.settings()
+    shown = plan(made, scenes.observed_of(made, observed, configured), configured, scenes.NOW).status
+    return {c.type: c for c in shown.conditions}
+
+
+def training(**spec: Any) -> dict[str, Any]:
+    status = {"reached": "Prepare", "attempts": [PREPARED, {"stage": "Train"}]}
+    return {"spec": spec, "status": status}
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        (Condition.PREPARED, "True: 3,200 rows to train on"),
+        (Condition.RUNNING, "True: All pods of Train attempt 1 run."),
+        (Condition.EVALUATED, "Unknown: Train has not ended."),
+        (Condition.PUBLISHED, "Unknown: Publish has not begun."),
+        (Condition.SUSPENDED, "False: The job is not suspended."),
+        (Condition.FINISHED, "False: The job has not ended."),
+        (Condition.SUCCEEDED, "Unknown: The job has not ended."),
+    ],
+)
+def test_while_all_pods_run_each_condition_says_so_in_a_sentence(kind: Condition, says: str) -> None:
+    shown = conditions(training(), RUNNING)[kind]
+
+    assert f"{shown.status}: {shown.message}".startswith(says)
+
+
+def test_a_suspended_job_says_what_is_still_stopping_and_then_how_it_goes_on() -> None:
+    stopping = conditions(training(suspend=True), STOPPING)
+    suspended = conditions(training(suspend=True), {})
+
+    assert stopping["Suspended"].message == "Suspending: 1 pod is still stopping."
+    assert suspended["Suspended"].message == suspended["Running"].message
+    assert suspended["Suspended"].message == "Suspended by spec.suspend; set it to false to go on with Train."
+    assert suspended["Finished"].message == "The job has not ended."
+
+
+def test_an_ended_job_says_how_in_each_condition() -> None:
+    failed = conditions({"spec": {"resources": {"profile": "none"}}}, {})
+    published = {"stage": "Publish", "outcome": "Succeeded"}
+    attempts = [PREPARED, {"stage": "Train", "outcome": "Succeeded"}, published]
+    succeeded = conditions({"status": {"reached": "Publish", "attempts": attempts}}, {})
+
+    assert failed["Finished"].message == failed["Running"].message == "The job has failed."
+    assert "'none'" in failed["Succeeded"].message
+    assert failed["Published"].message == "Publish has not begun."
+    assert succeeded["Finished"].message == succeeded["Running"].message == "The job has succeeded."
+    assert "is published at" in succeeded["Succeeded"].message
+
+
+def test_a_job_that_is_edited_by_hand_says_so_while_its_pods_run() -> None:
+    drifted = {"jobs": [RUNNING["jobs"][0] | {"spec": {"activeDeadlineSeconds": 60}}]}
+    shown = conditions(training(), drifted)["Running"]
+
+    assert (shown.status, shown.reason) == ("True", "Drifted")
+    assert "spec.activeDeadlineSeconds" in shown.message

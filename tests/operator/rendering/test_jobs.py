@@ -1,0 +1,280 @@
+"""The manifests of a run, whole, and what must hold for all of them."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from finetune_operator import names
+from finetune_operator.api import FineTuneJob
+from finetune_operator.objects import Manifest
+from finetune_operator.rendering import jobs, network, trainer_config
+from finetune_operator.rendering.pods import cpus
+from finetune_operator.rendering.trainer_config import CONFIG_LIMIT_BYTES
+from finetune_trainer import config as trainer
+from finetune_trainer.contract import Stage
+from tests.operator import scenes
+
+GOLDEN = Path(__file__).parent / "golden" / "manifests.yaml"
+
+
+def made(job: FineTuneJob, stage: Stage, **changes: Any) -> Manifest:
+    configured = scenes.settings(changes.pop("settings", None))
+    asked = scenes.asked_of(job, configured)
+    if stage is Stage.CLEANUP:
+        return jobs.cleanup_job(job, asked, configured, 1)
+    return jobs.stage_job(job, asked, configured, stage, 1, **changes)
+
+
+def every(job: FineTuneJob) -> dict[str, Manifest]:
+    configured = scenes.settings()
+    train = {"chosen": scenes.CHOSEN, "prepared": scenes.DIGEST}
+    return {
+        "prepare": made(job, Stage.PREPARE),
+        "train": made(job, Stage.TRAIN, **train),
+        "publish": made(job, Stage.PUBLISH, **train),
+        "report": made(job, Stage.READBACK, readback=(Stage.TRAIN, 1)),
+        "cleanup": made(job, Stage.CLEANUP),
+        "service": network.service(job),
+        "networkPolicy": network.network_policy(job, scenes.asked_of(job, configured).run, configured),
+    }
+
+
+def test_manifests_are_as_written_down() -> None:
+    found = every(scenes.job_of())
+    if os.environ.get("FINETUNE_REGENERATE"):
+        GOLDEN.write_text(yaml.safe_dump(json.loads(json.dumps(found)), sort_keys=False, width=105))
+    assert found == scenes.read(GOLDEN)
+
+
+@pytest.mark.parametrize("kind", ["prepare", "train", "publish", "report", "cleanup"])
+def test_pods_are_restricted_and_hold_no_api_credentials(kind: str) -> None:
+    spec = every(scenes.job_of())[kind]["spec"]["template"]["spec"]
+
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["enableServiceLinks"] is False
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] == spec["securityContext"]["fsGroup"] == 10001
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in spec["containers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+    kinds = {key for volume in spec["volumes"] for key in volume if key != "name"}
+    assert kinds <= {"projected", "secret", "emptyDir"}
+
+
+@pytest.mark.parametrize("kind", ["report", "cleanup"])
+def test_report_and_cleanup_get_the_keys_of_the_output_store_alone(kind: str) -> None:
+    store = {"endpoint": "https://other:9000", "secretRef": {"name": "reads-secret-data"}}
+    job = scenes.job_of({"spec": {"dataset": {"storage": store}}})
+
+    assert "reads-secret-data" not in str(every(job)[kind]["spec"]["template"]["spec"])
+
+
+def test_cleanup_outlives_its_job_and_starts_only_when_released() -> None:
+    cleanup = made(scenes.job_of(), Stage.CLEANUP)
+
+    assert cleanup["spec"]["suspend"] is True
+    assert "ownerReferences" not in cleanup["metadata"]
+    assert cleanup["spec"]["ttlSecondsAfterFinished"] > 0
+    assert cleanup["metadata"]["labels"][names.LABEL_UID] == scenes.UID
+
+
+def test_train_pods_meet_at_the_full_name_of_index_0() -> None:
+    train = made(scenes.job_of(), Stage.TRAIN, settings={"cluster_domain": "corp.internal"})
+    config = jobs.config_of(train)
+
+    assert config
+    assert config.rendezvous.master_address == "tickets-0b5c3-t1-0.tickets-0b5c3.demo.svc.corp.internal."
+    assert (
+        train["spec"]["template"]["spec"]["subdomain"] == network.service(scenes.job_of())["metadata"]["name"]
+    )
+
+
+def test_jobs_ask_for_the_gpus_and_threads_of_their_processes() -> None:
+    asked = {"nodes": 2, "gpusPerNode": 4, "cpu": 16, "memory": "64Gi"}
+    container = made(scenes.job_of({"spec": {"resources": asked}}), Stage.TRAIN)["spec"]["template"]["spec"][
+        "containers"
+    ][0]
+
+    assert container["resources"]["limits"] == {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": "4"}
+    assert {"name": "OMP_NUM_THREADS", "value": "4"} in container["env"]
+
+
+@pytest.mark.parametrize(("cpu", "asked"), [("2", "100m"), ("100m", "100m"), ("50m", "50m")])
+def test_report_and_cleanup_ask_for_a_tenth_of_a_cpu_and_the_others_for_all_they_may_use(
+    cpu: str, asked: str
+) -> None:
+    cpu_stages = {"profiles": {"default": {"cpuStages": {"cpu": cpu, "memory": "1Gi"}}}}
+    for stage in Stage:
+        reported = {"readback": (Stage.TRAIN, 1)} if stage is Stage.READBACK else {}
+        spec = made(scenes.job_of(), stage, settings=cpu_stages, **reported)["spec"]["template"]["spec"]
+        resources = spec["containers"][0]["resources"]
+        changed = {"cpu": asked} if stage in (Stage.READBACK, Stage.CLEANUP) else {}
+        assert resources["requests"] == resources["limits"] | changed
+
+
+def test_prepare_asks_for_no_gpu() -> None:
+    job = scenes.job_of({"spec": {"resources": {"gpusPerNode": 4}}})
+
+    assert "gpu" not in str(
+        made(job, Stage.PREPARE)["spec"]["template"]["spec"]["containers"][0]["resources"]
+    )
+
+
+def test_config_at_maximum_lengths_fits_its_annotation() -> None:
+    key, name = "k" * 253, "n" * 253
+    store = {
+        "endpoint": "https://" + "h" * 292,
+        "region": "r" * 63,
+        "secretRef": {"name": name, "accessKeyKey": key, "secretKeyKey": key},
+        "caBundleRef": {"name": name, "key": key},
+    }
+    uri = "s3://bucket/" + "\u4e2d" * 1012
+    files = {"uri": None, "uris": [f"s3://bucket/{n:0>3}" + "\u4e2d" * 49 for n in range(64)]}
+    job = scenes.job_of(
+        {
+            "metadata": {"name": "a" * 253, "namespace": "b" * 63, "generation": 2**62},
+            "spec": {
+                "model": {"uri": uri, "storage": store},
+                "dataset": {"train": files, "validation": files, "test": files, "storage": store},
+                "output": {"uri": uri[:600], "suffix": "s" * 64, "storage": store},
+                "method": {
+                    "type": "LoRA",
+                    "lora": {"targetModules": [f"{number:02d}" + "m" * 126 for number in range(64)]},
+                },
+            },
+        }
+    )
+    train = made(job, Stage.TRAIN, chosen=scenes.CHOSEN, prepared=scenes.DIGEST)
+    annotation = train["spec"]["template"]["metadata"]["annotations"][names.ANNOTATION_CONFIG]
+
+    assert len(annotation.encode()) < CONFIG_LIMIT_BYTES
+    assert len(train["metadata"]["name"]) <= 63 - len("-1023-abcde")
+    assert all(len(value) <= 63 for value in train["metadata"]["labels"].values())
+
+
+def test_config_survives_the_trip_to_the_trainer() -> None:
+    job = scenes.job_of()
+    config = jobs.config_of(made(job, Stage.TRAIN, chosen=scenes.CHOSEN, prepared=scenes.DIGEST))
+
+    assert config
+    assert config.run == scenes.asked_of(job, scenes.settings()).run
+    assert config.chosen == scenes.CHOSEN
+
+
+@pytest.mark.parametrize(
+    ("spec", "method"),
+    [
+        ({}, "Full"),
+        ({"method": {"type": "LoRA"}}, trainer.Lora(rank=16, alpha=32)),
+        ({"method": {"type": "LoRA", "lora": {"rank": 4}}}, trainer.Lora(rank=4, alpha=8)),
+        (
+            {
+                "method": {"type": "LoRA", "lora": {"alpha": 5, "dropout": 0.1, "targetModules": ["query"]}},
+                "output": {"mergeAdapter": True},
+            },
+            trainer.Lora(rank=16, alpha=5, dropout=0.1, target_modules=("query",), merge=True),
+        ),
+        (
+            {"method": {"type": "FreezeLayers", "freezeLayers": {"trainLast": 2}}},
+            trainer.FreezeLayers(train_last=2),
+        ),
+    ],
+)
+def test_the_method_is_told_to_the_trainer(spec: Manifest, method: trainer.Method) -> None:
+    job = scenes.job_of({"spec": spec})
+    config = jobs.config_of(made(job, Stage.TRAIN, chosen=scenes.CHOSEN, prepared=scenes.DIGEST))
+
+    assert config
+    assert config.run.method == method
+
+
+def test_methods_and_their_numbers_have_digests_of_their_own() -> None:
+    methods = ["Full", trainer.Lora(), trainer.Lora(rank=8), trainer.FreezeLayers(train_last=1)]
+    run = scenes.asked_of(scenes.job_of(), scenes.settings()).run
+
+    assert len({run.model_copy(update={"method": method}).digest() for method in methods}) == len(methods)
+
+
+def test_what_a_split_names_reaches_the_trainer_and_one_file_is_asked_for_as_ever() -> None:
+    def dataset(changes: Manifest) -> trainer.Dataset:
+        return scenes.asked_of(scenes.job_of({"spec": {"dataset": changes}}), scenes.settings()).run.dataset
+
+    several = ["s3://data/a/", "s3://data/b.parquet"]
+    asked = dataset({"train": {"uri": None, "uris": several}, "test": {"uri": "s3://data/test/"}})
+    assert (asked.train.uri, asked.train.uris) == (None, tuple(several))
+    assert (asked.test.uri, asked.test.uris, asked.test.split) == ("s3://data/test/", (), None)
+    assert (asked.validation.uri, asked.validation.split) == (None, 0.1)
+    assert trainer.digest_of(dataset({})) != trainer.digest_of(asked)
+    plain = dataset({}).model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    assert plain["train"] == {"uri": "s3://data/train.jsonl"}
+
+
+def test_output_and_runs_are_where_the_contract_says() -> None:
+    job = scenes.job_of({"spec": {"output": {"uri": "s3://models/support", "suffix": None}}})
+
+    assert trainer_config.output_uri(job) == "s3://models/support/demo/tickets/0b5c3f1e/"
+    assert trainer_config.runs_uri(job) == f"s3://models/.finetune-runs/demo/{scenes.UID}/"
+
+
+def test_jobs_with_the_same_output_share_no_folder() -> None:
+    jobs = [
+        scenes.job_of({"metadata": meta})
+        for meta in ({}, {"name": "other"}, {"namespace": "other"}, {"name": "demo", "namespace": "tickets"})
+    ]
+    folders = {trainer_config.output_uri(job) for job in jobs}
+
+    assert folders == {
+        "s3://models/support/demo/tickets/v2/",
+        "s3://models/support/demo/other/v2/",
+        "s3://models/support/other/tickets/v2/",
+        "s3://models/support/tickets/demo/v2/",
+    }
+    later = {
+        "metadata": {"uid": "99999999-7a52-4d3c-9f5e-2f3a9c1d8e7b"},
+        "spec": {"output": {"suffix": None}},
+    }
+    assert trainer_config.output_uri(scenes.job_of(later)) == "s3://models/support/demo/tickets/99999999/"
+
+
+def test_spec_digest_tells_what_changes_the_work_and_nothing_else() -> None:
+    def digest(spec: Manifest) -> str:
+        return scenes.asked_of(scenes.job_of({"spec": spec}), scenes.settings()).spec_digest
+
+    same: list[Manifest] = [
+        {},
+        {"suspend": True},
+        {"ttl": {"afterFinished": "1h"}},
+        {"training": {"seed": 42}},
+    ]
+    other: list[Manifest] = [
+        {"training": {"seed": 43}},
+        {"storage": {"secretRef": {"name": "other"}}},
+        {"storage": {"caBundleRef": None}},
+        {"resources": {"memory": "9Gi"}},
+    ]
+    assert len({digest(spec) for spec in same}) == 1
+    assert len({digest(spec) for spec in [{}, *other]}) == 1 + len(other)
+
+
+def test_network_policy_opens_the_ports_of_the_stores() -> None:
+    job = scenes.job_of(
+        {"spec": {"dataset": {"storage": {"endpoint": "https://s3.corp", "secretRef": {"name": "x"}}}}}
+    )
+    policy = every(job)["networkPolicy"]
+
+    assert policy["spec"]["egress"][-1] == {
+        "ports": [{"protocol": "TCP", "port": 443}, {"protocol": "TCP", "port": 9000}]
+    }
+
+
+@pytest.mark.parametrize(("quantity", "number"), [("500m", 0.5), ("2", 2), ("1.5", 1.5), ("2k", 2000)])
+def test_cpus_reads_quantities(quantity: str, number: float) -> None:
+    assert cpus(quantity) == number

@@ -1,0 +1,219 @@
+"""What each answer of the API server means, and that nothing is written without a lease. Real HTTP."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from kubernetes.aio import client
+from kubernetes.aio.config import kube_config
+
+from finetune_operator.runtime import api_client
+from finetune_operator.runtime.api_client import (
+    ApiError,
+    ConflictError,
+    ExistsError,
+    ExpiredError,
+    LeaseLostError,
+    MissingError,
+    RefusedError,
+    SilentError,
+    Transport,
+    UnavailableError,
+)
+from tests.operator.kubeconfig import write_kubeconfig
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Server:
+    def __init__(self) -> None:
+        self.requests: list[web.Request] = []
+        self.answer: Handler = self._ok
+        self.port = 0
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(request)
+        return await self.answer(request)
+
+    async def _ok(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response({})
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    server = Server()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", server.serve)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    server.port = runner.addresses[0][1]
+    yield server
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def caller(server: Server) -> AsyncIterator[Callable[[float], Transport]]:
+    configuration = client.Configuration(host=f"http://127.0.0.1:{server.port}")
+    configuration.api_key["BearerToken"] = "bearer secret-token"
+    api = client.ApiClient(configuration)
+    yield lambda seconds: Transport(api, lambda: seconds)
+    await api.close()  # type: ignore[no-untyped-call]
+
+
+Caller = Callable[[float], Transport]
+
+
+def answering(status: int, reason: str = "", headers: dict[str, str] | None = None) -> Handler:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        said = {"kind": "Status", "reason": reason, "message": "because"}
+        return web.json_response(said, status=status, headers=headers)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "error"),
+    [
+        (400, "BadRequest", RefusedError),
+        (401, "Unauthorized", UnavailableError),
+        (403, "Forbidden", RefusedError),
+        (404, "NotFound", MissingError),
+        (409, "Conflict", ConflictError),
+        (409, "AlreadyExists", ExistsError),
+        (410, "Expired", ExpiredError),
+        (413, "RequestEntityTooLarge", RefusedError),
+        (422, "Invalid", RefusedError),
+        (429, "TooManyRequests", UnavailableError),
+        (500, "InternalError", UnavailableError),
+        (503, "ServiceUnavailable", UnavailableError),
+        (504, "Timeout", UnavailableError),
+    ],
+)
+async def test_each_refusal_is_classified_and_named(
+    server: Server, caller: Caller, status: int, reason: str, error: type[ApiError]
+) -> None:
+    server.answer = answering(status, reason)
+    with pytest.raises(error, match="create jobs in namespace ns: because") as raised:
+        await caller(60).request("create", "Job", "ns", body={})
+    assert type(raised.value) is error
+    assert len(server.requests) == 1
+
+
+async def test_patience_that_is_asked_for_is_kept(server: Server, caller: Caller) -> None:
+    server.answer = answering(429, headers={"Retry-After": "7"})
+    with pytest.raises(UnavailableError) as raised:
+        await caller(60).request("get", "Job", "ns", "x")
+    assert raised.value.seconds == 7
+
+
+async def test_an_answer_that_is_no_status_is_no_accident(server: Server, caller: Caller) -> None:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=502, text="<html>bad gateway")
+
+    server.answer = answer
+    with pytest.raises(UnavailableError, match="list pods: Bad Gateway"):
+        await caller(60).request("list", "Pod", None)
+
+
+async def test_long_refusals_are_cut(server: Server, caller: Caller) -> None:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"message": "x" * 100_000}, status=403)
+
+    server.answer = answer
+    with pytest.raises(RefusedError) as raised:
+        await caller(60).request("list", "Pod", None)
+    assert len(str(raised.value)) < 1000
+
+
+async def test_nobody_there_is_unavailable(caller: Caller, server: Server) -> None:
+    caller(60).api.configuration.host = "http://127.0.0.1:1"
+    with pytest.raises(UnavailableError, match="get jobs x in namespace ns"):
+        await caller(60).request("get", "Job", "ns", "x")
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("verb", ["create", "apply", "update", "patch", "delete"])
+async def test_nothing_is_written_without_a_lease(server: Server, caller: Caller, verb: str) -> None:
+    with pytest.raises(LeaseLostError):
+        await caller(0).request(verb, "Job", "ns", "x", body={})
+    assert server.requests == []
+
+
+async def test_reading_needs_no_lease(server: Server, caller: Caller) -> None:
+    await caller(0).request("get", "Job", "ns", "x")
+    await caller(0).request("create", "Lease", "ns", body={})
+    assert len(server.requests) == 2
+
+
+async def test_a_write_does_not_outlast_the_lease(server: Server, caller: Caller) -> None:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(3)
+        return web.json_response({})
+
+    server.answer = answer
+    with pytest.raises(UnavailableError):
+        await caller(0.2).request("create", "Job", "ns", body={})
+
+
+async def test_requests_carry_identity_and_type(server: Server, caller: Caller) -> None:
+    await caller(60).request("apply", "Service", "ns", "s", body={"a": 1}, query={"force": "true", "x": ""})
+    await caller(60).request("patch", "Job", "ns", "j", body={})
+    apply, patch = server.requests
+    assert apply.method == patch.method == "PATCH"
+    assert apply.headers["Content-Type"] == "application/apply-patch+yaml"
+    assert patch.headers["Content-Type"] == "application/merge-patch+json"
+    assert apply.headers["Authorization"] == "bearer secret-token"
+    assert apply.headers["User-Agent"] == "finetune-operator"
+    assert apply.path_qs == "/api/v1/namespaces/ns/services/s?force=true"
+    assert patch.path == "/apis/batch/v1/namespaces/ns/jobs/j"
+
+
+async def test_a_watch_that_falls_silent_is_broken_off(
+    server: Server, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(json.dumps({"type": "ADDED", "object": {}}).encode() + b"\n")
+        await asyncio.sleep(5)
+        return response
+
+    server.answer = answer
+    monkeypatch.setattr(api_client, "SILENCE_SECONDS", 0.2)
+    stream = caller(60).stream("Pod", None, {})
+    assert (await anext(stream))["type"] == "ADDED"
+    with pytest.raises(SilentError, match="watch pods"):
+        await anext(stream)
+
+
+async def test_a_token_is_read_anew(caller: Caller) -> None:
+    configuration = caller(60).api.configuration
+
+    def rotate(told: client.Configuration) -> None:
+        told.api_key["BearerToken"] = "bearer fresh"
+
+    configuration.refresh_api_key_hook = rotate
+    assert api_client.access(caller(60).api).token == "fresh"  # noqa: S105 - of this test
+
+
+@pytest.mark.parametrize(("excepted", "requests"), [("elsewhere.example", 1), (".example", 0)])
+async def test_the_api_server_is_reached_by_the_proxy_of_the_environment(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, excepted: str, requests: int
+) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    write_kubeconfig(kubeconfig, "http://api.example")
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    # The library has read the variable when it was imported.
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig))
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.port}")
+    monkeypatch.setenv("no_proxy", excepted)
+    api = await api_client.connect()
+    with contextlib.suppress(UnavailableError):
+        await Transport(api, lambda: 5.0).request("get", "Job", "team", "one", seconds=2)
+    await api.close()  # type: ignore[no-untyped-call]
+    assert [request.host for request in server.requests] == ["api.example"] * requests

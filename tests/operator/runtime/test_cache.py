@@ -1,0 +1,128 @@
+"""What the cache promises: the newest version wins, the deleted stay deleted, lists replace."""
+
+from typing import Any
+
+import pytest
+
+from finetune_operator.names import KIND, LABEL_UID
+from finetune_operator.runtime.cache import Cache
+
+
+def an(kind: str, name: str, version: int, *, run: str = "run", uid: str = "", namespace: str = "ns") -> Any:
+    meta: dict[str, Any] = {
+        "name": name,
+        "namespace": namespace,
+        "uid": uid or f"uid-{name}",
+        "resourceVersion": str(version),
+        "managedFields": [{"manager": "x"}],
+    }
+    if kind == KIND:
+        meta["uid"] = run
+    else:
+        meta["labels"] = {LABEL_UID: run}
+    return {"kind": kind, "metadata": meta}
+
+
+@pytest.fixture
+def cache() -> Cache:
+    return Cache()
+
+
+def versions(cache: Cache, kind: str = "Pod") -> list[str]:
+    return [o["metadata"]["resourceVersion"] for o in cache.children("run", kind)]  # type: ignore[arg-type]
+
+
+def test_news_names_the_run_and_old_news_is_none(cache: Cache) -> None:
+    assert cache.put(an("Pod", "a", 5)) == "run"
+    assert cache.put(an("Pod", "a", 5)) is None
+    assert cache.put(an("Pod", "a", 4)) is None
+    assert cache.put(an("Pod", "a", 6)) == "run"
+    assert versions(cache) == ["6"]
+
+
+def test_a_new_object_of_the_same_name_replaces_the_old(cache: Cache) -> None:
+    cache.put(an("Pod", "a", 9, uid="one"))
+    assert cache.put(an("Pod", "a", 8, uid="two")) == "run"
+    assert cache.remove(an("Pod", "a", 10, uid="one")) is None
+    assert versions(cache) == ["8"]
+
+
+def test_what_was_deleted_does_not_come_back_with_a_late_event(cache: Cache) -> None:
+    cache.put(an("Pod", "a", 1))
+    assert cache.remove(an("Pod", "a", 3)) == "run"
+    assert cache.put(an("Pod", "a", 2)) is None
+    assert cache.runs() == set()
+
+
+def test_a_list_removes_what_it_lacks_but_not_what_is_newer(cache: Cache) -> None:
+    cache.put(an("Pod", "old", 5))
+    cache.put(an("Pod", "new", 20))
+    cache.put(an("Job", "other-kind", 5))
+    cache.put(an("Pod", "elsewhere", 5, namespace="other", run="other"))
+    assert cache.replace("Pod", "ns", [an("Pod", "listed", 7)], "10") == {"run"}
+    assert [o["metadata"]["name"] for o in cache.children("run", "Pod")] == ["listed", "new"]
+    assert cache.child("run", "Job", "other-kind")
+    assert cache.children("other", "Pod")
+
+
+def test_an_unchanged_list_is_no_news(cache: Cache) -> None:
+    cache.put(an("Pod", "a", 5))
+    assert cache.replace("Pod", None, [an("Pod", "a", 5)], "10") == set()
+
+
+def test_a_run_is_known_by_its_job_and_outlives_it(cache: Cache) -> None:
+    cache.put(an(KIND, "tickets", 1))
+    cache.put(an("Job", "tickets-c1", 2))
+    assert cache.job("run")
+    assert [job["metadata"]["name"] for job in cache.jobs()] == ["tickets"]
+    cache.remove(an(KIND, "tickets", 3))
+    assert cache.job("run") is None
+    assert cache.runs() == {"run"}
+
+
+def test_objects_without_our_label_are_not_ours(cache: Cache) -> None:
+    stranger = an("Pod", "x", 1)
+    del stranger["metadata"]["labels"]
+    assert cache.put(stranger) is None
+    assert cache.runs() == set()
+
+
+def test_managed_fields_are_not_kept(cache: Cache) -> None:
+    cache.put(an("Pod", "a", 1))
+    assert "managedFields" not in cache.children("run", "Pod")[0]["metadata"]
+
+
+def test_a_refusal_to_read_concerns_its_namespace(cache: Cache) -> None:
+    assert cache.note_readable("Pod", "a", "list pods: forbidden")
+    assert not cache.note_readable("Pod", "a", "list pods: forbidden")
+    assert cache.unreadable("a") == "list pods: forbidden"
+    assert cache.unreadable("b") is None
+    assert cache.note_readable("Pod", "a", None)
+    assert cache.unreadable("a") is None
+    cache.note_readable("Job", None, "list jobs: forbidden")
+    assert cache.unreadable("b") == "list jobs: forbidden"
+
+
+def test_memory_of_deletions_is_bounded(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune_operator.runtime.cache.REMEMBERED_DELETIONS", 3)
+    for number in range(10):
+        cache.remove(an("Pod", f"p{number}", 1))
+    assert len(cache._deleted) == 3
+
+
+def test_few_objects_stay_read_and_all_are_as_they_came(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune_operator.runtime.cache.OPEN", 2)
+    pods = [an("Pod", f"p{number}", number) | {"status": {"message": f"ü{number}"}} for number in range(5)]
+    for pod in pods:
+        cache.put(pod)
+    for _ in range(2):
+        assert [o["status"] for o in cache.children("run", "Pod")] == [pod["status"] for pod in pods]
+    assert len(cache._open) == 2
+
+
+def test_what_stays_read_is_not_read_again(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.put(an(KIND, "tickets", 1))
+    monkeypatch.setattr("finetune_operator.runtime.cache.json.loads", None)
+    assert cache.job("run")

@@ -1,0 +1,80 @@
+"""The operator's own two ports, asked over real HTTP."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+from prometheus_client import CollectorRegistry, Gauge
+
+from devcluster.controlplane import free_ports
+from finetune_operator.runtime.endpoints import serve
+
+
+@asynccontextmanager
+async def served(*ailments: str | None) -> AsyncIterator[tuple[int, int]]:
+    """Ports of metrics and health; each look at the health takes the next ailment."""
+    registry, left = CollectorRegistry(), list(ailments)
+    Gauge("jobs", "How many.", registry=registry).set(3)
+    metrics_port, health_port = free_ports(2)
+    async with serve(registry, metrics_port, health_port, lambda: left.pop(0)):
+        yield metrics_port, health_port
+
+
+async def ask(port: int, path: str) -> tuple[int, str]:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{port}{path}") as response,
+    ):
+        return response.status, await response.text()
+
+
+async def test_metrics_are_shown_on_their_port_and_health_on_the_other() -> None:
+    async with served(None) as (metrics, health):
+        status, text = await ask(metrics, "/metrics")
+        assert (status, "jobs 3.0" in text) == (200, True)
+        assert await ask(health, "/healthz") == (200, "ok\n")
+        assert (await ask(health, "/metrics"))[0] == 404
+        assert (await ask(metrics, "/healthz"))[0] == 404
+
+
+async def test_an_ailment_is_named_while_it_lasts_and_does_not_hold_up_a_rollout() -> None:
+    async with served("the last resync was completed 1300 s ago", None) as (_, health):
+        assert await ask(health, "/readyz") == (200, "ok\n")
+        assert await ask(health, "/healthz") == (503, "the last resync was completed 1300 s ago\n")
+        assert await ask(health, "/healthz") == (200, "ok\n")
+
+
+async def test_both_ports_are_free_afterwards_whatever_happened() -> None:
+    ports = (0, 0)
+    with pytest.raises(ValueError, match="the work failed"):
+        async with served() as ports:
+            raise ValueError("the work failed")
+    for port in ports:
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await ask(port, "/metrics")
+
+
+async def test_a_port_that_is_taken_is_said_and_the_other_is_given_back() -> None:
+    metrics_port, health_port = free_ports(2)
+    with socket.create_server(("", health_port)), pytest.raises(OSError, match=str(health_port)):
+        async with serve(CollectorRegistry(), metrics_port, health_port, lambda: None):
+            raise AssertionError("it serves on a port that is taken")
+    with pytest.raises(aiohttp.ClientConnectorError):
+        await ask(metrics_port, "/metrics")
+
+
+async def test_a_scrape_that_takes_long_holds_up_nothing() -> None:
+    registry, may_end = CollectorRegistry(), threading.Event()
+    Gauge("slow", "Takes its time.", registry=registry).set_function(lambda: float(may_end.wait(5)))
+    metrics_port, health_port = free_ports(2)
+    async with serve(registry, metrics_port, health_port, lambda: None):
+        scrape = asyncio.create_task(ask(metrics_port, "/metrics"))
+        await asyncio.sleep(0)
+        while not scrape.done():
+            assert await ask(health_port, "/healthz") == (200, "ok\n")
+            may_end.set()
+        assert "slow 1.0" in (await scrape)[1]

@@ -1,0 +1,122 @@
+"""What is looked at besides the watches, and how often."""
+
+import pytest
+
+from finetune_operator.objects import Manifest
+from finetune_operator.runtime import gather
+from finetune_operator.runtime.cache import Cache
+from finetune_operator.runtime.gather import ReadState
+from tests.operator import scenes
+from tests.operator.apiserver import ApiServer
+
+JOB = scenes.job_of()
+
+
+@pytest.fixture
+def server() -> ApiServer:
+    return ApiServer()
+
+
+@pytest.fixture
+def cache() -> Cache:
+    return Cache()
+
+
+@pytest.fixture
+def read_state() -> ReadState:
+    return ReadState(scenes.UID, "demo")
+
+
+def prepare(server: ApiServer, **status: object) -> Manifest:
+    return server.put(scenes.child(JOB, {"stage": "Prepare", "status": status}, scenes.settings()))
+
+
+def its_pod(job: Manifest, **short: object) -> Manifest:
+    owner = {"metadata": {"ownerReferences": [{"uid": job["metadata"]["uid"]}]}}
+    return scenes.pod(JOB, job, owner | short)
+
+
+@pytest.mark.parametrize(
+    ("now", "phase"), [({"code": 0, "says": "success"}, "Succeeded"), ({"is": "Running"}, "Running")]
+)
+async def test_pods_that_are_behind_their_job_are_read_once_more_and_only_once(
+    server: ApiServer, cache: Cache, read_state: ReadState, now: Manifest, phase: str
+) -> None:
+    job = prepare(server)
+    cache.put(job)
+    cache.put(server.put(its_pod(job, **{"is": "Running"})))
+    await gather.catch_up(read_state, cache, server.cluster)
+    assert server.calls == []
+
+    cache.put(prepare(server, **{"is": "Complete"}))
+    server.put(its_pod(job, **now))
+    for _ in range(2):
+        await gather.catch_up(read_state, cache, server.cluster)
+
+    assert server.calls == ["list Pod"]
+    assert [p["status"]["phase"] for p in cache.children(scenes.UID, "Pod")] == [phase]
+
+
+async def test_events_about_what_hangs_are_asked_for_every_15_seconds_and_of_new_things_at_once(
+    server: ApiServer, cache: Cache, read_state: ReadState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("finetune_operator.runtime.gather.time.monotonic", lambda: clock[0])
+    job = prepare(server, startTime="2026-01-01T11:50:00Z")
+    cache.put(job)
+    about = job["metadata"]["uid"]
+    server.events_of[about] = (scenes.event({"about": "x", "reason": "FailedCreate", "message": "m"}),)
+    for seconds, asked in ((0, 1), (14, 1), (15, 2)):
+        clock[0] = 1000.0 + seconds
+        await gather.ask_events(read_state, cache, server.cluster, scenes.NOW)
+        assert len(server.calls) == asked, seconds
+    assert read_state.requeue_after == gather.ASK_AGAIN_SECONDS
+    assert [e["reason"] for e in gather.observed(read_state, cache, None, None).events] == ["FailedCreate"]
+
+    pod = server.put(its_pod(job, **{"is": "Creating"}))
+    cache.put(pod)
+    await gather.ask_events(read_state, cache, server.cluster, scenes.NOW)
+    assert server.calls[2:] == [f"events {pod['metadata']['uid']}"]
+
+
+async def test_events_are_forgotten_once_nothing_hangs(
+    server: ApiServer, cache: Cache, read_state: ReadState
+) -> None:
+    read_state.events = {"x": ()}
+
+    await gather.ask_events(read_state, cache, server.cluster, scenes.NOW)
+
+    assert server.calls == []
+    assert (read_state.events, read_state.requeue_after) == ({}, None)
+
+
+async def test_a_stranger_is_looked_at_until_it_has_gone(
+    server: ApiServer, cache: Cache, read_state: ReadState
+) -> None:
+    server.put({"kind": "Job", "metadata": {"name": "tickets-0b5c3-p1"}})
+    await gather.look_at_taken(read_state, cache, server.cluster, "Job", "tickets-0b5c3-p1")
+    assert gather.observed(read_state, cache, None, None).foreign == {("Job", "tickets-0b5c3-p1")}
+    await gather.look_at_foreign(read_state, cache, server.cluster)
+    assert read_state.requeue_after == gather.ASK_AGAIN_SECONDS
+
+    del server.objects["Job", "tickets-0b5c3-p1"]
+    await gather.look_at_foreign(read_state, cache, server.cluster)
+    assert read_state.requeue_after is None
+
+
+async def test_a_strangers_place_taken_by_our_own_is_taken_into_the_cache(
+    server: ApiServer, cache: Cache, read_state: ReadState
+) -> None:
+    read_state.foreign.add(("Job", "tickets-0b5c3-p1"))
+    prepare(server)
+
+    await gather.look_at_foreign(read_state, cache, server.cluster)
+
+    assert read_state.foreign == set()
+    assert cache.child(scenes.UID, "Job", "tickets-0b5c3-p1")
+
+
+def test_what_may_not_be_read_comes_before_what_was_refused(cache: Cache, read_state: ReadState) -> None:
+    assert gather.observed(read_state, cache, None, "create jobs: no").refused == "create jobs: no"
+    cache.note_readable("Pod", "demo", "list pods: no")
+    assert gather.observed(read_state, cache, None, "create jobs: no").refused == "list pods: no"

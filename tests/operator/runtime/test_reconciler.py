@@ -1,0 +1,317 @@
+"""What a turn does with a plan: in which order, and what follows where the API server will not have it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from finetune_operator.names import KIND
+from finetune_operator.objects import Manifest
+from finetune_operator.planning.types import Event
+from finetune_operator.runtime.api_client import ApiError, RefusedError, UnavailableError
+from finetune_operator.runtime.cache import Cache
+from finetune_operator.runtime.gather import ASK_AGAIN_SECONDS
+from finetune_operator.runtime.reconciler import (
+    CONFLICT_SECONDS,
+    EVENTS_PER_HOUR,
+    MAX_CREATING_RECONCILES,
+    Reconciler,
+)
+from finetune_operator.runtime.trainer_poller import Poller
+from finetune_operator.runtime.workqueue import RetryLaterError
+from tests.operator import scenes
+from tests.operator.apiserver import ApiServer
+
+RUN = scenes.UID
+POLICY, CLEANUP, PREPARE = "NetworkPolicy tickets-0b5c3", "Job tickets-0b5c3-c1", "Job tickets-0b5c3-p1"
+START = [f"create {POLICY}", f"create {CLEANUP}", f"create {PREPARE}", "status"]
+UNREACHABLE = {"class": "Storage", "reason": "StorageUnreachable", "message": "Nobody answers."}
+
+
+@dataclass
+class Desk:
+    """A reconciler before an API server in memory; the watches are as fast as `watch` is called."""
+
+    server: ApiServer = field(default_factory=ApiServer)
+    cache: Cache = field(default_factory=Cache)
+    poller: Poller = field(default_factory=lambda: Poller(10, 30))
+
+    def __post_init__(self) -> None:
+        self.reconciler = Reconciler(
+            self.cache, self.server.cluster, scenes.settings(), self.poller, lambda: scenes.NOW
+        )
+
+    def apply(self, **changes: Any) -> None:
+        """Somebody applies the job."""
+        there = self.server.objects.get((KIND, "tickets"), {})
+        document = scenes.merged(scenes.BASE, changes) | {"status": there.get("status", {})}
+        self.cache.put(self.server.put(document))
+
+    def seen(self, obj: Manifest) -> Manifest:
+        """Something is there, and a watch has told of it."""
+        made = self.server.put(obj)
+        self.cache.put(made)
+        return made
+
+    async def reconcile(self) -> float | None:
+        """A turn, and those that follow at once because it has made something."""
+        self.server.calls.clear()
+        made = True
+        while made:
+            before = len(self.server.calls)
+            requeue_after = await self.reconciler.reconcile(RUN)
+            made = any(call.startswith(("create ", "apply ")) for call in self.server.calls[before:])
+            assert requeue_after == 0.0 or not made
+        return requeue_after
+
+    @property
+    def status(self) -> Manifest:
+        status: Manifest = self.server.objects[KIND, "tickets"]["status"]
+        return status
+
+    def reason(self) -> str:
+        """Of the condition Running."""
+        return str(next(c["reason"] for c in self.status["conditions"] if c["type"] == "Running"))
+
+    def refuse(self, *calls: str, error: type[ApiError] = RefusedError) -> None:
+        """From now on these calls are refused, and no others."""
+
+        def decide(what: str) -> None:
+            if what in calls:
+                raise error(f"{what}: forbidden")
+
+        self.server.before = decide
+
+    def prepare(self, pod: Manifest) -> None:
+        """The pod of the Prepare Job that a first turn made."""
+        job = self.server.objects["Job", "tickets-0b5c3-p1"]
+        owner = {"metadata": {"ownerReferences": [{"uid": job["metadata"]["uid"]}]}}
+        self.seen(scenes.pod(scenes.job_of(), job, owner | pod))
+
+
+@pytest.fixture
+def desk() -> Desk:
+    made = Desk()
+    made.apply()
+    return made
+
+
+@pytest.fixture
+async def begun(desk: Desk) -> Desk:
+    await desk.reconcile()
+    return desk
+
+
+async def test_a_first_turn_makes_what_a_run_needs_then_tells_and_a_second_writes_nothing(desk: Desk) -> None:
+    await desk.reconcile()
+    assert desk.server.calls == START
+    assert [a["job"] for a in desk.status["attempts"]] == ["tickets-0b5c3-p1"]
+
+    await desk.reconcile()
+    assert desk.server.writes() == []
+
+
+async def test_the_status_is_durable_before_anything_is_deleted_and_events_come_last(begun: Desk) -> None:
+    begun.prepare({"code": 5, "says": UNREACHABLE})
+
+    await begun.reconcile()
+
+    assert begun.server.writes() == ["status", f"delete {PREPARE}", "event StorageUnreachable"]
+    assert begun.status["attempts"][0]["outcome"] == "Failed"
+    assert begun.cache.child(RUN, "Job", "tickets-0b5c3-p1") is None
+
+
+async def test_a_stale_turn_deletes_nothing_and_is_taken_again(begun: Desk) -> None:
+    begun.prepare({"code": 5, "says": UNREACHABLE})
+    begun.server.put(begun.server.objects[KIND, "tickets"])  # somebody writes, and no watch has told of it
+
+    assert await begun.reconcile() == CONFLICT_SECONDS
+    assert begun.server.writes() == ["status"]
+    await begun.reconcile()
+    assert f"delete {PREPARE}" in begun.server.writes()
+
+
+async def test_a_job_that_is_gone_meanwhile_is_forgotten(begun: Desk) -> None:
+    begun.prepare({"code": 5, "says": UNREACHABLE})
+    begun.server.put(begun.server.objects[KIND, "tickets"])
+
+    def gone(what: str) -> None:
+        if what == "get FineTuneJob tickets":
+            begun.server.objects.pop((KIND, "tickets"), None)
+
+    begun.server.before = gone
+    assert await begun.reconcile() == CONFLICT_SECONDS
+    assert begun.cache.job(RUN) is None
+
+
+async def test_what_was_made_before_the_operator_was_killed_is_taken_up(begun: Desk) -> None:
+    again = Desk(server=begun.server)
+    again.apply()  # the watches of the children have told of nothing
+
+    await again.reconcile()
+
+    assert again.server.names("Job") == ["tickets-0b5c3-c1", "tickets-0b5c3-p1"]
+    assert [a["number"] for a in again.status["attempts"]] == [1]
+
+
+async def test_no_pods_without_their_network_policy_where_a_stranger_has_its_name(desk: Desk) -> None:
+    theirs = desk.server.put({"kind": "NetworkPolicy", "metadata": {"name": "tickets-0b5c3"}})
+
+    assert await desk.reconcile() == ASK_AGAIN_SECONDS
+    assert desk.server.names("Job") == []
+    assert desk.reason() == "NameConflict"
+    assert desk.server.objects["NetworkPolicy", "tickets-0b5c3"] == theirs
+
+    del desk.server.objects["NetworkPolicy", "tickets-0b5c3"]
+    await desk.reconcile()
+    assert desk.server.writes() == START
+
+
+async def test_a_refused_create_is_told_and_made_good_later(desk: Desk) -> None:
+    desk.refuse(f"create {PREPARE}")
+
+    with pytest.raises(RetryLaterError, match="forbidden"):
+        await desk.reconcile()
+    assert desk.reason() == "PermissionDenied"
+    assert f"create {PREPARE}: forbidden" in desk.status["message"]
+    assert desk.server.names("Job") == ["tickets-0b5c3-c1"]
+
+    desk.refuse()
+    await desk.reconcile()
+    assert desk.server.writes() == [f"create {PREPARE}", "status"]
+
+
+async def test_a_refused_delete_is_told_in_the_next_turn_and_made_good_later(begun: Desk) -> None:
+    begun.prepare({"code": 5, "says": UNREACHABLE})
+    begun.refuse(f"delete {PREPARE}")
+
+    assert await begun.reconcile() == 0.0
+    with pytest.raises(RetryLaterError, match=f"delete {PREPARE}: forbidden"):
+        await begun.reconcile()
+    assert begun.reason() == "PermissionDenied"
+
+    begun.refuse()
+    assert await begun.reconcile() == 0.0
+    await begun.reconcile()
+    assert begun.reason() == "Retrying"
+    assert begun.server.names("Job") == ["tickets-0b5c3-c1"]
+
+
+async def test_an_api_server_that_cannot_answer_is_asked_again_when_it_says(desk: Desk) -> None:
+    def busy(what: str) -> None:
+        raise UnavailableError(f"{what}: slow down", seconds=7)
+
+    desk.server.before = busy
+    with pytest.raises(RetryLaterError, match="slow down") as later:
+        await desk.reconcile()
+    assert later.value.seconds == 7
+
+
+async def test_nothing_is_decided_from_children_that_may_not_be_read(desk: Desk) -> None:
+    desk.cache.note_readable("Pod", "demo", "list pods: forbidden")
+
+    await desk.reconcile()
+
+    assert desk.server.writes() == ["status", "event PermissionDenied"]
+    assert "list pods: forbidden" in desk.status["message"]
+
+
+async def test_a_network_policy_edited_by_hand_is_put_right(begun: Desk) -> None:
+    policy = begun.server.objects["NetworkPolicy", "tickets-0b5c3"]
+    begun.seen(policy | {"spec": policy["spec"] | {"ingress": [{}]}})
+
+    await begun.reconcile()
+
+    assert begun.server.writes() == [f"apply {POLICY}"]
+    assert begun.server.objects["NetworkPolicy", "tickets-0b5c3"]["spec"] == policy["spec"]
+
+
+async def test_what_somebody_undoes_again_and_again_is_an_error_and_no_endless_loop(begun: Desk) -> None:
+    opened = begun.server.objects["NetworkPolicy", "tickets-0b5c3"] | {"spec": {"ingress": [{}]}}
+    for _ in range(MAX_CREATING_RECONCILES):
+        begun.seen(opened)
+        assert await begun.reconciler.reconcile(RUN) == 0.0
+    begun.seen(opened)
+    with pytest.raises(RuntimeError, match="still makes something after 5 turns: tickets-0b5c3"):
+        await begun.reconciler.reconcile(RUN)
+
+
+async def test_one_made_anew_by_somebody_else_is_read_again_before_it_is_touched(begun: Desk) -> None:
+    policy = begun.server.objects["NetworkPolicy", "tickets-0b5c3"]
+    begun.seen(policy | {"spec": {}})
+    begun.server.put(policy | {"metadata": policy["metadata"] | {"uid": "another"}})
+
+    await begun.reconcile()
+
+    assert begun.server.writes() == [f"apply {POLICY}"]
+    known = begun.cache.child(RUN, "NetworkPolicy", "tickets-0b5c3")
+    assert known
+    assert known["metadata"]["uid"] == "another"
+
+
+async def test_a_job_that_cannot_be_read_waits_for_its_correction(desk: Desk) -> None:
+    desk.apply(spec={"task": "Sorcery"})
+
+    assert await desk.reconcile() is None
+    assert desk.server.writes() == ["status"]
+    assert "spec.task" in desk.status["message"]
+
+    desk.apply()
+    await desk.reconcile()
+    assert f"create {PREPARE}" in desk.server.writes()
+
+
+async def test_where_even_its_status_is_refused_an_event_says_so(desk: Desk) -> None:
+    desk.apply(spec={"task": "Sorcery"})
+    desk.refuse("status")
+
+    assert await desk.reconcile() is None
+    assert [e.reason for e in desk.server.posted] == ["SpecInvalid"]
+
+
+async def test_one_reason_is_posted_ten_times_an_hour_at_most(desk: Desk, monkeypatch: Any) -> None:
+    raw, clock = desk.server.objects[KIND, "tickets"], [5000.0]
+    monkeypatch.setattr("finetune_operator.runtime.reconciler.time.monotonic", lambda: clock[0])
+    await desk.reconcile()
+    notes = desk.reconciler._notes[RUN]
+
+    async def post(reason: str) -> None:
+        await desk.reconciler._post(raw, notes, Event("Warning", reason, "m"), scenes.NOW)
+
+    for _ in range(EVENTS_PER_HOUR + 5):
+        await post("NodeLost")
+    await post("Evicted")
+    assert [e.reason for e in desk.server.posted] == ["NodeLost"] * EVENTS_PER_HOUR + ["Evicted"]
+
+    clock[0] += 3601
+    await post("NodeLost")
+    assert len(desk.server.posted) == EVENTS_PER_HOUR + 2
+
+
+async def test_an_event_that_cannot_be_posted_fails_nothing(begun: Desk) -> None:
+    begun.prepare({"code": 5, "says": UNREACHABLE})
+    begun.refuse("event StorageUnreachable")
+
+    assert await begun.reconcile() is not None
+    assert begun.reason() == "Retrying"
+
+
+async def test_a_running_pod_is_asked_for_its_progress_until_its_job_is_deleted(begun: Desk) -> None:
+    begun.prepare({"is": "Running"})
+    await begun.reconcile()
+    assert RUN in begun.poller._followed
+
+    begun.apply(metadata={"deletionTimestamp": "2026-01-01T12:00:00Z"})
+    assert await begun.reconcile() is None
+    assert begun.server.writes() == []
+    assert RUN not in begun.poller._followed
+    assert RUN not in begun.reconciler._notes
+
+
+async def test_a_run_whose_job_is_gone_is_swept(begun: Desk) -> None:
+    for gone in ((KIND, "tickets"), ("Job", "tickets-0b5c3-p1"), ("NetworkPolicy", "tickets-0b5c3")):
+        begun.cache.remove(begun.server.objects.pop(gone))
+
+    await begun.reconcile()
+
+    assert begun.server.writes() == ["release tickets-0b5c3-c1"]

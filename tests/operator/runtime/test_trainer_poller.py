@@ -1,0 +1,227 @@
+"""What a tenant's pod may answer, and how often that wakes a job. Real HTTP on the loopback."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from finetune_operator.runtime import trainer_poller
+from finetune_operator.runtime.trainer_poller import Poller, Target, ask, clamped, first_pod
+from finetune_trainer.contract import Activity, Progress, Stage
+
+TARGET = Target("127.0.0.1", Stage.TRAIN, 1)
+Answer = Callable[[web.Request], Any]
+
+
+@contextlib.asynccontextmanager
+async def pod(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    async def serve(request: web.Request) -> web.StreamResponse:
+        given: web.StreamResponse = await answer(request)
+        return given
+
+    app = web.Application()
+    app.router.add_get("/progress", serve)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    monkeypatch.setattr(trainer_poller, "PROGRESS_PORT", runner.addresses[0][1])
+    yield
+    await runner.cleanup()
+
+
+def said(**changes: Any) -> str:
+    return json.dumps({"stage": "Train", "attempt": 1} | changes)
+
+
+async def asked() -> Progress:
+    async with aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=0.5), auto_decompress=False
+    ) as session:
+        return await ask(session, TARGET)
+
+
+async def test_a_good_answer_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=said(step=3, totalSteps=10))
+
+    async with pod(answer, monkeypatch):
+        assert (await asked()).step == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        said(stage="Publish"),
+        said(attempt=2),
+        said(contractVersion="2.0"),
+        said(step=-1),
+        said(surprise=1),
+        said(activity="Hacking"),
+        said(percent=101),
+        " " * 70_000 + said(),
+    ],
+    ids=lambda text: text.strip()[:40] + f" {len(text)}",
+)
+async def test_other_answers_are_not(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=text)
+
+    async with pod(answer, monkeypatch):
+        with pytest.raises(ValueError, match=r"\w"):
+            await asked()
+
+
+@pytest.mark.parametrize("status", [204, 302, 404, 500])
+async def test_redirects_and_errors_are_not_followed(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status, headers={"Location": "http://127.0.0.1:1/secret"})
+
+    async with pod(answer, monkeypatch):
+        with pytest.raises(ValueError, match=str(status)):
+            await asked()
+
+
+async def test_a_dripping_answer_ends_with_the_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b" ")
+            await asyncio.sleep(0.05)
+
+    async with pod(answer, monkeypatch):
+        with pytest.raises((TimeoutError, aiohttp.ClientError)):
+            await asked()
+
+
+async def test_compressed_answers_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        response = web.Response(text=said())
+        response.enable_compression(web.ContentCoding.gzip)
+        return response
+
+    async with pod(answer, monkeypatch):
+        with pytest.raises(ValueError, match=r"\w"):
+            await asyncio.wait_for(asked_accepting_gzip(), 2)
+
+
+async def asked_accepting_gzip() -> Progress:
+    async with aiohttp.ClientSession(auto_decompress=False, headers={"Accept-Encoding": "gzip"}) as session:
+        return await ask(session, TARGET)
+
+
+def test_numbers_are_made_storable() -> None:
+    wild = Progress(
+        stage=Stage.TRAIN,
+        attempt=1,
+        step=2**70,
+        total_steps=2**71,
+        tokens_per_second=float("inf"),
+        eta_seconds=float("inf"),
+        heartbeat=9e18,
+    )
+    tame = clamped(wild, now=1000.0)
+    assert tame.step == tame.total_steps == 2**53
+    assert tame.tokens_per_second is None
+    assert tame.eta_seconds is None
+    assert tame.heartbeat == 1000.0
+
+
+def test_a_step_is_not_beyond_the_last() -> None:
+    assert clamped(Progress(stage=Stage.TRAIN, attempt=1, step=11, total_steps=10), 0.0).step == 10
+
+
+async def test_wakes_at_milestones_and_else_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, activity = 0, "Loading"
+
+    async def answer(_: web.Request) -> web.Response:
+        nonlocal step
+        step += 1
+        return web.Response(text=said(activity=activity, step=step))
+
+    woken: list[str] = []
+    poller = Poller(poll_seconds=0.01, status_seconds=60)
+    poller.follow("run", TARGET)
+    async with pod(answer, monkeypatch):
+        task = asyncio.create_task(poller.run(woken.append))
+        async with asyncio.timeout(5):
+            while step < 5:  # noqa: ASYNC110 - what it waits for has no event
+                await asyncio.sleep(0.01)
+            assert woken == ["run"]
+            activity = "Training"
+            while len(woken) < 2:  # noqa: ASYNC110 - same
+                await asyncio.sleep(0.01)
+        news = poller.news("run")
+        assert news is not None
+        assert news.activity is Activity.TRAINING
+        poller.shown("run")
+        assert poller.news("run") is None
+        poller.follow("run", None)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_silence_means_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_poller, "PROGRESS_PORT", 1)
+    woken: list[str] = []
+    poller = Poller(poll_seconds=0.01, status_seconds=0)
+    poller.follow("run", TARGET)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(poller.run(woken.append), 0.2)
+    assert woken == []
+    assert poller.news("run") is None
+
+
+def a_pod(name: str, **changes: Any) -> Any:
+    pod = {
+        "metadata": {
+            "name": name,
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            "labels": {
+                "batch.kubernetes.io/job-completion-index": "0",
+                "finetune.dev/stage": "Train",
+                "finetune.dev/attempt": "2",
+            },
+            "ownerReferences": [{"uid": "job"}],
+        },
+        "status": {"phase": "Running", "podIP": "10.0.0.1"},
+    }
+    return pod | changes
+
+
+SECOND = {"batch.kubernetes.io/job-completion-index": "1"}
+JOB = {"metadata": {"uid": "job", "labels": {"finetune.dev/role": "run"}}}
+
+
+def test_the_running_first_pod_of_a_job_of_ours_is_asked() -> None:
+    assert first_pod([a_pod("a")], [JOB]) == Target("10.0.0.1", Stage.TRAIN, 2)
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        a_pod("a", status={"phase": "Pending"}),
+        a_pod("a", status={"phase": "Running"}),
+        a_pod("a", metadata=a_pod("a")["metadata"] | {"ownerReferences": [{"uid": "stranger"}]}),
+        a_pod(
+            "a",
+            metadata=a_pod("a")["metadata"] | {"labels": {"batch.kubernetes.io/job-completion-index": "1"}},
+        ),
+    ],
+)
+def test_no_other_pod_is_asked(pod: Any) -> None:
+    assert first_pod([pod], [JOB]) is None
+
+
+def test_the_cleanup_is_not_asked() -> None:
+    cleanup = {"metadata": {"uid": "job", "labels": {"finetune.dev/role": "cleanup"}}}
+    assert first_pod([a_pod("a")], [cleanup]) is None

@@ -1,0 +1,233 @@
+"""What the queue promises: one worker a key, nothing woken is lost, nobody waits for a failing key."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from finetune_operator.runtime import workqueue
+from finetune_operator.runtime.workqueue import RetryLaterError, WorkQueue, backoff
+
+Work = Callable[[str], Awaitable[float | None]]
+
+
+@contextlib.asynccontextmanager
+async def running(
+    work: Callable[[str], Awaitable[float | None]], workers: int = 2
+) -> AsyncIterator[WorkQueue]:
+    queue = WorkQueue(work, workers)
+    task = asyncio.create_task(queue.run())
+    yield queue
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - conditions have no event
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture(autouse=True)
+def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workqueue, "FIRST_BACKOFF_SECONDS", 0.02)
+
+
+async def test_many_wakes_before_a_turn_are_one_turn() -> None:
+    done: list[str] = []
+
+    async def work(key: str) -> None:
+        done.append(key)
+
+    async with running(work) as queue:
+        for _ in range(100):
+            queue.enqueue("a")
+        await until(lambda: done == ["a"])
+        await asyncio.sleep(0.02)
+    assert done == ["a"]
+
+
+async def test_a_wake_during_a_turn_is_another_turn_afterwards() -> None:
+    gate = asyncio.Event()
+    turns, at_work, most = 0, 0, 0
+
+    async def work(_: str) -> None:
+        nonlocal turns, at_work, most
+        at_work += 1
+        most = max(most, at_work)
+        turns += 1
+        await gate.wait()
+        at_work -= 1
+
+    async with running(work, workers=4) as queue:
+        queue.enqueue("a")
+        await until(lambda: turns == 1)
+        queue.enqueue("a")
+        queue.enqueue("a")
+        gate.set()
+        await until(lambda: turns == 2)
+    assert most == 1
+
+
+async def test_never_more_turns_at_once_than_workers() -> None:
+    at_work, most, done = 0, 0, 0
+
+    async def work(_: str) -> None:
+        nonlocal at_work, most, done
+        at_work += 1
+        most = max(most, at_work)
+        await asyncio.sleep(0.001)
+        at_work -= 1
+        done += 1
+
+    async with running(work, workers=3) as queue:
+        for number in range(50):
+            queue.enqueue(str(number))
+        await until(lambda: done == 50)
+    assert most == 3
+
+
+async def test_a_busy_key_does_not_starve_the_others() -> None:
+    order: list[str] = []
+    queue: WorkQueue
+
+    async def work(key: str) -> None:
+        order.append(key)
+        if key == "busy" and len(order) < 50:
+            queue.enqueue("busy")
+
+    async with running(work, workers=1) as queue:
+        queue.enqueue("busy")
+        queue.enqueue("quiet")
+        await until(lambda: "quiet" in order)
+    assert order.index("quiet") <= 1
+
+
+async def test_it_comes_again_when_asked_to() -> None:
+    turns = 0
+
+    async def work(_: str) -> float | None:
+        nonlocal turns
+        turns += 1
+        return 0.01 if turns < 3 else None
+
+    async with running(work) as queue:
+        queue.enqueue("a")
+        await until(lambda: turns == 3)
+        await asyncio.sleep(0.05)
+        assert turns == 3
+        assert not queue._entries
+
+
+async def test_a_wake_comes_before_the_time_asked_for() -> None:
+    turns = 0
+
+    async def work(_: str) -> float:
+        nonlocal turns
+        turns += 1
+        return 60
+
+    async with running(work) as queue:
+        queue.enqueue("a")
+        await until(lambda: turns == 1)
+        queue.enqueue("a")
+        await until(lambda: turns == 2)
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), RetryLaterError("refused")])
+async def test_a_failing_key_is_tried_again_and_holds_up_nobody(error: Exception) -> None:
+    tries: list[str] = []
+
+    async def work(key: str) -> None:
+        tries.append(key)
+        if key == "poison":
+            raise error
+
+    async with running(work, workers=1) as queue:
+        queue.enqueue("poison")
+        for number in range(20):
+            queue.enqueue(str(number))
+        await until(lambda: tries.count("poison") >= 3)
+    assert len(set(tries)) == 21
+
+
+async def test_events_do_not_shorten_the_back_off_but_an_edit_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workqueue, "FIRST_BACKOFF_SECONDS", 30.0)
+    turns = 0
+
+    async def work(_: str) -> None:
+        nonlocal turns
+        turns += 1
+        raise RetryLaterError("refused")
+
+    async with running(work) as queue:
+        queue.enqueue("a")
+        await until(lambda: turns == 1)
+        await asyncio.sleep(0.01)
+        queue.enqueue("a")
+        await asyncio.sleep(0.05)
+        assert turns == 1
+        queue.enqueue("a", user_triggered=True)
+        await until(lambda: turns == 2)
+
+
+async def test_what_somebody_asks_for_goes_first_and_what_follows_gets_its_share() -> None:
+    order: list[str] = []
+
+    async def work(key: str) -> float | None:
+        order.append(key)
+        return 0.0 if key.startswith("new") and order.count(key) == 1 else None
+
+    async with running(work, workers=1) as queue:
+        for number in range(20):
+            queue.enqueue(f"old {number}")
+        for number in range(20):
+            queue.enqueue(f"new {number}", user_triggered=True)
+        await until(lambda: len(order) == 60)
+    firsts = [order.index(f"new {number}") for number in range(20)]
+    assert firsts == sorted(firsts)
+    assert firsts[-1] == 20 + 20 // (workqueue.BACKGROUND_EVERY - 1) - 1
+    follow_ups = [place for place, key in enumerate(order) if order[:place].count(key)]
+    assert len(follow_ups) == 20
+    assert min(follow_ups) > firsts[-1]
+
+
+async def test_a_key_that_waits_goes_forward_when_somebody_asks_for_it() -> None:
+    order: list[str] = []
+
+    async def work(key: str) -> None:
+        order.append(key)
+
+    async with running(work, workers=1) as queue:
+        for key in ("a", "b", "c"):
+            queue.enqueue(key)
+        queue.enqueue("c", user_triggered=True)
+        queue.enqueue("c")
+        await until(lambda: len(order) == 3)
+        await asyncio.sleep(0.01)
+    assert order == ["c", "a", "b"]
+
+
+async def test_the_other_side_may_ask_for_more_patience() -> None:
+    turns = 0
+
+    async def work(_: str) -> None:
+        nonlocal turns
+        turns += 1
+        raise RetryLaterError("slow down", seconds=30)
+
+    async with running(work) as queue:
+        queue.enqueue("a")
+        await until(lambda: turns == 1)
+        await asyncio.sleep(0.1)
+    assert turns == 1
+
+
+def test_back_off_doubles_to_a_minute_with_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workqueue, "FIRST_BACKOFF_SECONDS", 1.0)
+    assert 0.5 <= backoff(1) <= 1
+    assert 4 <= backoff(4) <= 8
+    assert all(30 <= backoff(failures) <= 60 for failures in (7, 20, 10_000))
+    assert len({backoff(9) for _ in range(20)}) > 1

@@ -1,0 +1,69 @@
+"""The cleanup stage: removes what a deleted run left in S3. The published model is not touched."""
+
+from finetune_trainer.config import TrainConfig
+from finetune_trainer.contract import Activity, CleanupPayload, FailureClass
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.places import Places
+from finetune_trainer.s3.store import open_store
+from finetune_trainer.s3.uris import UriError, parse
+from finetune_trainer.stage import Pulse, StageResult
+
+_BATCH = 1000
+"""Objects a request deletes, S3's own limit."""
+
+
+def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
+    """Deletes everything below `run.runs`, aborts uploads there and those of Publish. Again is harmless.
+
+    Raises:
+        StageFailure: CleanupRefused unless `run.runs` is this job's own folder.
+    """
+    _check(config)
+    runs = config.run.runs
+    store = open_store(config.run.stores.output, "output", places)
+    pulse.beat(Activity.CLEANING_UP, percent=0)
+    # Uploads first: one that completed in between would otherwise stay behind as an object.
+    uploads = sum(store.abort_uploads(folder) for folder in (runs, *_outputs(config)))
+    found = [entry.uri for entry in store.list(runs)]
+    for start in range(0, len(found), _BATCH):
+        store.delete(found[start : start + _BATCH])
+        pulse.beat(Activity.CLEANING_UP, percent=100 * min(start + _BATCH, len(found)) / len(found))
+    return StageResult(
+        CleanupPayload(objects=len(found), uploads=uploads),
+        f"{len(found):,} objects below {runs} and {uploads:,} unfinished uploads of the run removed",
+    )
+
+
+def _outputs(config: TrainConfig) -> list[str]:
+    """The folder that Publish uploads to, unless others may upload there too."""
+    try:
+        where = parse(config.run.output)
+    except UriError:
+        return []
+    parent = f"/{where.key}".rstrip("/").rpartition("/")[0]
+    return [f"{where.folder()}"] if parent.endswith(f"/{config.job.namespace}/{config.job.name}") else []
+
+
+def _check(config: TrainConfig) -> None:
+    runs, own = config.run.runs, f"/{config.job.namespace}/{config.job.uid}/"
+    try:
+        where = parse(runs)
+    except UriError as error:
+        raise _refused(str(error)) from None
+    if not all((config.job.namespace, config.job.uid)) or not f"/{where.key}".endswith(own):
+        raise _refused(f"{runs} does not end in {own}")
+    try:
+        output = parse(config.run.output)
+    except UriError:
+        return
+    if where.contains(output):
+        raise _refused(f"{config.run.output}, the published model, lies inside {runs}")
+
+
+def _refused(why: str) -> StageFailure:
+    return StageFailure(
+        FailureClass.INTERNAL,
+        "CleanupRefused",
+        f"Nothing was deleted: {why}.",
+        "Delete the run's objects by hand.",
+    )
