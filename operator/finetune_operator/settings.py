@@ -72,6 +72,8 @@ class Deadlines(Model):
     prepare: PositiveInt = 6 * 3600
     train: PositiveInt = 14 * 24 * 3600
     publish: PositiveInt = 6 * 3600
+    cleanup: PositiveInt = 3600
+    """From the creation of a cleanup Job until it fails and is tried again an hour later."""
     rendezvous: PositiveInt = 300
     """From a Train pod's start until the whole gang has met."""
     stop: PositiveInt = 120

@@ -15,6 +15,7 @@ import yaml
 KINDS = {
     "FineTuneJob": "/apis/finetune.dev/v1alpha1/namespaces/{}/finetunejobs",
     "Job": "/apis/batch/v1/namespaces/{}/jobs",
+    "ControllerRevision": "/apis/apps/v1/namespaces/{}/controllerrevisions",
     "Pod": "/api/v1/namespaces/{}/pods",
     "Service": "/api/v1/namespaces/{}/services",
     "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",

@@ -254,12 +254,13 @@ def test_children_deleted_or_edited_by_hand_are_made_again(scene: Scene) -> None
     for kind in ("NetworkPolicy", "Service"):
         uids[kind] = kube.get(kind, namespace, run)["metadata"]["uid"]
         kube.delete(kind, namespace, run)
-    cleanup = kube.get("Job", namespace, f"{run}-s1")["metadata"]["uid"]
-    kube.delete("Job", namespace, f"{run}-s1")
+    record = kube.get("ControllerRevision", namespace, f"{run}-c1")["metadata"]["uid"]
+    kube.delete("ControllerRevision", namespace, f"{run}-c1")
     for kind, before in uids.items():
         found = wait_for(kind, partial(kube.find, kind, namespace, run))
         assert found["metadata"]["uid"] != before
-    assert wait_for("cleanup", lambda: kube.find("Job", namespace, f"{run}-s1"))["metadata"]["uid"] != cleanup
+    found = wait_for("the record", partial(kube.find, "ControllerRevision", namespace, f"{run}-c1"))
+    assert found["metadata"]["uid"] != record
     kube.merge("NetworkPolicy", namespace, run, {"spec": {"ingress": [{}]}})
     wait_for("reverted", lambda: len(kube.get("NetworkPolicy", namespace, run)["spec"]["ingress"]) == 2)
     kube.delete("Job", namespace, f"{run}-t1")

@@ -52,7 +52,8 @@ def test_a_job_is_prepared_trained_and_published(scene: Scene, audit: Audit) -> 
     assert operator.metric('finetune_operator_jobs{state="Succeeded"}') == 1
     assert operator.stop() == 0
     made = writes(audit())
-    assert made["create jobs"] == 4  # cleanup, Prepare, Train, Publish
+    assert made["create jobs"] == 3  # Prepare, Train, Publish
+    assert made["create controllerrevisions"] == 1
     assert made["create networkpolicies"] == made["create services"] == 1
     assert made["create events"] == 3
     assert made["update finetunejobs/status"] <= 11
@@ -184,7 +185,7 @@ def test_a_suspended_job_stops_and_goes_on(scene: Scene) -> None:
     assert [a["outcome"] for a in attempts] == ["Succeeded", "Suspended", "Succeeded", "Succeeded"]
 
 
-def test_a_deleted_run_is_collected_and_swept(scene: Scene) -> None:
+def test_a_deleted_run_is_collected_and_cleaned_up(scene: Scene) -> None:
     """One job is deleted while the operator watches, one while it is down."""
     kube, namespace = scene.kube, scene.namespace
     operator = scene.start()

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from finetune_operator import names
 from finetune_operator.api import FineTuneJob, FineTuneJobStatus
 from finetune_operator.objects import Manifest, has_started
 from finetune_operator.planning.plan import plan
@@ -58,8 +57,10 @@ class Miniature:
             self._write(f"delete {reference.kind} {reference.name}")
             if reference.kind == "FineTuneJob":
                 self.gone = True
-            else:
+            elif reference.kind == "Job":
                 self.delete_job(reference.name, reference.uid)
+            else:
+                del self.objects[reference.kind, reference.name]
         for event in made.events:
             self._write(f"event {event.reason}")
         return made
@@ -75,7 +76,12 @@ class Miniature:
 
         pods = tuple(p for _, p in sorted(self.pods.items()))
         return Observed(
-            jobs=of("Job"), pods=pods, services=of("Service"), network_policies=of("NetworkPolicy")
+            jobs=of("Job"),
+            pods=pods,
+            services=of("Service"),
+            network_policies=of("NetworkPolicy"),
+            cleanup_records=of("ControllerRevision"),
+            namespace_uid=scenes.NAMESPACE_UID,
         )
 
     def settle(self) -> None:
@@ -161,31 +167,24 @@ class Miniature:
 
     def _put(self, manifest: Manifest) -> bool:
         where = (manifest["kind"], manifest["metadata"]["name"])
-        if where in self.objects and where[0] == "Job":
+        if where in self.objects and where[0] in {"Job", "ControllerRevision"}:
             return False
         self._write(f"put {' '.join(where)}")
         made = copy.deepcopy(manifest)
+        self.births += 1
+        made["metadata"] |= {"uid": f"uid-{self.births}", "creationTimestamp": _text(self.now)}
         if where[0] == "Job":
             self._check_birth(made)
-            self.births += 1
-            made["metadata"] |= {"uid": f"uid-{self.births}", "creationTimestamp": _text(self.now)}
             made["status"] = {"lost": set()}
         self.objects[where] = made
         return True
 
     def _check_birth(self, job: Manifest) -> None:
         """No attempt twice, and none beside pods of another."""
-        labels = job["metadata"]["labels"]
-        if labels[names.LABEL_ROLE] == "cleanup":
-            return
         name = job["metadata"]["name"]
         attempts = self.job.status.attempts if self.job.status else []
         assert name not in [a.job for a in attempts], f"{name} is made a second time"
-        left = [
-            p["metadata"]["name"]
-            for p in self.active_pods()
-            if not p.get("stuck") and p["metadata"]["labels"][names.LABEL_ROLE] != "cleanup"
-        ]
+        left = [p["metadata"]["name"] for p in self.active_pods() if not p.get("stuck")]
         assert not left, f"{name} is made while there are {left}"
 
     def _status(self, status: FineTuneJobStatus) -> None:

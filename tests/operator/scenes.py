@@ -19,6 +19,7 @@ from finetune_operator.objects import Manifest
 from finetune_operator.planning.model_source import source_of
 from finetune_operator.planning.types import BaseJob, Blocked, Observed
 from finetune_operator.rendering import jobs, network, trainer_config
+from finetune_operator.rendering.cleanup_record import cleanup_record
 from finetune_operator.settings import Settings
 from finetune_trainer.contract import (
     CONTRACT_VERSION,
@@ -32,6 +33,7 @@ from finetune_trainer.contract import (
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 UID = "0b5c3f1e-7a52-4d3c-9f5e-2f3a9c1d8e7b"
 DIGEST = "sha256:" + "a" * 64
+NAMESPACE_UID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 BASE = yaml.safe_load(f"""
 apiVersion: finetune.dev/v1alpha1
 kind: FineTuneJob
@@ -121,13 +123,13 @@ def reached(stage: str | None) -> list[Stage]:
 
 
 def child(job: FineTuneJob, short: Manifest, configured: Settings) -> Manifest:
-    """A Job of ours: {stage, attempt, made, metadata, spec, status, of: the job it was made for}."""
+    """A Job of ours or a cleanup record: {stage, attempt, made, metadata, spec, status, of: job}."""
     if "of" in short:
         job = job_of(merged(_plain(job), short["of"]))
     asked = asked_of(job, configured)
     stage, number = Stage(short["stage"]), short.get("attempt", 1)
     if stage is Stage.CLEANUP:
-        made = jobs.cleanup_job(job, asked, configured, number)
+        made = cleanup_record(job, asked, number, NAMESPACE_UID)
     else:
         chosen = CHOSEN
         if micro := short.get("microBatch"):
@@ -153,6 +155,11 @@ def child(job: FineTuneJob, short: Manifest, configured: Settings) -> Manifest:
         at = {"status": "True", "lastTransitionTime": changed["status"].pop("at", "2026-01-01T11:59:30Z")}
         changed["status"]["conditions"] = [{"type": state, **at}]
     return changed
+
+
+def stored(manifest: Manifest) -> Manifest:
+    """An object as the API server returns it."""
+    return merged(manifest, {"metadata": {"uid": f"uid-{manifest['kind']}-{manifest['metadata']['name']}"}})
 
 
 def asked_of(job: FineTuneJob, configured: Settings) -> trainer_config.ResolvedRun:
@@ -285,15 +292,20 @@ def observed_of(job: FineTuneJob, short: Manifest, configured: Settings) -> Obse
             jobs.append(made)
         pods += [pod(job, made, p) for p in each.get("pods", ())]
     shared = short.get("shared", ["NetworkPolicy", "Service", "cleanup"])
-    if "cleanup" in shared:
-        jobs.append(child(job, {"stage": "Cleanup"} | short.get("cleanup", {}), configured))
+    records = (
+        [child(job, {"stage": "Cleanup"} | short.get("cleanup", {}), configured)]
+        if "cleanup" in shared
+        else []
+    )
     run = _run(job, configured)
     return Observed(
-        jobs=tuple(jobs),
+        jobs=tuple(made for made in jobs if made["kind"] == "Job"),
+        cleanup_records=(*records, *(made for made in jobs if made["kind"] == "ControllerRevision")),
+        namespace_uid=NAMESPACE_UID,
         pods=tuple(pods),
-        services=(network.service(job),) if "Service" in shared else (),
+        services=(stored(network.service(job)),) if "Service" in shared else (),
         network_policies=(
-            (network.network_policy(job, run, configured),) if "NetworkPolicy" in shared else ()
+            (stored(network.network_policy(job, run, configured)),) if "NetworkPolicy" in shared else ()
         ),
         foreign=frozenset((kind, name) for kind, name in short.get("foreign", ())),
         refused=short.get("refused"),

@@ -57,17 +57,24 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [update]
 - apiGroups: [batch]
   resources: [jobs]
-  # patch: only to let the suspended clean-up Job of a deleted run go.
-  verbs: [get, list, watch, create, delete, patch]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [apps]
+  # The cleanup record of a run: what to delete in S3 after the FineTuneJob is gone.
+  resources: [controllerrevisions]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [""]
+  # Only its uid: a cleanup record restored into another cluster is not acted on.
+  resources: [namespaces]
+  verbs: [get]
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]
 - apiGroups: [""]
   resources: [services]
-  verbs: [get, list, watch, create, patch]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
-  verbs: [get, list, watch, create, patch]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   # Why a pod hangs before it starts stands nowhere else.
   resources: [events]

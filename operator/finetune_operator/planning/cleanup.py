@@ -1,20 +1,84 @@
-"""When the cleanup Job of a deleted run may delete. Pure."""
+"""Decides the next step of the cleanup of a deleted run. Pure."""
 
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
-from finetune_operator.objects import Manifest
+from finetune_operator.names import Reason
+from finetune_operator.objects import Manifest, condition_true, pods_of
+from finetune_operator.planning import pending
+from finetune_operator.planning.failure_classification import cause_of
+from finetune_operator.planning.termination_messages import Expected, Unreadable, message_of
+from finetune_operator.planning.types import Event
+from finetune_operator.rendering.cleanup_record import CleanupRecord
+from finetune_trainer.contract import Stage
 
 
-def plan_cleanup(cleanup_job: Manifest, *, run_left: bool) -> Literal["wait", "release", "none"]:
-    """What to do about a cleanup Job whose FineTuneJob is gone.
+@dataclass(frozen=True)
+class CleanupStep:
+    """The next step for one cleanup record, and the message about it.
+
+    `wait`: the run still has Jobs or pods. `start`: create the cleanup Job. `running`: the Job is at work.
+    `completed`: nothing is left, the record can go. `failed`: the Job failed; Kubernetes removes the Job
+    after its ttl, and the next step is `start` again.
+    """
+
+    kind: Literal["wait", "start", "running", "completed", "failed"]
+    event: Event | None = None
+
+
+def next_step(
+    record: CleanupRecord,
+    job: Manifest | None,
+    pods: tuple[Manifest, ...],
+    events: tuple[Manifest, ...],
+    *,
+    run_left: bool,
+    now: datetime,
+) -> CleanupStep:
+    """The next step for a record whose FineTuneJob is gone.
 
     Args:
-        cleanup_job: the Job.
-        run_left: whether the run has pods left, or Jobs that may still make some.
-
-    Returns:
-        `none`: it was released before; `wait`: not yet; `release`: now.
+        record: the cleanup record.
+        job: its cleanup Job, if there is one.
+        pods: the pods of the run.
+        events: core/v1 Events about the cleanup Job and its pods.
+        run_left: whether the run has pods left, or Jobs that may still create pods.
+        now: the time.
     """
-    if not cleanup_job["spec"].get("suspend"):
-        return "none"
-    return "wait" if run_left else "release"
+    if job is None:
+        return CleanupStep("wait" if run_left else "start")
+    own = pods_of(pods, job)
+    expected = Expected(Stage.CLEANUP, record.number, record.run.digest(), record.run)
+    if condition_true(job, "Complete"):
+        summary = _summary(own, expected) or "The cleanup Job has succeeded"
+        return CleanupStep("completed", Event("Normal", Reason.CLEANED_UP, f"{summary}: {record.prefix}"))
+    if failed := condition_true(job, "Failed"):
+        causes = [cause.message for pod in own if (cause := cause_of(pod, expected, now))]
+        message = _failed(record, causes[-1] if causes else failed.get("message", "the cleanup Job failed"))
+        return CleanupStep("failed", Event("Warning", Reason.CLEANUP_FAILED, message))
+    waits = pending.on(job, own, events)
+    if waits and waits.problem:
+        message = f"The cleanup of {record.prefix} waits: {waits.message}"
+        return CleanupStep("running", Event("Warning", waits.reason, message))
+    return CleanupStep("running")
+
+
+def _failed(record: CleanupRecord, cause: str) -> str:
+    return (
+        f"The objects below {record.prefix} could not be deleted: {cause.rstrip('.')}. Cleanup is tried again"
+        " within an hour. Remove the cause; or delete the objects by hand, and then ControllerRevision"
+        f" {record.job.metadata['namespace']}/{record.name}."
+    )
+
+
+def _summary(pods: list[Manifest], expected: Expected) -> str | None:
+    """The message of the pod that succeeded; None where no pod is left to ask."""
+    for pod in reversed(pods):
+        try:
+            message = message_of(pod, expected)
+        except Unreadable:
+            continue
+        if message.message:
+            return message.message.rstrip(".")
+    return None

@@ -1,10 +1,14 @@
 """Finds Jobs, pods and conditions in what was observed of a FineTuneJob. Pure."""
 
+from contextlib import suppress
+
 from finetune_operator import names
 from finetune_operator.api import AttemptStatus, ConditionStatus, FineTuneJob, FineTuneJobStatus
 from finetune_operator.names import Condition
 from finetune_operator.objects import Manifest, condition_true, has_ended, index_of, label, live, pods_of
 from finetune_operator.planning.types import Observed, PlanInput, Reference
+from finetune_operator.rendering.cleanup_record import CleanupRecord, read_record
+from finetune_operator.rendering.trainer_config import uid_of
 from finetune_trainer.contract import Stage
 
 
@@ -25,6 +29,17 @@ def jobs_of(job: FineTuneJob, observed: Observed, *stages: Stage) -> list[Manife
 
     found = [j for j in observed.jobs if is_ours(j)]
     return sorted(found, key=lambda j: (j["metadata"].get("creationTimestamp", ""), j["metadata"]["name"]))
+
+
+def records_of(job: FineTuneJob, observed: Observed) -> list[CleanupRecord]:
+    """The cleanup records of the run, oldest first; without those that cannot be read."""
+    found = []
+    for manifest in observed.cleanup_records:
+        with suppress(ValueError):
+            record = read_record(manifest)
+            if uid_of(record.job) == uid_of(job):
+                found.append(record)
+    return sorted(found, key=lambda record: record.number)
 
 
 def is_over(inputs: PlanInput, job: Manifest) -> bool:
@@ -55,8 +70,10 @@ def readback_number(inputs: PlanInput, attempt: AttemptStatus) -> int:
 
 
 def live_run_pods(inputs: PlanInput) -> list[Manifest]:
-    """The run's pods that still run or may run, of whatever Job; not the cleanup's."""
-    return live([p for p in inputs.observed.pods if label(p, names.LABEL_ROLE) != "cleanup"], inputs.now)
+    """The pods of the run that run or may run, of whatever Job; without the pods of a cleanup."""
+    return live(
+        [p for p in inputs.observed.pods if label(p, names.LABEL_ROLE) != names.ROLE_CLEANUP], inputs.now
+    )
 
 
 def find_job(observed: Observed, name: str) -> Manifest | None:
@@ -64,9 +81,9 @@ def find_job(observed: Observed, name: str) -> Manifest | None:
     return next((j for j in observed.jobs if j["metadata"]["name"] == name), None)
 
 
-def reference(job: Manifest) -> Reference:
-    """A Job as something to delete."""
-    return Reference("Job", job["metadata"]["name"], job["metadata"]["uid"])
+def reference(manifest: Manifest) -> Reference:
+    """An object as something to delete."""
+    return Reference(manifest["kind"], manifest["metadata"]["name"], manifest["metadata"]["uid"])
 
 
 def condition(status: FineTuneJobStatus | None, kind: Condition) -> ConditionStatus | None:

@@ -2,12 +2,9 @@
 
 from finetune_operator.api import FineTuneJob
 from finetune_operator.names import Reason
-from finetune_operator.planning.lookup import jobs_of
-from finetune_operator.planning.stages import STAGES
+from finetune_operator.planning.lookup import records_of
 from finetune_operator.planning.types import BaseJob, Blocked, Observed
-from finetune_operator.rendering.jobs import config_of
 from finetune_trainer import config as trainer
-from finetune_trainer.contract import Stage
 
 
 def source_of(job: FineTuneJob, observed: Observed) -> trainer.ModelSource | Blocked:
@@ -26,14 +23,13 @@ def source_of(job: FineTuneJob, observed: Observed) -> trainer.ModelSource | Blo
 
 
 def _pinned(job: FineTuneJob, observed: Observed, name: str) -> trainer.ModelSource | None:
-    """The model that this job's newest Job was made from, if it is of the job that the spec names.
+    """The model of the newest cleanup record, if the FineTuneJob that the spec names has published the model.
 
-    The cleanup Job is there before the first attempt and after the last, so it is never forgotten.
+    A cleanup record exists before the first attempt and after the last.
     """
-    for made in reversed(jobs_of(job, observed, *STAGES, Stage.CLEANUP)):
-        config = config_of(made)
-        if config and config.run.model.parent and config.run.model.parent.name == name:
-            return config.run.model
+    for record in reversed(records_of(job, observed)):
+        if record.run.model.parent and record.run.model.parent.name == name:
+            return record.run.model
     return None
 
 

@@ -29,6 +29,7 @@ IMAGE_REASONS = {
     "RegistryUnavailable",
 }
 TEXT_LIMIT = 400
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ def on(job: Manifest, pods: list[Manifest], events: Iterable[Manifest]) -> Waiti
     if len(started) >= wanted:
         return None
     told = list(events)
-    if drift := drifted(job):
-        return Waiting(Reason.DRIFTED, drift, problem=True)
+    if held := _held_back(job):
+        return held
     if len(pods) < wanted and (refusal := _refused(job, told)):
         return refusal
     for pod in sorted(pods, key=index_of):
@@ -67,7 +68,7 @@ def ask_about(jobs: Iterable[Manifest], pods: Iterable[Manifest], now: datetime)
     mine = list(pods)
     asked: list[str] = []
     for job in jobs:
-        if label(job, names.LABEL_ROLE) == "cleanup" or condition_true(job, "Complete", "Failed"):
+        if condition_true(job, "Complete", "Failed"):
             continue
         if not _older(job, now):
             continue
@@ -85,10 +86,8 @@ def drifted(job: Manifest) -> str | None:
     """
     spec, name = job["spec"], job["metadata"]["name"]
     wanted = spec.get("completions", 1)
-    if spec.get("suspend"):
-        return (
-            f"Somebody suspended Job {name}. Set its spec.suspend to false, or delete it for a new attempt."
-        )
+    if label(job, names.LABEL_ROLE) == names.ROLE_CLEANUP:
+        return None
     if spec.get("parallelism", wanted) != wanted:
         return (
             f"Somebody set spec.parallelism of Job {name} to {spec['parallelism']}; it needs {wanted} pods at"
@@ -101,6 +100,27 @@ def drifted(job: Manifest) -> str | None:
                 " it for a new attempt, or leave it."
             )
     return None
+
+
+def _held_back(job: Manifest) -> Waiting | None:
+    """The Job itself is suspended or was edited."""
+    if job["spec"].get("suspend"):
+        return _queued(job)
+    drift = drifted(job)
+    return Waiting(Reason.DRIFTED, drift, problem=True) if drift else None
+
+
+def _queued(job: Manifest) -> Waiting:
+    """A suspended Job waits for a queueing system; the operator itself never suspends a Job."""
+    name, queue = job["metadata"]["name"], label(job, QUEUE_LABEL)
+    if queue:
+        message = f"Job {name} waits in queue {queue} until Kueue admits the Job."
+    else:
+        message = (
+            f"Job {name} is suspended until a queueing system admits the Job. If no queueing system works in"
+            " this namespace, set spec.suspend of the Job to false."
+        )
+    return Waiting(Reason.QUEUED, message, problem=True)
 
 
 def _hangs(job: Manifest, pod: Manifest, events: list[Manifest]) -> Waiting | None:

@@ -5,12 +5,12 @@ from finetune_operator.names import ANNOTATION_SPEC_DIGEST, LABEL_ATTEMPT, Reaso
 from finetune_operator.objects import Manifest, is_subset, label, pods_of
 from finetune_operator.planning import name_conflict, pending
 from finetune_operator.planning.attempts import next_number
-from finetune_operator.planning.lookup import find_job, jobs_of, readback_name, readback_number
+from finetune_operator.planning.lookup import find_job, readback_name, readback_number
 from finetune_operator.planning.policies import deadline
 from finetune_operator.planning.results import told
 from finetune_operator.planning.stages import attempt_job, readback_job, stage_of
 from finetune_operator.planning.types import Decision, PlanInput
-from finetune_operator.rendering.jobs import cleanup_job
+from finetune_operator.rendering.cleanup_record import cleanup_record
 from finetune_operator.rendering.network import network_policy, service
 from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_trainer.contract import Stage
@@ -35,8 +35,8 @@ def begun(inputs: PlanInput) -> Decision:
     if stage is None or not isinstance(asked, ResolvedRun):
         raise AssertionError("the requirements and the end are looked at before")
     number = next_number(inputs, stage)
-    apply, cleanup = _upkeep(inputs, asked, stage)
-    create = (*cleanup, attempt_job(inputs.job, asked, inputs.settings, inputs.status, stage, number))
+    apply, record = _upkeep(inputs, asked, stage)
+    create = (*record, attempt_job(inputs.job, asked, inputs.settings, inputs.status, stage, number))
     if held := name_conflict.check(inputs, (*apply, *create)):
         return held
     return Decision(
@@ -120,12 +120,12 @@ def _upkeep(
     if stage is Stage.TRAIN:
         wanted.append(service(inputs.job))
     apply = [w for w in wanted if not any(_is_same(w, t) and is_subset(w, t) for t in there)]
-    cleanups = jobs_of(inputs.job, inputs.observed, Stage.CLEANUP)
-    made_for = [s["metadata"].get("annotations", {}).get(ANNOTATION_SPEC_DIGEST) for s in cleanups]
+    records = inputs.observed.cleanup_records
+    made_for = [r["metadata"].get("annotations", {}).get(ANNOTATION_SPEC_DIGEST) for r in records]
     if asked.spec_digest in made_for:
         return tuple(apply), ()
-    number = 1 + max((int(label(s, LABEL_ATTEMPT) or 0) for s in cleanups), default=0)
-    return tuple(apply), (cleanup_job(inputs.job, asked, inputs.settings, number),)
+    number = 1 + max((int(label(r, LABEL_ATTEMPT) or 0) for r in records), default=0)
+    return tuple(apply), (cleanup_record(inputs.job, asked, number, inputs.observed.namespace_uid),)
 
 
 def _is_same(one: Manifest, other: Manifest) -> bool:

@@ -5,15 +5,13 @@ from collections.abc import Callable
 from finetune_operator.api import AttemptStatus, FineTuneJob
 from finetune_operator.names import Reason
 from finetune_operator.planning import model_source
-from finetune_operator.planning.lookup import jobs_of
+from finetune_operator.planning.lookup import records_of
 from finetune_operator.planning.stages import trained
 from finetune_operator.planning.types import Blocked, Observed
 from finetune_operator.rendering import trainer_config
-from finetune_operator.rendering.jobs import config_of
 from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_operator.settings import Profile, Settings
 from finetune_trainer import config as trainer
-from finetune_trainer.contract import Stage
 
 ROLES: tuple[trainer.StoreRole, ...] = ("data", "model", "output")
 
@@ -21,7 +19,7 @@ ROLES: tuple[trainer.StoreRole, ...] = ("data", "model", "output")
 def resolve(job: FineTuneJob, observed: Observed, settings: Settings) -> ResolvedRun | Blocked:
     """What attempts are made from, or the first thing that is missing.
 
-    Once training has begun the run is what training began with: the cleanup Job remembers it, so that neither
+    Once training has begun the run is what training began with: the cleanup record holds it, so that neither
     an upgrade of the operator nor a changed profile makes a run's results worthless halfway.
     """
     profile = settings.profiles.get(job.spec.resources.profile)
@@ -98,6 +96,6 @@ CHECKS: tuple[Callable[[FineTuneJob, Settings, Profile], Blocked | None], ...] =
 
 
 def _remembered(job: FineTuneJob, observed: Observed, begun: AttemptStatus) -> trainer.Run | None:
-    """The run that an attempt was made for; None where no cleanup Job remembers it."""
-    configs = [config_of(cleanup) for cleanup in jobs_of(job, observed, Stage.CLEANUP)]
-    return next((c.run for c in configs if c and c.run.digest() == begun.config_digest), None)
+    """The run that an attempt was made for; None where no cleanup record holds it."""
+    records = records_of(job, observed)
+    return next((r.run for r in records if r.run.digest() == begun.config_digest), None)

@@ -43,19 +43,27 @@ def has_ended(inputs: PlanInput) -> bool:
 
 
 def removal(inputs: PlanInput) -> Removal:
-    """Jobs (and with them pods and logs) after ttl.podsAfterFinished, the FineTuneJob after afterFinished."""
+    """The children of a finished job after ttl.podsAfterFinished, the FineTuneJob after ttl.afterFinished.
+
+    Deleting a Job deletes its pods, and with them their logs. The cleanup record stays.
+    """
     ttl, meta = inputs.job.spec.ttl, inputs.job.metadata
     passed = since(inputs.status.completion_time or inputs.now, inputs.now)
-    jobs = [
-        j
-        for j in jobs_of(inputs.job, inputs.observed, *STAGES, Stage.READBACK)
-        if not j["metadata"].get("deletionTimestamp")
+    observed = inputs.observed
+    children = [
+        child
+        for child in (
+            *jobs_of(inputs.job, observed, *STAGES, Stage.READBACK),
+            *observed.services,
+            *observed.network_policies,
+        )
+        if not child["metadata"].get("deletionTimestamp")
     ]
     timers: list[float] = []
     delete: list[Reference] = []
-    if jobs:
+    if children:
         if (left := seconds(ttl.pods_after_finished) - passed) <= 0:
-            delete += [reference(job) for job in jobs]
+            delete += [reference(child) for child in children]
         else:
             timers.append(left)
     if ttl.after_finished is not None:

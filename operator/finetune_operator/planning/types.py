@@ -32,10 +32,14 @@ class Observed:
     """What was seen of one FineTuneJob: its children, all matched by the job's uid label, and its base."""
 
     jobs: tuple[Manifest, ...] = ()
-    """batch/v1 Jobs, the cleanup Job among them."""
+    """batch/v1 Jobs."""
     pods: tuple[Manifest, ...] = ()
     services: tuple[Manifest, ...] = ()
     network_policies: tuple[Manifest, ...] = ()
+    cleanup_records: tuple[Manifest, ...] = ()
+    """apps/v1 ControllerRevisions; see rendering.cleanup_record."""
+    namespace_uid: str = ""
+    """Uid of the namespace that the FineTuneJob is in."""
     foreign: frozenset[tuple[str, str]] = frozenset()
     """(kind, name) of objects that have a name of ours but are not ours."""
     refused: str | None = None
@@ -52,7 +56,7 @@ class Observed:
 class Reference:
     """An object to delete, only if it still has this uid."""
 
-    kind: Literal["Job", "FineTuneJob", "Pod"]
+    kind: Literal["Job", "FineTuneJob", "Pod", "Service", "NetworkPolicy", "ControllerRevision"]
     name: str
     uid: str
 

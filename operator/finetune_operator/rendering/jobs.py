@@ -1,9 +1,10 @@
-"""The Kubernetes objects of a run, as dicts: its Jobs, its Service and its NetworkPolicy. Pure."""
+"""The Jobs of a run. Pure."""
 
 from finetune_operator import names
 from finetune_operator.api import FineTuneJob
 from finetune_operator.objects import Manifest
 from finetune_operator.rendering import trainer_config
+from finetune_operator.rendering.cleanup_record import CleanupRecord
 from finetune_operator.rendering.metadata import labels, owner
 from finetune_operator.rendering.pods import pod_spec
 from finetune_operator.rendering.trainer_config import ResolvedRun
@@ -13,7 +14,7 @@ from finetune_trainer.contract import Chosen, Digest, Stage
 
 CLEANUP_TRIES = 5
 CLEANUP_KEPT_SECONDS = 3600
-"""How long a finished cleanup Job stays to be read."""
+"""Seconds that a finished cleanup Job stays to be read. A failed cleanup is tried again after them."""
 
 
 def stage_job(
@@ -51,27 +52,32 @@ def stage_job(
     return manifest
 
 
-def cleanup_job(job: FineTuneJob, asked: ResolvedRun, settings: Settings, number: int) -> Manifest:
-    """The Job that removes what a deleted run left in S3.
+def cleanup_job(record: CleanupRecord, settings: Settings) -> Manifest:
+    """The Job that deletes what a deleted run left in S3.
 
-    Created suspended before anything else of the run, and without an owner, so that it outlives the
-    FineTuneJob; see `plan.plan_cleanup` for its release.
+    Created only after the FineTuneJob of the record is gone: no Job that could delete a live run exists
+    before. It has no owner, so that its log stays for a while after the record is deleted. A failed Job is
+    removed after `CLEANUP_KEPT_SECONDS`, and the operator then creates it again from the record.
     """
+    profile = settings.profiles.get(record.job.spec.resources.profile) or next(
+        iter(settings.profiles.values())
+    )
     config = trainer_config.config(
-        job,
-        asked.run,
+        record.job,
+        record.run,
         Stage.CLEANUP,
-        number,
+        record.number,
         rendezvous=trainer.Rendezvous(),
         hang_seconds=settings.deadlines.hang,
         stop_seconds=settings.deadlines.stop,
     )
-    manifest = _job(job, settings, asked, config, number)
+    resolved = ResolvedRun(record.run, profile, record.spec_digest)
+    manifest = _job(record.job, settings, resolved, config, record.number)
     manifest["spec"] |= {
-        "suspend": True,
         # Not by index: a failed pod would keep its finalizer until another takes its place, and a namespace
         # that is being deleted takes no more pods, so it would never go.
         "backoffLimit": CLEANUP_TRIES,
+        "activeDeadlineSeconds": settings.deadlines.cleanup,
         "ttlSecondsAfterFinished": CLEANUP_KEPT_SECONDS,
     }
     return manifest
@@ -92,7 +98,7 @@ def _job(
     job_labels = labels(job) | {
         names.LABEL_STAGE: config.stage.value,
         names.LABEL_ATTEMPT: str(number),
-        names.LABEL_ROLE: "cleanup" if config.stage is Stage.CLEANUP else "run",
+        names.LABEL_ROLE: names.ROLE_CLEANUP if config.stage is Stage.CLEANUP else names.ROLE_RUN,
     }
     annotations = {
         names.ANNOTATION_CONFIG_DIGEST: config.run.digest(),

@@ -19,7 +19,7 @@ def run_metadata(job: FineTuneJob) -> Manifest:
     return {
         "name": names.run_name(job.metadata["name"], uid_of(job)),
         "namespace": job.metadata["namespace"],
-        "labels": labels(job) | {names.LABEL_ROLE: "run"},
+        "labels": labels(job) | {names.LABEL_ROLE: names.ROLE_RUN},
         "annotations": {names.ANNOTATION_JOB_NAME: job.metadata["name"]},
         "ownerReferences": [owner(job)],
     }

@@ -11,6 +11,8 @@ from finetune_trainer import config as trainer
 from finetune_trainer.contract import PROGRESS_PORT, Stage
 
 CONTAINER = "trainer"
+SMALL_REQUESTS = {"cpu": "100m", "memory": "512Mi"}
+"""Requests of pods that only read a result or delete objects."""
 UID = 10001
 ROLES: dict[Stage, tuple[trainer.StoreRole, ...]] = {
     Stage.PREPARE: ("data", "model", "output"),
@@ -88,9 +90,9 @@ def _resources(job: FineTuneJob, config: trainer.TrainConfig, profile: Profile) 
 
 
 def _requests(stage: Stage, limits: dict[str, str]) -> dict[str, str]:
-    """What a pod is placed by. Report and Cleanup hardly compute: they fit on a full node."""
+    """The resources that the scheduler reserves. Readback and Cleanup need few: they fit on a full node."""
     if stage in (Stage.READBACK, Stage.CLEANUP):
-        return limits | {"cpu": min(limits["cpu"], "100m", key=cpus)}
+        return limits | {name: min(limits[name], most, key=cpus) for name, most in SMALL_REQUESTS.items()}
     return limits
 
 

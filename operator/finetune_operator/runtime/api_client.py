@@ -19,6 +19,8 @@ from finetune_operator.runtime import metrics
 RESOURCES = {
     KIND: (API_VERSION, PLURAL),
     "Job": ("batch/v1", "jobs"),
+    "ControllerRevision": ("apps/v1", "controllerrevisions"),
+    "Namespace": ("v1", "namespaces"),
     "Pod": ("v1", "pods"),
     "Service": ("v1", "services"),
     "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies"),

@@ -17,8 +17,8 @@ from finetune_operator.names import KIND, LABEL_UID
 from finetune_operator.objects import Manifest
 from finetune_operator.runtime.model_dependencies import ModelDependencies
 
-ChildKind = Literal["Job", "Pod", "Service", "NetworkPolicy"]
-CHILD_KINDS: tuple[ChildKind, ...] = ("Job", "Pod", "Service", "NetworkPolicy")
+ChildKind = Literal["Job", "Pod", "Service", "NetworkPolicy", "ControllerRevision"]
+CHILD_KINDS: tuple[ChildKind, ...] = ("Job", "Pod", "Service", "NetworkPolicy", "ControllerRevision")
 REMEMBERED_DELETIONS = 20_000
 OPEN = 64
 """Objects that stay read: those of as many runs as are worked on at once."""

@@ -1,62 +1,174 @@
-"""The last turns of a run whose FineTuneJob is gone: what it left in S3 is removed by its cleanup Job."""
+"""Deletes what deleted FineTuneJobs left in S3: one cleanup Job for each cleanup record.
+
+A cleanup cannot be undone. So the cleanup Job is created only after the API server itself has said that the
+FineTuneJob is gone and that no Job and no pod of the run is left: watches may lag behind, both with a
+FineTuneJob created a moment ago and with the pods of one deleted a moment ago.
+"""
 
 import logging
+from dataclasses import dataclass, field
+from datetime import datetime
 
-from finetune_operator.names import ANNOTATION_JOB_NAME, KIND, LABEL_JOB, LABEL_ROLE, LABEL_UID
-from finetune_operator.objects import Manifest
-from finetune_operator.planning.cleanup import plan_cleanup
-from finetune_operator.runtime.api_client import MissingError
+from finetune_operator.names import KIND, LABEL_ROLE, LABEL_UID, ROLE_CLEANUP
+from finetune_operator.objects import Manifest, label
+from finetune_operator.planning.cleanup import CleanupStep, next_step
+from finetune_operator.planning.types import Event, Reference
+from finetune_operator.rendering.cleanup_record import CleanupRecord, read_record
+from finetune_operator.rendering.jobs import cleanup_job
+from finetune_operator.rendering.network import cleanup_network_policy
+from finetune_operator.runtime import metrics
+from finetune_operator.runtime.api_client import ApiError, ExistsError, MissingError
 from finetune_operator.runtime.cache import Cache
 from finetune_operator.runtime.cluster import Cluster
+from finetune_operator.runtime.gather import ReadState, ask_events
+from finetune_operator.settings import Settings
 
-LOOK_AGAIN_SECONDS = 15.0
+REQUEUE_SECONDS = 15.0
 log = logging.getLogger(__name__)
 
 
-async def look_after(run: str, cache: Cache, cluster: Cluster) -> float | None:
-    """Releases the cleanup Jobs of a run when nothing else of it is left; returns when to look again.
+@dataclass
+class Cleaner:
+    """Carries out the cleanup of deleted runs."""
 
-    A cleanup cannot be undone. So before a release the API server itself is asked: watches may
-    be behind, be it with a FineTuneJob created a moment ago or with the pods of one deleted a moment ago.
-    """
-    jobs = cache.children(run, "Job")
-    left = not all(is_cleanup(o) for o in (*jobs, *cache.children(run, "Pod")))
-    requeue_after = None
-    for cleanup in filter(is_cleanup, jobs):
-        decision = plan_cleanup(cleanup, run_left=left)
-        if decision == "release" and await _lives(run, cleanup, cluster):
-            continue  # the watch of FineTuneJobs will tell of it
-        if decision == "release" and await _is_left(run, cleanup, cache, cluster):
-            decision = "wait"
-        if decision == "wait":
-            requeue_after = LOOK_AGAIN_SECONDS
-        elif decision == "release":
-            cache.put(await cluster.release_cleanup(cleanup))
-            log.info("released %s: its FineTuneJob is gone", cleanup["metadata"]["name"])
-    return requeue_after
+    cache: Cache
+    cluster: Cluster
+    settings: Settings
+    _read_states: dict[str, ReadState] = field(default_factory=dict)
+    _messages: dict[str, str] = field(default_factory=dict)
+    """The newest message about each record, by the uid of its ControllerRevision."""
 
+    async def reconcile(self, run: str, now: datetime) -> float | None:
+        """Works on the cleanup records of a run whose FineTuneJob is gone; returns when to look again."""
+        requeue_after = None
+        for manifest in self.cache.children(run, "ControllerRevision"):
+            try:
+                record = read_record(manifest)
+            except ValueError as error:
+                self._log_once(manifest, logging.WARNING, str(error))
+                continue
+            step = await self._look(run, record, now)
+            if step.kind == "start" and not await self._may_start(run, record, manifest):
+                continue  # a watch or the next resync tells when that changes
+            await self._carry_out(step, record, manifest, now)
+            if step.kind in {"wait", "start", "running"}:
+                requeue_after = REQUEUE_SECONDS
+        if not self.cache.children(run, "ControllerRevision"):
+            self._read_states.pop(run, None)
+        return requeue_after
 
-def is_cleanup(obj: Manifest) -> bool:
-    """Whether a Job or pod is of the cleanup, not of the run."""
-    return bool(obj["metadata"].get("labels", {}).get(LABEL_ROLE) == "cleanup")
+    async def _look(self, run: str, record: CleanupRecord, now: datetime) -> CleanupStep:
+        jobs, pods = self.cache.children(run, "Job"), self.cache.children(run, "Pod")
+        read_state = self._read_states.setdefault(run, ReadState(run, record.job.metadata["namespace"]))
+        await ask_events(read_state, self.cache, self.cluster, now)
+        return next_step(
+            record,
+            next((job for job in jobs if is_cleanup(job) and job["metadata"]["name"] == record.name), None),
+            pods,
+            tuple(event for events in read_state.events.values() for event in events),
+            run_left=not all(is_cleanup(child) for child in (*jobs, *pods)),
+            now=now,
+        )
 
+    async def _carry_out(
+        self, step: CleanupStep, record: CleanupRecord, manifest: Manifest, now: datetime
+    ) -> None:
+        level = logging.INFO if step.event and step.event.type == "Normal" else logging.WARNING
+        if step.event and self._log_once(manifest, level, step.event.message):
+            await self._post(record, step.event, now)
+            if step.kind in {"completed", "failed"}:
+                metrics.CLEANUPS.labels(result=step.kind).inc()
+        match step.kind:
+            case "start":
+                await self._start(record, manifest)
+            case "completed":
+                meta = manifest["metadata"]
+                await self.cluster.delete(
+                    meta["namespace"], Reference("ControllerRevision", meta["name"], meta["uid"])
+                )
+                self.cache.remove(manifest)
+                self._messages.pop(meta["uid"], None)
+                metrics.cleanup_failed(record.job.metadata["namespace"], record.prefix, failed=False)
+            case "failed":
+                metrics.cleanup_failed(record.job.metadata["namespace"], record.prefix, failed=True)
+            case "wait" | "running":
+                pass
 
-async def _lives(run: str, cleanup: Manifest, cluster: Cluster) -> bool:
-    meta = cleanup["metadata"]
-    name = meta.get("annotations", {}).get(ANNOTATION_JOB_NAME) or meta["labels"][LABEL_JOB]
-    try:
-        job = await cluster.get(KIND, meta["namespace"], name)
-    except MissingError:
+    async def _start(self, record: CleanupRecord, manifest: Manifest) -> None:
+        self._messages.pop(manifest["metadata"]["uid"], None)
+        for child in (
+            cleanup_network_policy(record, manifest),
+            cleanup_job(record, self.settings),
+        ):
+            kind, name, namespace = child["kind"], record.name, record.job.metadata["namespace"]
+            try:
+                self.cache.put(await self.cluster.create(child))
+            except ExistsError:
+                there = await self.cluster.get(kind, namespace, name)
+                if label(there, LABEL_UID) != label(child, LABEL_UID):
+                    message = (
+                        f"The cleanup of {record.prefix} waits for the name {name}: there is a {kind}"
+                        f" {namespace}/{name} that is not of this run. Delete or rename that {kind}."
+                    )
+                    self._log_once(manifest, logging.WARNING, message)
+                    return
+                self.cache.put(there)
+        log.info("started the cleanup of %s: its FineTuneJob is gone", record.prefix)
+
+    async def _may_start(self, run: str, record: CleanupRecord, manifest: Manifest) -> bool:
+        """Whether the API server itself says that nothing of the run is left, in the namespace of the run."""
+        meta = record.job.metadata
+        if await self._lives(run, record) or await self._is_left(run, record):
+            return False
+        try:
+            namespace_uid = await self.cluster.namespace_uid(meta["namespace"])
+        except MissingError:
+            return False
+        if namespace_uid != record.namespace_uid:
+            message = (
+                f"{record.prefix} is not deleted: ControllerRevision {meta['namespace']}/{record.name} was"
+                " created in another namespace of this name, or in another cluster, where the run may be"
+                " alive. Delete the ControllerRevision if it came with a restored backup."
+            )
+            self._log_once(manifest, logging.WARNING, message)
+            return False
+        return True
+
+    async def _lives(self, run: str, record: CleanupRecord) -> bool:
+        meta = record.job.metadata
+        try:
+            job = await self.cluster.get(KIND, meta["namespace"], meta["name"])
+        except MissingError:
+            return False
+        return bool(job["metadata"]["uid"] == run)
+
+    async def _is_left(self, run: str, record: CleanupRecord) -> bool:
+        """Whether there are Jobs or pods of the run. Jobs first: without a Job no pod is created any more."""
+        for kind in ("Job", "Pod"):
+            found, _ = await self.cluster.list(kind, record.job.metadata["namespace"], f"{LABEL_UID}={run}")
+            if left := [child for child in found if not is_cleanup(child)]:
+                for child in left:
+                    self.cache.put(child)
+                return True
         return False
-    return bool(job["metadata"]["uid"] == run)
+
+    async def _post(self, record: CleanupRecord, event: Event, now: datetime) -> None:
+        """Posts an Event about the FineTuneJob, which is gone; `kubectl get events` still shows the Event."""
+        try:
+            await self.cluster.post_event({"metadata": record.job.metadata}, event, now)
+        except ApiError as error:
+            log.warning("no Event posted: %s", error)
+
+    def _log_once(self, manifest: Manifest, level: int, message: str) -> bool:
+        """Logs a message about a record unless the last one was the same; returns whether."""
+        uid = manifest["metadata"]["uid"]
+        if self._messages.get(uid) == message:
+            return False
+        self._messages[uid] = message
+        log.log(level, "%s", message)
+        return True
 
 
-async def _is_left(run: str, cleanup: Manifest, cache: Cache, cluster: Cluster) -> bool:
-    """Whether there are Jobs or pods of the run. Jobs first: without one no pod is made any more."""
-    for kind in ("Job", "Pod"):
-        found, _ = await cluster.list(kind, cleanup["metadata"]["namespace"], f"{LABEL_UID}={run}")
-        if left := [o for o in found if not is_cleanup(o)]:
-            for obj in left:
-                cache.put(obj)
-            return True
-    return False
+def is_cleanup(child: Manifest) -> bool:
+    """Whether a Job or pod belongs to the cleanup, not to the run."""
+    return label(child, LABEL_ROLE) == ROLE_CLEANUP

@@ -149,17 +149,14 @@ class Cluster:
             ),
         )
 
-    async def release_cleanup(self, cleanup: Manifest) -> Manifest:
-        """Lets the suspended cleanup Job with that uid run."""
-        meta = cleanup["metadata"]
-        body = {"metadata": {"uid": meta["uid"]}, "spec": {"suspend": False}}
-        query = {"fieldManager": FIELD_MANAGER}
-        return typed(
-            "Job",
-            await self._transport.request(
-                "patch", "Job", meta["namespace"], meta["name"], query=query, body=body
-            ),
-        )
+    async def namespace_uid(self, namespace: str) -> str:
+        """The uid of a namespace.
+
+        Raises:
+            MissingError: the namespace is gone.
+        """
+        found = await self._transport.request("get", "Namespace", None, namespace)
+        return str(found["metadata"]["uid"])
 
     async def events(self, namespace: str, uid: str) -> tuple[Manifest, ...]:
         """The core/v1 Events about the object with that uid."""

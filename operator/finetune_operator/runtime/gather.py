@@ -26,6 +26,7 @@ class ReadState:
 
     run: str
     namespace: str
+    namespace_uid: str = ""
     foreign: set[tuple[str, str]] = field(default_factory=set)
     """Kind and name of what has a name of ours and is not ours."""
     events: dict[str, tuple[Manifest, ...]] = field(default_factory=dict)
@@ -55,6 +56,8 @@ def observed(read_state: ReadState, cache: Cache, progress: Progress | None, ref
         pods=cache.children(read_state.run, "Pod"),
         services=cache.children(read_state.run, "Service"),
         network_policies=cache.children(read_state.run, "NetworkPolicy"),
+        cleanup_records=cache.children(read_state.run, "ControllerRevision"),
+        namespace_uid=read_state.namespace_uid,
         foreign=frozenset(read_state.foreign),
         refused=cache.unreadable(read_state.namespace) or refused,
         events=tuple(event for told in read_state.events.values() for event in told),
@@ -82,6 +85,12 @@ async def catch_up(read_state: ReadState, cache: Cache, cluster: Cluster) -> Non
     found, _ = await cluster.list("Pod", read_state.namespace, f"{LABEL_UID}={read_state.run}")
     for pod in found:
         cache.put(pod)
+
+
+async def look_at_namespace(read_state: ReadState, cluster: Cluster) -> None:
+    """Reads the uid of the namespace once: the namespace cannot change while the FineTuneJob exists."""
+    if not read_state.namespace_uid:
+        read_state.namespace_uid = await cluster.namespace_uid(read_state.namespace)
 
 
 async def look_at_foreign(read_state: ReadState, cache: Cache, cluster: Cluster) -> None:

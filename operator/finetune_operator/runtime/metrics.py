@@ -2,6 +2,7 @@
 
 from collections import Counter as Count
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 
 from prometheus_client import Counter, Gauge, Histogram, Info
 from prometheus_client.core import GaugeMetricFamily
@@ -30,6 +31,12 @@ RESYNC_TIME = Gauge(
 )
 RESYNC_SECONDS = Gauge("finetune_operator_resync_seconds", "Duration of the last completed resync.")
 LEADER = Gauge("finetune_operator_leader", "1 on the replica that works.")
+CLEANUPS = Counter("finetune_operator_cleanups", "Cleanups of deleted runs that ended.", ["result"])
+CLEANUP_FAILED = Gauge(
+    "finetune_operator_cleanup_failed",
+    "1 for each folder in S3 that could not be deleted after its FineTuneJob was; gone once it is deleted.",
+    ["namespace", "prefix"],
+)
 BUILD = Info("finetune_operator_build", "Versions.")
 
 
@@ -69,3 +76,12 @@ class JobCollector(Collector):
         for state, count in sorted(states.items()):
             by_state.add_metric([state], count)
         yield from (by_state, info, progress, score)
+
+
+def cleanup_failed(namespace: str, prefix: str, *, failed: bool) -> None:
+    """Notes whether the newest cleanup of a folder failed."""
+    if failed:
+        CLEANUP_FAILED.labels(namespace=namespace, prefix=prefix).set(1)
+    else:
+        with suppress(KeyError):
+            CLEANUP_FAILED.remove(namespace, prefix)

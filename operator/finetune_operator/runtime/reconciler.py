@@ -20,7 +20,7 @@ from finetune_operator.objects import Manifest, is_subset
 from finetune_operator.planning import invalid_spec
 from finetune_operator.planning.plan import plan as decide
 from finetune_operator.planning.types import Event, Plan
-from finetune_operator.runtime import cleanup, gather, logs
+from finetune_operator.runtime import gather, logs
 from finetune_operator.runtime.api_client import (
     ApiError,
     ConflictError,
@@ -29,6 +29,7 @@ from finetune_operator.runtime.api_client import (
     RefusedError,
 )
 from finetune_operator.runtime.cache import Cache
+from finetune_operator.runtime.cleanup import Cleaner
 from finetune_operator.runtime.cluster import Cluster
 from finetune_operator.runtime.gather import ReadState
 from finetune_operator.runtime.trainer_poller import Poller, first_pod
@@ -39,6 +40,8 @@ MAX_CREATING_RECONCILES = 5
 """After so many turns in a row that made something, something else must be undoing it."""
 CONFLICT_SECONDS = 0.2
 """Somebody else wrote first: no failure, but worth a breath."""
+CREATED_ONCE = {"Job", "ControllerRevision"}
+"""Kinds that are never written again: their content is immutable or belongs to others as well."""
 EVENTS_PER_HOUR = 10
 """Kubernetes Events that one run posts for one reason."""
 log = logging.getLogger(__name__)
@@ -67,6 +70,10 @@ class Reconciler:
     poller: Poller
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     _notes: dict[str, Notes] = field(default_factory=dict)
+    _cleaner: Cleaner = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._cleaner = Cleaner(self.cache, self.cluster, self.settings)
 
     async def reconcile(self, run: str) -> float | None:
         """Works on a run; returns the seconds until time alone asks for another turn, or None.
@@ -84,7 +91,7 @@ class Reconciler:
         )
         try:
             if raw is None:
-                return await cleanup.look_after(run, self.cache, self.cluster)
+                return await self._cleaner.reconcile(run, self.clock())
             return None if meta.get("deletionTimestamp") else await self._advance(run, raw)
         except ConflictError as error:
             log.info("%s", error)
@@ -102,6 +109,7 @@ class Reconciler:
             self.poller.follow(run, None)
             await self._tell_unreadable(raw, notes, invalid_spec.status_of(raw, error, now), now)
             return None
+        await gather.look_at_namespace(notes.read_state, self.cluster)
         await gather.look_at_foreign(notes.read_state, self.cache, self.cluster)
         await gather.catch_up(notes.read_state, self.cache, self.cluster)
         await gather.ask_events(notes.read_state, self.cache, self.cluster, now)
@@ -153,7 +161,7 @@ class Reconciler:
                 await self._create(manifest, read_state)
                 if (kind, name) in read_state.foreign:
                     return True  # what follows may rest on it: no pods without their NetworkPolicy
-            elif kind != "Job" and not is_subset(manifest, known):
+            elif kind not in CREATED_ONCE and not is_subset(manifest, known):
                 log.info("%s %s differs from what it should be", kind, name)
                 try:
                     self.cache.put(await self.cluster.apply(manifest, known["metadata"]["uid"]))

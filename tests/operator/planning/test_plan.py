@@ -13,9 +13,9 @@ import yaml
 
 from finetune_operator.api import AttemptStatus
 from finetune_operator.objects import Manifest
-from finetune_operator.planning.cleanup import plan_cleanup
 from finetune_operator.planning.plan import plan
 from finetune_operator.planning.types import Plan
+from finetune_operator.rendering.cleanup_record import read_record
 from finetune_operator.rendering.jobs import config_of
 from tests.operator import scenes
 
@@ -65,20 +65,6 @@ def test_there_are_enough_cases_to_call_the_behaviour_written_down() -> None:
     assert len(CASES) >= 40
 
 
-@pytest.mark.parametrize(
-    ("left", "suspended", "decision"),
-    [(True, True, "wait"), (False, True, "release"), (False, False, "none"), (True, False, "none")],
-)
-def test_cleanup_is_released_once_when_nothing_else_of_the_run_is_left(
-    left: bool, suspended: bool, decision: str
-) -> None:
-    cleanup = scenes.child(
-        scenes.job_of(), {"stage": "Cleanup", "spec": {"suspend": suspended}}, scenes.settings()
-    )
-
-    assert plan_cleanup(cleanup, run_left=left) == decision
-
-
 def planned(folder: Path) -> Plan:
     short = scenes.read(folder / "observed.yaml")
     configured = scenes.settings(short.get("settings"))
@@ -110,6 +96,10 @@ def shown(made: Plan) -> Manifest:
 
 def _created(manifest: Manifest) -> str:
     words = [manifest["kind"], manifest["metadata"]["name"]]
+    if manifest["kind"] == "ControllerRevision":
+        parent = read_record(manifest).run.model.parent
+        model = [f"model of {parent.name} ({parent.uid[:8]})"] if parent else []
+        return ", ".join([" ".join(words), *model])
     config = config_of(manifest)
     assert config
     words.append(
@@ -121,8 +111,6 @@ def _created(manifest: Manifest) -> str:
         words.append(f"micro-batch {config.chosen.micro_batch_size} x {config.chosen.accumulation_steps}")
     if parent := config.run.model.parent:
         words.append(f"model of {parent.name} ({parent.uid[:8]})")
-    if manifest["spec"].get("suspend"):
-        words.append("suspended")
     return ", ".join([" ".join(words[:2]), *words[2:]])
 
 

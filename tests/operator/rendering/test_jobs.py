@@ -12,6 +12,7 @@ from finetune_operator import names
 from finetune_operator.api import FineTuneJob
 from finetune_operator.objects import Manifest
 from finetune_operator.rendering import jobs, network, trainer_config
+from finetune_operator.rendering.cleanup_record import cleanup_record, read_record
 from finetune_operator.rendering.pods import cpus
 from finetune_operator.rendering.trainer_config import CONFIG_LIMIT_BYTES
 from finetune_trainer import config as trainer
@@ -25,19 +26,24 @@ def made(job: FineTuneJob, stage: Stage, **changes: Any) -> Manifest:
     configured = scenes.settings(changes.pop("settings", None))
     asked = scenes.asked_of(job, configured)
     if stage is Stage.CLEANUP:
-        return jobs.cleanup_job(job, asked, configured, 1)
+        return jobs.cleanup_job(read_record(cleanup_record(job, asked, 1, scenes.NAMESPACE_UID)), configured)
     return jobs.stage_job(job, asked, configured, stage, 1, **changes)
 
 
 def every(job: FineTuneJob) -> dict[str, Manifest]:
     configured = scenes.settings()
     train = {"chosen": scenes.CHOSEN, "prepared": scenes.DIGEST}
+    record = cleanup_record(job, scenes.asked_of(job, configured), 1, scenes.NAMESPACE_UID)
     return {
         "prepare": made(job, Stage.PREPARE),
         "train": made(job, Stage.TRAIN, **train),
         "publish": made(job, Stage.PUBLISH, **train),
-        "report": made(job, Stage.READBACK, readback=(Stage.TRAIN, 1)),
+        "readback": made(job, Stage.READBACK, readback=(Stage.TRAIN, 1)),
+        "cleanupRecord": record,
         "cleanup": made(job, Stage.CLEANUP),
+        "cleanupNetworkPolicy": network.cleanup_network_policy(
+            read_record(record), {**record, "metadata": {**record["metadata"], "uid": "uid-of-the-record"}}
+        ),
         "service": network.service(job),
         "networkPolicy": network.network_policy(job, scenes.asked_of(job, configured).run, configured),
     }
@@ -50,7 +56,7 @@ def test_manifests_are_as_written_down() -> None:
     assert found == scenes.read(GOLDEN)
 
 
-@pytest.mark.parametrize("kind", ["prepare", "train", "publish", "report", "cleanup"])
+@pytest.mark.parametrize("kind", ["prepare", "train", "publish", "readback", "cleanup"])
 def test_pods_are_restricted_and_hold_no_api_credentials(kind: str) -> None:
     spec = every(scenes.job_of())[kind]["spec"]["template"]["spec"]
 
@@ -69,7 +75,7 @@ def test_pods_are_restricted_and_hold_no_api_credentials(kind: str) -> None:
     assert kinds <= {"projected", "secret", "emptyDir"}
 
 
-@pytest.mark.parametrize("kind", ["report", "cleanup"])
+@pytest.mark.parametrize("kind", ["readback", "cleanup"])
 def test_report_and_cleanup_get_the_keys_of_the_output_store_alone(kind: str) -> None:
     store = {"endpoint": "https://other:9000", "secretRef": {"name": "reads-secret-data"}}
     job = scenes.job_of({"spec": {"dataset": {"storage": store}}})
@@ -77,13 +83,43 @@ def test_report_and_cleanup_get_the_keys_of_the_output_store_alone(kind: str) ->
     assert "reads-secret-data" not in str(every(job)[kind]["spec"]["template"]["spec"])
 
 
-def test_cleanup_outlives_its_job_and_starts_only_when_released() -> None:
+def test_the_cleanup_record_outlives_its_fine_tune_job_and_starts_nothing() -> None:
+    record = every(scenes.job_of())["cleanupRecord"]
+
+    assert record["kind"] == "ControllerRevision"
+    assert "ownerReferences" not in record["metadata"]
+    assert record["metadata"]["labels"][names.LABEL_UID] == scenes.UID
+
+
+def test_a_cleanup_job_ends_by_itself_and_is_removed_by_itself() -> None:
     cleanup = made(scenes.job_of(), Stage.CLEANUP)
 
-    assert cleanup["spec"]["suspend"] is True
-    assert "ownerReferences" not in cleanup["metadata"]
+    assert cleanup["spec"]["activeDeadlineSeconds"] == scenes.settings().deadlines.cleanup
     assert cleanup["spec"]["ttlSecondsAfterFinished"] > 0
-    assert cleanup["metadata"]["labels"][names.LABEL_UID] == scenes.UID
+    assert "ownerReferences" not in cleanup["metadata"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metadata": {"namespace": "other"}}, "is not the record of the run"),
+        ({"metadata": {"labels": {names.LABEL_UID: "another"}}}, "is not the record of the run"),
+        ({"metadata": {"name": "tickets-0b5c3-c7"}}, "is not the record of the run"),
+        ({"data": {"run": {"runs": "s3://models/"}}}, "is not the record of the run"),
+        (
+            {"data": {"run": {"runs": "s3://models/.finetune-runs/other/" + scenes.UID + "/"}}},
+            "not the record",
+        ),
+        ({"data": {"run": None}}, "cannot be read: 'run'"),
+        ({"data": None}, "cannot be read"),
+        ({"metadata": {"annotations": None}}, "cannot be read"),
+    ],
+)
+def test_a_forged_cleanup_record_is_not_acted_on(change: Manifest, message: str) -> None:
+    record = scenes.merged(every(scenes.job_of())["cleanupRecord"], change)
+
+    with pytest.raises(ValueError, match=message):
+        read_record(record)
 
 
 def test_train_pods_meet_at_the_full_name_of_index_0() -> None:
@@ -107,16 +143,23 @@ def test_jobs_ask_for_the_gpus_and_threads_of_their_processes() -> None:
     assert {"name": "OMP_NUM_THREADS", "value": "4"} in container["env"]
 
 
-@pytest.mark.parametrize(("cpu", "asked"), [("2", "100m"), ("100m", "100m"), ("50m", "50m")])
-def test_report_and_cleanup_ask_for_a_tenth_of_a_cpu_and_the_others_for_all_they_may_use(
-    cpu: str, asked: str
+@pytest.mark.parametrize(
+    ("cpu", "memory", "requests"),
+    [
+        ("2", "4Gi", {"cpu": "100m", "memory": "512Mi"}),
+        ("100m", "512Mi", {}),
+        ("50m", "256Mi", {}),
+    ],
+)
+def test_readback_and_cleanup_request_little_and_the_others_all_that_they_may_use(
+    cpu: str, memory: str, requests: dict[str, str]
 ) -> None:
-    cpu_stages = {"profiles": {"default": {"cpuStages": {"cpu": cpu, "memory": "1Gi"}}}}
+    cpu_stages = {"profiles": {"default": {"cpuStages": {"cpu": cpu, "memory": memory}}}}
     for stage in Stage:
         reported = {"readback": (Stage.TRAIN, 1)} if stage is Stage.READBACK else {}
         spec = made(scenes.job_of(), stage, settings=cpu_stages, **reported)["spec"]["template"]["spec"]
         resources = spec["containers"][0]["resources"]
-        changed = {"cpu": asked} if stage in (Stage.READBACK, Stage.CLEANUP) else {}
+        changed = requests if stage in (Stage.READBACK, Stage.CLEANUP) else {}
         assert resources["requests"] == resources["limits"] | changed
 
 

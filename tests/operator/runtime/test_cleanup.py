@@ -1,17 +1,25 @@
-"""When a cleanup Job may run: what it deletes cannot be had again."""
+"""When the cleanup of a deleted run starts, and what is said about how it goes."""
+
+import json
+from dataclasses import dataclass, field
+from datetime import timedelta
 
 import pytest
+from prometheus_client import REGISTRY
 
-from finetune_operator.names import KIND, LABEL_UID
+from finetune_operator.names import KIND, LABEL_ROLE, LABEL_UID
 from finetune_operator.objects import Manifest
-from finetune_operator.runtime import cleanup
+from finetune_operator.planning.types import Event
 from finetune_operator.runtime.cache import Cache
+from finetune_operator.runtime.cleanup import REQUEUE_SECONDS, Cleaner
 from tests.operator import scenes
 from tests.operator.apiserver import ApiServer
 
 JOB = scenes.job_of()
 CONFIGURED = scenes.settings()
-RELEASED = ["release tickets-0b5c3-c1"]
+RECORD = "tickets-0b5c3-c1"
+STARTED = [f"create NetworkPolicy {RECORD}", f"create Job {RECORD}"]
+PREFIX = f"s3://models/.finetune-runs/demo/{scenes.UID}/"
 
 
 def child(server: ApiServer, stage: str) -> Manifest:
@@ -22,102 +30,224 @@ def fine_tune_job(server: ApiServer, uid: str = scenes.UID) -> Manifest:
     return server.put({"kind": KIND, "metadata": {"name": "tickets", "namespace": "demo", "uid": uid}})
 
 
-@pytest.fixture
-def server() -> ApiServer:
-    return ApiServer()
+@dataclass
+class Desk:
+    """A cleaner whose cache knows the cleanup record alone."""
+
+    server: ApiServer = field(default_factory=ApiServer)
+    cache: Cache = field(default_factory=Cache)
+
+    def __post_init__(self) -> None:
+        self.cleaner = Cleaner(self.cache, self.server.cluster, CONFIGURED)
+        self.cache.put(child(self.server, "Cleanup"))
+
+    async def reconcile(self, seconds: float = 0) -> float | None:
+        return await self.cleaner.reconcile(scenes.UID, scenes.NOW + timedelta(seconds=seconds))
+
+    def end(self, condition: str, message: str = "") -> None:
+        """The cleanup Job ends."""
+        job = self.server.objects["Job", RECORD]
+        job["status"] = {"conditions": [{"type": condition, "status": "True", "message": message}]}
+        self.cache.put(self.server.put(job))
+
+    def pod(self, **short: object) -> Manifest:
+        """A pod of the cleanup Job."""
+        pod = self.server.put(scenes.pod(JOB, self.server.objects["Job", RECORD], dict(short)))
+        self.cache.put(pod)
+        return pod
+
+    def events(self) -> list[Event]:
+        return self.server.posted
 
 
 @pytest.fixture
-def cache(server: ApiServer) -> Cache:
-    """It knows of the cleanup Job alone."""
-    cache = Cache()
-    cache.put(child(server, "Cleanup"))
-    return cache
+def desk() -> Desk:
+    return Desk()
 
 
-async def look(server: ApiServer, cache: Cache) -> float | None:
-    return await cleanup.look_after(scenes.UID, cache, server.cluster)
+async def test_cleanup_starts_once_when_its_run_is_gone(desk: Desk) -> None:
+    assert await desk.reconcile() == REQUEUE_SECONDS
+    assert await desk.reconcile() == REQUEUE_SECONDS
+
+    assert desk.server.writes() == STARTED
 
 
-async def test_a_cleanup_is_released_at_once_and_once_when_its_run_is_gone(
-    server: ApiServer, cache: Cache
+async def test_the_policy_of_the_cleanup_goes_with_its_record_and_selects_the_pods_of_the_cleanup_only(
+    desk: Desk,
 ) -> None:
-    assert await look(server, cache) is None
-    assert await look(server, cache) is None
+    await desk.reconcile()
 
-    assert server.writes() == RELEASED
-    assert server.objects["Job", "tickets-0b5c3-c1"]["spec"]["suspend"] is False
-
-
-async def test_a_job_created_a_moment_ago_of_which_no_watch_has_told_is_not_swept(
-    server: ApiServer, cache: Cache
-) -> None:
-    fine_tune_job(server)
-
-    assert await look(server, cache) is None
-    assert server.writes() == []
+    policy = desk.server.objects["NetworkPolicy", RECORD]
+    owner = policy["metadata"]["ownerReferences"][0]
+    assert owner["uid"] == desk.server.objects["ControllerRevision", RECORD]["metadata"]["uid"]
+    selected = {LABEL_UID: scenes.UID, LABEL_ROLE: "cleanup"}
+    assert policy["spec"]["podSelector"] == {"matchLabels": selected}
+    pod_labels = desk.server.objects["Job", RECORD]["spec"]["template"]["metadata"]["labels"]
+    assert selected.items() <= pod_labels.items()
 
 
-async def test_a_job_of_the_same_name_does_not_keep_the_cleanup_of_the_one_before_it(
-    server: ApiServer, cache: Cache
-) -> None:
-    fine_tune_job(server, uid="another")
+async def test_a_job_created_a_moment_ago_of_which_no_watch_has_told_is_not_cleaned_up(desk: Desk) -> None:
+    fine_tune_job(desk.server)
 
-    await look(server, cache)
-
-    assert server.writes() == RELEASED
+    assert await desk.reconcile() is None
+    assert desk.server.writes() == []
 
 
-async def test_a_job_whose_name_had_to_be_cut_for_the_label_is_found(server: ApiServer) -> None:
+async def test_a_job_of_the_same_name_does_not_keep_the_cleanup_of_the_one_before_it(desk: Desk) -> None:
+    fine_tune_job(desk.server, uid="another")
+
+    await desk.reconcile()
+
+    assert desk.server.writes() == STARTED
+
+
+async def test_a_job_whose_name_had_to_be_cut_for_the_label_is_found(desk: Desk) -> None:
     job = scenes.job_of({"metadata": {"name": "t" * 200}})
-    cache = Cache()
-    cache.put(server.put(scenes.child(job, {"stage": "Cleanup"}, CONFIGURED)))
-    server.put({"kind": KIND, "metadata": dict(job.metadata)})
+    desk.cache.remove(desk.server.objects["ControllerRevision", RECORD])
+    desk.cache.put(desk.server.put(scenes.child(job, {"stage": "Cleanup"}, CONFIGURED)))
+    desk.server.put({"kind": KIND, "metadata": dict(job.metadata)})
 
-    await look(server, cache)
+    await desk.reconcile()
 
-    assert server.writes() == []
+    assert desk.server.writes() == []
+
+
+async def test_a_record_from_a_backup_of_another_cluster_is_not_acted_on(
+    desk: Desk, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scenes, "NAMESPACE_UID", "of-the-namespace-of-another-cluster")
+
+    assert await desk.reconcile() is None
+    assert await desk.reconcile() is None
+
+    assert desk.server.writes() == []
+    assert [record.message for record in caplog.records if PREFIX in record.message] == [
+        (
+            f"{PREFIX} is not deleted: ControllerRevision demo/{RECORD} was created in another namespace of"
+            " this name, or in another cluster, where the run may be alive. Delete the ControllerRevision if"
+            " it came with a restored backup."
+        )
+    ]
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_it_waits_for_the_last_pod_also_where_no_watch_has_told_of_it(
-    server: ApiServer, cache: Cache, known: bool
-) -> None:
+async def test_it_waits_for_the_last_pod_also_where_no_watch_has_told_of_it(desk: Desk, known: bool) -> None:
     made = scenes.child(JOB, {"stage": "Prepare"}, CONFIGURED)
-    pod = server.put(scenes.pod(JOB, made, {"is": "Running"}))
+    pod = desk.server.put(scenes.pod(JOB, made, {"is": "Running"}))
     if known:
-        cache.put(pod)
+        desk.cache.put(pod)
 
-    assert await look(server, cache) == cleanup.LOOK_AGAIN_SECONDS
-    assert server.writes() == []
-    assert len(cache.children(scenes.UID, "Pod")) == 1
+    await desk.reconcile()
+    assert await desk.reconcile() == REQUEUE_SECONDS
+    assert desk.server.writes() == []
+    assert len(desk.cache.children(scenes.UID, "Pod")) == 1
 
-    del server.objects["Pod", pod["metadata"]["name"]]
-    cache.remove(pod)
-    await look(server, cache)
-    assert server.writes() == RELEASED
+    del desk.server.objects["Pod", pod["metadata"]["name"]]
+    desk.cache.remove(pod)
+    await desk.reconcile()
+    assert desk.server.writes() == STARTED
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_it_waits_for_the_last_job_that_may_still_make_pods(
-    server: ApiServer, cache: Cache, known: bool
-) -> None:
-    train = child(server, "Train")
+async def test_it_waits_for_the_last_job_that_may_still_make_pods(desk: Desk, known: bool) -> None:
+    train = child(desk.server, "Train")
     if known:
-        cache.put(train)
+        desk.cache.put(train)
 
-    assert await look(server, cache) == cleanup.LOOK_AGAIN_SECONDS
-    assert server.writes() == []
+    await desk.reconcile()
+    assert await desk.reconcile() == REQUEUE_SECONDS
+    assert desk.server.writes() == []
 
 
-async def test_pods_of_other_runs_and_of_the_cleanup_itself_are_not_waited_for(
-    server: ApiServer, cache: Cache
-) -> None:
-    other = child(server, "Publish")
+async def test_pods_of_other_runs_and_of_the_cleanup_itself_are_not_waited_for(desk: Desk) -> None:
+    other = child(desk.server, "Publish")
     other["metadata"]["labels"][LABEL_UID] = "another"
-    server.put(other)
-    cache.put(server.put(scenes.pod(JOB, scenes.child(JOB, {"stage": "Cleanup"}, CONFIGURED), {"code": 1})))
+    desk.server.put(other)
 
-    await look(server, cache)
+    await desk.reconcile()
+    desk.pod(code=1)
+    await desk.reconcile()
 
-    assert server.writes() == RELEASED
+    assert desk.server.writes() == STARTED
+
+
+async def test_a_completed_cleanup_takes_its_record_with_it_and_says_what_is_gone(desk: Desk) -> None:
+    await desk.reconcile()
+    desk.end("Complete")
+
+    assert await desk.reconcile() is None
+
+    assert desk.server.writes()[2:] == ["event CleanedUp", f"delete ControllerRevision {RECORD}"]
+    assert PREFIX in desk.events()[0].message
+    assert desk.cache.children(scenes.UID, "ControllerRevision") == ()
+
+
+async def test_a_failed_cleanup_names_the_folder_in_an_event_a_metric_and_the_log_and_is_tried_again(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    await desk.reconcile()
+    desk.pod(code=5, says="failure Storage StorageDenied")
+    desk.end("Failed", "Job has reached the specified backoff limit")
+
+    assert await desk.reconcile() is None
+    assert await desk.reconcile() is None
+
+    (event,) = desk.events()
+    assert (event.type, event.reason) == ("Warning", "CleanupFailed")
+    assert PREFIX in event.message
+    assert "ControllerRevision demo/tickets-0b5c3-c1" in event.message
+    assert [r.levelname for r in caplog.records if r.message == event.message] == ["WARNING"]
+    labels = {"namespace": "demo", "prefix": PREFIX}
+    assert REGISTRY.get_sample_value("finetune_operator_cleanup_failed", labels) == 1
+
+    # Kubernetes removes the failed Job after its ttl.
+    desk.cache.remove(desk.server.objects.pop(("Job", RECORD)))
+    await desk.reconcile()
+    assert desk.server.writes()[-1] == f"create Job {RECORD}"
+    desk.end("Complete")
+    await desk.reconcile()
+    assert REGISTRY.get_sample_value("finetune_operator_cleanup_failed", labels) is None
+
+
+async def test_a_cleanup_whose_secret_is_gone_says_so_while_it_waits(desk: Desk) -> None:
+    await desk.reconcile()
+    job = desk.server.objects["Job", RECORD]
+    job["metadata"]["uid"] = "uid-job"
+    desk.cache.put(desk.server.put(job))
+    pod = desk.pod(**{"is": "Creating"})
+    uid = pod["metadata"]["uid"]
+    missing = 'MountVolume.SetUp failed for volume "storage-output" : secret "s3-keys" not found'
+    event = {"involvedObject": {"uid": uid}, "reason": "FailedMount", "message": missing, "metadata": {}}
+    desk.server.events_of[uid] = (event,)
+
+    assert await desk.reconcile(60) == REQUEUE_SECONDS
+    assert await desk.reconcile(75) == REQUEUE_SECONDS
+
+    (posted,) = desk.events()
+    assert posted.reason == "SecretMissing"
+    assert posted.message.startswith(f"The cleanup of {PREFIX} waits: Waiting for Secret demo/s3-keys")
+
+
+async def test_a_name_that_something_else_has_is_not_taken_over(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = desk.server.put({"kind": "Job", "metadata": {"name": RECORD, "namespace": "demo"}})
+
+    await desk.reconcile()
+
+    assert desk.server.objects["Job", RECORD] == theirs
+    assert f"waits for the name {RECORD}: there is a Job demo/{RECORD} that is not of this run" in caplog.text
+
+
+async def test_a_forged_record_is_named_once_and_left_alone(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = json.loads(json.dumps(desk.server.objects["ControllerRevision", RECORD]))
+    record["data"]["run"]["runs"] = "s3://models/"
+    desk.cache.put(desk.server.put(record))
+
+    assert await desk.reconcile() is None
+    assert await desk.reconcile() is None
+
+    assert desk.server.calls == []
+    assert len([r for r in caplog.records if "is not the record of the run" in r.message]) == 1

@@ -23,8 +23,9 @@ from tests.operator import scenes
 from tests.operator.apiserver import ApiServer
 
 RUN = scenes.UID
-POLICY, CLEANUP, PREPARE = "NetworkPolicy tickets-0b5c3", "Job tickets-0b5c3-c1", "Job tickets-0b5c3-p1"
-START = [f"create {POLICY}", f"create {CLEANUP}", f"create {PREPARE}", "status"]
+POLICY, RECORD = "NetworkPolicy tickets-0b5c3", "ControllerRevision tickets-0b5c3-c1"
+PREPARE = "Job tickets-0b5c3-p1"
+START = [f"create {POLICY}", f"create {RECORD}", f"create {PREPARE}", "status"]
 UNREACHABLE = {"class": "Storage", "reason": "StorageUnreachable", "message": "Nobody answers."}
 
 
@@ -104,7 +105,7 @@ async def begun(desk: Desk) -> Desk:
 
 async def test_a_first_turn_makes_what_a_run_needs_then_tells_and_a_second_writes_nothing(desk: Desk) -> None:
     await desk.reconcile()
-    assert desk.server.calls == START
+    assert desk.server.calls == ["get Namespace demo", *START]
     assert [a["job"] for a in desk.status["attempts"]] == ["tickets-0b5c3-p1"]
 
     await desk.reconcile()
@@ -150,7 +151,8 @@ async def test_what_was_made_before_the_operator_was_killed_is_taken_up(begun: D
 
     await again.reconcile()
 
-    assert again.server.names("Job") == ["tickets-0b5c3-c1", "tickets-0b5c3-p1"]
+    assert again.server.names("ControllerRevision") == ["tickets-0b5c3-c1"]
+    assert again.server.names("Job") == ["tickets-0b5c3-p1"]
     assert [a["number"] for a in again.status["attempts"]] == [1]
 
 
@@ -174,7 +176,7 @@ async def test_a_refused_create_is_told_and_made_good_later(desk: Desk) -> None:
         await desk.reconcile()
     assert desk.reason() == "PermissionDenied"
     assert f"create {PREPARE}: forbidden" in desk.status["message"]
-    assert desk.server.names("Job") == ["tickets-0b5c3-c1"]
+    assert desk.server.names("Job") == []
 
     desk.refuse()
     await desk.reconcile()
@@ -194,7 +196,7 @@ async def test_a_refused_delete_is_told_in_the_next_turn_and_made_good_later(beg
     assert await begun.reconcile() == 0.0
     await begun.reconcile()
     assert begun.reason() == "Retrying"
-    assert begun.server.names("Job") == ["tickets-0b5c3-c1"]
+    assert begun.server.names("Job") == []
 
 
 async def test_an_api_server_that_cannot_answer_is_asked_again_when_it_says(desk: Desk) -> None:
@@ -308,10 +310,14 @@ async def test_a_running_pod_is_asked_for_its_progress_until_its_job_is_deleted(
     assert RUN not in begun.reconciler._notes
 
 
-async def test_a_run_whose_job_is_gone_is_swept(begun: Desk) -> None:
+async def test_a_run_whose_job_is_gone_is_cleaned_up(begun: Desk) -> None:
     for gone in ((KIND, "tickets"), ("Job", "tickets-0b5c3-p1"), ("NetworkPolicy", "tickets-0b5c3")):
         begun.cache.remove(begun.server.objects.pop(gone))
 
-    await begun.reconcile()
+    begun.server.calls.clear()
+    await begun.reconciler.reconcile(RUN)
 
-    assert begun.server.writes() == ["release tickets-0b5c3-c1"]
+    assert begun.server.writes() == [
+        "create NetworkPolicy tickets-0b5c3-c1",
+        "create Job tickets-0b5c3-c1",
+    ]
