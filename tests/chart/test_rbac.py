@@ -11,10 +11,12 @@ CLUSTER_SCOPED_RIGHTS = {"ClusterRole", "ClusterRoleBinding"}
 OPERATOR_RULES = {
     ("finetune.dev", "finetunejobs"): {"get", "list", "watch", "delete"},
     ("finetune.dev", "finetunejobs/status"): {"update"},
-    ("batch", "jobs"): {"get", "list", "watch", "create", "delete", "patch"},
+    ("batch", "jobs"): {"get", "list", "watch", "create", "delete"},
+    ("apps", "controllerrevisions"): {"get", "list", "watch", "create", "delete"},
+    ("", "namespaces"): {"get"},
     ("", "pods"): {"list", "watch"},
-    ("", "services"): {"get", "list", "watch", "create", "patch"},
-    ("networking.k8s.io", "networkpolicies"): {"get", "list", "watch", "create", "patch"},
+    ("", "services"): {"get", "list", "watch", "create", "patch", "delete"},
+    ("networking.k8s.io", "networkpolicies"): {"get", "list", "watch", "create", "patch", "delete"},
     ("", "events"): {"list"},
     ("events.k8s.io", "events"): {"create"},
 }

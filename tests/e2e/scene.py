@@ -258,7 +258,7 @@ def pods_gone(scene: Scene, *, seconds: float, ended: bool = True) -> float:
 
 
 def cleaned_up(scene: Scene, uid: str, *, seconds: float = SLOW_SECONDS) -> None:
-    """Waits until nothing of a run is left in the store and its cleanup Job is complete."""
+    """Waits until nothing of a run is left in the store and its cleanup record is gone."""
     prefix = scene.runs(uid)
 
     def left() -> str:
@@ -267,7 +267,11 @@ def cleaned_up(scene: Scene, uid: str, *, seconds: float = SLOW_SECONDS) -> None
         ]
         return f"{scene.objects(prefix)}, {jobs}"
 
-    until(f"{prefix} is cleaned_up", seconds, lambda: not scene.objects(prefix), left, pause=1)
+    def clean() -> bool:
+        record = scene.all_of("controllerrevisions", f"finetune.dev/job-uid={uid}")
+        return not record and not scene.objects(prefix)
+
+    until(f"{prefix} is cleaned up", seconds, clean, left, pause=1)
 
 
 def processes(pod: Manifest, program: str) -> list[int]:
