@@ -556,12 +556,17 @@ CHANGES: list[dict[str, Any]] = [
 ]
 
 
+STARTED = {"trainingStartTime": "2026-01-01T00:00:00Z"}
+
+
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
 def test_the_spec_may_be_changed_until_training_starts(
     kube: Kube, namespace: str, changes: dict[str, Any]
 ) -> None:
+    """A Train attempt whose pods have not run, for want of a node, is no start of training."""
     kube.create(job({}, namespace))
-    kube.merge("FineTuneJob", namespace, "j", {"status": {"attempts": [attempt("Prepare")]}}, "status")
+    attempts = [attempt("Prepare"), attempt("Train")]
+    kube.merge("FineTuneJob", namespace, "j", {"status": {"attempts": attempts}}, "status")
     assert put(kube, job(changes, namespace))["metadata"]["generation"] == 2
 
 
@@ -570,22 +575,21 @@ def test_the_spec_is_fixed_once_training_has_started(
     kube: Kube, namespace: str, changes: dict[str, Any]
 ) -> None:
     kube.create(job({}, namespace))
-    attempts = [attempt("Prepare"), attempt("Train")]
-    kube.merge("FineTuneJob", namespace, "j", {"status": {"attempts": attempts}}, "status")
+    kube.merge("FineTuneJob", namespace, "j", {"status": STARTED}, "status")
     with pytest.raises(RefusedError, match="training has started"):
         put(kube, job(changes, namespace))
 
 
 def test_suspend_and_ttl_may_always_be_changed(kube: Kube, namespace: str) -> None:
     kube.create(job({}, namespace))
-    kube.merge("FineTuneJob", namespace, "j", {"status": {"attempts": [attempt("Train")]}}, "status")
+    kube.merge("FineTuneJob", namespace, "j", {"status": STARTED}, "status")
     put(kube, job({"suspend": True, "ttl": {"afterFinished": "1h"}}, namespace))
     put(kube, job({"suspend": False}, namespace))
 
 
 def test_status_can_still_be_written_once_training_has_started(kube: Kube, namespace: str) -> None:
     kube.create(job({}, namespace))
-    kube.merge("FineTuneJob", namespace, "j", {"status": {"attempts": [attempt("Train")]}}, "status")
+    kube.merge("FineTuneJob", namespace, "j", {"status": STARTED}, "status")
     kube.merge("FineTuneJob", namespace, "j", {"status": {"message": "x"}}, "status")
     kube.merge("FineTuneJob", namespace, "j", {"metadata": {"labels": {"a": "b"}}})
 

@@ -42,8 +42,7 @@ class FineTuneJob(Model):
 
     model_config = rules(
         rule(
-            "!has(oldSelf.status) || !has(oldSelf.status.attempts)"
-            " || !oldSelf.status.attempts.exists(a, a.stage == 'Train')"
+            "!has(oldSelf.status) || !has(oldSelf.status.trainingStartTime)"
             " || (self.spec.task == oldSelf.spec.task && self.spec.model == oldSelf.spec.model"
             " && self.spec.dataset == oldSelf.spec.dataset && self.spec.method == oldSelf.spec.method"
             " && self.spec.training == oldSelf.spec.training"

@@ -157,6 +157,9 @@ class FineTuneJobStatus(Model):
     """One readable sentence on where the job stands."""
     start_time: datetime | None = None
     """When work began."""
+    training_start_time: datetime | None = None
+    """When the operator first saw a Train pod that runs or has run. From then on the spec is frozen, except
+    for the fields that may be changed at any time."""
     completion_time: datetime | None = None
     """When it ended, either way."""
     conditions: Annotated[

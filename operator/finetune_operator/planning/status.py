@@ -5,11 +5,12 @@ from datetime import datetime
 
 from finetune_operator.api import ConditionStatus, FineTuneJobStatus, ProgressStatus
 from finetune_operator.names import Condition, Reason, State
-from finetune_operator.objects import distance
-from finetune_operator.planning.lookup import condition
+from finetune_operator.objects import distance, has_started, pods_of
+from finetune_operator.planning.lookup import condition, find_job
 from finetune_operator.planning.results import told
-from finetune_operator.planning.stages import STAGES, done, stage_of
+from finetune_operator.planning.stages import STAGES, done, stage_of, train_attempts
 from finetune_operator.planning.types import Decision, PlanInput
+from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_trainer.contract import Progress, Stage
 
 MESSAGE_LIMIT = 2048
@@ -45,12 +46,29 @@ def described(inputs: PlanInput, decision: Decision, gate: Fact | None) -> FineT
         "stage": stage.value,
         "message": message[:MESSAGE_LIMIT],
         "start_time": begun,
+        "training_start_time": inputs.status.training_start_time
+        or (inputs.now if _training_has_started(inputs) else None),
         "completion_time": inputs.now if ended else None,
         "progress": progress,
         "observed_generation": inputs.job.metadata["generation"],
         "conditions": dated(inputs, _facts(inputs, decision, stage, gate)),
     }
     return inputs.status.model_copy(update=updates)
+
+
+def _training_has_started(inputs: PlanInput) -> bool:
+    """Whether a Train pod runs or has run for the spec as it stands.
+
+    Pods of an attempt for an earlier spec do not count: that attempt is superseded, or the present spec
+    cannot be run and may still be corrected.
+    """
+    resolved, generation = isinstance(inputs.resolution, ResolvedRun), inputs.job.metadata["generation"]
+    jobs = [
+        find_job(inputs.observed, a.job)
+        for a in train_attempts(inputs.status.attempts)
+        if a.spec_digest == inputs.digest and (resolved or a.generation == generation)
+    ]
+    return any(has_started(pod) for job in jobs if job for pod in pods_of(inputs.observed.pods, job))
 
 
 def refreshed(inputs: PlanInput) -> FineTuneJobStatus:
