@@ -530,15 +530,20 @@ def test_defaults_are_written_down(kube: Kube) -> None:
 
 
 def test_half_filled_objects_get_the_other_half(kube: Kube) -> None:
-    spec = try_out(kube, {"training": {"epochs": 2}, "dataset.columns": {"text": "body"}})["spec"]
+    asked = {"training": {"epochs": 2}, "method": {"type": "LoRA", "lora": {"rank": 4}}}
+    spec = try_out(kube, asked)["spec"]
     assert spec["training"]["batchSize"] == "Auto"
-    assert spec["dataset"]["columns"] == {
-        "text": "body",
-        "label": "label",
-        "messages": "messages",
-        "prompt": "prompt",
-        "completion": "completion",
-    }
+    assert spec["method"]["lora"] == {"rank": 4, "dropout": 0.0, "targetModules": ["AllLinear"]}
+
+
+def test_what_only_some_tasks_and_methods_use_shows_only_what_somebody_wrote(kube: Kube) -> None:
+    spec = try_out(kube, {})["spec"]
+    assert "columns" not in spec["dataset"]
+    assert "trainOn" not in spec["training"]
+    assert spec["method"] == {"type": "Full"}
+    assert spec["output"] == {"uri": "s3://tuned/support/"}
+    spec = try_out(kube, {"dataset.columns": {"text": "body"}})["spec"]
+    assert spec["dataset"]["columns"] == {"text": "body"}
 
 
 CHANGES: list[dict[str, Any]] = [

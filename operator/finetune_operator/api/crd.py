@@ -1,6 +1,6 @@
 """Writes the CustomResourceDefinition: api/ as a Kubernetes structural schema.
 
-`python -m finetune_operator.crd FILE...` writes it to each file; `make generate` calls it.
+`python -m finetune_operator.api.crd FILE...` writes it to each file; `make generate` calls it.
 """
 
 import sys
@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from finetune_operator.api import FineTuneJob
+from finetune_operator.api import FineTuneJob, FineTuneJobSpec
+from finetune_operator.api.changes import changes
 from finetune_operator.names import GROUP, KIND, PLURAL, VERSION
 
 COLUMNS = (
@@ -57,6 +58,8 @@ def definition() -> dict[str, Any]:
     for typed in ("apiVersion", "kind", "metadata"):
         schema["properties"].pop(typed)
     schema["required"] = ["spec"]
+    for field in changes(FineTuneJobSpec):
+        _add_sentence(schema, field.path.split("."), field.change.value)
     schema["properties"] = {
         "apiVersion": {"type": "string", "description": f"{GROUP}/{VERSION}"},
         "kind": {"type": "string", "description": KIND},
@@ -128,6 +131,13 @@ def _structural(node: Any, definitions: dict[str, Any]) -> Any:
     if isinstance(out.get("description"), str):
         out["description"] = " ".join(out["description"].split())
     return out
+
+
+def _add_sentence(schema: dict[str, Any], path: list[str], sentence: str) -> None:
+    """Adds a sentence to the description of the field at a path."""
+    for name in path:
+        schema = schema["properties"][name]
+    schema["description"] += f" {sentence}"
 
 
 def _without_nulls(value: Any) -> Any:

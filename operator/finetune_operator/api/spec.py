@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from finetune_operator.api.changes import Change, Covered
 from finetune_operator.api.evaluation import EVALUATION_RULES, EvaluationSpec
 from finetune_operator.api.fields import (
     DataUri,
@@ -120,20 +121,23 @@ class HeldOutFiles(Model):
     or uris."""
 
 
+Column = Annotated[str, Field(min_length=1, max_length=128)]
+
+
 class Columns(Model):
     """Which columns (of CSV) or keys (of a JSON row) hold what."""
 
-    text: Annotated[str, Field(min_length=1, max_length=128)] = "text"
+    text: Column | None = None
     """Column with the text to classify, or (TextGeneration) with raw text of which every token is learnt.
     Default text."""
-    label: Annotated[str, Field(min_length=1, max_length=128)] = "label"
+    label: Column | None = None
     """TextClassification: column with the class, as a word or a number. Default label."""
-    messages: Annotated[str, Field(min_length=1, max_length=128)] = "messages"
+    messages: Column | None = None
     """TextGeneration: column with a conversation, a list of objects with role (system, user, assistant or
     tool), content and, for assistant, weight (0: not learnt; 1). Default messages."""
-    prompt: Annotated[str, Field(min_length=1, max_length=128)] = "prompt"
+    prompt: Column | None = None
     """TextGeneration: column with what the model is given. Default prompt."""
-    completion: Annotated[str, Field(min_length=1, max_length=128)] = "completion"
+    completion: Column | None = None
     """TextGeneration: column with what it is to write. Default completion."""
 
 
@@ -173,7 +177,7 @@ class DatasetSpec(Model):
     test: HeldOutFiles = HeldOutFiles(split=0.1)
     """Rows that base model and tuned model are measured on; never trained on, never chosen on. Default: a
     split of 0.1."""
-    columns: Columns = Columns()
+    columns: Annotated[Columns | None, Covered.BY_THE_RUN] = None
     """Which columns hold what."""
     max_bad_row_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.01
     """Unreadable rows (no JSON, a column missing, ...) up to this share of a split are left out and
@@ -220,7 +224,7 @@ class TrainingSpec(Model):
     """Tokens kept of a row; the rest is cut, and counted in the report. Auto: the 99th percentile of the
     training rows, at most 512 and what the model can read (TextGeneration: the longest training row, at most
     2,048). Default Auto."""
-    train_on: Literal["Completion", "All"] = "Completion"
+    train_on: Annotated[Literal["Completion", "All"] | None, Covered.BY_THE_RUN] = None
     """TextGeneration: which tokens of a row are learnt. Completion: those of the completion, or of the
     assistant's messages. All: those of the prompt too. Default Completion."""
     precision: Literal["Auto", "Float32", "BFloat16"] = "Auto"
@@ -300,7 +304,7 @@ class OutputSpec(Model):
     ) = None
     """Last folder of the published model, for example v2. Default: the first 8 characters of the job's
     uid."""
-    merge_adapter: bool = False
+    merge_adapter: Annotated[bool | None, Covered.BY_THE_RUN] = None
     """With method LoRA: true publishes the whole model with the adapter merged into its weights (float32),
     false the adapter alone, which needs the base model. Default false."""
     storage: Storage | None = None
@@ -318,7 +322,7 @@ class TtlSpec(Model):
 
 
 class FineTuneJobSpec(Model):
-    """What is asked for. May be changed until training starts; then only suspend and ttl may."""
+    """What a person asks for. Training starts when the first Train pod runs (status.trainingStartTime)."""
 
     model_config = rules(
         rule(
@@ -335,7 +339,7 @@ class FineTuneJobSpec(Model):
             ".output.uri",
         ),
         rule(
-            "!self.output.mergeAdapter || self.method.type == 'LoRA'",
+            "!has(self.output.mergeAdapter) || !self.output.mergeAdapter || self.method.type == 'LoRA'",
             "output.mergeAdapter is true, but method.type is not LoRA: there is no adapter to merge",
             ".output.mergeAdapter",
         ),
@@ -346,36 +350,37 @@ class FineTuneJobSpec(Model):
             ".deepspeed.offload",
         ),
         rule(
-            "self.task == 'TextGeneration' || self.training.trainOn == 'Completion'",
+            "self.task == 'TextGeneration' || !has(self.training.trainOn)"
+            " || self.training.trainOn == 'Completion'",
             "training.trainOn is for the task TextGeneration: leave it out",
             ".training.trainOn",
         ),
         *EVALUATION_RULES,
     )
 
-    task: Task
+    task: Annotated[Task, Change.UNTIL_TRAINING]
     """What the model learns. TextClassification: one of several classes for each text. TextGeneration: to
     write: the answers of conversations, completions of prompts, or text like the given."""
-    model: ModelSpec
+    model: Annotated[ModelSpec, Change.UNTIL_TRAINING]
     """The base model."""
-    dataset: DatasetSpec
+    dataset: Annotated[DatasetSpec, Change.UNTIL_TRAINING]
     """Rows to train on, to choose on and to measure on."""
-    method: MethodSpec = MethodSpec()
+    method: Annotated[MethodSpec, Change.UNTIL_TRAINING] = MethodSpec()
     """What of the model is trained."""
-    training: TrainingSpec = TrainingSpec()
+    training: Annotated[TrainingSpec, Change.UNTIL_TRAINING] = TrainingSpec()
     """Hyper-parameters."""
-    deepspeed: DeepSpeedSpec = DeepSpeedSpec()
+    deepspeed: Annotated[DeepSpeedSpec, Change.UNTIL_TRAINING] = DeepSpeedSpec()
     """DeepSpeed's own settings."""
-    resources: ResourcesSpec = ResourcesSpec()
+    resources: Annotated[ResourcesSpec, Change.UNTIL_TRAINING] = ResourcesSpec()
     """What the run may take of the cluster."""
-    evaluation: EvaluationSpec = EvaluationSpec()
+    evaluation: Annotated[EvaluationSpec, Change.UNTIL_TRAINING] = EvaluationSpec()
     """What is measured."""
-    output: OutputSpec
+    output: Annotated[OutputSpec, Change.UNTIL_TRAINING]
     """Where the tuned model goes."""
-    storage: Storage | None = None
+    storage: Annotated[Storage | None, Change.UNTIL_TRAINING] = None
     """The S3 store of model, data and output, where they name none of their own. Default: the profile's."""
-    ttl: TtlSpec = TtlSpec()
+    ttl: Annotated[TtlSpec, Change.ALWAYS] = TtlSpec()
     """What is removed after the end."""
-    suspend: bool = False
+    suspend: Annotated[bool, Change.ALWAYS] = False
     """True stops the run's pods and keeps its results; false goes on with the stage it was in. Default
     false."""
