@@ -117,18 +117,33 @@ def _reached(inputs: PlanInput, decision: Decision, stage: Stage, kind: Stage) -
         return Fact(True, Reason.COMPLETED, told(inputs.status, kind))
     failed = _has_failed(decision)
     if failed and kind is stage:
-        return Fact(False, decision.reason, decision.message)
+        return Fact(False, decision.reason, _where_told(inputs, decision, kind))
     known = False if failed else None
     if STAGES.index(kind) > STAGES.index(stage):
         return Fact(known, Reason.NOT_STARTED, f"{kind} has not begun.")
     return Fact(known, decision.reason if failed else Reason.IN_PROGRESS, f"{kind} has not ended.")
 
 
+def _where_told(inputs: PlanInput, decision: Decision, kind: Stage) -> str:
+    """Where the cause of a failure stands: one condition tells the cause, the others point there."""
+    if decision.reason == Reason.GATE_FAILED:
+        return f"The gate is not passed; see the condition {Condition.GATE_PASSED}."
+    last = next((a for a in reversed(inputs.status.attempts) if stage_of(a) is kind), None)
+    if last is None or last.outcome != "Failed":
+        return f"{kind} has not succeeded; see the condition {Condition.SUCCEEDED}."
+    return f"{kind} attempt {last.number} failed; see the condition {Condition.SUCCEEDED}."
+
+
 def _running(inputs: PlanInput, decision: Decision) -> Fact:
-    """Whether all pods of an attempt run. What they are doing is in the status itself: it changes often."""
+    """Whether all pods of an attempt run. What the pods do changes often and stands in the status itself."""
     message = ENDS.get(decision.state, decision.message)
     if decision.all_run and decision.reason == Reason.IN_PROGRESS and inputs.running:
         message = f"All pods of {inputs.running.stage} attempt {inputs.running.number} run."
+    if decision.reason == Reason.RETRYING and inputs.status.attempts:
+        last = inputs.status.attempts[-1]
+        message = (
+            f"{last.stage} attempt {last.number} failed and is tried again shortly; status.attempts says why."
+        )
     return Fact(decision.all_run, decision.reason, message)
 
 
