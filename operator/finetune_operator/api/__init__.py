@@ -40,7 +40,7 @@ __all__ = [
 
 
 class FineTuneJob(Model):
-    """Fine-tunes a model on data of your own, measures it against its base, and publishes it to S3."""
+    """Fine-tunes a base model on your data, compares both models, and publishes the tuned model to S3."""
 
     model_config = rules(
         frozen_rule(FineTuneJobSpec),
@@ -55,6 +55,6 @@ class FineTuneJob(Model):
     kind: str
     metadata: dict[str, Any]
     spec: FineTuneJobSpec
-    """What is asked for."""
+    """Specification of the job. Training starts when the first Train pod runs (status.trainingStartTime)."""
     status: FineTuneJobStatus | None = None
-    """What is, as the operator last saw it."""
+    """Status of the job, as the operator last observed the job."""
