@@ -165,6 +165,12 @@ class Kubelet:
                 },
             )
 
+    def leave_unscheduled(self, pods: Iterable[Any], message: str) -> None:
+        """No node takes the pods, as the scheduler would say."""
+        told = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+        for pod in pods:
+            self._status(pod, {"phase": "Pending", "conditions": [told]})
+
     def finish(self, pods: Iterable[Any], failure: FailureClass = FailureClass.SUCCESS) -> None:
         """Each pod ends with its message: success with a result, or a failure."""
         for pod in pods:

@@ -530,15 +530,20 @@ def test_defaults_are_written_down(kube: Kube) -> None:
 
 
 def test_half_filled_objects_get_the_other_half(kube: Kube) -> None:
-    spec = try_out(kube, {"training": {"epochs": 2}, "dataset.columns": {"text": "body"}})["spec"]
+    asked = {"training": {"epochs": 2}, "method": {"type": "LoRA", "lora": {"rank": 4}}}
+    spec = try_out(kube, asked)["spec"]
     assert spec["training"]["batchSize"] == "Auto"
-    assert spec["dataset"]["columns"] == {
-        "text": "body",
-        "label": "label",
-        "messages": "messages",
-        "prompt": "prompt",
-        "completion": "completion",
-    }
+    assert spec["method"]["lora"] == {"rank": 4, "dropout": 0.0, "targetModules": ["AllLinear"]}
+
+
+def test_what_only_some_tasks_and_methods_use_shows_only_what_somebody_wrote(kube: Kube) -> None:
+    spec = try_out(kube, {})["spec"]
+    assert "columns" not in spec["dataset"]
+    assert "trainOn" not in spec["training"]
+    assert spec["method"] == {"type": "Full"}
+    assert spec["output"] == {"uri": "s3://tuned/support/"}
+    spec = try_out(kube, {"dataset.columns": {"text": "body"}})["spec"]
+    assert spec["dataset"]["columns"] == {"text": "body"}
 
 
 CHANGES: list[dict[str, Any]] = [
@@ -556,12 +561,17 @@ CHANGES: list[dict[str, Any]] = [
 ]
 
 
+STARTED = {"trainingStartTime": "2026-01-01T00:00:00Z"}
+
+
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
 def test_the_spec_may_be_changed_until_training_starts(
     kube: Kube, namespace: str, changes: dict[str, Any]
 ) -> None:
+    """A Train attempt whose pods have not run, for want of a node, is no start of training."""
     kube.create(job({}, namespace))
-    kube.merge("FineTuneJob", namespace, "j", {"status": {"attempts": [attempt("Prepare")]}}, "status")
+    attempts = [attempt("Prepare"), attempt("Train")]
+    kube.merge("FineTuneJob", namespace, "j", {"status": {"attempts": attempts}}, "status")
     assert put(kube, job(changes, namespace))["metadata"]["generation"] == 2
 
 
@@ -570,22 +580,21 @@ def test_the_spec_is_fixed_once_training_has_started(
     kube: Kube, namespace: str, changes: dict[str, Any]
 ) -> None:
     kube.create(job({}, namespace))
-    attempts = [attempt("Prepare"), attempt("Train")]
-    kube.merge("FineTuneJob", namespace, "j", {"status": {"attempts": attempts}}, "status")
+    kube.merge("FineTuneJob", namespace, "j", {"status": STARTED}, "status")
     with pytest.raises(RefusedError, match="training has started"):
         put(kube, job(changes, namespace))
 
 
 def test_suspend_and_ttl_may_always_be_changed(kube: Kube, namespace: str) -> None:
     kube.create(job({}, namespace))
-    kube.merge("FineTuneJob", namespace, "j", {"status": {"attempts": [attempt("Train")]}}, "status")
+    kube.merge("FineTuneJob", namespace, "j", {"status": STARTED}, "status")
     put(kube, job({"suspend": True, "ttl": {"afterFinished": "1h"}}, namespace))
     put(kube, job({"suspend": False}, namespace))
 
 
 def test_status_can_still_be_written_once_training_has_started(kube: Kube, namespace: str) -> None:
     kube.create(job({}, namespace))
-    kube.merge("FineTuneJob", namespace, "j", {"status": {"attempts": [attempt("Train")]}}, "status")
+    kube.merge("FineTuneJob", namespace, "j", {"status": STARTED}, "status")
     kube.merge("FineTuneJob", namespace, "j", {"status": {"message": "x"}}, "status")
     kube.merge("FineTuneJob", namespace, "j", {"metadata": {"labels": {"a": "b"}}})
 

@@ -13,7 +13,7 @@ import pytest
 
 from finetune_trainer.contract import FailureClass, Progress, Stage
 from tests.api.harness import UID, Operator, Scene, config_of
-from tests.api.kube import KINDS, wait_for
+from tests.api.kube import KINDS, RefusedError, wait_for
 
 pytestmark = pytest.mark.api
 Audit = Callable[[], list[Any]]
@@ -164,7 +164,38 @@ def test_a_job_with_the_longest_name_goes_through(scene: Scene) -> None:
     scene.go_through(uid, nodes=2)
     status = scene.await_state("Succeeded", name=name)
     assert f"/{name}/" in status["model"]["uri"]
-    assert scene.jobs_of(uid) == ["p1", "s1", "t1", "u1"]
+    assert scene.jobs_of(uid) == ["c1", "p1", "t1", "u1"]
+
+
+def test_a_train_attempt_that_no_node_takes_is_superseded_by_a_smaller_one(scene: Scene) -> None:
+    scene.start()
+    uid = scene.make_job(resources={"cpu": "500"})
+    scene.go_through(uid, "Prepare")
+    scene.kubelet.leave_unscheduled(scene.kubelet.await_pods(uid, "Train"), "0/3 nodes: Insufficient cpu.")
+    scene.await_state("Waiting")
+    assert "trainingStartTime" not in scene.status()
+
+    scene.change_job(resources={"cpu": "2"})
+    again = scene.kubelet.await_pods(uid, "Prepare", 2)
+    scene.kubelet.run(again)
+    scene.kubelet.finish(again)
+    pods = scene.kubelet.await_pods(uid, "Train", 2)
+    assert pods[0]["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "2"
+    scene.kubelet.run(pods)
+    wait_for("training has started", lambda: scene.status().get("trainingStartTime"))
+    with pytest.raises(RefusedError, match="training has started"):
+        scene.change_job(resources={"cpu": "1"})
+
+    scene.kubelet.finish(pods)
+    scene.go_through(uid, "Publish")
+    attempts = scene.await_state("Succeeded")["attempts"]
+    assert [(a["stage"], a["number"], a["outcome"]) for a in attempts] == [
+        ("Prepare", 1, "Succeeded"),
+        ("Train", 1, "Superseded"),
+        ("Prepare", 2, "Succeeded"),
+        ("Train", 2, "Succeeded"),
+        ("Publish", 1, "Succeeded"),
+    ]
 
 
 def test_a_suspended_job_stops_and_goes_on(scene: Scene) -> None:

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -65,9 +66,19 @@ def test_every_field_of_the_spec_is_bounded(path: str) -> None:
 
 @pytest.mark.parametrize("path", [path for path in FIELDS if path.startswith(".spec")])
 def test_every_default_is_told(path: str) -> None:
-    default = FIELDS[path].get("default")
-    if isinstance(default, str | int | float) and not isinstance(default, bool):
-        assert "Default" in FIELDS[path]["description"]
+    default, told = FIELDS[path].get("default"), FIELDS[path]["description"]
+    if isinstance(default, str | int | float):
+        written = str(default).lower() if isinstance(default, bool) else f"{default}".removesuffix(".0")
+        assert re.search(rf"Default:? {re.escape(written)}\b", told)
+
+
+@pytest.mark.parametrize("path", [path for path in FIELDS if path.startswith(".spec")])
+def test_every_optional_field_says_what_its_absence_means(path: str) -> None:
+    parent, _, name = path.rpartition(".")
+    above = FIELDS.get(parent.removesuffix("[]"), {})
+    if name.endswith("[]") or name in above.get("required", ()) or parent == "":
+        return
+    assert re.search(r"Default|Set exactly one|Required with", FIELDS[path]["description"])
 
 
 def test_nothing_that_the_api_server_refuses() -> None:

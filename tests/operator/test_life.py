@@ -196,6 +196,44 @@ def test_killed_before_any_write_a_gate_that_is_not_passed_ends_the_job_the_same
         assert not any("-u" in w for w in mini.writes if w.startswith("put Job"))
 
 
+def test_a_spec_changed_while_train_ends_is_trained_for_its_own_sake() -> None:
+    """The API server admits the edit before the status says that Train pods have run."""
+    mini = Miniature(gated_job(0.7))
+    come_to_train(mini)
+    run_pods(mini)
+    succeed(mini)
+    mini.settle()
+    mini.edit({"spec": {"evaluation": {"gate": {"minimum": 0.79}}}})
+    go_on_fairly(mini)
+
+    assert state(mini) is State.SUCCEEDED
+    assert [(a.stage, a.outcome, a.generation) for a in status_of(mini).attempts] == [
+        ("Prepare", "Succeeded", 1),
+        ("Train", "Succeeded", 1),
+        ("Prepare", "Succeeded", 2),
+        ("Train", "Succeeded", 2),
+        ("Publish", "Succeeded", 2),
+    ]
+
+
+def test_a_train_attempt_whose_pods_wait_is_superseded_until_a_pod_has_run() -> None:
+    mini = Miniature(scenes.job_of())
+    come_to_train(mini)
+    for cpu in (16, 4):
+        mini.edit({"spec": {"resources": {"cpu": cpu}}})
+        come_to_train(mini)
+        assert status_of(mini).training_start_time is None
+    run_pods(mini)
+    mini.reconcile()
+    started = status_of(mini).training_start_time
+    go_on_fairly(mini)
+
+    assert state(mini) is State.SUCCEEDED
+    assert status_of(mini).training_start_time == started is not None
+    train = [(a.number, a.outcome) for a in status_of(mini).attempts if a.stage == "Train"]
+    assert train == [(1, "Superseded"), (2, "Superseded"), (3, "Succeeded")]
+
+
 @settings(max_examples=100, **QUIETLY)
 @given(st.lists(ACTIONS, max_size=40))
 def test_whatever_happens_nothing_is_published_past_a_gate(actions: list[tuple[str, object]]) -> None:
@@ -226,6 +264,22 @@ def test_a_suspended_job_comes_to_rest_without_pods(actions: list[tuple[str, obj
     mini.reconcile()
     assert state(mini) in (State.SUSPENDED, State.SUCCEEDED, State.FAILED)
     assert [p for p in mini.active_pods() if not p.get("stuck")] == []
+
+
+def come_to_train(mini: Miniature) -> None:
+    """Until the pods of a Train attempt for the spec as it stands wait for a node."""
+    for _ in range(20):
+        mini.reconcile()
+        mini.settle()
+        newest = status_of(mini).attempts[-1]
+        if newest.stage == "Train" and newest.generation == mini.job.metadata["generation"]:
+            return
+        run_pods(mini)
+        mini.reconcile()
+        succeed(mini)
+        mini.settle()
+        mini.age(15)
+    raise AssertionError("Train never begins")
 
 
 def gated_job(minimum: float) -> FineTuneJob:
@@ -269,8 +323,8 @@ def delete_pod(mini: Miniature, pods: list[Manifest]) -> None:
 
 
 def change_epochs(mini: Miniature, epochs: int) -> None:
-    """What the API server allows until it knows of a Train attempt."""
-    if not any(a.stage == "Train" for a in status_of(mini).attempts):
+    """What the API server admits until the status says that a Train pod has run."""
+    if status_of(mini).training_start_time is None:
         mini.edit({"spec": {"training": {"epochs": epochs}}})
 
 

@@ -6,10 +6,11 @@ what only the data or the model can tell is checked by Prepare.
 
 from typing import Any
 
+from finetune_operator.api.changes import frozen_rule
 from finetune_operator.api.fields import rule, rules
 from finetune_operator.api.gate import GateSpec
 from finetune_operator.api.method import LoraSpec
-from finetune_operator.api.spec import FineTuneJobSpec, Storage
+from finetune_operator.api.spec import Columns, FineTuneJobSpec, Storage
 from finetune_operator.api.status import (
     AttemptStatus,
     ConditionStatus,
@@ -23,6 +24,7 @@ from finetune_trainer.contract import Model
 
 __all__ = [
     "AttemptStatus",
+    "Columns",
     "ConditionStatus",
     "DataStatus",
     "FineTuneJob",
@@ -38,25 +40,10 @@ __all__ = [
 
 
 class FineTuneJob(Model):
-    """Fine-tunes a model on data of your own, measures it against its base, and publishes it to S3."""
+    """Fine-tunes a base model on your data, compares both models, and publishes the tuned model to S3."""
 
     model_config = rules(
-        rule(
-            "!has(oldSelf.status) || !has(oldSelf.status.attempts)"
-            " || !oldSelf.status.attempts.exists(a, a.stage == 'Train')"
-            " || (self.spec.task == oldSelf.spec.task && self.spec.model == oldSelf.spec.model"
-            " && self.spec.dataset == oldSelf.spec.dataset && self.spec.method == oldSelf.spec.method"
-            " && self.spec.training == oldSelf.spec.training"
-            " && self.spec.deepspeed == oldSelf.spec.deepspeed"
-            " && self.spec.resources == oldSelf.spec.resources"
-            " && self.spec.evaluation == oldSelf.spec.evaluation"
-            " && self.spec.output == oldSelf.spec.output"
-            " && has(self.spec.storage) == has(oldSelf.spec.storage)"
-            " && (!has(self.spec.storage) || self.spec.storage == oldSelf.spec.storage))",
-            "training has started: only spec.suspend and spec.ttl may be changed; for anything else apply a"
-            " job of another name",
-            ".spec",
-        ),
+        frozen_rule(FineTuneJobSpec),
         rule(
             "!has(self.spec.model.fromJob) || self.spec.model.fromJob.name != self.metadata.name",
             "spec.model.fromJob names the job itself: name the one whose model to start from",
@@ -68,6 +55,6 @@ class FineTuneJob(Model):
     kind: str
     metadata: dict[str, Any]
     spec: FineTuneJobSpec
-    """What is asked for."""
+    """Specification of the job. Training starts when the first Train pod runs (status.trainingStartTime)."""
     status: FineTuneJobStatus | None = None
-    """What is, as the operator last saw it."""
+    """Status of the job, as the operator last observed the job."""

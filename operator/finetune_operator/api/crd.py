@@ -1,6 +1,6 @@
 """Writes the CustomResourceDefinition: api/ as a Kubernetes structural schema.
 
-`python -m finetune_operator.crd FILE...` writes it to each file; `make generate` calls it.
+`python -m finetune_operator.api.crd FILE...` writes it to each file; `make generate` calls it.
 """
 
 import sys
@@ -12,22 +12,23 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from finetune_operator.api import FineTuneJob
+from finetune_operator.api import FineTuneJob, FineTuneJobSpec
+from finetune_operator.api.changes import changes
 from finetune_operator.names import GROUP, KIND, PLURAL, VERSION
 
 COLUMNS = (
-    ("State", "string", ".status.state", 0, "Where the job stands, in one word."),
-    ("Stage", "string", ".status.stage", 0, "The stage the job is in."),
-    ("Progress", "integer", ".status.progress.percent", 0, "How much of the stage is done, in percent."),
-    ("Metric", "string", ".status.evaluation.primaryMetric", 0, "The primary metric."),
-    ("Tuned", "number", ".status.evaluation.tuned.primary", 0, "What the tuned model scores."),
-    ("Baseline", "number", ".status.evaluation.baseline.primary", 0, "What the base model scores."),
-    ("Age", "date", ".metadata.creationTimestamp", 0, "Since when the job exists."),
-    ("Step", "integer", ".status.progress.step", 1, "Optimizer steps done."),
-    ("Loss", "number", ".status.progress.loss", 1, "Newest training loss."),
-    ("ETA", "integer", ".status.progress.etaSeconds", 1, "Seconds until the stage is done."),
-    ("Model", "string", ".status.model.uri", 1, "The published model."),
-    ("Message", "string", ".status.message", 1, "Where the job stands, in a sentence."),
+    ("State", "string", ".status.state", 0, "State of the job in one word."),
+    ("Stage", "string", ".status.stage", 0, "Current stage of the job."),
+    ("Progress", "integer", ".status.progress.percent", 0, "Share of the stage that is done, in percent."),
+    ("Metric", "string", ".status.evaluation.primaryMetric", 0, "Name of the primary metric."),
+    ("Tuned", "number", ".status.evaluation.tuned.primary", 0, "Primary metric of the tuned model."),
+    ("Baseline", "number", ".status.evaluation.baseline.primary", 0, "Primary metric of the base model."),
+    ("Age", "date", ".metadata.creationTimestamp", 0, "Time since the creation of the job."),
+    ("Step", "integer", ".status.progress.step", 1, "Number of optimizer steps done."),
+    ("Loss", "number", ".status.progress.loss", 1, "Newest loss on the training rows."),
+    ("ETA", "integer", ".status.progress.etaSeconds", 1, "Estimated seconds until the stage is done."),
+    ("Model", "string", ".status.model.uri", 1, "Folder of the published model."),
+    ("Message", "string", ".status.message", 1, "State of the job in a sentence."),
 )
 
 
@@ -57,6 +58,8 @@ def definition() -> dict[str, Any]:
     for typed in ("apiVersion", "kind", "metadata"):
         schema["properties"].pop(typed)
     schema["required"] = ["spec"]
+    for field in changes(FineTuneJobSpec):
+        _add_sentence(schema, field.path.split("."), field.change.value)
     schema["properties"] = {
         "apiVersion": {"type": "string", "description": f"{GROUP}/{VERSION}"},
         "kind": {"type": "string", "description": KIND},
@@ -128,6 +131,13 @@ def _structural(node: Any, definitions: dict[str, Any]) -> Any:
     if isinstance(out.get("description"), str):
         out["description"] = " ".join(out["description"].split())
     return out
+
+
+def _add_sentence(schema: dict[str, Any], path: list[str], sentence: str) -> None:
+    """Adds a sentence to the description of the field at a path."""
+    for name in path:
+        schema = schema["properties"][name]
+    schema["description"] += f" {sentence}"
 
 
 def _without_nulls(value: Any) -> Any:

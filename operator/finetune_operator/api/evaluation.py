@@ -5,30 +5,33 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.config import JsonDict
 
+from finetune_operator.api.changes import Covered
 from finetune_operator.api.fields import rule
 from finetune_operator.api.gate import GateSpec, gate_rules
 from finetune_trainer.contract import METRICS, PRIMARY_METRIC, MetricName, Model, Task
 
 
 class EvaluationSpec(Model):
-    """What is measured on the test rows, for the base model and the tuned one."""
+    """Metrics that are measured on the test rows, for the base model and for the tuned model."""
 
-    metrics: (
+    metrics: Annotated[
         Annotated[
             list[MetricName],
             Field(min_length=1, max_length=16, json_schema_extra={"x-kubernetes-list-type": "set"}),
         ]
-        | None
-    ) = None
-    """Metrics to report. Default: all of the task. TextClassification: accuracy, macroF1, microF1,
-    weightedF1, mcc. TextGeneration: loss (mean negative log-likelihood of the trained tokens of all test
-    rows), perplexity (its exponential), tokenAccuracy (share of those tokens that are the likeliest)."""
-    primary_metric: MetricName | None = None
-    """The metric that chooses the best checkpoint, passes the gate and is shown in the columns. Default:
-    macroF1 for TextClassification, loss (lower is better) for TextGeneration."""
+        | None,
+        Covered.BY_THE_RUN,
+    ] = None
+    """Metrics to report. TextClassification has accuracy, macroF1, microF1, weightedF1 and mcc.
+    TextGeneration has loss (mean negative log-likelihood of the trained tokens of all test rows), perplexity
+    (exponential of the loss) and tokenAccuracy (share of those tokens that are the likeliest tokens).
+    Default: all metrics of the task."""
+    primary_metric: Annotated[MetricName | None, Covered.BY_THE_RUN] = None
+    """Metric that chooses the best checkpoint, that the gate applies to, and that `kubectl get` shows.
+    Default: macroF1 for TextClassification, loss (lower is better) for TextGeneration."""
     gate: GateSpec | None = None
-    """What the tuned model must reach on the test rows to be published. Default: it is published whatever it
-    reaches."""
+    """Limits that the tuned model must reach on the test rows to be published. Default: the tuned model is
+    published in any case."""
 
     def measured_for(self, task: Task) -> tuple[MetricName, ...]:
         """The metrics to report."""

@@ -30,9 +30,10 @@ def gate_rules(metric: str) -> tuple[JsonDict, ...]:
 
 
 class GateSpec(Model):
-    """What the tuned model must reach on the test rows to be published: every limit that is set.
+    """Limits that the tuned model must reach on the test rows to be published.
 
-    Equal passes; a figure that is missing or not finite does not.
+    The tuned model must reach every limit that is set. An equal value passes; a value that is missing or not
+    finite does not pass.
     """
 
     model_config = rules(
@@ -44,11 +45,13 @@ class GateSpec(Model):
     )
 
     minimum: Annotated[float, Field(ge=-1, le=1)] | None = None
-    """Least primaryMetric of the tuned model, from -1 to 1, for example 0.8; for a metric of which more is
-    better."""
+    """Least value of primaryMetric of the tuned model, from -1 to 1, for example 0.8. Allowed for metrics of
+    which a higher value is better. Default: no limit."""
     maximum: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
-    """Most primaryMetric of the tuned model, from 0 to 1000000; for a metric of which less is better."""
+    """Greatest value of primaryMetric of the tuned model, from 0 to 1000000. Allowed for metrics of which a
+    lower value is better. Default: no limit."""
     minimum_improvement: Annotated[float, Field(ge=-1_000_000, le=1_000_000)] | None = None
-    """By how much the tuned model must surely be better than the base model in primaryMetric: the worse end
-    of the 95 % interval of their difference (status.evaluation.delta, a paired bootstrap over the test rows)
-    counts, not the difference itself. 0: surely not worse; -0.01: surely at most 0.01 worse."""
+    """Least improvement of primaryMetric from the base model to the tuned model, from -1000000 to 1000000.
+    The gate compares the worse end of the 95 % interval of the improvement (status.evaluation.delta, a paired
+    bootstrap over the test rows), not the improvement itself. 0 means surely not worse; -0.01 means surely at
+    most 0.01 worse. Default: no limit."""

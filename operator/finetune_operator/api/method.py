@@ -10,7 +10,7 @@ from finetune_trainer.contract import Model
 
 
 class LoraSpec(Model):
-    """LoRA's small matrices beside the weights of linear layers."""
+    """Settings of LoRA, which trains small matrices beside the weights of linear layers."""
 
     model_config = rules(
         rule(
@@ -21,29 +21,31 @@ class LoraSpec(Model):
     )
 
     rank: Annotated[int, Field(ge=1, le=1024)] = 16
-    """Inner size of the matrices, 1 to 1024: higher learns more and needs more memory. Default 16."""
+    """Inner size of the matrices, from 1 to 1024. A higher rank learns more and needs more memory. Default:
+    16."""
     alpha: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """What the matrices add is scaled by alpha / rank, 1 to 4096. Default: twice the rank."""
+    """Scale of the matrices, from 1 to 4096: the output of the matrices is multiplied by alpha / rank.
+    Default: twice the rank."""
     dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.0
-    """Share of the matrices' inputs that is dropped while training, 0 to 0.9. Default 0."""
+    """Share of the inputs of the matrices that is dropped during training, from 0 to 0.9. Default: 0."""
     target_modules: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.]+$")]],
         Field(min_length=1, max_length=64, json_schema_extra={"x-kubernetes-list-type": "set"}),
     ] = [ALL_LINEAR]
-    """Linear layers that are adapted, by the ends of their names, for example [query, value] or
-    [q_proj, v_proj]. AllLinear: every one below the model's head. Default [AllLinear]."""
+    """Linear layers that LoRA adapts, by the ends of their names, for example [query, value] or [q_proj,
+    v_proj]. AllLinear stands for every linear layer below the head of the model. Default: [AllLinear]."""
 
 
 class FreezeLayersSpec(Model):
-    """Which layers are trained; all before them, and the embeddings, stay as they are."""
+    """The layers that are trained. The embeddings and all earlier layers stay as they are."""
 
     train_last: Annotated[int, Field(ge=1, le=1024)]
-    """How many of the model's last layers are trained, with everything that follows them. At most as many as
-    the model has."""
+    """Number of last layers that are trained, from 1 to 1024 and at most the number of layers of the model.
+    All modules after these layers are trained too."""
 
 
 class MethodSpec(Model):
-    """What of the model is trained."""
+    """The part of the model that is trained."""
 
     model_config = rules(
         rule(
@@ -66,10 +68,11 @@ class MethodSpec(Model):
     )
 
     type: Literal["Full", "LoRA", "FreezeLayers"] = "Full"
-    """Full: every weight. LoRA: small matrices beside the weights, for models that are too large for Full;
-    publishes an adapter, or the whole model with output.mergeAdapter. FreezeLayers: the last layers and what
-    follows them. A new head is always trained in full. Default Full."""
+    """Full trains every weight. LoRA trains small matrices beside the weights, for models that are too large
+    for Full; the job publishes an adapter, or the whole model with output.mergeAdapter. FreezeLayers trains
+    the last layers and the modules after them. A new head is always trained in full. Default: Full."""
     lora: LoraSpec | None = None
-    """How LoRA is set up; only with type LoRA. Default: every field's default."""
+    """Settings of LoRA. Allowed only with type LoRA. Default with type LoRA: see each field."""
     freeze_layers: FreezeLayersSpec | None = None
-    """Which layers are trained; with type FreezeLayers, and only then."""
+    """The layers that are trained. Required with type FreezeLayers, and allowed only with type
+    FreezeLayers."""

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from finetune_operator.api.changes import Change, Covered
 from finetune_operator.api.evaluation import EVALUATION_RULES, EvaluationSpec
 from finetune_operator.api.fields import (
     DataUri,
@@ -67,42 +68,45 @@ class Storage(Model):
 
 
 class FromJob(Model):
-    """Another FineTuneJob of the same namespace."""
+    """Another FineTuneJob in the namespace of this job."""
 
     name: Name
-    """Name of the FineTuneJob. This job waits until that one has succeeded, and from its first attempt on
-    keeps to the model that was published then."""
+    """Name of the FineTuneJob. This job waits until that FineTuneJob has succeeded. The first attempt fixes
+    the published model: later changes of that FineTuneJob do not matter."""
 
 
 class ModelSpec(Model):
-    """The base model: a folder in S3, or what another FineTuneJob has published."""
+    """The base model: a folder in S3, or the model that another FineTuneJob has published."""
 
     model_config = rules(rule("has(self.uri) != has(self.fromJob)", "set exactly one of uri and fromJob"))
 
     uri: ModelUri | None = None
-    """Folder in S3 with config.json, tokenizer.json and *.safetensors, for example s3://models/minilm.
-    Pickled weights and remote code are refused. Set this or fromJob."""
+    """Folder in S3 that holds config.json, tokenizer.json and *.safetensors, for example s3://models/minilm.
+    Prepare refuses pickled weights and remote code. Set exactly one of uri and fromJob."""
     from_job: FromJob | None = None
-    """The job whose published model to start from. Set this or uri."""
+    """The FineTuneJob whose published model is the base model. Set exactly one of uri and fromJob."""
     storage: Storage | None = None
-    """Store of the base model, also of one that another job has published. Default: spec.storage."""
+    """Store that holds the base model, also where another FineTuneJob has published the model. Default:
+    spec.storage."""
 
 
 class TrainFiles(Model):
-    """The training rows."""
+    """The rows to train on."""
 
     model_config = rules(rule("has(self.uri) != has(self.uris)", "set exactly one of uri and uris"))
 
     uri: DataUri | None = None
-    """A file in S3: JSON Lines (.jsonl), CSV (.csv) or Parquet (.parquet); .gz and .zst are unpacked. Or a
-    folder, which ends in a slash: every such file below it, in the order of their keys, but for names that
-    start with _ or a dot. Set this or uris."""
+    """A file or a folder in S3. A file is JSON Lines (.jsonl), CSV (.csv) or Parquet (.parquet); .gz and .zst
+    files are unpacked. The URI of a folder ends in a slash: the job reads all such files below the folder in
+    the order of their keys, without names that start with an underscore or a dot. Set exactly one of uri and
+    uris."""
     uris: DataUris | None = None
-    """Up to 64 files and folders, read in this order; formats may differ. Set this or uri."""
+    """1 to 64 files and folders in S3, read in this order. The formats may differ. Set exactly one of uri and
+    uris."""
 
 
 class HeldOutFiles(Model):
-    """Held-out rows: files of their own, or a share of the training rows."""
+    """Rows that are not trained on: files of their own, or a share of the training rows."""
 
     model_config = rules(
         rule(
@@ -112,33 +116,38 @@ class HeldOutFiles(Model):
     )
 
     uri: DataUri | None = None
-    """A file or folder like train.uri. Set this, uris or split."""
+    """A file or a folder in S3, as in train.uri. Set exactly one of uri, uris and split."""
     uris: DataUris | None = None
-    """Files and folders like train.uris. Set this, uri or split."""
+    """1 to 64 files and folders in S3, as in train.uris. Set exactly one of uri, uris and split."""
     split: Split | None = None
-    """Share of the training rows to hold out, 0.001 to 0.9, drawn by class with training.seed. Set this, uri
-    or uris."""
+    """Share of the training rows to hold out, from 0.001 to 0.9. The rows are drawn by class with
+    training.seed. Set exactly one of uri, uris and split."""
+
+
+Column = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class Columns(Model):
-    """Which columns (of CSV) or keys (of a JSON row) hold what."""
+    """Names of the columns (keys of a JSON row) to read. A task reads only its own columns."""
 
-    text: Annotated[str, Field(min_length=1, max_length=128)] = "text"
-    """Column with the text to classify, or (TextGeneration) with raw text of which every token is learnt.
-    Default text."""
-    label: Annotated[str, Field(min_length=1, max_length=128)] = "label"
-    """TextClassification: column with the class, as a word or a number. Default label."""
-    messages: Annotated[str, Field(min_length=1, max_length=128)] = "messages"
-    """TextGeneration: column with a conversation, a list of objects with role (system, user, assistant or
-    tool), content and, for assistant, weight (0: not learnt; 1). Default messages."""
-    prompt: Annotated[str, Field(min_length=1, max_length=128)] = "prompt"
-    """TextGeneration: column with what the model is given. Default prompt."""
-    completion: Annotated[str, Field(min_length=1, max_length=128)] = "completion"
-    """TextGeneration: column with what it is to write. Default completion."""
+    text: Column | None = None
+    """Column that holds the text. TextClassification classifies this text; TextGeneration learns every token
+    of this text. Default for both tasks: text."""
+    label: Column | None = None
+    """Column that holds the class, a word or a number. Used by TextClassification. Default: label."""
+    messages: Column | None = None
+    """Column that holds a conversation: a list of objects with role (system, user, assistant or tool),
+    content and, for the role assistant, weight (0: this message is not learnt; 1: this message is learnt).
+    Used by TextGeneration. Default: messages."""
+    prompt: Column | None = None
+    """Column that holds the text that the model is given. Used by TextGeneration. Default: prompt."""
+    completion: Column | None = None
+    """Column that holds the text that the model learns to write after the prompt. Used by TextGeneration.
+    Default: completion."""
 
 
 class DatasetSpec(Model):
-    """Rows to train on, to choose the best checkpoint on, and to measure on."""
+    """Rows to train on, rows to choose the best checkpoint on, and rows to measure the models on."""
 
     model_config = rules(
         rule(
@@ -167,23 +176,24 @@ class DatasetSpec(Model):
     )
 
     train: TrainFiles
-    """The training rows."""
+    """The rows to train on."""
     validation: HeldOutFiles = HeldOutFiles(split=0.1)
-    """Rows that the best checkpoint is chosen on. Default: a split of 0.1."""
+    """The rows to choose the best checkpoint on. Default: a split of 0.1."""
     test: HeldOutFiles = HeldOutFiles(split=0.1)
-    """Rows that base model and tuned model are measured on; never trained on, never chosen on. Default: a
-    split of 0.1."""
-    columns: Columns = Columns()
-    """Which columns hold what."""
+    """The rows to measure the base model and the tuned model on. The job neither trains nor chooses a
+    checkpoint on these rows. Default: a split of 0.1."""
+    columns: Annotated[Columns | None, Covered.BY_THE_RUN] = None
+    """Names of the columns to read. Default: see each column."""
     max_bad_row_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.01
-    """Unreadable rows (no JSON, a column missing, ...) up to this share of a split are left out and
-    listed in the report; more fail the job. Default 0.01."""
+    """Largest share of unreadable rows (no JSON, a missing column, and the like) in each of train, validation
+    and test, from 0 to 0.5. Up to this share, the job leaves the rows out and lists them in the report; above
+    this share, the job fails. Default: 0.01."""
     storage: Storage | None = None
-    """Store of the data. Default: spec.storage."""
+    """Store that holds the rows. Default: spec.storage."""
 
 
 class TrainingSpec(Model):
-    """Hyper-parameters. What Prepare chose for `Auto` is in status.chosen."""
+    """Hyper-parameters of the training. The values that Prepare has chosen for Auto are in status.chosen."""
 
     model_config = rules(
         rule(
@@ -196,42 +206,48 @@ class TrainingSpec(Model):
     )
 
     epochs: Annotated[int | Literal["Auto"], auto_or(1, 1000)] = "Auto"
-    """Passes over the training rows, 1 to 1000. Auto: 12,000 / rows, rounded up, from 2 to 10. Default
-    Auto."""
+    """Number of passes over the training rows, from 1 to 1000, or Auto. Auto is 12,000 / training rows,
+    rounded up, at least 2 and at most 10. Default: Auto."""
     batch_size: Annotated[int | Literal["Auto"], auto_or(1, 1048576)] = "Auto"
-    """Rows per optimizer step over all processes: micro-batch x accumulation x number of processes. Auto: the
-    multiple of the number of processes nearest to 32. Default Auto."""
+    """Rows in each optimizer step over all processes (microBatchSize x accumulation steps x number of
+    processes), from 1 to 1048576, or Auto. Auto is the multiple of the number of processes that is nearest to
+    32. Default: Auto."""
     micro_batch_size: Annotated[int | Literal["Auto"], auto_or(1, 65536)] = "Auto"
-    """Rows per forward pass of one process. Auto: the largest divisor of a process's share of the batch
-    that is at most 16 (TextGeneration: of which rows of maxLength together have at most 4,096 tokens, at
-    least 1). Default Auto."""
+    """Rows in each forward pass of one process, from 1 to 65536, or Auto. Auto is the largest divisor of the
+    batch share of a process that is at most 16; for TextGeneration, rows of maxLength tokens must also have
+    at most 4,096 tokens together, but Auto is at least 1. Default: Auto."""
     learning_rate: Annotated[float, Field(gt=0, le=0.1)] | None = None
-    """Peak learning rate, above 0, at most 0.1. Left out: 2e-4 with method LoRA; else 5e-5 for models below
-    100 million parameters, 2e-5 for larger ones."""
+    """Peak learning rate, above 0 and at most 0.1. Default: 2e-4 with method LoRA; with the other methods
+    5e-5 for models of less than 100 million parameters and 2e-5 for larger models."""
     weight_decay: Annotated[float, Field(ge=0, le=0.5)] = 0.01
-    """AdamW's weight decay, not applied to biases and norms, 0 to 0.5. Default 0.01."""
+    """Weight decay of AdamW, from 0 to 0.5. Biases and norms have no weight decay. Default: 0.01."""
     warmup_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.1
-    """Share of the steps over which the learning rate rises from 0, 0 to 0.9. Default 0.1."""
+    """Share of the optimizer steps in which the learning rate rises from 0 to its peak, from 0 to 0.9.
+    Default: 0.1."""
     schedule: Literal["Linear", "Cosine", "Constant"] = "Linear"
-    """How the learning rate falls after warm-up. Default Linear (to 0)."""
+    """Course of the learning rate after warm-up. Linear falls to 0 in a straight line, Cosine falls to 0
+    along a cosine, Constant stays at the peak. Default: Linear."""
     max_gradient_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
-    """Gradients are scaled down to this L2 norm, above 0, at most 1000. Default 1."""
+    """Largest L2 norm of the gradients, above 0 and at most 1000. Larger gradients are scaled down. Default:
+    1."""
     max_length: Annotated[int | Literal["Auto"], auto_or(8, 131072)] = "Auto"
-    """Tokens kept of a row; the rest is cut, and counted in the report. Auto: the 99th percentile of the
-    training rows, at most 512 and what the model can read (TextGeneration: the longest training row, at most
-    2,048). Default Auto."""
-    train_on: Literal["Completion", "All"] = "Completion"
-    """TextGeneration: which tokens of a row are learnt. Completion: those of the completion, or of the
-    assistant's messages. All: those of the prompt too. Default Completion."""
+    """Largest number of tokens of a row, from 8 to 131072, or Auto. The job cuts longer rows and counts the
+    lost tokens in the report. Auto is the 99th percentile of the training rows, at most 512, for
+    TextClassification; the longest training row, at most 2,048, for TextGeneration; in both cases at most the
+    maximum of the model. Default: Auto."""
+    train_on: Annotated[Literal["Completion", "All"] | None, Covered.BY_THE_RUN] = None
+    """Tokens that TextGeneration learns. Completion: the tokens of the completion, or of the messages with
+    the role assistant. All: the tokens of the prompt too. Used by TextGeneration. Default: Completion."""
     precision: Literal["Auto", "Float32", "BFloat16"] = "Auto"
-    """Arithmetic of forward and backward pass; weights are kept in float32. Auto: BFloat16 on GPUs that have
-    it, else Float32. Default Auto."""
+    """Arithmetic of the forward and the backward pass. The weights stay in float32. Auto is BFloat16 on GPUs
+    that support BFloat16, else Float32. Default: Auto."""
     seed: Annotated[int, Field(ge=0, le=2147483647)] = 42
-    """Seed of splits, shuffling, initial head and dropout. Default 42."""
+    """Seed of the splits, of the shuffling, of the initial head and of dropout, from 0 to 2147483647.
+    Default: 42."""
 
 
 class DeepSpeedSpec(Model):
-    """DeepSpeed's own settings."""
+    """Settings of DeepSpeed."""
 
     model_config = rules(
         rule(
@@ -249,16 +265,17 @@ class DeepSpeedSpec(Model):
     )
 
     zero_stage: Annotated[int | Literal["Auto"], auto_or(0, 3)] = "Auto"
-    """What is sharded over the processes: 0 nothing, 1 optimizer states, 2 also gradients, 3 also
-    parameters. Auto: 0 on one process, else 2; with offload Optimizer 2, with OptimizerAndParameters 3.
-    Default Auto."""
+    """ZeRO stage: the state that is sharded over the processes. 0: nothing; 1: optimizer states; 2: also
+    gradients; 3: also parameters. Auto is 0 for one process and 2 for more; with offload Optimizer, Auto is
+    2; with offload OptimizerAndParameters, Auto is 3. Default: Auto."""
     offload: Literal["None", "Optimizer", "OptimizerAndParameters"] = "None"
-    """What is kept in the memory of the node instead of the GPU's, at the price of speed: the optimizer's
-    state (8 bytes a trained parameter), or also the parameters. Needs GPUs. Default None."""
+    """State that is kept in the memory of the node instead of the memory of the GPUs, at the cost of speed.
+    Optimizer: the optimizer states (8 bytes for each trained parameter). OptimizerAndParameters: also the
+    parameters. Optimizer and OptimizerAndParameters need resources.gpusPerNode. Default: None."""
 
 
 class ResourcesSpec(Model):
-    """What a run may take of the cluster."""
+    """Resources of the cluster that the run requests."""
 
     model_config = rules(
         rule(
@@ -270,55 +287,60 @@ class ResourcesSpec(Model):
     )
 
     profile: Name = "default"
-    """Name of a profile in the operator's settings: images, node selectors, tolerations, defaults. Default
-    `default`."""
+    """Name of a profile in the settings of the operator. The profile sets images, node selectors, tolerations
+    and default resources. Default: default."""
     nodes: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Train pods, one a node. Default 1."""
+    """Number of Train pods, from 1 to 1024. Each pod has a node of its own. Default: 1."""
     gpus_per_node: Annotated[int, Field(ge=0, le=64)] = 0
-    """GPUs of each Train pod; 0 trains on CPUs. Default 0."""
+    """Number of GPUs of each Train pod, from 0 to 64. 0 trains on CPUs. Default: 0."""
     processes_per_node: Annotated[int, Field(ge=1, le=256)] | None = None
-    """Training processes of each pod. Default: gpusPerNode, or 1 on CPUs."""
+    """Number of training processes in each Train pod, from 1 to 256. With GPUs, the number equals
+    gpusPerNode. Default: gpusPerNode, or 1 on CPUs."""
     shared_memory: Quantity | None = None
-    """Size of /dev/shm of each Train pod, for example 8Gi. Default: the profile's."""
+    """Size of /dev/shm in each Train pod, in bytes as a Kubernetes quantity, for example 8Gi. Default: the
+    size in the profile."""
     memory: Quantity | None = None
-    """Memory of each Train pod, request and limit. Default: the profile's."""
+    """Memory request and limit of each Train pod, in bytes as a Kubernetes quantity, for example 64Gi.
+    Default: the memory in the profile."""
     cpu: Quantity | None = None
-    """CPUs of each Train pod, request and limit. Default: the profile's."""
+    """CPU request and limit of each Train pod, in CPUs as a Kubernetes quantity, for example 8 or 500m.
+    Default: the CPUs in the profile."""
 
 
 class OutputSpec(Model):
-    """Where the tuned model goes."""
+    """Place of the tuned model."""
 
     uri: FolderUri
-    """Folder in S3 below which the model is published as <namespace>/<name>/<suffix>/. It appears only
-    complete: manifest.json is written last."""
+    """Folder in S3 below which the job publishes the model as <namespace>/<name>/<suffix>/. The model is
+    complete as soon as its manifest.json exists, which is written last."""
     suffix: (
         Annotated[
             str, Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9]([-._a-zA-Z0-9]*[a-zA-Z0-9])?$")
         ]
         | None
     ) = None
-    """Last folder of the published model, for example v2. Default: the first 8 characters of the job's
-    uid."""
-    merge_adapter: bool = False
-    """With method LoRA: true publishes the whole model with the adapter merged into its weights (float32),
-    false the adapter alone, which needs the base model. Default false."""
+    """Last folder of the published model, 1 to 64 characters, for example v2. Default: the first 8 characters
+    of the uid of the FineTuneJob."""
+    merge_adapter: Annotated[bool | None, Covered.BY_THE_RUN] = None
+    """Whether the job merges the adapter into the weights and publishes the whole model (float32). If false,
+    the job publishes the adapter alone, which needs the base model. Used by method LoRA. Default: false."""
     storage: Storage | None = None
-    """Store of the published model and of everything else of the run. Default: spec.storage."""
+    """Store that holds the published model and all other files of the run. Default: spec.storage."""
 
 
 class TtlSpec(Model):
-    """What is removed after the end, and when. Durations such as 90s, 10m, 720h."""
+    """Time to live of pods and of the FineTuneJob after the job has finished."""
 
     pods_after_finished: Annotated[str, Field(max_length=8, pattern=r"^[0-9]{1,7}(s|m|h)$")] = "10m"
-    """How long finished pods (and their logs) stay. Default 10m."""
+    """Time after which finished pods and their logs are deleted, in seconds, minutes or hours, for example
+    90s, 10m or 720h. Default: 10m."""
     after_finished: Annotated[str, Field(max_length=8, pattern=r"^[0-9]{1,7}(s|m|h)$")] | None = None
-    """How long the FineTuneJob itself stays after its end; the published model always stays. Default:
-    forever."""
+    """Time after which the FineTuneJob is deleted, in seconds, minutes or hours, for example 720h. The
+    published model stays. Default: the FineTuneJob is never deleted."""
 
 
 class FineTuneJobSpec(Model):
-    """What is asked for. May be changed until training starts; then only suspend and ttl may."""
+    """Specification of the job. Training starts when the first Train pod runs (status.trainingStartTime)."""
 
     model_config = rules(
         rule(
@@ -335,7 +357,7 @@ class FineTuneJobSpec(Model):
             ".output.uri",
         ),
         rule(
-            "!self.output.mergeAdapter || self.method.type == 'LoRA'",
+            "!has(self.output.mergeAdapter) || !self.output.mergeAdapter || self.method.type == 'LoRA'",
             "output.mergeAdapter is true, but method.type is not LoRA: there is no adapter to merge",
             ".output.mergeAdapter",
         ),
@@ -346,36 +368,39 @@ class FineTuneJobSpec(Model):
             ".deepspeed.offload",
         ),
         rule(
-            "self.task == 'TextGeneration' || self.training.trainOn == 'Completion'",
+            "self.task == 'TextGeneration' || !has(self.training.trainOn)"
+            " || self.training.trainOn == 'Completion'",
             "training.trainOn is for the task TextGeneration: leave it out",
             ".training.trainOn",
         ),
         *EVALUATION_RULES,
     )
 
-    task: Task
-    """What the model learns. TextClassification: one of several classes for each text. TextGeneration: to
-    write: the answers of conversations, completions of prompts, or text like the given."""
-    model: ModelSpec
+    task: Annotated[Task, Change.UNTIL_TRAINING]
+    """The task that the model learns. TextClassification: assign one of several classes to each text.
+    TextGeneration: write text, namely the answers of conversations, the completions of prompts, or text like
+    the given text."""
+    model: Annotated[ModelSpec, Change.UNTIL_TRAINING]
     """The base model."""
-    dataset: DatasetSpec
-    """Rows to train on, to choose on and to measure on."""
-    method: MethodSpec = MethodSpec()
-    """What of the model is trained."""
-    training: TrainingSpec = TrainingSpec()
-    """Hyper-parameters."""
-    deepspeed: DeepSpeedSpec = DeepSpeedSpec()
-    """DeepSpeed's own settings."""
-    resources: ResourcesSpec = ResourcesSpec()
-    """What the run may take of the cluster."""
-    evaluation: EvaluationSpec = EvaluationSpec()
-    """What is measured."""
-    output: OutputSpec
-    """Where the tuned model goes."""
-    storage: Storage | None = None
-    """The S3 store of model, data and output, where they name none of their own. Default: the profile's."""
-    ttl: TtlSpec = TtlSpec()
-    """What is removed after the end."""
-    suspend: bool = False
-    """True stops the run's pods and keeps its results; false goes on with the stage it was in. Default
-    false."""
+    dataset: Annotated[DatasetSpec, Change.UNTIL_TRAINING]
+    """Rows to train on, rows to choose the best checkpoint on, and rows to measure the models on."""
+    method: Annotated[MethodSpec, Change.UNTIL_TRAINING] = MethodSpec()
+    """The part of the model that is trained. Default: the method Full."""
+    training: Annotated[TrainingSpec, Change.UNTIL_TRAINING] = TrainingSpec()
+    """Hyper-parameters of the training. Default: see each field."""
+    deepspeed: Annotated[DeepSpeedSpec, Change.UNTIL_TRAINING] = DeepSpeedSpec()
+    """Settings of DeepSpeed. Default: see each field."""
+    resources: Annotated[ResourcesSpec, Change.UNTIL_TRAINING] = ResourcesSpec()
+    """Resources of the cluster that the run requests. Default: see each field."""
+    evaluation: Annotated[EvaluationSpec, Change.UNTIL_TRAINING] = EvaluationSpec()
+    """Metrics to measure, and the gate that the tuned model must pass. Default: see each field."""
+    output: Annotated[OutputSpec, Change.UNTIL_TRAINING]
+    """Place of the tuned model."""
+    storage: Annotated[Storage | None, Change.UNTIL_TRAINING] = None
+    """S3 store of model, dataset and output, unless these name a store of their own. Default: the store of
+    the profile."""
+    ttl: Annotated[TtlSpec, Change.ALWAYS] = TtlSpec()
+    """Time to live of pods and of the FineTuneJob after the job has finished. Default: see each field."""
+    suspend: Annotated[bool, Change.ALWAYS] = False
+    """Whether the job is suspended. If true, the operator stops the pods of the run and keeps the results. If
+    false, the job continues with the current stage. Default: false."""

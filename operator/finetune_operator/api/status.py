@@ -10,48 +10,48 @@ from finetune_trainer.contract import Chosen, Evaluation, Findings, Model, RowCo
 
 
 class ConditionStatus(Model):
-    """One condition, as the Kubernetes API conventions have it."""
+    """A condition, as the Kubernetes API conventions define conditions."""
 
     type: Annotated[str, Field(max_length=64)]
-    """Prepared, Running, Evaluated, GatePassed (with a gate), Published, Suspended, Finished, or the summary
-    Succeeded."""
+    """Type of the condition: Prepared, Running, Evaluated, GatePassed (only with a gate), Published,
+    Suspended, Finished, or the summary Succeeded."""
     status: Literal["True", "False", "Unknown"]
-    """Whether it holds."""
+    """Status of the condition: True, False or Unknown."""
     reason: Annotated[str, Field(max_length=64)]
-    """Why, as one CamelCase word; docs/reasons.md lists them with the way out."""
+    """Reason for the status, one CamelCase word. docs/reasons.md explains each reason and its remedy."""
     message: Annotated[str, Field(max_length=2048)] = ""
-    """Why, for people."""
+    """Explanation of the status for people."""
     observed_generation: NonNegativeInt
-    """The spec's generation that this speaks of."""
+    """Generation of the spec that the condition is about."""
     last_transition_time: datetime
-    """When status last changed."""
+    """Time of the last change of the status."""
 
 
 class ProgressStatus(Model):
-    """How far the stage is, written at most every 30 seconds."""
+    """Progress of the current stage, written at most every 30 seconds unless the activity changes."""
 
     percent: Annotated[int, Field(ge=0, le=100)]
-    """How much of the stage is done, 0 to 100."""
+    """Share of the stage that is done, in percent, from 0 to 100."""
     activity: Annotated[str, Field(max_length=64)]
-    """What is being done now, for example Training."""
+    """Current activity of the trainer, for example Training."""
     step: NonNegativeInt | None = None
-    """Optimizer steps done."""
+    """Number of optimizer steps done."""
     total_steps: NonNegativeInt | None = None
-    """Optimizer steps of the whole run."""
+    """Number of optimizer steps of the whole run."""
     epoch: FiniteFloat | None = None
-    """Passes over the training rows done."""
+    """Number of passes over the training rows done; may be a fraction."""
     loss: FiniteFloat | None = None
-    """Newest training loss."""
+    """Newest loss on the training rows."""
     validation: FiniteFloat | None = None
-    """Newest primary metric on the validation rows."""
+    """Newest value of the primary metric on the validation rows."""
     samples_per_second: FiniteFloat | None = None
-    """Rows trained on per second, all processes together."""
+    """Training speed in rows per second, over all processes."""
     tokens_per_second: FiniteFloat | None = None
-    """Tokens trained on per second, all processes together."""
+    """Training speed in tokens per second, over all processes."""
     eta_seconds: NonNegativeInt | None = None
-    """Seconds until the stage is done, estimated."""
+    """Estimated time until the stage is done, in seconds."""
     updated: datetime
-    """When the trainer said so."""
+    """Time at which the operator asked the trainer."""
 
 
 class AttemptStatus(Model):
@@ -94,71 +94,75 @@ class AttemptStatus(Model):
 
 
 class DataStatus(Model):
-    """What Prepare found in the data."""
+    """Results of Prepare about the data."""
 
     digest: Annotated[str, Field(max_length=71)]
-    """SHA-256 over the rows used."""
+    """SHA-256 of the rows that the job uses."""
     prepared: Annotated[str, Field(max_length=1024)]
-    """Folder of the tokenised rows."""
+    """Folder in S3 that holds the tokenised rows."""
     rows: RowCounts
-    """Rows by use."""
+    """Number of rows by use."""
     labels: NonNegativeInt
-    """Number of classes."""
+    """Number of classes; 0 for TextGeneration."""
     tokens: NonNegativeInt
-    """Tokens of the training rows, once through."""
+    """Number of tokens in the training rows, for one pass."""
     truncated_tokens: NonNegativeInt
-    """Tokens of the training rows lost to maxLength."""
+    """Number of tokens of the training rows that maxLength has cut off."""
     findings: Findings
-    """How many findings the report lists."""
+    """Number of findings in the report about the data."""
     report: Annotated[str, Field(max_length=1024)]
-    """The data doctor's report in S3."""
+    """Report about the data in S3, in JSON."""
 
 
 class ModelStatus(Model):
-    """The models of this run."""
+    """The base model and the published model of the run."""
 
     base_digest: Annotated[str, Field(max_length=71)] | None = None
-    """SHA-256 over the base model's files."""
+    """SHA-256 of the files of the base model."""
     parameters: NonNegativeInt | None = None
-    """Parameters of the base model."""
+    """Number of parameters of the base model."""
     uri: Annotated[str, Field(max_length=1024)] | None = None
-    """The published model's folder; set once it is published and verified."""
+    """Folder in S3 that holds the published model. Set as soon as the model is published and verified."""
     digest: Annotated[str, Field(max_length=71)] | None = None
-    """SHA-256 of its manifest."""
+    """SHA-256 of the manifest.json of the published model."""
     size_bytes: NonNegativeInt | None = None
-    """Size of its files together."""
+    """Size of all files of the published model, in bytes."""
 
 
 class TrainStatus(Model):
-    """What training reached."""
+    """Results of Train."""
 
     best_step: NonNegativeInt
-    """Optimizer step of the checkpoint that was kept."""
+    """Optimizer step of the best checkpoint."""
     best_validation: FiniteFloat
-    """Its primary metric on the validation rows."""
+    """Value of the primary metric on the validation rows at the best checkpoint."""
     staging: Annotated[str, Field(max_length=1024)]
-    """Folder of the tuned model before verification."""
+    """Folder in S3 that holds the tuned model before verification."""
     peak_memory_bytes: NonNegativeInt
-    """Most memory that one process held, in bytes: of the GPU, or of the host on CPUs."""
+    """Greatest memory of one process, in bytes: memory of the GPU, or memory of the host on CPUs."""
     gpu_seconds: NonNegativeInt
-    """Seconds x GPUs held."""
+    """Time for which the attempt held GPUs, in seconds x GPUs."""
 
 
 class FineTuneJobStatus(Model):
-    """What is, as the operator last saw it."""
+    """Status of the job, as the operator last observed the job."""
 
     observed_generation: NonNegativeInt | None = None
-    """The spec's generation that this status speaks of."""
+    """Generation of the spec that the status is about."""
     state: State | None = None
-    """One word for people, derived from the conditions: do not script against it."""
+    """State of the job in one word for people, derived from the conditions. Scripts must read the conditions
+    instead."""
     stage: Literal["Prepare", "Train", "Publish"] | None = None
-    """The stage the job is in."""
+    """Current stage of the job."""
     message: Annotated[str, Field(max_length=2048)] | None = None
-    """One readable sentence on where the job stands."""
+    """State of the job in a sentence; after a failure, the cause and the remedy."""
     start_time: datetime | None = None
-    """When work began."""
+    """Time at which the operator created the first attempt."""
+    training_start_time: datetime | None = None
+    """Time at which the operator first saw a Train pod that runs or has run. From then on the API server
+    refuses changes of the spec, except changes of the fields that may be changed at any time."""
     completion_time: datetime | None = None
-    """When it ended, either way."""
+    """Time at which the job ended, with success or failure."""
     conditions: Annotated[
         list[ConditionStatus],
         Field(
@@ -166,20 +170,21 @@ class FineTuneJobStatus(Model):
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
         ),
     ] = []
-    """Finished is True at every end; then read Succeeded."""
+    """Conditions of the job. Finished is True after every end; Succeeded says how the job ended."""
     progress: ProgressStatus | None = None
-    """How far the stage is."""
+    """Progress of the current stage."""
     attempts: Annotated[list[AttemptStatus], Field(max_length=64)] = []
-    """Every try at every stage, oldest first."""
+    """All attempts of all stages, oldest first."""
     data: DataStatus | None = None
-    """What Prepare found in the data."""
+    """Results of Prepare about the data."""
     chosen: Chosen | None = None
-    """What Prepare chose for `Auto`, and what follows from it."""
+    """Values that Prepare has chosen for Auto, and values that follow from these."""
     training: TrainStatus | None = None
-    """What training reached."""
+    """Results of Train."""
     evaluation: Evaluation | None = None
-    """Base model and tuned model on the same test rows."""
+    """Metrics of the base model and of the tuned model on the same test rows."""
     model: ModelStatus | None = None
-    """The models of this run."""
+    """The base model and the published model of the run."""
     report: Annotated[str, Field(max_length=1024)] | None = None
-    """The report in S3, beside the model: one HTML page to open in a browser. It holds texts of test rows."""
+    """Report in S3, beside the published model: one HTML page to open in a browser. The report quotes test
+    rows."""

@@ -18,6 +18,7 @@ from finetune_operator.objects import (
     pods_of,
 )
 from finetune_operator.planning.termination_messages import clean
+from finetune_operator.planning.wording import listed
 
 QUIET_SECONDS = 5
 """Pods that start within this are not asked about."""
@@ -128,7 +129,8 @@ def _hangs(job: Manifest, pod: Manifest, events: list[Manifest]) -> Waiting | No
     for condition in pod.get("status", {}).get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
             told = clean(condition.get("message", ""), TEXT_LIMIT)
-            return Waiting(Reason.UNSCHEDULABLE, f"No node takes pod {name}: {told}", problem=True)
+            message = f"No node takes pod {name}{_requested(job, pod)}: {told}"
+            return Waiting(Reason.UNSCHEDULABLE, message, problem=True)
     state = _waiting_state(pod)
     why, told = state.get("reason", ""), clean(state.get("message", ""), TEXT_LIMIT)
     if why in IMAGE_REASONS:
@@ -149,6 +151,20 @@ def _hangs(job: Manifest, pod: Manifest, events: list[Manifest]) -> Waiting | No
         f"Pod {name} cannot start: {clean(event.get('message', ''), TEXT_LIMIT)}",
         problem=True,
     )
+
+
+def _requested(job: Manifest, pod: Manifest) -> str:
+    """How much a pod requests, and of which nodes: , which requests 4 CPUs, 16Gi memory and 8 nvidia.com/gpu.
+
+    By the Job's template: in the pod, a container that somebody injected may stand before the trainer's.
+    """
+    requests = job["spec"]["template"]["spec"]["containers"][0].get("resources", {}).get("requests", {})
+    if not requests:
+        return ""
+    words = {"cpu": "CPU" if requests.get("cpu") == "1" else "CPUs"}
+    parts = [f"{amount} {words.get(resource, resource)}" for resource, amount in requests.items()]
+    nodes = [f"{key}={value}" for key, value in pod["spec"].get("nodeSelector", {}).items()]
+    return f", which requests {listed(parts)}" + (f" on nodes with {listed(nodes)}" if nodes else "")
 
 
 def _mount(job: Manifest, namespace: str, pod: str, event: Manifest) -> Waiting | None:

@@ -6,7 +6,7 @@ from finetune_operator.api import AttemptStatus, FineTuneJob
 from finetune_operator.names import Reason
 from finetune_operator.planning import model_source
 from finetune_operator.planning.lookup import records_of
-from finetune_operator.planning.stages import trained
+from finetune_operator.planning.stages import is_frozen, train_attempts
 from finetune_operator.planning.types import Blocked, Observed
 from finetune_operator.rendering import trainer_config
 from finetune_operator.rendering.trainer_config import ResolvedRun
@@ -19,8 +19,10 @@ ROLES: tuple[trainer.StoreRole, ...] = ("data", "model", "output")
 def resolve(job: FineTuneJob, observed: Observed, settings: Settings) -> ResolvedRun | Blocked:
     """What attempts are made from, or the first thing that is missing.
 
-    Once training has begun the run is what training began with: the cleanup record holds it, so that neither
-    an upgrade of the operator nor a changed profile makes a run's results worthless halfway.
+    From the first Train attempt on, the run is the one that this attempt was made for. The cleanup record
+    holds that run, so neither an upgrade of the operator nor a changed profile invalidates its results, or
+    takes a gang that waits for GPUs out of the queue. Until the spec is frozen this holds only for an attempt
+    that was made for the present generation: a later generation may ask for another run.
     """
     profile = settings.profiles.get(job.spec.resources.profile)
     if profile is None:
@@ -33,16 +35,16 @@ def resolve(job: FineTuneJob, observed: Observed, settings: Settings) -> Resolve
     for named in CHECKS:
         if unmet := named(job, settings, profile):
             return unmet
-    begun = trained(job.status.attempts if job.status else ())
-    if begun and (remembered := _remembered(job, observed, begun[-1])):
-        return ResolvedRun(remembered, profile, begun[-1].spec_digest)
+    settled = _settled(job)
+    if settled and (remembered := _remembered(job, observed, settled)):
+        return ResolvedRun(remembered, profile, settled.spec_digest)
     try:
         model = model_source.source_of(job, observed)
         if isinstance(model, Blocked):
             return model
         run = trainer_config.run(job, profile, model)
         return ResolvedRun(
-            run, profile, begun[-1].spec_digest if begun else trainer_config.spec_digest(job, run)
+            run, profile, settled.spec_digest if settled else trainer_config.spec_digest(job, run)
         )
     except ValueError as error:
         return Blocked(Reason.SPEC_INVALID, f"The spec cannot be run: {error}")
@@ -95,7 +97,15 @@ CHECKS: tuple[Callable[[FineTuneJob, Settings, Profile], Blocked | None], ...] =
 )
 
 
-def _remembered(job: FineTuneJob, observed: Observed, begun: AttemptStatus) -> trainer.Run | None:
+def _settled(job: FineTuneJob) -> AttemptStatus | None:
+    """The Train attempt that was made for the spec as it stands; None where there is none for sure."""
+    attempts = train_attempts(job.status.attempts if job.status else ())
+    if not attempts or not (is_frozen(job.status) or attempts[-1].generation == job.metadata["generation"]):
+        return None
+    return attempts[-1]
+
+
+def _remembered(job: FineTuneJob, observed: Observed, attempt: AttemptStatus) -> trainer.Run | None:
     """The run that an attempt was made for; None where no cleanup record holds it."""
     records = records_of(job, observed)
-    return next((r.run for r in records if r.run.digest() == begun.config_digest), None)
+    return next((r.run for r in records if r.run.digest() == attempt.config_digest), None)

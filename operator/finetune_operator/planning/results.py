@@ -1,6 +1,7 @@
 """What the stages reached: taken into the status, and told in a sentence. Pure."""
 
 from finetune_operator.api import DataStatus, FineTuneJobStatus, ModelStatus, TrainStatus
+from finetune_operator.planning.wording import counted
 from finetune_trainer.contract import Payload, PreparePayload, PublishPayload, Stage, TrainPayload
 
 
@@ -76,10 +77,11 @@ def _data(status: FineTuneJobStatus) -> str:
     if status.data is None or status.chosen is None:
         return "The data is prepared."
     rows = status.data.rows
-    classes = f", {status.data.labels} classes" if status.data.labels else ""
+    classes = f", {counted(status.data.labels, 'class', 'classes')}" if status.data.labels else ""
+    steps = f"{counted(status.chosen.total_steps, 'step')} of {counted(status.chosen.batch_size, 'row')}"
     return (
-        f"{rows.train:,} rows to train on, {rows.validation:,} to choose on, {rows.test:,} to measure on"
-        f"{classes}; {status.chosen.total_steps:,} steps of {status.chosen.batch_size} rows."
+        f"{counted(rows.train, 'row')} to train on, {rows.validation:,} to choose on,"
+        f" {rows.test:,} to measure on{classes}; {steps}."
     )
 
 
@@ -89,6 +91,6 @@ def _scores(status: FineTuneJobStatus) -> str:
         return "The model is trained."
     majority = f", majority class {measured.majority.primary:.3f}" if measured.majority else ""
     return (
-        f"{measured.primary_metric} {measured.tuned.primary:.3f} on {measured.rows:,} test rows;"
+        f"{measured.primary_metric} {measured.tuned.primary:.3f} on {counted(measured.rows, 'test row')};"
         f" base model {measured.baseline.primary:.3f}{majority}."
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from finetune_operator.names import Condition
 from finetune_operator.objects import since
 from finetune_operator.planning.lookup import condition, holds, jobs_of, reference
-from finetune_operator.planning.stages import STAGES, trained
+from finetune_operator.planning.stages import STAGES, is_frozen
 from finetune_operator.planning.types import PlanInput, Reference
 from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_trainer.contract import Stage
@@ -24,8 +24,8 @@ class Removal:
 def has_ended(inputs: PlanInput) -> bool:
     """Whether the job is finished for good.
 
-    Finished it stays, with one exception: a job that failed before training may be corrected. Its spec has
-    changed since, and asks for another run than the one that failed.
+    A finished job stays finished, with one exception: the spec of a job that failed before a Train pod ran
+    may be corrected. A spec that has changed since and asks for another run than the failed one starts anew.
     """
     finished = condition(inputs.job.status, Condition.FINISHED)
     if finished is None or finished.status != "True":
@@ -33,7 +33,7 @@ def has_ended(inputs: PlanInput) -> bool:
     return not (
         not holds(inputs.job.status, Condition.SUCCEEDED)
         and finished.observed_generation < inputs.job.metadata["generation"]
-        and not trained(inputs.status.attempts)
+        and not is_frozen(inputs.job.status)
         and (
             not isinstance(inputs.resolution, ResolvedRun)
             or not inputs.status.attempts

@@ -17,9 +17,18 @@ def stage_of(attempt: AttemptStatus) -> Stage:
     return Stage(attempt.stage)
 
 
-def trained(attempts: Iterable[AttemptStatus]) -> list[AttemptStatus]:
-    """The Train attempts that count: once there is one, the spec is settled."""
+def train_attempts(attempts: Iterable[AttemptStatus]) -> list[AttemptStatus]:
+    """The Train attempts, oldest first, without those that a change of the spec has superseded."""
     return [a for a in attempts if stage_of(a) is Stage.TRAIN and a.outcome != "Superseded"]
+
+
+def is_frozen(status: FineTuneJobStatus | None) -> bool:
+    """Whether the API server refuses changes of the spec: a Train pod has run, and the stored status says so.
+
+    An edit that the API server admits before it knows of the pod is legitimate, so planning takes the stored
+    status as the answer too, even where the pod is already observed.
+    """
+    return status is not None and status.training_start_time is not None
 
 
 def done(status: FineTuneJobStatus, stage: Stage, digest: str) -> bool:
@@ -53,7 +62,7 @@ def attempt_job(
 def train_choices(status: FineTuneJobStatus, run: ResolvedRun) -> Chosen | None:
     """Prepare's choices; after out of memory with half the micro-batch and the same global batch."""
     first = status.chosen
-    earlier = [a for a in trained(status.attempts) if a.spec_digest == run.spec_digest]
+    earlier = [a for a in train_attempts(status.attempts) if a.spec_digest == run.spec_digest]
     if first is None or not earlier:
         return first
     micro = earlier[-1].micro_batch_size or first.micro_batch_size

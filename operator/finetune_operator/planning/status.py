@@ -5,11 +5,12 @@ from datetime import datetime
 
 from finetune_operator.api import ConditionStatus, FineTuneJobStatus, ProgressStatus
 from finetune_operator.names import Condition, Reason, State
-from finetune_operator.objects import distance
-from finetune_operator.planning.lookup import condition
+from finetune_operator.objects import distance, has_started, pods_of
+from finetune_operator.planning.lookup import condition, find_job
 from finetune_operator.planning.results import told
-from finetune_operator.planning.stages import STAGES, done, stage_of
+from finetune_operator.planning.stages import STAGES, done, stage_of, train_attempts
 from finetune_operator.planning.types import Decision, PlanInput
+from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_trainer.contract import Progress, Stage
 
 MESSAGE_LIMIT = 2048
@@ -45,12 +46,29 @@ def described(inputs: PlanInput, decision: Decision, gate: Fact | None) -> FineT
         "stage": stage.value,
         "message": message[:MESSAGE_LIMIT],
         "start_time": begun,
+        "training_start_time": inputs.status.training_start_time
+        or (inputs.now if _training_has_started(inputs) else None),
         "completion_time": inputs.now if ended else None,
         "progress": progress,
         "observed_generation": inputs.job.metadata["generation"],
         "conditions": dated(inputs, _facts(inputs, decision, stage, gate)),
     }
     return inputs.status.model_copy(update=updates)
+
+
+def _training_has_started(inputs: PlanInput) -> bool:
+    """Whether a Train pod runs or has run for the spec as it stands.
+
+    Pods of an attempt for an earlier spec do not count: that attempt is superseded, or the present spec
+    cannot be run and may still be corrected.
+    """
+    resolved, generation = isinstance(inputs.resolution, ResolvedRun), inputs.job.metadata["generation"]
+    jobs = [
+        find_job(inputs.observed, a.job)
+        for a in train_attempts(inputs.status.attempts)
+        if a.spec_digest == inputs.digest and (resolved or a.generation == generation)
+    ]
+    return any(has_started(pod) for job in jobs if job for pod in pods_of(inputs.observed.pods, job))
 
 
 def refreshed(inputs: PlanInput) -> FineTuneJobStatus:
@@ -99,18 +117,33 @@ def _reached(inputs: PlanInput, decision: Decision, stage: Stage, kind: Stage) -
         return Fact(True, Reason.COMPLETED, told(inputs.status, kind))
     failed = _has_failed(decision)
     if failed and kind is stage:
-        return Fact(False, decision.reason, decision.message)
+        return Fact(False, decision.reason, _where_told(inputs, decision, kind))
     known = False if failed else None
     if STAGES.index(kind) > STAGES.index(stage):
         return Fact(known, Reason.NOT_STARTED, f"{kind} has not begun.")
     return Fact(known, decision.reason if failed else Reason.IN_PROGRESS, f"{kind} has not ended.")
 
 
+def _where_told(inputs: PlanInput, decision: Decision, kind: Stage) -> str:
+    """Where the cause of a failure stands: one condition tells the cause, the others point there."""
+    if decision.reason == Reason.GATE_FAILED:
+        return f"The gate is not passed; see the condition {Condition.GATE_PASSED}."
+    last = next((a for a in reversed(inputs.status.attempts) if stage_of(a) is kind), None)
+    if last is None or last.outcome != "Failed":
+        return f"{kind} has not succeeded; see the condition {Condition.SUCCEEDED}."
+    return f"{kind} attempt {last.number} failed; see the condition {Condition.SUCCEEDED}."
+
+
 def _running(inputs: PlanInput, decision: Decision) -> Fact:
-    """Whether all pods of an attempt run. What they are doing is in the status itself: it changes often."""
+    """Whether all pods of an attempt run. What the pods do changes often and stands in the status itself."""
     message = ENDS.get(decision.state, decision.message)
     if decision.all_run and decision.reason == Reason.IN_PROGRESS and inputs.running:
         message = f"All pods of {inputs.running.stage} attempt {inputs.running.number} run."
+    if decision.reason == Reason.RETRYING and inputs.status.attempts:
+        last = inputs.status.attempts[-1]
+        message = (
+            f"{last.stage} attempt {last.number} failed and is tried again shortly; status.attempts says why."
+        )
     return Fact(decision.all_run, decision.reason, message)
 
 

@@ -3,8 +3,10 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import Any
 
-from finetune_operator.api import FineTuneJob, LoraSpec, Storage
+from finetune_operator.api import Columns, FineTuneJob, FineTuneJobSpec, LoraSpec, Storage
+from finetune_operator.api.changes import outside_digest
 from finetune_operator.settings import Profile
 from finetune_trainer import config as trainer
 from finetune_trainer.contract import Chosen, Digest, Stage
@@ -75,11 +77,11 @@ def run(job: FineTuneJob, profile: Profile, model: trainer.ModelSource) -> train
                 train=trainer.TrainSplit(**spec.dataset.train.model_dump(exclude_none=True)),
                 validation=trainer.HeldOut(**spec.dataset.validation.model_dump(exclude_none=True)),
                 test=trainer.HeldOut(**spec.dataset.test.model_dump(exclude_none=True)),
-                columns=trainer.Columns(**spec.dataset.columns.model_dump()),
+                columns=columns(spec.dataset.columns),
                 max_bad_row_fraction=spec.dataset.max_bad_row_fraction,
             ),
             method=method(job),
-            training=trainer.Training(**spec.training.model_dump()),
+            training=trainer.Training(**spec.training.model_dump(exclude_none=True)),
             zero_stage=spec.deepspeed.zero_stage,
             offload=spec.deepspeed.offload,
             world=world(job),
@@ -99,6 +101,11 @@ def run(job: FineTuneJob, profile: Profile, model: trainer.ModelSource) -> train
         raise Unrenderable(str(error)) from None
 
 
+def columns(asked: Columns | None) -> trainer.Columns:
+    """The columns to read: those that the job names, else the trainer's defaults."""
+    return trainer.Columns(**(asked.model_dump(exclude_none=True) if asked else {}))
+
+
 def method(job: FineTuneJob) -> trainer.Method:
     """What of the model is trained; LoRA's alpha defaults to twice the rank."""
     asked = job.spec.method
@@ -112,7 +119,7 @@ def method(job: FineTuneJob) -> trainer.Method:
                 alpha=lora.alpha or 2 * lora.rank,
                 dropout=lora.dropout,
                 target_modules=tuple(lora.target_modules),
-                merge=job.spec.output.merge_adapter,
+                merge=bool(job.spec.output.merge_adapter),
             )
         case "FreezeLayers":
             if asked.freeze_layers is None:
@@ -121,21 +128,22 @@ def method(job: FineTuneJob) -> trainer.Method:
 
 
 def spec_digest(job: FineTuneJob, asked: trainer.Run) -> Digest:
-    """SHA-256 of all that a person asks for, also what is no part of the run: Secrets, memory, profile.
+    """SHA-256 of all that a person asks for, also of what is no part of the run: Secrets, memory, profile.
 
-    Without suspend and ttl, which change nothing of what is made; with what the profile adds to the run.
+    Without the fields that may be changed at any time, which change nothing of what is made; with what the
+    profile adds to the run.
     """
-    left_out: dict[str, bool | set[str]] = {
-        "suspend": True,
-        "ttl": True,
-        # They are in the run, and stay the same where a release writes out a default that another left out.
-        "evaluation": {"metrics", "primary_metric"},
-    }
-    spec = job.spec.model_dump(mode="json", by_alias=True, exclude=left_out, exclude_defaults=True)
-    if not spec.get("evaluation"):
-        spec.pop("evaluation", None)
-    text = json.dumps([spec, asked.digest()], sort_keys=True, separators=(",", ":"))
+    spec = job.spec.model_dump(
+        mode="json", by_alias=True, exclude=outside_digest(FineTuneJobSpec), exclude_defaults=True
+    )
+    text = json.dumps([_without_empty(spec), asked.digest()], sort_keys=True, separators=(",", ":"))
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def _without_empty(spec: dict[str, Any]) -> dict[str, Any]:
+    """Without objects of which all fields are left out or have their defaults."""
+    inner = {k: _without_empty(v) if isinstance(v, dict) else v for k, v in spec.items()}
+    return {key: value for key, value in inner.items() if value != {}}
 
 
 def world(job: FineTuneJob) -> trainer.World:

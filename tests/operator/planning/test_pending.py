@@ -25,6 +25,32 @@ def hanging(text: str, reason: str = "FailedMount") -> pending.Waiting | None:
     return pending.on(job, [pod], [event])
 
 
+@pytest.mark.parametrize(
+    ("spec", "profile", "asks"),
+    [
+        ({"cpu": 4, "memory": "16Gi", "gpusPerNode": 8}, {}, "4 CPUs, 16Gi memory and 8 nvidia.com/gpu"),
+        ({"cpu": 1, "memory": "1Gi"}, {}, "1 CPU and 1Gi memory"),
+        (
+            {"cpu": "500m", "memory": "1Gi"},
+            {"nodeSelector": {"pool": "big", "arch": "amd64"}},
+            "500m CPUs and 1Gi memory on nodes with pool=big and arch=amd64",
+        ),
+    ],
+)
+def test_a_pod_that_no_node_takes_says_how_much_it_requests(
+    spec: dict[str, Any], profile: dict[str, Any], asks: str
+) -> None:
+    configured = scenes.settings({"profiles": {"default": profile}})
+    asking = scenes.job_of({"spec": {"resources": spec}})
+    job = scenes.child(asking, {"stage": "Train"}, configured)
+    told = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes."}
+    pods = [scenes.pod(asking, job, {"is": "Pending", "status": {"conditions": [told]}})]
+    waits = pending.on(job, pods, [])
+
+    assert waits
+    assert waits.message == f"No node takes pod tickets-0b5c3-t1-0-x, which requests {asks}: 0/3 nodes."
+
+
 def test_events_are_asked_for_pods_that_hang_and_jobs_without_pods() -> None:
     job = prepare(status={"startTime": "2026-01-01T11:50:00Z"})
     creating = scenes.pod(JOB, job, {"is": "Creating"})

@@ -14,6 +14,7 @@ import yaml
 from finetune_operator.api import AttemptStatus
 from finetune_operator.objects import Manifest
 from finetune_operator.planning.plan import plan
+from finetune_operator.planning.status import ENDS
 from finetune_operator.planning.types import Plan
 from finetune_operator.rendering.cleanup_record import read_record
 from finetune_operator.rendering.jobs import config_of
@@ -61,6 +62,18 @@ def test_every_condition_and_event_says_something(case: str) -> None:
     assert [e.reason for e in made.events if " " not in e.message] == []
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_the_cause_of_an_end_stands_in_one_condition(case: str) -> None:
+    """In `describe`: in the message, in Succeeded, and in the attempt that failed; the others point there."""
+    status = planned(GOLDEN / case).status
+    causes = [a.message for a in status.attempts if a.outcome == "Failed" and a.message]
+    if status.state not in ENDS:
+        return
+    for condition in status.conditions:
+        tells = [c for c in (*causes[-1:], status.message) if c and len(c) > 1 and c in condition.message]
+        assert condition.type == "Succeeded" or not tells, condition
+
+
 def test_there_are_enough_cases_to_call_the_behaviour_written_down() -> None:
     assert len(CASES) >= 40
 
@@ -89,6 +102,7 @@ def shown(made: Plan) -> Manifest:
         "progress": status.progress.model_dump(mode="json", exclude_none=True) if status.progress else None,
         "attempts": [_attempt(a) for a in status.attempts],
         "conditions": {c.type: f"{c.status} {c.reason}" for c in status.conditions},
+        "training_start_time": status.training_start_time.isoformat() if status.training_start_time else None,
         "completion_time": status.completion_time.isoformat() if status.completion_time else None,
     }
     return {key: value for key, value in lines.items() if value not in (None, [], {})}

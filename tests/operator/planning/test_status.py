@@ -63,9 +63,42 @@ def test_an_ended_job_says_how_in_each_condition() -> None:
 
     assert failed["Finished"].message == failed["Running"].message == "The job has failed."
     assert "'none'" in failed["Succeeded"].message
+    assert failed["Prepared"].message == "Prepare has not succeeded; see the condition Succeeded."
     assert failed["Published"].message == "Publish has not begun."
     assert succeeded["Finished"].message == succeeded["Running"].message == "The job has succeeded."
     assert "is published at" in succeeded["Succeeded"].message
+
+
+def failed_train(message: str, **cause: Any) -> dict[str, Any]:
+    attempt = {"stage": "Train", "outcome": "Failed", "reason": "SomeReason", "message": message, **cause}
+    return {"status": {"reached": "Prepare", "attempts": [PREPARED, attempt]}}
+
+
+def test_the_cause_of_a_failure_is_told_once_and_the_other_conditions_point_there() -> None:
+    failed = conditions(failed_train("Row 7 is bad.", **{"class": "UserData"}), {})
+
+    assert [kind for kind, c in failed.items() if "Row 7" in c.message] == ["Succeeded"]
+    assert failed["Evaluated"].message == "Train attempt 1 failed; see the condition Succeeded."
+    assert failed["Evaluated"].reason == failed["Succeeded"].reason == "SomeReason"
+
+
+def test_a_job_that_tries_again_says_which_attempt_failed() -> None:
+    job = failed_train("Gone.", **{"class": "Hang", "endTime": scenes.NOW.isoformat()})
+    retrying = conditions(job, {})
+
+    assert retrying["Running"].reason == "Retrying"
+    assert retrying["Running"].message == (
+        "Train attempt 1 failed and is tried again shortly; status.attempts says why."
+    )
+
+
+def test_a_gate_that_is_not_passed_is_told_by_its_own_condition() -> None:
+    attempts = [PREPARED, {"stage": "Train", "outcome": "Succeeded"}]
+    spec = {"evaluation": {"gate": {"minimum": 0.99}}}
+    held = conditions({"spec": spec, "status": {"reached": "Train", "attempts": attempts}}, {})
+
+    assert held["Published"].message == "The gate is not passed; see the condition GatePassed."
+    assert "gate.minimum 0.99" in held["GatePassed"].message
 
 
 def test_a_job_that_is_edited_by_hand_says_so_while_its_pods_run() -> None:

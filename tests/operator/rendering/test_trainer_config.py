@@ -35,15 +35,45 @@ def test_metrics_that_are_asked_for_count() -> None:
     assert (measured.metrics, measured.primary_metric) == (("perplexity", "loss"), "perplexity")
 
 
-def test_a_release_that_wrote_the_defaults_out_asked_for_the_same() -> None:
-    """The API server of an earlier release stored them in the job."""
-    left_out = scenes.job_of()
-    written = scenes.job_of({"spec": {"evaluation": {"metrics": EVERY, "primaryMetric": "macroF1"}}})
-    digests = {
-        trainer_config.spec_digest(job, scenes.asked_of(job, scenes.settings()).run)
-        for job in (left_out, written)
-    }
-    assert len(digests) == 1
+DEFAULTS: list[dict[str, Any]] = [
+    {"evaluation": {"metrics": EVERY, "primaryMetric": "macroF1"}},
+    {"dataset": {"columns": {"text": "text", "label": "label", "messages": "messages"}}},
+    {"dataset": {"columns": {}}},
+    {"training": {"trainOn": "Completion"}},
+    {"output": {"mergeAdapter": False}},
+    {"output": {"mergeAdapter": False}, "method": {"type": "LoRA", "lora": {"rank": 16}}},
+]
+OTHERS: list[dict[str, Any]] = [
+    {"evaluation": {"primaryMetric": "mcc"}},
+    {"evaluation": {"gate": {"minimum": 0.5}}},
+    {"dataset": {"columns": {"text": "body"}}},
+    {"training": {"trainOn": "All"}},
+    {"method": {"type": "LoRA"}, "output": {"mergeAdapter": True}},
+    {"resources": {"memory": "8Gi"}},
+    {"storage": {"secretRef": {"name": "other"}}},
+]
+
+
+def digest(spec: dict[str, Any]) -> str:
+    job = scenes.job_of({"spec": spec})
+    return trainer_config.spec_digest(job, scenes.asked_of(job, scenes.settings()).run)
+
+
+@pytest.mark.parametrize("written", DEFAULTS, ids=str)
+def test_a_default_that_is_written_asks_for_the_same(written: dict[str, Any]) -> None:
+    """The API server of an earlier release stored some of them in the job."""
+    method = {key: {"type": value["type"]} for key, value in written.items() if key == "method"}
+    assert digest(written) == digest(method)
+
+
+@pytest.mark.parametrize("changed", OTHERS, ids=str)
+def test_another_value_asks_for_another_run(changed: dict[str, Any]) -> None:
+    method = {key: value for key, value in changed.items() if key == "method"}
+    assert digest(changed) != digest(method)
+
+
+def test_what_may_always_be_changed_is_no_part_of_the_digest() -> None:
+    assert digest({"suspend": True, "ttl": {"podsAfterFinished": "1h", "afterFinished": "2h"}}) == digest({})
 
 
 def test_the_result_of_a_generator_names_no_majority_class() -> None:

@@ -9,6 +9,7 @@ from finetune_operator.names import Reason, State
 from finetune_operator.objects import distance, since
 from finetune_operator.planning.stages import stage_of
 from finetune_operator.planning.types import Decision, PlanInput
+from finetune_operator.planning.wording import counted
 from finetune_operator.rendering.trainer_config import uid_of
 from finetune_trainer.contract import FailureClass, Stage
 
@@ -60,12 +61,12 @@ def verdict(inputs: PlanInput, stage: Stage, tries: list[AttemptStatus]) -> Give
             return GiveUp(last.reason or Reason.RETRIES_EXHAUSTED, f"{where}. {_cause(last)}")
         if last.failure == FailureClass.OUT_OF_MEMORY and (advice := _out_of_memory(inputs, stage, failed)):
             return GiveUp(last.reason or Reason.OUT_OF_MEMORY, f"{where}. {_cause(last)} {advice}")
-        counted, most = len(_counted(failed)), inputs.settings.max_restarts
-        if counted > most:
+        failures, most = len(_counted(failed)), inputs.settings.max_restarts
+        if failures > most:
             return GiveUp(
                 Reason.RETRIES_EXHAUSTED,
-                f"{stage} failed {counted} times; the operator's settings allow {most} restarts. The last"
-                f" cause: {_cause(last)}",
+                f"{stage} failed {counted(failures, 'time')}; the operator's settings allow"
+                f" {counted(most, 'restart')}. The last cause: {_cause(last)}",
             )
     if len(inputs.status.attempts) >= ATTEMPT_LIMIT[stage]:
         total = len(inputs.status.attempts)

@@ -4,6 +4,7 @@ from finetune_operator.names import Reason, State
 from finetune_operator.planning.lookup import is_over, jobs_of, live_run_pods
 from finetune_operator.planning.stages import STAGES
 from finetune_operator.planning.types import Decision, PlanInput
+from finetune_operator.planning.wording import counted
 from finetune_trainer.contract import Stage
 
 
@@ -23,6 +24,5 @@ def check(inputs: PlanInput) -> Decision | None:
     if not pods:
         return None
     first = pods[0]["metadata"]["name"]
-    count = f"{len(pods)} {'pod' if len(pods) == 1 else 'pods'}"
-    message = f"Waiting for {count} of an earlier attempt to end: {first}."
+    message = f"Waiting for {counted(len(pods), 'pod')} of an earlier attempt to end: {first}."
     return Decision(State.WAITING, Reason.STOPPING, message, requeue_after=10)

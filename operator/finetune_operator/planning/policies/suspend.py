@@ -3,6 +3,7 @@
 from finetune_operator.names import Reason, State
 from finetune_operator.planning.lookup import live_run_pods
 from finetune_operator.planning.types import Decision, PlanInput, Stop
+from finetune_operator.planning.wording import counted
 
 
 def check(inputs: PlanInput) -> Decision | None:
@@ -18,7 +19,7 @@ def check(inputs: PlanInput) -> Decision | None:
         return Decision(
             State.WAITING,
             Reason.STOPPING,
-            f"Suspending: {len(pods)} {'pod is' if len(pods) == 1 else 'pods are'} still stopping.",
+            f"Suspending: {counted(len(pods), 'pod is', 'pods are')} still stopping.",
             stop=stop,
             requeue_after=10,
         )
