@@ -81,9 +81,9 @@ def end_of(
     The trainer's containers are judged, not the pods, which injected containers may keep alive.
 
     The first failure that is seen opens a window of `collection` seconds in which the other pods may say
-    more; the window closes early when all trainers have ended. Communication yields to every other class: a rank
-    that lost its peer tells of the other's death. Of the others the failure that was seen first wins, by the
-    order in which the API server stored it: the clocks of nodes differ, so no two times of pods are compared.
+    more; the window closes early when all trainers have ended. Communication yields to every other class: a
+    rank that lost its peer tells of the other's death. Of the others the failure that was seen first wins, by
+    the order in which the API server stored it: the clocks of nodes differ, so no times of pods are compared.
     """
     causes = [cause for pod in pods if (cause := cause_of(pod, expected, now))]
     complete = condition_true(job, "Complete", "SuccessCriteriaMet")
