@@ -22,6 +22,8 @@ PROGRAMS = {
 }
 BUILD_PROGRAMS = {"buildah": "buildah", "mmdebstrap": "mmdebstrap", "ca-certificates": "/etc/ssl/certs"}
 
+TEST_PROGRAMS = {"faketime": "faketime"}
+
 
 def absent(programs: dict[str, str]) -> list[str]:
     """Return the packages whose program is not there."""
@@ -40,7 +42,7 @@ def require(*names: str) -> None:
     Raises:
         DevclusterError: some are missing and cannot be installed; it names them and the command.
     """
-    known = PROGRAMS | BUILD_PROGRAMS
+    known = PROGRAMS | BUILD_PROGRAMS | TEST_PROGRAMS
     wanted = absent({name: known[name] for name in names})
     if not wanted:
         return

@@ -27,6 +27,7 @@ from finetune_operator.runtime.endpoints import serve
 from finetune_operator.runtime.leader_election import Leadership
 from finetune_operator.runtime.list_and_watch import list_and_watch, resync, scopes
 from finetune_operator.runtime.reconciler import Reconciler
+from finetune_operator.runtime.server_clock import ServerClock
 from finetune_operator.runtime.trainer_poller import Poller
 from finetune_operator.runtime.workqueue import WorkQueue, backoff
 from finetune_operator.settings import SETTINGS_FILE, Settings
@@ -76,15 +77,17 @@ async def main(settings: Settings) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     api = await connect()
     # The election writes before it leads; everything else asks it first.
-    leadership = Leadership(Cluster(Transport(api, lambda: 0.0)), settings.operator_namespace, settings.lease)
+    clock = ServerClock()
+    electing = Cluster(Transport(api, lambda: 0.0, clock))
+    leadership = Leadership(electing, settings.operator_namespace, settings.lease)
     leadership.looked_at = time.monotonic()
     pulse = Pulse(settings, leadership)
-    cluster = Cluster(Transport(api, leadership.seconds_left))
+    cluster = Cluster(Transport(api, leadership.seconds_left, clock))
     cache = Cache()
     REGISTRY.register(metrics.JobCollector(cache.jobs))
     metrics.BUILD.info({"version": version("finetune-operator"), "python": platform.python_version()})
     async with serve(REGISTRY, settings.metrics_port, settings.health_port, pulse.ailment):
-        work = asyncio.create_task(lead(settings, leadership, pulse, cluster, cache), name="lead")
+        work = asyncio.create_task(lead(settings, leadership, pulse, cluster, cache, clock), name="lead")
         try:
             stopped = asyncio.create_task(stop.wait(), name="stop")
             await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -102,14 +105,20 @@ async def main(settings: Settings) -> None:
 
 
 async def lead(
-    settings: Settings, leadership: Leadership, pulse: Pulse, cluster: Cluster, cache: Cache
+    settings: Settings,
+    leadership: Leadership,
+    pulse: Pulse,
+    cluster: Cluster,
+    cache: Cache,
+    clock: ServerClock,
 ) -> None:
     """Waits for the lease, then works until cancelled."""
     log.info("waiting for the lease")
     await leadership.acquire()
     pulse.leads_since = time.monotonic()
     poller = Poller(settings.poll_seconds, settings.status_seconds)
-    queue = WorkQueue(Reconciler(cache, cluster, settings, poller).reconcile, settings.workers)
+    reconciler = Reconciler(cache, cluster, settings, poller, clock.now)
+    queue = WorkQueue(reconciler.reconcile, settings.workers)
     cache.model_dependencies.enqueue = queue.enqueue
     loop = asyncio.get_running_loop()
 

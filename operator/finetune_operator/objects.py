@@ -30,13 +30,43 @@ def index_of(pod: Manifest) -> int:
     return int(value) if value.isdecimal() else 0
 
 
+def trainer_state(pod: Manifest) -> Manifest:
+    """The state of the trainer's container.
+
+    Found by its name: admission webhooks inject containers, and the kubelet sorts statuses by name.
+    """
+    statuses: list[Manifest] = pod.get("status", {}).get("containerStatuses") or []
+    return next((s.get("state", {}) for s in statuses if s["name"] == names.CONTAINER), {})
+
+
+def terminated(pod: Manifest) -> Manifest | None:
+    """How the trainer's container ended; None while it has not."""
+    found: Manifest | None = trainer_state(pod).get("terminated")
+    return found
+
+
 def has_started(pod: Manifest) -> bool:
-    """Whether a pod runs or has run."""
-    status = pod.get("status", {})
-    states = [c.get("state", {}) for c in status.get("containerStatuses") or []]
-    return status.get("phase") in ("Succeeded", "Failed") or any(
-        "running" in s or "terminated" in s for s in states
-    )
+    """Whether the trainer of a pod runs or has run."""
+    state = trainer_state(pod)
+    return has_ended(pod) or "running" in state or "terminated" in state
+
+
+def trainer_ended(pod: Manifest) -> bool:
+    """Whether the trainer of a pod has ended; other containers may keep the pod alive."""
+    return has_ended(pod) or terminated(pod) is not None
+
+
+def kept_alive_by(pod: Manifest) -> list[str]:
+    """The names of the containers that keep a pod alive after its trainer has ended.
+
+    Native sidecars (init containers with restartPolicy Always) do not: the kubelet ends them.
+    """
+    if has_ended(pod) or terminated(pod) is None:
+        return []
+    statuses: list[Manifest] = pod["status"]["containerStatuses"]
+    return [
+        s["name"] for s in statuses if s["name"] != names.CONTAINER and "terminated" not in s.get("state", {})
+    ]
 
 
 def live(pods: Iterable[Manifest], now: datetime) -> list[Manifest]:
@@ -45,7 +75,7 @@ def live(pods: Iterable[Manifest], now: datetime) -> list[Manifest]:
 
 
 def has_ended(pod: Manifest) -> bool:
-    """Whether a pod has come to its end."""
+    """Whether a pod has come to its end: all its containers have."""
     return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
 
 

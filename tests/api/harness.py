@@ -56,11 +56,11 @@ class Operator:
         """What the log may say at level error or worse."""
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> "Operator":
+    def start(self, environment: dict[str, str] | None = None) -> "Operator":
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "finetune_operator", "--settings", self.settings_file, "--verbose"],
-                env=os.environ | {"KUBECONFIG": str(self.kubeconfig)},
+                env=os.environ | {"KUBECONFIG": str(self.kubeconfig)} | (environment or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -132,10 +132,16 @@ def complaints(operator: Operator) -> list[str]:
 
 
 class Kubelet:
-    """Writes into pods' status what a kubelet would; there is none here."""
+    """Writes into pods' status what a kubelet would; there is none here.
 
-    def __init__(self, kube: Kube, namespace: str) -> None:
-        self.kube, self.namespace = kube, namespace
+    Args:
+        kube: the API server.
+        namespace: of the pods.
+        ahead: seconds that the clock of the node is ahead.
+    """
+
+    def __init__(self, kube: Kube, namespace: str, ahead: float = 0) -> None:
+        self.kube, self.namespace, self.ahead = kube, namespace, ahead
 
     def pods(self, uid: str, stage: str, attempt: int = 1) -> list[Any]:
         selector = f"{UID}={uid},finetune.dev/stage={stage},finetune.dev/attempt={attempt}"
@@ -153,7 +159,7 @@ class Kubelet:
 
     def run(self, pods: Iterable[Any], address: str = "127.0.0.1") -> None:
         for pod in pods:
-            now = timestamp()
+            now = timestamp(self.ahead)
             self._status(
                 pod,
                 {
@@ -177,17 +183,39 @@ class Kubelet:
             text = message_for(pod, failure).encode().decode()
             self.terminate(pod, int(ExitCode.of(failure)), text)
 
-    def terminate(self, pod: Any, code: int, message: str = "", reason: str = "") -> None:
-        now = timestamp()
+    def terminate(
+        self, pod: Any, code: int, message: str = "", reason: str = "", others: Iterable[Any] = ()
+    ) -> None:
+        """The trainer's container ends; `others` are the statuses of ordinary containers that still run."""
+        now = timestamp(self.ahead)
         ended = {"exitCode": code, "startedAt": now, "finishedAt": now, "message": message}
         ended["reason"] = reason or ("Completed" if code == 0 else "Error")
-        self._status(
-            pod,
-            {
-                "phase": "Failed" if code else "Succeeded",
-                "containerStatuses": [container({"terminated": ended})],
-            },
-        )
+        statuses = sorted([container({"terminated": ended}), *others], key=lambda each: str(each["name"]))
+        phase = "Failed" if code else "Succeeded"
+        self._status(pod, {"phase": "Running" if others else phase, "containerStatuses": statuses})
+
+    def bind(self, pods: Iterable[Any]) -> None:
+        """As the scheduler would: from now on a deleted pod gets its grace period.
+
+        There is no such node, which the garbage collector of pods notices after 40 s and then remembers: so
+        each test has one of its own.
+        """
+        for pod in pods:
+            name = pod["metadata"]["name"]
+            body = {
+                "apiVersion": "v1",
+                "kind": "Binding",
+                "metadata": {"name": name},
+                "target": {"apiVersion": "v1", "kind": "Node", "name": f"node-{self.namespace}"},
+            }
+            self.kube.call("POST", f"/api/v1/namespaces/{self.namespace}/pods/{name}/binding", body)
+
+    def remove(self, pods: Iterable[Any]) -> None:
+        """Pods on their way out are gone."""
+        for pod in pods:
+            body = {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0}
+            path = f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}"
+            self.kube.call("DELETE", path, body)
 
     def _status(self, pod: Any, status: Any) -> None:
         self.kube.merge("Pod", self.namespace, pod["metadata"]["name"], {"status": status}, "status")
@@ -207,12 +235,14 @@ class Scene:
     def kubelet(self) -> Kubelet:
         return Kubelet(self.kube, self.namespace)
 
-    def start(self, kubeconfig: Path | None = None, **changes: Any) -> Operator:
+    def start(
+        self, kubeconfig: Path | None = None, environment: dict[str, str] | None = None, **changes: Any
+    ) -> Operator:
         """Starts a replica; it ends with the test, and then its log is read."""
         name = f"operator-{len(self.operators)}"
         operator = Operator(self.folder, kubeconfig or self.kube.kubeconfig, self.settings | changes, name)
         self.operators.append(operator)
-        return operator.start()
+        return operator.start(environment)
 
     def make_job(self, name: str = "tickets", **spec: Any) -> str:
         """Returns its uid."""
@@ -257,9 +287,9 @@ class Scene:
         return sorted(job["metadata"]["name"].rpartition("-")[2] for job in jobs)
 
 
-def container(state: dict[str, Any]) -> dict[str, Any]:
+def container(state: dict[str, Any], name: str = "trainer") -> dict[str, Any]:
     return {
-        "name": "trainer",
+        "name": name,
         "image": "x",
         "imageID": "x",
         "ready": "running" in state,
@@ -268,8 +298,8 @@ def container(state: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def timestamp() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+def timestamp(ahead: float = 0) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + ahead))
 
 
 def config_of(pod: Any) -> TrainConfig:

@@ -170,9 +170,10 @@ def asked_of(job: FineTuneJob, configured: Settings) -> trainer_config.ResolvedR
 
 
 def pod(job: FineTuneJob, of: Manifest, short: Manifest) -> Manifest:
-    """A pod of a Job: {index, is, code, says, at, metadata, spec, status}.
+    """A pod of a Job: {index, is, code, says, at, others, metadata, spec, status}.
 
     `is`: Pending (no node), Creating, Running, or ended with `code`; `says`: its termination message.
+    `others`: injected containers, see `inject`.
     """
     index, name = short.get("index", 0), of["metadata"]["name"]
     template = copy.deepcopy(of["spec"]["template"])
@@ -196,10 +197,42 @@ def pod(job: FineTuneJob, of: Manifest, short: Manifest) -> Manifest:
     }
     if short.get("is") == "Pending":
         del made["spec"]["nodeName"]
+    for other in short.get("others", ()):
+        inject(made, other)
     changed: Manifest = merged(
         made, {key: short[key] for key in ("metadata", "spec", "status") if key in short}
     )
     return changed
+
+
+def inject(pod: Manifest, other: Manifest) -> None:
+    """An injected container: {name, kind, is, code, reason, message}.
+
+    `kind`: Sidecar (an ordinary container), NativeSidecar or Init. `is`: Running, Waiting (with `reason` and
+    `message`), or ended with `code`. As the kubelet does, statuses are sorted by name, and a pod goes on
+    while an ordinary container runs.
+    """
+    kind, name = other.get("kind", "Sidecar"), other["name"]
+    container: Manifest = {"name": name, "image": f"registry/{name}:1"}
+    if kind == "NativeSidecar":
+        container["restartPolicy"] = "Always"
+    if "code" in other:
+        ended = {"exitCode": other["code"], "message": other.get("message", "")}
+        state: Manifest = {"terminated": ended}
+    elif other.get("is") == "Waiting":
+        state = {"waiting": {"reason": other["reason"], "message": other.get("message", "")}}
+    else:
+        state = {"running": {}}
+    where, status = (
+        ("containers", "containerStatuses")
+        if kind == "Sidecar"
+        else ("initContainers", "initContainerStatuses")
+    )
+    pod["spec"][where] = [*pod["spec"].get(where, ()), container]
+    told = [*pod["status"].get(status, ()), {"name": name, "state": state}]
+    pod["status"][status] = sorted(told, key=lambda each: str(each["name"]))
+    if kind == "Sidecar" and "running" in state:
+        pod["status"]["phase"] = "Running"
 
 
 def message(of: Manifest, says: Any) -> str | None:

@@ -73,6 +73,10 @@ class AttemptStatus(Model):
     """Uid of that Job."""
     start_time: datetime
     """When the Job was created."""
+    running_since: datetime | None = None
+    """When all its pods were first seen to run; the stage's deadline counts from then."""
+    failing_since: datetime | None = None
+    """When one of its pods was first seen to have failed; the causes are collected from then on."""
     end_time: datetime | None = None
     """When its end was seen."""
     outcome: Literal["Running", "Succeeded", "Failed", "Suspended", "Superseded"]
@@ -89,6 +93,9 @@ class AttemptStatus(Model):
     """The node that pod ran on."""
     exit_code: int | None = None
     """Exit code of that pod."""
+    step: NonNegativeInt | None = None
+    """Optimizer step that an unsuccessful attempt is known to have reached. A later step than every earlier
+    attempt of the stage is progress, and the failures before it no longer count."""
     micro_batch_size: PositiveInt | None = None
     """Micro-batch of this attempt, where it differs from status.chosen (halved after out of memory)."""
 

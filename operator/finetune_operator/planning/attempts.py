@@ -6,7 +6,8 @@ from finetune_operator import names
 from finetune_operator.api import AttemptStatus
 from finetune_operator.names import Reason
 from finetune_operator.objects import Manifest, moment, pods_of
-from finetune_operator.planning.failure_classification import End, Failure, Success, end_of
+from finetune_operator.planning import pending
+from finetune_operator.planning.failure_classification import End, Failing, Failure, Success, end_of
 from finetune_operator.planning.lookup import find_job, jobs_of, readback_name
 from finetune_operator.planning.results import accepted
 from finetune_operator.planning.stages import STAGES, stage_of
@@ -35,7 +36,7 @@ def record_attempts(inputs: PlanInput) -> PlanInput:
 def stopped(inputs: PlanInput, stop: Stop) -> PlanInput:
     """The turn with its running attempt ended by us."""
     ended = [
-        _ended(inputs, a, stop.outcome, reason=stop.reason, message=stop.message)
+        _ended(inputs, a, stop.outcome, reason=stop.reason, message=stop.message, step=_reached(inputs, a))
         if a.outcome == "Running"
         else a
         for a in inputs.status.attempts
@@ -92,12 +93,29 @@ def _judged(inputs: PlanInput, attempt: AttemptStatus) -> PlanInput:
     config = config_of(job)
     run = config.run if config and config.run.digest() == attempt.config_digest else None
     expected = Expected(Stage(attempt.stage), attempt.number, attempt.config_digest, run)
-    end = _end(inputs, job, expected)
+    end = _end(inputs, attempt, job, expected)
     if isinstance(end, InProgress) and end.kind == "lost":
         end = _reported(inputs, attempt, expected, end)
     if isinstance(end, InProgress):
-        return replace(inputs, progress_of_attempt=end)
+        watched = _watched(inputs, attempt, job, end)
+        return replace(_with(inputs, watched), progress_of_attempt=end)
     return _closed(inputs, attempt, end)
+
+
+def _watched(inputs: PlanInput, attempt: AttemptStatus, job: Manifest, going: InProgress) -> AttemptStatus:
+    """A running attempt with the moments that deadlines and the collection window count from.
+
+    They are moments at which the operator saw something, because kubelets write times of their own clocks.
+    """
+    news: dict[str, object] = {}
+    pods = pods_of(inputs.observed.pods, job)
+    if job["spec"].get("suspend"):
+        news["running_since"] = None
+    elif attempt.running_since is None and pending.have_started(job, pods):
+        news["running_since"] = inputs.now
+    if going.failing:
+        news |= {"failing_since": attempt.failing_since or inputs.now, "pod": going.pod}
+    return attempt.model_copy(update=news)
 
 
 def _reported(
@@ -107,12 +125,12 @@ def _reported(
     job = find_job(inputs.observed, readback_name(inputs, attempt))
     if job is None or job["metadata"].get("deletionTimestamp"):
         return lost
-    end = _end(inputs, job, replace(expected, readback=True))
+    end = _end(inputs, attempt, job, replace(expected, readback=True))
     match end:
         case Success():
             return end
         case InProgress(kind="going" | "collecting"):
-            return replace(lost, requeue_after=end.requeue_after)
+            return replace(lost, requeue_after=end.requeue_after, failing=end.failing)
         case Failure():
             told = f"{lost.message}; reading the result back from S3 failed: {end.message}"
         case InProgress():
@@ -121,9 +139,10 @@ def _reported(
     return Failure(Reason.RESULT_UNREADABLE, message, failure=getattr(end, "failure", None))
 
 
-def _end(inputs: PlanInput, job: Manifest, expected: Expected) -> End:
+def _end(inputs: PlanInput, attempt: AttemptStatus, job: Manifest, expected: Expected) -> End:
     pods, collection = pods_of(inputs.observed.pods, job), inputs.settings.deadlines.collection
-    return end_of(job, pods, expected, now=inputs.now, collection=collection)
+    failing = Failing(attempt.failing_since, attempt.pod)
+    return end_of(job, pods, expected, now=inputs.now, collection=collection, failing=failing)
 
 
 def _closed(inputs: PlanInput, attempt: AttemptStatus, end: Success | Failure) -> PlanInput:
@@ -142,9 +161,28 @@ def _closed(inputs: PlanInput, attempt: AttemptStatus, end: Success | Failure) -
             pod=end.pod,
             node=end.node,
             exit_code=end.exit_code,
+            step=_reached(inputs, attempt, end.step),
         )
-    attempts = [ended if a.job == attempt.job else a for a in inputs.status.attempts]
-    return replace(inputs, status=status.model_copy(update={"attempts": attempts}), progress_of_attempt=None)
+    return replace(_with(replace(inputs, status=status), ended), progress_of_attempt=None)
+
+
+def _with(inputs: PlanInput, changed: AttemptStatus) -> PlanInput:
+    """The turn with one attempt replaced."""
+    attempts = [changed if a.job == changed.job else a for a in inputs.status.attempts]
+    return replace(inputs, status=inputs.status.model_copy(update={"attempts": attempts}))
+
+
+def _reached(inputs: PlanInput, attempt: AttemptStatus, told: int | None = None) -> int | None:
+    """The optimizer step that an attempt reached: as its pods told at their end, or when last asked.
+
+    At most the steps of the whole run, because pods are a tenant's.
+    """
+    shown, news, chosen = inputs.status.progress, inputs.observed.progress, inputs.status.chosen
+    steps = [told, shown.step if shown else None]
+    if news and news.stage is stage_of(attempt) and news.attempt == attempt.number:
+        steps.append(news.step)
+    furthest = max((s for s in steps if s is not None), default=None)
+    return min(furthest, chosen.total_steps) if furthest is not None and chosen else furthest
 
 
 def _ended(inputs: PlanInput, attempt: AttemptStatus, outcome: str, **cause: object) -> AttemptStatus:

@@ -1,7 +1,10 @@
 """Which Kubernetes Events a change of status is worth: a difference, so none is posted twice. Pure."""
 
+from collections.abc import Iterable
+
 from finetune_operator.api import AttemptStatus, FineTuneJobStatus
 from finetune_operator.names import Condition, Reason
+from finetune_operator.objects import Manifest, kept_alive_by
 from finetune_operator.planning.lookup import condition, holds
 from finetune_operator.planning.results import told
 from finetune_operator.planning.stages import stage_of
@@ -23,6 +26,7 @@ PROBLEMS = {
     Reason.CONFIG_MAP_MISSING,
     Reason.KEY_MISSING,
     Reason.VOLUME_FAILED,
+    Reason.INIT_CONTAINER_FAILED,
     Reason.NAME_CONFLICT,
     Reason.BASE_JOB_MISSING,
     Reason.PERMISSION_DENIED,
@@ -33,12 +37,36 @@ TEXT_LIMIT = 1000
 """An Event's message may have 1,024 bytes."""
 
 
-def between(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> tuple[Event, ...]:
-    """The Events of one turn."""
+def between(
+    before: FineTuneJobStatus | None, after: FineTuneJobStatus, pods: Iterable[Manifest] = ()
+) -> tuple[Event, ...]:
+    """The Events of one turn; `pods` are those of the run."""
     ends = _ends(before, after)
     tried = [m for m in _attempts(before, after) if not (ends and m.type == "Warning")]
-    found = [*tried, *_gate(before, after), *_waits(before, after), *ends]
+    kept = _kept_alive(pods) if _ended_now(before, after) else []
+    found = [*tried, *kept, *_gate(before, after), *_waits(before, after), *ends]
     return tuple(Event(m.type, m.reason, _cut(m.message)) for m in found)
+
+
+def keeps_alive(pod: Manifest) -> str:
+    """Which containers keep a pod alive after its trainer has ended, and what becomes of it."""
+    found = kept_alive_by(pod)
+    who = f"Container {found[0]} keeps" if len(found) == 1 else f"Containers {', '.join(found)} keep"
+    return f"{who} pod {pod['metadata']['name']} alive after the trainer ended; the operator deletes the pod."
+
+
+def _ended_now(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> bool:
+    known = {a.job: a.outcome for a in before.attempts} if before else {}
+    return any(
+        a.outcome in ("Succeeded", "Failed") and known.get(a.job, "Running") == "Running"
+        for a in after.attempts
+    )
+
+
+def _kept_alive(pods: Iterable[Manifest]) -> list[Event]:
+    """Of a gang one pod stands for all."""
+    kept = [pod for pod in pods if kept_alive_by(pod)][:1]
+    return [Event("Warning", Reason.SIDECAR_RUNNING, keeps_alive(pod)) for pod in kept]
 
 
 def _attempts(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[Event]:

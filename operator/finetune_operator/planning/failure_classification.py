@@ -3,11 +3,21 @@
 Where a message cannot be read, Kubernetes' own words decide.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from finetune_operator.names import Reason
-from finetune_operator.objects import Manifest, condition_true, distance, index_of, is_stuck, live, moment
+from finetune_operator.objects import (
+    Manifest,
+    condition_true,
+    distance,
+    index_of,
+    is_stuck,
+    moment,
+    terminated,
+    trainer_ended,
+)
 from finetune_operator.planning.termination_messages import (
     Expected,
     OtherVersion,
@@ -15,7 +25,6 @@ from finetune_operator.planning.termination_messages import (
     clean,
     doubt_about,
     message_of,
-    terminated,
 )
 from finetune_operator.planning.types import InProgress
 from finetune_trainer.contract import CONTRACT_VERSION, ExitCode, FailureClass, Payload
@@ -39,58 +48,98 @@ class Failure:
     pod: str | None = None
     node: str | None = None
     exit_code: int | None = None
-    at: datetime | None = None
+    step: int | None = None
+    """The optimizer step that was reached, where a trainer said so."""
+    version: float = math.inf
+    """The pod's resourceVersion, the API server's own order of what was written of pods."""
+
+
+@dataclass(frozen=True)
+class Failing:
+    """What earlier turns saw of a gang that fails."""
+
+    since: datetime | None = None
+    """When a pod was first seen to have failed; None: none was."""
+    pod: str | None = None
+    """The cause so far."""
 
 
 End = Success | Failure | InProgress
 
 
 def end_of(
-    job: Manifest, pods: list[Manifest], expected: Expected, *, now: datetime, collection: float
+    job: Manifest,
+    pods: list[Manifest],
+    expected: Expected,
+    *,
+    now: datetime,
+    collection: float,
+    failing: Failing,
 ) -> End:
-    """How a Job ended, once that can be said.
+    """How a Job ended, as soon as that can be said.
 
-    A first failed pod opens a window of `collection` seconds in which the others may say more; it closes
-    early when all have ended. The first cause by time wins, and Communication yields to every other class: a
-    rank that lost its peer tells of the other's death.
+    The trainer's containers are judged, not the pods, which injected containers may keep alive.
+
+    The first failure that is seen opens a window of `collection` seconds in which the other pods may say
+    more; the window closes early when all trainers have ended. Communication yields to every other class: a
+    rank that lost its peer tells of the other's death. Of the others the failure that was seen first wins, by
+    the order in which the API server stored it: the clocks of nodes differ, so no times of pods are compared.
     """
-    if complete := condition_true(job, "Complete", "SuccessCriteriaMet"):
-        return _success(pods, expected, moment(complete.get("lastTransitionTime")), now, collection)
-    failed = condition_true(job, "Failed", "FailureTarget")
     causes = [cause for pod in pods if (cause := cause_of(pod, expected, now))]
+    complete = condition_true(job, "Complete", "SuccessCriteriaMet")
+    if complete or (not causes and _all_succeeded(job, pods)):
+        at = moment(complete.get("lastTransitionTime")) if complete else None
+        return _success(pods, expected, at, now, collection)
+    failed = condition_true(job, "Failed", "FailureTarget")
     if not causes and not failed:
         return InProgress("going")
     if not any(c.failure is not FailureClass.COMMUNICATION for c in causes):
         causes += _missing(job, pods)
-    first = min([c.at for c in causes if c.at] + [t for t in [_failed_at(failed)] if t], default=now)
-    ended = len(pods) - len(live(pods, now))
+    cause = min(
+        causes,
+        key=lambda c: (c.failure is FailureClass.COMMUNICATION, c.pod != failing.pod, c.version),
+        default=Failure(Reason.POD_LOST, f"{job['metadata']['name']}: a pod is gone and left no message."),
+    )
+    ended = sum(trainer_ended(pod) or is_stuck(pod, now) for pod in pods)
     all_ended = ended == len(pods) and (bool(failed) or ended >= job["spec"].get("completions", 1))
-    if not (all_ended and causes) and (waited := distance(first, now)) < collection:
-        return InProgress("collecting", "A pod failed: collecting the causes.", collection - waited)
-    if not causes:
-        return Failure(Reason.POD_LOST, f"{job['metadata']['name']}: a pod is gone and left no message.")
-    return min(causes, key=lambda c: (c.failure is FailureClass.COMMUNICATION, c.at or now))
+    waited = distance(failing.since, now) if failing.since else 0.0
+    if not (all_ended and causes) and waited < collection:
+        told = "A pod failed: collecting the causes."
+        return InProgress("collecting", told, collection - waited, failing=True, pod=cause.pod)
+    return replace(cause, step=max((c.step for c in causes if c.step is not None), default=None))
 
 
 def cause_of(pod: Manifest, expected: Expected, now: datetime) -> Failure | None:
-    """Why one pod failed; None where it has not failed."""
-    status = pod.get("status", {})
+    """Why the trainer of a pod failed; None where it has not failed.
+
+    A trainer that ended with 0 has not, whatever became of the pod's other containers.
+    """
     ended = terminated(pod)
+    code = (ended or {}).get("exitCode")
     disruption = condition_true(pod, "DisruptionTarget")
     stuck = is_stuck(pod, now)
-    if status.get("phase") != "Failed" and not (ended and ended.get("exitCode")) and not stuck:
+    if code == 0 or (pod.get("status", {}).get("phase") != "Failed" and not code and not stuck):
         return None
-    at = moment((ended or {}).get("finishedAt")) or moment(pod["metadata"].get("deletionTimestamp"))
-    found = _lost(pod) if stuck else _told(pod, ended, expected) or _seen(pod, ended, disruption)
+    told = None if stuck else _told(pod, ended, expected) or _failed_init(pod)
+    found = _lost(pod) if stuck else told or _seen(pod, ended, disruption)
     return Failure(
         reason=found.reason,
         message=clean(found.message, 1024),
         failure=found.failure,
         pod=pod["metadata"]["name"],
         node=pod.get("spec", {}).get("nodeName"),
-        exit_code=(ended or {}).get("exitCode"),
-        at=at or moment((disruption or {}).get("lastTransitionTime")),
+        exit_code=code,
+        step=found.step,
+        # Kubernetes declares resource versions of one resource comparable as integers.
+        version=int(pod["metadata"].get("resourceVersion") or 0),
     )
+
+
+def _all_succeeded(job: Manifest, pods: list[Manifest]) -> bool:
+    """Whether the trainer of each index ended with 0; the Job controller waits for the whole pods."""
+    done = {index_of(pod) for pod in pods if (terminated(pod) or {}).get("exitCode") == 0}
+    wanted: int = job["spec"].get("completions", 1)
+    return len(done) >= wanted
 
 
 def _success(
@@ -132,7 +181,8 @@ def _told(pod: Manifest, ended: Manifest | None, expected: Expected) -> Failure 
         return None
     if message.failure is FailureClass.SUCCESS:
         return None
-    return Failure(message.reason, f"{message.message} {message.hint}".strip(), message.failure)
+    told = f"{message.message} {message.hint}".strip()
+    return Failure(message.reason, told, message.failure, step=message.step)
 
 
 def _seen(pod: Manifest, ended: Manifest | None, disruption: Manifest | None) -> Failure:
@@ -171,6 +221,22 @@ def _seen(pod: Manifest, ended: Manifest | None, disruption: Manifest | None) ->
     return Failure(Reason.TRAINER_DIED, f"Pod {name} ended with {what}{tail}")
 
 
+def _failed_init(pod: Manifest) -> Failure | None:
+    """An injected init container that failed by itself, so that the trainer never began."""
+    if condition_true(pod, "DisruptionTarget") or pod.get("status", {}).get("reason"):
+        return None
+    for status in pod.get("status", {}).get("initContainerStatuses") or []:
+        ended = status.get("state", {}).get("terminated") or {}
+        if terminated(pod) is None and ended.get("exitCode"):
+            why = f": {ended['message']}" if ended.get("message") else "."
+            return Failure(
+                Reason.INIT_CONTAINER_FAILED,
+                f"Init container {status['name']} of pod {_name(pod)} ended with exit code"
+                f" {ended['exitCode']}, so the trainer did not start{why}",
+            )
+    return None
+
+
 def _lost(pod: Manifest) -> Failure:
     node = pod.get("spec", {}).get("nodeName", "its node")
     return Failure(Reason.NODE_LOST, f"Node {node} of pod {_name(pod)} stopped answering.")
@@ -197,10 +263,6 @@ def _unsupported(told: str, pod: Manifest) -> Failure:
         FailureClass.USER_CONFIG,
         pod=_name(pod),
     )
-
-
-def _failed_at(failed: Manifest | None) -> datetime | None:
-    return moment(failed.get("lastTransitionTime")) if failed else None
 
 
 def _name(pod: Manifest) -> str:

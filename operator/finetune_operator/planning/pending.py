@@ -16,6 +16,7 @@ from finetune_operator.objects import (
     label,
     moment,
     pods_of,
+    trainer_state,
 )
 from finetune_operator.planning.termination_messages import clean
 from finetune_operator.planning.wording import listed
@@ -44,10 +45,9 @@ class Waiting:
 
 def on(job: Manifest, pods: list[Manifest], events: Iterable[Manifest]) -> Waiting | None:
     """What a Job waits for; None where all its pods run or have run."""
-    wanted = job["spec"].get("completions", 1)
-    started = [p for p in pods if has_started(p)]
-    if len(started) >= wanted:
+    if have_started(job, pods):
         return None
+    wanted = job["spec"].get("completions", 1)
     told = list(events)
     if held := _held_back(job):
         return held
@@ -58,7 +58,14 @@ def on(job: Manifest, pods: list[Manifest], events: Iterable[Manifest]) -> Waiti
             return found
     if wanted == 1:
         return Waiting(Reason.WAITING_FOR_PODS, "Waiting for its pod to start.", problem=False)
-    return Waiting(Reason.WAITING_FOR_PODS, f"{len(started)} of {wanted} pods have started.", problem=False)
+    started = sum(has_started(pod) for pod in pods)
+    return Waiting(Reason.WAITING_FOR_PODS, f"{started} of {wanted} pods have started.", problem=False)
+
+
+def have_started(job: Manifest, pods: list[Manifest]) -> bool:
+    """Whether the trainers of all pods of a Job run or have run."""
+    wanted: int = job["spec"].get("completions", 1)
+    return sum(has_started(pod) for pod in pods) >= wanted
 
 
 def ask_about(jobs: Iterable[Manifest], pods: Iterable[Manifest], now: datetime) -> list[str]:
@@ -131,10 +138,12 @@ def _hangs(job: Manifest, pod: Manifest, events: list[Manifest]) -> Waiting | No
             told = clean(condition.get("message", ""), TEXT_LIMIT)
             message = f"No node takes pod {name}{_requested(job, pod)}: {told}"
             return Waiting(Reason.UNSCHEDULABLE, message, problem=True)
-    state = _waiting_state(pod)
+    if found := _init(pod):
+        return found
+    state = trainer_state(pod).get("waiting", {})
     why, told = state.get("reason", ""), clean(state.get("message", ""), TEXT_LIMIT)
     if why in IMAGE_REASONS:
-        image = pod["spec"]["containers"][0]["image"]
+        image = _image(pod, names.CONTAINER)
         return Waiting(
             Reason.IMAGE_PULL_FAILED,
             f"Image {image} cannot be pulled for pod {name}: {told or why}. Its name and pull secrets are in"
@@ -165,6 +174,38 @@ def _requested(job: Manifest, pod: Manifest) -> str:
     parts = [f"{amount} {words.get(resource, resource)}" for resource, amount in requests.items()]
     nodes = [f"{key}={value}" for key, value in pod["spec"].get("nodeSelector", {}).items()]
     return f", which requests {listed(parts)}" + (f" on nodes with {listed(nodes)}" if nodes else "")
+
+
+def _init(pod: Manifest) -> Waiting | None:
+    """What keeps an injected init container, such as a native sidecar, from letting the trainer start."""
+    name = pod["metadata"]["name"]
+    injected = "The container is not the operator's: an admission webhook injected it."
+    for status in pod.get("status", {}).get("initContainerStatuses") or []:
+        state, container = status.get("state", {}), status["name"]
+        waiting, ended = state.get("waiting", {}), state.get("terminated", {})
+        last = ended or status.get("lastState", {}).get("terminated", {})
+        why, code = waiting.get("reason", ""), last.get("exitCode")
+        told = clean(waiting.get("message") or last.get("message") or why, TEXT_LIMIT)
+        if why in IMAGE_REASONS:
+            image = f"Image {_image(pod, container)} cannot be pulled for init container {container}"
+            return Waiting(
+                Reason.IMAGE_PULL_FAILED, f"{image} of pod {name}: {told}. {injected}", problem=True
+            )
+        if ended.get("exitCode") or why not in ("", "PodInitializing", "ContainerCreating"):
+            fails = f"Init container {container} of pod {name} fails"
+            exited = f" (last exit code {code})" if code else ""
+            return Waiting(
+                Reason.INIT_CONTAINER_FAILED,
+                f"{fails}{exited}: {told}. The trainer starts after it. {injected}",
+                problem=True,
+            )
+    return None
+
+
+def _image(pod: Manifest, container: str) -> str:
+    spec = pod["spec"]
+    containers = [*spec["containers"], *spec.get("initContainers", ())]
+    return str(next((c["image"] for c in containers if c["name"] == container), "of container " + container))
 
 
 def _mount(job: Manifest, namespace: str, pod: str, event: Manifest) -> Waiting | None:
@@ -233,21 +274,14 @@ def _event_time(event: Manifest) -> str:
     return str(seen or event["metadata"].get("creationTimestamp", ""))
 
 
-def _waiting_state(pod: Manifest) -> Manifest:
-    for status in pod.get("status", {}).get("containerStatuses") or []:
-        if waiting := status.get("state", {}).get("waiting"):
-            found: Manifest = waiting
-            return found
-    return {}
-
-
 def _creating(pod: Manifest) -> bool:
     """Whether a pod has a node but its container has not been made."""
     scheduled = condition_true(pod, "PodScheduled") is not None
     return (
         scheduled
         and not has_started(pod)
-        and _waiting_state(pod).get("reason", "ContainerCreating") in ("ContainerCreating", "PodInitializing")
+        and trainer_state(pod).get("waiting", {}).get("reason", "ContainerCreating")
+        in ("ContainerCreating", "PodInitializing")
     )
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from finetune_operator.api import FineTuneJob, FineTuneJobStatus
 from finetune_operator.names import Reason, State
+from finetune_operator.objects import Manifest, kept_alive_by, pods_of
 from finetune_operator.planning import progression, retention, status
 from finetune_operator.planning.attempts import record_attempts, stopped
 from finetune_operator.planning.events import between
@@ -45,7 +46,7 @@ def plan(job: FineTuneJob, observed: Observed, settings: Settings, now: datetime
         apply=decision.apply,
         create=decision.create,
         delete=_left_over(inputs, ended=decision.state in status.ENDS),
-        events=between(job.status, shown),
+        events=between(job.status, shown, observed.pods),
         requeue_after=decision.requeue_after,
         poll=decision.all_run,
         notes=(f"{decision.reason}: {decision.message}",),
@@ -77,13 +78,16 @@ def _left_over(inputs: PlanInput, *, ended: bool) -> tuple[Reference, ...]:
     """Jobs of attempts that have ended otherwise than well. Their causes are in the status by now.
 
     The Job that a failed FineTuneJob ended with stays for its logs until the ttl, unless some of its pods
-    still hold resources.
+    still hold resources. Nor do Jobs of successful attempts stay whose pods are kept alive by injected
+    containers: they would hold their GPUs for ever.
     """
     attempts = inputs.status.attempts
     keep = {a.job for a in attempts if a.outcome in ("Running", "Succeeded")}
     if ended and attempts:
         keep.add(attempts[-1].job)
     keep |= {readback_name(inputs, a) for a in attempts if a.job in keep}
+    running = {a.job for a in attempts if a.outcome == "Running"}
+    running |= {readback_name(inputs, a) for a in attempts if a.job in running}
     going = {a.job for a in attempts if a.outcome in ("Running", "Succeeded")}
     going |= {readback_name(inputs, a) for a in attempts if a.job in going}
     return tuple(
@@ -93,8 +97,13 @@ def _left_over(inputs: PlanInput, *, ended: bool) -> tuple[Reference, ...]:
         and (
             job["metadata"]["name"] not in keep
             or (job["metadata"]["name"] not in going and not is_over(inputs, job))
+            or (job["metadata"]["name"] not in running and _is_kept_alive(inputs, job))
         )
     )
+
+
+def _is_kept_alive(inputs: PlanInput, job: Manifest) -> bool:
+    return any(kept_alive_by(pod) for pod in pods_of(inputs.observed.pods, job))
 
 
 def _refused(told: str) -> Decision:

@@ -7,7 +7,7 @@ import json
 import unicodedata
 from dataclasses import dataclass
 
-from finetune_operator.objects import Manifest
+from finetune_operator.objects import Manifest, terminated
 from finetune_trainer import config as trainer
 from finetune_trainer.contract import (
     ContractError,
@@ -103,13 +103,6 @@ def clean(text: str, limit: int) -> str:
     plain = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
     short = " ".join(plain.split())
     return short if len(short) <= limit else short[: limit - 3] + "..."
-
-
-def terminated(pod: Manifest) -> Manifest | None:
-    """How the pod's container ended; None while it has not."""
-    statuses: list[Manifest] = pod.get("status", {}).get("containerStatuses") or []
-    found: Manifest | None = statuses[0].get("state", {}).get("terminated") if statuses else None
-    return found
 
 
 def _version(text: str) -> str | None:

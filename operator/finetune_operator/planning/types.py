@@ -82,6 +82,10 @@ class InProgress:
     kind: Literal["going", "collecting", "lost"]
     message: str = ""
     requeue_after: float | None = None
+    failing: bool = False
+    """Whether a pod was seen to have failed."""
+    pod: str | None = None
+    """The pod that failed first, as far as is known."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from finetune_operator.settings import Profile, Settings
 from finetune_trainer import config as trainer
 from finetune_trainer.contract import PROGRESS_PORT, Stage
 
-CONTAINER = "trainer"
 SMALL_REQUESTS = {"cpu": "100m", "memory": "512Mi"}
 """Requests of pods that only read a result or delete objects."""
 UID = 10001
@@ -45,7 +44,7 @@ def pod_spec(job: FineTuneJob, config: trainer.TrainConfig, settings: Settings, 
         },
         "containers": [
             {
-                "name": CONTAINER,
+                "name": names.CONTAINER,
                 "image": profile.trainer_image or settings.trainer_image,
                 "imagePullPolicy": settings.image_pull_policy,
                 "env": _environment(config, asked["cpu"]),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from kubernetes.aio import client, config
 from finetune_operator.names import API_VERSION, FIELD_MANAGER, KIND, PLURAL
 from finetune_operator.objects import Manifest
 from finetune_operator.runtime import metrics
+from finetune_operator.runtime.server_clock import ServerClock
 
 RESOURCES = {
     KIND: (API_VERSION, PLURAL),
@@ -95,11 +97,13 @@ class Transport:
     Args:
         api: the client; `connect` makes one.
         seconds_left: seconds that this process may still write for; 0 or less: not at all.
+        clock: corrected by each answer.
     """
 
-    def __init__(self, api: client.ApiClient, seconds_left: Callable[[], float]) -> None:
+    def __init__(self, api: client.ApiClient, seconds_left: Callable[[], float], clock: ServerClock) -> None:
         self.api = api
         self._seconds_left = seconds_left
+        self._clock = clock
 
     async def request(
         self,
@@ -179,10 +183,12 @@ class Transport:
             headers["Authorization"] = token
         wanted = urlencode({key: value for key, value in query.items() if value})
         url = f"{configuration.host}{where}" + (f"?{wanted}" if wanted else "")
+        asked_at = time.monotonic()
         answer = await self.api.rest_client.request(  # type: ignore[no-untyped-call]
             METHODS[verb], url, headers=headers, body=body, _request_timeout=timeout
         )
         response: aiohttp.ClientResponse = answer.response
+        self._clock.take_in(response.headers.get("Date"), asked_at)
         return response
 
 

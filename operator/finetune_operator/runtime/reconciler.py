@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -68,7 +68,8 @@ class Reconciler:
     cluster: Cluster
     settings: Settings
     poller: Poller
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    clock: Callable[[], datetime]
+    """The API server's: see ServerClock."""
     _notes: dict[str, Notes] = field(default_factory=dict)
     _cleaner: Cleaner = field(init=False)
 

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from finetune_operator.objects import Manifest
-from finetune_operator.planning.failure_classification import Failure, Success, cause_of, end_of
+from finetune_operator.planning.failure_classification import (
+    Failing,
+    Failure,
+    Success,
+    cause_of,
+    end_of,
+)
 from finetune_operator.planning.termination_messages import Expected, Unreadable, clean, message_of
 from finetune_operator.planning.types import InProgress
 from finetune_operator.rendering.jobs import config_of
@@ -31,9 +37,13 @@ def cause(short: Manifest) -> Failure | None:
     return cause_of(pods[0], expected, scenes.NOW)
 
 
-def end(*pods: Manifest, seconds_later: float = 0, **job: Any) -> Success | Failure | InProgress:
+def end(
+    *pods: Manifest, failing_for: float | None = None, first: str | None = None, **job: Any
+) -> Success | Failure | InProgress:
+    """How a gang ended, a pod of which was first seen to fail so many seconds ago."""
     made, there, expected = gang(*pods, **job)
-    return end_of(made, there, expected, now=scenes.NOW + timedelta(seconds=seconds_later), collection=60)
+    since = None if failing_for is None else scenes.NOW - timedelta(seconds=failing_for)
+    return end_of(made, there, expected, now=scenes.NOW, collection=60, failing=Failing(since, first))
 
 
 @pytest.mark.parametrize(
@@ -175,27 +185,21 @@ def test_all_ended_closes_the_window_early() -> None:
     assert found.failure is FailureClass.HANG
 
 
-def test_first_cause_by_time_wins() -> None:
-    bug = {"class": "Internal", "reason": "Late", "message": "m"}
-    diverged = {"class": "Numerical", "reason": "Early", "message": "m"}
-    late = {"code": 10, "at": "2026-01-01T11:59:50Z", "says": bug}
-    early = {"index": 1, "code": 6, "at": "2026-01-01T11:59:10Z", "says": diverged}
-    found = end(late, early, status={"is": "Failed"})
-
-    assert isinstance(found, Failure)
-    assert found.reason == "Early"
-
-
-@pytest.mark.parametrize(("seconds", "decided"), [(0, False), (29, False), (31, True), (-7200, True)])
-def test_window_ends_after_a_minute_whatever_the_clock_does(seconds: float, decided: bool) -> None:
-    bug = {"code": 10, "says": {"class": "Internal", "reason": "Bug", "message": "m"}}
-    found = end(bug, {"index": 1, "is": "Running"}, seconds_later=seconds)
+@pytest.mark.parametrize(
+    ("seconds", "decided"), [(None, False), (0, False), (59, False), (61, True), (-7200, True)]
+)
+@pytest.mark.parametrize("at", ["2026-01-01T08:00:00Z", "2026-01-01T11:59:59Z", "2026-01-01T16:00:00Z"])
+def test_the_window_lasts_a_minute_from_the_first_look_whatever_clocks_do(
+    seconds: float | None, decided: bool, at: str
+) -> None:
+    bug = {"code": 10, "at": at, "says": {"class": "Internal", "reason": "Bug", "message": "m"}}
+    found = end(bug, {"index": 1, "is": "Running"}, failing_for=seconds)
 
     assert isinstance(found, Failure) is decided
 
 
 def test_failed_job_without_a_pod_to_ask_is_a_lost_pod() -> None:
-    found = end(status={"is": "Failed", "at": "2026-01-01T11:50:00Z"})
+    found = end(status={"is": "Failed"}, failing_for=61)
 
     assert isinstance(found, Failure)
     assert (found.failure, found.reason) == (None, "PodLost")
@@ -225,7 +229,93 @@ def test_choice_for_another_number_of_processes_is_not_believed() -> None:
     pods = [scenes.pod(JOB, made, {"code": 0, "says": {"payload": payload}})]
     expected = Expected(Stage.PREPARE, 1, config.run.digest(), config.run)
 
-    found = end_of(made, pods, expected, now=scenes.NOW, collection=60)
+    found = end_of(made, pods, expected, now=scenes.NOW, collection=60, failing=Failing())
 
     assert isinstance(found, Failure)
     assert "chose for 3 processes where 2 are asked for" in found.message
+
+
+@pytest.mark.parametrize("kind", ["Sidecar", "NativeSidecar"])
+@pytest.mark.parametrize("name", ["istio-proxy", "vault-agent"])
+def test_a_gang_has_succeeded_when_all_trainers_have_although_sidecars_keep_the_pods_alive(
+    kind: str, name: str
+) -> None:
+    others = [{"name": name, "kind": kind}]
+    first = {"code": 0, "says": "success", "others": others}
+
+    assert isinstance(end(first, {"index": 1, "code": 0, "others": others}), Success)
+    assert end(first, {"index": 1, "others": others}) == InProgress("going")
+    assert end(first) == InProgress("going")
+
+
+@pytest.mark.parametrize("code", [1, 137])
+def test_a_sidecar_that_fails_does_not_make_a_success_a_failure(code: int) -> None:
+    failed = {"phase": "Failed"}
+    others = [{"name": "istio-proxy", "code": code}]
+    pods = (
+        {"code": 0, "says": "success", "others": others, "status": failed},
+        {"index": 1, "code": 0, "others": others, "status": failed},
+    )
+
+    assert isinstance(end(*pods, status={"is": "Failed"}), Success)
+
+
+def test_the_window_closes_early_when_all_trainers_have_ended_although_sidecars_run() -> None:
+    others = [{"name": "istio-proxy"}]
+    hang = {"code": 9, "says": {"class": "Hang", "reason": "RankSilent", "message": "m"}, "others": others}
+
+    found = end(hang, {"index": 1, "code": 7, "others": others})
+
+    assert isinstance(found, Failure)
+    assert found.reason == "RankSilent"
+    assert isinstance(end(hang, {"index": 1, "others": others}), InProgress)
+
+
+def test_an_init_container_that_fails_is_named() -> None:
+    others = [{"name": "istio-init", "kind": "Init", "code": 2, "message": "iptables: no permission"}]
+    found = cause({"is": "Failed", "others": others})
+
+    assert found
+    assert found.reason == "InitContainerFailed"
+    assert "istio-init" in found.message
+    assert "exit code 2" in found.message
+    assert "iptables: no permission" in found.message
+
+
+@pytest.mark.parametrize("hours", [-1, 0, 1])
+def test_clocks_of_nodes_do_not_choose_the_cause(hours: int) -> None:
+    at = (scenes.NOW + timedelta(hours=hours)).isoformat()
+    bug = {"class": "Internal", "reason": "Second", "message": "m"}
+    diverged = {"class": "Numerical", "reason": "First", "message": "m"}
+    second = {"code": 10, "at": at, "says": bug, "metadata": {"resourceVersion": "120"}}
+    first = {"index": 1, "code": 6, "says": diverged, "metadata": {"resourceVersion": "99"}}
+
+    found = end(second, first, status={"is": "Failed"})
+
+    assert isinstance(found, Failure)
+    assert found.reason == "First"
+
+
+def test_the_pod_that_was_seen_to_fail_first_is_the_cause_whatever_was_written_since() -> None:
+    bug = {"class": "Internal", "reason": "First", "message": "m"}
+    diverged = {"class": "Numerical", "reason": "Second", "message": "m"}
+    first = {"code": 10, "says": bug, "metadata": {"resourceVersion": "120"}}
+    second = {"index": 1, "code": 6, "says": diverged, "metadata": {"resourceVersion": "99"}}
+    going = end(first, {"index": 1, "is": "Running"})
+    assert isinstance(going, InProgress)
+    assert going.pod == "tickets-0b5c3-t1-0-x"
+
+    found = end(first, second, first=going.pod)
+
+    assert isinstance(found, Failure)
+    assert found.reason == "First"
+
+
+def test_the_furthest_step_of_a_gang_is_told() -> None:
+    bug = {"class": "Internal", "reason": "Bug", "message": "m", "step": 118}
+    lost = {"class": "Communication", "reason": "PeerLost", "message": "m", "step": 120}
+
+    found = end({"code": 10, "says": bug}, {"index": 1, "code": 7, "says": lost})
+
+    assert isinstance(found, Failure)
+    assert (found.reason, found.step) == ("Bug", 120)

@@ -24,6 +24,7 @@ from finetune_operator.runtime.api_client import (
     Transport,
     UnavailableError,
 )
+from finetune_operator.runtime.server_clock import ServerClock
 from tests.operator.kubeconfig import write_kubeconfig
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -61,7 +62,7 @@ async def caller(server: Server) -> AsyncIterator[Callable[[float], Transport]]:
     configuration = client.Configuration(host=f"http://127.0.0.1:{server.port}")
     configuration.api_key["BearerToken"] = "bearer secret-token"
     api = client.ApiClient(configuration)
-    yield lambda seconds: Transport(api, lambda: seconds)
+    yield lambda seconds: Transport(api, lambda: seconds, ServerClock())
     await api.close()  # type: ignore[no-untyped-call]
 
 
@@ -214,6 +215,19 @@ async def test_the_api_server_is_reached_by_the_proxy_of_the_environment(
     monkeypatch.setenv("no_proxy", excepted)
     api = await api_client.connect()
     with contextlib.suppress(UnavailableError):
-        await Transport(api, lambda: 5.0).request("get", "Job", "team", "one", seconds=2)
+        await Transport(api, lambda: 5.0, ServerClock()).request("get", "Job", "team", "one", seconds=2)
     await api.close()  # type: ignore[no-untyped-call]
     assert [request.host for request in server.requests] == ["api.example"] * requests
+
+
+@pytest.mark.parametrize("status", [200, 404, 503])
+async def test_every_answer_tells_the_clock_of_the_api_server(
+    server: Server, caller: Caller, status: int
+) -> None:
+    clock = ServerClock()
+    transport = Transport(caller(60).api, lambda: 60.0, clock)
+    server.answer = answering(status, headers={"Date": "Fri, 15 Jan 2027 08:00:00 GMT"})
+    with contextlib.suppress(ApiError):
+        await transport.request("get", "Job", "team", "one")
+
+    assert clock.now().isoformat().startswith("2027-01-15T08:00:0")

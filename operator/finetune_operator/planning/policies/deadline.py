@@ -36,14 +36,13 @@ def remaining(inputs: PlanInput) -> tuple[float, str] | None:
     job = find_job(inputs.observed, name)
     if job is None or job["spec"].get("suspend"):
         return None
-    pods = pods_of(inputs.observed.pods, job)
-    if waits := pending.on(job, pods, inputs.observed.events):
+    begun = _job_start(job) if lost else inputs.running.running_since or _job_start(job)
+    waits = pending.on(job, pods_of(inputs.observed.pods, job), inputs.observed.events)
+    if waits and (lost or not inputs.running.running_since):
         limit = inputs.settings.deadlines.pods_start
-        begun = moment(job.get("status", {}).get("startTime") or job["metadata"].get("creationTimestamp"))
         told = f"its pods did not all start within {limit} s. {waits.message}"
     else:
         limit = _run_limit(inputs, Stage(inputs.running.stage))
-        begun = _all_started(pods)
         told = (
             f"it did not end within {limit} s. The operator's settings (deadlines) allow no more; ask for"
             " less or have them raised."
@@ -56,7 +55,10 @@ def _run_limit(inputs: PlanInput, stage: Stage) -> int:
     return {Stage.PREPARE: deadlines.prepare, Stage.TRAIN: deadlines.train}.get(stage, deadlines.publish)
 
 
-def _all_started(pods: list[Manifest]) -> datetime | None:
-    """When the last pod began to run."""
-    begun = [moment(p.get("status", {}).get("startTime")) for p in pods]
-    return max((b for b in begun if b), default=None)
+def _job_start(job: Manifest) -> datetime | None:
+    """When a Job began: created, or let go by a queue.
+
+    Both times are the control plane's. Pods are not asked: their times are of the clocks of their nodes.
+    """
+    times = (moment(job["metadata"].get("creationTimestamp")), moment(job.get("status", {}).get("startTime")))
+    return max((t for t in times if t), default=None)

@@ -1,6 +1,8 @@
 """The next attempt waits until the pods of the one before are gone. Pure."""
 
 from finetune_operator.names import Reason, State
+from finetune_operator.objects import kept_alive_by
+from finetune_operator.planning.events import keeps_alive
 from finetune_operator.planning.lookup import is_over, jobs_of, live_run_pods
 from finetune_operator.planning.stages import STAGES
 from finetune_operator.planning.types import Decision, PlanInput
@@ -25,4 +27,6 @@ def check(inputs: PlanInput) -> Decision | None:
         return None
     first = pods[0]["metadata"]["name"]
     message = f"Waiting for {counted(len(pods), 'pod')} of an earlier attempt to end: {first}."
+    if kept := [pod for pod in pods if kept_alive_by(pod)]:
+        message = f"{message} {keeps_alive(kept[0])}"
     return Decision(State.WAITING, Reason.STOPPING, message, requeue_after=10)
