@@ -177,7 +177,7 @@ GOOD = lines(*rows(200))
             "ColumnsMissing",
             "body, label",
         ),
-        (lines(*({**row, "label": "a"} for row in rows(9))), "SingleClass", "only the label 'a'"),
+        (lines(*({**row, "label": "a"} for row in rows(9))), "SingleClass", "only one label"),
         (GOOD + b"nonsense\n" * 3, "TooManyBadRows", "line 201 is not JSON"),
         (GOOD + b'{"text": "a", "label": ["b"]}\n' * 3, "TooManyBadRows", "'label' is a list"),
         (GOOD + b'{"text": "\xff"}\n' * 3, "DataCorrupt", "line 201 is not UTF-8"),
@@ -186,7 +186,11 @@ GOOD = lines(*rows(200))
         (GOOD.decode().encode("utf-16"), "DataCorrupt", "UTF-16"),
         (b'{"text": "' + b"a" * 100_000_000 + b'", "label": "a"}\n', "TooManyBadRows", "line 1 is longer"),
         (lines(*rows(300)[200:]), "NoRows", "dataset.train"),
-        (lines(*({**row, "label": row["label"].upper()} for row in rows(9))), "LabelUnseen", "'a', 'b'"),  # type: ignore[attr-defined]
+        (
+            lines(*({**row, "label": row["label"].upper()} for row in rows(9))),
+            "LabelUnseen",
+            "(2 different",
+        ),  # type: ignore[attr-defined]
         (lines(*rows(10)), "BatchTooLarge", "fewer processes"),
     ],
 )
@@ -213,11 +217,13 @@ def test_a_failure_leaves_a_report_that_names_the_lines(job: Job) -> None:
     assert [line.split(":")[0] for line in report["findings"][0]["lines"]] == ["201", "202", "203"]
 
 
-def test_a_label_that_only_test_rows_have_is_named_with_its_line(job: Job) -> None:
+def test_a_label_that_only_test_rows_have_is_told_by_its_line_and_named_in_the_report(job: Job) -> None:
     job.put("data/test.jsonl", lines(*rows(9, first=200), {"text": "w2", "label": "c"}))
     failure = job.refused()
     assert failure.reason == "LabelUnseen"
-    assert "'c' (line 10)" in failure.message
+    assert "no training row has (1 different; line 10)" in failure.message
+    report = json.loads(job.store.read(failure.hint.split(" in ")[1].rstrip(".")))
+    assert [finding["lines"] for finding in report["findings"] if finding["level"] == "error"] == [["10: c"]]
 
 
 def test_few_bad_rows_and_rows_that_are_also_tested_are_left_out_and_counted(job: Job) -> None:
@@ -300,9 +306,7 @@ def test_findings_of_several_files_name_file_and_line(job: Job) -> None:
     assert {code: finding["file"] for code, finding in found.items()} == dict.fromkeys(
         ("BadRows", "Overlap", "Duplicates"), "dataset.train (2 files)"
     )
-    assert found["BadRows"]["lines"] == [
-        "b.jsonl:53: is not JSON (Expecting value: line 1 column 1 (char 0))"
-    ]
+    assert found["BadRows"]["lines"] == ["b.jsonl:53: is not JSON (Expecting value: character 1)"]
     assert found["Overlap"]["lines"][0].startswith("b.jsonl:52: w")
     assert found["Duplicates"]["lines"] == ["a.jsonl:1, b.jsonl:51: same text"]
 
