@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,8 +17,8 @@ from safetensors.numpy import load_file, save
 from devcluster import pki
 from devcluster.objectstore import ObjectStore
 from finetune_trainer import prepare
-from finetune_trainer.config import JobRef, StoreAccess, TrainConfig
-from finetune_trainer.contract import FailureClass, PreparePayload
+from finetune_trainer.config import JobRef, StoreAccess, StoreRole, TrainConfig
+from finetune_trainer.contract import Activity, FailureClass, PreparePayload
 from finetune_trainer.dataset.data import load_prepared
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.lineage import lineage_of
@@ -26,7 +26,15 @@ from finetune_trainer.places import Places
 from finetune_trainer.s3.manifest import Ancestor, Manifest
 from finetune_trainer.s3.store import Store
 from tests.trainer.dataset.written import FORMATS
-from tests.trainer.storage import add_user, give_authority, give_keys, on_both_stores
+from tests.trainer.storage import (
+    add_user,
+    give_authority,
+    give_keys,
+    give_version,
+    on_both_stores,
+    remove_user,
+    session_keys,
+)
 
 UID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 
@@ -133,6 +141,29 @@ def test_good_rows_are_counted_split_tokenised_and_stored(job: Job, tiny_base: P
     assert prepared.labels[prepared.train.labels[5]] == source["label"]
     report = json.loads(job.store.read(payload.report))
     assert report["labels"] == {label: {"train": 90, "validation": 10, "test": 50} for label in "ab"}
+
+
+def test_a_stage_goes_on_when_its_keys_are_exchanged(job: Job, s3: ObjectStore, tmp_path: Path) -> None:
+    user, secret = add_user(s3, job.bucket, {"": ["s3:*"], "*": ["s3:*"]}, tmp_path)
+
+    def exchange() -> None:
+        """Temporary keys take the place of those of a user who is no more."""
+        keys = session_keys(s3)
+        for role in get_args(StoreRole):
+            files = {"accessKey": keys.access_key, "secretKey": keys.secret_key}
+            give_version(job.places, role, **files, sessionToken=keys.session_token or "")
+        remove_user(s3, user)
+
+    class Exchanging(Silent):
+        def beat(self, activity: Activity, **_: object) -> None:
+            if activity is Activity.CHECKING_MODEL:
+                exchange()
+
+    for role in get_args(StoreRole):
+        give_keys(job.places, role, user, secret)
+    result = prepare.run(job.config(), job.places, Exchanging())
+    assert isinstance(result.payload, PreparePayload)
+    assert result.payload.rows.train == 180
 
 
 @on_both_stores

@@ -9,7 +9,7 @@ from typing import Any
 from finetune_operator.api.fields import rule, rules
 from finetune_operator.api.gate import GateSpec
 from finetune_operator.api.method import LoraSpec
-from finetune_operator.api.spec import FineTuneJobSpec, Storage
+from finetune_operator.api.spec import FineTuneJobSpec, SecretRef, Storage
 from finetune_operator.api.status import (
     AttemptStatus,
     ConditionStatus,
@@ -32,6 +32,7 @@ __all__ = [
     "LoraSpec",
     "ModelStatus",
     "ProgressStatus",
+    "SecretRef",
     "Storage",
     "TrainStatus",
 ]

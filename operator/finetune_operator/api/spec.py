@@ -35,6 +35,9 @@ class SecretRef(Model):
     """Key of the Secret that holds the access key. Default accessKey."""
     secret_key_key: Key = "secretKey"  # noqa: S105 - the name of a key
     """Key of the Secret that holds the secret key. Default secretKey."""
+    session_token_key: Key = "sessionToken"  # noqa: S105 - the name of a key
+    """Key of the Secret that holds the session token of temporary keys (STS). The Secret may lack this key.
+    Default sessionToken."""
 
 
 class CaBundleRef(Model):
@@ -313,8 +316,9 @@ class TtlSpec(Model):
     pods_after_finished: Annotated[str, Field(max_length=8, pattern=r"^[0-9]{1,7}(s|m|h)$")] = "10m"
     """How long finished pods (and their logs) stay. Default 10m."""
     after_finished: Annotated[str, Field(max_length=8, pattern=r"^[0-9]{1,7}(s|m|h)$")] | None = None
-    """How long the FineTuneJob itself stays after its end; the published model always stays. Default:
-    forever."""
+    """How long the FineTuneJob itself stays after its end; the published model always stays. Leave
+    afterFinished out where Argo CD or Flux applies the job: GitOps creates a deleted job again, and the new
+    job trains again, or fails with OutputExists where output.suffix is set. Default: forever."""
 
 
 class FineTuneJobSpec(Model):
