@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import shutil
 import ssl
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,8 @@ from typing import get_args
 import pytest
 import urllib3
 from minio import Minio, MinioAdmin
-from minio.credentials import StaticProvider
+from minio.credentials import AssumeRoleProvider, StaticProvider
+from minio.credentials.credentials import Credentials as MinioCredentials
 from minio.datatypes import Part
 
 from devcluster import binaries
@@ -38,6 +40,38 @@ def give_keys(places: Places, role: StoreRole, access_key: str, secret_key: str)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "accessKey").write_text(access_key)
     (folder / "secretKey").write_text(secret_key)
+
+
+def give_version(places: Places, role: StoreRole, **files: str) -> None:
+    """Puts the next version of a Secret in place of the last as the kubelet does: all files at once."""
+    folder = places.credentials(role)
+    folder.mkdir(parents=True, exist_ok=True)
+    link = folder / "..data"
+    old = folder / link.readlink() if link.is_symlink() else None
+    version = folder / f"v{int(old.name.removeprefix('v')) + 1 if old else 0}"
+    version.mkdir()
+    for name, content in files.items():
+        (version / name).write_text(content)
+    turned = folder / "..data_tmp"
+    turned.symlink_to(version.name)
+    turned.rename(link)
+    for path in (path for path in folder.iterdir() if not path.name.startswith(("v", ".."))):
+        path.unlink()
+    for name in files:
+        (folder / name).symlink_to(Path("..data") / name)
+    if old:
+        shutil.rmtree(old)
+
+
+def session_keys(server: ObjectStore) -> MinioCredentials:
+    """Temporary keys of the root user, good for a quarter of an hour, the least that MinIO gives."""
+    return AssumeRoleProvider(
+        sts_endpoint=server.endpoint,
+        access_key=server.access_key,
+        secret_key=server.secret_key,
+        duration_seconds=900,
+        http_client=urllib3.PoolManager(ca_certs=str(server.ca_file)),
+    ).retrieve()
 
 
 def give_authority(places: Places, role: StoreRole, pem: bytes) -> None:
@@ -77,15 +111,24 @@ def add_user(
     return name, secret
 
 
-def _add_to_minio(
-    server: ObjectStore, name: str, secret: str, statements: list[dict[str, object]], folder: Path
-) -> None:
-    admin = MinioAdmin(
+def remove_user(server: ObjectStore, name: str) -> None:
+    """MinIO refuses the keys of this user from here on."""
+    _minio_admin(server).user_remove(name)
+
+
+def _minio_admin(server: ObjectStore) -> MinioAdmin:
+    return MinioAdmin(
         endpoint=server.endpoint.partition("://")[2],
         credentials=StaticProvider(server.access_key, server.secret_key),
         cert_check=True,
         http_client=urllib3.PoolManager(ssl_context=ssl.create_default_context(cafile=str(server.ca_file))),
     )
+
+
+def _add_to_minio(
+    server: ObjectStore, name: str, secret: str, statements: list[dict[str, object]], folder: Path
+) -> None:
+    admin = _minio_admin(server)
     admin.user_add(name, secret)
     if statements:
         policy = folder / f"{name}.json"

@@ -26,6 +26,8 @@ from finetune_trainer.contract import (
     Stage,
     TerminationMessage,
     TrainPayload,
+    acts_on_terminals,
+    printable,
     speaks,
 )
 
@@ -141,9 +143,32 @@ def test_text_gives_way_before_metrics() -> None:
 @given(some.text(max_size=1024), some.text(max_size=512))
 def test_every_text_survives_the_way(text: str, hint: str) -> None:
     back = TerminationMessage.decode(message(message=text, hint=hint).encode())
-    assert text.startswith(back.message.removesuffix("..."))
+    assert printable(text).startswith(back.message.removesuffix("..."))
     if len(text.encode()) < 500 and len(hint.encode()) < 500 and text.isprintable() and hint.isprintable():
         assert (back.message, back.hint) == (text, hint)
+
+
+@given(some.text(max_size=1024))
+def test_no_text_acts_on_a_terminal(text: str) -> None:
+    for shown in (TerminationMessage.decode(message(message=text).encode()).message, printable(text)):
+        assert not any(map(acts_on_terminals, shown))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a b \u00e9 \u4e2d \U0001f600 \u00a0", "a b \u00e9 \u4e2d \U0001f600 \u00a0"),
+        ("\x1b[31m\r\n\x7f\x9b", r"\x1b[31m\r\n\x7f\x9b"),
+        ("\u202e\u2066\u200b\ufeff\u2028", r"\u202e\u2066\u200b\ufeff\u2028"),
+        ("\ue000\ud800\U000e0001", r"\ue000\ud800\U000e0001"),
+    ],
+)
+def test_characters_that_terminals_act_on_become_escapes(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_line_ends_can_be_kept() -> None:
+    assert printable("a\n\tb\r\n", keep="\n\t") == "a\n\tb\\r\n"
 
 
 @pytest.mark.parametrize(

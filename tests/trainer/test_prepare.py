@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,8 +17,8 @@ from safetensors.numpy import load_file, save
 from devcluster import pki
 from devcluster.objectstore import ObjectStore
 from finetune_trainer import prepare
-from finetune_trainer.config import JobRef, StoreAccess, TrainConfig
-from finetune_trainer.contract import FailureClass, PreparePayload
+from finetune_trainer.config import JobRef, StoreAccess, StoreRole, TrainConfig
+from finetune_trainer.contract import Activity, FailureClass, PreparePayload
 from finetune_trainer.dataset.data import load_prepared
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.lineage import lineage_of
@@ -26,7 +26,15 @@ from finetune_trainer.places import Places
 from finetune_trainer.s3.manifest import Ancestor, Manifest
 from finetune_trainer.s3.store import Store
 from tests.trainer.dataset.written import FORMATS
-from tests.trainer.storage import add_user, give_authority, give_keys, on_both_stores
+from tests.trainer.storage import (
+    add_user,
+    give_authority,
+    give_keys,
+    give_version,
+    on_both_stores,
+    remove_user,
+    session_keys,
+)
 
 UID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 
@@ -135,6 +143,29 @@ def test_good_rows_are_counted_split_tokenised_and_stored(job: Job, tiny_base: P
     assert report["labels"] == {label: {"train": 90, "validation": 10, "test": 50} for label in "ab"}
 
 
+def test_a_stage_goes_on_when_its_keys_are_exchanged(job: Job, s3: ObjectStore, tmp_path: Path) -> None:
+    user, secret = add_user(s3, job.bucket, {"": ["s3:*"], "*": ["s3:*"]}, tmp_path)
+
+    def exchange() -> None:
+        """Temporary keys take the place of those of a user who is no more."""
+        keys = session_keys(s3)
+        for role in get_args(StoreRole):
+            files = {"accessKey": keys.access_key, "secretKey": keys.secret_key}
+            give_version(job.places, role, **files, sessionToken=keys.session_token or "")
+        remove_user(s3, user)
+
+    class Exchanging(Silent):
+        def beat(self, activity: Activity, **_: object) -> None:
+            if activity is Activity.CHECKING_MODEL:
+                exchange()
+
+    for role in get_args(StoreRole):
+        give_keys(job.places, role, user, secret)
+    result = prepare.run(job.config(), job.places, Exchanging())
+    assert isinstance(result.payload, PreparePayload)
+    assert result.payload.rows.train == 180
+
+
 @on_both_stores
 def test_the_same_inputs_are_prepared_once(job: Job) -> None:
     first = job.prepare()
@@ -177,7 +208,7 @@ GOOD = lines(*rows(200))
             "ColumnsMissing",
             "body, label",
         ),
-        (lines(*({**row, "label": "a"} for row in rows(9))), "SingleClass", "only the label 'a'"),
+        (lines(*({**row, "label": "a"} for row in rows(9))), "SingleClass", "only one label"),
         (GOOD + b"nonsense\n" * 3, "TooManyBadRows", "line 201 is not JSON"),
         (GOOD + b'{"text": "a", "label": ["b"]}\n' * 3, "TooManyBadRows", "'label' is a list"),
         (GOOD + b'{"text": "\xff"}\n' * 3, "DataCorrupt", "line 201 is not UTF-8"),
@@ -186,7 +217,11 @@ GOOD = lines(*rows(200))
         (GOOD.decode().encode("utf-16"), "DataCorrupt", "UTF-16"),
         (b'{"text": "' + b"a" * 100_000_000 + b'", "label": "a"}\n', "TooManyBadRows", "line 1 is longer"),
         (lines(*rows(300)[200:]), "NoRows", "dataset.train"),
-        (lines(*({**row, "label": row["label"].upper()} for row in rows(9))), "LabelUnseen", "'a', 'b'"),  # type: ignore[attr-defined]
+        (
+            lines(*({**row, "label": row["label"].upper()} for row in rows(9))),
+            "LabelUnseen",
+            "(2 different",
+        ),  # type: ignore[attr-defined]
         (lines(*rows(10)), "BatchTooLarge", "fewer processes"),
     ],
 )
@@ -213,11 +248,13 @@ def test_a_failure_leaves_a_report_that_names_the_lines(job: Job) -> None:
     assert [line.split(":")[0] for line in report["findings"][0]["lines"]] == ["201", "202", "203"]
 
 
-def test_a_label_that_only_test_rows_have_is_named_with_its_line(job: Job) -> None:
+def test_a_label_that_only_test_rows_have_is_told_by_its_line_and_named_in_the_report(job: Job) -> None:
     job.put("data/test.jsonl", lines(*rows(9, first=200), {"text": "w2", "label": "c"}))
     failure = job.refused()
     assert failure.reason == "LabelUnseen"
-    assert "'c' (line 10)" in failure.message
+    assert "no training row has (1 different; line 10)" in failure.message
+    report = json.loads(job.store.read(failure.hint.split(" in ")[1].rstrip(".")))
+    assert [finding["lines"] for finding in report["findings"] if finding["level"] == "error"] == [["10: c"]]
 
 
 def test_few_bad_rows_and_rows_that_are_also_tested_are_left_out_and_counted(job: Job) -> None:
@@ -300,9 +337,7 @@ def test_findings_of_several_files_name_file_and_line(job: Job) -> None:
     assert {code: finding["file"] for code, finding in found.items()} == dict.fromkeys(
         ("BadRows", "Overlap", "Duplicates"), "dataset.train (2 files)"
     )
-    assert found["BadRows"]["lines"] == [
-        "b.jsonl:53: is not JSON (Expecting value: line 1 column 1 (char 0))"
-    ]
+    assert found["BadRows"]["lines"] == ["b.jsonl:53: is not JSON (Expecting value: character 1)"]
     assert found["Overlap"]["lines"][0].startswith("b.jsonl:52: w")
     assert found["Duplicates"]["lines"] == ["a.jsonl:1, b.jsonl:51: same text"]
 

@@ -84,7 +84,7 @@ def test_bad_rows_are_listed(job: Job) -> None:
     job.put("data/train.jsonl", lines(*rows(30), {"messages": [{"role": "bot", "content": "x"}]}))
     failure = job.refused(**GENERATION)
     assert failure.reason == "TooManyBadRows"
-    assert "line 31 message 1 of 'messages' has the role \"bot\"" in failure.message
+    assert "line 31 message 1 of 'messages' has a role other than system" in failure.message
 
 
 def test_rows_with_nothing_left_to_learn_fail_with_their_lines(job: Job) -> None:

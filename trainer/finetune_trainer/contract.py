@@ -4,10 +4,21 @@ Version 1 of the contract in docs/contract.md. No torch here: both sides import 
 """
 
 import json
+import unicodedata
 from enum import IntEnum, StrEnum
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+)
 from pydantic.alias_generators import to_camel
 
 CONTRACT_VERSION = "1.0"
@@ -16,6 +27,9 @@ RENDEZVOUS_PORT = 29500
 MAX_MESSAGE_BYTES = 4096
 """The kubelet keeps no more of a termination message."""
 MAX_PROGRESS_BYTES = 64 * 1024
+_ACTING = frozenset({"Cc", "Cf", "Zl", "Zp", "Co", "Cs"})
+"""Unicode categories of characters that terminals act on, or that show nothing: control, format (such as the
+marks that turn the direction of writing), line and paragraph separators, private use, surrogates."""
 
 
 class Model(BaseModel):
@@ -42,6 +56,41 @@ class Stage(StrEnum):
     PUBLISH = "Publish"
     READBACK = "Readback"
     CLEANUP = "Cleanup"
+
+
+def acts_on_terminals(letter: str) -> bool:
+    """Whether a terminal does something else with a character than to show it."""
+    return not letter.isprintable() and unicodedata.category(letter) in _ACTING
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""A text of foreign origin that can be shown in a terminal.
+
+    Args:
+        text: any.
+        keep: characters that stay as they are, such as line ends.
+
+    Returns:
+        The text with every character that terminals act on as its escape, such as `\x1b` or `\u202e`.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        letter.encode("unicode_escape").decode()
+        if letter not in keep and acts_on_terminals(letter)
+        else letter
+        for letter in text
+    )
+
+
+def _shown(text: str, at_most: int) -> str:
+    return printable(text)[:at_most]
+
+
+Message = Annotated[str, Field(max_length=1024), AfterValidator(partial(_shown, at_most=1024))]
+"""A sentence or two for people, escaped for terminals."""
+Hint = Annotated[str, Field(max_length=512), AfterValidator(partial(_shown, at_most=512))]
+"""What the reader can do, escaped for terminals."""
 
 
 class FailureClass(StrEnum):
@@ -286,8 +335,8 @@ class TerminationMessage(Model):
     config_digest: Digest
     failure: Annotated[FailureClass, Field(alias="class")]
     reason: Reason
-    message: Annotated[str, Field(max_length=1024)]
-    hint: Annotated[str, Field(max_length=512)] = ""
+    message: Message
+    hint: Hint = ""
     """What the reader can do about it."""
     step: NonNegativeInt | None = None
     epoch: FiniteFloat | None = None

@@ -41,6 +41,11 @@ class Places:
         return self.scratch / "stacks"
 
     @property
+    def errors(self) -> Path:
+        """Where each rank leaves the whole text of the error that it ended with, as `<rank>.txt`."""
+        return self.scratch / "errors"
+
+    @property
     def agent(self) -> Path:
         """What torchrun says about ranks that died (JSON)."""
         return self.scratch / "agent.json"

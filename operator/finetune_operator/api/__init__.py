@@ -10,7 +10,7 @@ from finetune_operator.api.changes import frozen_rule
 from finetune_operator.api.fields import rule, rules
 from finetune_operator.api.gate import GateSpec
 from finetune_operator.api.method import LoraSpec
-from finetune_operator.api.spec import Columns, FineTuneJobSpec, Storage
+from finetune_operator.api.spec import Columns, FineTuneJobSpec, SecretRef, Storage
 from finetune_operator.api.status import (
     AttemptStatus,
     ConditionStatus,
@@ -34,6 +34,7 @@ __all__ = [
     "LoraSpec",
     "ModelStatus",
     "ProgressStatus",
+    "SecretRef",
     "Storage",
     "TrainStatus",
 ]

@@ -36,6 +36,9 @@ class SecretRef(Model):
     """Key of the Secret that holds the access key. Default accessKey."""
     secret_key_key: Key = "secretKey"  # noqa: S105 - the name of a key
     """Key of the Secret that holds the secret key. Default secretKey."""
+    session_token_key: Key = "sessionToken"  # noqa: S105 - the name of a key
+    """Key of the Secret that holds the session token of temporary keys (STS). The Secret may lack this key.
+    Default sessionToken."""
 
 
 class CaBundleRef(Model):
@@ -336,7 +339,9 @@ class TtlSpec(Model):
     90s, 10m or 720h. Default: 10m."""
     after_finished: Annotated[str, Field(max_length=8, pattern=r"^[0-9]{1,7}(s|m|h)$")] | None = None
     """Time after which the FineTuneJob is deleted, in seconds, minutes or hours, for example 720h. The
-    published model stays. Default: the FineTuneJob is never deleted."""
+    published model stays. Leave afterFinished out where Argo CD or Flux applies the job: GitOps creates a
+    deleted job again, and the new job trains again, or fails with OutputExists where output.suffix is set.
+    Default: the FineTuneJob is never deleted."""
 
 
 class FineTuneJobSpec(Model):

@@ -241,9 +241,13 @@ def _keepers(volume: Manifest, key: str) -> list[str]:
     """The Secrets and ConfigMaps that a volume wants a key of."""
     if secret := volume.get("secret"):
         return [f"Secret {secret['secretName']}"]
-    sources = [s["configMap"] for s in volume.get("projected", {}).get("sources", ()) if "configMap" in s]
-    wanted = {s["name"] for s in sources if any(item["key"] == key for item in s.get("items", ()))}
-    return [f"ConfigMap {name}" for name in sorted(wanted)]
+    wanted = {
+        f"{kind[0].upper()}{kind[1:]} {named['name']}"
+        for source in volume.get("projected", {}).get("sources", ())
+        for kind, named in source.items()
+        if any(item.get("key") == key for item in named.get("items", ()))
+    }
+    return sorted(wanted)
 
 
 def _refused(job: Manifest, events: list[Manifest]) -> Waiting | None:

@@ -3,7 +3,7 @@
 import math
 
 from finetune_operator import names
-from finetune_operator.api import FineTuneJob
+from finetune_operator.api import FineTuneJob, SecretRef
 from finetune_operator.objects import Manifest
 from finetune_operator.rendering import trainer_config
 from finetune_operator.settings import Profile, Settings
@@ -150,17 +150,7 @@ def _volumes(job: FineTuneJob, config: trainer.TrainConfig, profile: Profile) ->
         if store.ca_bundle_ref:
             item = {"key": store.ca_bundle_ref.key, "path": f"ca/{role}/ca.crt"}
             sources.append({"configMap": {"name": store.ca_bundle_ref.name, "items": [item]}})
-        keys = {"accessKey": store.secret_ref.access_key_key, "secretKey": store.secret_ref.secret_key_key}
-        secrets.append(
-            {
-                "name": credentials_volume(role),
-                "secret": {
-                    "secretName": store.secret_ref.name,
-                    "defaultMode": 0o440,
-                    "items": [{"key": key, "path": path} for path, key in keys.items()],
-                },
-            }
-        )
+        secrets.append(_credentials(role, store.secret_ref))
     return [
         {"name": "config", "projected": {"defaultMode": 0o440, "sources": sources}},
         *secrets,
@@ -168,6 +158,25 @@ def _volumes(job: FineTuneJob, config: trainer.TrainConfig, profile: Profile) ->
         {"name": "cache", "emptyDir": {"sizeLimit": profile.scratch}},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shared_memory}},
     ]
+
+
+def _credentials(role: trainer.StoreRole, ref: SecretRef) -> Manifest:
+    """The keys of a store; a pod waits for all but the session token.
+
+    One volume, because the kubelet exchanges the files of a volume all at once: keys and token of different
+    sessions are no credentials.
+    """
+    keys = {"accessKey": ref.access_key_key, "secretKey": ref.secret_key_key}
+    needed = [{"key": key, "path": path} for path, key in keys.items()]
+    token = {"key": ref.session_token_key, "path": "sessionToken"}
+    sources: list[Manifest] = [
+        {"secret": {"name": ref.name, "items": needed}},
+        {"secret": {"name": ref.name, "items": [token], "optional": True}},
+    ]
+    return {
+        "name": credentials_volume(role),
+        "projected": {"defaultMode": 0o440, "sources": sources},
+    }
 
 
 def _one_pod_a_node(job: FineTuneJob) -> Manifest:

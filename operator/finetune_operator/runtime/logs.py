@@ -7,6 +7,8 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
+from finetune_trainer.contract import acts_on_terminals
+
 MAX_TEXT = 8000
 """Longer texts are cut: what others say (API server, trainer) may be of any length."""
 _about: ContextVar[dict[str, Any] | None] = ContextVar("about", default=None)
@@ -18,7 +20,10 @@ def about(**fields: Any) -> None:
 
 
 class JsonLines(logging.Formatter):
-    """time, level, logger, message, then what the line is about."""
+    """time, level, logger, message, then what the line is about.
+
+    What API server and trainer say may hold characters that terminals act on: they are escaped.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, whatever the message holds."""
@@ -31,7 +36,14 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)[-MAX_TEXT:]
-        return json.dumps(line, ensure_ascii=False, default=str)
+        document = json.dumps(line, ensure_ascii=False, default=str)
+        return "".join(_escape(letter) if acts_on_terminals(letter) else letter for letter in document)
+
+
+def _escape(letter: str) -> str:
+    """A character as JSON escapes it, in UTF-16."""
+    units = letter.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
 def set_up(*, verbose: bool) -> None:

@@ -110,6 +110,13 @@ def test_mounts_that_fail_say_what_is_missing(text: str, reason: Reason) -> None
     assert found.problem
 
 
+def test_missing_key_of_a_secret_is_told_with_the_name_of_the_secret() -> None:
+    found = hanging(FAILED + '"storage-data" : references non-existent secret key: accessKey')
+
+    assert found
+    assert "key accessKey in Secret s3-keys of namespace" in found.message
+
+
 def test_missing_key_is_looked_for_in_what_the_volume_names() -> None:
     found = hanging(FAILED + '"config" : configmap references non-existent config key: ca.crt')
 

@@ -72,7 +72,19 @@ def test_pods_are_restricted_and_hold_no_api_credentials(kind: str) -> None:
             "capabilities": {"drop": ["ALL"]},
         }
     kinds = {key for volume in spec["volumes"] for key in volume if key != "name"}
-    assert kinds <= {"projected", "secret", "emptyDir"}
+    assert kinds <= {"projected", "emptyDir"}
+
+
+def test_a_session_token_is_mounted_with_the_keys_and_may_be_missing() -> None:
+    ref = {"name": "sts", "sessionTokenKey": "token"}
+    job = scenes.job_of({"spec": {"storage": {"endpoint": "https://minio:9000", "secretRef": ref}}})
+    volumes = made(job, Stage.PREPARE)["spec"]["template"]["spec"]["volumes"]
+    (volume,) = [volume for volume in volumes if volume["name"] == "storage-output"]
+
+    keys, token = (source["secret"] for source in volume["projected"]["sources"])
+    assert [item["path"] for item in keys["items"]] == ["accessKey", "secretKey"]
+    assert "optional" not in keys
+    assert token == {"name": "sts", "items": [{"key": "token", "path": "sessionToken"}], "optional": True}
 
 
 @pytest.mark.parametrize("kind", ["readback", "cleanup"])
@@ -176,7 +188,7 @@ def test_config_at_maximum_lengths_fits_its_annotation() -> None:
     store = {
         "endpoint": "https://" + "h" * 292,
         "region": "r" * 63,
-        "secretRef": {"name": name, "accessKeyKey": key, "secretKeyKey": key},
+        "secretRef": {"name": name, "accessKeyKey": key, "secretKeyKey": key, "sessionTokenKey": key},
         "caBundleRef": {"name": name, "key": key},
     }
     uri = "s3://bucket/" + "\u4e2d" * 1012

@@ -6,13 +6,18 @@ from typing import Any
 import pytest
 
 from finetune_operator.runtime import logs
+from finetune_trainer.contract import acts_on_terminals
 
 
-def line(message: str, *arguments: object, error: bool = False) -> dict[str, Any]:
+def formatted(message: str, *arguments: object, error: bool = False) -> str:
     raised = ValueError("inner\nlines")
     info = (type(raised), raised, raised.__traceback__) if error else None
     record = logging.LogRecord("finetune_operator.x", logging.INFO, "f", 1, message, arguments, info)
-    text = logs.JsonLines().format(record)
+    return logs.JsonLines().format(record)
+
+
+def line(message: str, *arguments: object, error: bool = False) -> dict[str, Any]:
+    text = formatted(message, *arguments, error=error)
     assert "\n" not in text
     read: dict[str, Any] = json.loads(text)
     return read
@@ -23,6 +28,14 @@ def test_a_line_is_json_whatever_it_says() -> None:
     assert said["message"] == "quotes \" and\nlines and {'a': 1}"
     assert said["level"] == "info"
     assert said["logger"] == "finetune_operator.x"
+
+
+def test_what_terminals_act_on_is_escaped_and_comes_back() -> None:
+    said = "\x1b[31m \x7f\x9b \u202e\u2028 \ue000\U000e0001 caf\u00e9 \U0001f600"
+    text = formatted(said)
+    assert not any(map(acts_on_terminals, text))
+    assert "caf\u00e9 \U0001f600" in text
+    assert json.loads(text)["message"] == said
 
 
 def test_a_traceback_is_a_field() -> None:

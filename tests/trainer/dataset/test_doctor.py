@@ -43,9 +43,27 @@ def rows(*pairs: tuple[str, str]) -> list[LabelledText]:
 
 
 def test_missing_columns_name_those_that_are_there() -> None:
-    (finding,) = check("body,queue\na,b\n", name="rows.csv")
+    (finding,) = check('{"body": "a", "queue": "b"}\n')
     assert (finding.level, finding.code) == ("error", "ColumnsMissing")
     assert "'text' and no 'label'; it has body, queue" in finding.message
+
+
+def test_a_first_line_that_may_be_a_row_is_quoted_in_the_report_alone() -> None:
+    (finding,) = check("My card is stolen,fraud\nHello,other\n", name="rows.csv")
+    assert "has no column 'text' and no 'label' in its first line, which has 2 cells." in finding.message
+    (line,) = finding.lines
+    assert line.endswith("which has 2 cells; it has My card is stolen, fraud")
+
+
+def test_keys_that_each_row_has_of_its_own_are_quoted_in_the_report_alone() -> None:
+    (finding,) = check("".join(f'{{"card {n} stolen": 1}}\n' for n in range(9)))
+    assert "no 'label'; no other is in half of its rows." in finding.message
+    assert "card 3 stolen" in finding.lines[0]
+
+
+def test_names_of_columns_are_escaped_for_terminals_and_cut() -> None:
+    (finding,) = check('{"a\\u001b[31m\\u202eb": 1, "' + "c" * 200 + '": 1}\n')
+    assert "it has a\\x1b[31m\\u202eb, " + "c" * 60 + "." in finding.message
 
 
 @pytest.mark.parametrize(

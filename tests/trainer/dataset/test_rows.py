@@ -118,7 +118,7 @@ def test_a_byte_order_mark_is_left_out_with_a_warning() -> None:
     [
         ("text".encode("utf-16"), "rows.csv", "UTF-16"),
         (b'[{"text": "a"}]', "rows.json", "JSON array"),
-        (b"a,a\n1,2\n", "rows.csv", "more than once"),
+        (b"a,b,a\n1,2,3\n", "rows.csv", "more than once: columns 1, 3"),
         (b"a\xff,b\n1,2\n", "rows.csv", "header"),
         (b"a,b\r1,2\r", "rows.csv", "its header is not CSV"),
         (b"PAR1" + b"\0" * 99 + b"PAR1", "rows.jsonl", "is a Parquet file"),

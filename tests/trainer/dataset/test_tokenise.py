@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,22 @@ def test_a_tokenizer_without_a_token_for_unknown_words_reads_what_it_knows(
     refused(lambda: tokenise.encode(bare, ["w4", "elsewhere"]), "cannot read a text")
     bare.eos_token = "[SEP]"  # noqa: S105 - no password
     refused(lambda: tokens.marks_of(bare), "cannot read a text")
+
+
+def test_a_library_that_gives_up_quotes_no_text(capfd: pytest.CaptureFixture[str]) -> None:
+    class PanicException(BaseException):
+        """As Rust code raises."""
+
+    def panics(texts: list[str], **_: object) -> None:
+        os.write(2, f"thread '<unnamed>' panicked: it is inside {texts[0]}".encode())
+        raise PanicException(texts[0])
+
+    with pytest.raises(StageFailure, match="TokenizerCorrupt") as caught:
+        tokenise.read(panics, ["my secret"])
+    os.write(2, b"the end")
+    assert "secret" not in caught.value.message
+    assert caught.value.__suppress_context__
+    assert capfd.readouterr().err == "the end"
 
 
 def test_what_is_no_fault_of_the_tokenizer_is_not_called_one(tokenizer: Any) -> None:

@@ -27,10 +27,23 @@ def test_a_line_without_end_is_kept_up_to_a_bound(tmp_path: Path) -> None:
     assert len(tail.text()) == KEPT_COLUMNS
 
 
-def test_bytes_that_are_no_text_are_kept_readable(tmp_path: Path) -> None:
-    tail, seen = passed_through(tmp_path, b"\xff\x00\n")
-    assert seen == b"\xff\x00\n"
-    assert tail.text() == "\ufffd\x00"
+def test_what_terminals_act_on_is_escaped(tmp_path: Path) -> None:
+    raw = b"\xff\x00\x1b[31m \xc2\x9b \xe2\x80\xae \xe2\x80\xa8 \xee\x80\x80 \xf3\xa0\x80\x81 \x7f\t\xc3\xa9"
+    tail, seen = passed_through(tmp_path, raw + b"\n")
+    assert tail.text() == r"\xff\x00\x1b[31m \x9b \u202e \u2028 \ue000 \U000e0001 \x7f" + "\t\u00e9"
+    assert seen.decode() == tail.text() + "\n"
+
+
+def test_a_character_that_comes_in_pieces_stays_whole(tmp_path: Path) -> None:
+    raw = "caf\u00e9 \u202e \U0001f600\n".encode()
+    _, seen = passed_through(tmp_path, *(bytes([byte]) for byte in raw), b"\xc3")
+    assert seen.decode() == "caf\u00e9 \\u202e \U0001f600\n\\xc3"
+
+
+def test_a_carriage_return_ends_a_line_and_hides_none(tmp_path: Path) -> None:
+    tail, seen = passed_through(tmp_path, b"10 %\r", b"20 %\r", b"\ndone\r\n")
+    assert seen == b"10 %\n20 %\ndone\n"
+    assert tail.text().splitlines() == ["10 %", "20 %", "done"]
 
 
 def test_a_closed_target_does_not_stop_the_reading() -> None:

@@ -12,8 +12,10 @@ import torch
 
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Activity, FailureClass, Progress, RankFile
+from finetune_trainer.failures import StageFailure
 from finetune_trainer.places import Places
-from finetune_trainer.pod.errors import explain
+from finetune_trainer.pod.errors import explain, trace
+from finetune_trainer.pod.evidence import evidence
 from finetune_trainer.pod.pulse import FilePulse
 
 STORE = {"endpoint": "http://127.0.0.1:1"}
@@ -177,9 +179,55 @@ def test_a_real_allocation_failure_on_the_host() -> None:
     assert explain(raised.value).reason == "HostMemoryExhausted"
 
 
-def test_a_sentence_is_one_line_and_names_the_place() -> None:
-    with pytest.raises(KeyError) as raised:
-        {}["a\nb"]
-    text = explain(raised.value).message
-    assert "\n" not in text
-    assert "test_rank.py, line" in text
+def quoting(text: str) -> ValueError:
+    """An error of a library that quotes a row, with a cause that does."""
+
+    def fail() -> None:
+        try:
+            {}[text]
+        except KeyError as error:
+            raise ValueError(f"cannot read {text}") from error
+
+    with pytest.raises(ValueError, match="cannot read") as raised:
+        fail()
+    return raised.value
+
+
+def test_a_sentence_names_kind_and_place_of_an_error_and_quotes_no_row() -> None:
+    text = explain(quoting("my\nsecret")).message
+    assert text.startswith("ValueError (test_rank.py, line ")
+
+
+def test_a_traceback_has_all_causes_and_quotes_no_row() -> None:
+    text = trace(quoting("my secret"))
+    assert text.index("KeyError\n") < text.index("led to this one") < text.index("ValueError\n")
+    assert text.count("Traceback (most recent call last):") == 2
+    assert 'raise ValueError(f"cannot read {text}") from error' in text
+    assert "my secret" not in text
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (StageFailure(FailureClass.STORAGE, "StorageFull", "no room"), "StageFailure: StorageFull: no room"),
+        (OSError(errno.ENOSPC, "my secret"), "OSError: No space left on device"),
+        (OSError("my secret"), "OSError"),
+        (RuntimeError("my secret: Broken pipe, my secret"), "RuntimeError: Broken pipe"),
+        (_gloo_error(), "RuntimeError: gloo/gloo/transport/tcp/pair.cc:553] Connection closed"),
+        (UnicodeDecodeError("utf-8", b"my secret\xff", 9, 10, "invalid"), "UnicodeDecodeError"),
+    ],
+)
+def test_of_an_error_only_texts_of_known_origin_are_told(error: Exception, text: str) -> None:
+    assert trace(error).splitlines()[-1] == text
+
+
+def test_the_whole_text_of_an_error_is_kept_as_evidence(room: Places) -> None:
+    room.config.write_text(
+        json.dumps(CONFIG | {"stage": "Prepare", "run": CONFIG["run"] | {"runs": "s3://a"}})
+    )
+    command = [sys.executable, "-m", "finetune_trainer.pod.rank", "--root", str(room.root)]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    kept = (room.errors / "0.txt").read_text()
+    assert rank_file(room).message in kept
+    assert room.errors / "0.txt" in evidence(room)
+    assert ended.stderr.count("Traceback") == kept.count("Traceback")

@@ -6,7 +6,7 @@ from devcluster import pki
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.places import Places
 from finetune_trainer.s3.credentials import Credentials, read_ca_bundle, read_credentials
-from tests.trainer.storage import give_authority, give_keys
+from tests.trainer.storage import give_authority, give_keys, give_version
 
 
 @pytest.fixture
@@ -66,3 +66,22 @@ def test_a_bundle_holds_many_authorities_and_comes_with_plain_line_ends(places: 
     many = [pki.certificate_pem(pki.new_authority(f"authority {n}").certificate).decode() for n in range(3)]
     give_authority(places, "data", ("\ufeff" + "".join(many).replace("\n", "\r\n")).encode())
     assert read_ca_bundle(places, "data") == "".join(many)
+
+
+def test_keys_of_two_versions_of_a_secret_are_never_mixed(places: Places) -> None:
+    give_version(places, "data", accessKey="one", secretKey="1", sessionToken="of one")
+    folder = places.credentials("data")
+    assert read_credentials(places, "data") == Credentials("one", "1", "of one")
+    reads = Path.read_bytes
+
+    def overtaken(path: Path) -> bytes:
+        """The Secret changes when its first key has been read."""
+        found = reads(path)
+        if found == b"one":
+            give_version(places, "data", accessKey="two", secretKey="2")
+        return found
+
+    with pytest.MonkeyPatch.context() as while_reading:
+        while_reading.setattr(Path, "read_bytes", overtaken)
+        assert read_credentials(places, "data") == Credentials("two", "2")
+    assert sorted(path.name for path in folder.iterdir()) == ["..data", "accessKey", "secretKey", "v1"]

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
@@ -7,9 +8,26 @@ from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.places import Places
 from finetune_trainer.s3 import retries
+from finetune_trainer.s3.credentials import Credentials
 from finetune_trainer.s3.retries import persist
 from finetune_trainer.s3.store import open_store
 from tests.trainer.s3.servers import answering, failure_of
+
+
+@dataclass
+class Reached:
+    """A store whose keys may change."""
+
+    endpoint: str
+    keys: list[Credentials]
+    """Those of each reading in turn; the last stays."""
+
+    def credentials(self) -> Credentials:
+        return self.keys.pop(0) if len(self.keys) > 1 else self.keys[0]
+
+
+OLD, NEW = Credentials("old", "key"), Credentials("new", "key", "token")
+STORE = Reached("https://store", [OLD])
 
 
 class Clock:
@@ -49,21 +67,31 @@ def failing(reason: str, times: int) -> tuple[list[str], Callable[[], str]]:
 
 def test_pauses_grow_and_differ(clock: Clock) -> None:
     _, action = failing("StorageThrottled", 4)
-    assert persist(action, "act", "https://store") == "done"
+    assert persist(action, "act", STORE) == "done"
     assert all(0.5 <= pause / (0.25 * 2**n) <= 1 for n, pause in enumerate(clock.pauses, start=1))
     assert len(set(clock.pauses)) == 4
 
 
 @pytest.mark.parametrize(
     ("reason", "tries"),
-    [("StorageError", 5), ("ObjectCorrupt", 5), ("StorageDenied", 1), ("BucketMissing", 1)],
+    [
+        *(("StorageError", 5), ("ObjectCorrupt", 5), ("SessionTokenExpired", 5)),
+        *(("StorageDenied", 1), ("BucketMissing", 1)),
+    ],
 )
 def test_only_what_may_mend_is_tried_again(clock: Clock, reason: str, tries: int) -> None:
     tried, action = failing(reason, 9)
     with pytest.raises(StageFailure, match=reason):
-        persist(action, "act", "https://store")
+        persist(action, "act", STORE)
     assert len(tried) == tries
     assert len(clock.pauses) == tries - 1
+
+
+@pytest.mark.parametrize("reason", ["StorageDenied", "SessionTokenExpired"])
+def test_what_was_refused_is_tried_again_with_other_keys(clock: Clock, reason: str) -> None:
+    tried, action = failing(reason, 1)
+    assert persist(action, "act", Reached("https://store", [OLD, NEW])) == "done"
+    assert (len(tried), len(clock.pauses)) == (2, 1)
 
 
 def test_what_was_never_answered_is_tried_again_but_not_for_ever(clock: Clock) -> None:
@@ -75,7 +103,7 @@ def test_what_was_never_answered_is_tried_again_but_not_for_ever(clock: Clock) -
         raise TimeoutError("timed out")
 
     with pytest.raises(StageFailure, match="did not answer in time"):
-        persist(hang, "act", "https://store")
+        persist(hang, "act", STORE)
     assert 2 <= len(tried) < 5
     assert clock.now - tried[0] < 180
 

@@ -53,7 +53,12 @@ def _started() -> subprocess.Popen[bytes]:
     environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}
     program = [sys.executable, "-m", "finetune_trainer.dataset.apart"]
     return subprocess.Popen(  # noqa: S603 - this very module
-        program, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        program,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # What a library says as it dies may quote the file.
+        stderr=subprocess.DEVNULL,
     )
 
 
@@ -103,6 +108,8 @@ def _serve(asked: IO[bytes], told: IO[bytes]) -> None:
             end = str(fault)
         except MemoryError:
             end = f"its Parquet needs more than {MEMORY_MIB:,} MiB of memory; {_WAY_OUT}"
+        except Exception as error:  # noqa: BLE001 - its text may quote the file, so that nobody may print it
+            end = f"its Parquet cannot be read ({type(error).__name__})"
         told.write(json.dumps(end).encode() + b"\n")
         told.flush()
 

@@ -63,4 +63,4 @@ def _next(content: pa.CompressedInputStream, kind: str) -> bytes:
     except OSError as error:
         if "Truncated" in str(error):
             raise FileFaultError(f"its {kind} is truncated; upload the whole file") from None
-        raise FileFaultError(f"its {kind} is damaged ({error})") from None
+        raise FileFaultError(f"its {kind} is damaged; upload the file again") from None

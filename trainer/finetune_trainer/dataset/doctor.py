@@ -5,12 +5,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from finetune_trainer.contract import printable
 from finetune_trainer.dataset.example import Example
 from finetune_trainer.dataset.findings import LISTED, Finding, warning
 from finetune_trainer.dataset.lines import FileSpan, Line
 from finetune_trainer.dataset.rows import BadRow, FileFaultError, Opened, Row
 
 _FEW_TEST_ROWS = 100
+_COLUMN = 60
+"""Letters of a column's name that are shown."""
 Reader = Callable[[int, Mapping[str, Any]], Any]
 """Line and values of a row -> an example, or the reason why it is none."""
 Kind = TypeVar("Kind", bound=Example)
@@ -37,6 +40,8 @@ class FileFacts:
     name: str
     columns: Counter[str] = field(default_factory=Counter)
     """In how many rows each column occurs."""
+    header_is_a_line: bool = False
+    """See Opened."""
     rows: int = 0
     fault: str = ""
     """Why the file could not be read to its end."""
@@ -74,6 +79,7 @@ def read_source(home: str, files: Sequence[Unread], read: Reader) -> Source:
             opened = unread.open()
             file.warnings = opened.warnings
             file.columns.update(dict.fromkeys(opened.columns, 0))
+            file.header_is_a_line = opened.header_is_a_line
             for row in opened.rows:
                 last = before + row.line
                 _take(source, file, row, Line.of(last, source.spans) if len(files) > 1 else last, read)
@@ -98,7 +104,7 @@ def _take(source: Source, file: FileFacts, row: Row | BadRow, line: int, read: R
 def check_source(source: Source, absent: Absent, max_bad: float) -> list[Finding]:
     """Whether the files of a split can be used."""
     findings = _notes(source)
-    faulty = [(file, f"cannot be read: {file.fault}") for file in source.files if file.fault]
+    faulty = [(file, _Fault(f"cannot be read: {file.fault}")) for file in source.files if file.fault]
     if faulty:
         return [*findings, _files_error("DataCorrupt", source, faulty)]
     if not source.rows:
@@ -131,27 +137,62 @@ def _notes(source: Source) -> list[Finding]:
     ]
 
 
-def _lacks(file: FileFacts, absent: Absent) -> str:
-    """Which columns a file has not; nothing if it has all that are needed."""
+@dataclass(frozen=True)
+class _Fault:
+    """What is wrong with a file as a whole."""
+
+    what: str
+    """For the message: quotes no value of a row."""
+    more: str = ""
+    """For the report alone."""
+
+
+def _lacks(file: FileFacts, absent: Absent) -> _Fault | None:
+    """Which columns a file has not; None if it has all that are needed."""
     lacking = absent([name for name, count in file.columns.items() if count])
     if not lacking or not file.columns or not file.rows:
-        return ""
-    missing, there = " and no ".join(map(repr, lacking)), ", ".join(sorted(file.columns)[:20])
-    return f"has no column {missing}; it has {there}"
+        return None
+    missing = f"has no column {' and no '.join(map(repr, lacking))}"
+    known = [name for name in file.columns if _is_schema(file, name, absent)]
+    if known:
+        return _Fault(f"{missing}; it has {_listed(known)}")
+    there = f"; it has {_listed(file.columns)}"
+    if file.header_is_a_line:
+        return _Fault(f"{missing} in its first line, which has {len(file.columns):,} cells", there)
+    return _Fault(f"{missing}; no other is in half of its rows", there)
+
+
+def _is_schema(file: FileFacts, name: str, absent: Absent) -> bool:
+    """Whether the name of a column is surely one, and no value of a row in its place.
+
+    The first line of a CSV file is a header where it names a column that is asked for, else it may be a row;
+    the keys of JSON rows are a schema where most rows have them.
+    """
+    if file.header_is_a_line:
+        return absent(list(file.columns)) != absent([])
+    return file.columns[name] * 2 >= file.rows or file.columns[name] == 0
+
+
+def _listed(columns: Iterable[str]) -> str:
+    return ", ".join(printable(name)[:_COLUMN] for name in sorted(columns)[:20])
 
 
 def _files_error(
-    code: str, source: Source, faulty: Sequence[tuple[FileFacts, str]], field_name: str = ""
+    code: str, source: Source, faulty: Sequence[tuple[FileFacts, _Fault]], field_name: str = ""
 ) -> Finding:
     """An error of whole files: the first in a sentence, of several all in the list."""
-    first, what = faulty[0]
+    first, fault = faulty[0]
     return Finding(
         level="error",
         code=code,
-        message=f"{field_name}{first.uri} {what}.{_likewise(source, len(faulty) - 1)}",
+        message=f"{field_name}{first.uri} {fault.what}.{_likewise(source, len(faulty) - 1)}",
         file=source.home,
         count=len(faulty),
-        lines=tuple(f"{file.name}: {what}" for file, what in faulty[:LISTED] if len(source.files) > 1),
+        lines=tuple(
+            f"{file.name}: {fault.what}{fault.more}"
+            for file, fault in faulty[:LISTED]
+            if len(source.files) > 1 or fault.more
+        ),
     )
 
 

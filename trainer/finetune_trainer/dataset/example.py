@@ -40,4 +40,4 @@ class Encoding:
     trained: npt.NDArray[np.bool_] | None = None
     """Which of the tokens are to be learnt, shape [tokens]; None where a task learns no tokens."""
     fault: str = ""
-    """Why a row has no tokens."""
+    """Why a row has no tokens; may quote the row, so that the report alone shows it."""

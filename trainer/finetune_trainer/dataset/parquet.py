@@ -121,4 +121,6 @@ def _json(value: Any) -> Any:
 
 
 def _damaged(error: Exception) -> FileFaultError:
-    return FileFaultError(f"its Parquet is damaged ({str(error).strip()[:200]})")
+    """The library's own words may quote the file."""
+    why = "the checksum of a page is wrong" if "checksum" in str(error).lower() else type(error).__name__
+    return FileFaultError(f"its Parquet is damaged ({why})")

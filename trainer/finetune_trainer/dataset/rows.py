@@ -47,6 +47,7 @@ class BadRow:
 
     line: int
     reason: str
+    """Quotes no value of the row: logs and the status of a job show the reason."""
     encoding: bool = False
     """Whether its bytes are at fault, not its meaning."""
 
@@ -59,6 +60,8 @@ class Opened:
     columns: tuple[str, ...]
     """Header of a CSV file, schema of a Parquet file; empty for JSONL, whose rows each carry their own."""
     warnings: tuple[str, ...]
+    header_is_a_line: bool = False
+    """Whether the columns are the first line of the file, which is a row where the header is missing."""
 
 
 def open_rows(chunks: Iterable[bytes], name: str) -> Opened:
@@ -146,12 +149,24 @@ def _jsonl(lines: Iterator[str]) -> Iterator[Row | BadRow]:
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:
-            yield BadRow(number, f"is not JSON ({str(error)[:80]})")
+            yield BadRow(number, f"is not JSON ({_json_fault(error)})")
             continue
         if isinstance(values, dict):
             yield Row(number, values)
         else:
             yield BadRow(number, f"is a JSON {type(values).__name__}, not an object")
+
+
+def _json_fault(error: ValueError | RecursionError) -> str:
+    """What is wrong with a JSON text, without a word of the text."""
+    match error:
+        case json.JSONDecodeError():
+            # After a colon the parser may quote the text.
+            return f"{error.msg.partition(':')[0]}: character {error.pos + 1}"
+        case RecursionError():
+            return "it nests too deeply"
+        case _:
+            return "a number has too many digits"
 
 
 def _open_csv(lines: Iterator[str], warnings: list[str], *, tabs: bool) -> Opened:
@@ -168,8 +183,12 @@ def _open_csv(lines: Iterator[str], warnings: list[str], *, tabs: bool) -> Opene
         raise FileFaultError(f"its header is not CSV ({error})") from None
     twice = [name for name, count in Counter(columns).items() if count > 1]
     if twice:
-        raise FileFaultError(f"its header has the column {twice[0]!r} more than once")
-    return Opened(_csv(lines, columns, delimiter), columns, tuple(warnings))
+        # By their numbers: without a header the names are values of the first row.
+        numbers = [number for number, name in enumerate(columns, start=1) if name == twice[0]]
+        raise FileFaultError(
+            f"its header has a column more than once: columns {', '.join(map(str, numbers[:5]))}"
+        )
+    return Opened(_csv(lines, columns, delimiter), columns, tuple(warnings), header_is_a_line=True)
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from finetune_trainer.dataset.lines import FileSpan
 from finetune_trainer.failures import StageFailure
 
 _AT_ONCE = 2048
+_STDERR = 2
 Ids = list[npt.NDArray[np.int32]]
 
 
@@ -69,12 +71,27 @@ def read(tokenizer: Any, texts: Sequence[str], **how: Any) -> Any:
         StageFailure: TokenizerCorrupt, it has no token for what it does not know.
     """
     try:
-        return tokenizer(texts, verbose=False, **how)
+        with _without_native_output():
+            return tokenizer(texts, verbose=False, **how)
     except BaseException as error:
-        # The library has no type of its own for what its Rust code reports.
+        # The library has no type of its own for what its Rust code reports, often with the text.
         if type(error) is Exception or _is_panic(error):
-            raise _corrupt(f"it cannot read a text ({str(error)[:200]})") from error
+            raise _corrupt("it cannot read a text, perhaps for want of a token for unknown words") from None
         raise
+
+
+@contextmanager
+def _without_native_output() -> Iterator[None]:
+    """Discards what native code writes to standard error: Rust code that gives up quotes the text there."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(_STDERR), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, _STDERR)
+    try:
+        yield
+    finally:
+        os.dup2(kept, _STDERR)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def encode(tokenizer: Any, texts: Sequence[str], max_length: int | None = None) -> Ids:

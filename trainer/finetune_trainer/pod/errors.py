@@ -1,9 +1,11 @@
 """PURE. What an unforeseen exception means: its class, a reason, one sentence.
 
-Nothing heavy is imported: a library that was never loaded cannot have raised.
+The text of an exception may quote a row, so that only texts of known origin are told. Nothing heavy is
+imported: a library that was never loaded cannot have raised.
 """
 
 import errno
+import os
 import re
 import sys
 import traceback
@@ -14,34 +16,59 @@ from finetune_trainer.failures import StageFailure
 PEER_LOST = "PeerLost"
 """The reason of a process that ended because another did; `classify` knows a consequence by it."""
 _STORE_PACKAGES = {"obstore", "minio", "urllib3"}
-_GPU_MEMORY = re.compile(r"CUDA out of memory|CUDA error: out of memory|CU(DNN|BLAS)_STATUS_ALLOC_FAILED")
-_HOST_MEMORY = re.compile(r"DefaultCPUAllocator: (can't allocate|not enough) memory|Cannot allocate memory")
+_GPU_MEMORY = re.compile(
+    r"CUDA out of memory(\. Tried to allocate [\d.]+ \w+)?|CUDA error: out of memory"
+    r"|CU(DNN|BLAS)_STATUS_ALLOC_FAILED"
+)
+_HOST_MEMORY = re.compile(
+    r"DefaultCPUAllocator: (can't allocate|not enough) memory(: you tried to allocate \d+ bytes)?"
+    r"|Cannot allocate memory"
+)
 _COMMUNICATION = re.compile(
-    r"gloo/|\bgloo\b.*(timed out|closed)|NCCL (error|Error)|ncclRemoteError|ncclSystemError|"
-    r"Connection (closed|reset) by peer|Timed out waiting \d+ms for (recv|send) operation|"
+    r"Connection (closed|reset) by peer( \[[0-9a-f:.\]]+)?|Timed out waiting \d+ms for (recv|send) operation|"
+    r"\bgloo\b.*(timed out|closed)|gloo/[\w/.:]*|NCCL (error|Error)|ncclRemoteError|ncclSystemError|"
     r"store->get|Socket Timeout|Broken pipe",
     re.IGNORECASE,
 )
+_HEAD = "Traceback (most recent call last):\n"
 _MEMORY_HINT = "Lower training.microBatchSize or training.maxLength, or give more memory."
 
 
 def explain(error: BaseException) -> StageFailure:
     """The failure that an exception stands for."""
     text = _sentence(error)
-    if _is(error, "torch", "OutOfMemoryError") or _matches(_GPU_MEMORY, error):
+    if _is(error, "torch", "OutOfMemoryError") or _match(_GPU_MEMORY, error):
         hint = "Lower training.microBatchSize or training.maxLength, or raise deepspeed.zeroStage."
         return StageFailure(FailureClass.OUT_OF_MEMORY, "GpuMemoryExhausted", text, hint)
-    if isinstance(error, MemoryError) or _number(error) == errno.ENOMEM or _matches(_HOST_MEMORY, error):
+    if isinstance(error, MemoryError) or _number(error) == errno.ENOMEM or _match(_HOST_MEMORY, error):
         return StageFailure(FailureClass.OUT_OF_MEMORY, "HostMemoryExhausted", text, _MEMORY_HINT)
     if _number(error) == errno.ENOSPC:
         hint = "The pod's scratch or cache volume is too small for this model or data set."
         return StageFailure(FailureClass.INTERNAL, "ScratchFull", text, hint)
-    if type(error).__module__.partition(".")[0] in _STORE_PACKAGES:
+    if _is_of_store(error):
         return StageFailure(FailureClass.STORAGE, "StorageFailed", text)
-    if _is(error, "torch.distributed", "DistError") or _matches(_COMMUNICATION, error):
+    if _is(error, "torch.distributed", "DistError") or _match(_COMMUNICATION, error):
         hint = "A peer ended or cannot be reached; its own message says more."
         return StageFailure(FailureClass.COMMUNICATION, PEER_LOST, text, hint)
-    return StageFailure(FailureClass.INTERNAL, "UnexpectedError", text, "The log has the whole traceback.")
+    hint = (
+        "The log has the traceback. What the error says may quote rows, so it is in evidence/errors/ of this"
+        " attempt, in the run's folder in S3."
+    )
+    return StageFailure(FailureClass.INTERNAL, "UnexpectedError", text, hint)
+
+
+def trace(error: BaseException) -> str:
+    """The tracebacks of an error and its causes as Python prints them, without texts that may quote rows."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    parts = [
+        "".join([_HEAD, *traceback.format_tb(each.__traceback__), _named(each), "\n"])
+        for each in reversed(chain)
+    ]
+    return "\nThe error above led to this one:\n\n".join(parts)
 
 
 def _sentence(error: BaseException) -> str:
@@ -49,8 +76,31 @@ def _sentence(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "finetune_trainer" in frame.filename] or list(frames)
     where = f" ({ours[-1].filename.rpartition('/')[2]}, line {ours[-1].lineno})" if ours else ""
-    text = " ".join(str(error).split())[:800]
-    return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
+    return f"{_named(error)[:900]}{where}"
+
+
+def _named(error: BaseException) -> str:
+    """Type of an error, and its text where that quotes no row."""
+    text = " ".join(_quotable(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _quotable(error: BaseException) -> str:
+    """What may be told of an error's text: all of it, a phrase that is known, or nothing."""
+    if isinstance(error, StageFailure | MemoryError) or _is_of_store(error):
+        return str(error)
+    if _is(error, "torch", "OutOfMemoryError") or _is(error, "torch.distributed", "DistError"):
+        return str(error)
+    if (number := _number(error)) is not None:
+        return os.strerror(number)
+    for pattern in (_GPU_MEMORY, _HOST_MEMORY, _COMMUNICATION):
+        if phrase := _match(pattern, error):
+            return phrase[0]
+    return ""
+
+
+def _is_of_store(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] in _STORE_PACKAGES
 
 
 def _is(error: BaseException, module: str, name: str) -> bool:
@@ -58,9 +108,9 @@ def _is(error: BaseException, module: str, name: str) -> bool:
     return isinstance(kind, type) and isinstance(error, kind)
 
 
-def _matches(pattern: re.Pattern[str], error: BaseException) -> bool:
+def _match(pattern: re.Pattern[str], error: BaseException) -> re.Match[str] | None:
     """Libraries in C++ say everything by RuntimeError; only the text tells."""
-    return isinstance(error, RuntimeError) and bool(pattern.search(str(error)))
+    return pattern.search(str(error)) if isinstance(error, RuntimeError) else None
 
 
 def _number(error: BaseException) -> int | None:

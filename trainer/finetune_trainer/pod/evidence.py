@@ -1,14 +1,16 @@
-"""Brings what a failed pod leaves behind to S3: log tail, stacks, rank files. A process of its own.
+"""Brings what a failed pod leaves behind to S3: log tail, errors, stacks, rank files. A process of its own.
 
 Called as `python -m finetune_trainer.pod.evidence --root DIR`; the supervisor gives it a few seconds.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from finetune_trainer import results
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.places import Places
+from finetune_trainer.pod import console
 from finetune_trainer.s3.store import open_store
 
 LOG_TAIL = "log-tail.txt"
@@ -28,11 +30,13 @@ def keep(config: TrainConfig, places: Places) -> None:
 
 def evidence(places: Places) -> list[Path]:
     """The files worth keeping."""
-    files = [places.scratch / LOG_TAIL, places.agent, *places.ranks.glob("*.json"), *places.stacks.glob("*")]
+    files = [places.scratch / LOG_TAIL, places.agent, *places.ranks.glob("*.json")]
+    files += [*places.stacks.glob("*"), *places.errors.glob("*")]
     return sorted(file for file in files if file.is_file() and file.stat().st_size)
 
 
 if __name__ == "__main__":
+    console.set_up(sys.stderr, "evidence")
     parser = argparse.ArgumentParser()
     parser.add_argument("--root", type=Path, required=True)
     here = Places(parser.parse_args().root)

@@ -48,7 +48,7 @@ def without_config(places: Places, verdict: Verdict) -> TerminationMessage:
         failure=verdict.failure,
         reason=verdict.reason,
         message=verdict.message[:1024],
-        hint=verdict.hint,
+        hint=verdict.hint[:512],
     )
 
 

@@ -1,13 +1,17 @@
-"""Passes the ranks' output on to the pod's own and remembers its last lines."""
+"""Passes the ranks' output on to the pod's own, escaped for terminals, and remembers its last lines."""
 
+import codecs
+import io
 import os
 import threading
 from collections import deque
 from pathlib import Path
 
+from finetune_trainer.contract import printable
+
 KEPT_LINES = 200
 KEPT_COLUMNS = 2000
-"""Bytes kept of a line: a progress bar without line ends must not grow memory."""
+"""Characters kept of a line: a progress bar without line ends must not grow memory."""
 _CHUNK = 64 * 1024
 
 
@@ -15,13 +19,14 @@ class LogTail:
     """A pipe to write to, a thread that copies it to `target`, and the last lines seen.
 
     Nothing is lost or delayed on its way to the target; a target that is closed is given up on while
-    reading goes on, so that no rank ever blocks or dies on its own output.
+    reading goes on, so that no rank ever blocks or dies on its own output. Terminals only show what arrives:
+    a carriage return becomes a line end, other characters that terminals act on become their escapes.
     """
 
     def __init__(self, target: int = 1) -> None:
         self._target: int | None = target
-        self._lines: deque[bytes] = deque(maxlen=KEPT_LINES)
-        self._rest = b""
+        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._rest = ""
         self._lock = threading.Lock()
         self._read_end, self.write_end = os.pipe()
         self._thread = threading.Thread(target=self._copy, name="log", daemon=True)
@@ -36,7 +41,7 @@ class LogTail:
         """The last lines."""
         with self._lock:
             lines = [*self._lines, self._rest] if self._rest else list(self._lines)
-        return "\n".join(line.decode(errors="replace") for line in lines)
+        return "\n".join(lines)
 
     def save(self, file: Path) -> None:
         """Writes the last lines to a file."""
@@ -44,13 +49,19 @@ class LogTail:
         file.write_text(self.text())
 
     def _copy(self) -> None:
-        while chunk := os.read(self._read_end, _CHUNK):
-            self._remember(chunk)
-            self._pass_on(chunk)
+        decoder = io.IncrementalNewlineDecoder(
+            codecs.getincrementaldecoder("utf-8")("backslashreplace"), translate=True
+        )
+        chunk = None
+        while chunk != b"":
+            chunk = os.read(self._read_end, _CHUNK)
+            text = printable(decoder.decode(chunk, final=not chunk), keep="\n\t")
+            self._remember(text)
+            self._pass_on(text.encode())
         os.close(self._read_end)
 
-    def _remember(self, chunk: bytes) -> None:
-        *whole, rest = (self._rest + chunk).split(b"\n")
+    def _remember(self, text: str) -> None:
+        *whole, rest = (self._rest + text).split("\n")
         with self._lock:
             self._lines.extend(line[:KEPT_COLUMNS] for line in whole[-KEPT_LINES:])
             self._rest = rest[:KEPT_COLUMNS]

@@ -5,6 +5,7 @@ sends and which means that a peer died, keeps its default and ends it at once, e
 """
 
 import argparse
+import contextlib
 import faulthandler
 import importlib
 import logging
@@ -30,6 +31,7 @@ from finetune_trainer.contract import (
 )
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.places import Places
+from finetune_trainer.pod import console
 from finetune_trainer.pod.errors import explain
 from finetune_trainer.pod.pulse import FilePulse
 from finetune_trainer.stage import Pulse, StageResult
@@ -54,9 +56,7 @@ class _Leave(BaseException):
 def main(places: Places) -> ExitCode:
     """Runs this rank; its rank file says all that the exit code cannot."""
     rank = int(os.environ.get("RANK", "0"))
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s rank {rank}: %(name)s: %(message)s"
-    )
+    console.set_up(sys.stderr, f"rank {rank}: %(name)s")
     config = TrainConfig.read(places.config)
     places.stacks.mkdir(parents=True, exist_ok=True)
     faulthandler.enable()
@@ -76,7 +76,7 @@ def main(places: Places) -> ExitCode:
         return ExitCode.SUCCESS
     except BaseException as error:  # noqa: BLE001 - whatever it is, it gets a class
         pulse.hold()
-        return _failed(error, pulse)
+        return _failed(error, pulse, places.errors / f"{rank}.txt")
     pulse.end(
         failure=FailureClass.SUCCESS,
         reason="Done",
@@ -146,11 +146,14 @@ class _Handler(Protocol):
     def __call__(self, number: int, frame: FrameType | None, /) -> None: ...
 
 
-def _failed(error: BaseException, pulse: FilePulse) -> ExitCode:
-    """Everything to the log; one sentence to the rank file."""
+def _failed(error: BaseException, pulse: FilePulse, whole: Path) -> ExitCode:
+    """The traceback to the log, one sentence to the rank file; what may quote rows to a file of evidence."""
     failure = error if isinstance(error, StageFailure) else explain(error)
     if failure.failure is not FailureClass.PREEMPTED:
-        traceback.print_exception(error, file=sys.stderr)
+        console.show(error)
+        with contextlib.suppress(OSError):
+            whole.parent.mkdir(parents=True, exist_ok=True)
+            whole.write_text("".join(traceback.format_exception(error)), errors="backslashreplace")
     try:
         pulse.end(
             failure=failure.failure,

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from finetune_trainer.config import ConfigError, TrainConfig
 from finetune_trainer.contract import FailureClass, Progress, TerminationMessage
 from finetune_trainer.places import Places
-from finetune_trainer.pod import processes
+from finetune_trainer.pod import console, processes
 from finetune_trainer.pod.cgroup import oom_kills, usable_cpus
 from finetune_trainer.pod.classify import Verdict, classify
 from finetune_trainer.pod.endpoint import Endpoint
@@ -49,7 +49,7 @@ def main(places: Places, port: int, program: Sequence[str] = RANK_PROGRAM) -> in
         port: of the endpoint; 0 is any free one.
         program: what Python runs as a rank.
     """
-    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s supervisor: %(message)s")
+    console.set_up(sys.stdout, "supervisor")
     processes.take_over()
     try:
         config = TrainConfig.read(places.config)
@@ -243,7 +243,8 @@ def _keep_evidence(config: TrainConfig, places: Places, verdict: Verdict, tail: 
     if not places.credentials("output").is_dir():
         return
     argv = (sys.executable, "-m", "finetune_trainer.pod.evidence", "--root", str(places.root))
-    child = processes.spawn(argv, os.environ, sys.stdout.fileno())
+    output = LogTail()
+    child = processes.spawn(argv, os.environ, output.write_end)
     deadline = time.monotonic() + EVIDENCE_SECONDS
     while (code := processes.reap().get(child)) is None and time.monotonic() < deadline:
         if processes.next_signal(TICK_SECONDS) in {signal.SIGTERM, signal.SIGINT}:
@@ -251,12 +252,14 @@ def _keep_evidence(config: TrainConfig, places: Places, verdict: Verdict, tail: 
     if code != 0:
         log.warning("the evidence of attempt %d could not be stored", config.attempt)
     processes.end_descendants()
+    output.close()
 
 
 def _clear(places: Places) -> None:
     """Nothing of an earlier container in this pod may speak for this one."""
-    stale: list[Path] = [places.agent, places.progress, *places.ranks.glob("*"), *places.stacks.glob("*")]
+    folders = (places.ranks, places.stacks, places.errors)
+    stale: list[Path] = [places.agent, places.progress, *(file for at in folders for file in at.glob("*"))]
     for file in stale:
         file.unlink(missing_ok=True)
-    for folder in (places.ranks, places.stacks):
+    for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)

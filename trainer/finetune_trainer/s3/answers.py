@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
+from finetune_trainer.s3.sessiontoken import SessionToken
 
 
 @dataclass(frozen=True)
@@ -19,14 +20,18 @@ class _Case:
     failure: FailureClass = FailureClass.STORAGE
 
 
+_KEYS = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch"})
+_TOKENS = frozenset({"InvalidTokenId", "ExpiredToken", "InvalidToken"})
+_NO_WORD = frozenset({"", "AccessDenied"})
+"""Codes of refusals that do not say what is wrong with the keys; the answer to HEAD has no code."""
+_FORBIDDEN = 403
 _ANSWERS = (
     _Case(
         "StorageDenied",
         "{endpoint} does not accept the credentials ({said}): could not {doing}.",
-        "Check accessKey and secretKey in the Secret, and that they belong to this endpoint.",
-        codes=frozenset(
-            {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidTokenId", "ExpiredToken", "InvalidToken"}
-        ),
+        "Check accessKey and secretKey in the Secret, and that they belong to this endpoint. Temporary keys"
+        " need their session token too, under storage.secretRef.sessionTokenKey (sessionToken).",
+        codes=_KEYS | _TOKENS,
     ),
     _Case(
         "StorageDenied",
@@ -127,11 +132,49 @@ _ANSWERS = (
 )
 
 
-def of_answer(status: int, code: str, doing: str, endpoint: str) -> StageFailure:
-    """The failure that an answer with this HTTP status and S3 code is; 0 and "" where there is none."""
+def of_answer(
+    status: int, code: str, doing: str, endpoint: str, token: SessionToken | None = None
+) -> StageFailure:
+    """The failure that an answer is.
+
+    Args:
+        status: of HTTP; 0 where there is none.
+        code: of S3; "" where there is none.
+        doing: what was tried, with the URI.
+        endpoint: of the store.
+        token: the session token that the request was signed with, where there was one.
+    """
+    if token and (failure := _of_token(status, code, doing, endpoint, token)):
+        return failure
     for case in _ANSWERS:
         if code in case.codes or status in case.statuses:
             said = code or f"HTTP {status}"
             message = case.message.format(endpoint=endpoint, doing=doing, said=said)
             return StageFailure(case.failure, case.reason, message, case.hint)
     raise AssertionError("the last case takes every status")
+
+
+def _of_token(status: int, code: str, doing: str, endpoint: str, token: SessionToken) -> StageFailure | None:
+    """What is wrong with temporary keys; None where that is not why the store refuses."""
+    refused = code in _KEYS | _TOKENS
+    expired = code == "ExpiredToken" or (
+        token.expired and (refused or (status == _FORBIDDEN and code in _NO_WORD))
+    )
+    if not refused and not expired:
+        return None
+    said = f"{endpoint} does not accept the credentials ({code or f'HTTP {status}'}): could not {doing}."
+    when = f"{token.expires:%Y-%m-%d %H:%M:%S} UTC" if token.expires else "a time that it does not tell"
+    if expired:
+        return StageFailure(
+            FailureClass.STORAGE,
+            "SessionTokenExpired",
+            f"{said} Their sessionToken expired at {when}.",
+            "Put new values of accessKey, secretKey and sessionToken into the Secret, and from now on before"
+            " the old ones expire: running pods read them again.",
+        )
+    return StageFailure(
+        FailureClass.STORAGE,
+        "StorageDenied",
+        f"{said} Their sessionToken is valid until {when}.",
+        "Check that accessKey, secretKey and sessionToken in the Secret were issued together, by this store.",
+    )

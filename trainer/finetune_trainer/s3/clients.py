@@ -26,7 +26,6 @@ from finetune_trainer.s3.retries import WINDOW_SECONDS
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 30
 _REQUEST_SECONDS = 600
-_KEYS_FRESH_SECONDS = 600
 _CONNECTIONS = 4
 _NOWHERE = "http://127.0.0.1:1"
 """A proxy that nobody serves: where obstore would follow a redirect to another host, it ends here."""
@@ -37,6 +36,8 @@ class Clients:
     """Both clients of one store."""
 
     endpoint: str
+    credentials: Callable[[], Credentials]
+    """Reads the keys as they are now."""
     control: Minio
     bulk: Callable[[str, int], S3Store]
     """Of a bucket, by its name; with so many repeats of a single request. Each is made once."""
@@ -56,6 +57,7 @@ def connect(access: StoreAccess, credentials: Callable[[], Credentials], ca_bund
     check_endpoint(access.endpoint)
     return Clients(
         access.endpoint,
+        credentials,
         control_client(access, credentials, ca_bundle),
         cache(partial(bulk_client, access, credentials, ca_bundle)),
     )
@@ -81,7 +83,7 @@ def bulk_client(
     bucket: str,
     retries: int,
 ) -> S3Store:
-    """Obstore on one bucket, path-style; keys are read again every ten minutes.
+    """Obstore on one bucket, path-style; it reads the keys for each request.
 
     Args:
         access: of the store.
@@ -97,7 +99,8 @@ def bulk_client(
             "access_key_id": keys.access_key,
             "secret_access_key": keys.secret_key,
             "token": keys.session_token,
-            "expires_at": datetime.now(UTC) + timedelta(seconds=_KEYS_FRESH_SECONDS),
+            # At once: obstore then asks again for the next request, and keys may change at any time.
+            "expires_at": datetime.now(UTC),
         }
 
     options: Any = {

@@ -5,6 +5,7 @@ import ssl
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 from finetune_trainer.config import StoreRole
 from finetune_trainer.contract import FailureClass
@@ -26,24 +27,44 @@ class Credentials:
 
 
 def read_credentials(places: Places, role: StoreRole) -> Credentials:
-    """Reads the files accessKey, secretKey and sessionToken of a role.
+    """Reads the files accessKey, secretKey and sessionToken of a role, all of one version of the Secret.
 
     Raises:
         StageFailure: CredentialsMissing names the file that is absent, empty or not text.
     """
+    folder = places.credentials(role)
+    while True:
+        # The kubelet removes the files of a version, one by one, when the next one is in its place.
+        version = _version(folder)
+        try:
+            keys = _read_version(version, role)
+        except StageFailure:
+            if _version(folder) == version:
+                raise
+        else:
+            if _version(folder) == version:
+                return keys
+
+
+def _version(folder: Path) -> Path:
+    """Where the files really lie: the kubelet exchanges all files at once, by turning the link `..data`."""
+    link = folder / "..data"
+    return folder / link.readlink() if link.is_symlink() else folder
+
+
+def _read_version(folder: Path, role: StoreRole) -> Credentials:
     warnings: list[str] = []
-    access_key = _read_key(places, role, "accessKey", warnings)
-    secret_key = _read_key(places, role, "secretKey", warnings)
+    access_key = _read_key(folder, role, "accessKey", warnings)
+    secret_key = _read_key(folder, role, "secretKey", warnings)
     token = None
-    if (places.credentials(role) / "sessionToken").exists():
-        token = _read_key(places, role, "sessionToken", warnings)
+    if (folder / "sessionToken").exists():
+        token = _read_key(folder, role, "sessionToken", warnings)
     return Credentials(access_key, secret_key, token, tuple(warnings))
 
 
-def _read_key(places: Places, role: StoreRole, name: str, warnings: list[str]) -> str:
-    path = places.credentials(role) / name
+def _read_key(folder: Path, role: StoreRole, name: str, warnings: list[str]) -> str:
     try:
-        raw = path.read_bytes().decode()
+        raw = (folder / name).read_bytes().decode()
     except FileNotFoundError:
         raise _missing(role, name, "is missing") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -63,7 +84,8 @@ def _missing(role: StoreRole, name: str, what: str) -> StageFailure:
         FailureClass.USER_CONFIG,
         "CredentialsMissing",
         f"The key {name} of the {role} store's Secret {what}.",
-        "Check the Secret of storage.secretRef: accessKeyKey and secretKeyKey must name keys that it holds.",
+        "Check the Secret of storage.secretRef: accessKeyKey and secretKeyKey must name keys that it holds;"
+        " what sessionTokenKey names may be left out, but not be empty.",
     )
 
 

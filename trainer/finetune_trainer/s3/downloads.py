@@ -85,7 +85,7 @@ def agreed_range(clients: Clients, where: S3Uri, start: int, length: int) -> byt
 
     before = None
     for reading in range(1, _READINGS + 1):
-        came = persist(partial(fetch, reading), f"read {where}", clients.endpoint)
+        came = persist(partial(fetch, reading), f"read {where}", clients)
         if came == before:
             return came
         before = came
@@ -174,7 +174,7 @@ def _ranges(clients: Clients, where: S3Uri, entry: ObjectInfo, step: int) -> Ite
                 while starts and len(ahead) < PARALLEL:
                     start = starts.popleft()
                     part = partial(fetch, start, min(start + step, entry.size))
-                    ahead.append(pool.submit(persist, part, f"read {where}", clients.endpoint))
+                    ahead.append(pool.submit(persist, part, f"read {where}", clients))
                 yield ahead.popleft().result()
         finally:
             for future in ahead:

@@ -10,7 +10,7 @@ from finetune_trainer.contract import Digest, FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.s3 import checksums
 from finetune_trainer.s3.clients import Clients
-from finetune_trainer.s3.retries import persist
+from finetune_trainer.s3.retries import persist, token_of
 from finetune_trainer.s3.storefaults import classify
 from finetune_trainer.s3.uris import S3Uri
 
@@ -71,7 +71,7 @@ def look(
         )
 
     try:
-        found = persist(ask, f"look at {where}", clients.endpoint)
+        found = persist(ask, f"look at {where}", clients)
     except StageFailure as failure:
         if failure.reason == "ObjectMissing":
             return None
@@ -97,6 +97,8 @@ def _explained(clients: Clients, where: S3Uri, failure: StageFailure) -> StageFa
     try:
         next(iter(clients.control.list_objects(where.bucket, prefix=where.key)), None)
     except Exception as error:  # noqa: BLE001 - only to word the failure better
-        better = classify(error, doing=f"look at {where}", endpoint=clients.endpoint)
-        return better if better.reason in {"BucketMissing", "StorageDenied"} else failure
+        token = token_of(clients.credentials())
+        better = classify(error, doing=f"look at {where}", endpoint=clients.endpoint, token=token)
+        explains = better.reason in {"BucketMissing", "StorageDenied", "SessionTokenExpired"}
+        return better if explains else failure
     return failure

@@ -52,7 +52,7 @@ class Store:
             found = self._clients.control.list_objects(where.bucket, prefix=where.key, recursive=True)
             return [info(where.bucket, entry) for entry in islice(found, most)]
 
-        return persist(walk, f"list {prefix}", self._clients.endpoint)
+        return persist(walk, f"list {prefix}", self._clients)
 
     def read(self, uri: str, limit: int = MAX_READ_BYTES) -> bytes:
         """A whole small object, compared with the checksum that the store states.
@@ -106,7 +106,7 @@ class Store:
             keys.setdefault(where.bucket, []).append(where.key)
         for bucket, names in keys.items():
             delete = partial(self._delete_keys, bucket, names)
-            persist(delete, f"delete objects in s3://{bucket}", self._clients.endpoint)
+            persist(delete, f"delete objects in s3://{bucket}", self._clients)
         return sum(len(names) for names in keys.values())
 
     def _delete_keys(self, bucket: str, names: Sequence[str]) -> None:

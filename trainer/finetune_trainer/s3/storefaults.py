@@ -9,6 +9,7 @@ from minio.error import S3Error, ServerError
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.s3.answers import of_answer
+from finetune_trainer.s3.sessiontoken import SessionToken
 
 _ADDRESS = re.compile(r"https?://\S+")
 _NOWHERE = re.compile(r"\b127\.0\.0\.1:1\b")
@@ -67,17 +68,22 @@ _UNREACHABLE = (
     ),
 )
 
-RETRYABLE = frozenset({"StorageUnreachable", "StorageThrottled", "StorageError", "ObjectCorrupt"})
+RETRYABLE = frozenset(
+    {"StorageUnreachable", "StorageThrottled", "StorageError", "ObjectCorrupt", "SessionTokenExpired"}
+)
 """Reasons that another try may mend; every other one is definite."""
 
 
-def classify(error: Exception, *, doing: str, endpoint: str) -> StageFailure:
+def classify(
+    error: Exception, *, doing: str, endpoint: str, token: SessionToken | None = None
+) -> StageFailure:
     """Turns a client's exception into a failure.
 
     Args:
         error: raised by obstore, minio or urllib3.
         doing: what was tried, with the URI: "read s3://data/train.jsonl".
         endpoint: of the store.
+        token: the session token that the request was signed with, where there was one.
     """
     if isinstance(error, StageFailure):
         return error
@@ -87,7 +93,7 @@ def classify(error: Exception, *, doing: str, endpoint: str) -> StageFailure:
     if status is None and isinstance(error, FileNotFoundError):
         status = 404
     if status is not None or code:
-        return of_answer(status or 0, code, doing, endpoint)
+        return of_answer(status or 0, code, doing, endpoint, token)
     if failure := _of_tls(error, text, endpoint):
         return failure
     if _NOWHERE.search(text):

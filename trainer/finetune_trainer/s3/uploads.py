@@ -38,7 +38,7 @@ def put(clients: Clients, where: S3Uri, data: bytes) -> Transfer:
             use_multipart=False,
         ),
         f"write {where}",
-        clients.endpoint,
+        clients,
     )
     return Transfer(len(data), "sha256:" + hashlib.sha256(data).hexdigest())
 
@@ -69,7 +69,7 @@ def put_file(clients: Clients, where: S3Uri, path: Path) -> Transfer:
         )
         return Transfer(size, "sha256:" + digest.hexdigest())
 
-    return persist(put_parts, f"write {where}", clients.endpoint, _WHOLE_UPLOADS)
+    return persist(put_parts, f"write {where}", clients, _WHOLE_UPLOADS)
 
 
 def _attributes(where: S3Uri) -> dict[str, str]:
@@ -90,7 +90,7 @@ def abort_unfinished(clients: Clients, below: S3Uri) -> int:
                 aborted.add((key, upload))
         return len(aborted)
 
-    return persist(abort, f"abort uploads below {below}", clients.endpoint)
+    return persist(abort, f"abort uploads below {below}", clients)
 
 
 def _below(clients: Clients, prefix: S3Uri) -> set[tuple[str, str]]:

@@ -165,7 +165,8 @@ def test_conversations_that_the_template_refuses_are_listed(tokenizer: Any) -> N
     found = preparing.encode(with_template(tokenizer, STRICT + MARKED), rows, run())
     (finding,) = preparing.check_encoded({"train": rows}, {"train": found}, HOMES)
     assert (finding.level, finding.code, finding.count) == ("error", "ChatTemplateRefused", 1)
-    assert "line 9 (no system)" in finding.message
+    assert finding.message.endswith("; the first: line 9.")
+    assert finding.lines == ("9: no system",)
 
 
 def cut(tokenizer: Any, most: int, **values: Any) -> tuple[str, list[tuple[str, bool]]]:

@@ -142,13 +142,14 @@ def check_rows(
     counts = Counter(row.label for row in splits["train"])
     conflicts = _conflicting(splits, homes)
     if len(counts) < 2:  # noqa: PLR2004 - a choice needs two
-        only = f"only the label {next(iter(counts))!r}" if counts else "no label"
+        only = "only one label" if counts else "no label"
         single = Finding(
             level="error",
             code="SingleClass",
             message=f"The {len(splits['train']):,} training rows of {homes['train']} have {only}; "
             "at least two classes are needed.",
             file=homes["train"],
+            lines=tuple(_named(label, counts[label]) for label in counts),
         )
         return [*conflicts, single]
     return [*conflicts, *_unseen(splits, homes, counts), *_spelling(counts), *_balance(counts)]
@@ -191,14 +192,14 @@ def _unseen(
     for name in ("validation", "test"):
         rows = [row for row in splits[name] if row.label not in known]
         if rows:
-            labels = ", ".join(repr(label) for label in sorted({row.label for row in rows})[:5])
+            labels = len({row.label for row in rows})
             where = ", ".join(str(row.line) for row in rows[:5])
             findings.append(
                 Finding(
                     level="error",
                     code="LabelUnseen",
-                    message=f"{len(rows):,} {name} rows of {uris[name]} have labels no training row has: "
-                    f"{labels} (line {where}).",
+                    message=f"{len(rows):,} {name} rows of {uris[name]} have labels that no training row has"
+                    f" ({labels:,} different; line {where}).",
                     file=uris[name],
                     count=len(rows),
                     lines=tuple(f"{row.line}: {row.label[:60]}" for row in rows[:LISTED]),
@@ -213,27 +214,39 @@ def _spelling(counts: Counter[str]) -> list[Finding]:
         alike[" ".join(label.casefold().split())].append(label)
     return [
         warning(
-            "LabelSpelling", f"The labels {', '.join(map(repr, sorted(labels)))} differ only in spelling."
+            "LabelSpelling",
+            f"{len(labels)} labels differ only in spelling.",
+            (_named(label, counts[label]) for label in sorted(labels)),
         )
         for labels in alike.values()
         if len(labels) > 1
     ]
 
 
+def _named(label: str, rows: int) -> str:
+    """A class in the report."""
+    return f"{label[:_EXCERPT]!r}: {rows:,} training rows"
+
+
 def _balance(counts: Counter[str]) -> list[Finding]:
     findings = []
     small = sorted(label for label, count in counts.items() if count < _SMALL_CLASS)
     if small:
-        named = ", ".join(f"{label[:40]!r} ({counts[label]})" for label in small[:10])
         findings.append(
             warning(
-                "SmallClass", f"{len(small)} classes have fewer than {_SMALL_CLASS} training rows: {named}."
+                "SmallClass",
+                f"{len(small)} classes have fewer than {_SMALL_CLASS} training rows.",
+                (_named(label, counts[label]) for label in small),
             )
         )
     (most, high), (least, low) = counts.most_common(1)[0], min(counts.items(), key=lambda item: item[1])
     if high > _IMBALANCE * low:
         findings.append(
-            warning("Imbalance", f"The class {most[:40]!r} has {high:,} rows, {least[:40]!r} only {low:,}.")
+            warning(
+                "Imbalance",
+                f"The largest class has {high:,} training rows, the smallest only {low:,}.",
+                (_named(most, high), _named(least, low)),
+            )
         )
     if len(counts) * _MANY_CLASSES > counts.total():
         findings.append(

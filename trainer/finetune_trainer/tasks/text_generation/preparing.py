@@ -104,13 +104,12 @@ def check_encoded(
             ("NoTrainedTokens", "have no token left that is learnt: raise training.maxLength", empty),
         ):
             if found:
-                line, why = found[0]
                 findings.append(
                     Finding(
                         level="error",
                         code=code,
-                        message=f"{len(found):,} {name} rows of {homes[name]} {what}; the first: line {line}"
-                        f" ({why}).",
+                        message=f"{len(found):,} {name} rows of {homes[name]} {what};"
+                        f" the first: line {found[0][0]}.",
                         file=homes[name],
                         count=len(found),
                         lines=tuple(f"{line}: {why}" for line, why in found[:LISTED]),

@@ -1,6 +1,5 @@
 """PURE: rows of text generation: a conversation, a prompt and its completion, or raw text."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -109,12 +108,12 @@ def _message(entry: Any) -> Message | str:  # noqa: PLR0911 - one a fault
         return f"is {kind_of(entry)}, not an object with role and content"
     # What Parquet has for a key that some other row has.
     told = {key: value for key, value in entry.items() if value is not None}
-    if unknown := sorted(told.keys() - set(_KEYS)):
-        return f"has {unknown[0]!r}; known are {', '.join(_KEYS)}"
+    if told.keys() - set(_KEYS):
+        return f"has a key other than {', '.join(_KEYS)}"
     content = told.get("content")
     role = next((known for known in _ROLES if known == told.get("role")), None)
     if role is None:
-        return f"has the role {json.dumps(told.get('role'))[:40]}; known are {', '.join(_ROLES)}"
+        return f"has a role other than {', '.join(_ROLES)}"
     if not isinstance(content, str):
         return f"has as content {kind_of(content)}, not a text"
     if spoilt(content):
@@ -129,7 +128,7 @@ def _message(entry: Any) -> Message | str:  # noqa: PLR0911 - one a fault
 
 def _wrong_weight(weight: Any, role: Role) -> str:
     if isinstance(weight, bool) or weight not in (0, 1):
-        return f"has the weight {json.dumps(weight)[:40]}; it must be 0 or 1"
+        return "has a weight other than 0 and 1"
     if weight and role != "assistant":
         return f"has the weight 1, but only the assistant's messages are learnt, not those of {role}"
     return ""

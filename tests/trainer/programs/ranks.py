@@ -1,0 +1,23 @@
+"""Runs one rank for each root folder, as a pod would; each writes its output to `log.txt` in its root.
+
+Each rank is a fork of this process: what a rank imports is then imported once, without torch, as in Prepare.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from finetune_trainer import prepare  # noqa: F401 - imported before the forks, for their speed
+from finetune_trainer.dataset import tokenise
+from finetune_trainer.places import Places
+from finetune_trainer.pod import rank
+
+tokenise.model_types("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
+for root in map(Path, sys.argv[1:]):
+    child = os.fork()
+    if not child:
+        log = os.open(root / "log.txt", os.O_WRONLY | os.O_CREAT)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        rank.leave(rank.main(Places(root)))
+    os.waitpid(child, 0)
