@@ -19,6 +19,7 @@ from finetune_operator.runtime.reconciler import (
 )
 from finetune_operator.runtime.trainer_poller import Poller
 from finetune_operator.runtime.workqueue import RetryLaterError
+from finetune_trainer.contract import Activity, Progress, Stage
 from tests.operator import scenes
 from tests.operator.apiserver import ApiServer
 
@@ -306,6 +307,27 @@ async def test_a_running_pod_is_asked_for_its_progress_until_its_job_is_deleted(
     assert begun.server.writes() == []
     assert RUN not in begun.poller._followed
     assert RUN not in begun.reconciler._notes
+
+
+async def test_progress_that_comes_while_the_status_is_written_is_shown_next(begun: Desk) -> None:
+    begun.prepare({"is": "Running"})
+    await begun.reconcile()
+    followed = begun.poller._followed[RUN]
+    loading, training = (
+        Progress(stage=Stage.PREPARE, attempt=1, activity=activity)
+        for activity in (Activity.LOADING, Activity.TRAINING)
+    )
+    followed.told = loading
+
+    def answer(what: str) -> None:
+        if what == "status":
+            followed.told, followed.shown = training, False
+
+    begun.server.before = answer
+    await begun.reconcile()
+    assert begun.status["progress"]["activity"] == "Loading"
+    await begun.reconcile()
+    assert begun.status["progress"]["activity"] == "Training"
 
 
 async def test_a_run_whose_job_is_gone_is_swept(begun: Desk) -> None:
