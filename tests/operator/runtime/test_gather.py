@@ -31,9 +31,9 @@ def prepare(server: ApiServer, **status: object) -> Manifest:
     return server.put(scenes.child(JOB, {"stage": "Prepare", "status": status}, scenes.settings()))
 
 
-def its_pod(job: Manifest, **short: object) -> Manifest:
+def its_pod(server: ApiServer, job: Manifest, **short: object) -> Manifest:
     owner = {"metadata": {"ownerReferences": [{"uid": job["metadata"]["uid"]}]}}
-    return scenes.pod(JOB, job, owner | short)
+    return scenes.pod(JOB, server.objects["Job", job["metadata"]["name"]], owner | short)
 
 
 @pytest.mark.parametrize(
@@ -44,12 +44,12 @@ async def test_pods_that_are_behind_their_job_are_read_once_more_and_only_once(
 ) -> None:
     job = prepare(server)
     cache.put(job)
-    cache.put(server.put(its_pod(job, **{"is": "Running"})))
+    cache.put(server.put(its_pod(server, job, **{"is": "Running"})))
     await gather.catch_up(read_state, cache, server.cluster)
     assert server.calls == []
 
     cache.put(prepare(server, **{"is": "Complete"}))
-    server.put(its_pod(job, **now))
+    server.put(its_pod(server, job, **now))
     for _ in range(2):
         await gather.catch_up(read_state, cache, server.cluster)
 
@@ -73,7 +73,7 @@ async def test_events_about_what_hangs_are_asked_for_every_15_seconds_and_of_new
     assert read_state.requeue_after == gather.ASK_AGAIN_SECONDS
     assert [e["reason"] for e in gather.observed(read_state, cache, None, None).events] == ["FailedCreate"]
 
-    pod = server.put(its_pod(job, **{"is": "Creating"}))
+    pod = server.put(its_pod(server, job, **{"is": "Creating"}))
     cache.put(pod)
     await gather.ask_events(read_state, cache, server.cluster, scenes.NOW)
     assert server.calls[2:] == [f"events {pod['metadata']['uid']}"]

@@ -1,5 +1,6 @@
 """What a turn does with a plan: in which order, and what follows where the API server will not have it."""
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -156,7 +157,8 @@ async def test_what_was_made_before_the_operator_was_killed_is_taken_up(begun: D
 
 
 async def test_no_pods_without_their_network_policy_where_a_stranger_has_its_name(desk: Desk) -> None:
-    theirs = desk.server.put({"kind": "NetworkPolicy", "metadata": {"name": "tickets-0b5c3"}})
+    desk.server.put({"kind": "NetworkPolicy", "metadata": {"name": "tickets-0b5c3"}})
+    theirs = copy.deepcopy(desk.server.objects["NetworkPolicy", "tickets-0b5c3"])
 
     assert await desk.reconcile() == ASK_AGAIN_SECONDS
     assert desk.server.names("Job") == []
