@@ -105,7 +105,6 @@ def test_a_status_write_keeps_the_metadata_that_the_operator_does_not_read(scene
     for field in (
         "labels",
         "annotations",
-        "ownerReferences",
         "finalizers",
         "generation",
         "creationTimestamp",

@@ -67,7 +67,7 @@ FIELDS: Mapping[str, Fields] = {
             ),
             "template": {
                 "metadata": {"annotations": _fields(names.ANNOTATION_CONFIG)},
-                "spec": {"volumes": _VOLUMES},
+                "spec": {"volumes": _VOLUMES, "containers": {"resources": _fields("requests")}},
             },
         },
         "status": {
@@ -77,11 +77,16 @@ FIELDS: Mapping[str, Fields] = {
     },
     "Pod": {
         "metadata": _CHILD,
-        "spec": {"nodeName": ..., "containers": _fields("name", "image")},
+        "spec": {
+            **_fields("nodeName", "nodeSelector"),
+            "containers": _fields("name", "image"),
+            "initContainers": _fields("name", "image"),
+        },
         "status": {
             **_fields("phase", "reason", "message", "startTime", "podIP"),
             "conditions": _CONDITIONS,
             "containerStatuses": _fields("name", "state"),
+            "initContainerStatuses": _fields("name", "state", "lastState"),
         },
     },
     "Service": {"metadata": _CHILD, "spec": ...},

@@ -79,6 +79,30 @@ async def test_events_about_what_hangs_are_asked_for_every_15_seconds_and_of_new
     assert server.calls[2:] == [f"events {pod['metadata']['uid']}"]
 
 
+async def test_a_gang_that_hangs_costs_one_list_of_events_each_time(
+    server: ApiServer, cache: Cache, read_state: ReadState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("finetune_operator.runtime.gather.time.monotonic", lambda: clock[0])
+    gang = scenes.job_of({"spec": {"resources": {"nodes": 5}}})
+    job = server.put(scenes.child(gang, {"stage": "Train"}, scenes.settings()))
+    cache.put(job)
+    for index in range(5):
+        pod = its_pod(server, job, **{"is": "Creating", "index": index, "metadata": {"uid": f"pod-{index}"}})
+        cache.put(server.put(pod))
+
+    async def ask() -> list[str]:
+        server.calls.clear()
+        clock[0] += gather.ASK_AGAIN_SECONDS
+        await gather.ask_events(read_state, cache, server.cluster, scenes.NOW)
+        return list(server.calls)
+
+    assert [await ask() for _ in range(6)] == [[f"events pod-{index}"] for index in (0, 1, 2, 3, 4, 0)]
+    server.events_of["pod-2"] = (scenes.event({"about": "x", "reason": "FailedMount", "message": "m"}),)
+    server.events_of["pod-1"] = (scenes.event({"about": "x", "reason": "Pulling", "message": "m"}),)
+    assert [await ask() for _ in range(4)] == [[f"events pod-{index}"] for index in (1, 2, 2, 2)]
+
+
 async def test_events_are_forgotten_once_nothing_hangs(
     server: ApiServer, cache: Cache, read_state: ReadState
 ) -> None:
