@@ -24,6 +24,7 @@ from finetune_operator.runtime.api_client import ApiError, LeaseLostError, Trans
 from finetune_operator.runtime.cache import CHILD_KINDS, Cache
 from finetune_operator.runtime.cluster import Cluster
 from finetune_operator.runtime.endpoints import serve
+from finetune_operator.runtime.event_loop import measure_lag
 from finetune_operator.runtime.leader_election import Leadership
 from finetune_operator.runtime.list_and_watch import list_and_watch, resync, scopes
 from finetune_operator.runtime.reconciler import Reconciler
@@ -87,6 +88,7 @@ async def main(settings: Settings) -> None:
     REGISTRY.register(metrics.JobCollector(cache.jobs))
     metrics.BUILD.info({"version": version("finetune-operator"), "python": platform.python_version()})
     async with serve(REGISTRY, settings.metrics_port, settings.health_port, pulse.ailment):
+        lag = asyncio.create_task(measure_lag(), name="event loop lag")
         work = asyncio.create_task(lead(settings, leadership, pulse, cluster, cache, clock), name="lead")
         try:
             stopped = asyncio.create_task(stop.wait(), name="stop")
@@ -99,6 +101,7 @@ async def main(settings: Settings) -> None:
                 work.result()
             log.info("stopped")
         finally:
+            lag.cancel()
             if work.done():  # else something may still write: the lease runs out by itself
                 await leadership.release()
             await cluster.close()

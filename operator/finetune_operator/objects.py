@@ -15,11 +15,13 @@ STUCK_AFTER = timedelta(seconds=120)
 def pods_of(pods: Iterable[Manifest], job: Manifest) -> list[Manifest]:
     """The pods of a Job, by index; not those of a deleted Job of the same name."""
     uid = job["metadata"].get("uid")
+    stage, attempt = label(job, names.LABEL_STAGE), label(job, names.LABEL_ATTEMPT)
     mine = [
         p
         for p in pods
-        if all(label(p, key) == label(job, key) for key in (names.LABEL_STAGE, names.LABEL_ATTEMPT))
-        and label(p, "batch.kubernetes.io/controller-uid") == uid
+        if label(p, "batch.kubernetes.io/controller-uid") == uid
+        and label(p, names.LABEL_STAGE) == stage
+        and label(p, names.LABEL_ATTEMPT) == attempt
     ]
     return sorted(mine, key=lambda p: (index_of(p), p["metadata"]["name"]))
 

@@ -244,7 +244,15 @@ class Scene:
         self.operators.append(operator)
         return operator.start(environment)
 
-    def make_job(self, name: str = "tickets", **spec: Any) -> str:
+    def make_job(
+        self,
+        name: str = "tickets",
+        *,
+        namespace: str = "",
+        annotations: dict[str, str] | None = None,
+        labels: dict[str, str] | None = None,
+        **spec: Any,
+    ) -> str:
         """Returns its uid."""
         whole = {
             "task": "TextClassification",
@@ -257,7 +265,12 @@ class Scene:
             {
                 "apiVersion": "finetune.dev/v1alpha1",
                 "kind": "FineTuneJob",
-                "metadata": {"name": name, "namespace": self.namespace},
+                "metadata": {
+                    "name": name,
+                    "namespace": namespace or self.namespace,
+                    "annotations": annotations or {},
+                    "labels": labels or {},
+                },
                 "spec": whole | spec,
             }
         )

@@ -10,7 +10,7 @@ from finetune_operator.names import KIND, LABEL_UID
 from finetune_operator.objects import Manifest
 from finetune_operator.planning.types import Event, Reference
 from finetune_operator.runtime.api_client import ConflictError, ExistsError, MissingError
-from finetune_operator.runtime.cluster import Cluster
+from finetune_operator.runtime.cluster import Cluster, typed
 from tests.operator import scenes
 
 
@@ -32,13 +32,13 @@ class ApiServer:
         return cast("Cluster", self)
 
     def put(self, obj: Manifest) -> Manifest:
-        """Somebody writes an object."""
+        """Somebody writes an object; returns the fields of it that a client of ours keeps."""
         self.versions += 1
         new = {"uid": f"uid-{self.versions}", "creationTimestamp": scenes.NOW.isoformat()}
         meta = new | obj["metadata"] | {"resourceVersion": str(self.versions)}
         made = {"status": {}, **copy.deepcopy(obj), "metadata": meta}
         self.objects[obj["kind"], meta["name"]] = made
-        return copy.deepcopy(made)
+        return _seen(made)
 
     def names(self, kind: str) -> list[str]:
         """What there is of a kind."""
@@ -52,14 +52,14 @@ class ApiServer:
         self._call(f"get {kind} {name}")
         if (kind, name) not in self.objects:
             raise MissingError(f"get {kind} {name}: not found")
-        return copy.deepcopy(self.objects[kind, name])
+        return _seen(self.objects[kind, name])
 
     async def list(self, kind: str, _namespace: str | None, selector: str = "") -> tuple[list[Manifest], str]:
         self._call(f"list {kind}")
         found = [o for (k, _), o in sorted(self.objects.items()) if k == kind]
         run = selector.removeprefix(f"{LABEL_UID}=")
         mine = [o for o in found if o["metadata"].get("labels", {}).get(LABEL_UID) == run]
-        return copy.deepcopy(mine if selector.startswith(LABEL_UID) else found), str(self.versions)
+        return [_seen(o) for o in (mine if selector.startswith(LABEL_UID) else found)], str(self.versions)
 
     async def create(self, manifest: Manifest) -> Manifest:
         where = manifest["kind"], manifest["metadata"]["name"]
@@ -104,3 +104,7 @@ class ApiServer:
     def _call(self, what: str) -> None:
         self.calls.append(what)
         self.before(what)
+
+
+def _seen(obj: Manifest) -> Manifest:
+    return typed(obj["kind"], copy.deepcopy(obj))

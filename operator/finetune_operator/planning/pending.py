@@ -30,8 +30,10 @@ IMAGE_REASONS = {
     "ErrImageNeverPull",
     "RegistryUnavailable",
 }
+JOB_PROBLEMS = ("FailedCreate",)
+POD_PROBLEMS = ("FailedMount", "FailedCreatePodSandBox", "FailedAttachVolume")
+"""Reasons of the Events that say why a Job gets no pods, and why a pod does not start."""
 TEXT_LIMIT = 400
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
 
 @dataclass(frozen=True)
@@ -68,23 +70,29 @@ def have_started(job: Manifest, pods: list[Manifest]) -> bool:
     return sum(has_started(pod) for pod in pods) >= wanted
 
 
-def ask_about(jobs: Iterable[Manifest], pods: Iterable[Manifest], now: datetime) -> list[str]:
-    """Uids of the Jobs and pods whose Events tell why they hang.
+def ask_about(jobs: Iterable[Manifest], pods: Iterable[Manifest], now: datetime) -> list[list[str]]:
+    """For each Job that hangs: the uids of what its Events may be about, the Job first, then pods by index.
 
     A missing Secret, a quota or a refusal by Pod Security shows nowhere else.
     """
     mine = list(pods)
-    asked: list[str] = []
+    asked: list[list[str]] = []
     for job in jobs:
         if condition_true(job, "Complete", "Failed"):
             continue
         if not _older(job, now):
             continue
         own = pods_of(mine, job)
-        if _lacks_pods(job, own):
-            asked.append(job["metadata"]["uid"])
-        asked += [p["metadata"]["uid"] for p in own if _creating(p) and _older(p, now)]
+        hanging = [job] if _lacks_pods(job, own) else []
+        hanging += [p for p in own if _creating(p) and _older(p, now)]
+        if hanging:
+            asked.append([o["metadata"]["uid"] for o in hanging])
     return asked
+
+
+def explains(events: Iterable[Manifest]) -> bool:
+    """Whether the Events about a Job or a pod say why it hangs."""
+    return any(event.get("reason") in (*JOB_PROBLEMS, *POD_PROBLEMS) for event in events)
 
 
 def drifted(job: Manifest) -> str | None:
@@ -120,7 +128,7 @@ def _held_back(job: Manifest) -> Waiting | None:
 
 def _queued(job: Manifest) -> Waiting:
     """A suspended Job waits for a queueing system; the operator itself never suspends a Job."""
-    name, queue = job["metadata"]["name"], label(job, QUEUE_LABEL)
+    name, queue = job["metadata"]["name"], label(job, names.LABEL_QUEUE)
     if queue:
         message = f"Job {name} waits in queue {queue} until Kueue admits the Job."
     else:
@@ -152,7 +160,7 @@ def _hangs(job: Manifest, pod: Manifest, events: list[Manifest]) -> Waiting | No
         )
     if not _creating(pod):
         return Waiting(Reason.CONTAINER_CREATING, f"Pod {name}: {why}: {told}", problem=True) if why else None
-    event = _newest(events, pod, ("FailedMount", "FailedCreatePodSandBox", "FailedAttachVolume"))
+    event = _newest(events, pod, POD_PROBLEMS)
     if event is None:
         return None
     return _mount(job, namespace, name, event) or Waiting(
@@ -252,7 +260,7 @@ def _keepers(volume: Manifest, key: str) -> list[str]:
 
 def _refused(job: Manifest, events: list[Manifest]) -> Waiting | None:
     """Why the Job controller could not create pods."""
-    event = _newest(events, job, ("FailedCreate",))
+    event = _newest(events, job, JOB_PROBLEMS)
     if event is None:
         return None
     told = clean(event.get("message", "").removeprefix("Error creating: "), TEXT_LIMIT)

@@ -45,7 +45,7 @@ class Observed:
     refused: str | None = None
     """What the API server said when it refused our last write for this job (RBAC, admission); else None."""
     events: tuple[Manifest, ...] = ()
-    """core/v1 Events about pods that hang in waiting and Jobs that get no pods; see `waiting.ask_about`."""
+    """core/v1 Events about pods that hang in waiting and Jobs that get no pods; see `pending.ask_about`."""
     progress: Progress | None = None
     """Newest answer of the running stage's index 0."""
     base: BaseJob | None = None

@@ -71,6 +71,10 @@ class MissingError(ApiError):
     """There is no such object (any more)."""
 
 
+class TooLargeError(ApiError):
+    """The answer has more bytes than asked for."""
+
+
 class ExpiredError(ApiError):
     """The list or watch can only be begun anew (410)."""
 
@@ -117,9 +121,32 @@ class Transport:
         body: Manifest | None = None,
         seconds: float = REQUEST_SECONDS,
     ) -> Manifest:
+        """Sends a request and returns the JSON of the answer; see `read` for errors."""
+        text = await self.read(
+            verb, kind, namespace, name, subresource=subresource, query=query, body=body, seconds=seconds
+        )
+        answer: Manifest = json.loads(text)
+        return answer
+
+    async def read(
+        self,
+        verb: str,
+        kind: str,
+        namespace: str | None,
+        name: str = "",
+        *,
+        subresource: str = "",
+        query: dict[str, str] | None = None,
+        body: Manifest | None = None,
+        seconds: float = REQUEST_SECONDS,
+        max_bytes: int | None = None,
+    ) -> str:
         """Sends a request, reads the whole answer and raises what it means.
 
         A write (but of the Lease itself) first looks at the time left, and does not outlast it.
+
+        Raises:
+            TooLargeError: the answer has more than `max_bytes`; the rest was not read.
         """
         what = _what(verb, kind, namespace, name)
         if verb in WRITES and kind != "Lease":
@@ -131,15 +158,16 @@ class Transport:
         try:
             response = await self._send(verb, where, query or {}, body, timeout)
             async with response:
-                data = await response.read()
+                data = await _body(response, max_bytes)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             _count(verb, kind, "none")
             raise UnavailableError(f"{what}: {_said(error)}") from None
         _count(verb, kind, str(response.status))
+        if data is None:
+            raise TooLargeError(f"{what}: the answer has more than {max_bytes} bytes")
         if response.status >= 300:  # noqa: PLR2004 - the API server sends no redirects
             raise _error(what, response, data)
-        answer: Manifest = json.loads(data)
-        return answer
+        return data.decode()
 
     async def stream(self, kind: str, namespace: str | None, query: dict[str, str]) -> AsyncIterator[Any]:
         """A watch, line by line, until the server ends it.
@@ -249,6 +277,17 @@ def path(kind: str, namespace: str | None) -> str:
     return f"{root}/namespaces/{namespace}/{plural}" if namespace else f"{root}/{plural}"
 
 
+async def _body(response: aiohttp.ClientResponse, max_bytes: int | None) -> bytearray | None:
+    """The body of an answer; None where it has more than so many bytes."""
+    data = bytearray()
+    async for chunk in response.content.iter_any():
+        data += chunk
+        if max_bytes is not None and len(data) > max_bytes:
+            response.close()
+            return None
+    return data
+
+
 def _what(verb: str, kind: str, namespace: str | None, name: str) -> str:
     where = f" in namespace {namespace}" if namespace else ""
     return f"{verb} {RESOURCES[kind][1]}{f' {name}' if name else ''}{where}"
@@ -258,7 +297,7 @@ def _said(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _error(what: str, response: aiohttp.ClientResponse, data: bytes) -> ApiError:
+def _error(what: str, response: aiohttp.ClientResponse, data: bytes | bytearray) -> ApiError:
     """What an answer of 300 or more means: the one place that decides what is tried again and how."""
     try:
         said = json.loads(data)

@@ -1,4 +1,4 @@
-"""What the operator asks of Kubernetes: raw objects in and out. `transport` sends it."""
+"""What the operator asks of Kubernetes. Objects come with the fields that `transform` keeps."""
 
 import hashlib
 import logging
@@ -19,11 +19,18 @@ from finetune_operator.runtime.api_client import (
     ExistsError,
     ExpiredError,
     MissingError,
+    TooLargeError,
     Transport,
     UnavailableError,
 )
+from finetune_operator.runtime.event_loop import Pace
+from finetune_operator.runtime.json_list import pieces
+from finetune_operator.runtime.transform import transform
 
 PAGE = 500
+"""Objects of a list that one request asks for, unless objects are large."""
+PAGE_BYTES = 16 * 2**20
+"""A page with more bytes is not read to its end: fewer objects are asked for. The aim is half of that."""
 log = logging.getLogger(__name__)
 
 
@@ -40,6 +47,8 @@ class Cluster:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self._page_sizes: dict[tuple[str, str | None], int] = {}
+        """How many objects of a kind to ask for at once in a namespace."""
         self.api = transport.api
 
     async def get(self, kind: str, namespace: str, name: str) -> Manifest:
@@ -57,14 +66,28 @@ class Cluster:
             ExpiredError: the list took so long that its version was forgotten.
         """
         found: list[Manifest] = []
+        pace = Pace()
         token = ""
+        size = self._page_sizes.get((kind, namespace), PAGE)
         while True:
-            query = {"limit": str(PAGE), "labelSelector": selector, "continue": token}
-            page = await self._transport.request("list", kind, namespace, query=query)
-            found += (typed(kind, item) for item in page["items"])
-            token = page["metadata"].get("continue", "")
+            query = {"limit": str(size), "labelSelector": selector, "continue": token}
+            max_bytes = PAGE_BYTES if size > 1 else None
+            try:
+                text = await self._transport.read("list", kind, namespace, query=query, max_bytes=max_bytes)
+            except TooLargeError:
+                size //= 2
+                continue
+            before = len(found)
+            for key, value in pieces(text):
+                if key == "items":
+                    found.append(typed(kind, value))
+                    await pace.give_way()
+                elif key == "metadata":
+                    version, token = value["resourceVersion"], value.get("continue", "")
+            size = _next_page(size, len(found) - before, len(text))
+            self._page_sizes[kind, namespace] = size
             if not token:
-                return found, page["metadata"]["resourceVersion"]
+                return found, version
 
     async def watch(
         self, kind: str, namespace: str | None, selector: str, since: str, seconds: int
@@ -197,8 +220,14 @@ class Cluster:
 
 
 def typed(kind: str, obj: Manifest) -> Manifest:
-    """Items of lists come without kind and apiVersion."""
-    return {"apiVersion": RESOURCES[kind][0], **obj, "kind": kind}
+    """The fields of an object that the operator reads; items of lists come without kind and apiVersion."""
+    return {"apiVersion": RESOURCES[kind][0], **transform(kind, obj)}
+
+
+def _next_page(size: int, found: int, length: int) -> int:
+    """How many objects to ask for after a page of `size` with so many objects and so long a text."""
+    fitting = PAGE_BYTES // 2 * max(found, 1) // length
+    return max(1, min(PAGE, 2 * size, fitting))
 
 
 def _watch_error(kind: str, status: Manifest) -> ApiError:

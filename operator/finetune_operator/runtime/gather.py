@@ -4,6 +4,7 @@ Foreign objects and Events are not watched; the watches of a Job and of its pods
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -30,7 +31,7 @@ class ReadState:
     foreign: set[tuple[str, str]] = field(default_factory=set)
     """Kind and name of what has a name of ours and is not ours."""
     events: dict[str, tuple[Manifest, ...]] = field(default_factory=dict)
-    """Events about what hangs, by its uid."""
+    """Events about Jobs and pods that hang, by uid: of one object a Job."""
     asked_at: float = 0.0
     """When they were asked for, by time.monotonic()."""
     caught_up: set[str] = field(default_factory=set)
@@ -117,15 +118,30 @@ async def look_at_taken(read_state: ReadState, cache: Cache, cluster: Cluster, k
 
 
 async def ask_events(read_state: ReadState, cache: Cache, cluster: Cluster, now: datetime) -> None:
-    """Reads the Events about what hangs, every 15 s at most, and at once about what hangs since."""
-    asked = pending.ask_about(
+    """Lists the Events about each Job that hangs, or about one of its pods: one list a Job.
+
+    Jobs are asked about every 15 s at most, and at once where a Job hangs since. The pods of a gang take
+    turns until the Events of a pod say why it hangs.
+    """
+    hanging = pending.ask_about(
         cache.children(read_state.run, "Job"), cache.children(read_state.run, "Pod"), now
     )
-    if not asked:
+    if not hanging:
         read_state.events = {}
-    elif time.monotonic() - read_state.asked_at >= ASK_AGAIN_SECONDS or set(asked) - set(read_state.events):
+        return
+    due = time.monotonic() - read_state.asked_at >= ASK_AGAIN_SECONDS
+    if due or any(read_state.events.keys().isdisjoint(uids) for uids in hanging):
         read_state.asked_at = time.monotonic()
+        asked = [_next_to_ask(uids, read_state.events) for uids in hanging]
         read_state.events = {uid: await cluster.events(read_state.namespace, uid) for uid in asked}
+
+
+def _next_to_ask(uids: list[str], known: Mapping[str, tuple[Manifest, ...]]) -> str:
+    """The one that was asked about, while its Events say why it hangs; else the one after that."""
+    last = next((number for number, uid in enumerate(uids) if uid in known), -1)
+    if last >= 0 and pending.explains(known[uids[last]]):
+        return uids[last]
+    return uids[(last + 1) % len(uids)]
 
 
 def has_ended(job: Manifest) -> bool:

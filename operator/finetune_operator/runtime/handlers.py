@@ -11,11 +11,14 @@ from typing import Any
 
 import kopf
 
-from finetune_operator.names import GROUP, PLURAL, VERSION
+from finetune_operator.names import GROUP, KIND, PLURAL, VERSION
 from finetune_operator.objects import Manifest
 from finetune_operator.runtime.api_client import CONNECT_SECONDS, REQUEST_SECONDS, Access
+from finetune_operator.runtime.cluster import typed
 from finetune_operator.runtime.workqueue import backoff
 
+LIST_PAGE = 10
+"""FineTuneJobs in one page of kopf's list. Each may have 1.5 MB, and no thread runs while one is parsed."""
 SERVER_SECONDS = 300
 WORKER_IDLE_SECONDS = 0.1
 """kopf keeps a task for each object so long after its last event: in a burst, one for each job."""
@@ -75,6 +78,7 @@ async def _watch(registry: kopf.OperatorRegistry, namespaces: tuple[str, ...], s
     settings.networking.request_timeout = REQUEST_SECONDS
     settings.watching.connect_timeout = CONNECT_SECONDS
     settings.watching.server_timeout = SERVER_SECONDS
+    settings.watching.chunk_size = LIST_PAGE
     settings.queueing.idle_timeout = WORKER_IDLE_SECONDS
     stopping = asyncio.Event()
     asked = asyncio.create_task(_pass_on(stop, stopping), name="stop")
@@ -119,6 +123,6 @@ def _registry(access: Callable[[], Access], seen: Callable[[Manifest, bool], Non
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def job_seen(event: kopf.RawEvent, **_: Any) -> None:
-        seen(dict(event["object"]), event["type"] == "DELETED")
+        seen(typed(KIND, dict(event["object"])), event["type"] == "DELETED")
 
     return registry

@@ -60,7 +60,7 @@ async def relist(cluster: Cluster, cache: Cache, kind: str, namespace: str | Non
     except MissingError as error:
         raise UnavailableError(f"{error} (is the CustomResourceDefinition installed?)") from None
     healed = cache.note_readable(kind, namespace, None)
-    news = cache.replace(kind, namespace, objects, version)
+    news = await cache.replace(kind, namespace, objects, version)
     return version, cache.runs() if healed else news
 
 

@@ -30,6 +30,11 @@ RESYNC_TIME = Gauge(
     "finetune_operator_last_resync_timestamp_seconds", "Unix time of the last completed resync."
 )
 RESYNC_SECONDS = Gauge("finetune_operator_resync_seconds", "Duration of the last completed resync.")
+EVENT_LOOP_LAG = Histogram(
+    "finetune_operator_event_loop_lag_seconds",
+    "How much later than asked for the event loop runs a task, measured 20 times a second.",
+    buckets=_SECONDS,
+)
 LEADER = Gauge("finetune_operator_leader", "1 on the replica that works.")
 CLEANUPS = Counter("finetune_operator_cleanups", "Cleanups of deleted runs that ended.", ["result"])
 CLEANUP_FAILED = Gauge(

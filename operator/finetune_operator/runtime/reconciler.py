@@ -35,6 +35,7 @@ from finetune_operator.runtime.gather import ReadState
 from finetune_operator.runtime.trainer_poller import Poller, first_pod
 from finetune_operator.runtime.workqueue import RetryLaterError
 from finetune_operator.settings import Settings
+from finetune_trainer.contract import Progress
 
 MAX_CREATING_RECONCILES = 5
 """After so many turns in a row that made something, something else must be undoing it."""
@@ -114,15 +115,16 @@ class Reconciler:
         await gather.look_at_foreign(notes.read_state, self.cache, self.cluster)
         await gather.catch_up(notes.read_state, self.cache, self.cluster)
         await gather.ask_events(notes.read_state, self.cache, self.cluster, now)
-        plan, refusal = self._decide(notes, job, now), notes.undeletable
+        news = self.poller.news(run)
+        plan, refusal = self._decide(notes, job, now, news), notes.undeletable
         try:
             if await self._make(plan, notes):
                 return 0.0
         except RefusedError as error:
             refusal = str(error)
-        shown = self._decide(notes, job, now, refusal) if refusal else plan
+        shown = self._decide(notes, job, now, news, refusal) if refusal else plan
         written = await self._write_status(raw, dumped(shown.status))
-        self.poller.shown(run)
+        self.poller.shown(run, news)
         before, notes.undeletable = notes.undeletable, await self._delete_all(run, raw, plan)
         if written:
             for note in shown.notes:
@@ -239,9 +241,15 @@ class Reconciler:
         except MissingError:
             self.cache.remove(raw)
 
-    def _decide(self, notes: Notes, job: FineTuneJob, now: datetime, refused: str | None = None) -> Plan:
-        progress = self.poller.news(notes.read_state.run)
-        seen = gather.observed(notes.read_state, self.cache, progress, refused)
+    def _decide(
+        self,
+        notes: Notes,
+        job: FineTuneJob,
+        now: datetime,
+        news: Progress | None,
+        refused: str | None = None,
+    ) -> Plan:
+        seen = gather.observed(notes.read_state, self.cache, news, refused)
         return decide(job, seen, self.settings, now)
 
 

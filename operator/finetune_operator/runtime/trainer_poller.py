@@ -71,13 +71,14 @@ class Poller:
         known = self._followed.get(run)
         return known.told if known and not known.shown else None
 
-    def shown(self, run: str) -> None:
-        """The status says it now."""
-        if known := self._followed.get(run):
+    def shown(self, run: str, news: Progress | None) -> None:
+        """Records that the status shows this news; an answer that came since stays news."""
+        known = self._followed.get(run)
+        if known and known.told is news:
             known.shown = True
 
     async def run(self, enqueue: Callable[[str], None]) -> None:
-        """Asks until cancelled; calls `wake` with each run whose status is due."""
+        """Asks until cancelled; calls `enqueue` with each run whose status is due."""
         in_flight = asyncio.Semaphore(AT_ONCE)
         async with aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS),
@@ -111,6 +112,11 @@ class Poller:
         except ValueError as error:
             metrics.POLLS.labels(result="invalid").inc()
             log.info("the progress of %s cannot be used: %s", followed.target.address, str(error)[:300])
+            return
+        except Exception:
+            # Whatever a tenant's pod answers, the operator goes on for all the others.
+            metrics.POLLS.labels(result="invalid").inc()
+            log.warning("the progress of %s cannot be read", followed.target.address, exc_info=True)
             return
         metrics.POLLS.labels(result="answered").inc()
         now = time.monotonic()
@@ -178,10 +184,11 @@ def clamped(said: Progress, now: float) -> Progress:
     changes: dict[str, float | None] = {}
     for name in Progress.model_fields:
         value = getattr(said, name)
-        if isinstance(value, int | float) and not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             changes[name] = None if Progress.model_fields[name].default is None else 0.0
         elif isinstance(value, int | float) and abs(value) > LARGEST:
-            changes[name] = type(value)(math.copysign(LARGEST, value))
+            # A whole number may be too large even to become a float.
+            changes[name] = type(value)(LARGEST if value > 0 else -LARGEST)
     if math.isfinite(said.heartbeat):
         changes["heartbeat"] = min(said.heartbeat, now)
     if said.step is not None and said.total_steps is not None and said.step > said.total_steps:

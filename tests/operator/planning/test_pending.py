@@ -56,8 +56,8 @@ def test_events_are_asked_for_pods_that_hang_and_jobs_without_pods() -> None:
     creating = scenes.pod(JOB, job, {"is": "Creating"})
     running = scenes.pod(JOB, job, {"is": "Running"})
 
-    assert pending.ask_about([job], [creating], scenes.NOW) == [creating["metadata"]["uid"]]
-    assert pending.ask_about([job], [], scenes.NOW) == [job["metadata"]["uid"]]
+    assert pending.ask_about([job], [creating], scenes.NOW) == [[creating["metadata"]["uid"]]]
+    assert pending.ask_about([job], [], scenes.NOW) == [[job["metadata"]["uid"]]]
     assert pending.ask_about([job], [running], scenes.NOW) == []
 
 

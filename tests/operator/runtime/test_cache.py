@@ -1,5 +1,6 @@
 """What the cache promises: the newest version wins, the deleted stay deleted, lists replace."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -14,7 +15,6 @@ def an(kind: str, name: str, version: int, *, run: str = "run", uid: str = "", n
         "namespace": namespace,
         "uid": uid or f"uid-{name}",
         "resourceVersion": str(version),
-        "managedFields": [{"manager": "x"}],
     }
     if kind == KIND:
         meta["uid"] = run
@@ -54,20 +54,20 @@ def test_what_was_deleted_does_not_come_back_with_a_late_event(cache: Cache) -> 
     assert cache.runs() == set()
 
 
-def test_a_list_removes_what_it_lacks_but_not_what_is_newer(cache: Cache) -> None:
+async def test_a_list_removes_what_it_lacks_but_not_what_is_newer(cache: Cache) -> None:
     cache.put(an("Pod", "old", 5))
     cache.put(an("Pod", "new", 20))
     cache.put(an("Job", "other-kind", 5))
     cache.put(an("Pod", "elsewhere", 5, namespace="other", run="other"))
-    assert cache.replace("Pod", "ns", [an("Pod", "listed", 7)], "10") == {"run"}
+    assert await cache.replace("Pod", "ns", [an("Pod", "listed", 7)], "10") == {"run"}
     assert [o["metadata"]["name"] for o in cache.children("run", "Pod")] == ["listed", "new"]
     assert cache.child("run", "Job", "other-kind")
     assert cache.children("other", "Pod")
 
 
-def test_an_unchanged_list_is_no_news(cache: Cache) -> None:
+async def test_an_unchanged_list_is_no_news(cache: Cache) -> None:
     cache.put(an("Pod", "a", 5))
-    assert cache.replace("Pod", None, [an("Pod", "a", 5)], "10") == set()
+    assert await cache.replace("Pod", None, [an("Pod", "a", 5)], "10") == set()
 
 
 def test_a_run_is_known_by_its_job_and_outlives_it(cache: Cache) -> None:
@@ -87,9 +87,19 @@ def test_objects_without_our_label_are_not_ours(cache: Cache) -> None:
     assert cache.runs() == set()
 
 
-def test_managed_fields_are_not_kept(cache: Cache) -> None:
-    cache.put(an("Pod", "a", 1))
-    assert "managedFields" not in cache.children("run", "Pod")[0]["metadata"]
+async def test_a_long_list_gives_way_to_other_tasks(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune_operator.runtime.event_loop.WORK_SECONDS", 0.0)
+    seen: list[int] = []
+
+    async def look() -> None:
+        while True:
+            seen.append(len(cache.children("run", "Pod")))
+            await asyncio.sleep(0)
+
+    looking = asyncio.create_task(look())
+    await cache.replace("Pod", None, [an("Pod", f"p{number}", 1) for number in range(50)], "10")
+    looking.cancel()
+    assert len(set(seen)) >= 40
 
 
 def test_a_refusal_to_read_concerns_its_namespace(cache: Cache) -> None:
@@ -108,21 +118,3 @@ def test_memory_of_deletions_is_bounded(cache: Cache, monkeypatch: pytest.Monkey
     for number in range(10):
         cache.remove(an("Pod", f"p{number}", 1))
     assert len(cache._deleted) == 3
-
-
-def test_few_objects_stay_read_and_all_are_as_they_came(
-    cache: Cache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("finetune_operator.runtime.cache.OPEN", 2)
-    pods = [an("Pod", f"p{number}", number) | {"status": {"message": f"ü{number}"}} for number in range(5)]
-    for pod in pods:
-        cache.put(pod)
-    for _ in range(2):
-        assert [o["status"] for o in cache.children("run", "Pod")] == [pod["status"] for pod in pods]
-    assert len(cache._open) == 2
-
-
-def test_what_stays_read_is_not_read_again(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache.put(an(KIND, "tickets", 1))
-    monkeypatch.setattr("finetune_operator.runtime.cache.json.loads", None)
-    assert cache.job("run")

@@ -235,7 +235,7 @@ async def test_a_name_that_something_else_has_is_not_taken_over(
 
     await desk.reconcile()
 
-    assert desk.server.objects["Job", RECORD] == theirs
+    assert desk.server.objects["Job", RECORD]["metadata"] == theirs["metadata"]
     assert f"waits for the name {RECORD}: there is a Job demo/{RECORD} that is not of this run" in caplog.text
 
 

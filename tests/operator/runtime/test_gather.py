@@ -31,9 +31,9 @@ def prepare(server: ApiServer, **status: object) -> Manifest:
     return server.put(scenes.child(JOB, {"stage": "Prepare", "status": status}, scenes.settings()))
 
 
-def its_pod(job: Manifest, **short: object) -> Manifest:
+def its_pod(server: ApiServer, job: Manifest, **short: object) -> Manifest:
     owner = {"metadata": {"ownerReferences": [{"uid": job["metadata"]["uid"]}]}}
-    return scenes.pod(JOB, job, owner | short)
+    return scenes.pod(JOB, server.objects["Job", job["metadata"]["name"]], owner | short)
 
 
 @pytest.mark.parametrize(
@@ -44,12 +44,12 @@ async def test_pods_that_are_behind_their_job_are_read_once_more_and_only_once(
 ) -> None:
     job = prepare(server)
     cache.put(job)
-    cache.put(server.put(its_pod(job, **{"is": "Running"})))
+    cache.put(server.put(its_pod(server, job, **{"is": "Running"})))
     await gather.catch_up(read_state, cache, server.cluster)
     assert server.calls == []
 
     cache.put(prepare(server, **{"is": "Complete"}))
-    server.put(its_pod(job, **now))
+    server.put(its_pod(server, job, **now))
     for _ in range(2):
         await gather.catch_up(read_state, cache, server.cluster)
 
@@ -73,10 +73,34 @@ async def test_events_about_what_hangs_are_asked_for_every_15_seconds_and_of_new
     assert read_state.requeue_after == gather.ASK_AGAIN_SECONDS
     assert [e["reason"] for e in gather.observed(read_state, cache, None, None).events] == ["FailedCreate"]
 
-    pod = server.put(its_pod(job, **{"is": "Creating"}))
+    pod = server.put(its_pod(server, job, **{"is": "Creating"}))
     cache.put(pod)
     await gather.ask_events(read_state, cache, server.cluster, scenes.NOW)
     assert server.calls[2:] == [f"events {pod['metadata']['uid']}"]
+
+
+async def test_a_gang_that_hangs_costs_one_list_of_events_each_time(
+    server: ApiServer, cache: Cache, read_state: ReadState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("finetune_operator.runtime.gather.time.monotonic", lambda: clock[0])
+    gang = scenes.job_of({"spec": {"resources": {"nodes": 5}}})
+    job = server.put(scenes.child(gang, {"stage": "Train"}, scenes.settings()))
+    cache.put(job)
+    for index in range(5):
+        pod = its_pod(server, job, **{"is": "Creating", "index": index, "metadata": {"uid": f"pod-{index}"}})
+        cache.put(server.put(pod))
+
+    async def ask() -> list[str]:
+        server.calls.clear()
+        clock[0] += gather.ASK_AGAIN_SECONDS
+        await gather.ask_events(read_state, cache, server.cluster, scenes.NOW)
+        return list(server.calls)
+
+    assert [await ask() for _ in range(6)] == [[f"events pod-{index}"] for index in (0, 1, 2, 3, 4, 0)]
+    server.events_of["pod-2"] = (scenes.event({"about": "x", "reason": "FailedMount", "message": "m"}),)
+    server.events_of["pod-1"] = (scenes.event({"about": "x", "reason": "Pulling", "message": "m"}),)
+    assert [await ask() for _ in range(4)] == [[f"events pod-{index}"] for index in (1, 2, 2, 2)]
 
 
 async def test_events_are_forgotten_once_nothing_hangs(

@@ -20,7 +20,13 @@ SECONDS = 30.0
 
 
 def a_job(name: str, version: int) -> Manifest:
-    meta = {"name": name, "namespace": "demo", "uid": f"uid-{name}", "resourceVersion": str(version)}
+    meta: Manifest = {
+        "name": name,
+        "namespace": "demo",
+        "uid": f"uid-{name}",
+        "resourceVersion": str(version),
+    }
+    meta["annotations"] = {"large": "x" * 200_000}
     return {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": meta}
 
 
@@ -34,6 +40,8 @@ class Server:
         self.refusals: list[int] = []
         """How the first questions are answered instead."""
         self.watches = 0
+        self.limits: set[str | None] = set()
+        """How many FineTuneJobs were asked for at once."""
         self.port = 0
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
@@ -59,6 +67,8 @@ class Server:
             return web.json_response({}, status=self.refusals.pop())
         if "watch" in request.query:
             return await self._watch(request)
+        if request.path.endswith("/finetunejobs"):
+            self.limits.add(request.query.get("limit"))
         if request.path not in answers:
             return web.json_response({}, status=404)
         return web.json_response(answers[request.path])
@@ -105,6 +115,7 @@ async def watch(server: Server) -> AsyncIterator[Callable[..., tuple[Seen, threa
             return Access(f"http://127.0.0.1:{server.port}", None, "the-token", None, None)
 
         def take(job: Manifest, gone: bool) -> None:
+            assert "annotations" not in job["metadata"]
             seen.put((job["metadata"]["name"], gone))
 
         threads.append(handlers.watch_jobs(["demo"], access, take, stop))
@@ -133,6 +144,7 @@ async def test_jobs_are_seen_when_listed_when_changed_and_when_gone(
     assert await told(seen) == ("new", True)
 
     assert server.tokens == {"Bearer the-token"}
+    assert server.limits == {"10"}
     assert server.written == []  # no annotations, no finalizers, no events
     assert thread.is_alive()
     said = [

@@ -128,14 +128,14 @@ def test_only_those_of_the_same_namespace_that_name_it_now_are_woken(cluster: Cl
     assert cluster.news() == ["uid-moved"]
 
 
-def test_a_list_wakes_those_whose_base_it_brought_or_lacks(cluster: Cluster) -> None:
+async def test_a_list_wakes_those_whose_base_it_brought_or_lacks(cluster: Cluster) -> None:
     waiting = cluster.shows("tickets", base="languages")
     base = cluster.shows("languages", SUCCEEDED)
     cluster.news()
-    cluster.cache.replace(KIND, None, [waiting], "99")
+    await cluster.cache.replace(KIND, None, [waiting], "99")
     assert cluster.news() == ["uid-tickets"]
     other = {**base, "metadata": {**base["metadata"], "uid": "another", "resourceVersion": "100"}}
-    cluster.cache.replace(KIND, None, [waiting, other], "100")
+    await cluster.cache.replace(KIND, None, [waiting, other], "100")
     assert cluster.news() == ["uid-tickets"]
 
 

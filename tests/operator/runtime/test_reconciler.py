@@ -1,5 +1,6 @@
 """What a turn does with a plan: in which order, and what follows where the API server will not have it."""
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from finetune_operator.runtime.reconciler import (
 )
 from finetune_operator.runtime.trainer_poller import Poller
 from finetune_operator.runtime.workqueue import RetryLaterError
+from finetune_trainer.contract import Activity, Progress, Stage
 from tests.operator import scenes
 from tests.operator.apiserver import ApiServer
 
@@ -157,7 +159,8 @@ async def test_what_was_made_before_the_operator_was_killed_is_taken_up(begun: D
 
 
 async def test_no_pods_without_their_network_policy_where_a_stranger_has_its_name(desk: Desk) -> None:
-    theirs = desk.server.put({"kind": "NetworkPolicy", "metadata": {"name": "tickets-0b5c3"}})
+    desk.server.put({"kind": "NetworkPolicy", "metadata": {"name": "tickets-0b5c3"}})
+    theirs = copy.deepcopy(desk.server.objects["NetworkPolicy", "tickets-0b5c3"])
 
     assert await desk.reconcile() == ASK_AGAIN_SECONDS
     assert desk.server.names("Job") == []
@@ -308,6 +311,27 @@ async def test_a_running_pod_is_asked_for_its_progress_until_its_job_is_deleted(
     assert begun.server.writes() == []
     assert RUN not in begun.poller._followed
     assert RUN not in begun.reconciler._notes
+
+
+async def test_progress_that_comes_while_the_status_is_written_is_shown_next(begun: Desk) -> None:
+    begun.prepare({"is": "Running"})
+    await begun.reconcile()
+    followed = begun.poller._followed[RUN]
+    loading, training = (
+        Progress(stage=Stage.PREPARE, attempt=1, activity=activity)
+        for activity in (Activity.LOADING, Activity.TRAINING)
+    )
+    followed.told = loading
+
+    def answer(what: str) -> None:
+        if what == "status":
+            followed.told, followed.shown = training, False
+
+    begun.server.before = answer
+    await begun.reconcile()
+    assert begun.status["progress"]["activity"] == "Loading"
+    await begun.reconcile()
+    assert begun.status["progress"]["activity"] == "Training"
 
 
 async def test_a_run_whose_job_is_gone_is_cleaned_up(begun: Desk) -> None:

@@ -162,12 +162,80 @@ async def test_wakes_at_milestones_and_else_seldom(monkeypatch: pytest.MonkeyPat
         news = poller.news("run")
         assert news is not None
         assert news.activity is Activity.TRAINING
-        poller.shown("run")
+        poller.shown("run", news)
         assert poller.news("run") is None
         poller.follow("run", None)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [said(step=10**400), said(heartbeat=-1e308), "[" * 60_000, '"\\ud800"', said() + "\0"],
+    ids=["a step of 400 digits", "a heartbeat long ago", "deep", "half a character", "a byte too many"],
+)
+async def test_an_odd_answer_of_one_pod_does_not_end_the_poller(
+    odd: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(body=odd.encode())
+
+    await outlives(answer, monkeypatch)
+
+
+async def test_an_error_that_nobody_thought_of_does_not_end_the_poller(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=said())
+
+    def clamp(*_: object) -> Progress:
+        raise ArithmeticError("a bug")
+
+    monkeypatch.setattr(trainer_poller, "clamped", clamp)
+    await outlives(answer, monkeypatch)
+
+
+async def outlives(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The poller asks a pod with this answer again and again."""
+    asked, enough = 0, asyncio.Event()
+
+    async def count(request: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            enough.set()
+        answered: web.Response = await answer(request)
+        return answered
+
+    poller = Poller(poll_seconds=0.01, status_seconds=60)
+    poller.follow("run", TARGET)
+    async with pod(count, monkeypatch):
+        running = asyncio.create_task(poller.run(lambda _: None))
+        waiting = asyncio.create_task(enough.wait())
+        async with asyncio.timeout(5):
+            await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        assert not running.done(), running.exception()
+        running.cancel()
+        waiting.cancel()
+        await asyncio.gather(running, waiting, return_exceptions=True)
+
+
+def test_news_that_came_after_the_status_was_decided_is_not_shown_yet() -> None:
+    poller = Poller(poll_seconds=1, status_seconds=1)
+    poller.follow("run", TARGET)
+    followed = poller._followed["run"]
+    first, second = (Progress(stage=Stage.TRAIN, attempt=1, step=step) for step in (1, 2))
+    followed.told = first
+    assert poller.news("run") == first
+    followed.told = second  # while the status with the first is written
+
+    poller.shown("run", first)
+
+    assert poller.news("run") == second
+    poller.shown("run", second)
+    assert poller.news("run") is None
 
 
 async def test_silence_means_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,80 @@
+"""Which fields of an object are kept: all that planning reads, and nothing that a tenant can make large."""
+
+import json
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_operator.names import KIND
+from finetune_operator.objects import is_subset
+from finetune_operator.planning.plan import plan
+from finetune_operator.planning.types import Observed
+from finetune_operator.runtime.cluster import typed
+from finetune_operator.runtime.transform import FIELDS
+from tests.operator import scenes
+
+GOLDEN = Path(__file__).parents[1] / "planning/golden"
+CASES = sorted(p.name for p in GOLDEN.iterdir() if p.is_dir())
+LARGE = "x" * 250_000
+
+
+def kept(observed: Observed) -> Observed:
+    return replace(
+        observed,
+        jobs=tuple(typed("Job", o) for o in observed.jobs),
+        pods=tuple(typed("Pod", o) for o in observed.pods),
+        services=tuple(typed("Service", o) for o in observed.services),
+        network_policies=tuple(typed("NetworkPolicy", o) for o in observed.network_policies),
+        events=tuple(typed("Event", o) for o in observed.events),
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_planning_reads_no_field_that_is_dropped(case: str) -> None:
+    folder = GOLDEN / case
+    short = scenes.read(folder / "observed.yaml")
+    configured = scenes.settings(short.get("settings"))
+    job = scenes.job_of(scenes.read(folder / "job.yaml"), configured=configured)
+    now = datetime.fromisoformat(short.get("now", scenes.NOW.isoformat()))
+    observed = scenes.observed_of(job, short, configured)
+
+    made = plan(job, observed, configured, now)
+
+    assert plan(job, kept(observed), configured, now) == made
+    for manifest in made.apply:  # what is compared with what is there
+        assert is_subset(manifest, typed(manifest["kind"], manifest))
+
+
+@pytest.mark.parametrize("kind", FIELDS)
+def test_what_a_tenant_can_make_large_is_dropped(kind: str) -> None:
+    metadata: dict[str, Any] = {
+        "name": "n",
+        "labels": {"theirs": "a", "finetune.dev/job-uid": "b", "finetune.dev/theirs": "c"},
+        "annotations": {"theirs": LARGE, "finetune.dev/theirs": LARGE},
+        "managedFields": [{"manager": LARGE}],
+        "finalizers": [LARGE],
+    }
+    pod = {"metadata": metadata, "spec": {"containers": [{"name": "c", "args": [LARGE]}]}}
+    spec = {} if kind in {KIND, "Service", "NetworkPolicy"} else pod["spec"] | {"template": pod}
+
+    found = typed(kind, {"metadata": metadata, "spec": spec})
+
+    assert len(str(found)) < 1000
+    assert found["metadata"].get("labels", {}).keys() <= {"finetune.dev/job-uid"}
+    assert not found["metadata"].get("annotations")
+
+
+def test_a_finetunejob_keeps_its_spec_and_status_whole() -> None:
+    document = scenes.BASE | {"status": {"attempts": [{"job": "a", "number": 1}], "unknown": [None, 1.5]}}
+    assert typed(KIND, document) == document
+
+
+def test_what_many_objects_repeat_is_held_once() -> None:
+    text = '{"spec": {"task": "TextClassification"}}'
+    one, other = (typed(KIND, json.loads(text))["spec"] for _ in range(2))
+    ((key, value),), ((same_key, same_value),) = one.items(), other.items()
+    assert key is same_key
+    assert value is same_value
