@@ -186,7 +186,7 @@ class Transport:
                 if response.status != 200:  # noqa: PLR2004 - OK
                     raise _error(what, response, await response.read())
                 try:
-                    async for line in response.content:
+                    async for line in _lines(response.content):
                         yield json.loads(line)
                 except aiohttp.SocketTimeoutError as error:
                     raise SilentError(f"{what}: {_said(error)}") from None
@@ -275,6 +275,20 @@ def path(kind: str, namespace: str | None) -> str:
     version, plural = RESOURCES[kind]
     root = f"/apis/{version}" if "/" in version else f"/api/{version}"
     return f"{root}/namespaces/{namespace}/{plural}" if namespace else f"{root}/{plural}"
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """The lines of an answer, however long: aiohttp's own reader refuses lines above its buffer's size."""
+    begun = bytearray()
+    async for chunk in content.iter_any():
+        *ended, rest = chunk.split(b"\n")
+        for end in ended:
+            begun += end
+            yield bytes(begun)
+            begun.clear()
+        begun += rest
+    if begun:
+        yield bytes(begun)
 
 
 async def _body(response: aiohttp.ClientResponse, max_bytes: int | None) -> bytearray | None:

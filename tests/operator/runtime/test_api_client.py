@@ -192,6 +192,36 @@ async def test_a_watch_that_falls_silent_is_broken_off(
         await anext(stream)
 
 
+async def test_a_watch_event_may_have_any_length(server: Server, caller: Caller) -> None:
+    """A tenant's object may have some MB, and six times that in JSON."""
+    events = [
+        {"type": "ADDED", "object": {"size": size, "text": "x" * size}} for size in (3, 9_000_000, 5, 0)
+    ]
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"\n".join(json.dumps(event).encode() for event in events) + b"\n")
+        return response
+
+    server.answer = answer
+    assert [event async for event in caller(60).stream("Pod", None, {})] == events
+
+
+async def test_a_watch_that_is_cut_off_is_broken(server: Server, caller: Caller) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b'{"type": "ADDED"}\n{"type": "MODI')
+        return response
+
+    server.answer = answer
+    stream = caller(60).stream("Pod", None, {})
+    assert await anext(stream) == {"type": "ADDED"}
+    with pytest.raises(UnavailableError, match="watch pods"):
+        await anext(stream)
+
+
 async def test_a_token_is_read_anew(caller: Caller) -> None:
     configuration = caller(60).api.configuration
 
