@@ -64,12 +64,11 @@ def give_version(places: Places, role: StoreRole, **files: str) -> None:
 
 
 def session_keys(server: ObjectStore) -> MinioCredentials:
-    """Temporary keys of the root user, good for a quarter of an hour, the least that MinIO gives."""
+    """Temporary keys of the root user, good for an hour, the least that minio asks for."""
     return AssumeRoleProvider(
         sts_endpoint=server.endpoint,
         access_key=server.access_key,
         secret_key=server.secret_key,
-        duration_seconds=900,
         http_client=urllib3.PoolManager(ca_certs=str(server.ca_file)),
     ).retrieve()
 
@@ -81,7 +80,12 @@ def give_authority(places: Places, role: StoreRole, pem: bytes) -> None:
 
 
 def add_user(
-    server: ObjectStore, bucket: str, grants: Mapping[str, Sequence[str]], folder: Path
+    server: ObjectStore,
+    bucket: str,
+    grants: Mapping[str, Sequence[str]],
+    folder: Path,
+    *,
+    denied: Sequence[str] = (),
 ) -> tuple[str, str]:
     """A user with these rights on one bucket and no others.
 
@@ -90,6 +94,7 @@ def add_user(
         bucket: its name.
         grants: actions by what they are granted on: "" is the bucket, "mine/*" the objects below a folder.
         folder: for files that are needed on the way.
+        denied: actions that are denied everywhere, because MinIO grants some of them with others.
 
     Returns:
         Access key and secret key.
@@ -103,6 +108,9 @@ def add_user(
         }
         for on, actions in grants.items()
     ]
+    if denied:
+        everywhere = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
+        statements.append({"Effect": "Deny", "Action": list(denied), "Resource": everywhere})
     match server.kind:
         case "minio":
             _add_to_minio(server, name, secret, statements, folder)

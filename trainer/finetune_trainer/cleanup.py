@@ -8,9 +8,6 @@ from finetune_trainer.s3.store import open_store
 from finetune_trainer.s3.uris import UriError, parse
 from finetune_trainer.stage import Pulse, StageResult
 
-_BATCH = 1000
-"""Objects a request deletes, S3's own limit."""
-
 
 def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
     """Deletes everything below `run.runs`, aborts uploads there and those of Publish. Again is harmless.
@@ -24,13 +21,28 @@ def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
     pulse.beat(Activity.CLEANING_UP, percent=0)
     # Uploads first: one that completed in between would otherwise stay behind as an object.
     uploads = sum(store.abort_uploads(folder) for folder in (runs, *_outputs(config)))
-    found = [entry.uri for entry in store.list(runs)]
-    for start in range(0, len(found), _BATCH):
-        store.delete(found[start : start + _BATCH])
-        pulse.beat(Activity.CLEANING_UP, percent=100 * min(start + _BATCH, len(found)) / len(found))
-    return StageResult(
-        CleanupPayload(objects=len(found), uploads=uploads),
-        f"{len(found):,} objects below {runs} and {uploads:,} unfinished uploads of the run removed",
+    cleared = store.clear(runs, lambda share: pulse.beat(Activity.CLEANING_UP, percent=100 * share))
+    payload = CleanupPayload(
+        objects=cleared.objects,
+        uploads=uploads,
+        versions=cleared.versions,
+        versions_left=cleared.versions_left,
+    )
+    return StageResult(payload, _message(runs, payload))
+
+
+def _message(runs: str, done: CleanupPayload) -> str:
+    versions = f", {done.versions:,} older versions and delete markers" if done.versions else ""
+    removed = (
+        f"{done.objects:,} objects below {runs}{versions} and {done.uploads:,} unfinished uploads of the run"
+        " removed"
+    )
+    if not done.versions_left:
+        return removed
+    return (
+        f"{removed}; at least {done.versions_left:,} older versions and delete markers stay, and with them"
+        " their content. Give these keys s3:ListBucketVersions and s3:DeleteObjectVersion, or the bucket a"
+        " lifecycle rule with NoncurrentVersionExpiration (admin guide, The bucket's lifecycle rules)."
     )
 
 

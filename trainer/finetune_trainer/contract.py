@@ -305,6 +305,10 @@ class CleanupPayload(Model):
     objects: NonNegativeInt
     uploads: NonNegativeInt
     """Multipart uploads aborted."""
+    versions: NonNegativeInt = 0
+    """Older versions and delete markers deleted, in a bucket that keeps versions."""
+    versions_left: NonNegativeInt = 0
+    """Older versions and delete markers that stay, at least, because the keys may not delete them."""
 
 
 Payload = Annotated[

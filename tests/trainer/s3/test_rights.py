@@ -16,7 +16,7 @@ from tests.trainer.storage import add_user, give_keys, on_both_stores
 pytestmark = on_both_stores
 
 GUIDE = Path(__file__).parents[3] / "docs" / "admin-guide.md"
-OF_BUCKETS = {"s3:ListBucket", "s3:ListBucketMultipartUploads"}
+OF_BUCKETS = {"s3:ListBucket", "s3:ListBucketMultipartUploads", "s3:ListBucketVersions"}
 
 
 def documented(purpose: str) -> dict[str, list[str]]:

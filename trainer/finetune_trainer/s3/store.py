@@ -6,20 +6,18 @@ Every error is a StageFailure (storefaults.py says which); reasons in storefault
 import io
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
-
-from minio.deleteobjects import DeleteObject
 
 from finetune_trainer.config import StoreAccess, StoreRole
 from finetune_trainer.contract import Digest, FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.places import Places
-from finetune_trainer.s3 import downloads, uploads
+from finetune_trainer.s3 import deletions, downloads, uploads
 from finetune_trainer.s3.clients import connect
 from finetune_trainer.s3.credentials import Credentials, read_ca_bundle, read_credentials
+from finetune_trainer.s3.deletions import Cleared
 from finetune_trainer.s3.objects import ObjectInfo, Transfer, info, look
 from finetune_trainer.s3.retries import persist
 from finetune_trainer.s3.uris import S3Uri, UriError, parse
@@ -105,19 +103,17 @@ class Store:
             where = _parse_listed(uri)
             keys.setdefault(where.bucket, []).append(where.key)
         for bucket, names in keys.items():
-            delete = partial(self._delete_keys, bucket, names)
-            persist(delete, f"delete objects in s3://{bucket}", self._clients)
+            deletions.delete(self._clients, bucket, names)
         return sum(len(names) for names in keys.values())
 
-    def _delete_keys(self, bucket: str, names: Sequence[str]) -> None:
-        for error in self._clients.control.remove_objects(bucket, [DeleteObject(name) for name in names]):
-            if error.code not in {"NoSuchKey", "NoSuchVersion"}:
-                raise StageFailure(
-                    FailureClass.STORAGE,
-                    "StorageDenied" if error.code == "AccessDenied" else "StorageError",
-                    f"{self._clients.endpoint} refuses to delete s3://{bucket}/{error.name} ({error.code}).",
-                    "Give the output store's credentials s3:DeleteObject.",
-                )
+    def clear(self, prefix: str, advanced: Callable[[float], None] = lambda _: None) -> Cleared:
+        """Deletes every object whose key starts with the prefix, and its versions where the keys may.
+
+        Args:
+            prefix: URI.
+            advanced: told how much is done, from 0 to 1.
+        """
+        return deletions.clear(self._clients, _parse(prefix), advanced)
 
     def abort_uploads(self, prefix: str) -> int:
         """Aborts every multipart upload below a prefix. Returns how many."""

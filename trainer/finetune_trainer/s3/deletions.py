@@ -1,0 +1,127 @@
+"""IO: deletes objects, and with all below a prefix also what a bucket with versions keeps of them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from minio.deleteobjects import DeleteObject
+
+from finetune_trainer.contract import FailureClass
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.s3.clients import Clients
+from finetune_trainer.s3.objects import look
+from finetune_trainer.s3.retries import persist
+from finetune_trainer.s3.uris import S3Uri
+
+_Item = TypeVar("_Item")
+_BATCH = 1000
+"""Objects that a request deletes, the limit of S3."""
+_GONE = frozenset({"NoSuchKey", "NoSuchVersion"})
+_KEPT = frozenset({"AccessDenied", "ObjectLocked", "InvalidRequest"})
+"""Codes for a version that these keys may not delete, or that the bucket holds until a date (object lock)."""
+_NOT_LISTED = frozenset({"StorageDenied", "StorageRefused"})
+"""Reasons of a store that lists no versions: these keys may not see them, or the store has none."""
+
+
+@dataclass(frozen=True)
+class Cleared:
+    """What was deleted below a prefix, and what stays."""
+
+    objects: int
+    versions: int = 0
+    """Older versions and delete markers that were deleted."""
+    versions_left: int = 0
+    """Older versions and delete markers that stay; where they cannot be listed, the least that there are."""
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """An object that the store keeps."""
+
+    key: str
+    code: str
+
+
+def delete(clients: Clients, bucket: str, keys: Sequence[str]) -> None:
+    """Deletes objects; one that is not there counts as deleted."""
+    for refusal in _refused(clients, bucket, [DeleteObject(key) for key in keys]):
+        raise _not_deleted(clients, bucket, refusal)
+
+
+def clear(clients: Clients, below: S3Uri, advanced: Callable[[float], None]) -> Cleared:
+    """Deletes every object below a prefix, then their versions, as far as the keys may.
+
+    Args:
+        clients: of the store.
+        below: the prefix.
+        advanced: told how much is done, from 0 to 1.
+    """
+    keys = persist(lambda: _keys(clients, below), f"list {below}", clients)
+    kept = bool(keys) and _keeps_versions(clients, S3Uri(below.bucket, keys[0]))
+    for batch in _batches(keys, advanced):
+        delete(clients, below.bucket, batch)
+    try:
+        versions = persist(lambda: list(_versions(clients, below)), f"list versions of {below}", clients)
+    except StageFailure as failure:
+        if failure.reason not in _NOT_LISTED:
+            raise
+        return Cleared(len(keys), versions_left=len(keys) if kept else 0)
+    left = sum(_left(clients, below.bucket, batch) for batch in _batches(versions, advanced))
+    return Cleared(len(keys), len(versions) - left, left)
+
+
+def _batches(items: Sequence[_Item], advanced: Callable[[float], None]) -> Iterator[Sequence[_Item]]:
+    for start in range(0, len(items), _BATCH):
+        yield items[start : start + _BATCH]
+        advanced(min(start + _BATCH, len(items)) / len(items))
+
+
+def _keys(clients: Clients, below: S3Uri) -> list[str]:
+    found = clients.control.list_objects(below.bucket, prefix=below.key, recursive=True)
+    return [entry.object_name or "" for entry in found]
+
+
+def _versions(clients: Clients, below: S3Uri) -> Iterator[DeleteObject]:
+    for entry in clients.control.list_objects(
+        below.bucket, prefix=below.key, recursive=True, include_version=True
+    ):
+        yield DeleteObject(entry.object_name or "", entry.version_id)
+
+
+def _keeps_versions(clients: Clients, where: S3Uri) -> bool:
+    """Whether a bucket keeps versions, as an object in it tells those who may not ask for more."""
+    found = look(clients, where)
+    return found is not None and "x-amz-version-id" in found[1]
+
+
+def _left(clients: Clients, bucket: str, versions: Sequence[DeleteObject]) -> int:
+    """Deletes versions; how many stay."""
+    try:
+        refused = _refused(clients, bucket, versions)
+    except StageFailure as failure:
+        if failure.reason != "StorageDenied":
+            raise
+        return len(versions)
+    for refusal in refused:
+        if refusal.code not in _KEPT:
+            raise _not_deleted(clients, bucket, refusal)
+    return len(refused)
+
+
+def _refused(clients: Clients, bucket: str, doomed: Sequence[DeleteObject]) -> list[_Refusal]:
+    """Deletes objects or versions of them; those that the store keeps."""
+
+    def act() -> list[_Refusal]:
+        errors = clients.control.remove_objects(bucket, doomed)
+        return [_Refusal(error.name or "", error.code) for error in errors if error.code not in _GONE]
+
+    return persist(act, f"delete objects in s3://{bucket}", clients)
+
+
+def _not_deleted(clients: Clients, bucket: str, refusal: _Refusal) -> StageFailure:
+    return StageFailure(
+        FailureClass.STORAGE,
+        "StorageDenied" if refusal.code == "AccessDenied" else "StorageError",
+        f"{clients.endpoint} refuses to delete s3://{bucket}/{refusal.key} ({refusal.code}).",
+        "Give the output store's credentials s3:DeleteObject.",
+    )
