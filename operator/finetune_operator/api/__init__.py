@@ -9,7 +9,14 @@ from typing import Any
 from finetune_operator.api.fields import rule, rules
 from finetune_operator.api.gate import GateSpec
 from finetune_operator.api.method import LoraSpec
-from finetune_operator.api.spec import FineTuneJobSpec, Storage
+from finetune_operator.api.spec import (
+    DEFAULT_REGION,
+    CaBundleRef,
+    FineTuneJobSpec,
+    Region,
+    SecretRef,
+    Storage,
+)
 from finetune_operator.api.status import (
     AttemptStatus,
     ConditionStatus,
@@ -22,7 +29,9 @@ from finetune_operator.api.status import (
 from finetune_trainer.contract import Model
 
 __all__ = [
+    "DEFAULT_REGION",
     "AttemptStatus",
+    "CaBundleRef",
     "ConditionStatus",
     "DataStatus",
     "FineTuneJob",
@@ -32,6 +41,8 @@ __all__ = [
     "LoraSpec",
     "ModelStatus",
     "ProgressStatus",
+    "Region",
+    "SecretRef",
     "Storage",
     "TrainStatus",
 ]

@@ -4,18 +4,16 @@ from collections.abc import Callable
 
 from finetune_operator.api import AttemptStatus, FineTuneJob
 from finetune_operator.names import Reason
-from finetune_operator.planning import model_source
+from finetune_operator.planning import model_source, store_access
 from finetune_operator.planning.lookup import jobs_of
 from finetune_operator.planning.stages import trained
 from finetune_operator.planning.types import Blocked, Observed
 from finetune_operator.rendering import trainer_config
 from finetune_operator.rendering.jobs import config_of
 from finetune_operator.rendering.trainer_config import ResolvedRun
-from finetune_operator.settings import Profile, Settings
+from finetune_operator.settings import Profile, Settings, allows
 from finetune_trainer import config as trainer
 from finetune_trainer.contract import Stage
-
-ROLES: tuple[trainer.StoreRole, ...] = ("data", "model", "output")
 
 
 def resolve(job: FineTuneJob, observed: Observed, settings: Settings) -> ResolvedRun | Blocked:
@@ -24,25 +22,22 @@ def resolve(job: FineTuneJob, observed: Observed, settings: Settings) -> Resolve
     Once training has begun the run is what training began with: the cleanup Job remembers it, so that neither
     an upgrade of the operator nor a changed profile makes a run's results worthless halfway.
     """
-    profile = settings.profiles.get(job.spec.resources.profile)
-    if profile is None:
-        known = ", ".join(sorted(settings.profiles))
-        return Blocked(
-            Reason.PROFILE_UNKNOWN,
-            f"spec.resources.profile: there is no profile {job.spec.resources.profile!r}. Name one of these:"
-            f" {known}.",
-        )
-    for named in CHECKS:
-        if unmet := named(job, settings, profile):
+    profile = _profile(job, settings)
+    if isinstance(profile, Blocked):
+        return profile
+    for check in CHECKS:
+        if unmet := check(job, settings, profile):
             return unmet
     begun = trained(job.status.attempts if job.status else ())
     if begun and (remembered := _remembered(job, observed, begun[-1])):
-        return ResolvedRun(remembered, profile, begun[-1].spec_digest)
+        return store_access.check_unchanged(job, settings, profile, remembered) or ResolvedRun(
+            remembered, profile, begun[-1].spec_digest
+        )
     try:
         model = model_source.source_of(job, observed)
         if isinstance(model, Blocked):
             return model
-        run = trainer_config.run(job, profile, model)
+        run = trainer_config.run(job, profile, model, settings)
         return ResolvedRun(
             run, profile, begun[-1].spec_digest if begun else trainer_config.spec_digest(job, run)
         )
@@ -50,29 +45,21 @@ def resolve(job: FineTuneJob, observed: Observed, settings: Settings) -> Resolve
         return Blocked(Reason.SPEC_INVALID, f"The spec cannot be run: {error}")
 
 
-def _storage_is_set(job: FineTuneJob, _: Settings, profile: Profile) -> Blocked | None:
-    missing = [role for role in ROLES if trainer_config.storage_of(job, role, profile) is None]
-    if not missing:
-        return None
-    return Blocked(
-        Reason.STORAGE_UNSET,
-        f"No store is set for {' and '.join(missing)}: set spec.storage (endpoint, secretRef), or ask for a"
-        f" default store in the operator's profile {job.spec.resources.profile}.",
+def _profile(job: FineTuneJob, settings: Settings) -> Profile | Blocked:
+    """The profile that a job names, if jobs of the namespace may use the profile."""
+    name, namespace = job.spec.resources.profile, job.metadata["namespace"]
+    allowed = [n for n, p in sorted(settings.profiles.items()) if allows(p.allowed_namespaces, namespace)]
+    if name in allowed:
+        return settings.profiles[name]
+    way_out = (
+        f"Name one of these: {', '.join(allowed)}." if allowed else "Ask the admin of the operator for one."
     )
-
-
-def _storage_is_secure(job: FineTuneJob, settings: Settings, profile: Profile) -> Blocked | None:
-    if not settings.require_tls:
-        return None
-    stores = {role: trainer_config.storage_of(job, role, profile) for role in ROLES}
-    for role, store in stores.items():
-        if store and not store.endpoint.startswith("https://"):
-            return Blocked(
-                Reason.STORAGE_INSECURE,
-                f"The endpoint of the {role} store is {store.endpoint}: plain http is refused here. Use"
-                " https, or set requireTls: false in the operator's settings.",
-            )
-    return None
+    if name in settings.profiles:
+        return Blocked(
+            Reason.PROFILE_FORBIDDEN,
+            f"spec.resources.profile: jobs of namespace {namespace} may not use profile {name!r}. {way_out}",
+        )
+    return Blocked(Reason.PROFILE_UNKNOWN, f"spec.resources.profile: there is no profile {name!r}. {way_out}")
 
 
 def _fits_profile(job: FineTuneJob, _: Settings, profile: Profile) -> Blocked | None:
@@ -91,8 +78,7 @@ def _fits_profile(job: FineTuneJob, _: Settings, profile: Profile) -> Blocked | 
 
 
 CHECKS: tuple[Callable[[FineTuneJob, Settings, Profile], Blocked | None], ...] = (
-    _storage_is_set,
-    _storage_is_secure,
+    store_access.check,
     _fits_profile,
 )
 
