@@ -22,13 +22,10 @@ def resolve(job: FineTuneJob, observed: Observed, settings: Settings) -> Resolve
     Once training has begun the run is what training began with: the cleanup Job remembers it, so that neither
     an upgrade of the operator nor a changed profile makes a run's results worthless halfway.
     """
-    profile = _profile(job, settings)
-    if isinstance(profile, Blocked):
-        return profile
-    for check in CHECKS:
-        if unmet := check(job, settings, profile):
-            return unmet
     begun = trained(job.status.attempts if job.status else ())
+    profile = _allowed_profile(job, settings)
+    if isinstance(profile, Blocked):
+        return _held(profile) if begun else profile
     if begun and (remembered := _remembered(job, observed, begun[-1])):
         return store_access.check_unchanged(job, settings, profile, remembered) or ResolvedRun(
             remembered, profile, begun[-1].spec_digest
@@ -43,6 +40,21 @@ def resolve(job: FineTuneJob, observed: Observed, settings: Settings) -> Resolve
         )
     except ValueError as error:
         return Blocked(Reason.SPEC_INVALID, f"The spec cannot be run: {error}")
+
+
+def _allowed_profile(job: FineTuneJob, settings: Settings) -> Profile | Blocked:
+    """The profile of a job; or why the operator's settings do not allow the job."""
+    profile = _profile(job, settings)
+    if isinstance(profile, Blocked):
+        return profile
+    refusals = (check(job, settings, profile) for check in CHECKS)
+    return next((refusal for refusal in refusals if refusal), profile)
+
+
+def _held(refusal: Blocked) -> Blocked:
+    """A refusal of a job whose spec is settled: only the settings can have changed."""
+    way_out = "Training has begun, so the job waits until the operator's settings allow this again."
+    return Blocked(refusal.reason, f"{refusal.message} {way_out}", passes=True)
 
 
 def _profile(job: FineTuneJob, settings: Settings) -> Profile | Blocked:

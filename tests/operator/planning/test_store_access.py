@@ -243,6 +243,31 @@ def test_attack_by_mistake_a_store_gets_another_endpoint_while_a_run_trains() ->
     assert "site-keys" in str(cleanup)
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"allowOtherEndpoints": False}, Reason.ENDPOINT_FORBIDDEN),
+        ({"profiles": {"default": {"allowedNamespaces": ["other"]}}}, Reason.PROFILE_FORBIDDEN),
+        ({"profiles": {"default": {"maxNodes": 1}}}, Reason.SPEC_INVALID),
+        ({"profiles": {"default": None, "other": {}}}, Reason.PROFILE_UNKNOWN),
+    ],
+)
+def test_settings_that_change_after_training_began_hold_a_run_and_do_not_fail_it(
+    changes: Manifest, reason: str
+) -> None:
+    base = {"stores": STORES, "allowOtherEndpoints": True, "profiles": {"default": {}}}
+    made, seen = trained(scenes.settings(base), {"storage": OWN})
+    assert isinstance(resolve(made, seen, scenes.settings(base)), ResolvedRun)
+
+    found = resolve(made, seen, scenes.settings(scenes.merged(base, changes)))
+    assert isinstance(found, Blocked)
+    assert (found.reason, found.passes) == (reason, True)
+    assert (
+        "Training has begun, so the job waits until the operator's settings allow this again."
+        in found.message
+    )
+
+
 def test_keys_are_never_mounted_beside_another_endpoint() -> None:
     """A cleanup whose store got another endpoint gets no keys."""
     before, made = scenes.settings(SETTINGS), job({})
