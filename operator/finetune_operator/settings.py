@@ -1,18 +1,49 @@
 """The operator's own settings: one YAML file, written by the Helm chart from `settings` in its values."""
 
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, PositiveInt
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from finetune_operator.api import Storage
-from finetune_operator.api.fields import QUANTITY
+from finetune_operator.api import DEFAULT_REGION, CaBundleRef, Region, SecretRef
+from finetune_operator.api.endpoint import METADATA_NETWORKS, Endpoint, why_refused
+from finetune_operator.api.fields import QUANTITY, Name
 from finetune_trainer.contract import Model
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 SETTINGS_FILE = Path("/etc/finetune-operator/settings.yaml")
 Quantity = Annotated[str, Field(pattern=QUANTITY, max_length=20)]
+NamespacePattern = Annotated[
+    str, Field(pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?|[-a-z0-9]*\*)$", max_length=63)
+]
+"""Name of a namespace, or the beginning of names followed by `*`."""
+EVERY_NAMESPACE = ("*",)
+
+
+def _may_be_store(endpoint: str) -> str:
+    if why := why_refused(endpoint):
+        raise ValueError(f"{endpoint}: {why}")
+    return endpoint.rstrip("/")
+
+
+def is_part(network: IPv4Network | IPv6Network, of: IPv4Network | IPv6Network) -> bool:
+    """Whether a network lies in another, also of the other version of IP."""
+    if isinstance(network, IPv4Network):
+        return isinstance(of, IPv4Network) and network.subnet_of(of)
+    return isinstance(of, IPv6Network) and network.subnet_of(of)
+
+
+def _may_be_reached(cidr: str) -> str:
+    network = ip_network(cidr)
+    if inside := next((m for m in METADATA_NETWORKS if is_part(network, ip_network(m))), None):
+        raise ValueError(f"{cidr} lies in {inside}, where metadata services are: name a network of stores")
+    return str(network)
+
+
+Cidr = Annotated[str, AfterValidator(_may_be_reached)]
 
 
 class Toleration(Model):
@@ -32,8 +63,33 @@ class StageResources(Model):
     memory: Quantity
 
 
+class Egress(Model):
+    """The destinations of a store that a NetworkPolicy allows, as it sees them: behind the Service."""
+
+    cidrs: tuple[Cidr, ...] = ()
+    """Networks of the store, for example 10.20.0.0/24."""
+    namespaces: tuple[Name, ...] = ()
+    """Namespaces of the pods of a store in the cluster."""
+    ports: tuple[Port, ...] = ()
+    """Ports that the pods or hosts of the store listen on. Default: the port of the endpoint."""
+
+
+class Store(Model):
+    """An S3 store: endpoint, certificate authority and keys are one unit."""
+
+    endpoint: Annotated[Endpoint, AfterValidator(_may_be_store)]
+    region: Region = DEFAULT_REGION
+    ca_bundle_ref: CaBundleRef | None = None
+    """Certificate authority of the store, in a ConfigMap of the job's own namespace."""
+    secret_ref: SecretRef | None = None
+    """Keys of jobs that name no Secret, in the job's own namespace. Unset: each job names its own."""
+    egress: Egress = Egress()
+    allowed_namespaces: tuple[NamespacePattern, ...] = EVERY_NAMESPACE
+    """Namespaces whose jobs may use the store."""
+
+
 class Profile(Model):
-    """What a site decides for jobs: where they run, with what images and defaults; a job names one."""
+    """Where jobs run, with which images and defaults. A job names a profile."""
 
     trainer_image: str | None = None
     """Image of the trainer pods; the settings' own if unset."""
@@ -50,8 +106,10 @@ class Profile(Model):
     shared_memory: Quantity = "1Gi"
     scratch: Quantity = "50Gi"
     """Size limit of the pods' scratch and cache volumes."""
-    storage: Storage | None = None
-    """The store of jobs that name none; Secret and ConfigMap are of the job's own namespace."""
+    store: Name | None = None
+    """Name of the store of jobs that name none."""
+    allowed_namespaces: tuple[NamespacePattern, ...] = EVERY_NAMESPACE
+    """Namespaces whose jobs may name the profile."""
     max_nodes: PositiveInt = 64
     max_gpus_per_node: Annotated[int, Field(ge=0)] = 16
 
@@ -84,6 +142,25 @@ class Deadlines(Model):
     """From a gang's first failed pod until its Job is deleted, at most, to collect all causes."""
 
 
+class Dns(Model):
+    """The DNS servers that pods may ask."""
+
+    ports: tuple[Port, ...] = (53,)
+    """Ports that may be asked at every address: resolvers outside the cluster, caches on nodes."""
+    namespace: Name = "kube-system"
+    """Namespace of the pods of the cluster's DNS, which may be asked on every port."""
+    pod_labels: dict[str, str] = {"k8s-app": "kube-dns"}
+    """Labels of these pods."""
+
+
+class PodSecurity(Model):
+    """Ids that pods run under. Unset: the platform chooses the id, as OpenShift does."""
+
+    run_as_user: Annotated[int, Field(ge=1)] | None = 10001
+    run_as_group: Annotated[int, Field(ge=1)] | None = 10001
+    fs_group: Annotated[int, Field(ge=1)] | None = 10001
+
+
 class Settings(Model):
     """The operator's settings."""
 
@@ -98,6 +175,12 @@ class Settings(Model):
     image_pull_secrets: tuple[str, ...] = ()
     require_tls: bool = True
     """Refuse jobs whose storage endpoint is plain http."""
+    stores: dict[Name, Store] = {}
+    """The S3 stores of the site; a job or a profile names a store."""
+    allow_other_endpoints: bool | None = None
+    """Whether jobs may name endpoints that are no store above. Unset: only where `stores` is empty."""
+    dns: Dns = Dns()
+    pod_security: PodSecurity = PodSecurity()
     max_restarts: Annotated[int, Field(ge=0)] = 3
     """Attempts of a stage after the first, for faults that a new attempt may mend."""
     resync_seconds: PositiveInt = 300
@@ -114,6 +197,22 @@ class Settings(Model):
     deadlines: Deadlines = Deadlines()
     profiles: Annotated[dict[str, Profile], Field(min_length=1)] = {"default": Profile()}
 
+    @property
+    def other_endpoints_are_allowed(self) -> bool:
+        """Whether jobs may name endpoints of their own."""
+        return not self.stores if self.allow_other_endpoints is None else self.allow_other_endpoints
+
+    @model_validator(mode="after")
+    def _profiles_name_known_stores(self) -> Self:
+        for name, profile in self.profiles.items():
+            if profile.store is not None and profile.store not in self.stores:
+                known = ", ".join(sorted(self.stores)) or "none"
+                raise ValueError(
+                    f"profiles.{name}.store: there is no store {profile.store!r} in stores. Name one of"
+                    f" these: {known}"
+                )
+        return self
+
     @classmethod
     def read(cls, path: Path = SETTINGS_FILE) -> Self:
         """Reads the settings file.
@@ -124,3 +223,11 @@ class Settings(Model):
         """
         document: Any = yaml.safe_load(path.read_text())
         return cls.model_validate(document)
+
+
+def allows(patterns: Iterable[str], namespace: str) -> bool:
+    """Whether a list of namespaces (names, or beginnings of names followed by `*`) holds a namespace."""
+    return any(
+        namespace.startswith(pattern[:-1]) if pattern.endswith("*") else namespace == pattern
+        for pattern in patterns
+    )

@@ -12,6 +12,7 @@ import yaml
 from devcluster import binaries
 from finetune_operator.api import crd
 from tests.api.kube import Kube, RefusedError
+from tests.operator.api.test_endpoint import REFUSED as REFUSED_ENDPOINTS
 
 pytestmark = pytest.mark.api
 STORAGE = {"endpoint": "https://minio.storage:9000", "secretRef": {"name": "s3"}}
@@ -135,6 +136,10 @@ GOOD: list[dict[str, Any]] = [
     {"storage.endpoint": "https://[fd00::1]:9000"},
     {"storage.endpoint": "https://minio.example/"},
     {"storage.region": "eu-central-1"},
+    {"storage": {"store": "minio"}},
+    {"storage": {"store": "minio", "secretRef": {"name": "s3"}}},
+    {"storage": {"store": "minio"}, "output.storage": STORAGE},
+    {"storage": ABSENT},
     {"storage.caBundleRef": {"name": "ca"}},
     {"ttl": {"podsAfterFinished": "0s", "afterFinished": "720h"}},
     {"suspend": True},
@@ -161,8 +166,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"dataset.train.uri": ABSENT}, "set exactly one of uri and uris"),
     ({"output": ABSENT}, "spec.output: Required"),
     ({"output.uri": ABSENT}, "spec.output.uri: Required"),
-    ({"storage.endpoint": ABSENT}, "spec.storage.endpoint: Required"),
-    ({"storage.secretRef": ABSENT}, "spec.storage.secretRef: Required"),
+    ({"storage.endpoint": ABSENT}, "set exactly one of store and endpoint"),
+    ({"storage.secretRef": ABSENT}, "endpoint is set, but secretRef is not"),
     ({"storage.secretRef.name": ABSENT}, "spec.storage.secretRef.name: Required"),
     # unknown and misspelt
     ({"trainng": {}}, 'unknown field "spec.trainng"'),
@@ -344,6 +349,13 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"storage.endpoint": "https://minio:9000/bucket"}, "spec.storage.endpoint: Invalid value"),
     ({"storage.endpoint": "ftp://minio"}, "spec.storage.endpoint: Invalid value"),
     ({"storage.endpoint": "https://" + "x" * 300}, "spec.storage.endpoint: Too long"),
+    ({"storage.store": "minio"}, "set exactly one of store and endpoint"),
+    ({"dataset.storage": {}}, "spec.dataset.storage: Invalid value"),
+    ({"storage": {"store": "Minio"}}, "spec.storage.store: Invalid value"),
+    ({"storage": {"store": "minio", "region": "eu"}}, "store and region are set"),
+    ({"storage": {"store": "minio", "caBundleRef": {"name": "ca"}}}, "store and caBundleRef are set"),
+    *(({"storage.endpoint": endpoint}, words) for endpoint, words in REFUSED_ENDPOINTS),
+    *(({"output.storage": STORAGE | {"endpoint": e}}, words) for e, words in REFUSED_ENDPOINTS[:2]),
     # contradictions
     (
         {"training.batchSize": 30, "training.microBatchSize": 8},

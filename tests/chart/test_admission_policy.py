@@ -2,87 +2,33 @@
 
 import copy
 import json
-import subprocess
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from devcluster import binaries
-from devcluster.controlplane import control_plane
-from tests.chart.conftest import helm_template
+from tests.chart.cluster import NAMESPACE, OPERATOR, Cluster, installed
 
 ROOT = Path(__file__).parents[2]
-NAMESPACE = "team-a"
 STORE = {"endpoint": "https://minio.storage.svc:9000"}
-POLICY_SECONDS = 60.0
-PEOPLE = """
-apiVersion: v1
-kind: Namespace
-metadata: {name: team-a}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {name: jobs, namespace: team-a}
-rules:
-  - apiGroups: [finetune.dev]
-    resources: [finetunejobs, finetunejobs/status]
-    verbs: [get, create, update, patch]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: jobs, namespace: team-a}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: jobs}
-subjects:
-  - {apiGroup: rbac.authorization.k8s.io, kind: User, name: owner}
-  - {apiGroup: rbac.authorization.k8s.io, kind: User, name: guest}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {name: read-s3, namespace: team-a}
-rules:
-  - {apiGroups: [""], resources: [secrets], resourceNames: [s3], verbs: [get]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: read-s3, namespace: team-a}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: read-s3}
-subjects:
-  - {apiGroup: rbac.authorization.k8s.io, kind: User, name: owner}
-"""
+STORES = {
+    # People may get the Secret s3 in team-a, and guests no Secret at all.
+    "minio": {**STORE, "secretRef": {"name": "s3"}},
+    "vault": {"endpoint": "https://vault.example", "secretRef": {"name": "vault-keys"}},
+    "archive": {"endpoint": "https://archive.example"},
+}
+PROFILES = {
+    "default": {},
+    "minio": {"store": "minio"},
+    "vault": {"store": "vault"},
+    "archive": {"store": "archive"},
+}
+VALUES = (f"settings.stores={json.dumps(STORES)}", f"settings.profiles={json.dumps(PROFILES)}")
 PLACES = ("spec", "spec.model", "spec.dataset", "spec.output")
 
 pytestmark = pytest.mark.api
-
-
-class Cluster:
-    """kubectl, as one person or another."""
-
-    def __init__(self, kubeconfig: Path) -> None:
-        self.kubeconfig = kubeconfig
-
-    def kubectl(self, *arguments: str, stdin: str = "", user: str = "") -> subprocess.CompletedProcess[str]:
-        identity = [f"--as={user}"] if user else []
-        return subprocess.run(
-            [binaries.path("kubectl"), f"--kubeconfig={self.kubeconfig}", *identity, *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    def done(self, *arguments: str, stdin: str = "", user: str = "") -> str:
-        said = self.kubectl(*arguments, stdin=stdin, user=user)
-        assert said.returncode == 0, said.stderr
-        return said.stdout
-
-    def write(self, verb: str, job: dict[str, Any], user: str, *more: str) -> str:
-        """Writes a job; returns the refusal, empty if there was none."""
-        said = self.kubectl(verb, "-f", "-", *more, stdin=json.dumps(job), user=user)
-        return said.stderr if said.returncode else ""
 
 
 def job(name: str, place: str = "spec", names: str = "s3") -> dict[str, Any]:
@@ -98,16 +44,10 @@ def job(name: str, place: str = "spec", names: str = "s3") -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with control_plane(tmp_path_factory.mktemp("chart")) as kubeconfig:
-        cluster = Cluster(kubeconfig)
-        cluster.done("create", "namespace", "finetune-system")
-        cluster.done("apply", "--server-side", "-f", "-", stdin=helm_template())
-        cluster.done("apply", "-f", "-", stdin=PEOPLE)
-        cluster.done("wait", "--for=condition=Established", "crd/finetunejobs.finetune.dev", "--timeout=60s")
-        deadline = time.monotonic() + POLICY_SECONDS
-        while not cluster.write("create", job("probe"), "guest", "--dry-run=server"):
-            assert time.monotonic() < deadline, "the policy is not enforced"
-            time.sleep(0.5)
+    def enforced(cluster: Cluster) -> bool:
+        return bool(cluster.write("create", job("probe"), "guest", "--dry-run=server"))
+
+    with installed(tmp_path_factory.mktemp("chart"), enforced, *VALUES) as cluster:
         yield cluster
 
 
@@ -134,6 +74,91 @@ def test_a_job_that_names_no_secret_needs_no_right(cluster: Cluster) -> None:
     assert not cluster.write("create", made, "guest", "--dry-run=server")
 
 
+def with_storage(name: str, place: str, storage: dict[str, Any], profile: str = "default") -> dict[str, Any]:
+    made = job(name, place)
+    parent = made
+    for key in place.split("."):
+        parent = parent[key]
+    parent["storage"] = storage
+    made["spec"]["resources"]["profile"] = profile
+    return made
+
+
+def with_profile(name: str, profile: str) -> dict[str, Any]:
+    made = job(name)
+    del made["spec"]["storage"]
+    made["spec"]["resources"]["profile"] = profile
+    return made
+
+
+def refusal(cluster: Cluster, made: dict[str, Any], user: str) -> str:
+    return cluster.write("create", made, user, "--dry-run=server")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_attack_the_keys_of_a_store_without_a_right_on_its_secret(cluster: Cluster, place: str) -> None:
+    made = with_storage("store", place, {"store": "minio"})
+    refused = refusal(cluster, made, "guest")
+    assert (
+        f'{place}.storage.store uses the Secret "s3", which guest may not get in namespace team-a' in refused
+    )
+    assert not refusal(cluster, made, "owner")
+    assert 'uses the Secret "vault-keys", which owner' in refusal(
+        cluster, with_storage("store", place, {"store": "vault"}), "owner"
+    )
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_keys_of_ones_own_for_a_store_are_what_is_checked(cluster: Cluster, place: str) -> None:
+    made = with_storage("own", place, {"store": "vault", "secretRef": {"name": "s3"}})
+    assert not refusal(cluster, made, "owner")
+    assert f'{place}.storage.secretRef names the Secret "s3"' in refusal(cluster, made, "guest")
+
+
+def test_attack_the_keys_of_the_store_of_a_profile(cluster: Cluster) -> None:
+    refused = refusal(cluster, with_profile("profile", "minio"), "guest")
+    assert 'profile minio uses the Secret "s3", which guest may not get in namespace team-a' in refused
+    assert "name in spec.storage a Secret that you may read" in refused
+    assert not refusal(cluster, with_profile("profile", "minio"), "owner")
+    assert 'profile vault uses the Secret "vault-keys"' in refusal(
+        cluster, with_profile("profile", "vault"), "owner"
+    )
+
+
+@pytest.mark.parametrize("place", ["spec.model", "spec.dataset", "spec.output"])
+def test_attack_the_keys_of_a_profile_for_two_roles_and_ones_own_for_the_third(
+    cluster: Cluster, place: str
+) -> None:
+    foreign = {"endpoint": "https://tenant.example", "secretRef": {"name": "s3"}}
+    made = with_storage("exfiltration", place, foreign, profile="vault")
+    assert 'profile vault uses the Secret "vault-keys", which owner' in refusal(cluster, made, "owner")
+
+
+def test_a_profile_whose_keys_no_role_uses_needs_no_right(cluster: Cluster) -> None:
+    made = with_storage("default", "spec", {"store": "minio"}, profile="vault")
+    assert not refusal(cluster, made, "owner")
+    for place in ("model", "dataset", "output"):
+        made["spec"][place]["storage"] = made["spec"]["storage"]
+    del made["spec"]["storage"]
+    assert not refusal(cluster, made, "owner")
+
+
+def test_stores_and_profiles_without_keys_or_unknown_need_no_right(cluster: Cluster) -> None:
+    for made in (
+        with_profile("plain", "archive"),
+        with_profile("plain", "unknown"),
+        with_storage("plain", "spec", {"store": "archive"}),
+        with_storage("plain", "spec", {"store": "unknown"}),
+    ):
+        assert not refusal(cluster, made, "guest")
+
+
+def test_attack_a_profile_with_keys_by_an_update(cluster: Cluster) -> None:
+    assert not cluster.write("create", with_profile("moving", "archive"), "guest")
+    moved = cluster.write("apply", with_profile("moving", "minio"), "guest", "--dry-run=server")
+    assert 'profile minio uses the Secret "s3", which guest' in moved
+
+
 def test_any_change_of_the_spec_needs_the_right_and_others_do_not(cluster: Cluster) -> None:
     made = job("changing")
     assert not cluster.write("create", made, "owner")
@@ -145,6 +170,21 @@ def test_any_change_of_the_spec_needs_the_right_and_others_do_not(cluster: Clust
     cluster.done(*labelled, user="guest")
 
 
+def test_the_policy_covers_the_namespaces_of_the_release(render: Callable[..., list[dict[str, Any]]]) -> None:
+    """Stores of another release have other Secrets."""
+
+    def bound(*values: str) -> Any:
+        name = "finetune-operator-secret-access"
+        (binding,) = (
+            m for m in render(*values) if m["kind"].endswith("Binding") and m["metadata"]["name"] == name
+        )
+        return binding["spec"].get("matchResources")
+
+    assert bound() is None
+    (only,) = bound('watchNamespaces=["team-a","team-b"]')["namespaceSelector"]["matchExpressions"]
+    assert only == {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["team-a", "team-b"]}
+
+
 def test_status_is_written_without_a_right_on_secrets(cluster: Cluster) -> None:
     assert not cluster.write("create", job("running"), "owner")
     patch = ("patch", "ftj", "running", f"--namespace={NAMESPACE}", "--subresource=status", "--type=merge")
@@ -152,10 +192,8 @@ def test_status_is_written_without_a_right_on_secrets(cluster: Cluster) -> None:
 
 
 def test_operators_account_may_do_what_the_chart_says_and_not_read_secrets(cluster: Cluster) -> None:
-    account = "system:serviceaccount:finetune-system:finetune-operator"
-
     def may(*what: str, namespace: str = NAMESPACE) -> bool:
-        asked = cluster.kubectl("auth", "can-i", *what, f"--namespace={namespace}", user=account)
+        asked = cluster.kubectl("auth", "can-i", *what, f"--namespace={namespace}", user=OPERATOR)
         return asked.stdout.strip() == "yes"
 
     assert may("create", "jobs.batch")

@@ -17,6 +17,8 @@ BUNDLED = Path(str(files("kubernetes_validate"))) / "kubernetes-json-schema"
 KUBERNETES = ("1.30.0", "1.31.0", "1.32.0", "1.33.0", "1.34.0", "1.35.0", "1.36.0")
 EVERYTHING = (
     "replicas=2",
+    'settings.stores={"s3":{"endpoint":"https://s3.example","secretRef":{"name":"keys"}},"b":{"endpoint":"https://b"}}',
+    'settings.profiles.gpu={"store":"s3","trainerImage":"reg.example/gpu-trainer:1"}',
     "networkPolicy.enabled=true",
     'networkPolicy.metricsFrom=[{"podSelector":{}}]',
     'imagePullSecrets=[{"name":"mirror"}]',
@@ -34,6 +36,7 @@ INSTALLS = {
     "defaults": (),
     "everything": EVERYTHING,
     "namespaced": ('watchNamespaces=["team-a"]', "crds.install=false", "admissionPolicy.enabled=false"),
+    "watched": ('watchNamespaces=["team-a","team-b"]', 'settings.podSecurity={"runAsUser":null}'),
 }
 
 

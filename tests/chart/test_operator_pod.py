@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from finetune_operator.settings import Settings
+from finetune_operator.settings import Dns, Settings
+from tests.chart.conftest import RefusedValuesError
 
 Manifest = dict[str, Any]
 Render = Callable[..., list[Manifest]]
+ROOT = Path(__file__).parents[2]
 DIGEST = f"sha256:{'a' * 64}"
 
 
@@ -79,15 +82,77 @@ def test_profiles_reach_the_operator(render: Render) -> None:
         "tolerations": [{"key": "gpu", "operator": "Exists"}],
         "train": {"cpu": "16", "memory": "200Gi"},
         "sharedMemory": "32Gi",
-        "storage": {
-            "endpoint": "https://minio.storage.svc:9000",
-            "secretRef": {"name": "s3"},
-            "caBundleRef": {"name": "company-ca"},
-        },
+        "store": "minio",
+        "allowedNamespaces": ["research", "team-*"],
     }
-    read = settings(render(f"settings.profiles.h100={json.dumps(profile)}"))
+    store = {
+        "endpoint": "https://minio.storage.svc:443",
+        "region": "eu",
+        "secretRef": {"name": "s3"},
+        "caBundleRef": {"name": "company-ca"},
+        "egress": {"cidrs": ["10.20.0.0/24"], "namespaces": ["storage"], "ports": [9000]},
+        "allowedNamespaces": ["*"],
+    }
+    values = (f"settings.profiles.h100={json.dumps(profile)}", f"settings.stores.minio={json.dumps(store)}")
+    read = settings(render(*values))
     assert set(read.profiles) == {"default", "h100"}
+    assert read.stores["minio"].model_dump(by_alias=True, exclude_unset=True, mode="json") == store
+    assert not read.other_endpoints_are_allowed
+    assert settings(render()).other_endpoints_are_allowed
+    assert settings(render(*values, "settings.allowOtherEndpoints=true")).other_endpoints_are_allowed
     assert read.profiles["h100"].model_dump(by_alias=True, exclude_unset=True, mode="json") == profile
+
+
+def test_a_profile_with_an_unknown_store_is_refused(render: Render) -> None:
+    with pytest.raises(
+        RefusedValuesError, match=r'settings.profiles.gpu.store: settings.stores has no store "s3"'
+    ):
+        render('settings.profiles.gpu={"store":"s3"}')
+
+
+IDS = ("runAsUser", "runAsGroup", "fsGroup")
+
+
+def test_ids_are_the_same_for_the_operator_and_the_pods_of_jobs(render: Render) -> None:
+    manifests = render("settings.podSecurity.runAsUser=2000", "settings.podSecurity.fsGroup=3000")
+    ids = {"runAsUser": 2000, "runAsGroup": 10001, "fsGroup": 3000}
+    assert {i: pod(manifests)["securityContext"][i] for i in IDS} == ids
+    assert settings(manifests).pod_security.model_dump(by_alias=True) == ids
+
+
+def test_openshift_chooses_the_ids_and_has_dns_of_its_own(render: Render) -> None:
+    document = (ROOT / "docs/admin-guide.md").read_text().partition("# values for OpenShift\n")[2]
+    values = yaml.safe_load(document.partition("```")[0])["settings"]
+    manifests = render(
+        "networkPolicy.enabled=true",
+        *(f"settings.{key}={json.dumps(value)}" for key, value in values.items()),
+    )
+    read = settings(manifests)
+    assert set(read.pod_security.model_dump().values()) == {None}
+    assert not set(IDS) & set(pod(manifests)["securityContext"])
+    assert pod(manifests)["securityContext"]["runAsNonRoot"] is True
+    labels = {"dns.operator.openshift.io/daemonset-dns": "default"}
+    assert read.dns == Dns(ports=(53, 5353), namespace="openshift-dns", pod_labels=labels)
+    egress = the("NetworkPolicy", manifests)["spec"]["egress"]
+    assert [port["port"] for port in egress[1]["ports"]] == [53, 53, 5353, 5353]
+    (peer,) = egress[2]["to"]
+    assert peer["podSelector"]["matchLabels"] == labels
+    assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "openshift-dns"}
+
+
+def test_the_values_of_a_locked_down_installation_are_what_they_say(render: Render) -> None:
+    values = yaml.safe_load((ROOT / "docs/security/locked-down.yaml").read_text())
+    manifests = render(*(f"{key}={json.dumps(value)}" for key, value in values.items()))
+    read = settings(manifests)
+    assert read.stores
+    assert not read.other_endpoints_are_allowed
+    assert read.require_tls
+    assert all(store.egress.ports for store in read.stores.values())
+    assert all(store.egress.cidrs or store.egress.namespaces for store in read.stores.values())
+    assert all("*" not in store.allowed_namespaces for store in read.stores.values())
+    kinds = [m["kind"] for m in manifests]
+    assert "NetworkPolicy" in kinds
+    assert "ValidatingAdmissionPolicy" in kinds
 
 
 def test_watched_namespaces_reach_the_operator(render: Render) -> None:

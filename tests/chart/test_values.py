@@ -11,8 +11,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from finetune_operator.api import Storage
-from finetune_operator.settings import Deadlines, Lease, Profile, Settings
+from finetune_operator.api import CaBundleRef, SecretRef
+from finetune_operator.settings import Deadlines, Dns, Egress, Lease, PodSecurity, Profile, Settings, Store
 
 Render = Callable[..., list[dict[str, Any]]]
 ROOT = Path(__file__).parents[2]
@@ -62,7 +62,19 @@ def values_table() -> ModuleType:
         ("settings.pollSeconds=0", "pollSeconds"),
         ('settings.deadlines.train="14d"', "train"),
         ("settings.profiles.gpu.nodeselector={}", "nodeselector"),
-        ('settings.profiles.gpu.storage={"endpoint":"minio:9000","secretRef":{"name":"s3"}}', "endpoint"),
+        ('settings.stores.minio={"endpoint":"minio:9000","secretRef":{"name":"s3"}}', "endpoint"),
+        ('settings.stores.minio={"endpoint":"https://minio","secretRef":{"namespace":"a"}}', "secretRef"),
+        ('settings.stores.minio={"endpoint":"https://minio","secretRef":{"name":"it\'s"}}', "name"),
+        ('settings.stores.minio={"endpoint":"https://minio","egress":{"cidrs":["minio"]}}', "cidrs"),
+        (
+            'settings.stores.minio={"endpoint":"https://minio","allowedNamespaces":["a*b"]}',
+            "allowedNamespaces",
+        ),
+        ('settings.stores={"it\'s":{"endpoint":"https://minio"}}', "propertyName"),
+        ('settings.profiles.gpu.allowedNamespaces="team-a"', "allowedNamespaces"),
+        ("settings.podSecurity.runAsUser=0", "runAsUser"),
+        ("settings.dns.ports=[]", "ports"),
+        ('admissionPolicy.operator.secretNames=["it\'s"]', "secretNames"),
         ('settings.profiles.gpu.train={"cpu":16,"memory":"200Gi"}', "cpu"),
         ('extraVolumes=[{"name":"host","hostPath":{"path":"/"}}]', "extraVolumes"),
         ("metrics.service.port=70000", "port"),
@@ -100,7 +112,13 @@ def test_schema_knows_every_setting_of_the_operator() -> None:
     assert set(known["lease"]["properties"]) == fields(Lease) - {"name"}
     profile = document["definitions"]["profile"]["properties"]
     assert set(profile) == fields(Profile)
-    assert set(profile["storage"]["properties"]) == fields(Storage)
+    store = document["definitions"]["store"]["properties"]
+    assert set(store) == fields(Store)
+    assert set(store["egress"]["properties"]) == fields(Egress)
+    assert set(store["secretRef"]["properties"]) == fields(SecretRef)
+    assert set(store["caBundleRef"]["properties"]) == fields(CaBundleRef)
+    assert set(known["dns"]["properties"]) == fields(Dns)
+    assert set(known["podSecurity"]["properties"]) == fields(PodSecurity)
 
 
 def test_defaults_are_the_operators_own() -> None:

@@ -365,10 +365,10 @@ PlainDates.yaml_implicit_resolvers = {
 def _run(job: FineTuneJob, configured: Settings) -> Any:
     profile = configured.profiles["default"]
     try:
-        return trainer_config.run(job, profile, _source(job))
+        return trainer_config.run(job, profile, _source(job), configured)
     except trainer_config.Unrenderable:
         good = FineTuneJob.model_validate(BASE)
-        return trainer_config.run(good, profile, _source(good))
+        return trainer_config.run(good, profile, _source(good), configured)
 
 
 def _source(job: FineTuneJob) -> Any:

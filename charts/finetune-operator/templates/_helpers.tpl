@@ -46,6 +46,28 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
+{{/* An image's name without tag and digest. */}}
+{{- define "operator.imageRepository" -}}
+{{- regexReplaceAll "(:[^:/@]+)?(@sha256:[0-9a-f]+)?$" . "" }}
+{{- end }}
+
+{{/* A dict of names as a CEL map, a list of names as a CEL list. */}}
+{{- define "operator.celMap" -}}
+{ {{- range $i, $key := keys . | sortAlpha }}{{ if $i }}, {{ end }}'{{ $key }}': '{{ get $ $key }}'{{ end -}} }
+{{- end }}
+{{- define "operator.celList" -}}
+[{{ range $i, $each := . }}{{ if $i }}, {{ end }}'{{ $each }}'{{ end }}]
+{{- end }}
+
+{{/* The ids that pods run under; an id that is null is left to the platform. */}}
+{{- define "operator.podSecurity" -}}
+{{- range $id := list "runAsUser" "runAsGroup" "fsGroup" }}
+{{- with get $.Values.settings.podSecurity $id }}
+{{ $id }}: {{ . | int64 }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* What the operator does in a namespace with jobs. */}}
 {{- define "operator.rules" -}}
 - apiGroups: [finetune.dev]
@@ -96,6 +118,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $secrets := list }}
 {{- range .Values.trainer.imagePullSecrets }}{{ $secrets = append $secrets .name }}{{ end }}
 {{- $_ := set $settings "imagePullSecrets" $secrets }}
+{{- /* Helm drops a value that is set to null, and the operator would take its default. */}}
+{{- range $id := list "runAsUser" "runAsGroup" "fsGroup" }}
+{{- if not (hasKey $settings.podSecurity $id) }}{{ $_ := set $settings.podSecurity $id nil }}{{ end }}
+{{- end }}
+{{- range $name, $profile := $settings.profiles }}
+{{- with $profile.store }}
+{{- if not (hasKey $settings.stores .) }}
+{{- fail (printf "settings.profiles.%s.store: settings.stores has no store %q" $name .) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- $_ := set $settings.lease "name" (include "operator.fullname" .) }}
 {{- toYaml $settings }}
 {{- end }}

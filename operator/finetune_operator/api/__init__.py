@@ -10,7 +10,15 @@ from finetune_operator.api.changes import frozen_rule
 from finetune_operator.api.fields import rule, rules
 from finetune_operator.api.gate import GateSpec
 from finetune_operator.api.method import LoraSpec
-from finetune_operator.api.spec import Columns, FineTuneJobSpec, SecretRef, Storage
+from finetune_operator.api.spec import (
+    DEFAULT_REGION,
+    CaBundleRef,
+    Columns,
+    FineTuneJobSpec,
+    Region,
+    SecretRef,
+    Storage,
+)
 from finetune_operator.api.status import (
     AttemptStatus,
     ConditionStatus,
@@ -23,7 +31,9 @@ from finetune_operator.api.status import (
 from finetune_trainer.contract import Model
 
 __all__ = [
+    "DEFAULT_REGION",
     "AttemptStatus",
+    "CaBundleRef",
     "Columns",
     "ConditionStatus",
     "DataStatus",
@@ -34,6 +44,7 @@ __all__ = [
     "LoraSpec",
     "ModelStatus",
     "ProgressStatus",
+    "Region",
     "SecretRef",
     "Storage",
     "TrainStatus",

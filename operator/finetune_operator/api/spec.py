@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_operator.api.changes import Change, Covered
+from finetune_operator.api.endpoint import Endpoint
 from finetune_operator.api.evaluation import EVALUATION_RULES, EvaluationSpec
 from finetune_operator.api.fields import (
     DataUri,
@@ -50,24 +51,48 @@ class CaBundleRef(Model):
     """Key of the ConfigMap that holds the certificates (PEM). Default ca.crt."""
 
 
-class Storage(Model):
-    """How to reach an S3 store (MinIO or another) and with whose keys."""
+DEFAULT_REGION = "us-east-1"
+Region = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9-]+$")]
 
-    endpoint: Annotated[
-        str,
-        Field(
-            max_length=300,
-            pattern=r"^https?://([a-z0-9]([-a-z0-9.]*[a-z0-9])?|\[[0-9a-f:]+\])(:[0-9]{1,5})?/?$",
+
+class Storage(Model):
+    """An S3 store and the keys for it: a store that the operator's settings name, or an endpoint."""
+
+    model_config = rules(
+        rule("has(self.store) != has(self.endpoint)", "set exactly one of store and endpoint"),
+        rule(
+            "!has(self.endpoint) || has(self.secretRef)",
+            "endpoint is set, but secretRef is not: name the Secret with the keys of the store",
+            ".secretRef",
         ),
-    ]
-    """URL of the store with scheme and no path, for example https://minio.storage.svc:9000. Plain http is
-    refused unless the operator's settings allow it."""
-    region: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9-]+$")] = "us-east-1"
-    """Region that requests are signed for. Default us-east-1, as in MinIO."""
-    secret_ref: SecretRef
-    """Where the keys are."""
+        rule(
+            "!has(self.store) || !has(self.region)",
+            "store and region are set, but the operator's settings say the region of a store: leave out"
+            " region",
+            ".region",
+        ),
+        rule(
+            "!has(self.store) || !has(self.caBundleRef)",
+            "store and caBundleRef are set, but the operator's settings say the certificate authority of a"
+            " store: leave caBundleRef out",
+            ".caBundleRef",
+        ),
+    )
+
+    store: Name | None = None
+    """Name of a store in the operator's settings, which say its endpoint, region and certificate authority.
+    Set this or endpoint."""
+    endpoint: Endpoint | None = None
+    """URL of another store with scheme and no path, for example https://minio.storage.svc:9000. The
+    operator's settings may refuse endpoints of jobs, and refuse plain http unless they allow it. Set this
+    or store."""
+    region: Region | None = None
+    """Region that requests to the endpoint are signed for. Default us-east-1, as in MinIO."""
+    secret_ref: SecretRef | None = None
+    """Secret with the keys. Required with endpoint. With store, the default is the Secret that the
+    operator's settings name for the store."""
     ca_bundle_ref: CaBundleRef | None = None
-    """The store's own certificate authority, added to the system's. Default: the system's alone."""
+    """Certificate authority of the endpoint, added to those of the system. Default: those of the system."""
 
 
 class FromJob(Model):

@@ -6,11 +6,14 @@ from typing import Literal
 
 from finetune_operator.names import Reason
 from finetune_operator.objects import Manifest, condition_true, pods_of
-from finetune_operator.planning import pending
+from finetune_operator.planning import pending, store_access
 from finetune_operator.planning.failure_classification import cause_of
+from finetune_operator.planning.pending import Waiting
 from finetune_operator.planning.termination_messages import Expected, Unreadable, message_of
-from finetune_operator.planning.types import Event
+from finetune_operator.planning.types import Blocked, Event
 from finetune_operator.rendering.cleanup_record import CleanupRecord
+from finetune_operator.rendering.jobs import profile_of
+from finetune_operator.settings import Settings
 from finetune_trainer.contract import Stage
 
 
@@ -33,6 +36,7 @@ def next_step(
     pods: tuple[Manifest, ...],
     events: tuple[Manifest, ...],
     *,
+    settings: Settings,
     run_left: bool,
     now: datetime,
 ) -> CleanupStep:
@@ -43,11 +47,15 @@ def next_step(
         job: its cleanup Job, if there is one.
         pods: the pods of the run.
         events: core/v1 Events about the cleanup Job and its pods.
+        settings: the settings of the operator.
         run_left: whether the run has pods left, or Jobs that may still create pods.
         now: the time.
     """
     if job is None:
-        return CleanupStep("wait" if run_left else "start")
+        if run_left:
+            return CleanupStep("wait")
+        blocked = store_access.check(record.job, settings, profile_of(record, settings))
+        return CleanupStep("wait", _waits(record, blocked)) if blocked else CleanupStep("start")
     own = pods_of(pods, job)
     expected = Expected(Stage.CLEANUP, record.number, record.run.digest(), record.run)
     if condition_true(job, "Complete"):
@@ -58,10 +66,11 @@ def next_step(
         message = _failed(record, causes[-1] if causes else failed.get("message", "the cleanup Job failed"))
         return CleanupStep("failed", Event("Warning", Reason.CLEANUP_FAILED, message))
     waits = pending.on(job, own, events)
-    if waits and waits.problem:
-        message = f"The cleanup of {record.prefix} waits: {waits.message}"
-        return CleanupStep("running", Event("Warning", waits.reason, message))
-    return CleanupStep("running")
+    return CleanupStep("running", _waits(record, waits) if waits and waits.problem else None)
+
+
+def _waits(record: CleanupRecord, obstacle: Waiting | Blocked) -> Event:
+    return Event("Warning", obstacle.reason, f"The cleanup of {record.prefix} waits: {obstacle.message}")
 
 
 def _failed(record: CleanupRecord, cause: str) -> str:

@@ -4,16 +4,14 @@ from collections.abc import Callable
 
 from finetune_operator.api import AttemptStatus, FineTuneJob
 from finetune_operator.names import Reason
-from finetune_operator.planning import model_source
+from finetune_operator.planning import model_source, store_access
 from finetune_operator.planning.lookup import records_of
 from finetune_operator.planning.stages import is_frozen, train_attempts
 from finetune_operator.planning.types import Blocked, Observed
 from finetune_operator.rendering import trainer_config
 from finetune_operator.rendering.trainer_config import ResolvedRun
-from finetune_operator.settings import Profile, Settings
+from finetune_operator.settings import Profile, Settings, allows
 from finetune_trainer import config as trainer
-
-ROLES: tuple[trainer.StoreRole, ...] = ("data", "model", "output")
 
 
 def resolve(job: FineTuneJob, observed: Observed, settings: Settings) -> ResolvedRun | Blocked:
@@ -24,25 +22,19 @@ def resolve(job: FineTuneJob, observed: Observed, settings: Settings) -> Resolve
     takes a gang that waits for GPUs out of the queue. Until the spec is frozen this holds only for an attempt
     that was made for the present generation: a later generation may ask for another run.
     """
-    profile = settings.profiles.get(job.spec.resources.profile)
-    if profile is None:
-        known = ", ".join(sorted(settings.profiles))
-        return Blocked(
-            Reason.PROFILE_UNKNOWN,
-            f"spec.resources.profile: there is no profile {job.spec.resources.profile!r}. Name one of these:"
-            f" {known}.",
-        )
-    for named in CHECKS:
-        if unmet := named(job, settings, profile):
-            return unmet
     settled = _settled(job)
+    profile = _allowed_profile(job, settings)
+    if isinstance(profile, Blocked):
+        return _held(profile) if settled else profile
     if settled and (remembered := _remembered(job, observed, settled)):
-        return ResolvedRun(remembered, profile, settled.spec_digest)
+        return store_access.check_unchanged(job, settings, profile, remembered) or ResolvedRun(
+            remembered, profile, settled.spec_digest
+        )
     try:
         model = model_source.source_of(job, observed)
         if isinstance(model, Blocked):
             return model
-        run = trainer_config.run(job, profile, model)
+        run = trainer_config.run(job, profile, model, settings)
         return ResolvedRun(
             run, profile, settled.spec_digest if settled else trainer_config.spec_digest(job, run)
         )
@@ -50,29 +42,36 @@ def resolve(job: FineTuneJob, observed: Observed, settings: Settings) -> Resolve
         return Blocked(Reason.SPEC_INVALID, f"The spec cannot be run: {error}")
 
 
-def _storage_is_set(job: FineTuneJob, _: Settings, profile: Profile) -> Blocked | None:
-    missing = [role for role in ROLES if trainer_config.storage_of(job, role, profile) is None]
-    if not missing:
-        return None
-    return Blocked(
-        Reason.STORAGE_UNSET,
-        f"No store is set for {' and '.join(missing)}: set spec.storage (endpoint, secretRef), or ask for a"
-        f" default store in the operator's profile {job.spec.resources.profile}.",
+def _allowed_profile(job: FineTuneJob, settings: Settings) -> Profile | Blocked:
+    """The profile of a job; or why the operator's settings do not allow the job."""
+    profile = _profile(job, settings)
+    if isinstance(profile, Blocked):
+        return profile
+    refusals = (check(job, settings, profile) for check in CHECKS)
+    return next((refusal for refusal in refusals if refusal), profile)
+
+
+def _held(refusal: Blocked) -> Blocked:
+    """A refusal of a job whose spec is settled: only the settings can have changed."""
+    way_out = "Training has begun, so the job waits until the operator's settings allow this again."
+    return Blocked(refusal.reason, f"{refusal.message} {way_out}", passes=True)
+
+
+def _profile(job: FineTuneJob, settings: Settings) -> Profile | Blocked:
+    """The profile that a job names, if jobs of the namespace may use the profile."""
+    name, namespace = job.spec.resources.profile, job.metadata["namespace"]
+    allowed = [n for n, p in sorted(settings.profiles.items()) if allows(p.allowed_namespaces, namespace)]
+    if name in allowed:
+        return settings.profiles[name]
+    way_out = (
+        f"Name one of these: {', '.join(allowed)}." if allowed else "Ask the admin of the operator for one."
     )
-
-
-def _storage_is_secure(job: FineTuneJob, settings: Settings, profile: Profile) -> Blocked | None:
-    if not settings.require_tls:
-        return None
-    stores = {role: trainer_config.storage_of(job, role, profile) for role in ROLES}
-    for role, store in stores.items():
-        if store and not store.endpoint.startswith("https://"):
-            return Blocked(
-                Reason.STORAGE_INSECURE,
-                f"The endpoint of the {role} store is {store.endpoint}: plain http is refused here. Use"
-                " https, or set requireTls: false in the operator's settings.",
-            )
-    return None
+    if name in settings.profiles:
+        return Blocked(
+            Reason.PROFILE_FORBIDDEN,
+            f"spec.resources.profile: jobs of namespace {namespace} may not use profile {name!r}. {way_out}",
+        )
+    return Blocked(Reason.PROFILE_UNKNOWN, f"spec.resources.profile: there is no profile {name!r}. {way_out}")
 
 
 def _fits_profile(job: FineTuneJob, _: Settings, profile: Profile) -> Blocked | None:
@@ -91,8 +90,7 @@ def _fits_profile(job: FineTuneJob, _: Settings, profile: Profile) -> Blocked | 
 
 
 CHECKS: tuple[Callable[[FineTuneJob, Settings, Profile], Blocked | None], ...] = (
-    _storage_is_set,
-    _storage_is_secure,
+    store_access.check,
     _fits_profile,
 )
 

@@ -8,7 +8,7 @@ from finetune_operator.rendering.cleanup_record import CleanupRecord
 from finetune_operator.rendering.metadata import labels, owner
 from finetune_operator.rendering.pods import pod_spec
 from finetune_operator.rendering.trainer_config import ResolvedRun
-from finetune_operator.settings import Settings
+from finetune_operator.settings import Profile, Settings
 from finetune_trainer import config as trainer
 from finetune_trainer.contract import Chosen, Digest, Stage
 
@@ -59,9 +59,7 @@ def cleanup_job(record: CleanupRecord, settings: Settings) -> Manifest:
     before. It has no owner, so that its log stays for a while after the record is deleted. A failed Job is
     removed after `CLEANUP_KEPT_SECONDS`, and the operator then creates it again from the record.
     """
-    profile = settings.profiles.get(record.job.spec.resources.profile) or next(
-        iter(settings.profiles.values())
-    )
+    profile = profile_of(record, settings)
     config = trainer_config.config(
         record.job,
         record.run,
@@ -81,6 +79,12 @@ def cleanup_job(record: CleanupRecord, settings: Settings) -> Manifest:
         "ttlSecondsAfterFinished": CLEANUP_KEPT_SECONDS,
     }
     return manifest
+
+
+def profile_of(record: CleanupRecord, settings: Settings) -> Profile:
+    """The profile of a cleanup: the one that the FineTuneJob named, or another where that one is gone."""
+    named = settings.profiles.get(record.job.spec.resources.profile)
+    return named or next(iter(settings.profiles.values()))
 
 
 def config_of(job_manifest: Manifest) -> trainer.TrainConfig | None:

@@ -1,16 +1,21 @@
 """The Service and the NetworkPolicy of a run. Pure."""
 
-from urllib.parse import urlsplit
+from ipaddress import ip_network
 
 from finetune_operator import names
 from finetune_operator.api import FineTuneJob
+from finetune_operator.api.endpoint import METADATA_NETWORKS
 from finetune_operator.objects import Manifest
 from finetune_operator.rendering.cleanup_record import CleanupRecord
 from finetune_operator.rendering.metadata import labels, run_metadata
-from finetune_operator.rendering.trainer_config import uid_of
-from finetune_operator.settings import Settings
+from finetune_operator.rendering.trainer_config import port_of, same_endpoint, uid_of
+from finetune_operator.settings import Egress, Settings, is_part
 from finetune_trainer import config as trainer
 from finetune_trainer.contract import PROGRESS_PORT, RENDEZVOUS_PORT, Stage
+
+NAMESPACE_NAME = "kubernetes.io/metadata.name"
+"""Label of every namespace with the name of the namespace."""
+EVERY_ADDRESS = ("0.0.0.0/0", "::/0")
 
 
 def service(job: FineTuneJob) -> Manifest:
@@ -32,15 +37,9 @@ def service(job: FineTuneJob) -> Manifest:
 
 
 def network_policy(job: FineTuneJob, run: trainer.Run, settings: Settings) -> Manifest:
-    """What the pods of a run may talk to: each other, DNS, the stores' ports; and the operator to them.
-
-    Stores are allowed by port and to any address, because S3 may be outside the cluster. A policy sees the
-    port behind a Service: a store in the cluster must listen on the port that its endpoint names.
-    """
+    """What the pods of a run may talk to: each other, DNS and the stores; and the operator to them."""
     own_pods = {"podSelector": {"matchLabels": {names.LABEL_UID: uid_of(job)}}}
-    operator = {
-        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.operator_namespace}}
-    }
+    operator = {"namespaceSelector": {"matchLabels": {NAMESPACE_NAME: settings.operator_namespace}}}
     stores = run.stores
     return {
         "apiVersion": "networking.k8s.io/v1",
@@ -53,12 +52,16 @@ def network_policy(job: FineTuneJob, run: trainer.Run, settings: Settings) -> Ma
                 {"from": [own_pods]},
                 {"from": [operator], "ports": [{"protocol": "TCP", "port": PROGRESS_PORT}]},
             ],
-            "egress": [{"to": [own_pods]}, *_dns(), *_to_stores(stores.data, stores.model, stores.output)],
+            "egress": [
+                {"to": [own_pods]},
+                *_to_dns(settings),
+                *_to_stores(settings, stores.data, stores.model, stores.output),
+            ],
         },
     }
 
 
-def cleanup_network_policy(record: CleanupRecord, owner: Manifest) -> Manifest:
+def cleanup_network_policy(record: CleanupRecord, owner: Manifest, settings: Settings) -> Manifest:
     """The egress of a cleanup Job: DNS and the output store. `owner` is the ControllerRevision of the record.
 
     The NetworkPolicy of the run is gone by then: the FineTuneJob owned it.
@@ -87,25 +90,60 @@ def cleanup_network_policy(record: CleanupRecord, owner: Manifest) -> Manifest:
         "spec": {
             "podSelector": {"matchLabels": selected},
             "policyTypes": ["Ingress", "Egress"],
-            "egress": [*_dns(), *_to_stores(record.run.stores.output)],
+            "egress": [*_to_dns(settings), *_to_stores(settings, record.run.stores.output)],
         },
     }
 
 
-def _dns() -> list[Manifest]:
-    """Port 53 of every resolver; every port of the cluster's own, whose Service may hide another port."""
-    cluster_dns = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}
+def _to_dns(settings: Settings) -> list[Manifest]:
+    """DNS ports at every address; every port of the cluster's DNS pods, which a Service may hide."""
+    dns = settings.dns
+    cluster_dns = {
+        "namespaceSelector": {"matchLabels": {NAMESPACE_NAME: dns.namespace}},
+        "podSelector": {"matchLabels": dict(dns.pod_labels)},
+    }
     return [
-        {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]},
+        {
+            "ports": [
+                {"protocol": protocol, "port": port} for port in dns.ports for protocol in ("UDP", "TCP")
+            ]
+        },
         {"to": [cluster_dns]},
     ]
 
 
-def _to_stores(*stores: trainer.StoreAccess) -> list[Manifest]:
-    ports = sorted({_port(store.endpoint) for store in stores})
-    return [{"ports": [{"protocol": "TCP", "port": port} for port in ports]}]
+def _to_stores(settings: Settings, *stores: trainer.StoreAccess) -> list[Manifest]:
+    """The addresses and ports of stores, each rule once.
+
+    What the settings know of the egress of a store is found by the endpoint. Without, the port of the
+    endpoint is allowed at every address but those of metadata services, because S3 may be outside the
+    cluster. A policy sees the port behind a Service.
+    """
+    rules: list[Manifest] = []
+    for store in stores:
+        known = [s.egress for s in settings.stores.values() if same_endpoint(s.endpoint, store.endpoint)]
+        for egress in known or [Egress()]:
+            ports = sorted(set(egress.ports)) or [port_of(store.endpoint)]
+            rule = {"to": _peers(egress), "ports": [{"protocol": "TCP", "port": port} for port in ports]}
+            if rule not in rules:
+                rules.append(rule)
+    return rules
 
 
-def _port(endpoint: str) -> int:
-    parts = urlsplit(endpoint)
-    return parts.port or (443 if parts.scheme == "https" else 80)
+def _peers(egress: Egress) -> list[Manifest]:
+    """The networks and namespaces of a store; where none are known, every pod and every address."""
+    pods: list[Manifest] = []
+    if egress.namespaces:
+        names_in = {"key": NAMESPACE_NAME, "operator": "In", "values": sorted(egress.namespaces)}
+        pods = [{"namespaceSelector": {"matchExpressions": [names_in]}}]
+    if egress.cidrs or egress.namespaces:
+        return [*pods, *map(_ip_block, sorted(egress.cidrs))]
+    # Some network plugins, such as Cilium, match no pod by an address.
+    return [{"namespaceSelector": {}}, *map(_ip_block, EVERY_ADDRESS)]
+
+
+def _ip_block(cidr: str) -> Manifest:
+    """A network without the metadata services in the network."""
+    network = ip_network(cidr)
+    without = [m for m in METADATA_NETWORKS if is_part(ip_network(m), network)]
+    return {"ipBlock": {"cidr": cidr} | ({"except": without} if without else {})}

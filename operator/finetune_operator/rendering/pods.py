@@ -1,18 +1,19 @@
 """The one pod template of all stages: closed, restricted, fed by one file. Pure."""
 
 import math
+from collections.abc import Iterable
 
 from finetune_operator import names
 from finetune_operator.api import FineTuneJob, SecretRef
 from finetune_operator.objects import Manifest
 from finetune_operator.rendering import trainer_config
-from finetune_operator.settings import Profile, Settings
+from finetune_operator.rendering.trainer_config import access_of, same_endpoint
+from finetune_operator.settings import Profile, Settings, Store
 from finetune_trainer import config as trainer
 from finetune_trainer.contract import PROGRESS_PORT, Stage
 
 SMALL_REQUESTS = {"cpu": "100m", "memory": "512Mi"}
 """Requests of pods that only read a result or delete objects."""
-UID = 10001
 ROLES: dict[Stage, tuple[trainer.StoreRole, ...]] = {
     Stage.PREPARE: ("data", "model", "output"),
     Stage.TRAIN: ("data", "model", "output"),
@@ -29,6 +30,7 @@ _UNITS |= {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 def pod_spec(job: FineTuneJob, config: trainer.TrainConfig, settings: Settings, profile: Profile) -> Manifest:
     """The pods of a Job, as Pod Security `restricted` wants them."""
     asked = _resources(job, config, profile)
+    stores = _stores(job, config, settings, profile)
     spec: Manifest = {
         "restartPolicy": "Never",
         "subdomain": names.run_name(job.metadata["name"], trainer_config.uid_of(job)),
@@ -37,9 +39,7 @@ def pod_spec(job: FineTuneJob, config: trainer.TrainConfig, settings: Settings, 
         "terminationGracePeriodSeconds": settings.deadlines.stop,
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": UID,
-            "runAsGroup": UID,
-            "fsGroup": UID,
+            **settings.pod_security.model_dump(by_alias=True, exclude_none=True),
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [
@@ -57,10 +57,10 @@ def pod_spec(job: FineTuneJob, config: trainer.TrainConfig, settings: Settings, 
                 },
                 # The file only: the log's tail may hold rows of the data.
                 "terminationMessagePolicy": "File",
-                "volumeMounts": _mounts(config),
+                "volumeMounts": _mounts(stores),
             }
         ],
-        "volumes": _volumes(job, config, profile),
+        "volumes": _volumes(job, stores, profile),
     }
     if config.run.world.nodes > 1 and config.stage is Stage.TRAIN:
         spec["topologySpreadConstraints"] = [_one_pod_a_node(job)]
@@ -110,7 +110,23 @@ def _environment(config: trainer.TrainConfig, cpu: str) -> list[Manifest]:
     ]
 
 
-def _mounts(config: trainer.TrainConfig) -> list[Manifest]:
+def _stores(
+    job: FineTuneJob, config: trainer.TrainConfig, settings: Settings, profile: Profile
+) -> dict[trainer.StoreRole, Store]:
+    """The stores whose keys a stage's pods get.
+
+    Keys are mounted only beside the endpoint that they are for: the config may be of a run that began before
+    the settings gave a store another endpoint.
+    """
+    stores = {role: trainer_config.store_of(job, role, profile, settings) for role in ROLES[config.stage]}
+    return {
+        role: store
+        for role, store in stores.items()
+        if store and same_endpoint(store.endpoint, access_of(config.run, role).endpoint)
+    }
+
+
+def _mounts(stores: Iterable[trainer.StoreRole]) -> list[Manifest]:
     return [
         {"name": "config", "mountPath": "/etc/finetune", "readOnly": True},
         *(
@@ -119,7 +135,7 @@ def _mounts(config: trainer.TrainConfig) -> list[Manifest]:
                 "mountPath": f"/var/run/finetune/storage/{role}",
                 "readOnly": True,
             }
-            for role in ROLES[config.stage]
+            for role in stores
         ),
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the pod's own
         {"name": "cache", "mountPath": "/var/cache/finetune"},
@@ -127,7 +143,7 @@ def _mounts(config: trainer.TrainConfig) -> list[Manifest]:
     ]
 
 
-def _volumes(job: FineTuneJob, config: trainer.TrainConfig, profile: Profile) -> list[Manifest]:
+def _volumes(job: FineTuneJob, stores: dict[trainer.StoreRole, Store], profile: Profile) -> list[Manifest]:
     shared_memory = job.spec.resources.shared_memory or profile.shared_memory
     # One projected volume, because a mount point cannot be made inside a read-only volume.
     sources: list[Manifest] = [
@@ -143,13 +159,12 @@ def _volumes(job: FineTuneJob, config: trainer.TrainConfig, profile: Profile) ->
         }
     ]
     secrets: list[Manifest] = []
-    for role in ROLES[config.stage]:
-        store = trainer_config.storage_of(job, role, profile)
-        if store is None:
-            continue  # the requirements have refused such a job
+    for role, store in stores.items():
         if store.ca_bundle_ref:
             item = {"key": store.ca_bundle_ref.key, "path": f"ca/{role}/ca.crt"}
             sources.append({"configMap": {"name": store.ca_bundle_ref.name, "items": [item]}})
+        if store.secret_ref is None:
+            continue  # resolution refuses such a job
         secrets.append(_credentials(role, store.secret_ref))
     return [
         {"name": "config", "projected": {"defaultMode": 0o440, "sources": sources}},

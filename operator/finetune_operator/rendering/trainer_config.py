@@ -4,15 +4,24 @@ import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
-from finetune_operator.api import Columns, FineTuneJob, FineTuneJobSpec, LoraSpec, Storage
+from finetune_operator.api import (
+    DEFAULT_REGION,
+    Columns,
+    FineTuneJob,
+    FineTuneJobSpec,
+    LoraSpec,
+    Storage,
+)
 from finetune_operator.api.changes import outside_digest
-from finetune_operator.settings import Profile
+from finetune_operator.settings import Profile, Settings, Store
 from finetune_trainer import config as trainer
 from finetune_trainer.contract import Chosen, Digest, Stage
 
 CONFIG_LIMIT_BYTES = 64 * 1024
 """A rendered config stays below this; it travels as an annotation, of which an object may have 256 KiB."""
+STORE_ROLES: tuple[trainer.StoreRole, ...] = ("data", "model", "output")
 
 
 @dataclass(frozen=True)
@@ -30,13 +39,52 @@ class Unrenderable(ValueError):  # noqa: N818 - names what the job is
 
 
 def storage_of(job: FineTuneJob, role: trainer.StoreRole, profile: Profile) -> Storage | None:
-    """The store of a role: the job's own for it, else the job's default, else the profile's."""
+    """The storage of a role: the job's own for the role, else the job's default, else the profile's store."""
     own = {
         "data": job.spec.dataset.storage,
         "model": job.spec.model.storage,
         "output": job.spec.output.storage,
     }
-    return own[role] or job.spec.storage or profile.storage
+    default = Storage(store=profile.store) if profile.store else None
+    return own[role] or job.spec.storage or default
+
+
+def store_of(job: FineTuneJob, role: trainer.StoreRole, profile: Profile, settings: Settings) -> Store | None:
+    """The endpoint, the certificate authority and the keys of a role, as one unit; None where none is set.
+
+    The certificate authority, and keys that the job does not name, come from the store that has the endpoint.
+    """
+    storage = storage_of(job, role, profile)
+    if storage is None:
+        return None
+    if storage.endpoint is not None:
+        return Store(
+            endpoint=storage.endpoint,
+            region=storage.region or DEFAULT_REGION,
+            ca_bundle_ref=storage.ca_bundle_ref,
+            secret_ref=storage.secret_ref,
+        )
+    store = settings.stores.get(storage.store or "")
+    if store is None or storage.secret_ref is None:
+        return store
+    return store.model_copy(update={"secret_ref": storage.secret_ref})
+
+
+def access_of(asked: trainer.Run, role: trainer.StoreRole) -> trainer.StoreAccess:
+    """The store of a role, as the trainer knows the store."""
+    stores = asked.stores
+    return {"data": stores.data, "model": stores.model, "output": stores.output}[role]
+
+
+def same_endpoint(one: str, other: str) -> bool:
+    """Whether two URLs are of one scheme, host and port."""
+    return _scheme_host_port(one) == _scheme_host_port(other)
+
+
+def port_of(endpoint: str) -> int:
+    """The port of an endpoint, written or implied by the scheme."""
+    parts = urlsplit(endpoint)
+    return parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def output_uri(job: FineTuneJob) -> str:
@@ -57,13 +105,14 @@ def uid_of(job: FineTuneJob) -> str:
     return str(job.metadata["uid"])
 
 
-def run(job: FineTuneJob, profile: Profile, model: trainer.ModelSource) -> trainer.Run:
-    """What is asked for, the same for every stage and attempt.
+def run(job: FineTuneJob, profile: Profile, model: trainer.ModelSource, settings: Settings) -> trainer.Run:
+    """The run that a job asks for, the same for every stage and attempt.
 
     Args:
-        job: who asks.
-        profile: of the job.
-        model: what `spec.model` comes to.
+        job: the FineTuneJob.
+        profile: the profile that the job names.
+        model: the model that `spec.model` resolves to.
+        settings: the operator's settings, which hold the stores.
 
     Raises:
         Unrenderable: a role has no store, or the trainer's language refuses a value.
@@ -92,9 +141,9 @@ def run(job: FineTuneJob, profile: Profile, model: trainer.ModelSource) -> train
             output=output_uri(job),
             runs=runs_uri(job),
             stores=trainer.Stores(
-                data=_access(job, "data", profile),
-                model=_access(job, "model", profile),
-                output=_access(job, "output", profile),
+                data=_access(job, "data", profile, settings),
+                model=_access(job, "model", profile, settings),
+                output=_access(job, "output", profile, settings),
             ),
         )
     except ValueError as error:
@@ -187,10 +236,17 @@ def config(
     )
 
 
-def _access(job: FineTuneJob, role: trainer.StoreRole, profile: Profile) -> trainer.StoreAccess:
-    store = storage_of(job, role, profile)
+def _access(
+    job: FineTuneJob, role: trainer.StoreRole, profile: Profile, settings: Settings
+) -> trainer.StoreAccess:
+    store = store_of(job, role, profile, settings)
     if store is None:
         raise Unrenderable(f"no store for {role}")
     return trainer.StoreAccess(
-        endpoint=store.endpoint.rstrip("/"), region=store.region, ca_bundle=store.ca_bundle_ref is not None
+        endpoint=store.endpoint, region=store.region, ca_bundle=store.ca_bundle_ref is not None
     )
+
+
+def _scheme_host_port(endpoint: str) -> tuple[str, str | None, int]:
+    parts = urlsplit(endpoint)
+    return parts.scheme, parts.hostname, port_of(endpoint)

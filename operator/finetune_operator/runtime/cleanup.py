@@ -66,6 +66,7 @@ class Cleaner:
             next((job for job in jobs if is_cleanup(job) and job["metadata"]["name"] == record.name), None),
             pods,
             tuple(event for events in read_state.events.values() for event in events),
+            settings=self.settings,
             run_left=not all(is_cleanup(child) for child in (*jobs, *pods)),
             now=now,
         )
@@ -97,7 +98,7 @@ class Cleaner:
     async def _start(self, record: CleanupRecord, manifest: Manifest) -> None:
         self._messages.pop(manifest["metadata"]["uid"], None)
         for child in (
-            cleanup_network_policy(record, manifest),
+            cleanup_network_policy(record, manifest, self.settings),
             cleanup_job(record, self.settings),
         ):
             kind, name, namespace = child["kind"], record.name, record.job.metadata["namespace"]

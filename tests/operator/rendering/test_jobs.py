@@ -15,6 +15,7 @@ from finetune_operator.rendering import jobs, network, trainer_config
 from finetune_operator.rendering.cleanup_record import cleanup_record, read_record
 from finetune_operator.rendering.pods import cpus
 from finetune_operator.rendering.trainer_config import CONFIG_LIMIT_BYTES
+from finetune_operator.settings import PodSecurity
 from finetune_trainer import config as trainer
 from finetune_trainer.contract import Stage
 from tests.operator import scenes
@@ -319,14 +320,22 @@ def test_spec_digest_tells_what_changes_the_work_and_nothing_else() -> None:
     assert len({digest(spec) for spec in [{}, *other]}) == 1 + len(other)
 
 
-def test_network_policy_opens_the_ports_of_the_stores() -> None:
-    job = scenes.job_of(
-        {"spec": {"dataset": {"storage": {"endpoint": "https://s3.corp", "secretRef": {"name": "x"}}}}}
-    )
-    policy = every(job)["networkPolicy"]
+@pytest.mark.parametrize(
+    ("ids", "shown"),
+    [
+        ({"runAsUser": None, "runAsGroup": None, "fsGroup": None}, {}),
+        ({"runAsUser": None, "fsGroup": 1234}, {"runAsGroup": 10001, "fsGroup": 1234}),
+    ],
+)
+def test_ids_that_the_platform_chooses_are_left_out(ids: Manifest, shown: Manifest) -> None:
+    configured = scenes.settings().model_copy(update={"pod_security": PodSecurity.model_validate(ids)})
+    job = scenes.job_of()
+    made = jobs.stage_job(job, scenes.asked_of(job, configured), configured, Stage.PREPARE, 1)
 
-    assert policy["spec"]["egress"][-1] == {
-        "ports": [{"protocol": "TCP", "port": 443}, {"protocol": "TCP", "port": 9000}]
+    assert made["spec"]["template"]["spec"]["securityContext"] == {
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+        **shown,
     }
 
 
