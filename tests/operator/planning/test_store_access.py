@@ -8,6 +8,7 @@ from finetune_operator.names import Reason
 from finetune_operator.objects import Manifest
 from finetune_operator.planning.resolution import resolve
 from finetune_operator.planning.types import Blocked, Observed
+from finetune_operator.rendering import jobs
 from finetune_operator.rendering.trainer_config import ResolvedRun, store_of
 from finetune_trainer import config as trainer
 from tests.operator import scenes
@@ -276,7 +277,7 @@ def test_keys_are_never_mounted_beside_another_endpoint() -> None:
     )
     for configured, mounted in ((before, True), (moved, False)):
         run = scenes.asked_of(made, before)
-        spec = scenes.jobs.cleanup_job(made, run, configured, 1)["spec"]["template"]["spec"]
+        spec = jobs.cleanup_job(made, run, configured, 1)["spec"]["template"]["spec"]
         assert ("site-keys" in str(spec)) == mounted
         volumes = {volume["name"] for volume in spec["volumes"]}
         assert {mount["name"] for mount in spec["containers"][0]["volumeMounts"]} == volumes
