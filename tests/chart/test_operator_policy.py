@@ -14,6 +14,7 @@ import yaml
 from finetune_operator import names
 from finetune_operator.objects import Manifest
 from finetune_operator.rendering import jobs, network
+from finetune_operator.rendering.cleanup_record import cleanup_record, read_record
 from finetune_operator.settings import Settings
 from finetune_trainer.contract import Stage
 from tests.chart.cluster import NAMESPACE, OPERATOR, Cluster, installed
@@ -61,7 +62,7 @@ def made(stage: Stage = Stage.TRAIN, profile: str = "default") -> Manifest:
     )
     asked = replace(scenes.asked_of(job, configured), profile=configured.profiles[profile])
     if stage is Stage.CLEANUP:
-        return jobs.cleanup_job(job, asked, configured, 1)
+        return jobs.cleanup_job(read_record(cleanup_record(job, asked, 1, "uid")), configured)
     done = (
         {"chosen": scenes.CHOSEN, "prepared": scenes.DIGEST} if stage in (Stage.TRAIN, Stage.PUBLISH) else {}
     )
@@ -76,17 +77,7 @@ def run_object(kind: str) -> Manifest:
         return network.service(job)
     if kind == "NetworkPolicy":
         return network.network_policy(job, scenes.asked_of(job, configured).run, configured)
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "ControllerRevision",
-        "metadata": {
-            "name": "tickets-0b5c3-c1",
-            "namespace": NAMESPACE,
-            "labels": {names.LABEL_UID: scenes.UID, names.LABEL_ROLE: "cleanup"},
-        },
-        "revision": 1,
-        "data": {"run": "s3://models/.finetune-runs/"},
-    }
+    return cleanup_record(job, scenes.asked_of(job, configured), 1, "uid")
 
 
 def changed(manifest: Manifest, path: str, value: Any) -> Manifest:
@@ -171,7 +162,7 @@ JOBS: list[tuple[str, Any, str]] = [
     ),
     (
         f"{POD} volumes -",
-        {"name": "secret", "projected": {"sources": [{"secret": {"name": "s3-keys"}}]}},
+        {"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}},
         "volumes of the kinds",
     ),
     (
@@ -181,6 +172,11 @@ JOBS: list[tuple[str, Any, str]] = [
     ),
     (f"{POD} volumes -", {"name": "csi", "csi": {"driver": "vault"}}, "volumes of the kinds"),
     (f"{POD} volumes -", {"name": "bank", "secret": {"secretName": "bank"}}, "s3-*, keys"),
+    (
+        f"{POD} volumes -",
+        {"name": "bank", "projected": {"sources": [{"secret": {"name": "bank"}}]}},
+        "s3-*, keys",
+    ),
     (f"{POD} volumes -", {"name": "bank", "secret": {"secretName": "keys-2"}}, "s3-*, keys"),
 ]
 
@@ -268,8 +264,8 @@ def test_attack_objects_of_others_are_changed_and_deleted(
     cluster.done("delete", *named)
 
 
-def test_jobs_of_runs_may_be_released_and_deleted_but_their_pods_not_changed(cluster: Cluster) -> None:
-    manifest = changed(made(Stage.CLEANUP), f"{POD} nodeSelector", {"disk": "ssd"})
+def test_jobs_of_runs_may_be_deleted_but_not_changed(cluster: Cluster) -> None:
+    manifest = made(Stage.CLEANUP)
     named = ("job", manifest["metadata"]["name"], f"--namespace={NAMESPACE}")
     assert not cluster.write("create", manifest, OPERATOR)
 
@@ -277,10 +273,8 @@ def test_jobs_of_runs_may_be_released_and_deleted_but_their_pods_not_changed(clu
         done = cluster.kubectl("patch", *named, "--type=merge", "-p", json.dumps(document), user=OPERATOR)
         return done.stderr
 
-    moved = {"spec": {"template": {"spec": {"nodeSelector": {"disk": "control-plane"}}}}}
-    assert "never changes the pods of a Job" in patch(moved)
+    assert "the operator never changes a Job" in patch({"spec": {"suspend": True}})
     assert REFUSED in patch({"metadata": {"labels": {names.LABEL_UID: OTHER_UID}}})
-    assert not patch({"spec": {"suspend": False}})
     cluster.done("delete", *named, user=OPERATOR)
 
 

@@ -43,7 +43,9 @@ def every(job: FineTuneJob) -> dict[str, Manifest]:
         "cleanupRecord": record,
         "cleanup": made(job, Stage.CLEANUP),
         "cleanupNetworkPolicy": network.cleanup_network_policy(
-            read_record(record), {**record, "metadata": {**record["metadata"], "uid": "uid-of-the-record"}}
+            read_record(record),
+            {**record, "metadata": {**record["metadata"], "uid": "uid-of-the-record"}},
+            configured,
         ),
         "service": network.service(job),
         "networkPolicy": network.network_policy(job, scenes.asked_of(job, configured).run, configured),
