@@ -62,6 +62,12 @@ class Cache:
         """All runs of which anything is left."""
         return set(self._objects)
 
+    def namespace(self, run: str) -> str | None:
+        """Namespace of a run: of its FineTuneJob, else of any of its objects; None if nothing is left."""
+        places = self._objects.get(run, ())
+        of_job = (namespace for kind, namespace, _ in places if kind == KIND)
+        return next(of_job, next((namespace for _, namespace, _ in places), None))
+
     def children(self, run: str, kind: ChildKind) -> tuple[Manifest, ...]:
         """What a run has of a kind, by name."""
         mine = self._objects.get(run, {})
@@ -143,6 +149,24 @@ class Cache:
         ]
         changed |= {self.remove(self._read(kept)) for kept in gone}
         return {run for run in changed if run is not None}
+
+    def forget(self, namespace: str | None) -> set[str]:
+        """Drops all objects of a namespace (None: of all namespaces); returns their runs.
+
+        The objects can no longer be read but may exist: unlike removed objects, they are taken in again.
+        """
+        runs = set()
+        for run, mine in list(self._objects.items()):
+            gone = [place for place in mine if namespace in {None, place[1]}]
+            if gone:
+                runs.add(run)
+            for place in gone:
+                kept = mine.pop(place)
+                if kept.kind == KIND:
+                    self.model_dependencies.remove(self._unpacked(kept))
+            if not mine:
+                del self._objects[run]
+        return runs
 
     def _keep(self, obj: Manifest) -> Kept:
         text = json.dumps(obj, separators=(",", ":")).encode()
