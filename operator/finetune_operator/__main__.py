@@ -5,38 +5,37 @@ import asyncio
 import logging
 import os
 import platform
-import signal
 import sys
-import threading
 import time
-from dataclasses import dataclass, field
-from functools import partial
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import uvloop
+from kubernetes.aio import client
 from prometheus_client import REGISTRY
 from pydantic import ValidationError
 
 from finetune_operator.objects import Manifest
-from finetune_operator.runtime import handlers, logs, metrics
-from finetune_operator.runtime.api_client import ApiError, LeaseLostError, Transport, access, connect
-from finetune_operator.runtime.cache import CHILD_KINDS, Cache
+from finetune_operator.runtime import handlers, list_and_watch, logs, metrics
+from finetune_operator.runtime.api_client import LeaseLostError, Transport, connect
+from finetune_operator.runtime.cache import Cache
 from finetune_operator.runtime.cluster import Cluster
 from finetune_operator.runtime.endpoints import serve
 from finetune_operator.runtime.event_loop import measure_lag
 from finetune_operator.runtime.leader_election import Leadership
-from finetune_operator.runtime.list_and_watch import list_and_watch, resync, scopes
 from finetune_operator.runtime.reconciler import Reconciler
+from finetune_operator.runtime.scopes import Scopes
 from finetune_operator.runtime.server_clock import ServerClock
 from finetune_operator.runtime.trainer_poller import Poller
-from finetune_operator.runtime.workqueue import WorkQueue, backoff
+from finetune_operator.runtime.workqueue import WorkQueue
 from finetune_operator.settings import SETTINGS_FILE, Settings
 
 LEASE_LOST = 3
 """Exit code of a leader that lost its lease."""
 UNWELL_RESYNCS = 4
-"""So many missed resyncs, and the process is better started again."""
+"""After this many resync intervals without an answer to any list, the process should be started again."""
 STOP_SECONDS = 5.0
 UNWELL_LEASE_SECONDS = 60.0
 log = logging.getLogger("finetune_operator")
@@ -44,115 +43,125 @@ log = logging.getLogger("finetune_operator")
 
 @dataclass
 class Pulse:
-    """When what last went well, by time.monotonic()."""
+    """Whether this process is well; the health of single scopes is a metric, and no part of this."""
 
     settings: Settings
     leadership: Leadership
-    resynced_at: float | None = None
+    scopes: Scopes
     leads_since: float | None = None
-    stopping: bool = field(default=False)
 
     def ailment(self) -> str | None:
-        """Why this process should be started again; None while it is well."""
+        """Why this process should be started again; None while it is well.
+
+        A refusal is an answer: a restart gives back no namespace and no permission. A leader that gets no
+        answer for any scope, while the API server answers its renewals of the lease, is ill.
+        """
         now = time.monotonic()
-        if self.stopping:
+        if (silence := now - self.leadership.looked_at) > UNWELL_LEASE_SECONDS:
+            return f"the lease was last looked at {silence:.0f} s ago"
+        if self.leads_since is None:
             return None
-        if now - self.leadership.looked_at > UNWELL_LEASE_SECONDS:
-            return f"the lease was last looked at {now - self.leadership.looked_at:.0f} s ago"
-        since = self.resynced_at or self.leads_since
-        if since is not None and now - since > UNWELL_RESYNCS * self.settings.resync_seconds:
-            return f"the last resync was completed {now - since:.0f} s ago"
+        unlisted = now - max(self.leads_since, self.scopes.answered_at())
+        if unlisted > UNWELL_RESYNCS * self.settings.resync_seconds:
+            return f"no list of any namespace was answered for {unlisted:.0f} s"
         return None
 
 
-async def main(settings: Settings) -> None:
-    """Runs one replica until SIGTERM or SIGINT.
+class Operator:
+    """One replica. kopf starts and stops it (`handlers.run`)."""
 
-    Raises:
-        LeaseLostError: another replica may lead.
-    """
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    # The image starts this with SIGTERM blocked: one that came meanwhile counts.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    api = await connect()
-    # The election writes before it leads; everything else asks it first.
-    clock = ServerClock()
-    electing = Cluster(Transport(api, lambda: 0.0, clock))
-    leadership = Leadership(electing, settings.operator_namespace, settings.lease)
-    leadership.looked_at = time.monotonic()
-    pulse = Pulse(settings, leadership)
-    cluster = Cluster(Transport(api, leadership.seconds_left, clock))
-    cache = Cache()
-    REGISTRY.register(metrics.JobCollector(cache.jobs))
-    metrics.BUILD.info({"version": version("finetune-operator"), "python": platform.python_version()})
-    async with serve(REGISTRY, settings.metrics_port, settings.health_port, pulse.ailment):
-        lag = asyncio.create_task(measure_lag(), name="event loop lag")
-        work = asyncio.create_task(lead(settings, leadership, pulse, cluster, cache, clock), name="lead")
-        try:
-            stopped = asyncio.create_task(stop.wait(), name="stop")
-            await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            pulse.stopping = True
-            stopped.cancel()
-            work.cancel()
-            await asyncio.wait({work}, timeout=STOP_SECONDS)
-            if work.done() and not work.cancelled():
-                work.result()
-            log.info("stopped")
-        finally:
-            lag.cancel()
-            if work.done():  # else something may still write: the lease runs out by itself
-                await leadership.release()
-            await cluster.close()
+    def __init__(self, settings: Settings) -> None:
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._settings = settings
+        self._cache = Cache()
+        self._scopes = Scopes(settings.namespaces)
+        self._queue = WorkQueue(self._reconcile, settings.workers)
+        self._poller = Poller(settings.poll_seconds, settings.status_seconds)
+        self._cache.model_dependencies.enqueue = self._enqueue
+        self._reconciler: Reconciler
+        self._opened = AsyncExitStack()
 
+    async def start(self) -> client.ApiClient:
+        """Connects, waits for the lease, then works in the background."""
+        settings = self._settings
+        api = await connect()
+        # The election writes before it leads; every other write asks the election first.
+        clock = ServerClock()
+        election = Cluster(Transport(api, lambda: 0.0, clock))
+        self._opened.push_async_callback(election.close)
+        leadership = Leadership(election, settings.operator_namespace, settings.lease)
+        leadership.looked_at = time.monotonic()
+        pulse = Pulse(settings, leadership, self._scopes)
+        cluster = Cluster(Transport(api, leadership.seconds_left, clock))
+        self._reconciler = Reconciler(self._cache, cluster, settings, self._poller, clock.now)
+        REGISTRY.register(metrics.JobCollector(self._cache.jobs))
+        metrics.BUILD.info({"version": version("finetune-operator"), "python": platform.python_version()})
+        await self._opened.enter_async_context(
+            serve(REGISTRY, settings.metrics_port, settings.health_port, pulse.ailment)
+        )
+        log.info("waiting for the lease")
+        await leadership.acquire()
+        pulse.leads_since = time.monotonic()
+        work = asyncio.create_task(self._work(leadership, cluster), name="work")
+        work.add_done_callback(self._end)
+        self._opened.push_async_callback(_stop_work, work, leadership)
+        return api
 
-async def lead(
-    settings: Settings,
-    leadership: Leadership,
-    pulse: Pulse,
-    cluster: Cluster,
-    cache: Cache,
-    clock: ServerClock,
-) -> None:
-    """Waits for the lease, then works until cancelled."""
-    log.info("waiting for the lease")
-    await leadership.acquire()
-    pulse.leads_since = time.monotonic()
-    poller = Poller(settings.poll_seconds, settings.status_seconds)
-    reconciler = Reconciler(cache, cluster, settings, poller, clock.now)
-    queue = WorkQueue(reconciler.reconcile, settings.workers)
-    cache.model_dependencies.enqueue = queue.enqueue
-    loop = asyncio.get_running_loop()
+    async def stop(self) -> None:
+        """Stops the work, gives the lease back and closes all connections."""
+        await self._opened.aclose()
+        log.info("stopped")
+        if not self.ended.done():
+            self.ended.set_result(None)  # kopf has a task that waits for this
 
-    def take_in(job: Manifest, gone: bool) -> None:
-        if run := cache.remove(job) if gone else cache.put(job):
-            queue.enqueue(run, user_triggered=True)
+    def job_seen(self, job: Manifest, *, gone: bool) -> None:
+        """Takes in a FineTuneJob; a user's change of a FineTuneJob is reconciled first."""
+        if run := self._cache.remove(job) if gone else self._cache.put(job):
+            self._queue.enqueue(run, job["metadata"]["namespace"], user_triggered=True)
 
-    def seen(job: Manifest, gone: bool) -> None:
-        loop.call_soon_threadsafe(take_in, job, gone)
+    def note_watch(self, namespace: str | None, problem: str | None) -> None:
+        """Takes in whether the FineTuneJobs of a scope can be watched."""
+        self._scopes.of(namespace).note("watch FineTuneJob", problem)
 
-    async with asyncio.TaskGroup() as group:
-        keeping = group.create_task(_keep(leadership), name="lease")
-        await first_resync(cluster, cache, settings)
-        pulse.resynced_at = time.monotonic()
-        log.info("%d FineTuneJobs found", sum(1 for _ in cache.jobs()))
-        for run in cache.runs():
-            queue.enqueue(run)
-        for namespace in scopes(settings.namespaces):
-            for kind in CHILD_KINDS:
+    async def _work(self, leadership: Leadership, cluster: Cluster) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_keep(leadership), name="lease")
+            group.create_task(measure_lag(), name="event loop lag")
+            group.create_task(self._queue.run(), name="queue")
+            group.create_task(self._poller.run(self._enqueue), name="poll")
+            for scope in self._scopes:
                 group.create_task(
-                    list_and_watch(cluster, cache, kind, namespace, queue.enqueue), name=f"watch {kind}"
+                    list_and_watch.keep(
+                        cluster, self._cache, scope, self._enqueue, self._settings.resync_seconds
+                    ),
+                    name=f"{scope}",
                 )
-        group.create_task(queue.run(), name="work")
-        group.create_task(poller.run(queue.enqueue), name="poll")
-        group.create_task(keep_resyncing(cluster, cache, settings, queue, pulse), name="resync")
-        stop_kopf = threading.Event()
-        handlers.watch_jobs(settings.namespaces, partial(access, cluster.api), seen, stop_kopf)
-        try:
-            await keeping
-        finally:
-            stop_kopf.set()
+
+    async def _reconcile(self, run: str) -> float | None:
+        """Reconciles a run, unless its scope is not listed: `list_and_watch.keep` enqueues it again then."""
+        namespace = self._cache.namespace(run)
+        if namespace is None:
+            return await self._reconciler.reconcile(run)
+        scope = self._scopes.of(namespace)
+        if not scope.listed:
+            return None
+        with scope.turn():
+            return await self._reconciler.reconcile(run)
+
+    def _enqueue(self, run: str) -> None:
+        self._queue.enqueue(run, self._cache.namespace(run) or "")
+
+    def _end(self, work: asyncio.Task[None]) -> None:
+        """Ends the operator with an error in its work."""
+        if not work.cancelled() and not self.ended.done() and (error := work.exception()):
+            self.ended.set_exception(error)
+
+
+async def _stop_work(work: asyncio.Task[None], leadership: Leadership) -> None:
+    work.cancel()
+    await asyncio.wait({work}, timeout=STOP_SECONDS)
+    if work.done():  # else something may still write: the lease expires by itself
+        await leadership.release()
 
 
 async def _keep(leadership: Leadership) -> None:
@@ -165,36 +174,9 @@ async def _keep(leadership: Leadership) -> None:
         os._exit(LEASE_LOST)
 
 
-async def first_resync(cluster: Cluster, cache: Cache, settings: Settings) -> None:
-    """Lists everything once, however long it takes: nothing is decided before."""
-    failures = 0
-    while True:
-        try:
-            await resync(cluster, cache, settings.namespaces)
-        except ApiError as error:
-            failures += 1
-            log.warning("%s; nothing is done before everything could be listed once", error)
-            await asyncio.sleep(min(15.0, backoff(failures)))
-        else:
-            return
-
-
-async def keep_resyncing(
-    cluster: Cluster, cache: Cache, settings: Settings, queue: WorkQueue, pulse: Pulse
-) -> None:
-    """Lists everything again every few minutes and wakes every run: what was missed is late, never lost."""
-    failures = 0
-    while True:
-        await asyncio.sleep(backoff(failures) if failures else settings.resync_seconds)
-        try:
-            await resync(cluster, cache, settings.namespaces)
-            pulse.resynced_at = time.monotonic()
-            failures = 0
-        except ApiError as error:
-            failures += 1
-            log.warning("%s; the resync is tried again", error)
-        for run in cache.runs():
-            queue.enqueue(run)
+async def main(settings: Settings) -> None:
+    """Runs one replica until SIGTERM or SIGINT."""
+    await handlers.run(Operator(settings), settings.namespaces)
 
 
 def run() -> int:

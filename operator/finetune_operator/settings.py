@@ -114,12 +114,28 @@ class Profile(Model):
     max_gpus_per_node: Annotated[int, Field(ge=0)] = 16
 
 
+LEASE_MARGIN_SECONDS = 2
+"""The leader stops this long before its Lease expires."""
+
+
 class Lease(Model):
     """Leader election. With the defaults a standby takes over within 18 s."""
 
     name: str = "finetune-operator"
     duration_seconds: PositiveInt = 15
+    """After this long without a renewal, another replica may lead."""
     renew_seconds: PositiveInt = 5
+    """Interval between two renewals."""
+
+    @model_validator(mode="after")
+    def _renewed_in_time(self) -> Self:
+        if self.renew_seconds >= self.duration_seconds - LEASE_MARGIN_SECONDS:
+            raise ValueError(
+                f"renewSeconds ({self.renew_seconds}) must be less than durationSeconds "
+                f"({self.duration_seconds}) minus {LEASE_MARGIN_SECONDS}: the leader stops "
+                f"{LEASE_MARGIN_SECONDS} s before its Lease expires"
+            )
+        return self
 
 
 class Deadlines(Model):

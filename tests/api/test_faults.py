@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
@@ -10,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from devcluster import binaries
 from tests.api.harness import UID, Scene
 from tests.api.kube import Kube, RefusedError, wait_for
 from tests.api.proxy import Fault, Proxy, Request
+from tests.api.rbac import chart_rules, grant, make_account, set_rules
 
 pytestmark = pytest.mark.api
 ROOT = Path(__file__).parents[2]
@@ -64,7 +62,7 @@ def test_killed_at_every_write(scene: Scene, proxy: Proxy, fault: Fault) -> None
         time.sleep(0.05)
     assert kills >= 6
     proxy.decide = lambda _: "pass"
-    assert scene.jobs_of(uid) == ["p1", "s1", "t1", "u1"]
+    assert scene.jobs_of(uid) == ["c1", "p1", "t1", "u1"]
     attempts = scene.status()["attempts"]
     assert [(a["number"], a["outcome"]) for a in attempts] == [(1, "Succeeded")] * 3
 
@@ -83,7 +81,7 @@ def test_a_standby_takes_over_from_a_killed_leader(scene: Scene, record_property
     scene.change_job(suspend=True)
     scene.await_state("Suspended", 18)
     record_property("takeover_seconds", round(time.monotonic() - killed, 1))
-    assert scene.jobs_of(uid) == ["p1", "s1"]
+    assert scene.jobs_of(uid) == ["c1", "p1"]
 
 
 def test_a_stopped_leader_gives_way_at_once(scene: Scene, record_property: Record) -> None:
@@ -95,6 +93,15 @@ def test_a_stopped_leader_gives_way_at_once(scene: Scene, record_property: Recor
     assert leader.stop(3) == 0
     wait_for("the standby leads", standby.leads, 5)
     record_property("handover_seconds", round(time.monotonic() - asked, 1))
+
+
+def test_a_standby_that_is_stopped_ends_at_once(scene: Scene) -> None:
+    leader = scene.start()
+    wait_for("leader", leader.leads)
+    standby = scene.start()
+    wait_for("the standby waits", lambda: standby.metric("finetune_operator_leader") == 0)
+    assert standby.stop(3) == 0
+    assert leader.leads()
 
 
 def test_a_leader_that_slept_past_its_lease_ends(scene: Scene) -> None:
@@ -114,7 +121,7 @@ def test_a_leader_that_slept_past_its_lease_ends(scene: Scene) -> None:
     scene.go_through(uid, "Train", "Publish")
     attempts = scene.await_state("Succeeded")["attempts"]
     assert len(attempts) == 3
-    assert scene.jobs_of(uid) == ["p1", "s1", "t1", "u1"]
+    assert scene.jobs_of(uid) == ["c1", "p1", "t1", "u1"]
 
 
 def test_a_leader_whose_lease_cannot_be_renewed_ends_before_another_leads(scene: Scene, proxy: Proxy) -> None:
@@ -195,7 +202,7 @@ def test_conflicts_and_server_errors_are_outlasted(scene: Scene, proxy: Proxy) -
     scene.go_through(uid, seconds=90)
     attempts = scene.await_state("Succeeded")["attempts"]
     assert len(attempts) == 3
-    assert scene.jobs_of(uid) == ["p1", "s1", "t1", "u1"]
+    assert scene.jobs_of(uid) == ["c1", "p1", "t1", "u1"]
 
 
 def test_a_status_that_others_write_too_is_put_right(scene: Scene, proxy: Proxy) -> None:
@@ -269,51 +276,12 @@ def test_children_deleted_or_edited_by_hand_are_made_again(scene: Scene) -> None
     assert [(a["outcome"], a.get("reason")) for a in attempts][1] == ("Failed", "JobDeleted")
 
 
-def chart_rules(namespace: str) -> list[Any]:
-    """What the chart grants the operator that is confined to one namespace."""
-    command: list[str | Path] = [
-        binaries.path("helm"),
-        "template",
-        "finetune-operator",
-        ROOT / "charts/finetune-operator",
-    ]
-    command += ["--namespace", namespace, "--set", f"watchNamespaces={{{namespace}}}"]
-    rendered = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    roles = [o for o in yaml.safe_load_all(rendered) if o and o["kind"] == "Role"]
-    return [rule for role in roles for rule in role["rules"]]
-
-
 @pytest.fixture
 def confined(kube: Kube, namespace: str, tmp_path: Path) -> Path:
     """The kubeconfig of a service account with nothing but a Role in the test's namespace."""
-    rbac = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
-    kube.call("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": "op"}})
-    set_rules(kube, namespace, chart_rules(namespace))
-    binding = {
-        "metadata": {"name": "op"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "op"},
-        "subjects": [{"kind": "ServiceAccount", "name": "op", "namespace": namespace}],
-    }
-    kube.call("POST", f"{rbac}/rolebindings", binding)
-    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/op/token"
-    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
-    token = kube.call("POST", path, request)["status"]["token"]
-    config = yaml.safe_load(kube.kubeconfig.read_text())
-    config["users"][0]["user"] = {"token": token}
-    file = tmp_path / "confined"
-    file.write_text(yaml.safe_dump(config))
-    return file
-
-
-def set_rules(kube: Kube, namespace: str, rules: list[Any]) -> None:
-    role = {
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "Role",
-        "metadata": {"name": "op", "namespace": namespace},
-        "rules": rules,
-    }
-    path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/roles/op?fieldManager=t&force=true"
-    kube.call("PATCH", path, role, "application/apply-patch+yaml")
+    kubeconfig = make_account(kube, namespace, tmp_path)
+    grant(kube, namespace, namespace, chart_rules(namespace, namespace))
+    return kubeconfig
 
 
 def without(rules: list[Any], resource: str, verb: str) -> list[Any]:
@@ -352,12 +320,12 @@ def test_a_missing_permission_is_named_and_heals(
     wait_for("lease", lambda: kube.find("Lease", namespace, "finetune-operator"))
     scene.make_job("first")
     scene.await_state("Pending", name="first")
-    set_rules(kube, namespace, without(chart_rules(namespace), resource, verb))
+    set_rules(kube, namespace, without(chart_rules(namespace, namespace), resource, verb))
     uid = scene.make_job()
     status = scene.await_state("Waiting")
     assert "PermissionDenied" in {c["reason"] for c in status["conditions"]}
     assert f"{verb} {resource}" in status["message"]
-    set_rules(kube, namespace, chart_rules(namespace))
+    set_rules(kube, namespace, chart_rules(namespace, namespace))
     pods = scene.kubelet.await_pods(uid, "Prepare", seconds=60)
     scene.kubelet.run(pods)
     scene.kubelet.finish(pods)

@@ -164,7 +164,7 @@ def test_a_job_with_the_longest_name_goes_through(scene: Scene) -> None:
     scene.go_through(uid, nodes=2)
     status = scene.await_state("Succeeded", name=name)
     assert f"/{name}/" in status["model"]["uri"]
-    assert scene.jobs_of(uid) == ["c1", "p1", "t1", "u1"]
+    assert scene.jobs_of(uid) == ["p1", "t1", "u1"]
 
 
 def test_a_train_attempt_that_no_node_takes_is_superseded_by_a_smaller_one(scene: Scene) -> None:

@@ -12,7 +12,17 @@ import yaml
 from pydantic import BaseModel
 
 from finetune_operator.api import CaBundleRef, SecretRef
-from finetune_operator.settings import Deadlines, Dns, Egress, Lease, PodSecurity, Profile, Settings, Store
+from finetune_operator.settings import (
+    LEASE_MARGIN_SECONDS,
+    Deadlines,
+    Dns,
+    Egress,
+    Lease,
+    PodSecurity,
+    Profile,
+    Settings,
+    Store,
+)
 
 Render = Callable[..., list[dict[str, Any]]]
 ROOT = Path(__file__).parents[2]
@@ -83,6 +93,14 @@ def values_table() -> ModuleType:
 def test_schema_refuses_and_names_the_value(render: Render, value: str, path: str) -> None:
     with pytest.raises(Exception, match=rf"(?s)schema.*{path}"):
         render(value)
+
+
+@pytest.mark.parametrize("renew", [13, 30])
+def test_a_lease_that_cannot_be_renewed_in_time_is_refused(render: Render, renew: int) -> None:
+    said = rf"renewSeconds \({renew}\) must be less than settings.lease.durationSeconds \(15\) minus 2"
+    with pytest.raises(Exception, match=said):
+        render(f"settings.lease.renewSeconds={renew}")
+    assert render(f"settings.lease.renewSeconds={15 - LEASE_MARGIN_SECONDS - 1}")
 
 
 def test_no_object_of_the_schema_is_open_by_accident() -> None:

@@ -1,29 +1,25 @@
-"""What the operator's process decides by itself: whether it is well, when it begins, when it looks again."""
+"""What the operator's process decides by itself: whether it is well, and how it begins and ends."""
 
-import asyncio
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
 from devcluster.controlplane import free_ports
 from finetune_operator import __main__ as entry
 from finetune_operator.__main__ import LEASE_LOST, UNWELL_LEASE_SECONDS, Pulse
-from finetune_operator.names import KIND
-from finetune_operator.runtime.api_client import LeaseLostError, UnavailableError
-from finetune_operator.runtime.cache import Cache
+from finetune_operator.runtime.api_client import LeaseLostError
 from finetune_operator.runtime.leader_election import Leadership
-from finetune_operator.runtime.workqueue import WorkQueue
+from finetune_operator.runtime.scopes import Scopes
 from tests.firstprocess import exit_code_when_told_to_leave
 from tests.operator import scenes
-from tests.operator.apiserver import ApiServer
 from tests.operator.kubeconfig import write_kubeconfig
 
 NOW = 100_000.0
 LONG_AGO = NOW - 4 * 300 - 1
 """Four resyncs of 300 s were missed."""
+SICK = "no list of any namespace was answered for 1201 s"
 
 
 class Election:
@@ -38,25 +34,26 @@ class Election:
 @pytest.fixture
 def pulse(monkeypatch: pytest.MonkeyPatch) -> Pulse:
     monkeypatch.setattr("finetune_operator.__main__.time.monotonic", lambda: NOW)
-    return Pulse(scenes.settings(), cast("Leadership", Election()))
+    return Pulse(scenes.settings(), cast("Leadership", Election()), Scopes(["sick", "well"]))
 
 
 @pytest.mark.parametrize(
-    ("facts", "says"),
+    ("leads_since", "sick", "well", "says"),
     [
-        ({}, None),  # a standby that waits for the lease
-        ({"leads_since": NOW - 1200}, None),  # its first resync takes long
-        ({"leads_since": LONG_AGO}, "the last resync was completed 1201 s ago"),
-        ({"leads_since": 1.0, "resynced_at": NOW - 1200}, None),
-        ({"leads_since": 1.0, "resynced_at": LONG_AGO}, "the last resync was completed 1201 s ago"),
-        ({"leads_since": 1.0, "resynced_at": LONG_AGO, "stopping": True}, None),
+        (None, 0, 0, None),  # a standby that waits for the lease
+        (NOW - 1200, 0, 0, None),  # its first lists take long
+        (LONG_AGO, 0, 0, SICK),
+        (1, LONG_AGO, NOW, None),  # one sick scope is a matter of the metric
+        (1, LONG_AGO, NOW - 1200, None),
+        (1, LONG_AGO, LONG_AGO, SICK),
     ],
 )
-def test_a_leader_that_lists_nothing_any_more_is_unwell(
-    pulse: Pulse, facts: dict[str, Any], says: str | None
+def test_a_leader_to_which_no_scope_is_answered_any_more_is_unwell(
+    pulse: Pulse, leads_since: float | None, sick: float, well: float, says: str | None
 ) -> None:
-    for name, value in facts.items():
-        setattr(pulse, name, value)
+    pulse.leads_since = leads_since
+    pulse.scopes.of("sick").answered_at = sick
+    pulse.scopes.of("well").answered_at = well
 
     assert pulse.ailment() == says
 
@@ -66,75 +63,6 @@ def test_a_replica_that_does_not_look_at_the_lease_is_unwell(pulse: Pulse) -> No
     assert pulse.ailment() is None
     pulse.leadership.looked_at -= 1
     assert pulse.ailment() == "the lease was last looked at 61 s ago"
-
-
-@pytest.fixture
-def server() -> ApiServer:
-    server = ApiServer()
-    server.put({"kind": KIND, "metadata": {"name": "tickets", "namespace": "demo", "uid": "run"}})
-    return server
-
-
-@pytest.fixture
-def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long was slept; it takes no time, and after ten naps the sleeper is ended."""
-    slept: list[float] = []
-    real: Callable[[float], Awaitable[None]] = asyncio.sleep
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        await real(0)
-        if len(slept) == 10:
-            raise asyncio.CancelledError
-
-    monkeypatch.setattr("finetune_operator.__main__.asyncio.sleep", sleep)
-    return slept
-
-
-def refusing(server: ApiServer, times: int) -> None:
-    """The first so many lists of FineTuneJobs fail."""
-    left = [times]
-
-    def decide(what: str) -> None:
-        if what == f"list {KIND}" and left[0]:
-            left[0] -= 1
-            raise UnavailableError(f"{what}: etcd is away")
-
-    server.before = decide
-
-
-async def test_nothing_begins_before_everything_could_be_listed_once(
-    server: ApiServer, naps: list[float], caplog: pytest.LogCaptureFixture
-) -> None:
-    refusing(server, 7)
-    cache = Cache()
-
-    await entry.first_resync(server.cluster, cache, scenes.settings())
-
-    assert cache.runs() == {"run"}
-    assert len(naps) == 7
-    assert max(naps) <= 15
-    assert caplog.text.count("nothing is done before everything could be listed once") == 7
-
-
-async def test_every_resync_wakes_every_run_also_one_that_failed(
-    server: ApiServer, naps: list[float], pulse: Pulse
-) -> None:
-    refusing(server, 2)
-    cache, woken = Cache(), []
-    cache.put(server.objects[KIND, "tickets"])
-
-    class Queue:
-        def enqueue(self, run: str) -> None:
-            woken.append((run, pulse.resynced_at))
-
-    with pytest.raises(asyncio.CancelledError):
-        await entry.keep_resyncing(
-            server.cluster, cache, scenes.settings(), cast("WorkQueue", Queue()), pulse
-        )
-    assert woken[:3] == [("run", None), ("run", None), ("run", NOW)]
-    assert naps[0] == naps[3] == 300  # as configured, and again after it has healed
-    assert all(nap <= 2 for nap in naps[1:3])  # in between with back-off
 
 
 async def test_a_lost_lease_ends_the_process_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +80,14 @@ async def test_a_lost_lease_ends_the_process_at_once(monkeypatch: pytest.MonkeyP
     [
         ("trainerImage: x\nworkers: 0\n", "workers"),
         ("trainerImage: x\nworkerz: 1\n", "workerz"),
+        (
+            "trainerImage: x\nlease: {durationSeconds: 3, renewSeconds: 30}\n",
+            "renewSeconds (30) must be less than durationSeconds (3) minus 2",
+        ),
+        (
+            "trainerImage: x\nlease: {durationSeconds: 5, renewSeconds: 3}\n",
+            "renewSeconds (3) must be less than durationSeconds (5) minus 2",
+        ),
         ("", "validation error"),
         (None, "No such file"),
     ],

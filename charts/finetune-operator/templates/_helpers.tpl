@@ -129,6 +129,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 {{- end }}
+{{- $duration := int $settings.lease.durationSeconds }}
+{{- $renew := int $settings.lease.renewSeconds }}
+{{- if ge $renew (sub $duration 2 | int) }}
+{{- fail (printf "settings.lease.renewSeconds (%d) must be less than settings.lease.durationSeconds (%d) minus 2: the leader stops 2 s before its Lease expires" $renew $duration) }}
+{{- end }}
 {{- $_ := set $settings.lease "name" (include "operator.fullname" .) }}
 {{- toYaml $settings }}
 {{- end }}

@@ -4,7 +4,6 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -234,29 +233,25 @@ async def connect() -> client.ApiClient:
     return client.ApiClient(configuration)
 
 
-@dataclass(frozen=True)
-class Access:
-    """How the API server is reached, for whoever brings a client of its own."""
+def open_session(api: client.ApiClient, *middlewares: aiohttp.ClientMiddlewareType) -> aiohttp.ClientSession:
+    """A session for a library that sends requests of its own, with the credentials of `api`.
 
-    server: str
-    ca_file: str | None
-    token: str | None
-    certificate_file: str | None
-    key_file: str | None
-
-
-def access(api: client.ApiClient) -> Access:
-    """What a client knows, its token read anew."""
+    The token is read for each request, so a rotated token is used at once.
+    """
     configuration = api.configuration
-    if configuration.refresh_api_key_hook:
-        configuration.refresh_api_key_hook(configuration)
-    key = configuration.api_key.get("BearerToken", "")
-    return Access(
-        server=configuration.host,
-        ca_file=configuration.ssl_ca_cert,
-        token=key.partition(" ")[2].strip() or None,
-        certificate_file=configuration.cert_file,
-        key_file=configuration.key_file,
+
+    async def authorize(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        if token := await configuration.get_api_key_with_prefix("BearerToken"):
+            request.headers["Authorization"] = token
+        return await handler(request)
+
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ssl=api.rest_client.ssl_context),
+        middlewares=(*middlewares, authorize),
+        proxy=configuration.proxy,
+        trust_env=False,
     )
 
 

@@ -49,6 +49,12 @@ class Cache:
         """All runs of which anything is left."""
         return set(self._runs)
 
+    def namespace(self, run: str) -> str | None:
+        """Namespace of a run: of its FineTuneJob, else of any of its objects; None if nothing is left."""
+        kinds = self._runs.get(run, {})
+        names = kinds.get(KIND) or next(iter(kinds.values()), {})
+        return next((namespace for namespace, _ in names), None)
+
     def children(self, run: str, kind: ChildKind) -> tuple[Manifest, ...]:
         """What a run has of a kind, by name."""
         mine = self._of(run, kind)
@@ -133,6 +139,25 @@ class Cache:
         ]
         changed |= {self.remove(obj) for obj in gone}
         return {run for run in changed if run is not None}
+
+    def forget(self, namespace: str | None) -> set[str]:
+        """Drops all objects of a namespace (None: of all namespaces); returns their runs.
+
+        The objects can no longer be read but may exist: unlike removed objects, they are taken in again.
+        """
+        runs = set()
+        for run, kinds in list(self._runs.items()):
+            for kind, mine in list(kinds.items()):
+                for name in [name for name in mine if namespace in {None, name[0]}]:
+                    runs.add(run)
+                    gone = mine.pop(name)
+                    if kind == KIND:
+                        self.model_dependencies.remove(gone)
+                if not mine:
+                    del kinds[kind]
+            if not kinds:
+                del self._runs[run]
+        return runs
 
     def _of(self, run: str, kind: str) -> dict[Name, Manifest]:
         return self._runs.get(run, {}).get(kind, {})

@@ -1,128 +1,170 @@
-"""The only file that knows kopf: it watches FineTuneJobs, and each event wakes a run.
+"""kopf: the frame of the process and the watcher of FineTuneJobs. The only module that imports kopf.
 
-kopf runs in a thread of its own: when it stops, it cancels every task of its event loop.
+kopf starts and stops the operator, takes the signals, and enqueues a run for each event of its FineTuneJob.
+kopf writes nothing: no finalizer, no annotation, no Event, no peering object.
 """
 
 import asyncio
 import logging
-import threading
-from collections.abc import Callable, Iterable
-from typing import Any
+import signal
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any, Protocol
 
+import aiohttp
 import kopf
+from kubernetes.aio import client
+from yarl import URL
 
 from finetune_operator.names import GROUP, KIND, PLURAL, VERSION
 from finetune_operator.objects import Manifest
-from finetune_operator.runtime.api_client import CONNECT_SECONDS, REQUEST_SECONDS, Access
+from finetune_operator.runtime.api_client import CONNECT_SECONDS, REQUEST_SECONDS, open_session, path
 from finetune_operator.runtime.cluster import typed
-from finetune_operator.runtime.workqueue import backoff
 
-LIST_PAGE = 10
-"""FineTuneJobs in one page of kopf's list. Each may have 1.5 MB, and no thread runs while one is parsed."""
-SERVER_SECONDS = 300
+PAGE = 10
+"""FineTuneJobs in one answer to a list. Each may have 1.5 MB, and the event loop stands still while an answer
+is parsed."""
+WATCH_SECONDS = 300
 WORKER_IDLE_SECONDS = 0.1
-"""kopf keeps a task for each object so long after its last event: in a burst, one for each job."""
-STOP_LOOK_SECONDS = 0.5
-log = logging.getLogger(__name__)
+"""kopf keeps a task for each object this long after its last event: in a burst, one for each job."""
+RETRY_SECONDS = (1, 2, 4, 8, 15)
+"""Pauses between the tries of one request; after them kopf lists the FineTuneJobs of the scope again."""
+SERVED_RETRY_SECONDS = 2.0
 
 
-def watch_jobs(
-    namespaces: Iterable[str],
-    access: Callable[[], Access],
-    seen: Callable[[Manifest, bool], None],
-    stop: threading.Event,
-) -> threading.Thread:
-    """Starts to watch FineTuneJobs until `stop` is set.
+class Operator(Protocol):
+    """What kopf starts, tells of FineTuneJobs, and stops."""
 
-    Args:
-        namespaces: where; empty: everywhere.
-        access: how to reach the API server, asked again whenever that is refused.
-        seen: called in kopf's thread with a FineTuneJob and whether it is gone.
-        stop: set to end the thread.
+    ended: asyncio.Future[None]
+    """Done when the operator cannot go on; the exception says why."""
+
+    async def start(self) -> client.ApiClient:
+        """Returns when this replica leads, with the client of the API server."""
+
+    async def stop(self) -> None:
+        """Ends what `start` began, also if that was cut short."""
+
+    def job_seen(self, job: Manifest, *, gone: bool) -> None:
+        """Takes in a FineTuneJob."""
+
+    def note_watch(self, namespace: str | None, problem: str | None) -> None:
+        """Takes in that the FineTuneJobs of a scope cannot be listed or watched, or (None) can."""
+
+
+async def run(operator: Operator, namespaces: Sequence[str]) -> None:
+    """Runs an operator until a signal, until it has ended by itself, or until kopf cannot go on.
+
+    Raises:
+        Exception: what ended the operator or kopf; none after a signal.
     """
-    registry = _registry(access, seen)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_tell)
-
-    def keep_watching() -> None:
-        failures = 0
-        while not stop.is_set():
-            try:
-                asyncio.run(_watch(registry, tuple(namespaces), stop))
-            except Exception as error:  # noqa: BLE001 - whatever ended kopf, FineTuneJobs must be watched
-                log.warning("the watch of FineTuneJobs ended (%r) and is begun again", error)
-            failures += 1
-            stop.wait(backoff(failures))
-
-    thread = threading.Thread(target=keep_watching, name="kopf", daemon=True)
-    thread.start()
-    return thread
+    # Each failed request is noted at its scope, and logged there with a limit.
+    logging.getLogger("kopf._cogs.clients").setLevel(logging.CRITICAL)
+    earlier = asyncio.all_tasks()
+    tasks = await kopf.spawn_tasks(
+        registry=_registry(operator, namespaces),
+        settings=_settings(),
+        standalone=True,
+        clusterwide=not namespaces,
+        namespaces=namespaces,
+        stop_flag=operator.ended,
+    )
+    # The image starts this process with SIGTERM blocked: kopf has its handler now, and a SIGTERM that came
+    # meanwhile counts.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    await kopf.run_tasks(tasks, ignored=earlier)
 
 
-def _tell(record: logging.LogRecord) -> bool:
-    """What kopf says, as what it is here: a broken watch is begun again, which is worth a warning at most."""
-    if not record.name.startswith("kopf"):
-        return True
-    if record.levelno > logging.WARNING:
-        record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
-        record.exc_info = None
-    # It says that it takes no signals in a thread: __main__ takes them.
-    return "signals are ignored" not in record.getMessage()
-
-
-async def _watch(registry: kopf.OperatorRegistry, namespaces: tuple[str, ...], stop: threading.Event) -> None:
+def _settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.scanning.disabled = True
     settings.networking.connect_timeout = CONNECT_SECONDS
     settings.networking.request_timeout = REQUEST_SECONDS
+    settings.networking.error_backoffs = RETRY_SECONDS
     settings.watching.connect_timeout = CONNECT_SECONDS
-    settings.watching.server_timeout = SERVER_SECONDS
-    settings.watching.chunk_size = LIST_PAGE
+    settings.watching.server_timeout = WATCH_SECONDS
+    settings.watching.chunk_size = PAGE
     settings.queueing.idle_timeout = WORKER_IDLE_SECONDS
-    stopping = asyncio.Event()
-    asked = asyncio.create_task(_pass_on(stop, stopping), name="stop")
-    try:
-        await kopf.operator(
-            registry=registry,
-            settings=settings,
-            standalone=True,
-            clusterwide=not namespaces,
-            namespaces=namespaces,
-            stop_flag=stopping,
-        )
-    finally:
-        asked.cancel()
+    return settings
 
 
-async def _pass_on(stop: threading.Event, stopping: asyncio.Event) -> None:
-    """Tells kopf's loop of the stop.
-
-    Given the thread's event itself, kopf waits for it in a thread of the loop's executor; and a loop whose
-    kopf has failed does not end before its executor, so it would never be begun again.
-    """
-    while not stop.is_set():  # noqa: ASYNC110 - another thread's event cannot be awaited
-        await asyncio.sleep(STOP_LOOK_SECONDS)
-    stopping.set()
-
-
-def _registry(access: Callable[[], Access], seen: Callable[[Manifest, bool], None]) -> kopf.OperatorRegistry:
+def _registry(operator: Operator, namespaces: Sequence[str]) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
+    api: client.ApiClient
+
+    @kopf.on.startup(registry=registry, errors=kopf.ErrorsMode.PERMANENT)
+    async def start(**_: Any) -> None:
+        nonlocal api
+        try:
+            api = await operator.start()
+            await _wait_until_served(api)
+        except BaseException:
+            # kopf calls no cleanup handler after a startup that failed or was cancelled.
+            await operator.stop()
+            raise
+
+    @kopf.on.cleanup(registry=registry, errors=kopf.ErrorsMode.PERMANENT)
+    async def stop(**_: Any) -> None:
+        await operator.stop()
 
     @kopf.on.login(registry=registry)
-    async def log_in(**_: Any) -> kopf.ConnectionInfo:
-        reached = access()
-        return kopf.ConnectionInfo(
-            server=reached.server,
-            ca_path=reached.ca_file,
-            token=reached.token,
-            scheme="Bearer" if reached.token else None,
-            certificate_path=reached.certificate_file,
-            private_key_path=reached.key_file,
-        )
+    async def log_in(**_: Any) -> kopf.AiohttpSession:
+        session = open_session(api, _refusals_as_429(operator, api.configuration.host, namespaces))
+        return kopf.AiohttpSession(server=api.configuration.host, aiohttp_session=session)
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def job_seen(event: kopf.RawEvent, **_: Any) -> None:
-        seen(typed(KIND, dict(event["object"])), event["type"] == "DELETED")
+        operator.job_seen(typed(KIND, dict(event["object"])), gone=event["type"] == "DELETED")
 
     return registry
+
+
+def _refusals_as_429(
+    operator: Operator, server: str, namespaces: Sequence[str]
+) -> aiohttp.ClientMiddlewareType:
+    """Turns each refusal into 429 Too Many Requests, and notes the refusals of lists and watches.
+
+    429 is the only refusal that never ends a watch of kopf: after the last try of a request, the watch starts
+    again with a list. Any other (403 in a namespace without a Role, 404 without the CustomResourceDefinition,
+    410) ends kopf, and with kopf the work on all other namespaces.
+    """
+    scopes = {URL(server + path(KIND, namespace)).path: namespace for namespace in namespaces or (None,)}
+
+    async def send(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        response = await handler(request)
+        refused = response.status >= HTTPStatus.BAD_REQUEST
+        if request.url.path in scopes:
+            namespace = scopes[request.url.path]
+            verb = "watch" if "watch" in request.url.query else "list"
+            where = f" in namespace {namespace}" if namespace else ""
+            problem = f"{verb} {PLURAL}{where}: HTTP status {response.status} {response.reason}"
+            operator.note_watch(namespace, problem if refused else None)
+        if refused:
+            response.status = HTTPStatus.TOO_MANY_REQUESTS
+        return response
+
+    return send
+
+
+async def _wait_until_served(api: client.ApiClient) -> None:
+    """Waits until the API server serves FineTuneJobs: kopf looks only once at what the API server serves."""
+    async with open_session(api) as session:
+        while True:
+            groups = await _read(session, f"{api.configuration.host}/apis", "groups")
+            resources = await _read(session, f"{api.configuration.host}/apis/{GROUP}/{VERSION}", "resources")
+            if GROUP in groups and PLURAL in resources:
+                return
+            await asyncio.sleep(SERVED_RETRY_SECONDS)
+
+
+async def _read(session: aiohttp.ClientSession, url: str, what: str) -> set[str]:
+    """Names of the groups or resources that the API server serves; none where the API server does not say."""
+    timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS)
+    try:
+        async with session.get(url, timeout=timeout) as response:
+            answer = await response.json() if response.status == HTTPStatus.OK else {}
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+        return set()
+    return {item["name"] for item in answer.get(what, ())}

@@ -26,10 +26,8 @@ from finetune_operator.runtime.api_client import (
     MissingError,
 )
 from finetune_operator.runtime.cluster import Cluster
-from finetune_operator.settings import Lease
+from finetune_operator.settings import LEASE_MARGIN_SECONDS, Lease
 
-MARGIN_SECONDS = 2.0
-"""The leader stops so long before its lease runs out."""
 LOOK_SECONDS = 2.0
 """How often a candidate looks."""
 RETRY_SECONDS = 1.0
@@ -57,7 +55,7 @@ class Leadership:
 
     def seconds_left(self) -> float:
         """Seconds that this replica may still act as the leader; 0 or less: not at all."""
-        return self._held_until - MARGIN_SECONDS - self.clock()
+        return self._held_until - LEASE_MARGIN_SECONDS - self.clock()
 
     async def acquire(self) -> None:
         """Waits until this replica leads."""

@@ -1,7 +1,7 @@
-"""Keeps the cache equal to the API server: our own objects by label, listed once and then watched.
+"""Keeps the cache equal to the API server, scope by scope: each object is listed, then watched.
 
-kopf watches the FineTuneJobs; the children are watched here, because here the API server selects them, a
-silent connection is noticed, and what was missed in a gap is found again.
+kopf watches the FineTuneJobs. Their children are watched here: the API server selects them by label, a silent
+connection is noticed, and a list after each gap finds what the gap hid.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from finetune_operator.names import KIND, LABEL_JOB
 from finetune_operator.runtime import metrics
@@ -23,85 +24,207 @@ from finetune_operator.runtime.api_client import (
 )
 from finetune_operator.runtime.cache import CHILD_KINDS, Cache
 from finetune_operator.runtime.cluster import Cluster, WatchEvent
+from finetune_operator.runtime.scopes import Scope
 from finetune_operator.runtime.workqueue import backoff
 
 WATCH_SECONDS = (240, 300)
-"""After so long the API server ends a watch; apart, so that not all begin again together."""
+"""The API server ends a watch after this long; a range, so that not all watches restart together."""
+ESTABLISHED_SECONDS = 10.0
+"""A watch that lasted this long before it broke was established: the back-off starts again."""
+UNLISTED_RETRY_SECONDS = 15.0
+"""Longest pause before a scope that was never listed, or is lost, is listed again."""
 Enqueue = Callable[[str], None]
 log = logging.getLogger(__name__)
 
 
-def scopes(namespaces: Iterable[str]) -> tuple[str | None, ...]:
-    """Where to look: each namespace by itself, or None for all at once."""
-    return tuple(namespaces) or (None,)
+async def keep(cluster: Cluster, cache: Cache, scope: Scope, enqueue: Enqueue, resync_seconds: float) -> None:
+    """Keeps the cache equal to one scope for ever. No failure of the API leaves this function.
 
-
-async def resync(cluster: Cluster, cache: Cache, namespaces: Iterable[str]) -> None:
-    """Lists everything of ours again.
-
-    Raises:
-        ApiError: something could not be listed; what could was taken in.
+    The scope starts once all its objects were listed. When FineTuneJobs can no longer be read (the namespace
+    and the operator's Role in it were deleted, for example), the scope is lost: its objects are dropped, and
+    it starts again once all can be listed.
     """
-    started = time.monotonic()
-    for namespace in scopes(namespaces):
-        for kind in (KIND, *CHILD_KINDS):
-            await relist(cluster, cache, kind, namespace)
-    metrics.RESYNC_SECONDS.set(time.monotonic() - started)
-    metrics.RESYNC_TIME.set_to_current_time()
+    while True:
+        await _list_until_complete(cluster, cache, scope)
+        scope.start()
+        runs = runs_in(cache, scope)
+        log.info("%s: %d runs found", scope, len(runs))
+        for run in runs:
+            enqueue(run)
+        async with asyncio.TaskGroup() as group:
+            watches = [
+                group.create_task(
+                    list_and_watch(cluster, cache, kind, scope, enqueue), name=f"watch {kind} in {scope}"
+                )
+                for kind in CHILD_KINDS
+            ]
+            await _resync_until_lost(cluster, cache, scope, enqueue, resync_seconds)
+            for watch in watches:
+                watch.cancel()
+        for kind in CHILD_KINDS:
+            scope.note(f"watch {kind}", None)  # nobody tries any more
+        await scope.stop()
+        for run in cache.forget(scope.namespace):
+            enqueue(run)
 
 
-async def relist(cluster: Cluster, cache: Cache, kind: str, namespace: str | None) -> tuple[str, set[str]]:
-    """Lists a kind; returns the list's version and the runs for which it brought news."""
-    try:
-        objects, version = await cluster.list(kind, namespace, "" if kind == KIND else LABEL_JOB)
-    except RefusedError as error:
-        cache.note_readable(kind, namespace, str(error))
-        raise
-    except MissingError as error:
-        raise UnavailableError(f"{error} (is the CustomResourceDefinition installed?)") from None
-    healed = cache.note_readable(kind, namespace, None)
-    news = await cache.replace(kind, namespace, objects, version)
-    return version, cache.runs() if healed else news
-
-
-async def list_and_watch(
-    cluster: Cluster, cache: Cache, kind: str, namespace: str | None, enqueue: Enqueue
-) -> None:
-    """Watches a kind of our children for ever."""
-    version = ""
+async def _list_until_complete(cluster: Cluster, cache: Cache, scope: Scope) -> None:
     failures = 0
     while True:
-        cause, pause = "ended", 0.0
         try:
-            if not version:
-                version, news = await relist(cluster, cache, kind, namespace)
-                for run in news:
-                    enqueue(run)
-            seconds = random.randint(*WATCH_SECONDS)  # noqa: S311 - jitter, no secret
-            async for event in cluster.watch(kind, namespace, LABEL_JOB, version, seconds):
-                version = event.object["metadata"]["resourceVersion"]
-                failures = 0
-                if changed := take_in(cache, event):
-                    enqueue(changed)
-        except ExpiredError:
-            version, cause = "", "expired"
-        except SilentError as error:
-            # Most often nothing has happened: waiting now would only make us blind.
-            cause = "silent"
-            log.debug("%s; watching again", error)
+            if await resync(cluster, cache, scope):
+                return
+        except RefusedError as error:
+            log.debug("%s", error)
+        failures += 1
+        await asyncio.sleep(min(UNLISTED_RETRY_SECONDS, backoff(failures)))
+
+
+async def _resync_until_lost(
+    cluster: Cluster, cache: Cache, scope: Scope, enqueue: Enqueue, resync_seconds: float
+) -> None:
+    """Lists the scope every few minutes and enqueues its runs: a missed event is late, never lost.
+
+    Returns when the API server refuses to list FineTuneJobs.
+    """
+    failures = 0
+    while True:
+        await asyncio.sleep(backoff(failures) if failures else resync_seconds)
+        try:
+            complete = await resync(cluster, cache, scope)
+        except RefusedError:
+            return
+        failures = 0 if complete else failures + 1
+        for run in runs_in(cache, scope):
+            enqueue(run)
+
+
+async def resync(cluster: Cluster, cache: Cache, scope: Scope) -> bool:
+    """Lists all kinds of a scope; returns whether every list succeeded.
+
+    Raises:
+        RefusedError: FineTuneJobs may not be listed.
+    """
+    started = time.monotonic()
+    complete = True
+    for kind in (KIND, *CHILD_KINDS):
+        try:
+            await relist(cluster, cache, kind, scope)
         except ApiError as error:
-            failures += 1
-            cause, pause = "broken", _pause(error, failures)
-            log.info("%s; watching again", error)
-            if isinstance(error, RefusedError):
-                version, cause = "", "refused"
-                _tell_refusal(cache, kind, namespace, str(error), enqueue)
+            if kind == KIND and isinstance(error, RefusedError):
+                raise
+            complete = False
+    if complete:
+        label = scope.namespace or ""
+        metrics.RESYNC_SECONDS.labels(namespace=label).set(time.monotonic() - started)
+        metrics.RESYNC_TIME.labels(namespace=label).set_to_current_time()
+    return complete
+
+
+async def relist(cluster: Cluster, cache: Cache, kind: str, scope: Scope) -> tuple[str, set[str]]:
+    """Lists a kind; returns the version of the list and the runs for which the list brought news."""
+    activity = f"list {kind}"
+    try:
+        objects, version = await cluster.list(kind, scope.namespace, "" if kind == KIND else LABEL_JOB)
+    except ApiError as error:
+        problem: ApiError = error
+        if isinstance(error, MissingError):
+            problem = UnavailableError(f"{error} (is the CustomResourceDefinition installed?)")
+        if isinstance(error, RefusedError):
+            cache.note_readable(kind, scope.namespace, str(error))
+        if isinstance(error, MissingError | RefusedError):
+            scope.answered_at = time.monotonic()
+        scope.note(activity, str(problem))
+        raise problem from None
+    scope.answered_at = time.monotonic()
+    scope.note(activity, None)
+    healed = cache.note_readable(kind, scope.namespace, None)
+    news = await cache.replace(kind, scope.namespace, objects, version)
+    return version, runs_in(cache, scope) if healed else news
+
+
+async def list_and_watch(cluster: Cluster, cache: Cache, kind: str, scope: Scope, enqueue: Enqueue) -> None:
+    """Watches a kind of children in a scope for ever."""
+    watch = _Watch(cluster, cache, kind, scope, enqueue)
+    while True:
+        cause, pause = await watch.run_once()
         metrics.WATCH_RESTARTS.labels(resource=RESOURCES[kind][1], cause=cause).inc()
         await asyncio.sleep(pause)
 
 
+@dataclass
+class _Watch:
+    """The watch of one kind of children in one scope."""
+
+    cluster: Cluster
+    cache: Cache
+    kind: str
+    scope: Scope
+    enqueue: Enqueue
+    version: str = ""
+    """Where the next watch starts; empty: the kind is listed first."""
+    failures: int = 0
+
+    async def run_once(self) -> tuple[str, float]:
+        """Watches until the watch ends; returns why, and the seconds to wait before the next watch."""
+        started = time.monotonic()
+        try:
+            if not self.version:
+                self.version, news = await relist(self.cluster, self.cache, self.kind, self.scope)
+                self._enqueue_all(news)
+            await self._take_in_events()
+        except ExpiredError:
+            self.version = ""
+            return "expired", 0.0
+        except SilentError as error:
+            # Most often nothing has happened: a pause now would only hide events.
+            log.debug("%s; watching again", error)
+            self._note(None)
+            return "silent", 0.0
+        except ApiError as error:
+            log.debug("%s; watching again", error)
+            if time.monotonic() - started > ESTABLISHED_SECONDS:
+                self.failures = 0
+            self.failures += 1
+            if self.version and (self.failures > 1 or isinstance(error, RefusedError)):
+                self._note(str(error))
+            if isinstance(error, RefusedError):
+                self._take_in_refusal(str(error))
+                return "refused", backoff(self.failures)
+            return "broken", _pause(error, self.failures)
+        self._note(None)
+        return "ended", 0.0
+
+    async def _take_in_events(self) -> None:
+        seconds = random.randint(*WATCH_SECONDS)  # noqa: S311 - jitter, no secret
+        events = self.cluster.watch(self.kind, self.scope.namespace, LABEL_JOB, self.version, seconds)
+        async for event in events:
+            self.version = event.object["metadata"]["resourceVersion"]
+            self.failures = 0
+            self._note(None)
+            if changed := take_in(self.cache, event):
+                self.enqueue(changed)
+
+    def _take_in_refusal(self, problem: str) -> None:
+        self.version = ""
+        if self.cache.note_readable(self.kind, self.scope.namespace, problem):
+            self._enqueue_all(runs_in(self.cache, self.scope))
+
+    def _note(self, problem: str | None) -> None:
+        self.scope.note(f"watch {self.kind}", problem)
+
+    def _enqueue_all(self, runs: Iterable[str]) -> None:
+        for run in runs:
+            self.enqueue(run)
+
+
+def runs_in(cache: Cache, scope: Scope) -> set[str]:
+    """The runs of a scope."""
+    return {run for run in cache.runs() if scope.namespace in {None, cache.namespace(run)}}
+
+
 def take_in(cache: Cache, event: WatchEvent) -> str | None:
-    """Puts one event into the cache; returns the run for which it was news."""
+    """Puts one event into the cache; returns the run for which the event was news."""
     match event.type:
         case "BOOKMARK":
             return None
@@ -116,10 +239,3 @@ def _pause(error: ApiError, failures: int) -> float:
     if isinstance(error, UnavailableError) and failures == 1:
         return max(error.seconds, random.random())  # noqa: S311 - jitter, no secret
     return backoff(failures)
-
-
-def _tell_refusal(cache: Cache, kind: str, namespace: str | None, said: str, enqueue: Enqueue) -> None:
-    if cache.note_readable(kind, namespace, said):
-        log.warning("%s", said)
-        for run in cache.runs():
-            enqueue(run)

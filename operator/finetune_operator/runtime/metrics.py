@@ -26,10 +26,21 @@ WATCH_RESTARTS = Counter(
     "finetune_operator_watch_restarts", "Watches begun again, by cause.", ["resource", "cause"]
 )
 POLLS = Counter("finetune_operator_progress_polls", "Questions to trainers for their progress.", ["result"])
-RESYNC_TIME = Gauge(
-    "finetune_operator_last_resync_timestamp_seconds", "Unix time of the last completed resync."
+SCOPE_HEALTHY = Gauge(
+    "finetune_operator_scope_healthy",
+    "1 while a watched namespace (empty: the whole cluster) can be listed and watched.",
+    ["namespace"],
 )
-RESYNC_SECONDS = Gauge("finetune_operator_resync_seconds", "Duration of the last completed resync.")
+RESYNC_TIME = Gauge(
+    "finetune_operator_last_resync_timestamp_seconds",
+    "Unix time of the last complete list of a watched namespace.",
+    ["namespace"],
+)
+RESYNC_SECONDS = Gauge(
+    "finetune_operator_resync_seconds",
+    "Duration of the last complete list of a watched namespace.",
+    ["namespace"],
+)
 EVENT_LOOP_LAG = Histogram(
     "finetune_operator_event_loop_lag_seconds",
     "How much later than asked for the event loop runs a task, measured 20 times a second.",

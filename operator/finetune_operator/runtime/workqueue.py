@@ -1,10 +1,9 @@
-"""A queue of runs to look at: woken any number of times, each is worked on by one worker at a time."""
+"""A queue of runs to reconcile: one worker at a time for each run, however often the run is enqueued."""
 
 import asyncio
 import logging
 import random
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -13,7 +12,7 @@ from finetune_operator.runtime import metrics
 FIRST_BACKOFF_SECONDS = 1.0
 LAST_BACKOFF_SECONDS = 60.0
 BACKGROUND_EVERY = 8
-"""One turn in so many is for what nobody asked for, also while somebody does."""
+"""One turn in so many is for the background queue, even while user-triggered keys wait."""
 log = logging.getLogger(__name__)
 
 
@@ -31,8 +30,9 @@ class RetryLaterError(Exception):
 
 @dataclass
 class _Entry:
-    """What the queue knows of one key: dropped as soon as nothing is known."""
+    """State of one key; dropped when the key neither waits nor is worked on."""
 
+    namespace: str = ""
     queued_at: float | None = None
     working: bool = False
     again: bool = False
@@ -42,36 +42,76 @@ class _Entry:
     timer: asyncio.TimerHandle | None = None
 
 
+class _RoundRobin:
+    """A queue of keys in which namespaces take turns; the keys of one namespace are first in, first out.
+
+    A key of a namespace waits for at most one key of each other namespace, however many they have.
+    """
+
+    def __init__(self) -> None:
+        self._keys: dict[str, dict[str, None]] = {}
+        """Waiting keys by namespace; the first namespace has the next turn."""
+        self._count = 0
+
+    def append(self, namespace: str, key: str) -> None:
+        self._keys.setdefault(namespace, {})[key] = None
+        self._count += 1
+
+    def remove(self, namespace: str, key: str) -> None:
+        del self._keys[namespace][key]
+        self._count -= 1
+        if not self._keys[namespace]:
+            del self._keys[namespace]
+
+    def pop(self) -> str:
+        namespace = next(iter(self._keys))
+        keys = self._keys.pop(namespace)
+        key = next(iter(keys))
+        del keys[key]
+        self._count -= 1
+        if keys:
+            self._keys[namespace] = keys
+        return key
+
+    def __len__(self) -> int:
+        return self._count
+
+
 @dataclass
 class WorkQueue:
-    """Two lines, each first come, first served: what somebody asks for, and what follows from it.
+    """Two queues: user-triggered before background; in each, namespaces take turns.
 
-    Nobody who asks for something waits behind what follows from what others have asked for; but that gets
-    one turn in `OTHERS_EVERY` whatever happens. A key that is woken while it is worked on goes to the end of
-    its line.
+    The background queue gets one turn in `BACKGROUND_EVERY` even while user-triggered keys wait. A key that
+    is enqueued while it is worked on goes to the end of its namespace's keys.
 
-    `work(key)` returns the seconds until it wants to be called again whatever happens, or None. A key whose
-    work raises is tried again with back-off; no other key waits for it.
+    `work(key)` returns the seconds after which the key is enqueued again, or None. A key whose work raises
+    is tried again with back-off; no other key waits for that.
     """
 
     work: Callable[[str], Awaitable[float | None]]
     workers: int
-    _user_triggered: deque[str] = field(default_factory=deque)
-    _background: deque[str] = field(default_factory=deque)
+    _user_triggered: _RoundRobin = field(default_factory=_RoundRobin)
+    _background: _RoundRobin = field(default_factory=_RoundRobin)
     _turns: int = 0
     _entries: dict[str, _Entry] = field(default_factory=dict)
     _some_ready: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
 
-    def enqueue(self, key: str, *, user_triggered: bool = False) -> None:
-        """Asks for a turn. A failing key waits for its back-off all the same, unless somebody asks for it."""
-        entry = self._entries.setdefault(key, _Entry())
+    def enqueue(self, key: str, namespace: str = "", *, user_triggered: bool = False) -> None:
+        """Asks for a turn of a key.
+
+        Args:
+            key: a key that is in back-off after a failure stays in back-off, unless `user_triggered`.
+            namespace: keys of different namespaces take turns.
+            user_triggered: whether a user's change asks for the turn.
+        """
+        entry = self._entries.setdefault(key, _Entry(namespace))
         if entry.failures and entry.timer and not user_triggered:
             return
         if user_triggered and not entry.user_triggered:
             entry.user_triggered = True
             if entry.queued_at is not None:
-                self._background.remove(key)
-                self._user_triggered.append(key)
+                self._background.remove(entry.namespace, key)
+                self._user_triggered.append(entry.namespace, key)
         self._line_up(key, entry)
 
     async def run(self) -> None:
@@ -91,7 +131,8 @@ class WorkQueue:
             entry.again = True
         elif entry.queued_at is None:
             entry.queued_at = time.monotonic()
-            (self._user_triggered if entry.user_triggered else self._background).append(key)
+            queue = self._user_triggered if entry.user_triggered else self._background
+            queue.append(entry.namespace, key)
             self._some_ready.release()
             metrics.QUEUE_DEPTH.set(len(self))
 
@@ -116,13 +157,10 @@ class WorkQueue:
 
     def _next(self) -> str:
         self._turns += 1
-        others_first = self._turns % BACKGROUND_EVERY == 0
-        lines = (
-            (self._background, self._user_triggered)
-            if others_first
-            else (self._user_triggered, self._background)
-        )
-        return (lines[0] or lines[1]).popleft()
+        background_first = self._turns % BACKGROUND_EVERY == 0
+        queues = (self._user_triggered, self._background)
+        first, second = reversed(queues) if background_first else queues
+        return (first or second).pop()
 
     async def _attempt(self, key: str, entry: _Entry) -> float | None:
         try:

@@ -222,14 +222,19 @@ async def test_a_watch_that_is_cut_off_is_broken(server: Server, caller: Caller)
         await anext(stream)
 
 
-async def test_a_token_is_read_anew(caller: Caller) -> None:
-    configuration = caller(60).api.configuration
+async def test_a_session_for_others_reads_the_token_for_each_request(server: Server, caller: Caller) -> None:
+    api = caller(60).api
+    tokens = iter(("bearer old", "bearer new"))
 
-    def rotate(told: client.Configuration) -> None:
-        told.api_key["BearerToken"] = "bearer fresh"
+    def rotate(configuration: client.Configuration) -> None:
+        configuration.api_key["BearerToken"] = next(tokens)
 
-    configuration.refresh_api_key_hook = rotate
-    assert api_client.access(caller(60).api).token == "fresh"  # noqa: S105 - of this test
+    api.configuration.refresh_api_key_hook = rotate
+    async with api_client.open_session(api) as session:
+        for _ in range(2):
+            async with session.get(f"{api.configuration.host}/apis"):
+                pass
+    assert [request.headers["Authorization"] for request in server.requests] == ["bearer old", "bearer new"]
 
 
 @pytest.mark.parametrize(("excepted", "requests"), [("elsewhere.example", 1), (".example", 0)])

@@ -118,3 +118,22 @@ def test_memory_of_deletions_is_bounded(cache: Cache, monkeypatch: pytest.Monkey
     for number in range(10):
         cache.remove(an("Pod", f"p{number}", 1))
     assert len(cache._deleted) == 3
+
+
+def test_a_run_is_where_its_job_is_else_where_anything_of_it_is(cache: Cache) -> None:
+    assert cache.namespace("run") is None
+    cache.put(an("Pod", "a", 1, namespace="elsewhere"))
+    assert cache.namespace("run") == "elsewhere"
+    cache.put(an(KIND, "tickets", 2, namespace="team"))
+    assert cache.namespace("run") == "team"
+
+
+def test_a_forgotten_namespace_is_taken_in_again_unlike_deleted_objects(cache: Cache) -> None:
+    cache.put(an(KIND, "tickets", 1))
+    cache.put(an("Pod", "a", 2))
+    cache.put(an("Pod", "b", 3, run="other", namespace="other"))
+    assert cache.forget("ns") == {"run"}
+    assert cache.runs() == {"other"}
+    assert cache.put(an("Pod", "a", 2)) == "run"
+    assert cache.forget(None) == {"run", "other"}
+    assert cache.runs() == set()

@@ -1,22 +1,24 @@
-"""kopf as it is used here: in a thread of its own, against an API server that speaks just enough."""
+"""kopf as the frame of the process, in the event loop of the test, with an API server of few words."""
 
 import asyncio
+import contextlib
 import json
 import logging
-import queue
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 from aiohttp import web
+from kubernetes.aio import client
 
 from finetune_operator.objects import Manifest
 from finetune_operator.runtime import handlers
-from finetune_operator.runtime.api_client import Access
 
-Seen = queue.Queue[tuple[str, bool]]
-SECONDS = 30.0
+DEMO = "/apis/finetune.dev/v1alpha1/namespaces/demo/finetunejobs"
+OTHER = DEMO.replace("demo", "other")
+SECONDS = 20.0
 
 
 def a_job(name: str, version: int) -> Manifest:
@@ -31,17 +33,18 @@ def a_job(name: str, version: int) -> Manifest:
 
 
 class Server:
-    """One FineTuneJob is listed; what is put into `news` comes by the watch."""
+    """One FineTuneJob is listed in namespace demo; `news` comes by the watch of demo."""
 
     def __init__(self) -> None:
         self.news: asyncio.Queue[Manifest | None] = asyncio.Queue()
         self.tokens: set[str | None] = set()
         self.written: list[str] = []
-        self.refusals: list[int] = []
-        """How the first questions are answered instead."""
+        self.refusals: dict[str, list[int]] = {}
+        """Statuses that answer the next requests of a path, from the last; "watch": of the watch of demo."""
         self.watches = 0
         self.limits: set[str | None] = set()
         """How many FineTuneJobs were asked for at once."""
+        self.lists = 0
         self.port = 0
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
@@ -58,17 +61,19 @@ class Server:
             "/api/v1": {"resources": [namespaces | both]},
             "/apis": {"groups": [group]},
             "/apis/finetune.dev/v1alpha1": {"resources": [jobs | both]},
-            "/apis/finetune.dev/v1alpha1/namespaces/demo/finetunejobs": {
+            DEMO: {
                 "metadata": {"resourceVersion": "5"},
                 "items": [a_job("listed", 5)],
             },
         }
-        if request.path == "/apis" and self.refusals:
-            return web.json_response({}, status=self.refusals.pop())
-        if "watch" in request.query:
+        watch = "watch" in request.query
+        if refusals := self.refusals.get("watch" if watch else request.path):
+            return web.json_response({"kind": "Status", "message": "no"}, status=refusals.pop())
+        if watch:
             return await self._watch(request)
         if request.path.endswith("/finetunejobs"):
             self.limits.add(request.query.get("limit"))
+        self.lists += request.path == DEMO
         if request.path not in answers:
             return web.json_response({}, status=404)
         return web.json_response(answers[request.path])
@@ -80,6 +85,45 @@ class Server:
         while (event := await self.news.get()) is not None:
             await stream.write(json.dumps(event).encode() + b"\n")
         return stream
+
+
+class Replica:
+    """An operator that leads at once and only listens."""
+
+    def __init__(self, server: Server) -> None:
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.seen: asyncio.Queue[tuple[str, bool]] = asyncio.Queue()
+        self.notes: list[tuple[str | None, str | None]] = []
+        self.lease = asyncio.Event()
+        self.lease.set()
+        self.waits = asyncio.Event()
+        self.calls: list[str] = []
+        self.tokens = iter(f"token-{number}" for number in range(1000))
+        self.api = client.ApiClient(client.Configuration(host=f"http://127.0.0.1:{server.port}"))
+        self.api.configuration.refresh_api_key_hook = self.rotate
+
+    def rotate(self, configuration: client.Configuration) -> None:
+        configuration.api_key["BearerToken"] = f"Bearer {next(self.tokens)}"
+
+    async def start(self) -> client.ApiClient:
+        self.calls.append("start")
+        self.waits.set()
+        await self.lease.wait()
+        return self.api
+
+    async def stop(self) -> None:
+        self.calls.append("stop")
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def job_seen(self, job: Manifest, *, gone: bool) -> None:
+        self.seen.put_nowait((job["metadata"]["name"], gone))
+
+    def note_watch(self, namespace: str | None, problem: str | None) -> None:
+        self.notes.append((namespace, problem))
+
+    async def told(self) -> tuple[str, bool]:
+        return await asyncio.wait_for(self.seen.get(), SECONDS)
 
 
 @pytest.fixture
@@ -96,125 +140,157 @@ async def server() -> AsyncIterator[Server]:
 
 
 @pytest.fixture(autouse=True)
-def plain_handlers() -> Iterator[None]:
-    """Filters that are put onto the test run's own log handlers are taken off again."""
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Retries take no time; the level that a run gives to a logger of kopf is taken back."""
+    monkeypatch.setattr(handlers, "RETRY_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(handlers, "SERVED_RETRY_SECONDS", 0.01)
+    logger = logging.getLogger("kopf._cogs.clients")
+    before = logger.level
     yield
-    for handler in logging.getLogger().handlers:
-        handler.removeFilter(handlers._tell)
+    logger.setLevel(before)
 
 
 @pytest.fixture
-async def watch(server: Server) -> AsyncIterator[Callable[..., tuple[Seen, threading.Thread]]]:
-    stop = threading.Event()
-    threads: list[threading.Thread] = []
-
-    def begin() -> tuple[Seen, threading.Thread]:
-        seen: Seen = queue.Queue()
-
-        def access() -> Access:
-            return Access(f"http://127.0.0.1:{server.port}", None, "the-token", None, None)
-
-        def take(job: Manifest, gone: bool) -> None:
-            assert "annotations" not in job["metadata"]
-            seen.put((job["metadata"]["name"], gone))
-
-        threads.append(handlers.watch_jobs(["demo"], access, take, stop))
-        return seen, threads[-1]
-
-    yield begin
-    stop.set()
-    for thread in threads:
-        await asyncio.to_thread(thread.join, SECONDS)
-        assert not thread.is_alive()
+async def replica(server: Server) -> AsyncIterator[Replica]:
+    made = Replica(server)
+    yield made
+    await made.api.close()  # type: ignore[no-untyped-call]
 
 
-async def told(seen: Seen) -> tuple[str, bool]:
-    return await asyncio.to_thread(seen.get, timeout=SECONDS)
+@contextlib.asynccontextmanager
+async def running(replica: Replica, *namespaces: str) -> AsyncIterator["asyncio.Task[None]"]:
+    task = asyncio.create_task(handlers.run(replica, namespaces or ("demo",)))
+    try:
+        yield task
+    finally:
+        if not replica.ended.done():
+            replica.ended.set_result(None)
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(task, SECONDS)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(SECONDS):
+        while not condition():  # noqa: ASYNC110 - conditions have no event
+            await asyncio.sleep(0.01)
 
 
 async def test_jobs_are_seen_when_listed_when_changed_and_when_gone(
-    server: Server, watch: Callable[..., tuple[Seen, threading.Thread]], caplog: pytest.LogCaptureFixture
+    server: Server, replica: Replica, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG)
-    seen, thread = watch()
-    assert await told(seen) == ("listed", False)
-    await server.news.put({"type": "ADDED", "object": a_job("new", 6)})
-    assert await told(seen) == ("new", False)
-    await server.news.put({"type": "DELETED", "object": a_job("new", 7)})
-    assert await told(seen) == ("new", True)
-
-    assert server.tokens == {"Bearer the-token"}
+    caplog.set_level(logging.WARNING)
+    async with running(replica) as task:
+        assert await replica.told() == ("listed", False)
+        await server.news.put({"type": "ADDED", "object": a_job("new", 6)})
+        assert await replica.told() == ("new", False)
+        await server.news.put({"type": "DELETED", "object": a_job("new", 7)})
+        assert await replica.told() == ("new", True)
+        assert not task.done()
     assert server.limits == {"10"}
     assert server.written == []  # no annotations, no finalizers, no events
-    assert thread.is_alive()
-    said = [
-        r.getMessage() for r in caplog.records if r.name.startswith("kopf") and r.levelno >= logging.WARNING
-    ]
-    assert said == []
+    assert replica.calls == ["start", "stop"]
+    assert [r.getMessage() for r in caplog.records if r.name.startswith("kopf")] == []
 
 
-async def test_a_watch_that_ends_is_begun_again(
-    server: Server, watch: Callable[..., tuple[Seen, threading.Thread]]
-) -> None:
-    seen, _ = watch()
-    await told(seen)
-    await server.news.put(None)
-    await server.news.put({"type": "ADDED", "object": a_job("after", 6)})
-    while (await told(seen))[0] != "after":
-        pass
+async def test_each_request_carries_the_newest_token(server: Server, replica: Replica) -> None:
+    async with running(replica):
+        await replica.told()
+        await until(lambda: server.watches == 1)
+    assert {f"Bearer token-{number}" for number in range(4)} <= server.tokens
+    assert None not in server.tokens
+
+
+async def test_a_watch_that_ends_starts_again(server: Server, replica: Replica) -> None:
+    async with running(replica):
+        await replica.told()
+        await server.news.put(None)
+        await server.news.put({"type": "ADDED", "object": a_job("after", 6)})
+        assert await replica.told() == ("after", False)
     assert server.watches == 2
 
 
-async def test_kopf_is_begun_again_whatever_ended_it(
-    watch: Callable[..., tuple[Seen, threading.Thread]],
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("status", [401, 403, 404, 410, 429, 500, 503])
+async def test_a_scope_that_is_refused_costs_the_others_nothing_and_is_noted(
+    server: Server, replica: Replica, status: int
 ) -> None:
-    real, ends = handlers._watch, [ValueError("a bug of kopf's"), ValueError("another")]
+    server.refusals[OTHER] = [status] * 1000
+    async with running(replica, "other", "demo") as task:
+        assert await replica.told() == ("listed", False)
+        # More than the retries of one request.
+        await until(lambda: len(server.refusals[OTHER]) < 990)
+        await server.news.put({"type": "ADDED", "object": a_job("new", 6)})
+        assert await replica.told() == ("new", False)
+        assert not task.done()
+        notes = {problem for namespace, problem in replica.notes if namespace == "other"}
+        assert len(notes) == 1
+        assert f"list finetunejobs in namespace other: HTTP status {status}" in str(notes)
+        assert {problem for namespace, problem in replica.notes if namespace == "demo"} == {None}
 
-    async def ending(*arguments: Any) -> None:
-        if ends:
-            raise ends.pop()
-        await real(*arguments)
 
-    monkeypatch.setattr(handlers, "_watch", ending)
-    seen, _ = watch()
-    assert await told(seen) == ("listed", False)
-    assert caplog.text.count("the watch of FineTuneJobs ended") == 2
-
-
-@pytest.mark.parametrize(
-    ("logger", "level", "shown"),
-    [
-        ("kopf.x", logging.ERROR, logging.WARNING),
-        ("kopf.x", logging.INFO, logging.INFO),
-        ("finetune_operator.x", logging.ERROR, logging.ERROR),
-    ],
-)
-def test_what_kopf_calls_an_error_is_a_warning_without_a_traceback(
-    logger: str, level: int, shown: int
+@pytest.mark.parametrize("status", [401, 403, 404, 410, 429, 500])
+async def test_a_refused_watch_starts_again_with_a_list(
+    server: Server, replica: Replica, status: int
 ) -> None:
-    error = ValueError("x")
-    record = logging.LogRecord(logger, level, "f", 1, "broken", (), (ValueError, error, None))
-
-    assert handlers._tell(record)
-    assert record.levelno == shown
-    assert (record.exc_info is None) == (level > shown)
-
-
-def test_only_the_one_sentence_about_signals_is_left_out() -> None:
-    def kept(logger: str, message: str) -> bool:
-        return handlers._tell(logging.LogRecord(logger, logging.WARNING, "f", 1, message, (), None))
-
-    assert not kept("kopf._core.reactor.running", "OS signals are ignored: running not in the main thread.")
-    assert kept("kopf._core.reactor.running", "Something else.")
-    assert kept("finetune_operator.x", "OS signals are ignored: said by somebody else.")
+    server.refusals["watch"] = [status] * 3
+    async with running(replica):
+        await replica.told()
+        await server.news.put({"type": "ADDED", "object": a_job("new", 6)})
+        while await replica.told() != ("new", False):
+            pass
+    assert server.lists == 2
+    said = f"watch finetunejobs in namespace demo: HTTP status {status} "
+    assert any(namespace == "demo" and str(problem).startswith(said) for namespace, problem in replica.notes)
+    assert replica.notes[-1] == ("demo", None)
 
 
+@pytest.mark.parametrize("path", ["/apis", "/apis/finetune.dev/v1alpha1"])
 @pytest.mark.parametrize("status", [403, 404, 503])
-async def test_an_api_server_that_does_not_say_what_it_serves_is_asked_again(
-    server: Server, watch: Callable[..., tuple[Seen, threading.Thread]], status: int
+async def test_it_waits_until_the_api_server_serves_jobs(
+    server: Server, replica: Replica, path: str, status: int
 ) -> None:
-    server.refusals = [status]
-    seen, _ = watch()
-    assert await told(seen) == ("listed", False)
+    server.refusals[path] = [status] * 5
+    async with running(replica):
+        assert await replica.told() == ("listed", False)
+
+
+async def test_an_operator_that_cannot_go_on_ends_kopf_with_its_error(replica: Replica) -> None:
+    async with running(replica) as task:
+        await replica.told()
+        replica.ended.set_exception(ValueError("a bug"))
+        with pytest.raises(ValueError, match="a bug"):
+            await asyncio.wait_for(task, SECONDS)
+    assert replica.calls == ["start", "stop"]
+
+
+async def test_an_operator_that_cannot_start_ends_kopf_with_its_error(replica: Replica) -> None:
+    async def start() -> client.ApiClient:
+        raise ValueError("no kubeconfig")
+
+    replica.start = start  # type: ignore[method-assign]
+    async with running(replica) as task:
+        with pytest.raises(Exception, match="handlers failed") as caught:
+            await asyncio.wait_for(task, SECONDS)
+    assert "no kubeconfig" in str(caught.value.__cause__)
+    assert replica.calls == ["stop"]
+
+
+async def stops_at_once(task: Awaitable[None]) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(task, 4)
+
+
+async def test_sigterm_while_it_waits_for_the_lease_ends_it_at_once(replica: Replica) -> None:
+    replica.lease.clear()
+    async with running(replica) as task:
+        await asyncio.wait_for(replica.waits.wait(), SECONDS)
+        await stops_at_once(task)
+    assert replica.calls == ["start", "stop"]
+    assert replica.seen.empty()
+
+
+async def test_sigterm_while_it_watches_ends_it_at_once(server: Server, replica: Replica) -> None:
+    async with running(replica) as task:
+        await replica.told()
+        await until(lambda: server.watches == 1)
+        await stops_at_once(task)
+    assert replica.calls == ["start", "stop"]

@@ -16,8 +16,8 @@ from finetune_operator.runtime.api_client import (
     UnavailableError,
 )
 from finetune_operator.runtime.cluster import Cluster
-from finetune_operator.runtime.leader_election import MARGIN_SECONDS, Leadership
-from finetune_operator.settings import Lease
+from finetune_operator.runtime.leader_election import Leadership
+from finetune_operator.settings import LEASE_MARGIN_SECONDS, Lease
 
 
 class Shelf:
@@ -79,7 +79,7 @@ async def test_the_first_leads_at_once(shelf: Shelf, candidate: Candidate) -> No
     assert first.seconds_left() <= 0
     await first.acquire()
     assert shelf.clock[0] == 0
-    assert first.seconds_left() == 15 - MARGIN_SECONDS
+    assert first.seconds_left() == 15 - LEASE_MARGIN_SECONDS
     assert shelf.there["spec"]["holderIdentity"] == "first"
     assert shelf.there["spec"]["leaseTransitions"] == 0
 
@@ -114,7 +114,7 @@ async def test_the_old_leader_has_stopped_when_the_new_one_begins(candidate: Can
     first = candidate("first")
     await first.acquire()
     await candidate("second").acquire()
-    assert first.seconds_left() <= -MARGIN_SECONDS
+    assert first.seconds_left() <= -LEASE_MARGIN_SECONDS
 
 
 async def test_a_wall_clock_that_is_wrong_changes_nothing(
@@ -140,7 +140,7 @@ async def test_the_lease_counts_from_before_the_renewal_was_sent(shelf: Shelf, c
     first = candidate("first")
     shelf.spent = 4.0
     await first.acquire()
-    assert first.seconds_left() == 15 - 4 - MARGIN_SECONDS
+    assert first.seconds_left() == 15 - 4 - LEASE_MARGIN_SECONDS
 
 
 async def test_a_leader_that_cannot_renew_stops_in_time(shelf: Shelf, candidate: Candidate) -> None:
@@ -149,7 +149,7 @@ async def test_a_leader_that_cannot_renew_stops_in_time(shelf: Shelf, candidate:
     shelf.fault = UnavailableError("503")
     with pytest.raises(LeaseLostError):
         await first.keep()
-    assert 12 <= shelf.clock[0] <= 15 - MARGIN_SECONDS + 0.1
+    assert 12 <= shelf.clock[0] <= 15 - LEASE_MARGIN_SECONDS + 0.1
 
 
 async def test_a_leader_that_was_replaced_stops(shelf: Shelf, candidate: Candidate) -> None:
@@ -176,7 +176,7 @@ async def test_a_label_put_on_the_lease_by_others_is_outlasted(shelf: Shelf, can
     await first._renew(5)
     shelf.clock[0] += 3
     await first._renew(5)
-    assert first.seconds_left() == 15 - MARGIN_SECONDS
+    assert first.seconds_left() == 15 - LEASE_MARGIN_SECONDS
 
 
 async def test_of_two_that_see_no_lease_one_leads(candidate: Candidate) -> None:

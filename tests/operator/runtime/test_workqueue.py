@@ -231,3 +231,38 @@ def test_back_off_doubles_to_a_minute_with_jitter(monkeypatch: pytest.MonkeyPatc
     assert 4 <= backoff(4) <= 8
     assert all(30 <= backoff(failures) <= 60 for failures in (7, 20, 10_000))
     assert len({backoff(9) for _ in range(20)}) > 1
+
+
+@pytest.mark.parametrize("user_triggered", [True, False])
+async def test_a_key_waits_for_one_key_of_a_flooded_namespace_at_most(user_triggered: bool) -> None:
+    order: list[str] = []
+
+    async def work(key: str) -> None:
+        order.append(key)
+
+    async with running(work, workers=1) as queue:
+        for number in range(2000):
+            queue.enqueue(f"flood {number}", "flooded", user_triggered=user_triggered)
+        for number in range(3):
+            queue.enqueue(f"calm {number}", "calm", user_triggered=user_triggered)
+        await until(lambda: len(order) == 2003)
+    assert [order.index(f"calm {number}") for number in range(3)] == [1, 3, 5]
+    floods = [key for key in order if key.startswith("flood")]
+    assert floods == [f"flood {number}" for number in range(2000)]
+    assert not queue._entries
+
+
+async def test_a_user_triggered_key_of_a_flooded_namespace_is_taken_out_of_the_background() -> None:
+    order: list[str] = []
+
+    async def work(key: str) -> None:
+        order.append(key)
+
+    async with running(work, workers=1) as queue:
+        queue.enqueue("a", "one")
+        queue.enqueue("b", "one")
+        queue.enqueue("c", "two")
+        queue.enqueue("b", "one", user_triggered=True)
+        assert len(queue) == 3
+        await until(lambda: len(order) == 3)
+    assert order == ["b", "a", "c"]

@@ -1,0 +1,127 @@
+"""The scopes that the operator watches and the health of each: a namespace, or the whole cluster."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from finetune_operator.runtime import metrics
+
+TELL_AGAIN_SECONDS = 60.0
+"""The problem of a sick scope is logged again after this long."""
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Scope:
+    """One watched namespace, or the whole cluster. A problem of one scope is no problem of another.
+
+    Attributes:
+        namespace: None: the whole cluster.
+        answered_at: when the API server last answered a list of the scope, be it with a refusal.
+    """
+
+    namespace: str | None
+    clock: Callable[[], float] = time.monotonic
+    answered_at: float = 0.0
+    _listed: bool = False
+    _problems: dict[str, str] = field(default_factory=dict)
+    """By activity, such as `watch Pod`: why it fails."""
+    _logged: str | None = None
+    """The problem that was logged last; None: the scope is well, or no problem was seen yet."""
+    _logged_at: float = 0.0
+    _turns: int = 0
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self._idle.set()
+
+    def __str__(self) -> str:
+        return f"namespace {self.namespace}" if self.namespace else "the cluster"
+
+    @property
+    def listed(self) -> bool:
+        """Whether the cache is complete for this scope: no run is reconciled before."""
+        return self._listed
+
+    @property
+    def problem(self) -> str | None:
+        """Why the scope is sick; None: no list and no watch fails."""
+        return next(iter(self._problems.values()), None)
+
+    def start(self) -> None:
+        """The cache is complete from now on."""
+        self._listed = True
+        self._publish()
+
+    async def stop(self) -> None:
+        """The cache is no longer complete. Waits for the turns that still read from it."""
+        self._listed = False
+        self._publish()
+        await self._idle.wait()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Holds `stop` back while a run of this scope is reconciled."""
+        self._turns += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._turns -= 1
+            if not self._turns:
+                self._idle.set()
+
+    def note(self, activity: str, problem: str | None) -> None:
+        """Records that an activity, such as `watch Pod`, fails or (None) works."""
+        if problem is None and activity not in self._problems:
+            return
+        if problem is None:
+            del self._problems[activity]
+        else:
+            self._problems[activity] = problem
+        self._log()
+        self._publish()
+
+    def _log(self) -> None:
+        """Logs that the scope became sick or well; what ails a sick scope at most once a minute."""
+        problem, now = self.problem, self.clock()
+        if problem is None:
+            if self._logged is not None:
+                log.info("%s can be listed and watched again", self)
+        elif self._logged is None or now - self._logged_at >= TELL_AGAIN_SECONDS:
+            self._logged_at = now
+            log.warning("%s cannot be listed or watched and is tried again: %s", self, problem)
+        else:
+            return
+        self._logged = problem
+
+    def _publish(self) -> None:
+        healthy = self.listed and not self._problems
+        metrics.SCOPE_HEALTHY.labels(namespace=self.namespace or "").set(healthy)
+
+
+class Scopes:
+    """All scopes: the configured namespaces, or the whole cluster where none is configured."""
+
+    def __init__(self, namespaces: Iterable[str]) -> None:
+        self._by_namespace: dict[str | None, Scope] = {
+            namespace: Scope(namespace) for namespace in tuple(namespaces) or (None,)
+        }
+
+    def __iter__(self) -> Iterator[Scope]:
+        return iter(self._by_namespace.values())
+
+    def of(self, namespace: str | None) -> Scope:
+        """The scope that a namespace belongs to; None: the whole cluster.
+
+        Raises:
+            KeyError: the namespace is not watched.
+        """
+        return self._by_namespace.get(None) or self._by_namespace[namespace]
+
+    def answered_at(self) -> float:
+        """When the API server last answered a list of any scope."""
+        return max(scope.answered_at for scope in self)

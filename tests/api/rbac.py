@@ -1,0 +1,64 @@
+"""A service account for the operator, with the Roles that the chart gives it."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from devcluster import binaries
+from tests.api.kube import Kube
+
+ROOT = Path(__file__).parents[2]
+RBAC = "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/{}"
+
+
+def chart_rules(home: str, namespace: str) -> list[Any]:
+    """What the chart grants in a namespace to an operator that runs in `home` and watches that namespace."""
+    command: list[str | Path] = [
+        binaries.path("helm"),
+        "template",
+        "finetune-operator",
+        ROOT / "charts/finetune-operator",
+    ]
+    command += ["--namespace", home, "--set", f"watchNamespaces={{{namespace}}}"]
+    rendered = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    objects = [o for o in yaml.safe_load_all(rendered) if o]
+    roles = [o for o in objects if o["kind"] == "Role" and o["metadata"]["namespace"] == namespace]
+    return [rule for role in roles for rule in role["rules"]]
+
+
+def make_account(kube: Kube, home: str, folder: Path) -> Path:
+    """The kubeconfig of a new service account without any right."""
+    kube.call("POST", f"/api/v1/namespaces/{home}/serviceaccounts", {"metadata": {"name": "op"}})
+    path = f"/api/v1/namespaces/{home}/serviceaccounts/op/token"
+    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+    token = kube.call("POST", path, request)["status"]["token"]
+    config = yaml.safe_load(kube.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": token}
+    file = folder / "confined"
+    file.write_text(yaml.safe_dump(config))
+    return file
+
+
+def grant(kube: Kube, home: str, namespace: str, rules: list[Any]) -> None:
+    """Gives the account a Role in a namespace."""
+    set_rules(kube, namespace, rules)
+    binding = {
+        "metadata": {"name": "op"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "op"},
+        "subjects": [{"kind": "ServiceAccount", "name": "op", "namespace": home}],
+    }
+    kube.call("POST", RBAC.format(namespace, "rolebindings"), binding)
+
+
+def set_rules(kube: Kube, namespace: str, rules: list[Any]) -> None:
+    """Replaces the rules of the account's Role in a namespace."""
+    role = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"name": "op", "namespace": namespace},
+        "rules": rules,
+    }
+    path = RBAC.format(namespace, "roles/op?fieldManager=t&force=true")
+    kube.call("PATCH", path, role, "application/apply-patch+yaml")
