@@ -100,6 +100,15 @@ class AttemptStatus(Model):
     """Micro-batch of this attempt, where it differs from status.chosen (halved after out of memory)."""
 
 
+class DroppedAttempts(Model):
+    """The attempts that are no longer in status.attempts."""
+
+    total: NonNegativeInt
+    """How many there were."""
+    by_cause: Annotated[dict[str, NonNegativeInt], Field(max_length=32)] = {}
+    """How many by the class of their failure, or by their outcome where there is no class."""
+
+
 class DataStatus(Model):
     """What Prepare found in the data."""
 
@@ -177,7 +186,10 @@ class FineTuneJobStatus(Model):
     progress: ProgressStatus | None = None
     """How far the stage is."""
     attempts: Annotated[list[AttemptStatus], Field(max_length=64)] = []
-    """Every try at every stage, oldest first."""
+    """Tries at the stages, oldest first. Where there are more than 60, old ones that no longer matter, such
+    as preempted ones, are left out and counted in attemptsDropped."""
+    attempts_dropped: DroppedAttempts | None = None
+    """Attempts that are no longer in attempts."""
     data: DataStatus | None = None
     """What Prepare found in the data."""
     chosen: Chosen | None = None

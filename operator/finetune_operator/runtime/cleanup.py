@@ -5,6 +5,7 @@ import logging
 from finetune_operator.names import ANNOTATION_JOB_NAME, KIND, LABEL_JOB, LABEL_ROLE, LABEL_UID
 from finetune_operator.objects import Manifest
 from finetune_operator.planning.cleanup import plan_cleanup
+from finetune_operator.planning.lookup import reference
 from finetune_operator.runtime.api_client import MissingError
 from finetune_operator.runtime.cache import Cache
 from finetune_operator.runtime.cluster import Cluster
@@ -19,11 +20,13 @@ async def look_after(run: str, cache: Cache, cluster: Cluster) -> float | None:
     A cleanup cannot be undone. So before a release the API server itself is asked: watches may
     be behind, be it with a FineTuneJob created a moment ago or with the pods of one deleted a moment ago.
     """
-    jobs = cache.children(run, "Job")
-    left = not all(is_cleanup(o) for o in (*jobs, *cache.children(run, "Pod")))
+    jobs, pods = cache.children(run, "Job"), cache.children(run, "Pod")
+    left = not all(is_cleanup(o) for o in (*jobs, *pods))
     requeue_after = None
     for cleanup in filter(is_cleanup, jobs):
-        decision = plan_cleanup(cleanup, run_left=left)
+        decision = plan_cleanup(cleanup, pods, run_left=left)
+        if decision == "delete":
+            await cluster.delete(cleanup["metadata"]["namespace"], reference(cleanup))
         if decision == "release" and await _lives(run, cleanup, cluster):
             continue  # the watch of FineTuneJobs will tell of it
         if decision == "release" and await _is_left(run, cleanup, cache, cluster):

@@ -76,7 +76,26 @@ def test_cleanup_is_released_once_when_nothing_else_of_the_run_is_left(
         scenes.job_of(), {"stage": "Cleanup", "spec": {"suspend": suspended}}, scenes.settings()
     )
 
-    assert plan_cleanup(cleanup, run_left=left) == decision
+    assert plan_cleanup(cleanup, (), run_left=left) == decision
+
+
+@pytest.mark.parametrize(
+    ("pod", "decision"),
+    [
+        ({"code": 0, "others": [{"name": "istio-proxy"}]}, "delete"),
+        ({"code": 0, "others": [{"name": "istio-proxy", "kind": "NativeSidecar"}]}, "none"),
+        ({"code": 5, "others": [{"name": "istio-proxy"}]}, "none"),
+        ({"others": [{"name": "istio-proxy"}]}, "none"),
+    ],
+)
+def test_a_cleanup_that_is_done_goes_although_a_sidecar_keeps_its_pod_alive(
+    pod: Manifest, decision: str
+) -> None:
+    released = {"stage": "Cleanup", "spec": {"suspend": False}}
+    cleanup = scenes.child(scenes.job_of(), released, scenes.settings())
+    made = scenes.pod(scenes.job_of(), cleanup, pod)
+
+    assert plan_cleanup(cleanup, [made], run_left=False) == decision
 
 
 def planned(folder: Path) -> Plan:
@@ -102,6 +121,7 @@ def shown(made: Plan) -> Manifest:
         "message": status.message,
         "progress": status.progress.model_dump(mode="json", exclude_none=True) if status.progress else None,
         "attempts": [_attempt(a) for a in status.attempts],
+        "attempts_dropped": status.attempts_dropped.model_dump() if status.attempts_dropped else None,
         "conditions": {c.type: f"{c.status} {c.reason}" for c in status.conditions},
         "completion_time": status.completion_time.isoformat() if status.completion_time else None,
     }
