@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, PositiveInt, model_validator
 from finetune_operator.api import DEFAULT_REGION, CaBundleRef, Region, SecretRef
 from finetune_operator.api.endpoint import METADATA_NETWORKS, Endpoint, why_refused
 from finetune_operator.api.fields import QUANTITY, Name
+from finetune_operator.names import GROUP
 from finetune_trainer.contract import Model
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -44,6 +45,29 @@ def _may_be_reached(cidr: str) -> str:
 
 
 Cidr = Annotated[str, AfterValidator(_may_be_reached)]
+
+LEGACY_JOB_LABELS = {"job-name", "controller-uid"}
+OURS = (GROUP, "batch.kubernetes.io")
+"""Prefixes of labels and annotations that the operator and the Job controller write themselves."""
+
+
+def _foreign(name: str) -> str:
+    prefix = name.rpartition("/")[0]
+    if any(prefix == own or prefix.endswith(f".{own}") for own in OURS) or name in LEGACY_JOB_LABELS:
+        raise ValueError(f"{name}: the operator and the Job controller write this one")
+    return name
+
+
+LabelName = Annotated[
+    str,
+    Field(
+        pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$",
+        max_length=317,
+    ),
+    AfterValidator(_foreign),
+]
+LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")]
+AnnotationValue = Annotated[str, Field(max_length=4096)]
 
 
 class Toleration(Model):
@@ -95,6 +119,10 @@ class Profile(Model):
     """Image of the trainer pods; the settings' own if unset."""
     node_selector: dict[str, str] = {}
     tolerations: tuple[Toleration, ...] = ()
+    pod_labels: dict[LabelName, LabelValue] = {}
+    """Further labels of the pods, for example to keep sidecar injectors out."""
+    pod_annotations: dict[LabelName, AnnotationValue] = {}
+    """Further annotations of the pods."""
     runtime_class_name: str | None = None
     priority_class_name: str | None = None
     gpu_resource: str = "nvidia.com/gpu"
@@ -197,8 +225,9 @@ class Settings(Model):
     """Whether jobs may name endpoints that are no store above. Unset: only where `stores` is empty."""
     dns: Dns = Dns()
     pod_security: PodSecurity = PodSecurity()
-    max_restarts: Annotated[int, Field(ge=0)] = 3
-    """Attempts of a stage after the first, for faults that a new attempt may mend."""
+    max_restarts: Annotated[int, Field(ge=0, le=20)] = 3
+    """Attempts of a stage after the first, for faults that a new attempt may mend. They are counted since the
+    stage last made progress: since an attempt reached a later step than all before."""
     resync_seconds: PositiveInt = 300
     metrics_port: Port = 8080
     """Where the operator's own /metrics is."""

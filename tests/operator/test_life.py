@@ -150,6 +150,66 @@ def test_whatever_happens_a_job_ends_or_waits_for_a_reason(actions: list[tuple[s
     assert {kind for kind, _ in mini.objects} <= {"ControllerRevision"}
 
 
+@settings(max_examples=2, **QUIETLY)
+@given(st.lists(st.integers(0, 300), min_size=200, max_size=200))
+def test_two_hundred_preemptions_do_not_end_a_job(steps: list[int]) -> None:
+    mini = Miniature(scenes.job_of())
+    until_train(mini)
+    for number, step in enumerate(steps, 1):
+        assert mini.job.status
+        assert mini.job.status.attempts[-1].number == number
+        leave = {"class": "Preempted", "reason": "Preempted", "message": "m", "step": step}
+        for pod in mini.active_pods():
+            mini.end_pod(pod, 8, leave)
+        mini.settle()
+        for _ in range(3):
+            mini.reconcile()
+            mini.age(400)
+        mini.reconcile()
+        mini.settle()
+        run_pods(mini)
+        mini.reconcile()
+    go_on_fairly(mini)
+
+    assert state(mini) is State.SUCCEEDED
+    dropped = status_of(mini).attempts_dropped
+    assert dropped
+    assert dropped.total + len(status_of(mini).attempts) == 203
+    assert set(dropped.by_cause) == {"Preempted"}
+
+
+def test_a_job_that_comes_no_further_ends_after_three_restarts() -> None:
+    mini = Miniature(scenes.job_of())
+    until_train(mini)
+    hang = {"class": "Hang", "reason": "RankSilent", "message": "m", "step": 7}
+    for _ in range(4):
+        for pod in mini.active_pods():
+            mini.end_pod(pod, 9, hang)
+        mini.settle()
+        for _ in range(3):
+            mini.reconcile()
+            mini.age(400)
+        mini.reconcile()
+        mini.settle()
+        run_pods(mini)
+        mini.reconcile()
+
+    assert state(mini) is State.FAILED
+    assert [a.step for a in status_of(mini).attempts] == [None, 7, 7, 7, 7]
+
+
+def until_train(mini: Miniature) -> None:
+    """Prepare succeeds, and all pods of Train run."""
+    for _ in range(2):
+        mini.reconcile()
+        mini.settle()
+        run_pods(mini)
+        mini.reconcile()
+        if status_of(mini).stage == "Prepare":
+            succeed(mini)
+            mini.settle()
+
+
 def test_a_gate_that_is_passed_costs_one_event() -> None:
     plain, gated = Miniature(scenes.job_of()), Miniature(gated_job(0.8))
     go_on_fairly(plain)

@@ -100,6 +100,15 @@ class AttemptStatus(Model):
     """Micro-batch of this attempt, where it differs from status.chosen (halved after out of memory)."""
 
 
+class DroppedAttempts(Model):
+    """The attempts that are no longer in status.attempts."""
+
+    total: NonNegativeInt
+    """How many there were."""
+    by_cause: Annotated[dict[str, NonNegativeInt], Field(max_length=32)] = {}
+    """How many by the class of their failure, or by their outcome where there is no class."""
+
+
 class DataStatus(Model):
     """Results of Prepare about the data."""
 
@@ -181,7 +190,10 @@ class FineTuneJobStatus(Model):
     progress: ProgressStatus | None = None
     """Progress of the current stage."""
     attempts: Annotated[list[AttemptStatus], Field(max_length=64)] = []
-    """All attempts of all stages, oldest first."""
+    """Attempts of all stages, oldest first. Of more than 60 attempts, old ones that no longer matter, such as
+    preempted ones, are left out and counted in attemptsDropped."""
+    attempts_dropped: DroppedAttempts | None = None
+    """Number of attempts that are no longer in attempts."""
     data: DataStatus | None = None
     """Results of Prepare about the data."""
     chosen: Chosen | None = None

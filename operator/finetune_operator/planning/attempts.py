@@ -7,6 +7,7 @@ from finetune_operator.api import AttemptStatus
 from finetune_operator.names import Reason
 from finetune_operator.objects import Manifest, moment, pods_of
 from finetune_operator.planning import pending
+from finetune_operator.planning.attempt_history import shorten
 from finetune_operator.planning.failure_classification import End, Failing, Failure, Success, end_of
 from finetune_operator.planning.lookup import find_job, jobs_of, readback_name
 from finetune_operator.planning.results import accepted
@@ -30,7 +31,7 @@ def record_attempts(inputs: PlanInput) -> PlanInput:
     for attempt in inputs.status.attempts:
         if attempt.outcome == "Running":
             inputs = _judged(inputs, attempt)
-    return inputs
+    return replace(inputs, status=shorten(inputs.status))
 
 
 def stopped(inputs: PlanInput, stop: Stop) -> PlanInput:
@@ -52,12 +53,11 @@ def next_number(inputs: PlanInput, stage: Stage) -> int:
 
 
 def _adopted(inputs: PlanInput) -> PlanInput:
-    known = {a.job for a in inputs.status.attempts}
-    new = [
-        _begun(inputs, job)
-        for job in jobs_of(inputs.job, inputs.observed, *STAGES)
-        if job["metadata"]["name"] not in known
-    ]
+    # A Job of a lower number is of an attempt that is no longer in the status.
+    newest = {stage: next_number(inputs, stage) - 1 for stage in STAGES}
+    jobs = jobs_of(inputs.job, inputs.observed, *STAGES)
+    begun = [_begun(inputs, job) for job in jobs]
+    new = [attempt for attempt in begun if attempt.number > newest[stage_of(attempt)]]
     if not new:
         return inputs
     status = inputs.status.model_copy(update={"attempts": [*inputs.status.attempts, *new], "progress": None})

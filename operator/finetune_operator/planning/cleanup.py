@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Literal
 
 from finetune_operator.names import Reason
-from finetune_operator.objects import Manifest, condition_true, pods_of
+from finetune_operator.objects import Manifest, condition_true, kept_alive_by, pods_of, terminated
 from finetune_operator.planning import pending, store_access
 from finetune_operator.planning.failure_classification import cause_of
 from finetune_operator.planning.pending import Waiting
@@ -28,6 +28,8 @@ class CleanupStep:
 
     kind: Literal["wait", "start", "running", "completed", "failed"]
     event: Event | None = None
+    delete_job: bool = False
+    """Whether the cleanup Job and its pods are deleted now instead of after the ttl of the Job."""
 
 
 def next_step(
@@ -58,9 +60,12 @@ def next_step(
         return CleanupStep("wait", _waits(record, blocked)) if blocked else CleanupStep("start")
     own = pods_of(pods, job)
     expected = Expected(Stage.CLEANUP, record.number, record.run.digest(), record.run)
-    if condition_true(job, "Complete"):
+    done = [pod for pod in own if (terminated(pod) or {}).get("exitCode") == 0]
+    if done or condition_true(job, "Complete"):
         summary = _summary(own, expected) or "The cleanup Job has succeeded"
-        return CleanupStep("completed", Event("Normal", Reason.CLEANED_UP, f"{summary}: {record.prefix}"))
+        event = Event("Normal", Reason.CLEANED_UP, f"{summary}: {record.prefix}")
+        # An injected container would keep the pod alive for ever.
+        return CleanupStep("completed", event, delete_job=any(kept_alive_by(pod) for pod in done))
     if failed := condition_true(job, "Failed"):
         causes = [cause.message for pod in own if (cause := cause_of(pod, expected, now))]
         message = _failed(record, causes[-1] if causes else failed.get("message", "the cleanup Job failed"))

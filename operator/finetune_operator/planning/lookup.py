@@ -6,6 +6,7 @@ from finetune_operator import names
 from finetune_operator.api import AttemptStatus, ConditionStatus, FineTuneJob, FineTuneJobStatus
 from finetune_operator.names import Condition
 from finetune_operator.objects import Manifest, condition_true, has_ended, index_of, label, live, pods_of
+from finetune_operator.planning.stages import STAGES, stage_of
 from finetune_operator.planning.types import Observed, PlanInput, Reference
 from finetune_operator.rendering.cleanup_record import CleanupRecord, read_record
 from finetune_operator.rendering.trainer_config import uid_of
@@ -61,12 +62,12 @@ def is_over(inputs: PlanInput, job: Manifest) -> bool:
 def readback_name(inputs: PlanInput, attempt: AttemptStatus) -> str:
     """Name of an attempt's readback Job."""
     meta = inputs.job.metadata
-    return names.child_name(meta["name"], meta["uid"], Stage.READBACK, readback_number(inputs, attempt))
+    return names.child_name(meta["name"], meta["uid"], Stage.READBACK, readback_number(attempt))
 
 
-def readback_number(inputs: PlanInput, attempt: AttemptStatus) -> int:
-    """The attempt's place in the list, from 1: attempts are never taken out, so it stays."""
-    return [a.job for a in inputs.status.attempts].index(attempt.job) + 1
+def readback_number(attempt: AttemptStatus) -> int:
+    """The number of an attempt's readback Job: another for each attempt of each stage."""
+    return len(STAGES) * (attempt.number - 1) + STAGES.index(stage_of(attempt)) + 1
 
 
 def live_run_pods(inputs: PlanInput) -> list[Manifest]:

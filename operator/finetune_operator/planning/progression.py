@@ -95,7 +95,7 @@ def _read_back(inputs: PlanInput, apply: tuple[Manifest, ...], create: tuple[Man
         return Decision(State.WAITING, asked.reason, asked.message)
     create = (
         *create,
-        readback_job(inputs.job, asked, inputs.settings, readback_number(inputs, attempt), attempt),
+        readback_job(inputs.job, asked, inputs.settings, readback_number(attempt), attempt),
     )
     return name_conflict.check(inputs, create) or Decision(
         STATES[stage_of(attempt)],

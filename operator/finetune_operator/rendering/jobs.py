@@ -130,8 +130,10 @@ def _job(
             "podReplacementPolicy": "Failed",
             "template": {
                 "metadata": {
-                    "labels": job_labels,
-                    "annotations": annotations | {names.ANNOTATION_CONFIG: rendered},
+                    "labels": asked.profile.pod_labels | job_labels,
+                    "annotations": asked.profile.pod_annotations
+                    | annotations
+                    | {names.ANNOTATION_CONFIG: rendered},
                 },
                 "spec": pod_spec(job, config, settings, asked.profile),
             },

@@ -88,6 +88,11 @@ class Cleaner:
                     meta["namespace"], Reference("ControllerRevision", meta["name"], meta["uid"])
                 )
                 self.cache.remove(manifest)
+                job = self.cache.child(meta["labels"][LABEL_UID], "Job", record.name)
+                if job and step.delete_job:
+                    await self.cluster.delete(
+                        meta["namespace"], Reference("Job", record.name, job["metadata"]["uid"])
+                    )
                 self._messages.pop(meta["uid"], None)
                 metrics.cleanup_failed(record.job.metadata["namespace"], record.prefix, failed=False)
             case "failed":

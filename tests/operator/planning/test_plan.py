@@ -101,6 +101,7 @@ def shown(made: Plan) -> Manifest:
         "message": status.message,
         "progress": status.progress.model_dump(mode="json", exclude_none=True) if status.progress else None,
         "attempts": [_attempt(a) for a in status.attempts],
+        "attempts_dropped": status.attempts_dropped.model_dump() if status.attempts_dropped else None,
         "conditions": {c.type: f"{c.status} {c.reason}" for c in status.conditions},
         "training_start_time": status.training_start_time.isoformat() if status.training_start_time else None,
         "completion_time": status.completion_time.isoformat() if status.completion_time else None,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from finetune_operator import names
 from finetune_operator.api import FineTuneJob
@@ -344,3 +345,35 @@ def test_ids_that_the_platform_chooses_are_left_out(ids: Manifest, shown: Manife
 @pytest.mark.parametrize(("quantity", "number"), [("500m", 0.5), ("2", 2), ("1.5", 1.5), ("2k", 2000)])
 def test_cpus_reads_quantities(quantity: str, number: float) -> None:
     assert cpus(quantity) == number
+
+
+@pytest.mark.parametrize("stage", [Stage.PREPARE, Stage.CLEANUP])
+def test_labels_and_annotations_of_the_profile_are_on_the_pods_only(stage: Stage) -> None:
+    own = {
+        "pod_labels": {"sidecar.istio.io/inject": "false"},
+        "pod_annotations": {"linkerd.io/inject": "disabled"},
+    }
+    plain = made(scenes.job_of(), stage)
+    job = made(scenes.job_of(), stage, settings={"profiles": {"default": own}})
+
+    before, meta = plain["spec"]["template"]["metadata"], job["spec"]["template"]["metadata"]
+    assert meta["labels"] == before["labels"] | own["pod_labels"]
+    assert meta["annotations"] == before["annotations"] | own["pod_annotations"]
+    assert job["metadata"] == plain["metadata"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        names.LABEL_ROLE,
+        "x.finetune.dev/y",
+        "batch.kubernetes.io/job-name",
+        "job-name",
+        "controller-uid",
+        "a b",
+    ],
+)
+@pytest.mark.parametrize("field", ["pod_labels", "pod_annotations"])
+def test_a_profile_cannot_take_labels_that_the_operator_rests_on(field: str, name: str) -> None:
+    with pytest.raises(ValidationError, match=name.partition("/")[0]):
+        scenes.settings({"profiles": {"default": {field: {name: "x"}}}})

@@ -182,6 +182,16 @@ async def test_a_completed_cleanup_takes_its_record_with_it_and_says_what_is_gon
     assert desk.cache.children(scenes.UID, "ControllerRevision") == ()
 
 
+async def test_a_cleanup_that_is_done_goes_although_a_sidecar_keeps_its_pod_alive(desk: Desk) -> None:
+    await desk.reconcile()
+    desk.pod(code=0, others=[{"name": "istio-proxy"}])
+
+    await desk.reconcile()
+
+    deletes = [call for call in desk.server.writes() if call.startswith("delete")]
+    assert deletes == [f"delete ControllerRevision {RECORD}", f"delete Job {RECORD}"]
+
+
 async def test_a_failed_cleanup_names_the_folder_in_an_event_a_metric_and_the_log_and_is_tried_again(
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:

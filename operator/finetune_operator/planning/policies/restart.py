@@ -1,12 +1,11 @@
 """Whether a failed stage gets another attempt, and when. Pure."""
 
-import hashlib
 from dataclasses import dataclass
-from datetime import datetime
 
 from finetune_operator.api import AttemptStatus
 from finetune_operator.names import Reason, State
-from finetune_operator.objects import distance, since
+from finetune_operator.objects import distance
+from finetune_operator.planning.restart_budget import delay, failures_since_progress
 from finetune_operator.planning.stages import stage_of
 from finetune_operator.planning.types import Decision, PlanInput
 from finetune_operator.planning.wording import counted
@@ -17,12 +16,6 @@ NON_RETRYABLE = {FailureClass.USER_CONFIG, FailureClass.USER_DATA, FailureClass.
 """The same again would end the same."""
 DEFINITE = {"StorageDenied", "StorageCertificate", "StorageRefused"}
 """Storage failures that time does not mend, somebody has to."""
-FREE_STORAGE_SECONDS = 3600
-"""From a stage's first Storage failure: until then they do not count, a store may be down for a while."""
-FIRST_DELAY, LONGEST_DELAY = 10.0, 300.0
-ATTEMPT_LIMIT = {Stage.PREPARE: 48, Stage.TRAIN: 56, Stage.PUBLISH: 64}
-"""Attempts of the whole job after which a stage gets no more: status.attempts holds 64, and the stages that
-follow need room."""
 
 
 @dataclass(frozen=True)
@@ -61,53 +54,14 @@ def verdict(inputs: PlanInput, stage: Stage, tries: list[AttemptStatus]) -> Give
             return GiveUp(last.reason or Reason.RETRIES_EXHAUSTED, f"{where}. {_cause(last)}")
         if last.failure == FailureClass.OUT_OF_MEMORY and (advice := _out_of_memory(inputs, stage, failed)):
             return GiveUp(last.reason or Reason.OUT_OF_MEMORY, f"{where}. {_cause(last)} {advice}")
-        failures, most = len(_counted(failed)), inputs.settings.max_restarts
+        failures, most = len(failures_since_progress(tries)), inputs.settings.max_restarts
         if failures > most:
             return GiveUp(
                 Reason.RETRIES_EXHAUSTED,
-                f"{stage} failed {counted(failures, 'time')}; the operator's settings allow"
+                f"{stage} failed {counted(failures, 'time')} without progress; the operator's settings allow"
                 f" {counted(most, 'restart')}. The last cause: {_cause(last)}",
             )
-    if len(inputs.status.attempts) >= ATTEMPT_LIMIT[stage]:
-        total = len(inputs.status.attempts)
-        return GiveUp(
-            Reason.RETRIES_EXHAUSTED,
-            f"The job has had {total} attempts, {stage} gets no more. Apply it again under another name.",
-        )
     return None
-
-
-def delay(tries: list[AttemptStatus], uid: str) -> float:
-    """Seconds from the last failure to the next attempt: 10 s x 2^n, at most 5 min.
-
-    Spread by up to a quarter, by the job's uid instead of randomness, so that jobs that failed together do
-    not come back together.
-    """
-    failures = 0
-    for attempt in reversed(tries):
-        if attempt.outcome != "Failed":
-            break
-        failures += 1
-    base = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(failures - 1, 10))
-    share = int.from_bytes(hashlib.sha256(uid.encode()).digest()[:2], "big") / 65536
-    return base * (1 + share / 4)
-
-
-def _counted(failed: list[AttemptStatus]) -> list[AttemptStatus]:
-    """The failures that count against the restarts allowed."""
-    storage = [a.end_time for a in failed if a.failure == FailureClass.STORAGE and a.end_time]
-    first = min(storage, default=None)
-    return [a for a in failed if not _is_free(a, first)]
-
-
-def _is_free(attempt: AttemptStatus, first_storage: datetime | None) -> bool:
-    match attempt.failure:
-        case FailureClass.PREEMPTED | FailureClass.OUT_OF_MEMORY:
-            return True
-        case FailureClass.STORAGE if first_storage and attempt.end_time:
-            return since(first_storage, attempt.end_time) < FREE_STORAGE_SECONDS
-        case _:
-            return False
 
 
 def _out_of_memory(inputs: PlanInput, stage: Stage, failed: list[AttemptStatus]) -> str | None:

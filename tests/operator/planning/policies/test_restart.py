@@ -1,42 +1,51 @@
 """Which failures count, for how long, and how long a stage waits for its next attempt."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from finetune_operator.api import AttemptStatus
 from finetune_operator.names import Reason
-from finetune_operator.planning.policies.restart import GiveUp, delay, verdict
+from finetune_operator.planning.attempt_history import LONGEST, shorten
+from finetune_operator.planning.policies.restart import GiveUp, verdict
 from finetune_operator.planning.resolution import resolve
+from finetune_operator.planning.restart_budget import delay
 from finetune_operator.planning.types import PlanInput
 from finetune_trainer.contract import Stage
 from tests.operator import scenes
 
+Try = tuple[str, int] | tuple[str, int, int]
 
-def tried(*failures: tuple[str, int]) -> tuple[PlanInput, list[AttemptStatus]]:
-    """Train attempts that failed with a class, so many minutes after the first."""
+
+def tried(*failures: Try) -> tuple[PlanInput, list[AttemptStatus]]:
+    """Train attempts that failed with a class, so many minutes after the first, having reached a step."""
+    short = {"stage": "Train", "outcome": "Failed", "reason": "R", "message": "m"}
+    job = scenes.job_of({"status": {"reached": "Prepare", "attempts": [short]}})
+    assert job.status
+    (template,) = job.status.attempts
     attempts = [
-        {
-            "stage": "Train",
-            "number": number,
-            "outcome": "Failed",
-            "class": failure,
-            "reason": "R",
-            "message": "m",
-            "endTime": (scenes.NOW + timedelta(minutes=minutes)).isoformat(),
-        }
-        for number, (failure, minutes) in enumerate(failures, 1)
+        template.model_copy(
+            update={
+                "number": number,
+                "job": f"tickets-0b5c3-t{number}",
+                "failure": failure,
+                "end_time": scenes.NOW + timedelta(minutes=minutes),
+                "step": step[0] if step else None,
+            }
+        )
+        for number, (failure, minutes, *step) in enumerate(failures, 1)
     ]
-    job = scenes.job_of({"status": {"reached": "Prepare", "attempts": attempts}})
+    job = job.model_copy(update={"status": job.status.model_copy(update={"attempts": attempts})})
     assert job.status
     observed = scenes.observed_of(job, {}, scenes.settings())
     resolution = resolve(job, observed, scenes.settings())
-    return PlanInput(
-        job, observed, scenes.settings(), scenes.NOW, job.status, resolution
-    ), job.status.attempts
+    return PlanInput(job, observed, scenes.settings(), scenes.NOW, job.status, resolution), attempts
 
 
-def judged(*failures: tuple[str, int]) -> GiveUp | None:
+def judged(*failures: Try) -> GiveUp | None:
     inputs, tries = tried(*failures)
     return verdict(inputs, Stage.TRAIN, tries)
 
@@ -89,3 +98,79 @@ def test_waits_double_up_to_five_minutes_and_differ_between_jobs() -> None:
     assert 300 <= waits[-1] == waits[-2] <= 375
     one, other = (delay(tried(("Internal", 0))[1], uid) for uid in ("a", "b"))
     assert one != other
+
+
+def test_failures_before_progress_no_longer_count() -> None:
+    failures = [("Hang", number, 10 * number) for number in range(1, 31)]
+    assert judged(*failures) is None
+
+    stuck = [("Hang", 40 + i, 300) for i in range(3)]
+    assert judged(*failures, *stuck[:2]) is None
+    given_up = judged(*failures, *stuck)
+    assert given_up
+    assert given_up.message.startswith("Train failed 4 times without progress;")
+
+
+def test_a_step_that_was_reached_before_is_no_progress() -> None:
+    assert judged(("Hang", 0, 100), ("Hang", 1, 20), ("Hang", 2, 99), ("Hang", 3, 100))
+    assert judged(("Hang", 0, 0), ("Hang", 1, 0), ("Hang", 2), ("Hang", 3, 0))
+
+
+def test_a_preempted_attempt_that_came_further_is_progress() -> None:
+    hangs = [("Hang", i, 5) for i in range(3)]
+    assert judged(*hangs, ("Preempted", 4, 50), *hangs) is None
+    assert judged(*hangs, ("Preempted", 4, 5), *hangs)
+
+
+def test_the_free_hour_of_storage_counts_from_the_first_failure_of_an_outage() -> None:
+    first = [("Storage", 0), ("Storage", 30)]
+    later = [("Storage", minutes) for minutes in (600, 610, 620, 630, 655)]
+    assert judged(*first, ("Hang", 599), *later) is None
+    assert judged(*first, ("Preempted", 590, 7), *later) is None
+    assert judged(*first, *later)
+    assert judged(*first, ("Hang", 599), *later, *[("Storage", m) for m in (661, 662, 663)])
+
+
+def test_waits_begin_anew_after_progress() -> None:
+    without = tried(*[("Preempted", i, 100) for i in range(7)])[1]
+    advancing = tried(*[("Preempted", i, 100 * i) for i in range(1, 8)])[1]
+
+    assert delay(without, scenes.UID) > 300
+    assert delay(advancing, scenes.UID) == delay(tried(("Preempted", 0))[1], scenes.UID)
+
+
+CLASSES = [*["Preempted"] * 30, *["Storage"] * 6, *["Hang"] * 2, "Internal", "OutOfMemory"]
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, phases=[Phase.generate])
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(CLASSES), st.integers(1, 90), st.none() | st.integers(0, 400)),
+        min_size=LONGEST - 5,
+        max_size=200,
+    ),
+    st.integers(0, 20),
+)
+def test_what_is_left_out_of_the_history_changes_no_decision(
+    failures: list[tuple[str, int, int | None]], max_restarts: int
+) -> None:
+    """After each attempt the bounded history decides as the whole one would."""
+    minutes, tries = 0, []
+    for failure, passed, step in failures:
+        minutes += passed
+        tries.append((failure, minutes, *(() if step is None else (step,))))
+    inputs, whole = tried(*tries)
+    inputs = replace(inputs, settings=scenes.settings({"max_restarts": max_restarts}))
+    kept = inputs.status.model_copy(update={"attempts": []})
+    for number, attempt in enumerate(whole, 1):
+        kept = shorten(kept.model_copy(update={"attempts": [*kept.attempts, attempt]}))
+        assert len(kept.attempts) <= LONGEST
+        assert kept.attempts[-1] == attempt
+        dropped = kept.attempts_dropped
+        assert len(kept.attempts) + (dropped.total if dropped else 0) == number
+        assert sum(dropped.by_cause.values() if dropped else ()) == (dropped.total if dropped else 0)
+        decided = verdict(inputs, Stage.TRAIN, whole[:number])
+        assert verdict(inputs, Stage.TRAIN, kept.attempts) == decided
+        assert delay(kept.attempts, scenes.UID) == delay(whole[:number], scenes.UID)
+        if decided:
+            return

@@ -1,0 +1,77 @@
+"""How often a stage may fail: failures count while nothing is gained between them. Pure."""
+
+import hashlib
+from datetime import datetime
+
+from finetune_operator.api import AttemptStatus
+from finetune_operator.objects import since
+from finetune_trainer.contract import FailureClass
+
+FREE_STORAGE_SECONDS = 3600
+"""Storage failures so soon after the first of an outage do not count: a store may be down for a while."""
+FIRST_DELAY, LONGEST_DELAY = 10.0, 300.0
+
+
+def since_progress(tries: list[AttemptStatus]) -> list[AttemptStatus]:
+    """The failed attempts of a stage since the stage last made progress, oldest first.
+
+    An attempt makes progress when it reaches a later optimizer step than every attempt before it; its own
+    failure is the first to count again. Prepare and Publish have no steps.
+    """
+    furthest = furthest_step(tries)
+    start = next((i for i, a in enumerate(tries) if furthest and a.step == furthest), 0)
+    return [a for a in tries[start:] if a.outcome == "Failed"]
+
+
+def furthest_step(tries: list[AttemptStatus]) -> int:
+    """The latest optimizer step that an attempt reached; 0 where none is known."""
+    return max((a.step or 0 for a in tries), default=0)
+
+
+def failures_since_progress(tries: list[AttemptStatus]) -> list[AttemptStatus]:
+    """The failures that count against maxRestarts.
+
+    Preempted attempts never do: nothing is wrong with the job. Nor do Storage failures in the first hour of
+    an outage; any other failure, or progress, ends the outage.
+    """
+    found: list[AttemptStatus] = []
+    outage: datetime | None = None
+    for attempt in since_progress(tries):
+        match attempt.failure:
+            case FailureClass.PREEMPTED:
+                continue
+            case FailureClass.OUT_OF_MEMORY:
+                outage = None
+            case FailureClass.STORAGE if attempt.end_time:
+                outage = outage or attempt.end_time
+                if since(outage, attempt.end_time) >= FREE_STORAGE_SECONDS:
+                    found.append(attempt)
+            case _:
+                outage = None
+                found.append(attempt)
+    return found
+
+
+def delay(tries: list[AttemptStatus], uid: str) -> float:
+    """Seconds from the last failure to the next attempt: 10 s x 2^n, at most 5 min; n starts at progress.
+
+    Spread by up to a quarter, by the job's uid instead of randomness, so that jobs that failed together do
+    not come back together.
+    """
+    ended = [i for i, a in enumerate(tries) if a.outcome != "Failed"]
+    failures = min(len(tries) - (ended[-1] + 1 if ended else 0), len(since_progress(tries)))
+    base = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(failures - 1, 10))
+    share = int.from_bytes(hashlib.sha256(uid.encode()).digest()[:2], "big") / 65536
+    return base * (1 + share / 4)
+
+
+def outage_starts(tries: list[AttemptStatus]) -> list[AttemptStatus]:
+    """The first Storage failure of each outage since the stage last made progress."""
+    found: list[AttemptStatus] = []
+    within = False
+    for attempt in since_progress(tries):
+        if attempt.failure == FailureClass.STORAGE and not within:
+            found.append(attempt)
+        if attempt.failure != FailureClass.PREEMPTED:
+            within = attempt.failure == FailureClass.STORAGE
+    return found
