@@ -7,6 +7,7 @@ from typing import Literal
 from finetune_operator.names import Reason
 from finetune_operator.objects import Manifest, condition_true, pods_of
 from finetune_operator.planning import pending
+from finetune_operator.planning.events import PROBLEMS
 from finetune_operator.planning.failure_classification import cause_of
 from finetune_operator.planning.termination_messages import Expected, Unreadable, message_of
 from finetune_operator.planning.types import Event
@@ -60,7 +61,8 @@ def next_step(
     waits = pending.on(job, own, events)
     if waits and waits.problem:
         message = f"The cleanup of {record.prefix} waits: {waits.message}"
-        return CleanupStep("running", Event("Warning", waits.reason, message))
+        event = Event("Warning" if waits.reason in PROBLEMS else "Normal", waits.reason, message)
+        return CleanupStep("running", event)
     return CleanupStep("running")
 
 
