@@ -75,7 +75,7 @@ class Reason(StrEnum):
     SUSPENDED_BY_USER = "SuspendedByUser"
     NOT_SUSPENDED = "NotSuspended"
     STOPPING = "Stopping"
-    """An attempt's pods are on their way out; the next one waits for that."""
+    """The pods of an attempt are stopping; the next attempt, or the queue, comes after that."""
     RETRYING = "Retrying"
     RETRIES_EXHAUSTED = "RetriesExhausted"
     UNSCHEDULABLE = "Unschedulable"

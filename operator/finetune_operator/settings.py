@@ -170,12 +170,13 @@ class Deadlines(Model):
     """How long a stage's pods may wait or run, in seconds."""
 
     pods_start: PositiveInt = 3600
-    """From a Job's creation until all its pods run. Waiting for a GPU counts."""
+    """From a Job's start until all its pods run. Waiting for a GPU counts; time in a queue does not."""
     prepare: PositiveInt = 6 * 3600
     train: PositiveInt = 14 * 24 * 3600
     publish: PositiveInt = 6 * 3600
     cleanup: PositiveInt = 3600
-    """From the creation of a cleanup Job until it fails and is tried again an hour later."""
+    """From the start of a cleanup Job until it fails and is tried again an hour later. Time in a queue does
+    not count."""
     rendezvous: PositiveInt = 300
     """From a Train pod's start until the whole gang has met."""
     stop: PositiveInt = 120

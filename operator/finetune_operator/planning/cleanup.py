@@ -75,7 +75,8 @@ def next_step(
 
 
 def _waits(record: CleanupRecord, obstacle: Waiting | Blocked) -> Event:
-    return Event("Warning", obstacle.reason, f"The cleanup of {record.prefix} waits: {obstacle.message}")
+    kind: Literal["Normal", "Warning"] = "Normal" if obstacle.reason == Reason.QUEUED else "Warning"
+    return Event(kind, obstacle.reason, f"The cleanup of {record.prefix} waits: {obstacle.message}")
 
 
 def _failed(record: CleanupRecord, cause: str) -> str:

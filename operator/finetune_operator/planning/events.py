@@ -28,6 +28,7 @@ PROBLEMS = {
     Reason.VOLUME_FAILED,
     Reason.INIT_CONTAINER_FAILED,
     Reason.NAME_CONFLICT,
+    Reason.STORE_CHANGED,
     Reason.BASE_JOB_MISSING,
     Reason.PERMISSION_DENIED,
     Reason.DRIFTED,

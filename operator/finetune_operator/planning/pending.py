@@ -11,6 +11,7 @@ from finetune_operator.objects import (
     Manifest,
     condition_true,
     distance,
+    has_ended,
     has_started,
     index_of,
     label,
@@ -46,13 +47,14 @@ class Waiting:
 
 
 def on(job: Manifest, pods: list[Manifest], events: Iterable[Manifest]) -> Waiting | None:
-    """What a Job waits for; None where all its pods run or have run."""
-    if have_started(job, pods):
-        return None
+    """What a Job waits for; None where all its pods run or have run and the Job is not suspended."""
+    suspended = _suspended(job, pods)
+    if suspended or have_started(job, pods):
+        return suspended
     wanted = job["spec"].get("completions", 1)
     told = list(events)
-    if held := _held_back(job):
-        return held
+    if drift := drifted(job):
+        return Waiting(Reason.DRIFTED, drift, problem=True)
     if len(pods) < wanted and (refusal := _refused(job, told)):
         return refusal
     for pod in sorted(pods, key=index_of):
@@ -118,17 +120,15 @@ def drifted(job: Manifest) -> str | None:
     return None
 
 
-def _held_back(job: Manifest) -> Waiting | None:
-    """The Job itself is suspended or was edited."""
-    if job["spec"].get("suspend"):
-        return _queued(job)
-    drift = drifted(job)
-    return Waiting(Reason.DRIFTED, drift, problem=True) if drift else None
-
-
-def _queued(job: Manifest) -> Waiting:
-    """A suspended Job waits for a queueing system; the operator itself never suspends a Job."""
+def _suspended(job: Manifest, pods: list[Manifest]) -> Waiting | None:
+    """A suspended Job stops its pods, then waits for a queueing system. The operator never suspends a Job."""
+    if not job["spec"].get("suspend"):
+        return None
     name, queue = job["metadata"]["name"], label(job, names.LABEL_QUEUE)
+    if stopping := sum(not has_ended(pod) for pod in pods):
+        who = f"Kueue (queue {queue})" if queue else "A queueing system or a person"
+        count = "its pod is" if stopping == 1 else f"{stopping} pods are"
+        return Waiting(Reason.STOPPING, f"{who} has suspended Job {name}: {count} stopping.", problem=True)
     if queue:
         message = f"Job {name} waits in queue {queue} until Kueue admits the Job."
     else:

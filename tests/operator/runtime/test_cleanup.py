@@ -1,6 +1,7 @@
 """When the cleanup of a deleted run starts, and what is said about how it goes."""
 
 import json
+import logging
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -236,6 +237,26 @@ async def test_a_cleanup_whose_secret_is_gone_says_so_while_it_waits(desk: Desk)
     (posted,) = desk.events()
     assert posted.reason == "SecretMissing"
     assert posted.message.startswith(f"The cleanup of {PREFIX} waits: Waiting for Secret demo/s3-keys")
+
+
+async def test_a_cleanup_in_a_queue_is_told_and_is_no_warning(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    await desk.reconcile()
+    job = desk.server.objects["Job", RECORD]
+    job["spec"]["suspend"] = True
+    job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "default"
+    desk.cache.put(desk.server.put(job))
+
+    assert await desk.reconcile(1) == REQUEUE_SECONDS
+
+    (posted,) = desk.events()
+    assert (posted.type, posted.reason) == ("Normal", "Queued")
+    assert posted.message == (
+        f"The cleanup of {PREFIX} waits: Job {RECORD} waits in queue default until Kueue admits the Job."
+    )
+    assert [r.levelname for r in caplog.records if r.getMessage() == posted.message] == ["INFO"]
 
 
 async def test_a_name_that_something_else_has_is_not_taken_over(

@@ -1,9 +1,9 @@
-"""How long a Job may wait for its pods, and its pods may run. Pure."""
+"""How long a Job may wait for its pods, and its pods may run. Time in a queue does not count. Pure."""
 
 from datetime import datetime
 
 from finetune_operator.names import Reason, State
-from finetune_operator.objects import Manifest, moment, pods_of, since
+from finetune_operator.objects import Manifest, condition_true, moment, pods_of, since
 from finetune_operator.planning import pending
 from finetune_operator.planning.lookup import find_job, readback_name
 from finetune_operator.planning.types import Decision, PlanInput, Stop
@@ -34,7 +34,7 @@ def remaining(inputs: PlanInput) -> tuple[float, str] | None:
     lost = inputs.progress_of_attempt is not None and inputs.progress_of_attempt.kind == "lost"
     name = readback_name(inputs, inputs.running) if lost else inputs.running.job
     job = find_job(inputs.observed, name)
-    if job is None or job["spec"].get("suspend"):
+    if job is None or _in_queue(job):
         return None
     begun = _job_start(job) if lost else inputs.running.running_since or _job_start(job)
     waits = pending.on(job, pods_of(inputs.observed.pods, job), inputs.observed.events)
@@ -48,6 +48,15 @@ def remaining(inputs: PlanInput) -> tuple[float, str] | None:
             " less or have them raised."
         )
     return (limit - since(begun, inputs.now), told) if begun else None
+
+
+def _in_queue(job: Manifest) -> bool:
+    """Whether the Job is suspended, or is admitted and the Job controller has not yet seen the admission.
+
+    The Job controller removes the condition Suspended in the same write that sets status.startTime. Until
+    then only the creation of the Job has a time, and the Job may have been created days before its admission.
+    """
+    return bool(job["spec"].get("suspend") or condition_true(job, "Suspended"))
 
 
 def _run_limit(inputs: PlanInput, stage: Stage) -> int:
