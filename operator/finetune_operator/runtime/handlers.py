@@ -5,6 +5,7 @@ kopf writes nothing: no finalizer, no annotation, no Event, no peering object.
 """
 
 import asyncio
+import itertools
 import logging
 import signal
 from collections.abc import Sequence
@@ -30,6 +31,9 @@ WORKER_IDLE_SECONDS = 0.1
 RETRY_SECONDS = (1, 2, 4, 8, 15)
 """Pauses between the tries of one request; after them kopf lists the FineTuneJobs of the scope again."""
 SERVED_RETRY_SECONDS = 2.0
+SERVED_LOG_EVERY = 30
+"""Tries between two log lines: one line a minute."""
+log = logging.getLogger(__name__)
 
 
 class Operator(Protocol):
@@ -151,11 +155,17 @@ def _refusals_as_429(
 async def _wait_until_served(api: client.ApiClient) -> None:
     """Waits until the API server serves FineTuneJobs: kopf looks only once at what the API server serves."""
     async with open_session(api) as session:
-        while True:
+        for attempt in itertools.count():
             groups = await _read(session, f"{api.configuration.host}/apis", "groups")
             resources = await _read(session, f"{api.configuration.host}/apis/{GROUP}/{VERSION}", "resources")
             if GROUP in groups and PLURAL in resources:
                 return
+            if attempt % SERVED_LOG_EVERY == 0:
+                log.warning(
+                    "the API server does not serve %s.%s, or does not say so at /apis; trying again",
+                    PLURAL,
+                    GROUP,
+                )
             await asyncio.sleep(SERVED_RETRY_SECONDS)
 
 

@@ -246,11 +246,12 @@ async def test_a_refused_watch_starts_again_with_a_list(
 @pytest.mark.parametrize("path", ["/apis", "/apis/finetune.dev/v1alpha1"])
 @pytest.mark.parametrize("status", [403, 404, 503])
 async def test_it_waits_until_the_api_server_serves_jobs(
-    server: Server, replica: Replica, path: str, status: int
+    server: Server, replica: Replica, caplog: pytest.LogCaptureFixture, path: str, status: int
 ) -> None:
     server.refusals[path] = [status] * 5
     async with running(replica):
         assert await replica.told() == ("listed", False)
+    assert caplog.text.count("does not serve finetunejobs.finetune.dev") == 1
 
 
 async def test_an_operator_that_cannot_go_on_ends_kopf_with_its_error(replica: Replica) -> None:
