@@ -176,7 +176,7 @@ def test_a_traceback_goes_to_the_log_and_one_sentence_to_the_message(start: Call
     pod = start(a_config(), "0=bug")
     pod.ending()
     assert "Traceback (most recent call last)" in pod.log()
-    assert pod.message().message.startswith("KeyError: 'labels' (")
+    assert pod.message().message.startswith("KeyError (")
     assert "\n" not in pod.message().message
 
 
@@ -212,7 +212,8 @@ def _text(path: Path) -> str:
 def test_a_failed_pod_keeps_the_end_of_its_log(start: Callable[..., Pod]) -> None:
     pod = start(a_config(), "0=bug")
     pod.ending()
-    assert "KeyError: 'labels'" in (pod.places.scratch / "log-tail.txt").read_text()
+    assert (pod.places.scratch / "log-tail.txt").read_text().endswith("\nKeyError")
+    assert (pod.places.errors / "0.txt").read_text().endswith("\nKeyError: 'labels'\n")
 
 
 def test_progress_is_served_while_the_stage_runs(start: Callable[..., Pod]) -> None:
