@@ -64,7 +64,7 @@ def test_killed_at_every_write(scene: Scene, proxy: Proxy, fault: Fault) -> None
         time.sleep(0.05)
     assert kills >= 6
     proxy.decide = lambda _: "pass"
-    assert scene.jobs_of(uid) == ["p1", "s1", "t1", "u1"]
+    assert scene.jobs_of(uid) == ["c1", "p1", "t1", "u1"]
     attempts = scene.status()["attempts"]
     assert [(a["number"], a["outcome"]) for a in attempts] == [(1, "Succeeded")] * 3
 
@@ -83,7 +83,7 @@ def test_a_standby_takes_over_from_a_killed_leader(scene: Scene, record_property
     scene.change_job(suspend=True)
     scene.await_state("Suspended", 18)
     record_property("takeover_seconds", round(time.monotonic() - killed, 1))
-    assert scene.jobs_of(uid) == ["p1", "s1"]
+    assert scene.jobs_of(uid) == ["c1", "p1"]
 
 
 def test_a_stopped_leader_gives_way_at_once(scene: Scene, record_property: Record) -> None:
@@ -114,7 +114,7 @@ def test_a_leader_that_slept_past_its_lease_ends(scene: Scene) -> None:
     scene.go_through(uid, "Train", "Publish")
     attempts = scene.await_state("Succeeded")["attempts"]
     assert len(attempts) == 3
-    assert scene.jobs_of(uid) == ["p1", "s1", "t1", "u1"]
+    assert scene.jobs_of(uid) == ["c1", "p1", "t1", "u1"]
 
 
 def test_a_leader_whose_lease_cannot_be_renewed_ends_before_another_leads(scene: Scene, proxy: Proxy) -> None:
@@ -195,7 +195,7 @@ def test_conflicts_and_server_errors_are_outlasted(scene: Scene, proxy: Proxy) -
     scene.go_through(uid, seconds=90)
     attempts = scene.await_state("Succeeded")["attempts"]
     assert len(attempts) == 3
-    assert scene.jobs_of(uid) == ["p1", "s1", "t1", "u1"]
+    assert scene.jobs_of(uid) == ["c1", "p1", "t1", "u1"]
 
 
 def test_a_status_that_others_write_too_is_put_right(scene: Scene, proxy: Proxy) -> None:
@@ -254,12 +254,12 @@ def test_children_deleted_or_edited_by_hand_are_made_again(scene: Scene) -> None
     for kind in ("NetworkPolicy", "Service"):
         uids[kind] = kube.get(kind, namespace, run)["metadata"]["uid"]
         kube.delete(kind, namespace, run)
-    cleanup = kube.get("Job", namespace, f"{run}-s1")["metadata"]["uid"]
-    kube.delete("Job", namespace, f"{run}-s1")
+    cleanup = kube.get("Job", namespace, f"{run}-c1")["metadata"]["uid"]
+    kube.delete("Job", namespace, f"{run}-c1")
     for kind, before in uids.items():
         found = wait_for(kind, partial(kube.find, kind, namespace, run))
         assert found["metadata"]["uid"] != before
-    assert wait_for("cleanup", lambda: kube.find("Job", namespace, f"{run}-s1"))["metadata"]["uid"] != cleanup
+    assert wait_for("cleanup", lambda: kube.find("Job", namespace, f"{run}-c1"))["metadata"]["uid"] != cleanup
     kube.merge("NetworkPolicy", namespace, run, {"spec": {"ingress": [{}]}})
     wait_for("reverted", lambda: len(kube.get("NetworkPolicy", namespace, run)["spec"]["ingress"]) == 2)
     kube.delete("Job", namespace, f"{run}-t1")

@@ -163,7 +163,7 @@ def test_a_job_with_the_longest_name_goes_through(scene: Scene) -> None:
     scene.go_through(uid, nodes=2)
     status = scene.await_state("Succeeded", name=name)
     assert f"/{name}/" in status["model"]["uri"]
-    assert scene.jobs_of(uid) == ["p1", "s1", "t1", "u1"]
+    assert scene.jobs_of(uid) == ["c1", "p1", "t1", "u1"]
 
 
 def test_a_suspended_job_stops_and_goes_on(scene: Scene) -> None:
