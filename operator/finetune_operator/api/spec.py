@@ -80,12 +80,12 @@ class Storage(Model):
     )
 
     store: Name | None = None
-    """Name of a store in the operator's settings, which say its endpoint, region and certificate authority.
-    Set this or endpoint."""
+    """Name of a store in the operator's settings. The settings hold the endpoint, the region and the
+    certificate authority of the store. Set exactly one of store and endpoint."""
     endpoint: Endpoint | None = None
     """URL of another store with scheme and no path, for example https://minio.storage.svc:9000. The
-    operator's settings may refuse endpoints of jobs, and refuse plain http unless they allow it. Set this
-    or store."""
+    operator's settings may refuse endpoints of jobs, and refuse plain http unless they allow it. Set
+    exactly one of store and endpoint."""
     region: Region | None = None
     """Region that requests to the endpoint are signed for. Default us-east-1, as in MinIO."""
     secret_ref: SecretRef | None = None

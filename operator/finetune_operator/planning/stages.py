@@ -32,15 +32,16 @@ def is_frozen(status: FineTuneJobStatus | None) -> bool:
 
 
 def done(status: FineTuneJobStatus, stage: Stage, digest: str) -> bool:
-    """Whether a stage's result is there, for this spec."""
+    """Whether the status holds the result of a stage for this spec: of its newest successful attempt."""
     results = {
         Stage.PREPARE: status.data and status.chosen,
         Stage.TRAIN: status.training,
         Stage.PUBLISH: status.model and status.model.uri,
     }
-    return bool(results[stage]) and any(
-        a.outcome == "Succeeded" and stage_of(a) is stage and a.spec_digest == digest for a in status.attempts
+    newest = next(
+        (a for a in reversed(status.attempts) if stage_of(a) is stage and a.outcome == "Succeeded"), None
     )
+    return bool(results[stage]) and newest is not None and newest.spec_digest == digest
 
 
 def attempt_job(
