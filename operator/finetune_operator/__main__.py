@@ -34,15 +34,15 @@ from finetune_operator.settings import SETTINGS_FILE, Settings
 
 LEASE_LOST = 3
 """Exit code of a leader that lost its lease."""
-UNWELL_RESYNCS = 4
+UNHEALTHY_RESYNCS = 4
 """After this many resync intervals without an answer to any list, the process should be started again."""
 STOP_SECONDS = 5.0
-UNWELL_LEASE_SECONDS = 60.0
+UNHEALTHY_LEASE_SECONDS = 60.0
 log = logging.getLogger("finetune_operator")
 
 
 @dataclass
-class Pulse:
+class Health:
     """Whether this process is well; the health of single scopes is a metric, and no part of this."""
 
     settings: Settings
@@ -50,19 +50,19 @@ class Pulse:
     scopes: Scopes
     leads_since: float | None = None
 
-    def ailment(self) -> str | None:
+    def problem(self) -> str | None:
         """Why this process should be started again; None while it is well.
 
         A refusal is an answer: a restart gives back no namespace and no permission. A leader that gets no
         answer for any scope, while the API server answers its renewals of the lease, is ill.
         """
         now = time.monotonic()
-        if (silence := now - self.leadership.looked_at) > UNWELL_LEASE_SECONDS:
+        if (silence := now - self.leadership.tried_at) > UNHEALTHY_LEASE_SECONDS:
             return f"the lease was last looked at {silence:.0f} s ago"
         if self.leads_since is None:
             return None
         unlisted = now - max(self.leads_since, self.scopes.answered_at())
-        if unlisted > UNWELL_RESYNCS * self.settings.resync_seconds:
+        if unlisted > UNHEALTHY_RESYNCS * self.settings.resync_seconds:
             return f"no list of any namespace was answered for {unlisted:.0f} s"
         return None
 
@@ -90,18 +90,18 @@ class Operator:
         election = Cluster(Transport(api, lambda: 0.0, clock))
         self._opened.push_async_callback(election.close)
         leadership = Leadership(election, settings.operator_namespace, settings.lease)
-        leadership.looked_at = time.monotonic()
-        pulse = Pulse(settings, leadership, self._scopes)
+        leadership.tried_at = time.monotonic()
+        health = Health(settings, leadership, self._scopes)
         cluster = Cluster(Transport(api, leadership.seconds_left, clock))
         self._reconciler = Reconciler(self._cache, cluster, settings, self._poller, clock.now)
         REGISTRY.register(metrics.JobCollector(self._cache.jobs))
         metrics.BUILD.info({"version": version("finetune-operator"), "python": platform.python_version()})
         await self._opened.enter_async_context(
-            serve(REGISTRY, settings.metrics_port, settings.health_port, pulse.ailment)
+            serve(REGISTRY, settings.metrics_port, settings.health_port, health.problem)
         )
         log.info("waiting for the lease")
         await leadership.acquire()
-        pulse.leads_since = time.monotonic()
+        health.leads_since = time.monotonic()
         work = asyncio.create_task(self._work(leadership, cluster), name="work")
         work.add_done_callback(self._end)
         self._opened.push_async_callback(_stop_work, work, leadership)
@@ -145,7 +145,7 @@ class Operator:
         scope = self._scopes.of(namespace)
         if not scope.listed:
             return None
-        with scope.turn():
+        with scope.reconciling():
             return await self._reconciler.reconcile(run)
 
     def _enqueue(self, run: str) -> None:

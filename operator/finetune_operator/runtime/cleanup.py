@@ -20,7 +20,7 @@ from finetune_operator.runtime import metrics
 from finetune_operator.runtime.api_client import ApiError, ExistsError, MissingError
 from finetune_operator.runtime.cache import Cache
 from finetune_operator.runtime.cluster import Cluster
-from finetune_operator.runtime.gather import ReadState, ask_events
+from finetune_operator.runtime.gather import ReadState, read_events
 from finetune_operator.settings import Settings
 
 REQUEUE_SECONDS = 15.0
@@ -47,7 +47,7 @@ class Cleaner:
             except ValueError as error:
                 self._log_once(manifest, logging.WARNING, str(error))
                 continue
-            step = await self._look(run, record, now)
+            step = await self._decide(run, record, now)
             if step.kind == "start" and not await self._may_start(run, record, manifest):
                 continue  # a watch or the next resync tells when that changes
             await self._carry_out(step, record, manifest, now)
@@ -57,10 +57,10 @@ class Cleaner:
             self._read_states.pop(run, None)
         return requeue_after
 
-    async def _look(self, run: str, record: CleanupRecord, now: datetime) -> CleanupStep:
+    async def _decide(self, run: str, record: CleanupRecord, now: datetime) -> CleanupStep:
         jobs, pods = self.cache.children(run, "Job"), self.cache.children(run, "Pod")
         read_state = self._read_states.setdefault(run, ReadState(run, record.job.metadata["namespace"]))
-        await ask_events(read_state, self.cache, self.cluster, now)
+        await read_events(read_state, self.cache, self.cluster, now)
         return next_step(
             record,
             next((job for job in jobs if is_cleanup(job) and job["metadata"]["name"] == record.name), None),
@@ -76,7 +76,7 @@ class Cleaner:
     ) -> None:
         level = logging.INFO if step.event and step.event.type == "Normal" else logging.WARNING
         if step.event and self._log_once(manifest, level, step.event.message):
-            await self._post(record, step.event, now)
+            await self._post_event(record, step.event, now)
             if step.kind in {"completed", "failed"}:
                 metrics.CLEANUPS.labels(result=step.kind).inc()
         match step.kind:
@@ -124,7 +124,7 @@ class Cleaner:
     async def _may_start(self, run: str, record: CleanupRecord, manifest: Manifest) -> bool:
         """Whether the API server itself says that nothing of the run is left, in the namespace of the run."""
         meta = record.job.metadata
-        if await self._lives(run, record) or await self._is_left(run, record):
+        if await self._job_exists(run, record) or await self._has_children(run, record):
             return False
         try:
             namespace_uid = await self.cluster.namespace_uid(meta["namespace"])
@@ -140,7 +140,7 @@ class Cleaner:
             return False
         return True
 
-    async def _lives(self, run: str, record: CleanupRecord) -> bool:
+    async def _job_exists(self, run: str, record: CleanupRecord) -> bool:
         meta = record.job.metadata
         try:
             job = await self.cluster.get(KIND, meta["namespace"], meta["name"])
@@ -148,7 +148,7 @@ class Cleaner:
             return False
         return bool(job["metadata"]["uid"] == run)
 
-    async def _is_left(self, run: str, record: CleanupRecord) -> bool:
+    async def _has_children(self, run: str, record: CleanupRecord) -> bool:
         """Whether there are Jobs or pods of the run. Jobs first: without a Job no pod is created any more."""
         for kind in ("Job", "Pod"):
             found, _ = await self.cluster.list(kind, record.job.metadata["namespace"], f"{LABEL_UID}={run}")
@@ -158,7 +158,7 @@ class Cleaner:
                 return True
         return False
 
-    async def _post(self, record: CleanupRecord, event: Event, now: datetime) -> None:
+    async def _post_event(self, record: CleanupRecord, event: Event, now: datetime) -> None:
         """Posts an Event about the FineTuneJob, which is gone; `kubectl get events` still shows the Event."""
         try:
             await self.cluster.post_event({"metadata": record.job.metadata}, event, now)

@@ -13,7 +13,7 @@ async def serve(
     registry: CollectorRegistry,
     metrics_port: int,
     health_port: int,
-    ailment: Callable[[], str | None],
+    problem: Callable[[], str | None],
 ) -> AsyncIterator[None]:
     """Serves both ports.
 
@@ -21,7 +21,7 @@ async def serve(
         registry: what /metrics shows.
         metrics_port: port of /metrics.
         health_port: port of /healthz and /readyz.
-        ailment: why this process should be started again; None while it is well.
+        problem: why this process should be started again; None while it is well.
     """
 
     async def metrics(_: web.Request) -> web.Response:
@@ -30,7 +30,7 @@ async def serve(
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def health(_: web.Request) -> web.Response:
-        wrong = ailment()
+        wrong = problem()
         return web.Response(text=f"{wrong or 'ok'}\n", status=503 if wrong else 200)
 
     async def ready(_: web.Request) -> web.Response:

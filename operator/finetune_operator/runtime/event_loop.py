@@ -7,7 +7,7 @@ from finetune_operator.runtime import metrics
 
 WORK_SECONDS = 0.01
 """Long work gives way after this time."""
-LOOK_SECONDS = 0.05
+MEASURE_SECONDS = 0.05
 """Time between two measurements of the lag."""
 
 
@@ -27,6 +27,6 @@ class Pace:
 async def measure_lag() -> None:
     """Measures until cancelled how much later than asked for the event loop runs a task."""
     while True:
-        due = time.monotonic() + LOOK_SECONDS
-        await asyncio.sleep(LOOK_SECONDS)
+        due = time.monotonic() + MEASURE_SECONDS
+        await asyncio.sleep(MEASURE_SECONDS)
         metrics.EVENT_LOOP_LAG.observe(max(0.0, time.monotonic() - due))

@@ -17,7 +17,7 @@ from finetune_operator.runtime.cache import Cache
 from finetune_operator.runtime.cluster import Cluster
 from finetune_trainer.contract import Progress
 
-ASK_AGAIN_SECONDS = 15.0
+REREAD_SECONDS = 15.0
 """What is not watched is looked at again so often while it matters."""
 
 
@@ -32,15 +32,15 @@ class ReadState:
     """Kind and name of what has a name of ours and is not ours."""
     events: dict[str, tuple[Manifest, ...]] = field(default_factory=dict)
     """Events about Jobs and pods that hang, by uid: of one object a Job."""
-    asked_at: float = 0.0
+    events_read_at: float = 0.0
     """When they were asked for, by time.monotonic()."""
-    caught_up: set[str] = field(default_factory=set)
+    reread: set[str] = field(default_factory=set)
     """Uids of ended Jobs whose pods were read once more."""
 
     @property
     def requeue_after(self) -> float | None:
         """Seconds until something that is not watched has to be looked at again; None while there is none."""
-        return ASK_AGAIN_SECONDS if self.foreign or self.events else None
+        return REREAD_SECONDS if self.foreign or self.events else None
 
 
 def observed(read_state: ReadState, cache: Cache, progress: Progress | None, refused: str | None) -> Observed:
@@ -67,7 +67,7 @@ def observed(read_state: ReadState, cache: Cache, progress: Progress | None, ref
     )
 
 
-async def catch_up(read_state: ReadState, cache: Cache, cluster: Cluster) -> None:
+async def reread_pods(read_state: ReadState, cache: Cache, cluster: Cluster) -> None:
     """Reads the pods again where their Job was seen to end before them.
 
     Else a result would be taken for lost that is about to arrive.
@@ -76,34 +76,36 @@ async def catch_up(read_state: ReadState, cache: Cache, cluster: Cluster) -> Non
     behind = {
         uid
         for job in cache.children(read_state.run, "Job")
-        if (uid := job["metadata"]["uid"]) not in read_state.caught_up
+        if (uid := job["metadata"]["uid"]) not in read_state.reread
         and has_ended(job)
         and any(is_of(pod, uid) and pod["status"].get("phase") in {"Pending", "Running"} for pod in pods)
     }
     if not behind:
         return
-    read_state.caught_up |= behind
+    read_state.reread |= behind
     found, _ = await cluster.list("Pod", read_state.namespace, f"{LABEL_UID}={read_state.run}")
     for pod in found:
         cache.put(pod)
 
 
-async def look_at_namespace(read_state: ReadState, cluster: Cluster) -> None:
+async def read_namespace(read_state: ReadState, cluster: Cluster) -> None:
     """Reads the uid of the namespace once: the namespace cannot change while the FineTuneJob exists."""
     if not read_state.namespace_uid:
         read_state.namespace_uid = await cluster.namespace_uid(read_state.namespace)
 
 
-async def look_at_foreign(read_state: ReadState, cache: Cache, cluster: Cluster) -> None:
+async def recheck_foreign(read_state: ReadState, cache: Cache, cluster: Cluster) -> None:
     """Forgets foreign objects that have gone."""
     for kind, name in list(read_state.foreign):
         try:
-            await look_at_taken(read_state, cache, cluster, kind, name)
+            await read_conflicting(read_state, cache, cluster, kind, name)
         except MissingError:
             read_state.foreign.discard((kind, name))
 
 
-async def look_at_taken(read_state: ReadState, cache: Cache, cluster: Cluster, kind: str, name: str) -> None:
+async def read_conflicting(
+    read_state: ReadState, cache: Cache, cluster: Cluster, kind: str, name: str
+) -> None:
     """Whose object has a name of ours: our own is taken into the cache, another is foreign.
 
     Raises:
@@ -117,7 +119,7 @@ async def look_at_taken(read_state: ReadState, cache: Cache, cluster: Cluster, k
         read_state.foreign.add((kind, name))
 
 
-async def ask_events(read_state: ReadState, cache: Cache, cluster: Cluster, now: datetime) -> None:
+async def read_events(read_state: ReadState, cache: Cache, cluster: Cluster, now: datetime) -> None:
     """Lists the Events about each Job that hangs, or about one of its pods: one list a Job.
 
     Jobs are asked about every 15 s at most, and at once where a Job hangs since. The pods of a gang take
@@ -129,14 +131,14 @@ async def ask_events(read_state: ReadState, cache: Cache, cluster: Cluster, now:
     if not hanging:
         read_state.events = {}
         return
-    due = time.monotonic() - read_state.asked_at >= ASK_AGAIN_SECONDS
+    due = time.monotonic() - read_state.events_read_at >= REREAD_SECONDS
     if due or any(read_state.events.keys().isdisjoint(uids) for uids in hanging):
-        read_state.asked_at = time.monotonic()
-        asked = [_next_to_ask(uids, read_state.events) for uids in hanging]
+        read_state.events_read_at = time.monotonic()
+        asked = [_next_object(uids, read_state.events) for uids in hanging]
         read_state.events = {uid: await cluster.events(read_state.namespace, uid) for uid in asked}
 
 
-def _next_to_ask(uids: list[str], known: Mapping[str, tuple[Manifest, ...]]) -> str:
+def _next_object(uids: list[str], known: Mapping[str, tuple[Manifest, ...]]) -> str:
     """The one that was asked about, while its Events say why it hangs; else the one after that."""
     last = next((number for number, uid in enumerate(uids) if uid in known), -1)
     if last >= 0 and pending.explains(known[uids[last]]):

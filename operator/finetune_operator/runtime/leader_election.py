@@ -28,10 +28,10 @@ from finetune_operator.runtime.api_client import (
 from finetune_operator.runtime.cluster import Cluster
 from finetune_operator.settings import LEASE_MARGIN_SECONDS, Lease
 
-LOOK_SECONDS = 2.0
+CHECK_SECONDS = 2.0
 """How often a candidate looks."""
 RETRY_SECONDS = 1.0
-TELL_AGAIN_SECONDS = 60.0
+LOG_INTERVAL_SECONDS = 60.0
 """A candidate says so often why it cannot look, while that stays the same."""
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Leadership:
     )
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    looked_at: float = 0.0
+    tried_at: float = 0.0
     """When this candidate or leader last tried: a replica that does not try is dead."""
     _held_until: float = 0.0
     _lease: Manifest = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Leadership:
         seen_at = self.clock()
         told, told_at = "", 0.0
         while True:
-            self.looked_at = self.clock()
+            self.tried_at = self.clock()
             try:
                 self._lease = await self.cluster.lease(
                     self.namespace, self.settings.name, self.settings.renew_seconds
@@ -71,10 +71,10 @@ class Leadership:
             except MissingError:
                 self._lease = self._new()
             except ApiError as error:
-                if str(error) != told or self.clock() - told_at >= TELL_AGAIN_SECONDS:
+                if str(error) != told or self.clock() - told_at >= LOG_INTERVAL_SECONDS:
                     told, told_at = str(error), self.clock()
-                    log.warning("%s; looking again every %.0f s", error, LOOK_SECONDS)
-                await self.sleep(LOOK_SECONDS)
+                    log.warning("%s; looking again every %.0f s", error, CHECK_SECONDS)
+                await self.sleep(CHECK_SECONDS)
                 continue
             spec = self._lease["spec"]
             if (mark := (spec.get("holderIdentity"), spec.get("renewTime"))) != seen:
@@ -82,12 +82,12 @@ class Leadership:
             duration = spec.get("leaseDurationSeconds") or self.settings.duration_seconds
             wait = seen_at + duration - self.clock()
             if not spec.get("holderIdentity") or wait <= 0:
-                if await self._take():
+                if await self._write_as_holder():
                     log.info("this replica leads: %s", self.identity)
                     metrics.LEADER.set(1)
                     return
                 wait = RETRY_SECONDS
-            await self.sleep(max(0.02, min(wait, LOOK_SECONDS)))
+            await self.sleep(max(0.02, min(wait, CHECK_SECONDS)))
 
     async def keep(self) -> None:
         """Renews the lease until it is lost.
@@ -98,7 +98,7 @@ class Leadership:
         wait = float(self.settings.renew_seconds)
         while True:
             await self.sleep(min(wait, max(0.0, self.seconds_left())))
-            self.looked_at = self.clock()
+            self.tried_at = self.clock()
             left = self.seconds_left()
             if left <= 0:
                 raise LeaseLostError("the lease could not be renewed in time")
@@ -123,7 +123,7 @@ class Leadership:
         except ApiError as error:
             log.warning("%s; the lease will run out by itself", error)
 
-    async def _take(self) -> bool:
+    async def _write_as_holder(self) -> bool:
         before = self._lease["spec"]
         spec = {
             "holderIdentity": self.identity,
@@ -151,11 +151,11 @@ class Leadership:
         try:
             self._lease = await self.cluster.write_lease(self._lease | {"spec": spec}, seconds)
         except (ConflictError, MissingError, ExistsError):
-            await self._look_again(seconds)
+            await self._refresh(seconds)
             return
         self._held_until = started + self.settings.duration_seconds
 
-    async def _look_again(self, seconds: float) -> None:
+    async def _refresh(self, seconds: float) -> None:
         """Somebody wrote the Lease: a stranger's edit is put right at the next renewal; a new leader wins."""
         try:
             self._lease = await self.cluster.lease(self.namespace, self.settings.name, seconds)

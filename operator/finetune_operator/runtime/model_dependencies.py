@@ -25,20 +25,20 @@ class ModelDependencies:
     enqueue: Callable[[str], None] = lambda _run: None
     """Called with each run whose base has come, gone or become another, whoever told of it."""
     _shown: dict[Place, BaseJob] = field(default_factory=dict)
-    _named: dict[str, Place] = field(default_factory=dict)
+    _bases: dict[str, Place] = field(default_factory=dict)
     """By run: where its base is, or would be."""
-    _heirs: dict[Place, set[str]] = field(default_factory=dict)
+    _dependents: dict[Place, set[str]] = field(default_factory=dict)
     """The same the other way round."""
 
     def of(self, run: str) -> BaseJob | None:
         """What the base job of a run shows; None where it has none, or there is none of that name."""
-        place = self._named.get(run)
+        place = self._bases.get(run)
         return self._shown.get(place) if place else None
 
     def put(self, job: Manifest) -> None:
         """Takes in a FineTuneJob that appeared or changed."""
         self._follow(job["metadata"]["uid"], _base_place(job))
-        self._show(_place(job), shown_by(job))
+        self._show(_place(job), base_job(job))
 
     def remove(self, job: Manifest) -> None:
         """Takes in that a FineTuneJob is gone; another may have its name by now."""
@@ -54,21 +54,21 @@ class ModelDependencies:
             self._shown[place] = shown
         else:
             del self._shown[place]
-        for run in self._heirs.get(place, ()):
+        for run in self._dependents.get(place, ()):
             self.enqueue(run)
 
     def _follow(self, run: str, place: Place | None) -> None:
-        before = self._named.pop(run, None)
+        before = self._bases.pop(run, None)
         if before:
-            self._heirs[before].discard(run)
-            if not self._heirs[before]:
-                del self._heirs[before]
+            self._dependents[before].discard(run)
+            if not self._dependents[before]:
+                del self._dependents[before]
         if place:
-            self._named[run] = place
-            self._heirs.setdefault(place, set()).add(run)
+            self._bases[run] = place
+            self._dependents.setdefault(place, set()).add(run)
 
 
-def shown_by(job: Manifest) -> BaseJob:
+def base_job(job: Manifest) -> BaseJob:
     """What a FineTuneJob shows."""
     meta = job["metadata"]
     try:

@@ -49,13 +49,13 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Notes:
+class RunMemory:
     """What is remembered of a run between turns, and may be forgotten."""
 
     read_state: ReadState
     undeletable: str | None = None
     """What the API server said when it refused a delete."""
-    making: int = 0
+    creating: int = 0
     """Turns in a row that have made something."""
     posted: list[tuple[str, float]] = field(default_factory=list)
     """Reasons of the Events of the last hour, with the time of each by time.monotonic()."""
@@ -71,7 +71,7 @@ class Reconciler:
     poller: Poller
     clock: Callable[[], datetime]
     """The API server's: see ServerClock."""
-    _notes: dict[str, Notes] = field(default_factory=dict)
+    _memories: dict[str, RunMemory] = field(default_factory=dict)
     _cleaner: Cleaner = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,72 +87,72 @@ class Reconciler:
         meta = raw["metadata"] if raw else {}
         if raw is None or meta.get("deletionTimestamp"):
             self.poller.follow(run, None)
-            self._notes.pop(run, None)
+            self._memories.pop(run, None)
         logs.about(
             namespace=meta.get("namespace"), job=meta.get("name"), run=run, attempt=_newest_attempt(raw)
         )
         try:
             if raw is None:
                 return await self._cleaner.reconcile(run, self.clock())
-            return None if meta.get("deletionTimestamp") else await self._advance(run, raw)
+            return None if meta.get("deletionTimestamp") else await self._reconcile_job(run, raw)
         except ConflictError as error:
             log.info("%s", error)
             return CONFLICT_SECONDS
         except ApiError as error:
             raise RetryLaterError(str(error), getattr(error, "seconds", 0.0)) from None
 
-    async def _advance(self, run: str, raw: Manifest) -> float | None:
+    async def _reconcile_job(self, run: str, raw: Manifest) -> float | None:
         """A turn of a FineTuneJob that exists."""
-        notes = self._notes.setdefault(run, Notes(ReadState(run, raw["metadata"]["namespace"])))
+        memory = self._memories.setdefault(run, RunMemory(ReadState(run, raw["metadata"]["namespace"])))
         now = self.clock().replace(microsecond=0)
         try:
             job = FineTuneJob.model_validate(raw)
         except ValidationError as error:
             self.poller.follow(run, None)
-            await self._tell_unreadable(raw, notes, invalid_spec.status_of(raw, error, now), now)
+            await self._report_invalid(raw, memory, invalid_spec.status_of(raw, error, now), now)
             return None
-        await gather.look_at_namespace(notes.read_state, self.cluster)
-        await gather.look_at_foreign(notes.read_state, self.cache, self.cluster)
-        await gather.catch_up(notes.read_state, self.cache, self.cluster)
-        await gather.ask_events(notes.read_state, self.cache, self.cluster, now)
+        await gather.read_namespace(memory.read_state, self.cluster)
+        await gather.recheck_foreign(memory.read_state, self.cache, self.cluster)
+        await gather.reread_pods(memory.read_state, self.cache, self.cluster)
+        await gather.read_events(memory.read_state, self.cache, self.cluster, now)
         news = self.poller.news(run)
-        plan, refusal = self._decide(notes, job, now, news), notes.undeletable
+        plan, refusal = self._decide(memory, job, now, news), memory.undeletable
         try:
-            if await self._make(plan, notes):
+            if await self._create_missing(plan, memory):
                 return 0.0
         except RefusedError as error:
             refusal = str(error)
-        shown = self._decide(notes, job, now, news, refusal) if refusal else plan
+        shown = self._decide(memory, job, now, news, refusal) if refusal else plan
         written = await self._write_status(raw, dumped(shown.status))
         self.poller.shown(run, news)
-        before, notes.undeletable = notes.undeletable, await self._delete_all(run, raw, plan)
+        before, memory.undeletable = memory.undeletable, await self._delete_all(run, raw, plan)
         if written:
             for note in shown.notes:
                 log.info("%s", note)
             for event in shown.events:
-                await self._post(raw, notes, event, now)
+                await self._post_event(raw, memory, event, now)
         pods, jobs = self.cache.children(run, "Pod"), self.cache.children(run, "Job")
         self.poller.follow(run, first_pod(pods, jobs) if plan.poll else None)
-        if notes.undeletable != before:
+        if memory.undeletable != before:
             return 0.0
         if refusal:
             raise RetryLaterError(refusal)
         return min(
-            (s for s in (plan.requeue_after, notes.read_state.requeue_after) if s is not None), default=None
+            (s for s in (plan.requeue_after, memory.read_state.requeue_after) if s is not None), default=None
         )
 
-    async def _make(self, plan: Plan, notes: Notes) -> bool:
+    async def _create_missing(self, plan: Plan, memory: RunMemory) -> bool:
         """Applies and creates what the plan says; returns whether anything was: it is planned again then."""
-        changed = await self._make_all(plan, notes.read_state)
-        notes.making = notes.making + 1 if changed else 0
-        if notes.making > MAX_CREATING_RECONCILES:
-            notes.making = 0
+        changed = await self._apply_and_create(plan, memory.read_state)
+        memory.creating = memory.creating + 1 if changed else 0
+        if memory.creating > MAX_CREATING_RECONCILES:
+            memory.creating = 0
             raise RuntimeError(
                 f"the plan still makes something after {MAX_CREATING_RECONCILES} turns: {_names(plan)}"
             )
         return changed
 
-    async def _make_all(self, plan: Plan, read_state: ReadState) -> bool:
+    async def _apply_and_create(self, plan: Plan, read_state: ReadState) -> bool:
         changed = False
         for manifest in (*plan.apply, *plan.create):
             kind, name = manifest["kind"], manifest["metadata"]["name"]
@@ -169,7 +169,7 @@ class Reconciler:
                 try:
                     self.cache.put(await self.cluster.apply(manifest, known["metadata"]["uid"]))
                 except ConflictError:
-                    await self._read_again(known)
+                    await self._refresh(known)
                 changed = True
         return changed
 
@@ -179,7 +179,7 @@ class Reconciler:
             self.cache.put(await self.cluster.create(manifest))
             log.info("created %s %s", kind, name)
         except ExistsError:
-            await gather.look_at_taken(read_state, self.cache, self.cluster, kind, name)
+            await gather.read_conflicting(read_state, self.cache, self.cluster, kind, name)
             if (kind, name) in read_state.foreign:
                 log.warning("%s %s exists and is not ours", kind, name)
 
@@ -207,12 +207,12 @@ class Reconciler:
         try:
             self.cache.put(await self.cluster.write_status(raw, status))
         except ConflictError:
-            await self._read_again(raw)
+            await self._refresh(raw)
             raise
         return True
 
-    async def _tell_unreadable(
-        self, raw: Manifest, notes: Notes, status: dict[str, Any], now: datetime
+    async def _report_invalid(
+        self, raw: Manifest, memory: RunMemory, status: dict[str, Any], now: datetime
     ) -> None:
         """Says it in the status; the API server may refuse even that where the stored spec breaks a rule."""
         try:
@@ -220,21 +220,21 @@ class Reconciler:
         except RefusedError as error:
             log.warning("%s", error)
             event = Event("Warning", Reason.SPEC_INVALID.value, status["message"])
-            await self._post(raw, notes, event, now)
+            await self._post_event(raw, memory, event, now)
 
-    async def _post(self, raw: Manifest, notes: Notes, event: Event, now: datetime) -> None:
+    async def _post_event(self, raw: Manifest, memory: RunMemory, event: Event, now: datetime) -> None:
         """Posts an Event; one that cannot be posted is not worth a failure."""
         since = time.monotonic() - 3600
-        notes.posted = [(reason, at) for reason, at in notes.posted if at > since]
-        if sum(reason == event.reason for reason, _ in notes.posted) >= EVENTS_PER_HOUR:
+        memory.posted = [(reason, at) for reason, at in memory.posted if at > since]
+        if sum(reason == event.reason for reason, _ in memory.posted) >= EVENTS_PER_HOUR:
             return
-        notes.posted.append((event.reason, time.monotonic()))
+        memory.posted.append((event.reason, time.monotonic()))
         try:
             await self.cluster.post_event(raw, event, now)
         except ApiError as error:
             log.warning("no Event posted: %s", error)
 
-    async def _read_again(self, raw: Manifest) -> None:
+    async def _refresh(self, raw: Manifest) -> None:
         meta = raw["metadata"]
         try:
             self.cache.put(await self.cluster.get(raw["kind"], meta["namespace"], meta["name"]))
@@ -243,13 +243,13 @@ class Reconciler:
 
     def _decide(
         self,
-        notes: Notes,
+        memory: RunMemory,
         job: FineTuneJob,
         now: datetime,
         news: Progress | None,
         refused: str | None = None,
     ) -> Plan:
-        seen = gather.observed(notes.read_state, self.cache, news, refused)
+        seen = gather.observed(memory.read_state, self.cache, news, refused)
         return decide(job, seen, self.settings, now)
 
 

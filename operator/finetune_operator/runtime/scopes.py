@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from finetune_operator.runtime import metrics
 
-TELL_AGAIN_SECONDS = 60.0
+LOG_INTERVAL_SECONDS = 60.0
 """The problem of a sick scope is logged again after this long."""
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Scope:
     _logged: str | None = None
     """The problem that was logged last; None: the scope is well, or no problem was seen yet."""
     _logged_at: float = 0.0
-    _turns: int = 0
+    _reconciles: int = 0
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -63,15 +63,15 @@ class Scope:
         await self._idle.wait()
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def reconciling(self) -> Iterator[None]:
         """Holds `stop` back while a run of this scope is reconciled."""
-        self._turns += 1
+        self._reconciles += 1
         self._idle.clear()
         try:
             yield
         finally:
-            self._turns -= 1
-            if not self._turns:
+            self._reconciles -= 1
+            if not self._reconciles:
                 self._idle.set()
 
     def note(self, activity: str, problem: str | None) -> None:
@@ -91,7 +91,7 @@ class Scope:
         if problem is None:
             if self._logged is not None:
                 log.info("%s can be listed and watched again", self)
-        elif self._logged is None or now - self._logged_at >= TELL_AGAIN_SECONDS:
+        elif self._logged is None or now - self._logged_at >= LOG_INTERVAL_SECONDS:
             self._logged_at = now
             log.warning("%s cannot be listed or watched and is tried again: %s", self, problem)
         else:

@@ -19,7 +19,7 @@ from finetune_operator.runtime import metrics
 from finetune_trainer.contract import MAX_PROGRESS_BYTES, PROGRESS_PORT, Progress, Stage, speaks
 
 ANSWER_SECONDS = 2.0
-AT_ONCE = 100
+MAX_CONCURRENT_REQUESTS = 100
 """Questions in flight."""
 ROUNDING_SECONDS = 1.0
 """Times in a status are whole seconds: news a moment too early would be left out."""
@@ -79,10 +79,10 @@ class Poller:
 
     async def run(self, enqueue: Callable[[str], None]) -> None:
         """Asks until cancelled; calls `enqueue` with each run whose status is due."""
-        in_flight = asyncio.Semaphore(AT_ONCE)
+        in_flight = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)
         async with aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS),
-            connector=aiohttp.TCPConnector(force_close=True, limit=AT_ONCE),
+            connector=aiohttp.TCPConnector(force_close=True, limit=MAX_CONCURRENT_REQUESTS),
             auto_decompress=False,
             headers={"Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -91,10 +91,10 @@ class Poller:
                 started = time.monotonic()
                 async with asyncio.TaskGroup() as group:
                     for run, followed in list(self._followed.items()):
-                        group.create_task(self._look(session, in_flight, run, followed, enqueue))
+                        group.create_task(self._poll(session, in_flight, run, followed, enqueue))
                 await asyncio.sleep(max(0.0, self.poll_seconds - (time.monotonic() - started)))
 
-    async def _look(
+    async def _poll(
         self,
         session: aiohttp.ClientSession,
         in_flight: asyncio.Semaphore,

@@ -34,8 +34,8 @@ class _Entry:
 
     namespace: str = ""
     queued_at: float | None = None
-    working: bool = False
-    again: bool = False
+    processing: bool = False
+    dirty: bool = False
     user_triggered: bool = False
     """Whether its next turn is one that somebody asked for."""
     failures: int = 0
@@ -92,9 +92,9 @@ class WorkQueue:
     workers: int
     _user_triggered: _RoundRobin = field(default_factory=_RoundRobin)
     _background: _RoundRobin = field(default_factory=_RoundRobin)
-    _turns: int = 0
+    _picked: int = 0
     _entries: dict[str, _Entry] = field(default_factory=dict)
-    _some_ready: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
+    _ready: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
 
     def enqueue(self, key: str, namespace: str = "", *, user_triggered: bool = False) -> None:
         """Asks for a turn of a key.
@@ -112,7 +112,7 @@ class WorkQueue:
             if entry.queued_at is not None:
                 self._background.remove(entry.namespace, key)
                 self._user_triggered.append(entry.namespace, key)
-        self._line_up(key, entry)
+        self._add(key, entry)
 
     async def run(self) -> None:
         """Works until cancelled."""
@@ -123,46 +123,46 @@ class WorkQueue:
     def __len__(self) -> int:
         return len(self._user_triggered) + len(self._background)
 
-    def _line_up(self, key: str, entry: _Entry) -> None:
+    def _add(self, key: str, entry: _Entry) -> None:
         if entry.timer:
             entry.timer.cancel()
             entry.timer = None
-        if entry.working:
-            entry.again = True
+        if entry.processing:
+            entry.dirty = True
         elif entry.queued_at is None:
             entry.queued_at = time.monotonic()
             queue = self._user_triggered if entry.user_triggered else self._background
             queue.append(entry.namespace, key)
-            self._some_ready.release()
+            self._ready.release()
             metrics.QUEUE_DEPTH.set(len(self))
 
-    def _line_up_later(self, key: str, entry: _Entry, seconds: float) -> None:
-        entry.timer = asyncio.get_running_loop().call_later(seconds, self._line_up, key, entry)
+    def _add_after(self, key: str, entry: _Entry, seconds: float) -> None:
+        entry.timer = asyncio.get_running_loop().call_later(seconds, self._add, key, entry)
 
     async def _worker(self) -> None:
         while True:
-            await self._some_ready.acquire()
+            await self._ready.acquire()
             key = self._next()
             entry = self._entries[key]
             started = time.monotonic()
             metrics.QUEUE_DEPTH.set(len(self))
             metrics.QUEUE_SECONDS.observe(started - (entry.queued_at or started))
-            entry.queued_at, entry.working, entry.again, entry.user_triggered = None, True, False, False
+            entry.queued_at, entry.processing, entry.dirty, entry.user_triggered = None, True, False, False
             try:
-                requeue_after = await self._attempt(key, entry)
+                requeue_after = await self._process(key, entry)
             finally:
-                entry.working = False
+                entry.processing = False
                 metrics.RECONCILE_SECONDS.observe(time.monotonic() - started)
-            self._settle(key, entry, requeue_after)
+            self._requeue(key, entry, requeue_after)
 
     def _next(self) -> str:
-        self._turns += 1
-        background_first = self._turns % BACKGROUND_EVERY == 0
+        self._picked += 1
+        background_first = self._picked % BACKGROUND_EVERY == 0
         queues = (self._user_triggered, self._background)
         first, second = reversed(queues) if background_first else queues
         return (first or second).pop()
 
-    async def _attempt(self, key: str, entry: _Entry) -> float | None:
+    async def _process(self, key: str, entry: _Entry) -> float | None:
         try:
             requeue_after = await self.work(key)
         except RetryLaterError as error:
@@ -181,14 +181,14 @@ class WorkQueue:
         metrics.RECONCILES.labels(result="done").inc()
         return requeue_after
 
-    def _settle(self, key: str, entry: _Entry, requeue_after: float | None) -> None:
+    def _requeue(self, key: str, entry: _Entry, requeue_after: float | None) -> None:
         """Decides when the key is due again after a turn."""
         if entry.failures:
-            self._line_up_later(key, entry, requeue_after or 0.0)
-        elif entry.again:
-            self._line_up(key, entry)
+            self._add_after(key, entry, requeue_after or 0.0)
+        elif entry.dirty:
+            self._add(key, entry)
         elif requeue_after is not None:
-            self._line_up_later(key, entry, requeue_after)
+            self._add_after(key, entry, requeue_after)
         else:
             del self._entries[key]
 

@@ -16,7 +16,7 @@ from finetune_operator.runtime.endpoints import serve
 
 @asynccontextmanager
 async def served(*ailments: str | None) -> AsyncIterator[tuple[int, int]]:
-    """Ports of metrics and health; each look at the health takes the next ailment."""
+    """Ports of metrics and health; each look at the health takes the next problem."""
     registry, left = CollectorRegistry(), list(ailments)
     Gauge("jobs", "How many.", registry=registry).set(3)
     metrics_port, health_port = free_ports(2)

@@ -13,7 +13,7 @@ from finetune_operator.runtime import metrics
 from finetune_operator.runtime.api_client import Transport
 from finetune_operator.runtime.cache import Cache
 from finetune_operator.runtime.cluster import PAGE, PAGE_BYTES, Cluster
-from finetune_operator.runtime.event_loop import LOOK_SECONDS, measure_lag
+from finetune_operator.runtime.event_loop import MEASURE_SECONDS, measure_lag
 from tests.operator import scenes
 
 
@@ -68,7 +68,7 @@ async def test_a_blocked_event_loop_shows_as_lag() -> None:
     measuring = asyncio.create_task(measure_lag())
     await asyncio.sleep(0)
     time.sleep(0.3)  # noqa: ASYNC251 - the fault to measure
-    await asyncio.sleep(2 * LOOK_SECONDS)
+    await asyncio.sleep(2 * MEASURE_SECONDS)
     assert late() > before
     measuring.cancel()
     with contextlib.suppress(asyncio.CancelledError):

@@ -45,13 +45,13 @@ async def test_pods_that_are_behind_their_job_are_read_once_more_and_only_once(
     job = prepare(server)
     cache.put(job)
     cache.put(server.put(its_pod(server, job, **{"is": "Running"})))
-    await gather.catch_up(read_state, cache, server.cluster)
+    await gather.reread_pods(read_state, cache, server.cluster)
     assert server.calls == []
 
     cache.put(prepare(server, **{"is": "Complete"}))
     server.put(its_pod(server, job, **now))
     for _ in range(2):
-        await gather.catch_up(read_state, cache, server.cluster)
+        await gather.reread_pods(read_state, cache, server.cluster)
 
     assert server.calls == ["list Pod"]
     assert [p["status"]["phase"] for p in cache.children(scenes.UID, "Pod")] == [phase]
@@ -68,14 +68,14 @@ async def test_events_about_what_hangs_are_asked_for_every_15_seconds_and_of_new
     server.events_of[about] = (scenes.event({"about": "x", "reason": "FailedCreate", "message": "m"}),)
     for seconds, asked in ((0, 1), (14, 1), (15, 2)):
         clock[0] = 1000.0 + seconds
-        await gather.ask_events(read_state, cache, server.cluster, scenes.NOW)
+        await gather.read_events(read_state, cache, server.cluster, scenes.NOW)
         assert len(server.calls) == asked, seconds
-    assert read_state.requeue_after == gather.ASK_AGAIN_SECONDS
+    assert read_state.requeue_after == gather.REREAD_SECONDS
     assert [e["reason"] for e in gather.observed(read_state, cache, None, None).events] == ["FailedCreate"]
 
     pod = server.put(its_pod(server, job, **{"is": "Creating"}))
     cache.put(pod)
-    await gather.ask_events(read_state, cache, server.cluster, scenes.NOW)
+    await gather.read_events(read_state, cache, server.cluster, scenes.NOW)
     assert server.calls[2:] == [f"events {pod['metadata']['uid']}"]
 
 
@@ -93,8 +93,8 @@ async def test_a_gang_that_hangs_costs_one_list_of_events_each_time(
 
     async def ask() -> list[str]:
         server.calls.clear()
-        clock[0] += gather.ASK_AGAIN_SECONDS
-        await gather.ask_events(read_state, cache, server.cluster, scenes.NOW)
+        clock[0] += gather.REREAD_SECONDS
+        await gather.read_events(read_state, cache, server.cluster, scenes.NOW)
         return list(server.calls)
 
     assert [await ask() for _ in range(6)] == [[f"events pod-{index}"] for index in (0, 1, 2, 3, 4, 0)]
@@ -108,7 +108,7 @@ async def test_events_are_forgotten_once_nothing_hangs(
 ) -> None:
     read_state.events = {"x": ()}
 
-    await gather.ask_events(read_state, cache, server.cluster, scenes.NOW)
+    await gather.read_events(read_state, cache, server.cluster, scenes.NOW)
 
     assert server.calls == []
     assert (read_state.events, read_state.requeue_after) == ({}, None)
@@ -118,13 +118,13 @@ async def test_a_stranger_is_looked_at_until_it_has_gone(
     server: ApiServer, cache: Cache, read_state: ReadState
 ) -> None:
     server.put({"kind": "Job", "metadata": {"name": "tickets-0b5c3-p1"}})
-    await gather.look_at_taken(read_state, cache, server.cluster, "Job", "tickets-0b5c3-p1")
+    await gather.read_conflicting(read_state, cache, server.cluster, "Job", "tickets-0b5c3-p1")
     assert gather.observed(read_state, cache, None, None).foreign == {("Job", "tickets-0b5c3-p1")}
-    await gather.look_at_foreign(read_state, cache, server.cluster)
-    assert read_state.requeue_after == gather.ASK_AGAIN_SECONDS
+    await gather.recheck_foreign(read_state, cache, server.cluster)
+    assert read_state.requeue_after == gather.REREAD_SECONDS
 
     del server.objects["Job", "tickets-0b5c3-p1"]
-    await gather.look_at_foreign(read_state, cache, server.cluster)
+    await gather.recheck_foreign(read_state, cache, server.cluster)
     assert read_state.requeue_after is None
 
 
@@ -134,7 +134,7 @@ async def test_a_strangers_place_taken_by_our_own_is_taken_into_the_cache(
     read_state.foreign.add(("Job", "tickets-0b5c3-p1"))
     prepare(server)
 
-    await gather.look_at_foreign(read_state, cache, server.cluster)
+    await gather.recheck_foreign(read_state, cache, server.cluster)
 
     assert read_state.foreign == set()
     assert cache.child(scenes.UID, "Job", "tickets-0b5c3-p1")

@@ -62,8 +62,8 @@ async def test_a_reconcile_takes_little_cpu_time_and_grows_with_the_pods_at_most
 
 async def test_a_gang_that_hangs_is_asked_about_once() -> None:
     server, reconciler = await gang(NODES, **{"is": "Creating"})
-    for notes in reconciler._notes.values():
-        notes.read_state.asked_at = float("-inf")
+    for memory in reconciler._memories.values():
+        memory.read_state.events_read_at = float("-inf")
     await reconciler.reconcile(scenes.UID)
     assert [call for call in server.calls if call.startswith("events ")] == server.calls
     assert len(server.calls) == 1

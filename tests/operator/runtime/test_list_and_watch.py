@@ -177,7 +177,7 @@ async def test_the_runs_of_a_dropped_scope_are_enqueued_once_more_to_be_forgotte
     keeping = Keeping(Team(), "sick")
     async with keeping.running(resync_seconds=0.01):
         await until(lambda: keeping.enqueued != [])
-        with keeping.scopes["sick"].turn():
+        with keeping.scopes["sick"].reconciling():
             keeping.team.problems["sick"] = FORBIDDEN
             await until(lambda: not keeping.scopes["sick"].listed)
             keeping.enqueued.clear()

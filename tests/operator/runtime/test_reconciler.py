@@ -11,7 +11,7 @@ from finetune_operator.objects import Manifest
 from finetune_operator.planning.types import Event
 from finetune_operator.runtime.api_client import ApiError, RefusedError, UnavailableError
 from finetune_operator.runtime.cache import Cache
-from finetune_operator.runtime.gather import ASK_AGAIN_SECONDS
+from finetune_operator.runtime.gather import REREAD_SECONDS
 from finetune_operator.runtime.reconciler import (
     CONFLICT_SECONDS,
     EVENTS_PER_HOUR,
@@ -162,7 +162,7 @@ async def test_no_pods_without_their_network_policy_where_a_stranger_has_its_nam
     desk.server.put({"kind": "NetworkPolicy", "metadata": {"name": "tickets-0b5c3"}})
     theirs = copy.deepcopy(desk.server.objects["NetworkPolicy", "tickets-0b5c3"])
 
-    assert await desk.reconcile() == ASK_AGAIN_SECONDS
+    assert await desk.reconcile() == REREAD_SECONDS
     assert desk.server.names("Job") == []
     assert desk.reason() == "NameConflict"
     assert desk.server.objects["NetworkPolicy", "tickets-0b5c3"] == theirs
@@ -278,10 +278,10 @@ async def test_one_reason_is_posted_ten_times_an_hour_at_most(desk: Desk, monkey
     raw, clock = desk.server.objects[KIND, "tickets"], [5000.0]
     monkeypatch.setattr("finetune_operator.runtime.reconciler.time.monotonic", lambda: clock[0])
     await desk.reconcile()
-    notes = desk.reconciler._notes[RUN]
+    memory = desk.reconciler._memories[RUN]
 
     async def post(reason: str) -> None:
-        await desk.reconciler._post(raw, notes, Event("Warning", reason, "m"), scenes.NOW)
+        await desk.reconciler._post_event(raw, memory, Event("Warning", reason, "m"), scenes.NOW)
 
     for _ in range(EVENTS_PER_HOUR + 5):
         await post("NodeLost")
@@ -310,7 +310,7 @@ async def test_a_running_pod_is_asked_for_its_progress_until_its_job_is_deleted(
     assert await begun.reconcile() is None
     assert begun.server.writes() == []
     assert RUN not in begun.poller._followed
-    assert RUN not in begun.reconciler._notes
+    assert RUN not in begun.reconciler._memories
 
 
 async def test_progress_that_comes_while_the_status_is_written_is_shown_next(begun: Desk) -> None:

@@ -75,7 +75,7 @@ def test_a_problem_is_logged_once_then_once_a_minute_and_when_it_is_over(
 
 async def test_a_scope_stops_after_the_turns_that_read_from_it(scope: Scope) -> None:
     scope.start()
-    with scope.turn(), scope.turn():
+    with scope.reconciling(), scope.reconciling():
         stopping = asyncio.create_task(scope.stop())
         await asyncio.sleep(0)
         assert not scope.listed

@@ -51,23 +51,23 @@ async def test_many_wakes_before_a_turn_are_one_turn() -> None:
 
 async def test_a_wake_during_a_turn_is_another_turn_afterwards() -> None:
     gate = asyncio.Event()
-    turns, at_work, most = 0, 0, 0
+    reconciles, at_work, most = 0, 0, 0
 
     async def work(_: str) -> None:
-        nonlocal turns, at_work, most
+        nonlocal reconciles, at_work, most
         at_work += 1
         most = max(most, at_work)
-        turns += 1
+        reconciles += 1
         await gate.wait()
         at_work -= 1
 
     async with running(work, workers=4) as queue:
         queue.enqueue("a")
-        await until(lambda: turns == 1)
+        await until(lambda: reconciles == 1)
         queue.enqueue("a")
         queue.enqueue("a")
         gate.set()
-        await until(lambda: turns == 2)
+        await until(lambda: reconciles == 2)
     assert most == 1
 
 
@@ -106,34 +106,34 @@ async def test_a_busy_key_does_not_starve_the_others() -> None:
 
 
 async def test_it_comes_again_when_asked_to() -> None:
-    turns = 0
+    reconciles = 0
 
     async def work(_: str) -> float | None:
-        nonlocal turns
-        turns += 1
-        return 0.01 if turns < 3 else None
+        nonlocal reconciles
+        reconciles += 1
+        return 0.01 if reconciles < 3 else None
 
     async with running(work) as queue:
         queue.enqueue("a")
-        await until(lambda: turns == 3)
+        await until(lambda: reconciles == 3)
         await asyncio.sleep(0.05)
-        assert turns == 3
+        assert reconciles == 3
         assert not queue._entries
 
 
 async def test_a_wake_comes_before_the_time_asked_for() -> None:
-    turns = 0
+    reconciles = 0
 
     async def work(_: str) -> float:
-        nonlocal turns
-        turns += 1
+        nonlocal reconciles
+        reconciles += 1
         return 60
 
     async with running(work) as queue:
         queue.enqueue("a")
-        await until(lambda: turns == 1)
+        await until(lambda: reconciles == 1)
         queue.enqueue("a")
-        await until(lambda: turns == 2)
+        await until(lambda: reconciles == 2)
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), RetryLaterError("refused")])
@@ -155,22 +155,22 @@ async def test_a_failing_key_is_tried_again_and_holds_up_nobody(error: Exception
 
 async def test_events_do_not_shorten_the_back_off_but_an_edit_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workqueue, "FIRST_BACKOFF_SECONDS", 30.0)
-    turns = 0
+    reconciles = 0
 
     async def work(_: str) -> None:
-        nonlocal turns
-        turns += 1
+        nonlocal reconciles
+        reconciles += 1
         raise RetryLaterError("refused")
 
     async with running(work) as queue:
         queue.enqueue("a")
-        await until(lambda: turns == 1)
+        await until(lambda: reconciles == 1)
         await asyncio.sleep(0.01)
         queue.enqueue("a")
         await asyncio.sleep(0.05)
-        assert turns == 1
+        assert reconciles == 1
         queue.enqueue("a", user_triggered=True)
-        await until(lambda: turns == 2)
+        await until(lambda: reconciles == 2)
 
 
 async def test_what_somebody_asks_for_goes_first_and_what_follows_gets_its_share() -> None:
@@ -211,18 +211,18 @@ async def test_a_key_that_waits_goes_forward_when_somebody_asks_for_it() -> None
 
 
 async def test_the_other_side_may_ask_for_more_patience() -> None:
-    turns = 0
+    reconciles = 0
 
     async def work(_: str) -> None:
-        nonlocal turns
-        turns += 1
+        nonlocal reconciles
+        reconciles += 1
         raise RetryLaterError("slow down", seconds=30)
 
     async with running(work) as queue:
         queue.enqueue("a")
-        await until(lambda: turns == 1)
+        await until(lambda: reconciles == 1)
         await asyncio.sleep(0.1)
-    assert turns == 1
+    assert reconciles == 1
 
 
 def test_back_off_doubles_to_a_minute_with_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
