@@ -13,8 +13,10 @@ from finetune_operator.objects import Manifest
 
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
-RECONCILES = Counter("finetune_operator_turns", "Turns of jobs.", ["result"])
-RECONCILE_SECONDS = Histogram("finetune_operator_turn_seconds", "Duration of a turn.", buckets=_SECONDS)
+RECONCILES = Counter("finetune_operator_reconciles", "Reconciles of runs, by result.", ["result"])
+RECONCILE_SECONDS = Histogram(
+    "finetune_operator_reconcile_seconds", "Duration of a reconcile.", buckets=_SECONDS
+)
 QUEUE_DEPTH = Gauge("finetune_operator_queue_depth", "Jobs that wait for a worker.")
 QUEUE_SECONDS = Histogram(
     "finetune_operator_queue_seconds", "Time that a job waited for a worker.", buckets=_SECONDS

@@ -182,7 +182,7 @@ async def test_a_label_put_on_the_lease_by_others_is_outlasted(shelf: Shelf, can
 async def test_of_two_that_see_no_lease_one_leads(candidate: Candidate) -> None:
     first, second = candidate("first"), candidate("second")
     first._lease, second._lease = first._new(), second._new()
-    assert [await first._write_as_holder(), await second._take()] == [True, False]
+    assert [await first._write_as_holder(), await second._write_as_holder()] == [True, False]
     assert second.seconds_left() <= 0
 
 
