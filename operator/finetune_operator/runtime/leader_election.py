@@ -1,8 +1,8 @@
-"""Leader election by a coordination.k8s.io/Lease: one replica works, the others wait.
+"""Leader election with a coordination.k8s.io/Lease: one replica works, the others wait.
 
-Safety rests on durations, never on two machines' clocks agreeing: a candidate waits a whole lease after it
-last saw the Lease change, and the leader counts its own from before it sent the renewal. (The client
-library's election compares wall clocks and gives nothing back at the end; hence our own.)
+The election compares durations on one machine, never the clocks of two machines: a candidate waits the whole
+lease duration after it last saw the Lease change, and the leader counts from before it sent the renewal. (The
+election of the client library compares wall clocks and does not release the Lease at the end.)
 """
 
 import asyncio
@@ -29,16 +29,16 @@ from finetune_operator.runtime.cluster import Cluster
 from finetune_operator.settings import LEASE_MARGIN_SECONDS, Lease
 
 CHECK_SECONDS = 2.0
-"""How often a candidate looks."""
+"""Interval between two reads of the Lease by a candidate."""
 RETRY_SECONDS = 1.0
 LOG_INTERVAL_SECONDS = 60.0
-"""A candidate says so often why it cannot look, while that stays the same."""
+"""Interval between two log lines about the same error."""
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Leadership:
-    """One replica's part in the election."""
+    """The leadership of one replica."""
 
     cluster: Cluster
     namespace: str
@@ -49,7 +49,7 @@ class Leadership:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     tried_at: float = 0.0
-    """When this candidate or leader last tried: a replica that does not try is dead."""
+    """Time of the last try to read or renew the Lease; a replica that does not try is unhealthy."""
     _held_until: float = 0.0
     _lease: Manifest = field(default_factory=dict)
 
@@ -61,7 +61,7 @@ class Leadership:
         """Waits until this replica leads."""
         seen: Any = None
         seen_at = self.clock()
-        told, told_at = "", 0.0
+        logged, logged_at = "", 0.0
         while True:
             self.tried_at = self.clock()
             try:
@@ -71,8 +71,8 @@ class Leadership:
             except MissingError:
                 self._lease = self._new()
             except ApiError as error:
-                if str(error) != told or self.clock() - told_at >= LOG_INTERVAL_SECONDS:
-                    told, told_at = str(error), self.clock()
+                if str(error) != logged or self.clock() - logged_at >= LOG_INTERVAL_SECONDS:
+                    logged, logged_at = str(error), self.clock()
                     log.warning("%s; looking again every %.0f s", error, CHECK_SECONDS)
                 await self.sleep(CHECK_SECONDS)
                 continue
@@ -90,10 +90,10 @@ class Leadership:
             await self.sleep(max(0.02, min(wait, CHECK_SECONDS)))
 
     async def keep(self) -> None:
-        """Renews the lease until it is lost.
+        """Renews the Lease until it is lost.
 
         Raises:
-            LeaseLostError: another replica leads, or may soon.
+            LeaseLostError: another replica leads, or may lead soon.
         """
         wait = float(self.settings.renew_seconds)
         while True:
@@ -112,7 +112,7 @@ class Leadership:
                 wait = RETRY_SECONDS
 
     async def release(self) -> None:
-        """Gives the lease back, so that another replica need not wait. Only after the last write."""
+        """Releases the Lease, so that another replica leads at once. Call only after the last write."""
         metrics.LEADER.set(0)
         if self.seconds_left() <= 0:
             return
@@ -156,7 +156,11 @@ class Leadership:
         self._held_until = started + self.settings.duration_seconds
 
     async def _refresh(self, seconds: float) -> None:
-        """Somebody wrote the Lease: a stranger's edit is put right at the next renewal; a new leader wins."""
+        """Reads the Lease after another client wrote it; the next renewal overwrites the edit.
+
+        Raises:
+            LeaseLostError: another replica holds the Lease, or the Lease was deleted.
+        """
         try:
             self._lease = await self.cluster.lease(self.namespace, self.settings.name, seconds)
         except MissingError:

@@ -227,9 +227,9 @@ def test_news_that_came_after_the_status_was_decided_is_not_shown_yet() -> None:
     poller.follow("run", TARGET)
     followed = poller._followed["run"]
     first, second = (Progress(stage=Stage.TRAIN, attempt=1, step=step) for step in (1, 2))
-    followed.told = first
+    followed.answer = first
     assert poller.news("run") == first
-    followed.told = second  # while the status with the first is written
+    followed.answer = second  # while the status with the first is written
 
     poller.shown("run", first)
 
