@@ -2,9 +2,11 @@
 
 A reconcile creates the missing objects. If none are missing, the reconcile writes the status and then
 deletes. The status is written in a reconcile of its own, so that the first Jobs of other runs are created
-before the status of this run is written. If the process is killed at any point, the next reconcile comes to the same result: names are
-deterministic, Jobs are created once, the status is durable before anything is deleted, and no decision
-depends on the memory of this process.
+before the status of this run is written.
+
+If the process is killed at any point, the next reconcile comes to the same result: names are deterministic,
+Jobs are created once, the status is durable before anything is deleted, and no decision depends on the memory
+of this process.
 """
 
 import logging

@@ -177,7 +177,8 @@ async def ask(session: aiohttp.ClientSession, target: Target) -> Progress:
         target.attempt,
     ):
         raise ValueError(
-            f"the answer is about {progress.stage} attempt {progress.attempt}, contract {progress.contract_version}"
+            f"the answer is about {progress.stage} attempt {progress.attempt},"
+            f" contract {progress.contract_version}"
         )
     return clamped(progress, time.time())
 
