@@ -1,4 +1,4 @@
-"""What is looked at besides the watches, and how often."""
+"""The requests for objects that are not watched, and their interval."""
 
 import pytest
 
@@ -39,7 +39,7 @@ def its_pod(server: ApiServer, job: Manifest, **short: object) -> Manifest:
 @pytest.mark.parametrize(
     ("now", "phase"), [({"code": 0, "says": "success"}, "Succeeded"), ({"is": "Running"}, "Running")]
 )
-async def test_pods_that_are_behind_their_job_are_read_once_more_and_only_once(
+async def test_pods_that_lag_behind_their_job_are_read_again_once(
     server: ApiServer, cache: Cache, read_state: ReadState, now: Manifest, phase: str
 ) -> None:
     job = prepare(server)
@@ -57,7 +57,7 @@ async def test_pods_that_are_behind_their_job_are_read_once_more_and_only_once(
     assert [p["status"]["phase"] for p in cache.children(scenes.UID, "Pod")] == [phase]
 
 
-async def test_events_about_what_hangs_are_asked_for_every_15_seconds_and_of_new_things_at_once(
+async def test_events_about_hanging_jobs_are_read_at_once_then_every_15_seconds(
     server: ApiServer, cache: Cache, read_state: ReadState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [1000.0]
@@ -79,7 +79,7 @@ async def test_events_about_what_hangs_are_asked_for_every_15_seconds_and_of_new
     assert server.calls[2:] == [f"events {pod['metadata']['uid']}"]
 
 
-async def test_a_gang_that_hangs_costs_one_list_of_events_each_time(
+async def test_a_hanging_gang_costs_one_list_of_events_for_each_read(
     server: ApiServer, cache: Cache, read_state: ReadState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [1000.0]
@@ -103,7 +103,7 @@ async def test_a_gang_that_hangs_costs_one_list_of_events_each_time(
     assert [await ask() for _ in range(4)] == [[f"events pod-{index}"] for index in (1, 2, 2, 2)]
 
 
-async def test_events_are_forgotten_once_nothing_hangs(
+async def test_events_are_forgotten_when_no_job_hangs(
     server: ApiServer, cache: Cache, read_state: ReadState
 ) -> None:
     read_state.events = {"x": ()}
@@ -114,7 +114,7 @@ async def test_events_are_forgotten_once_nothing_hangs(
     assert (read_state.events, read_state.requeue_after) == ({}, None)
 
 
-async def test_a_stranger_is_looked_at_until_it_has_gone(
+async def test_a_foreign_object_is_read_again_until_it_is_gone(
     server: ApiServer, cache: Cache, read_state: ReadState
 ) -> None:
     server.put({"kind": "Job", "metadata": {"name": "tickets-0b5c3-p1"}})
@@ -128,7 +128,7 @@ async def test_a_stranger_is_looked_at_until_it_has_gone(
     assert read_state.requeue_after is None
 
 
-async def test_a_strangers_place_taken_by_our_own_is_taken_into_the_cache(
+async def test_a_foreign_object_replaced_by_the_runs_own_goes_into_the_cache(
     server: ApiServer, cache: Cache, read_state: ReadState
 ) -> None:
     read_state.foreign.add(("Job", "tickets-0b5c3-p1"))
@@ -140,7 +140,7 @@ async def test_a_strangers_place_taken_by_our_own_is_taken_into_the_cache(
     assert cache.child(scenes.UID, "Job", "tickets-0b5c3-p1")
 
 
-def test_what_may_not_be_read_comes_before_what_was_refused(cache: Cache, read_state: ReadState) -> None:
+def test_a_refused_read_is_reported_before_a_refused_write(cache: Cache, read_state: ReadState) -> None:
     assert gather.observed(read_state, cache, None, "create jobs: no").refused == "create jobs: no"
     cache.note_readable("Pod", "demo", "list pods: no")
     assert gather.observed(read_state, cache, None, "create jobs: no").refused == "list pods: no"
