@@ -1,4 +1,4 @@
-"""`python -m finetune_operator [--settings FILE]`: waits until it leads, then works until SIGTERM."""
+"""`python -m finetune_operator [--settings FILE]`: runs one replica of the operator until SIGTERM."""
 
 import argparse
 import asyncio
@@ -33,42 +33,42 @@ from finetune_operator.runtime.workqueue import WorkQueue
 from finetune_operator.settings import SETTINGS_FILE, Settings
 
 LEASE_LOST = 3
-"""Exit code of a leader that lost its lease."""
-UNWELL_RESYNCS = 4
-"""After this many resync intervals without an answer to any list, the process should be started again."""
+"""Exit code of a leader that lost the Lease."""
+UNHEALTHY_RESYNCS = 4
+"""A leader without an answer to any list for this many resync intervals is unhealthy."""
 STOP_SECONDS = 5.0
-UNWELL_LEASE_SECONDS = 60.0
+UNHEALTHY_LEASE_SECONDS = 60.0
 log = logging.getLogger("finetune_operator")
 
 
 @dataclass
-class Pulse:
-    """Whether this process is well; the health of single scopes is a metric, and no part of this."""
+class Health:
+    """The health of this process. The health of a single scope is a metric and does not count here."""
 
     settings: Settings
     leadership: Leadership
     scopes: Scopes
     leads_since: float | None = None
 
-    def ailment(self) -> str | None:
-        """Why this process should be started again; None while it is well.
+    def problem(self) -> str | None:
+        """Why this process should be restarted; None: the process is healthy.
 
-        A refusal is an answer: a restart gives back no namespace and no permission. A leader that gets no
-        answer for any scope, while the API server answers its renewals of the lease, is ill.
+        A refusal counts as an answer: a restart restores no namespace and no permission. A leader without an
+        answer for any scope, although the API server answers the renewals of the Lease, is unhealthy.
         """
         now = time.monotonic()
-        if (silence := now - self.leadership.looked_at) > UNWELL_LEASE_SECONDS:
+        if (silence := now - self.leadership.tried_at) > UNHEALTHY_LEASE_SECONDS:
             return f"the lease was last looked at {silence:.0f} s ago"
         if self.leads_since is None:
             return None
         unlisted = now - max(self.leads_since, self.scopes.answered_at())
-        if unlisted > UNWELL_RESYNCS * self.settings.resync_seconds:
+        if unlisted > UNHEALTHY_RESYNCS * self.settings.resync_seconds:
             return f"no list of any namespace was answered for {unlisted:.0f} s"
         return None
 
 
 class Operator:
-    """One replica. kopf starts and stops it (`handlers.run`)."""
+    """One replica of the operator. kopf starts and stops the replica (`handlers.run`)."""
 
     def __init__(self, settings: Settings) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -82,45 +82,45 @@ class Operator:
         self._opened = AsyncExitStack()
 
     async def start(self) -> client.ApiClient:
-        """Connects, waits for the lease, then works in the background."""
+        """Connects, waits for the Lease, then starts the background tasks."""
         settings = self._settings
         api = await connect()
-        # The election writes before it leads; every other write asks the election first.
+        # The election writes without holding the Lease; every other write requires the Lease.
         clock = ServerClock()
         election = Cluster(Transport(api, lambda: 0.0, clock))
         self._opened.push_async_callback(election.close)
         leadership = Leadership(election, settings.operator_namespace, settings.lease)
-        leadership.looked_at = time.monotonic()
-        pulse = Pulse(settings, leadership, self._scopes)
+        leadership.tried_at = time.monotonic()
+        health = Health(settings, leadership, self._scopes)
         cluster = Cluster(Transport(api, leadership.seconds_left, clock))
         self._reconciler = Reconciler(self._cache, cluster, settings, self._poller, clock.now)
         REGISTRY.register(metrics.JobCollector(self._cache.jobs))
         metrics.BUILD.info({"version": version("finetune-operator"), "python": platform.python_version()})
         await self._opened.enter_async_context(
-            serve(REGISTRY, settings.metrics_port, settings.health_port, pulse.ailment)
+            serve(REGISTRY, settings.metrics_port, settings.health_port, health.problem)
         )
         log.info("waiting for the lease")
         await leadership.acquire()
-        pulse.leads_since = time.monotonic()
+        health.leads_since = time.monotonic()
         work = asyncio.create_task(self._work(leadership, cluster), name="work")
         work.add_done_callback(self._end)
         self._opened.push_async_callback(_stop_work, work, leadership)
         return api
 
     async def stop(self) -> None:
-        """Stops the work, gives the lease back and closes all connections."""
+        """Stops the background tasks, releases the Lease and closes all connections."""
         await self._opened.aclose()
         log.info("stopped")
         if not self.ended.done():
             self.ended.set_result(None)  # kopf has a task that waits for this
 
     def job_seen(self, job: Manifest, *, gone: bool) -> None:
-        """Takes in a FineTuneJob; a user's change of a FineTuneJob is reconciled first."""
+        """Puts a FineTuneJob into the cache and enqueues its run as user-triggered."""
         if run := self._cache.remove(job) if gone else self._cache.put(job):
             self._queue.enqueue(run, job["metadata"]["namespace"], user_triggered=True)
 
     def note_watch(self, namespace: str | None, problem: str | None) -> None:
-        """Takes in whether the FineTuneJobs of a scope can be watched."""
+        """Records why the FineTuneJobs of a scope cannot be listed or watched; None: they can."""
         self._scopes.of(namespace).note("watch FineTuneJob", problem)
 
     async def _work(self, leadership: Leadership, cluster: Cluster) -> None:
@@ -145,14 +145,14 @@ class Operator:
         scope = self._scopes.of(namespace)
         if not scope.listed:
             return None
-        with scope.turn():
+        with scope.reconciling():
             return await self._reconciler.reconcile(run)
 
     def _enqueue(self, run: str) -> None:
         self._queue.enqueue(run, self._cache.namespace(run) or "")
 
     def _end(self, work: asyncio.Task[None]) -> None:
-        """Ends the operator with an error in its work."""
+        """Ends the operator with the error of its background tasks."""
         if not work.cancelled() and not self.ended.done() and (error := work.exception()):
             self.ended.set_exception(error)
 
@@ -160,12 +160,12 @@ class Operator:
 async def _stop_work(work: asyncio.Task[None], leadership: Leadership) -> None:
     work.cancel()
     await asyncio.wait({work}, timeout=STOP_SECONDS)
-    if work.done():  # else something may still write: the lease expires by itself
+    if work.done():  # else a task may still write: the Lease expires by itself
         await leadership.release()
 
 
 async def _keep(leadership: Leadership) -> None:
-    """Ends the process the moment the lease is lost: nothing of it may go on, not even an orderly end."""
+    """Keeps the Lease. A lost Lease ends the process at once: no task may go on, not even the cleanup."""
     try:
         await leadership.keep()
     except LeaseLostError as error:

@@ -31,8 +31,10 @@ def is_now(moment: str) -> bool:
 
 def let_turns_pass(operator: Operator, count: int = 5) -> None:
     """Waits until the operator has looked at the job so many times more."""
-    before = operator.metric("finetune_operator_turns_total") or 0
-    wait_for("turns", lambda: (operator.metric("finetune_operator_turns_total") or 0) >= before + count)
+    before = operator.metric("finetune_operator_reconciles_total") or 0
+    wait_for(
+        "reconciles", lambda: (operator.metric("finetune_operator_reconciles_total") or 0) >= before + count
+    )
 
 
 @pytest.mark.parametrize("ahead", [SLOW, FAST])

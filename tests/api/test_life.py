@@ -99,10 +99,10 @@ def test_nothing_is_written_while_nothing_happens(scene: Scene, audit: Audit) ->
     scene.make_job("waits")
     wait_for("waits", lambda: scene.kubelet.kube.get("FineTuneJob", namespace, "waits").get("status"))
     time.sleep(3)  # lets what is under way end; after that, silence is what is tested
-    before, turns = len(audit()), operator.metric("finetune_operator_turns_total") or 0
+    before, reconciles = len(audit()), operator.metric("finetune_operator_reconciles_total") or 0
     time.sleep(20)
     assert writes(audit()[before:]) == {}
-    assert (operator.metric("finetune_operator_turns_total") or 0) > turns
+    assert (operator.metric("finetune_operator_reconciles_total") or 0) > reconciles
     assert operator.healthy()
 
 

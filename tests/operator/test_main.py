@@ -8,7 +8,7 @@ import pytest
 
 from devcluster.controlplane import free_ports
 from finetune_operator import __main__ as entry
-from finetune_operator.__main__ import LEASE_LOST, UNWELL_LEASE_SECONDS, Pulse
+from finetune_operator.__main__ import LEASE_LOST, UNHEALTHY_LEASE_SECONDS, Health
 from finetune_operator.runtime.api_client import LeaseLostError
 from finetune_operator.runtime.leader_election import Leadership
 from finetune_operator.runtime.scopes import Scopes
@@ -25,16 +25,16 @@ SICK = "no list of any namespace was answered for 1201 s"
 class Election:
     """A lease that was looked at just now."""
 
-    looked_at = NOW
+    tried_at = NOW
 
     async def keep(self) -> None:
         raise LeaseLostError("another leads now")
 
 
 @pytest.fixture
-def pulse(monkeypatch: pytest.MonkeyPatch) -> Pulse:
+def health(monkeypatch: pytest.MonkeyPatch) -> Health:
     monkeypatch.setattr("finetune_operator.__main__.time.monotonic", lambda: NOW)
-    return Pulse(scenes.settings(), cast("Leadership", Election()), Scopes(["sick", "well"]))
+    return Health(scenes.settings(), cast("Leadership", Election()), Scopes(["sick", "well"]))
 
 
 @pytest.mark.parametrize(
@@ -49,20 +49,20 @@ def pulse(monkeypatch: pytest.MonkeyPatch) -> Pulse:
     ],
 )
 def test_a_leader_to_which_no_scope_is_answered_any_more_is_unwell(
-    pulse: Pulse, leads_since: float | None, sick: float, well: float, says: str | None
+    health: Health, leads_since: float | None, sick: float, well: float, says: str | None
 ) -> None:
-    pulse.leads_since = leads_since
-    pulse.scopes.of("sick").answered_at = sick
-    pulse.scopes.of("well").answered_at = well
+    health.leads_since = leads_since
+    health.scopes.of("sick").answered_at = sick
+    health.scopes.of("well").answered_at = well
 
-    assert pulse.ailment() == says
+    assert health.problem() == says
 
 
-def test_a_replica_that_does_not_look_at_the_lease_is_unwell(pulse: Pulse) -> None:
-    pulse.leadership.looked_at = NOW - UNWELL_LEASE_SECONDS
-    assert pulse.ailment() is None
-    pulse.leadership.looked_at -= 1
-    assert pulse.ailment() == "the lease was last looked at 61 s ago"
+def test_a_replica_that_does_not_look_at_the_lease_is_unwell(health: Health) -> None:
+    health.leadership.tried_at = NOW - UNHEALTHY_LEASE_SECONDS
+    assert health.problem() is None
+    health.leadership.tried_at -= 1
+    assert health.problem() == "the lease was last looked at 61 s ago"
 
 
 async def test_a_lost_lease_ends_the_process_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

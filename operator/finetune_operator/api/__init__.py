@@ -1,7 +1,7 @@
-"""FineTuneJob, version v1alpha1: what a person writes (spec.py) and what they read back (status.py).
+"""The FineTuneJob, version v1alpha1: the spec (spec.py) and the status (status.py).
 
-The text under a field is what `kubectl explain` shows. Bounds and CEL rules are checked by the API server;
-what only the data or the model can tell is checked by Prepare.
+`kubectl explain` shows the text under each field. The API server checks the bounds and the CEL rules; Prepare
+checks the values that depend on the data or the model.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""When a field of the spec may be changed, and which fields the spec digest leaves out: marks on the fields.
+"""Marks on the fields of the spec: when a field may be changed, and which fields the spec digest leaves out.
 
 A field carries its mark in its annotation, for example `suspend: Annotated[bool, Change.ALWAYS]`. The CEL
 rule that freezes the spec, the sentence in `kubectl explain` and the exclusions of the spec digest follow
@@ -21,13 +21,13 @@ class Change(StrEnum):
     """When a field may be changed. A mark holds for all fields below the marked one."""
 
     ALWAYS = "May be changed at any time."
-    """The field is no part of what is made: the spec digest leaves the field out."""
+    """The field does not affect the result: the spec digest leaves the field out."""
     UNTIL_TRAINING = "May be changed until training starts."
     """A change supersedes the attempt that was made for the old value."""
 
 
 class Covered(Enum):
-    """How else the spec digest covers a field."""
+    """Another way in which the spec digest covers a field."""
 
     BY_THE_RUN = "run"
     """The run holds the field's value, or the default of the task. The spec digest leaves the field out, so
@@ -35,7 +35,7 @@ class Covered(Enum):
 
 
 class UnmarkedFieldError(TypeError):
-    """Nobody has decided when a field may be changed."""
+    """A field of the spec has no mark."""
 
 
 @dataclass(frozen=True)

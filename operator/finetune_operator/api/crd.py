@@ -1,6 +1,6 @@
-"""Writes the CustomResourceDefinition: api/ as a Kubernetes structural schema.
+"""Generates the CustomResourceDefinition: the models of api/ as a Kubernetes structural schema.
 
-`python -m finetune_operator.api.crd FILE...` writes it to each file; `make generate` calls it.
+`python -m finetune_operator.api.crd FILE...` writes the definition to each file; `make generate` calls it.
 """
 
 import sys
@@ -36,16 +36,16 @@ class StructuralSchema(GenerateJsonSchema):
     """JSON Schema in the dialect that the Kubernetes API server accepts."""
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
-        """Optional, never null."""
+        """The schema of the inner type: an optional field may be absent, never null."""
         return self.generate_inner(schema["schema"])
 
     def literal_schema(self, schema: core_schema.LiteralSchema) -> JsonSchemaValue:
-        """An enum of strings, also for one value."""
+        """An enum of strings, also for a single value."""
         return {"type": "string", "enum": list(schema["expected"])}
 
 
 def structural(model: type[BaseModel]) -> dict[str, Any]:
-    """The structural schema of a model: references in place, nothing that the API server refuses."""
+    """The structural schema of a model: references are replaced, and unsupported keywords are left out."""
     root = model.model_json_schema(by_alias=True, schema_generator=StructuralSchema)
     definitions = root.pop("$defs", {})
     schema: dict[str, Any] = _structural(root, definitions)

@@ -1,4 +1,4 @@
-"""What is measured and which metric decides: spec.evaluation, beside the task."""
+"""spec.evaluation: the metrics, and the metric that decides."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Types of fields, and the CEL rules that bound them."""
+"""Types of fields, and their CEL rules."""
 
 from typing import Annotated, Any
 
@@ -9,7 +9,7 @@ INT_OR_STRING: JsonDict = {"x-kubernetes-int-or-string": True}
 
 
 def rule(cel: str, message: str, field: str | None = None) -> JsonDict:
-    """One CEL rule of the schema; `field` is the path that the API server names in its refusal."""
+    """A CEL rule of the schema; `field` is the path that the error of the API server names."""
     made: JsonDict = {"rule": cel, "message": message}
     if field:
         made["fieldPath"] = field
@@ -17,7 +17,7 @@ def rule(cel: str, message: str, field: str | None = None) -> JsonDict:
 
 
 def rules(*each: JsonDict) -> ConfigDict:
-    """A model's CEL rules."""
+    """The pydantic configuration of a model with CEL rules."""
     return ConfigDict(json_schema_extra={"x-kubernetes-validations": list(each)})
 
 
@@ -37,7 +37,7 @@ def auto_or(low: int, high: int) -> Any:
 
 
 def folder(uri: str) -> str:
-    """CEL: a folder's URI with its closing slash."""
+    """CEL: the URI of a folder with a trailing slash."""
     return f"({uri}.endsWith('/') ? {uri} : {uri} + '/')"
 
 
@@ -68,7 +68,7 @@ NO_ESCAPES: list[JsonValue] = [
 
 
 def s3_uri(key: str, *, at_most: int) -> Any:
-    """Schema of an S3 URI: a bucket, then a key of this pattern, nothing that programs read differently."""
+    """Schema of an S3 URI: a bucket and a key of the pattern, without ambiguous spellings."""
     return Field(
         max_length=at_most,
         pattern=f"{S3_PREFIX}{key}$",

@@ -1,4 +1,4 @@
-"""What a tuned model must reach to be published: spec.evaluation.gate."""
+"""spec.evaluation.gate: the condition for publishing the tuned model."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""What of the model is trained: every weight, small matrices beside them, or the last layers."""
+"""spec.method: trains all weights, LoRA adapters, or the last layers."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""What a person asks for: spec of a FineTuneJob."""
+"""The spec of a FineTuneJob."""
 
 from typing import Annotated, Literal
 

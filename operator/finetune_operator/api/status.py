@@ -1,4 +1,4 @@
-"""What a person reads back: status of a FineTuneJob."""
+"""The status of a FineTuneJob."""
 
 from datetime import datetime
 from typing import Annotated, Literal

@@ -1,4 +1,4 @@
-"""Requests to the Kubernetes API as raw JSON: identity, time-outs, counting, and what each answer means."""
+"""Requests to the Kubernetes API as raw JSON: identity, time-outs, metrics, an exception for each error."""
 
 import json
 import os
@@ -32,8 +32,8 @@ RESOURCES = {
 CONNECT_SECONDS = 5.0
 REQUEST_SECONDS = 30.0
 SILENCE_SECONDS = 70.0
-"""A watch that says nothing for so long is begun again. Bookmarks come every minute, but not for a kind of
-which nothing was written since the last one."""
+"""A watch without an event for so long is restarted. Bookmarks come every minute, but not for a kind of which
+no object was written since the last bookmark."""
 MAX_REASON_CHARS = 600
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 WRITES = {"create", "apply", "update", "patch", "delete"}
@@ -51,11 +51,11 @@ CONTENT_TYPES = {"apply": "application/apply-patch+yaml", "patch": "application/
 
 
 class ApiError(Exception):
-    """A request that was not carried out. The text names verb, resource and what the API server said."""
+    """A request that failed. The message names the verb and the resource and quotes the API server."""
 
 
 class RefusedError(ApiError):
-    """Not allowed or not acceptable (RBAC, admission, quota, validation): somebody must change something."""
+    """The request is not allowed or not valid (RBAC, admission, quota, validation): a person must act."""
 
 
 class ConflictError(ApiError):
@@ -63,23 +63,23 @@ class ConflictError(ApiError):
 
 
 class ExistsError(ApiError):
-    """There is an object of that name."""
+    """An object with the name exists."""
 
 
 class MissingError(ApiError):
-    """There is no such object (any more)."""
+    """The object does not exist."""
 
 
 class TooLargeError(ApiError):
-    """The answer has more bytes than asked for."""
+    """The answer has more bytes than the caller accepts."""
 
 
 class ExpiredError(ApiError):
-    """The list or watch can only be begun anew (410)."""
+    """The version of the list or watch is too old; the kind must be listed again (410)."""
 
 
 class UnavailableError(ApiError):
-    """The API server cannot answer now; `seconds` is what it asked to wait."""
+    """The API server cannot answer now; `seconds` is the wait that it asked for, else 0."""
 
     def __init__(self, message: str, seconds: float = 0.0) -> None:
         super().__init__(message)
@@ -87,20 +87,20 @@ class UnavailableError(ApiError):
 
 
 class SilentError(UnavailableError):
-    """A watch has said nothing for a while: its kind is quiet, or the connection is dead."""
+    """A watch had no event for a while: no object changed, or the connection is dead."""
 
 
 class LeaseLostError(ApiError):
-    """This process must not write any more."""
+    """This process is no longer the leader and must not write."""
 
 
 class Transport:
-    """The Kubernetes API, as one identity.
+    """Sends requests to the Kubernetes API with the credentials of one client.
 
     Args:
-        api: the client; `connect` makes one.
-        seconds_left: seconds that this process may still write for; 0 or less: not at all.
-        clock: corrected by each answer.
+        api: the client; see `connect`.
+        seconds_left: returns the seconds for which this process may still write; 0 or less: no write.
+        clock: the clock that each answer corrects.
     """
 
     def __init__(self, api: client.ApiClient, seconds_left: Callable[[], float], clock: ServerClock) -> None:
@@ -120,7 +120,7 @@ class Transport:
         body: Manifest | None = None,
         seconds: float = REQUEST_SECONDS,
     ) -> Manifest:
-        """Sends a request and returns the JSON of the answer; see `read` for errors."""
+        """Sends a request and returns the JSON of the answer; see `read` for the errors."""
         text = await self.read(
             verb, kind, namespace, name, subresource=subresource, query=query, body=body, seconds=seconds
         )
@@ -140,18 +140,20 @@ class Transport:
         seconds: float = REQUEST_SECONDS,
         max_bytes: int | None = None,
     ) -> str:
-        """Sends a request, reads the whole answer and raises what it means.
+        """Sends a request and reads the whole answer.
 
-        A write (but of the Lease itself) first looks at the time left, and does not outlast it.
+        A write (except of the Lease itself) is sent only while this process leads, and times out before the
+        leadership ends.
 
         Raises:
+            ApiError: the request failed; see the subclasses.
             TooLargeError: the answer has more than `max_bytes`; the rest was not read.
         """
-        what = _what(verb, kind, namespace, name)
+        request = _describe(verb, kind, namespace, name)
         if verb in WRITES and kind != "Lease":
             seconds = min(seconds, self._seconds_left())
             if seconds <= 0:
-                raise LeaseLostError(f"{what}: this process is not the leader any more")
+                raise LeaseLostError(f"{request}: this process is not the leader any more")
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=min(seconds, CONNECT_SECONDS))
         where = "/".join(part for part in (path(kind, namespace), name, subresource) if part)
         try:
@@ -160,37 +162,37 @@ class Transport:
                 data = await _body(response, max_bytes)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             _count(verb, kind, "none")
-            raise UnavailableError(f"{what}: {_said(error)}") from None
+            raise UnavailableError(f"{request}: {_text_of(error)}") from None
         _count(verb, kind, str(response.status))
         if data is None:
-            raise TooLargeError(f"{what}: the answer has more than {max_bytes} bytes")
+            raise TooLargeError(f"{request}: the answer has more than {max_bytes} bytes")
         if response.status >= 300:  # noqa: PLR2004 - the API server sends no redirects
-            raise _error(what, response, data)
+            raise _error(request, response, data)
         return data.decode()
 
     async def stream(self, kind: str, namespace: str | None, query: dict[str, str]) -> AsyncIterator[Any]:
-        """A watch, line by line, until the server ends it.
+        """Watches a kind and yields each line until the API server ends the watch.
 
         Raises:
-            ExpiredError: its resourceVersion is too old.
-            SilentError: nothing came for SILENCE_SECONDS.
+            ExpiredError: the resourceVersion is too old.
+            SilentError: no line came for SILENCE_SECONDS.
             UnavailableError: the connection broke.
         """
-        what = _what("watch", kind, namespace, "")
+        request = _describe("watch", kind, namespace, "")
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
         try:
             response = await self._send("watch", path(kind, namespace), query, None, timeout)
             async with response:
                 _count("watch", kind, str(response.status))
                 if response.status != 200:  # noqa: PLR2004 - OK
-                    raise _error(what, response, await response.read())
+                    raise _error(request, response, await response.read())
                 try:
                     async for line in _lines(response.content):
                         yield json.loads(line)
                 except aiohttp.SocketTimeoutError as error:
-                    raise SilentError(f"{what}: {_said(error)}") from None
+                    raise SilentError(f"{request}: {_text_of(error)}") from None
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise UnavailableError(f"{what}: {_said(error)}") from None
+            raise UnavailableError(f"{request}: {_text_of(error)}") from None
 
     async def _send(
         self,
@@ -220,21 +222,21 @@ class Transport:
 
 
 async def connect() -> client.ApiClient:
-    """A client as the pod's service account, or as the kubeconfig says (KUBECONFIG, ~/.kube/config)."""
+    """A client with the pod's service account, else with the kubeconfig (KUBECONFIG or ~/.kube/config)."""
     configuration = client.Configuration()
     configuration.connection_pool_maxsize = 0
     if "KUBECONFIG" in os.environ or not (SERVICE_ACCOUNT / "token").exists():
         await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     else:
         config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-    # The session would look into the environment and ~/.netrc by itself, in a thread, twice for each request.
+    # With trust_env the session reads the environment and ~/.netrc in a thread, twice for each request.
     configuration.client_session_kwargs = {"trust_env": False}
     configuration.proxy = configuration.proxy or _proxy_to(configuration.host)
     return client.ApiClient(configuration)
 
 
 def open_session(api: client.ApiClient, *middlewares: aiohttp.ClientMiddlewareType) -> aiohttp.ClientSession:
-    """A session for a library that sends requests of its own, with the credentials of `api`.
+    """A session with the credentials of `api`, for a library that sends its own requests.
 
     The token is read for each request, so a rotated token is used at once.
     """
@@ -256,7 +258,7 @@ def open_session(api: client.ApiClient, *middlewares: aiohttp.ClientMiddlewareTy
 
 
 def _proxy_to(server: str) -> str | None:
-    """The proxy that HTTPS_PROXY and NO_PROXY name for the API server; None: none."""
+    """The proxy for the API server by HTTPS_PROXY and NO_PROXY; None: no proxy."""
     parts = urlsplit(server)
     return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
@@ -266,14 +268,14 @@ def _count(verb: str, kind: str, code: str) -> None:
 
 
 def path(kind: str, namespace: str | None) -> str:
-    """Where the objects of a kind are, in a namespace or everywhere."""
+    """The path of the objects of a kind, in a namespace or in the cluster."""
     version, plural = RESOURCES[kind]
     root = f"/apis/{version}" if "/" in version else f"/api/{version}"
     return f"{root}/namespaces/{namespace}/{plural}" if namespace else f"{root}/{plural}"
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """The lines of an answer, however long: aiohttp's own reader refuses lines above its buffer's size."""
+    """The lines of an answer, of any length: aiohttp's reader refuses lines larger than its buffer."""
     begun = bytearray()
     async for chunk in content.iter_any():
         *ended, rest = chunk.split(b"\n")
@@ -287,7 +289,7 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
 
 
 async def _body(response: aiohttp.ClientResponse, max_bytes: int | None) -> bytearray | None:
-    """The body of an answer; None where it has more than so many bytes."""
+    """The body of an answer; None if the body has more than `max_bytes`."""
     data = bytearray()
     async for chunk in response.content.iter_any():
         data += chunk
@@ -297,24 +299,24 @@ async def _body(response: aiohttp.ClientResponse, max_bytes: int | None) -> byte
     return data
 
 
-def _what(verb: str, kind: str, namespace: str | None, name: str) -> str:
+def _describe(verb: str, kind: str, namespace: str | None, name: str) -> str:
     where = f" in namespace {namespace}" if namespace else ""
     return f"{verb} {RESOURCES[kind][1]}{f' {name}' if name else ''}{where}"
 
 
-def _said(error: Exception) -> str:
+def _text_of(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _error(what: str, response: aiohttp.ClientResponse, data: bytes | bytearray) -> ApiError:
-    """What an answer of 300 or more means: the one place that decides what is tried again and how."""
+def _error(request: str, response: aiohttp.ClientResponse, data: bytes | bytearray) -> ApiError:
+    """The exception for an answer of 300 or more. The class of the exception decides about retries."""
     try:
-        said = json.loads(data)
+        status = json.loads(data)
     except ValueError:
-        said = {}
-    reason = said.get("reason", "") if isinstance(said, dict) else ""
-    text = said.get("message") if isinstance(said, dict) else None
-    message = f"{what}: {(text or response.reason or '')[:MAX_REASON_CHARS]}"
+        status = {}
+    reason = status.get("reason", "") if isinstance(status, dict) else ""
+    text = status.get("message") if isinstance(status, dict) else None
+    message = f"{request}: {(text or response.reason or '')[:MAX_REASON_CHARS]}"
     match response.status:
         case 404:
             return MissingError(message)

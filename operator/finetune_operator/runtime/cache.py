@@ -1,10 +1,9 @@
-"""The objects that the watches report, by the uid of the FineTuneJob that they belong to.
+"""The cache: the objects that lists and watches report, by the uid of the FineTuneJob that owns them.
 
 `transform` has reduced each object to the fields that the operator reads.
 
-The cache may lag behind the API server. So no write rests on the cache alone: names are deterministic, the
-API server refuses to create an object that exists, deletes carry the uid and status writes the
-resourceVersion.
+The cache may lag behind the API server, so the API server checks every write: names are deterministic and a
+create of an existing name fails, a delete carries the uid, and a write of the status the resourceVersion.
 """
 
 from collections import OrderedDict
@@ -24,14 +23,14 @@ Name = tuple[str, str]
 
 
 class Cache:
-    """Objects by run. A run is named by the uid of its FineTuneJob, also when that is gone.
+    """Objects by run. The key of a run is the uid of its FineTuneJob, also when the FineTuneJob is gone.
 
-    Nobody changes an object that the cache holds.
+    Callers must not change an object of the cache.
     """
 
     def __init__(self) -> None:
         self._runs: dict[str, dict[str, dict[Name, Manifest]]] = {}
-        """By run and kind."""
+        """By run, kind and name."""
         self._deleted: OrderedDict[str, None] = OrderedDict()
         self._unreadable: dict[tuple[str, str | None], str] = {}
         self.model_dependencies = ModelDependencies()
@@ -41,45 +40,45 @@ class Cache:
         return next(iter(self._of(run, KIND).values()), None)
 
     def jobs(self) -> Iterator[Manifest]:
-        """All FineTuneJobs; a scrape reads them in a thread of its own, from copies of what changes."""
+        """All FineTuneJobs. A scrape iterates in another thread, so the loops run over copies."""
         for kinds in list(self._runs.values()):
             yield from list(kinds.get(KIND, {}).values())
 
     def runs(self) -> set[str]:
-        """All runs of which anything is left."""
+        """All runs with at least one object."""
         return set(self._runs)
 
     def namespace(self, run: str) -> str | None:
-        """Namespace of a run: of its FineTuneJob, else of any of its objects; None if nothing is left."""
+        """Namespace of a run: of its FineTuneJob, else of any of its objects; None: the run has no object."""
         kinds = self._runs.get(run, {})
         names = kinds.get(KIND) or next(iter(kinds.values()), {})
         return next((namespace for namespace, _ in names), None)
 
     def children(self, run: str, kind: ChildKind) -> tuple[Manifest, ...]:
-        """What a run has of a kind, by name."""
+        """The objects of a run of one kind, ordered by name."""
         mine = self._of(run, kind)
         return tuple(mine[name] for name in sorted(mine))
 
     def child(self, run: str, kind: str, name: str) -> Manifest | None:
-        """One object of a run."""
+        """The object of a run with a kind and name."""
         return next((obj for (_, n), obj in self._of(run, kind).items() if n == name), None)
 
     def unreadable(self, namespace: str) -> str | None:
-        """What the API server said when it refused to let us read a kind in a namespace; None: it does."""
+        """The API server's message if a kind may not be read in a namespace; None: all kinds may be read."""
         refusals = self._unreadable.items()
-        return next((said for (_, where), said in refusals if where in {None, namespace}), None)
+        return next((refusal for (_, where), refusal in refusals if where in {None, namespace}), None)
 
     def note_readable(self, kind: str, namespace: str | None, refusal: str | None) -> bool:
-        """Takes in whether a kind can be read; returns whether that was news."""
+        """Records the refusal to read a kind (None: the kind may be read); returns whether this is new."""
         before = self._unreadable.pop((kind, namespace), None)
         if refusal is not None:
             self._unreadable[kind, namespace] = refusal
         return before != refusal
 
     def put(self, obj: Manifest) -> str | None:
-        """Takes in what the API server said; returns the run where that was news.
+        """Stores an object; returns its run if the object is new or newer than the stored one.
 
-        Out of order is no harm: an older version of the same object, or one known to be deleted, is ignored.
+        Objects may arrive out of order: an older version, and an object known to be deleted, are ignored.
         """
         meta, run = obj["metadata"], _run_of(obj)
         if run is None or meta["uid"] in self._deleted:
@@ -94,7 +93,7 @@ class Cache:
         return run
 
     def remove(self, obj: Manifest) -> str | None:
-        """Takes in that an object is gone for good; returns the run where that was news."""
+        """Removes a deleted object; returns its run if the cache had the object."""
         kind, uid, run = obj["kind"], obj["metadata"]["uid"], _run_of(obj)
         self._deleted[uid] = None
         if len(self._deleted) > REMEMBERED_DELETIONS:
@@ -117,10 +116,10 @@ class Cache:
     async def replace(
         self, kind: str, namespace: str | None, objects: Iterable[Manifest], resource_version: str
     ) -> set[str]:
-        """Takes in a complete list of a kind (of one namespace or all); returns the runs where it was news.
+        """Replaces the objects of a kind (in one namespace or all) by a list; returns the changed runs.
 
-        What is newer than the list stays: it was created while the list was on its way. Long lists give way
-        to other tasks.
+        Objects newer than the list stay: they were created after the list. Long lists give way to other
+        tasks.
         """
         changed = set()
         listed = set()
@@ -143,7 +142,7 @@ class Cache:
     def forget(self, namespace: str | None) -> set[str]:
         """Drops all objects of a namespace (None: of all namespaces); returns their runs.
 
-        The objects can no longer be read but may exist: unlike removed objects, they are taken in again.
+        The objects can no longer be read but may exist, so `put` accepts them again, unlike removed objects.
         """
         runs = set()
         for run, kinds in list(self._runs.items()):

@@ -1,8 +1,8 @@
-"""Deletes what deleted FineTuneJobs left in S3: one cleanup Job for each cleanup record.
+"""Cleans up after deleted FineTuneJobs: one cleanup Job for each cleanup record deletes the data in S3.
 
-A cleanup cannot be undone. So the cleanup Job is created only after the API server itself has said that the
-FineTuneJob is gone and that no Job and no pod of the run is left: watches may lag behind, both with a
-FineTuneJob created a moment ago and with the pods of one deleted a moment ago.
+A cleanup cannot be undone. So the cleanup Job is created only after requests to the API server have confirmed
+that the FineTuneJob, its Jobs and its pods are gone. The cache may lag behind: it may lack a FineTuneJob that
+was just created, or the pods of a FineTuneJob that was just deleted.
 """
 
 import logging
@@ -20,7 +20,7 @@ from finetune_operator.runtime import metrics
 from finetune_operator.runtime.api_client import ApiError, ExistsError, MissingError
 from finetune_operator.runtime.cache import Cache
 from finetune_operator.runtime.cluster import Cluster
-from finetune_operator.runtime.gather import ReadState, ask_events
+from finetune_operator.runtime.gather import ReadState, read_events
 from finetune_operator.settings import Settings
 
 REQUEUE_SECONDS = 15.0
@@ -39,7 +39,7 @@ class Cleaner:
     """The newest message about each record, by the uid of its ControllerRevision."""
 
     async def reconcile(self, run: str, now: datetime) -> float | None:
-        """Works on the cleanup records of a run whose FineTuneJob is gone; returns when to look again."""
+        """Cleans up after a run whose FineTuneJob is gone; returns the seconds until the next reconcile."""
         requeue_after = None
         for manifest in self.cache.children(run, "ControllerRevision"):
             try:
@@ -47,9 +47,9 @@ class Cleaner:
             except ValueError as error:
                 self._log_once(manifest, logging.WARNING, str(error))
                 continue
-            step = await self._look(run, record, now)
+            step = await self._decide(run, record, now)
             if step.kind == "start" and not await self._may_start(run, record, manifest):
-                continue  # a watch or the next resync tells when that changes
+                continue  # a watch or the next resync enqueues the run
             await self._carry_out(step, record, manifest, now)
             if step.kind in {"wait", "start", "running"}:
                 requeue_after = REQUEUE_SECONDS
@@ -57,10 +57,10 @@ class Cleaner:
             self._read_states.pop(run, None)
         return requeue_after
 
-    async def _look(self, run: str, record: CleanupRecord, now: datetime) -> CleanupStep:
+    async def _decide(self, run: str, record: CleanupRecord, now: datetime) -> CleanupStep:
         jobs, pods = self.cache.children(run, "Job"), self.cache.children(run, "Pod")
         read_state = self._read_states.setdefault(run, ReadState(run, record.job.metadata["namespace"]))
-        await ask_events(read_state, self.cache, self.cluster, now)
+        await read_events(read_state, self.cache, self.cluster, now)
         return next_step(
             record,
             next((job for job in jobs if is_cleanup(job) and job["metadata"]["name"] == record.name), None),
@@ -76,7 +76,7 @@ class Cleaner:
     ) -> None:
         level = logging.INFO if step.event and step.event.type == "Normal" else logging.WARNING
         if step.event and self._log_once(manifest, level, step.event.message):
-            await self._post(record, step.event, now)
+            await self._post_event(record, step.event, now)
             if step.kind in {"completed", "failed"}:
                 metrics.CLEANUPS.labels(result=step.kind).inc()
         match step.kind:
@@ -122,9 +122,9 @@ class Cleaner:
         log.info("started the cleanup of %s: its FineTuneJob is gone", record.prefix)
 
     async def _may_start(self, run: str, record: CleanupRecord, manifest: Manifest) -> bool:
-        """Whether the API server itself says that nothing of the run is left, in the namespace of the run."""
+        """Whether the API server confirms that the run is gone and that its namespace is the recorded one."""
         meta = record.job.metadata
-        if await self._lives(run, record) or await self._is_left(run, record):
+        if await self._job_exists(run, record) or await self._has_children(run, record):
             return False
         try:
             namespace_uid = await self.cluster.namespace_uid(meta["namespace"])
@@ -140,7 +140,7 @@ class Cleaner:
             return False
         return True
 
-    async def _lives(self, run: str, record: CleanupRecord) -> bool:
+    async def _job_exists(self, run: str, record: CleanupRecord) -> bool:
         meta = record.job.metadata
         try:
             job = await self.cluster.get(KIND, meta["namespace"], meta["name"])
@@ -148,8 +148,8 @@ class Cleaner:
             return False
         return bool(job["metadata"]["uid"] == run)
 
-    async def _is_left(self, run: str, record: CleanupRecord) -> bool:
-        """Whether there are Jobs or pods of the run. Jobs first: without a Job no pod is created any more."""
+    async def _has_children(self, run: str, record: CleanupRecord) -> bool:
+        """Whether the run has Jobs or pods. Jobs are read first: without a Job, no new pod is created."""
         for kind in ("Job", "Pod"):
             found, _ = await self.cluster.list(kind, record.job.metadata["namespace"], f"{LABEL_UID}={run}")
             if left := [child for child in found if not is_cleanup(child)]:
@@ -158,15 +158,15 @@ class Cleaner:
                 return True
         return False
 
-    async def _post(self, record: CleanupRecord, event: Event, now: datetime) -> None:
-        """Posts an Event about the FineTuneJob, which is gone; `kubectl get events` still shows the Event."""
+    async def _post_event(self, record: CleanupRecord, event: Event, now: datetime) -> None:
+        """Posts an Event about the deleted FineTuneJob; `kubectl get events` shows the Event."""
         try:
             await self.cluster.post_event({"metadata": record.job.metadata}, event, now)
         except ApiError as error:
             log.warning("no Event posted: %s", error)
 
     def _log_once(self, manifest: Manifest, level: int, message: str) -> bool:
-        """Logs a message about a record unless the last one was the same; returns whether."""
+        """Logs a message about a record unless it was the last message; returns whether it was logged."""
         uid = manifest["metadata"]["uid"]
         if self._messages.get(uid) == message:
             return False

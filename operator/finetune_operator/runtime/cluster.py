@@ -1,4 +1,4 @@
-"""What the operator asks of Kubernetes. Objects come with the fields that `transform` keeps."""
+"""The requests of the operator to the API server. Returned objects have the fields that `transform` keeps."""
 
 import hashlib
 import logging
@@ -28,42 +28,43 @@ from finetune_operator.runtime.json_list import pieces
 from finetune_operator.runtime.transform import transform
 
 PAGE = 500
-"""Objects of a list that one request asks for, unless objects are large."""
+"""Most objects in one page of a list."""
 PAGE_BYTES = 16 * 2**20
-"""A page with more bytes is not read to its end: fewer objects are asked for. The aim is half of that."""
+"""Most bytes in one page. A larger page is not read to its end, and the next request asks for fewer objects.
+The page size is chosen for half as many bytes."""
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class WatchEvent:
-    """One line of a watch; a BOOKMARK's object has only a resourceVersion."""
+    """One event of a watch; the object of a BOOKMARK has only a resourceVersion."""
 
     type: str
     object: Manifest
 
 
 class Cluster:
-    """The verbs; each error is of `transport`."""
+    """One method for each kind of request; see `Transport` for the errors that all methods raise."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._page_sizes: dict[tuple[str, str | None], int] = {}
-        """How many objects of a kind to ask for at once in a namespace."""
+        """Page size of a list, by kind and namespace."""
         self.api = transport.api
 
     async def get(self, kind: str, namespace: str, name: str) -> Manifest:
-        """One object.
+        """Reads an object.
 
         Raises:
-            MissingError: there is none.
+            MissingError: no object has the name.
         """
         return typed(kind, await self._transport.request("get", kind, namespace, name))
 
     async def list(self, kind: str, namespace: str | None, selector: str = "") -> tuple[list[Manifest], str]:
-        """All objects of a kind in a namespace or everywhere, page by page, and the list's resourceVersion.
+        """Lists a kind in a namespace or in the cluster, page by page; returns objects and resourceVersion.
 
         Raises:
-            ExpiredError: the list took so long that its version was forgotten.
+            ExpiredError: the list took so long that the API server has dropped its version.
         """
         found: list[Manifest] = []
         pace = Pace()
@@ -92,11 +93,11 @@ class Cluster:
     async def watch(
         self, kind: str, namespace: str | None, selector: str, since: str, seconds: int
     ) -> AsyncIterator[WatchEvent]:
-        """What happens from a resourceVersion on, for at most so many seconds.
+        """Watches a kind from a resourceVersion on, for at most so many seconds.
 
         Raises:
             ExpiredError: the version is too old.
-            SilentError: nothing came for a while.
+            SilentError: no event came for a while.
             UnavailableError: the connection broke.
         """
         query = {
@@ -115,7 +116,7 @@ class Cluster:
         """Creates an object.
 
         Raises:
-            ExistsError: the name is taken.
+            ExistsError: an object has the name.
         """
         kind, namespace = manifest["kind"], manifest["metadata"]["namespace"]
         query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
@@ -124,10 +125,10 @@ class Cluster:
         )
 
     async def apply(self, manifest: Manifest, uid: str) -> Manifest:
-        """Server-side applies to the object with that uid, and to no other of the same name.
+        """Applies a manifest (server-side apply) to the object with that uid.
 
         Raises:
-            ConflictError: the object is another one by now.
+            ConflictError: another object has the name now.
         """
         kind, meta = manifest["kind"], manifest["metadata"]
         body = {**manifest, "metadata": {**meta, "uid": uid}}
@@ -140,7 +141,7 @@ class Cluster:
         )
 
     async def delete(self, namespace: str, reference: Reference) -> None:
-        """Deletes the object with that uid, its dependents in the background. Gone already is fine."""
+        """Deletes the object with that uid, and its dependents in the background, unless it is gone."""
         body = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
@@ -153,10 +154,10 @@ class Cluster:
             log.info("%s %s was gone before it was deleted", reference.kind, reference.name)
 
     async def write_status(self, job: Manifest, status: dict[str, Any]) -> Manifest:
-        """Replaces the status of a FineTuneJob as it was read.
+        """Replaces the status of a FineTuneJob.
 
         Raises:
-            ConflictError: it has changed since.
+            ConflictError: the FineTuneJob has changed since `job` was read.
         """
         meta = job["metadata"]
         return typed(
@@ -188,7 +189,7 @@ class Cluster:
         return tuple(typed("Event", item) for item in page["items"])
 
     async def post_event(self, job: Manifest, event: Event, now: datetime) -> None:
-        """Posts a Kubernetes Event about a FineTuneJob; the same one again is not posted twice."""
+        """Posts a Kubernetes Event about a FineTuneJob, unless the same Event exists."""
         meta = job["metadata"]
         body = _event(job, event, now)
         try:
@@ -201,9 +202,9 @@ class Cluster:
         return await self._transport.request("get", "Lease", namespace, name, seconds=seconds)
 
     async def write_lease(self, lease: Manifest, seconds: float) -> Manifest:
-        """Creates a Lease, or replaces it as it was read, within so many seconds.
+        """Creates a Lease, or replaces the version that was read, within so many seconds.
 
-        Leadership rests on this, so it alone is not preceded by a look at the lease.
+        This is the only write that a process may send without holding the Lease.
         """
         meta = lease["metadata"]
         if "resourceVersion" in meta:
@@ -220,12 +221,12 @@ class Cluster:
 
 
 def typed(kind: str, obj: Manifest) -> Manifest:
-    """The fields of an object that the operator reads; items of lists come without kind and apiVersion."""
+    """Keeps the fields that the operator reads and sets kind and apiVersion, which items of lists lack."""
     return {"apiVersion": RESOURCES[kind][0], **transform(kind, obj)}
 
 
 def _next_page(size: int, found: int, length: int) -> int:
-    """How many objects to ask for after a page of `size` with so many objects and so long a text."""
+    """The size of the next page, after a page of `size` with `found` objects in `length` bytes."""
     fitting = PAGE_BYTES // 2 * max(found, 1) // length
     return max(1, min(PAGE, 2 * size, fitting))
 
@@ -238,10 +239,10 @@ def _watch_error(kind: str, status: Manifest) -> ApiError:
 
 
 def _event(job: Manifest, event: Event, now: datetime) -> Manifest:
-    """An events.k8s.io/v1 Event, named by what it says: said again, it is the same one."""
+    """An events.k8s.io/v1 Event. The name is a hash of the content, so equal Events have equal names."""
     meta = job["metadata"]
-    said = f"{meta['uid']} {event.type} {event.reason} {event.message}"
-    name = f"{meta['name'][:200]}.{hashlib.sha256(said.encode()).hexdigest()[:16]}"
+    content = f"{meta['uid']} {event.type} {event.reason} {event.message}"
+    name = f"{meta['name'][:200]}.{hashlib.sha256(content.encode()).hexdigest()[:16]}"
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",

@@ -1,4 +1,4 @@
-"""What the operator itself answers: /metrics on one port; /healthz and /readyz on another."""
+"""The HTTP endpoints of the operator: /metrics on one port, /healthz and /readyz on another."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -13,28 +13,28 @@ async def serve(
     registry: CollectorRegistry,
     metrics_port: int,
     health_port: int,
-    ailment: Callable[[], str | None],
+    problem: Callable[[], str | None],
 ) -> AsyncIterator[None]:
-    """Serves both ports.
+    """Serves both ports until the context ends.
 
     Args:
-        registry: what /metrics shows.
+        registry: the metrics of /metrics.
         metrics_port: port of /metrics.
         health_port: port of /healthz and /readyz.
-        ailment: why this process should be started again; None while it is well.
+        problem: returns why this process should be restarted; None: the process is healthy.
     """
 
     async def metrics(_: web.Request) -> web.Response:
-        # Of many jobs this takes long.
+        # With many jobs this takes long.
         body = await asyncio.to_thread(generate_latest, registry)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def health(_: web.Request) -> web.Response:
-        wrong = ailment()
+        wrong = problem()
         return web.Response(text=f"{wrong or 'ok'}\n", status=503 if wrong else 200)
 
     async def ready(_: web.Request) -> web.Response:
-        # Only rollouts look at this: a standby that waits for the lease is as ready as can be.
+        # Only a rollout reads the readiness: a standby that waits for the Lease is ready.
         return web.Response(text="ok\n")
 
     sites = (

@@ -1,4 +1,4 @@
-"""Keeps the event loop free: long work gives way to other tasks, and how late tasks run is measured."""
+"""Keeps the event loop responsive: long work gives way to other tasks, and the lag is measured."""
 
 import asyncio
 import time
@@ -7,26 +7,26 @@ from finetune_operator.runtime import metrics
 
 WORK_SECONDS = 0.01
 """Long work gives way after this time."""
-LOOK_SECONDS = 0.05
+MEASURE_SECONDS = 0.05
 """Time between two measurements of the lag."""
 
 
 class Pace:
-    """Interrupts one long loop."""
+    """Pauses a long loop from time to time."""
 
     def __init__(self) -> None:
         self._since = time.monotonic()
 
     async def give_way(self) -> None:
-        """Lets other tasks run, if this one has worked for WORK_SECONDS without a pause."""
+        """Lets other tasks run, if this task has worked for WORK_SECONDS without a pause."""
         if time.monotonic() - self._since >= WORK_SECONDS:
             await asyncio.sleep(0)
             self._since = time.monotonic()
 
 
 async def measure_lag() -> None:
-    """Measures until cancelled how much later than asked for the event loop runs a task."""
+    """Measures the lag of the event loop until cancelled: how late a task runs after its due time."""
     while True:
-        due = time.monotonic() + LOOK_SECONDS
-        await asyncio.sleep(LOOK_SECONDS)
+        due = time.monotonic() + MEASURE_SECONDS
+        await asyncio.sleep(MEASURE_SECONDS)
         metrics.EVENT_LOOP_LAG.observe(max(0.0, time.monotonic() - due))

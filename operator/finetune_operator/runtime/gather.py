@@ -1,6 +1,6 @@
-"""What a turn looks at: the cache that the watches fill, and what they do not tell or tell too late.
+"""Gathers the observed objects of a reconcile: from the cache, and by requests for what the cache lacks.
 
-Foreign objects and Events are not watched; the watches of a Job and of its pods are not in step.
+Foreign objects and Events are not watched. The watch of pods may lag behind the watch of Jobs.
 """
 
 import time
@@ -17,40 +17,40 @@ from finetune_operator.runtime.cache import Cache
 from finetune_operator.runtime.cluster import Cluster
 from finetune_trainer.contract import Progress
 
-ASK_AGAIN_SECONDS = 15.0
-"""What is not watched is looked at again so often while it matters."""
+REREAD_SECONDS = 15.0
+"""Interval between two reads of an object that is not watched."""
 
 
 @dataclass
 class ReadState:
-    """What is known of one run besides the cache; it may be forgotten and is then asked for again."""
+    """Facts about one run that are not in the cache. After a restart they are read again."""
 
     run: str
     namespace: str
     namespace_uid: str = ""
     foreign: set[tuple[str, str]] = field(default_factory=set)
-    """Kind and name of what has a name of ours and is not ours."""
+    """Kind and name of each foreign object: its name is a name of this run, its labels are not."""
     events: dict[str, tuple[Manifest, ...]] = field(default_factory=dict)
-    """Events about Jobs and pods that hang, by uid: of one object a Job."""
-    asked_at: float = 0.0
-    """When they were asked for, by time.monotonic()."""
-    caught_up: set[str] = field(default_factory=set)
-    """Uids of ended Jobs whose pods were read once more."""
+    """Events about hanging Jobs and pods, by the uid of the object; at most one object for each Job."""
+    events_read_at: float = 0.0
+    """Time of the last read of Events, by time.monotonic()."""
+    reread: set[str] = field(default_factory=set)
+    """Uids of ended Jobs whose pods were read again."""
 
     @property
     def requeue_after(self) -> float | None:
-        """Seconds until something that is not watched has to be looked at again; None while there is none."""
-        return ASK_AGAIN_SECONDS if self.foreign or self.events else None
+        """Seconds until objects that are not watched are read again; None: there are none."""
+        return REREAD_SECONDS if self.foreign or self.events else None
 
 
 def observed(read_state: ReadState, cache: Cache, progress: Progress | None, refused: str | None) -> Observed:
-    """All that a plan is made from.
+    """The observed objects that a plan is computed from.
 
     Args:
-        read_state: of the run.
-        cache: what the watches have told.
-        progress: news of the running stage.
-        refused: what the API server said when it refused a write for this run.
+        read_state: the facts about the run that are not in the cache.
+        cache: the objects that the watches reported.
+        progress: the newest progress of the running stage; None: no progress to show.
+        refused: the API server's message when it refused a write for this run.
     """
     return Observed(
         jobs=cache.children(read_state.run, "Job"),
@@ -61,53 +61,55 @@ def observed(read_state: ReadState, cache: Cache, progress: Progress | None, ref
         namespace_uid=read_state.namespace_uid,
         foreign=frozenset(read_state.foreign),
         refused=cache.unreadable(read_state.namespace) or refused,
-        events=tuple(event for told in read_state.events.values() for event in told),
+        events=tuple(event for events in read_state.events.values() for event in events),
         progress=progress,
         base=cache.model_dependencies.of(read_state.run),
     )
 
 
-async def catch_up(read_state: ReadState, cache: Cache, cluster: Cluster) -> None:
-    """Reads the pods again where their Job was seen to end before them.
+async def reread_pods(read_state: ReadState, cache: Cache, cluster: Cluster) -> None:
+    """Reads the pods of each Job that has ended while the cache still has running pods of the Job.
 
-    Else a result would be taken for lost that is about to arrive.
+    Otherwise the plan would treat a result as lost that the watch of pods has not delivered yet.
     """
     pods = cache.children(read_state.run, "Pod")
     behind = {
         uid
         for job in cache.children(read_state.run, "Job")
-        if (uid := job["metadata"]["uid"]) not in read_state.caught_up
+        if (uid := job["metadata"]["uid"]) not in read_state.reread
         and has_ended(job)
         and any(is_of(pod, uid) and pod["status"].get("phase") in {"Pending", "Running"} for pod in pods)
     }
     if not behind:
         return
-    read_state.caught_up |= behind
+    read_state.reread |= behind
     found, _ = await cluster.list("Pod", read_state.namespace, f"{LABEL_UID}={read_state.run}")
     for pod in found:
         cache.put(pod)
 
 
-async def look_at_namespace(read_state: ReadState, cluster: Cluster) -> None:
+async def read_namespace(read_state: ReadState, cluster: Cluster) -> None:
     """Reads the uid of the namespace once: the namespace cannot change while the FineTuneJob exists."""
     if not read_state.namespace_uid:
         read_state.namespace_uid = await cluster.namespace_uid(read_state.namespace)
 
 
-async def look_at_foreign(read_state: ReadState, cache: Cache, cluster: Cluster) -> None:
-    """Forgets foreign objects that have gone."""
+async def recheck_foreign(read_state: ReadState, cache: Cache, cluster: Cluster) -> None:
+    """Reads the foreign objects again and forgets each that is gone."""
     for kind, name in list(read_state.foreign):
         try:
-            await look_at_taken(read_state, cache, cluster, kind, name)
+            await read_conflicting(read_state, cache, cluster, kind, name)
         except MissingError:
             read_state.foreign.discard((kind, name))
 
 
-async def look_at_taken(read_state: ReadState, cache: Cache, cluster: Cluster, kind: str, name: str) -> None:
-    """Whose object has a name of ours: our own is taken into the cache, another is foreign.
+async def read_conflicting(
+    read_state: ReadState, cache: Cache, cluster: Cluster, kind: str, name: str
+) -> None:
+    """Reads the object that has a name of this run: the run's own goes into the cache, another is foreign.
 
     Raises:
-        MissingError: there is none (any more).
+        MissingError: no object has the name.
     """
     there = await cluster.get(kind, read_state.namespace, name)
     if there["metadata"].get("labels", {}).get(LABEL_UID) == read_state.run:
@@ -117,11 +119,11 @@ async def look_at_taken(read_state: ReadState, cache: Cache, cluster: Cluster, k
         read_state.foreign.add((kind, name))
 
 
-async def ask_events(read_state: ReadState, cache: Cache, cluster: Cluster, now: datetime) -> None:
-    """Lists the Events about each Job that hangs, or about one of its pods: one list a Job.
+async def read_events(read_state: ReadState, cache: Cache, cluster: Cluster, now: datetime) -> None:
+    """Lists the Events about each hanging Job, or about one of its pods: one request for each Job.
 
-    Jobs are asked about every 15 s at most, and at once where a Job hangs since. The pods of a gang take
-    turns until the Events of a pod say why it hangs.
+    The Events of a Job that began to hang are read at once, then every 15 s. Each read is about the next pod
+    of the gang, until the Events of a pod explain why the pod hangs.
     """
     hanging = pending.ask_about(
         cache.children(read_state.run, "Job"), cache.children(read_state.run, "Pod"), now
@@ -129,15 +131,15 @@ async def ask_events(read_state: ReadState, cache: Cache, cluster: Cluster, now:
     if not hanging:
         read_state.events = {}
         return
-    due = time.monotonic() - read_state.asked_at >= ASK_AGAIN_SECONDS
+    due = time.monotonic() - read_state.events_read_at >= REREAD_SECONDS
     if due or any(read_state.events.keys().isdisjoint(uids) for uids in hanging):
-        read_state.asked_at = time.monotonic()
-        asked = [_next_to_ask(uids, read_state.events) for uids in hanging]
+        read_state.events_read_at = time.monotonic()
+        asked = [_next_object(uids, read_state.events) for uids in hanging]
         read_state.events = {uid: await cluster.events(read_state.namespace, uid) for uid in asked}
 
 
-def _next_to_ask(uids: list[str], known: Mapping[str, tuple[Manifest, ...]]) -> str:
-    """The one that was asked about, while its Events say why it hangs; else the one after that."""
+def _next_object(uids: list[str], known: Mapping[str, tuple[Manifest, ...]]) -> str:
+    """The object whose Events are read next: the last one while its Events explain; else the next one."""
     last = next((number for number, uid in enumerate(uids) if uid in known), -1)
     if last >= 0 and pending.explains(known[uids[last]]):
         return uids[last]
@@ -145,7 +147,7 @@ def _next_to_ask(uids: list[str], known: Mapping[str, tuple[Manifest, ...]]) -> 
 
 
 def has_ended(job: Manifest) -> bool:
-    """Whether the Job controller says that a Job is over, or as good as."""
+    """Whether the Job controller has ended a Job, or has decided to end it."""
     over = {"Complete", "Failed", "SuccessCriteriaMet", "FailureTarget"}
     conditions = job.get("status", {}).get("conditions") or ()
     return any(c["type"] in over and c["status"] == "True" for c in conditions)

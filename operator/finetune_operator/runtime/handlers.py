@@ -1,6 +1,6 @@
-"""kopf: the frame of the process and the watcher of FineTuneJobs. The only module that imports kopf.
+"""The handlers of kopf: start, stop, and events of FineTuneJobs. The only module that imports kopf.
 
-kopf starts and stops the operator, takes the signals, and enqueues a run for each event of its FineTuneJob.
+kopf starts and stops the operator, handles the signals, and watches FineTuneJobs. Each event enqueues a run.
 kopf writes nothing: no finalizer, no annotation, no Event, no peering object.
 """
 
@@ -23,13 +23,12 @@ from finetune_operator.runtime.api_client import CONNECT_SECONDS, REQUEST_SECOND
 from finetune_operator.runtime.cluster import typed
 
 PAGE = 10
-"""FineTuneJobs in one answer to a list. Each may have 1.5 MB, and the event loop stands still while an answer
-is parsed."""
+"""FineTuneJobs in one page of a list. Each may have 1.5 MB, and parsing a page blocks the event loop."""
 WATCH_SECONDS = 300
 WORKER_IDLE_SECONDS = 0.1
-"""kopf keeps a task for each object this long after its last event: in a burst, one for each job."""
+"""kopf keeps a task for each object this long after the object's last event."""
 RETRY_SECONDS = (1, 2, 4, 8, 15)
-"""Pauses between the tries of one request; after them kopf lists the FineTuneJobs of the scope again."""
+"""Pauses between the tries of one request. After the last try kopf lists the FineTuneJobs of the scope."""
 SERVED_RETRY_SECONDS = 2.0
 SERVED_LOG_EVERY = 30
 """Tries between two log lines: one line a minute."""
@@ -37,29 +36,29 @@ log = logging.getLogger(__name__)
 
 
 class Operator(Protocol):
-    """What kopf starts, tells of FineTuneJobs, and stops."""
+    """The interface that the handlers call."""
 
     ended: asyncio.Future[None]
     """Done when the operator cannot go on; the exception says why."""
 
     async def start(self) -> client.ApiClient:
-        """Returns when this replica leads, with the client of the API server."""
+        """Waits until this replica leads; returns the client of the API server."""
 
     async def stop(self) -> None:
-        """Ends what `start` began, also if that was cut short."""
+        """Ends the work that `start` began, also if `start` failed or was cancelled."""
 
     def job_seen(self, job: Manifest, *, gone: bool) -> None:
-        """Takes in a FineTuneJob."""
+        """Handles an event of a FineTuneJob; `gone`: the FineTuneJob was deleted."""
 
     def note_watch(self, namespace: str | None, problem: str | None) -> None:
-        """Takes in that the FineTuneJobs of a scope cannot be listed or watched, or (None) can."""
+        """Records why the FineTuneJobs of a scope cannot be listed or watched; None: they can."""
 
 
 async def run(operator: Operator, namespaces: Sequence[str]) -> None:
-    """Runs an operator until a signal, until it has ended by itself, or until kopf cannot go on.
+    """Runs an operator until a signal, until the operator ends, or until kopf fails.
 
     Raises:
-        Exception: what ended the operator or kopf; none after a signal.
+        Exception: the error that ended the operator or kopf; none after a signal.
     """
     # Each failed request is noted at its scope, and logged there with a limit.
     logging.getLogger("kopf._cogs.clients").setLevel(logging.CRITICAL)
@@ -72,8 +71,8 @@ async def run(operator: Operator, namespaces: Sequence[str]) -> None:
         namespaces=namespaces,
         stop_flag=operator.ended,
     )
-    # The image starts this process with SIGTERM blocked: kopf has its handler now, and a SIGTERM that came
-    # meanwhile counts.
+    # The image starts this process with SIGTERM blocked. kopf has installed its handler now, so a pending
+    # SIGTERM is delivered to kopf.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     await kopf.run_tasks(tasks, ignored=earlier)
 
@@ -126,11 +125,11 @@ def _registry(operator: Operator, namespaces: Sequence[str]) -> kopf.OperatorReg
 def _refusals_as_429(
     operator: Operator, server: str, namespaces: Sequence[str]
 ) -> aiohttp.ClientMiddlewareType:
-    """Turns each refusal into 429 Too Many Requests, and notes the refusals of lists and watches.
+    """Changes each refusal to 429 Too Many Requests, and records refused lists and watches at their scope.
 
     429 is the only refusal that never ends a watch of kopf: after the last try of a request, the watch starts
-    again with a list. Any other (403 in a namespace without a Role, 404 without the CustomResourceDefinition,
-    410) ends kopf, and with kopf the work on all other namespaces.
+    again with a list. Any other refusal (403 in a namespace without a Role, 404 without the
+    CustomResourceDefinition, 410) ends kopf, and with kopf the work on all other namespaces.
     """
     scopes = {URL(server + path(KIND, namespace)).path: namespace for namespace in namespaces or (None,)}
 
@@ -153,7 +152,7 @@ def _refusals_as_429(
 
 
 async def _wait_until_served(api: client.ApiClient) -> None:
-    """Waits until the API server serves FineTuneJobs: kopf looks only once at what the API server serves."""
+    """Waits until the API server serves FineTuneJobs: kopf reads the served resources only once."""
     async with open_session(api) as session:
         for attempt in itertools.count():
             groups = await _read(session, f"{api.configuration.host}/apis", "groups")
@@ -170,7 +169,7 @@ async def _wait_until_served(api: client.ApiClient) -> None:
 
 
 async def _read(session: aiohttp.ClientSession, url: str, what: str) -> set[str]:
-    """Names of the groups or resources that the API server serves; none where the API server does not say."""
+    """The groups or resources that the API server serves; empty if the request fails."""
     timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS)
     try:
         async with session.get(url, timeout=timeout) as response:

@@ -1,4 +1,4 @@
-"""Reads the JSON of a Kubernetes list piece by piece, so that no long list holds up the event loop."""
+"""Parses the JSON of a Kubernetes list piece by piece, so that a long list does not block the event loop."""
 
 import json
 import re
@@ -37,13 +37,13 @@ def _value(text: str, at: int) -> tuple[Any, int]:
 
 
 def _open(text: str, at: int, brackets: str) -> tuple[int, bool]:
-    """The position behind an opening bracket, and whether something comes before the closing one."""
+    """The position after an opening bracket (or an empty pair), and whether a value follows."""
     at = _skip(text, _expect(text, at, brackets[0]))
     return (at + 1, False) if text.startswith(brackets[1], at) else (at, True)
 
 
 def _next(text: str, at: int, closing: str) -> tuple[int, bool]:
-    """The position behind a comma or the closing bracket, and whether it was a comma."""
+    """The position after a comma or the closing bracket, and whether there was a comma."""
     at = _skip(text, at)
     if text.startswith(",", at):
         return at + 1, True

@@ -1,8 +1,8 @@
-"""Leader election by a coordination.k8s.io/Lease: one replica works, the others wait.
+"""Leader election with a coordination.k8s.io/Lease: one replica works, the others wait.
 
-Safety rests on durations, never on two machines' clocks agreeing: a candidate waits a whole lease after it
-last saw the Lease change, and the leader counts its own from before it sent the renewal. (The client
-library's election compares wall clocks and gives nothing back at the end; hence our own.)
+The election compares durations on one machine, never the clocks of two machines: a candidate waits the whole
+lease duration after it last saw the Lease change, and the leader counts from before it sent the renewal. (The
+election of the client library compares wall clocks and does not release the Lease at the end.)
 """
 
 import asyncio
@@ -28,17 +28,17 @@ from finetune_operator.runtime.api_client import (
 from finetune_operator.runtime.cluster import Cluster
 from finetune_operator.settings import LEASE_MARGIN_SECONDS, Lease
 
-LOOK_SECONDS = 2.0
-"""How often a candidate looks."""
+CHECK_SECONDS = 2.0
+"""Interval between two reads of the Lease by a candidate."""
 RETRY_SECONDS = 1.0
-TELL_AGAIN_SECONDS = 60.0
-"""A candidate says so often why it cannot look, while that stays the same."""
+LOG_INTERVAL_SECONDS = 60.0
+"""Interval between two log lines about the same error."""
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Leadership:
-    """One replica's part in the election."""
+    """The leadership of one replica."""
 
     cluster: Cluster
     namespace: str
@@ -48,8 +48,8 @@ class Leadership:
     )
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    looked_at: float = 0.0
-    """When this candidate or leader last tried: a replica that does not try is dead."""
+    tried_at: float = 0.0
+    """Time of the last try to read or renew the Lease; a replica that does not try is unhealthy."""
     _held_until: float = 0.0
     _lease: Manifest = field(default_factory=dict)
 
@@ -61,9 +61,9 @@ class Leadership:
         """Waits until this replica leads."""
         seen: Any = None
         seen_at = self.clock()
-        told, told_at = "", 0.0
+        logged, logged_at = "", 0.0
         while True:
-            self.looked_at = self.clock()
+            self.tried_at = self.clock()
             try:
                 self._lease = await self.cluster.lease(
                     self.namespace, self.settings.name, self.settings.renew_seconds
@@ -71,10 +71,10 @@ class Leadership:
             except MissingError:
                 self._lease = self._new()
             except ApiError as error:
-                if str(error) != told or self.clock() - told_at >= TELL_AGAIN_SECONDS:
-                    told, told_at = str(error), self.clock()
-                    log.warning("%s; looking again every %.0f s", error, LOOK_SECONDS)
-                await self.sleep(LOOK_SECONDS)
+                if str(error) != logged or self.clock() - logged_at >= LOG_INTERVAL_SECONDS:
+                    logged, logged_at = str(error), self.clock()
+                    log.warning("%s; looking again every %.0f s", error, CHECK_SECONDS)
+                await self.sleep(CHECK_SECONDS)
                 continue
             spec = self._lease["spec"]
             if (mark := (spec.get("holderIdentity"), spec.get("renewTime"))) != seen:
@@ -82,23 +82,23 @@ class Leadership:
             duration = spec.get("leaseDurationSeconds") or self.settings.duration_seconds
             wait = seen_at + duration - self.clock()
             if not spec.get("holderIdentity") or wait <= 0:
-                if await self._take():
+                if await self._write_as_holder():
                     log.info("this replica leads: %s", self.identity)
                     metrics.LEADER.set(1)
                     return
                 wait = RETRY_SECONDS
-            await self.sleep(max(0.02, min(wait, LOOK_SECONDS)))
+            await self.sleep(max(0.02, min(wait, CHECK_SECONDS)))
 
     async def keep(self) -> None:
-        """Renews the lease until it is lost.
+        """Renews the Lease until it is lost.
 
         Raises:
-            LeaseLostError: another replica leads, or may soon.
+            LeaseLostError: another replica leads, or may lead soon.
         """
         wait = float(self.settings.renew_seconds)
         while True:
             await self.sleep(min(wait, max(0.0, self.seconds_left())))
-            self.looked_at = self.clock()
+            self.tried_at = self.clock()
             left = self.seconds_left()
             if left <= 0:
                 raise LeaseLostError("the lease could not be renewed in time")
@@ -112,7 +112,7 @@ class Leadership:
                 wait = RETRY_SECONDS
 
     async def release(self) -> None:
-        """Gives the lease back, so that another replica need not wait. Only after the last write."""
+        """Releases the Lease, so that another replica leads at once. Call only after the last write."""
         metrics.LEADER.set(0)
         if self.seconds_left() <= 0:
             return
@@ -123,7 +123,7 @@ class Leadership:
         except ApiError as error:
             log.warning("%s; the lease will run out by itself", error)
 
-    async def _take(self) -> bool:
+    async def _write_as_holder(self) -> bool:
         before = self._lease["spec"]
         spec = {
             "holderIdentity": self.identity,
@@ -151,12 +151,16 @@ class Leadership:
         try:
             self._lease = await self.cluster.write_lease(self._lease | {"spec": spec}, seconds)
         except (ConflictError, MissingError, ExistsError):
-            await self._look_again(seconds)
+            await self._refresh(seconds)
             return
         self._held_until = started + self.settings.duration_seconds
 
-    async def _look_again(self, seconds: float) -> None:
-        """Somebody wrote the Lease: a stranger's edit is put right at the next renewal; a new leader wins."""
+    async def _refresh(self, seconds: float) -> None:
+        """Reads the Lease after another client wrote it; the next renewal overwrites the edit.
+
+        Raises:
+            LeaseLostError: another replica holds the Lease, or the Lease was deleted.
+        """
         try:
             self._lease = await self.cluster.lease(self.namespace, self.settings.name, seconds)
         except MissingError:

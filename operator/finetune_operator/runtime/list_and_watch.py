@@ -1,7 +1,7 @@
-"""Keeps the cache equal to the API server, scope by scope: each object is listed, then watched.
+"""Keeps the cache equal to the API server, scope by scope: each kind is listed, then watched.
 
-kopf watches the FineTuneJobs. Their children are watched here: the API server selects them by label, a silent
-connection is noticed, and a list after each gap finds what the gap hid.
+kopf watches the FineTuneJobs, and this module watches their children: the API server selects the children by
+label, a silent connection is restarted, and a list after each gap finds the changes of the gap.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from finetune_operator.runtime.scopes import Scope
 from finetune_operator.runtime.workqueue import backoff
 
 WATCH_SECONDS = (240, 300)
-"""The API server ends a watch after this long; a range, so that not all watches restart together."""
+"""The API server ends a watch after this time. A range, so that not all watches restart together."""
 ESTABLISHED_SECONDS = 10.0
 """A watch that lasted this long before it broke was established: the back-off starts again."""
 UNLISTED_RETRY_SECONDS = 15.0
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 async def keep(cluster: Cluster, cache: Cache, scope: Scope, enqueue: Enqueue, resync_seconds: float) -> None:
-    """Keeps the cache equal to one scope for ever. No failure of the API leaves this function.
+    """Keeps the cache equal to one scope until cancelled. No ApiError leaves this function.
 
     The scope starts once all its objects were listed. When FineTuneJobs can no longer be read (the namespace
     and the operator's Role in it were deleted, for example), the scope is lost: its objects are dropped, and
@@ -62,7 +62,7 @@ async def keep(cluster: Cluster, cache: Cache, scope: Scope, enqueue: Enqueue, r
             for watch in watches:
                 watch.cancel()
         for kind in CHILD_KINDS:
-            scope.note(f"watch {kind}", None)  # nobody tries any more
+            scope.note(f"watch {kind}", None)  # the watch has ended, so its problem is over
         await scope.stop()
         for run in cache.forget(scope.namespace):
             enqueue(run)
@@ -83,7 +83,7 @@ async def _list_until_complete(cluster: Cluster, cache: Cache, scope: Scope) -> 
 async def _resync_until_lost(
     cluster: Cluster, cache: Cache, scope: Scope, enqueue: Enqueue, resync_seconds: float
 ) -> None:
-    """Lists the scope every few minutes and enqueues its runs: a missed event is late, never lost.
+    """Lists the scope every few minutes and enqueues its runs, so a missed event is only late.
 
     Returns when the API server refuses to list FineTuneJobs.
     """
@@ -122,7 +122,7 @@ async def resync(cluster: Cluster, cache: Cache, scope: Scope) -> bool:
 
 
 async def relist(cluster: Cluster, cache: Cache, kind: str, scope: Scope) -> tuple[str, set[str]]:
-    """Lists a kind; returns the version of the list and the runs for which the list brought news."""
+    """Lists a kind; returns the version of the list and the runs that the list changed."""
     activity = f"list {kind}"
     try:
         objects, version = await cluster.list(kind, scope.namespace, "" if kind == KIND else LABEL_JOB)
@@ -144,7 +144,7 @@ async def relist(cluster: Cluster, cache: Cache, kind: str, scope: Scope) -> tup
 
 
 async def list_and_watch(cluster: Cluster, cache: Cache, kind: str, scope: Scope, enqueue: Enqueue) -> None:
-    """Watches a kind of children in a scope for ever."""
+    """Lists and watches a kind of children in a scope until cancelled."""
     watch = _Watch(cluster, cache, kind, scope, enqueue)
     while True:
         cause, pause = await watch.run_once()
@@ -177,7 +177,7 @@ class _Watch:
             self.version = ""
             return "expired", 0.0
         except SilentError as error:
-            # Most often nothing has happened: a pause now would only hide events.
+            # Usually no object has changed. A pause before the next watch would only delay events.
             log.debug("%s; watching again", error)
             self._note(None)
             return "silent", 0.0
@@ -224,7 +224,7 @@ def runs_in(cache: Cache, scope: Scope) -> set[str]:
 
 
 def take_in(cache: Cache, event: WatchEvent) -> str | None:
-    """Puts one event into the cache; returns the run for which the event was news."""
+    """Applies one event to the cache; returns the run that the event changed."""
     match event.type:
         case "BOOKMARK":
             return None
@@ -235,7 +235,7 @@ def take_in(cache: Cache, event: WatchEvent) -> str | None:
 
 
 def _pause(error: ApiError, failures: int) -> float:
-    """Seconds until the next try; nearly none at first: one broken connection says little of the next."""
+    """Seconds until the next try. The first retry is nearly immediate: the next connection often works."""
     if isinstance(error, UnavailableError) and failures == 1:
         return max(error.seconds, random.random())  # noqa: S311 - jitter, no secret
     return backoff(failures)

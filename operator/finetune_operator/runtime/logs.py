@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line, with the job that it is about."""
+"""Structured logs: each line is a JSON object and names the job."""
 
 import json
 import logging
@@ -10,23 +10,23 @@ from typing import Any
 from finetune_trainer.contract import acts_on_terminals
 
 MAX_TEXT = 8000
-"""Longer texts are cut: what others say (API server, trainer) may be of any length."""
+"""Longer texts are cut: messages of the API server and the trainer may have any length."""
 _about: ContextVar[dict[str, Any] | None] = ContextVar("about", default=None)
 
 
 def about(**fields: Any) -> None:
-    """Says what the lines of this task are about from now on."""
+    """Sets the fields of all further log lines of this task."""
     _about.set({key: value for key, value in fields.items() if value})
 
 
 class JsonLines(logging.Formatter):
-    """time, level, logger, message, then what the line is about.
+    """Formats time, level, logger and message, then the fields of `about`.
 
-    What API server and trainer say may hold characters that terminals act on: they are escaped.
+    Messages of the API server and the trainer may contain control characters of terminals: they are escaped.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, whatever the message holds."""
+        """One line for any message."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -41,13 +41,13 @@ class JsonLines(logging.Formatter):
 
 
 def _escape(letter: str) -> str:
-    """A character as JSON escapes it, in UTF-16."""
+    """The JSON escape of a character, in UTF-16."""
     units = letter.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
 def set_up(*, verbose: bool) -> None:
-    """Sends the root logger to standard error; libraries speak from warnings on."""
+    """Logs to standard error: the operator from INFO (or DEBUG), libraries from WARNING."""
     out = logging.StreamHandler(sys.stderr)
     out.setFormatter(JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[out], force=True)

@@ -1,4 +1,4 @@
-"""The operator's own Prometheus metrics. Labels have few values; what a job says is read at scrape time."""
+"""The Prometheus metrics of the operator. Labels have few values; a scrape computes the metrics of jobs."""
 
 from collections import Counter as Count
 from collections.abc import Callable, Iterable, Iterator
@@ -13,8 +13,10 @@ from finetune_operator.objects import Manifest
 
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
-RECONCILES = Counter("finetune_operator_turns", "Turns of jobs.", ["result"])
-RECONCILE_SECONDS = Histogram("finetune_operator_turn_seconds", "Duration of a turn.", buckets=_SECONDS)
+RECONCILES = Counter("finetune_operator_reconciles", "Reconciles of runs, by result.", ["result"])
+RECONCILE_SECONDS = Histogram(
+    "finetune_operator_reconcile_seconds", "Duration of a reconcile.", buckets=_SECONDS
+)
 QUEUE_DEPTH = Gauge("finetune_operator_queue_depth", "Jobs that wait for a worker.")
 QUEUE_SECONDS = Histogram(
     "finetune_operator_queue_seconds", "Time that a job waited for a worker.", buckets=_SECONDS
@@ -23,9 +25,11 @@ API_REQUESTS = Counter(
     "finetune_operator_api_requests", "Requests to the Kubernetes API.", ["verb", "resource", "code"]
 )
 WATCH_RESTARTS = Counter(
-    "finetune_operator_watch_restarts", "Watches begun again, by cause.", ["resource", "cause"]
+    "finetune_operator_watch_restarts", "Restarts of watches, by cause.", ["resource", "cause"]
 )
-POLLS = Counter("finetune_operator_progress_polls", "Questions to trainers for their progress.", ["result"])
+POLLS = Counter(
+    "finetune_operator_progress_polls", "Requests to trainers for their progress, by result.", ["result"]
+)
 SCOPE_HEALTHY = Gauge(
     "finetune_operator_scope_healthy",
     "1 while a watched namespace (empty: the whole cluster) can be listed and watched.",
@@ -43,34 +47,34 @@ RESYNC_SECONDS = Gauge(
 )
 EVENT_LOOP_LAG = Histogram(
     "finetune_operator_event_loop_lag_seconds",
-    "How much later than asked for the event loop runs a task, measured 20 times a second.",
+    "How late the event loop runs a task after its due time, measured 20 times a second.",
     buckets=_SECONDS,
 )
-LEADER = Gauge("finetune_operator_leader", "1 on the replica that works.")
+LEADER = Gauge("finetune_operator_leader", "1 on the leader, 0 on the other replicas.")
 CLEANUPS = Counter("finetune_operator_cleanups", "Cleanups of deleted runs that ended.", ["result"])
 CLEANUP_FAILED = Gauge(
     "finetune_operator_cleanup_failed",
-    "1 for each folder in S3 that could not be deleted after its FineTuneJob was; gone once it is deleted.",
+    "1 for each folder in S3 that the cleanup of a deleted FineTuneJob failed to delete; absent otherwise.",
     ["namespace", "prefix"],
 )
 BUILD = Info("finetune_operator_build", "Versions.")
 
 
 class JobCollector(Collector):
-    """Gauges of the FineTuneJobs that exist; `jobs` lists them."""
+    """Gauges of the existing FineTuneJobs, which `jobs` returns."""
 
     def __init__(self, jobs: Callable[[], Iterable[Manifest]]) -> None:
         self._jobs = jobs
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Lists the FineTuneJobs; called at each scrape."""
+        """Computes the gauges; called at each scrape."""
         by_state = GaugeMetricFamily("finetune_operator_jobs", "FineTuneJobs by state.", labels=["state"])
         info = GaugeMetricFamily(
             "finetune_job_info", "Always 1.", labels=["namespace", "name", "state", "stage"]
         )
         progress = GaugeMetricFamily(
             "finetune_job_progress_percent",
-            "How much of the stage is done.",
+            "Progress of the stage in percent.",
             labels=["namespace", "name", "stage"],
         )
         score = GaugeMetricFamily(
@@ -95,7 +99,7 @@ class JobCollector(Collector):
 
 
 def cleanup_failed(namespace: str, prefix: str, *, failed: bool) -> None:
-    """Notes whether the newest cleanup of a folder failed."""
+    """Records whether the newest cleanup of a folder failed."""
     if failed:
         CLEANUP_FAILED.labels(namespace=namespace, prefix=prefix).set(1)
     else:

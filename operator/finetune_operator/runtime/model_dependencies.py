@@ -1,4 +1,4 @@
-"""Which FineTuneJobs take their model from which, so that a change of one wakes those that wait for it."""
+"""The index of spec.model.fromJob: a change of a base job enqueues the runs that start from its model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -17,31 +17,31 @@ Place = tuple[str, str]
 
 @dataclass
 class ModelDependencies:
-    """What FineTuneJobs show to others, by place, and who looks at it.
+    """The base jobs by namespace and name, and the runs that depend on each.
 
-    Progress is no part of it, so that a job in training does not wake thousands that wait for its end.
+    `BaseJob` has no progress, so a job in training does not enqueue the runs that wait for its end.
     """
 
     enqueue: Callable[[str], None] = lambda _run: None
-    """Called with each run whose base has come, gone or become another, whoever told of it."""
+    """Called with each run whose base job appears, changes or is deleted."""
     _shown: dict[Place, BaseJob] = field(default_factory=dict)
-    _named: dict[str, Place] = field(default_factory=dict)
-    """By run: where its base is, or would be."""
-    _heirs: dict[Place, set[str]] = field(default_factory=dict)
-    """The same the other way round."""
+    _bases: dict[str, Place] = field(default_factory=dict)
+    """By run: namespace and name of its base job, which may not exist."""
+    _dependents: dict[Place, set[str]] = field(default_factory=dict)
+    """By base job: the runs that depend on the job."""
 
     def of(self, run: str) -> BaseJob | None:
-        """What the base job of a run shows; None where it has none, or there is none of that name."""
-        place = self._named.get(run)
+        """The base job of a run; None: the run has no base job, or the base job does not exist."""
+        place = self._bases.get(run)
         return self._shown.get(place) if place else None
 
     def put(self, job: Manifest) -> None:
-        """Takes in a FineTuneJob that appeared or changed."""
+        """Records a FineTuneJob that appeared or changed."""
         self._follow(job["metadata"]["uid"], _base_place(job))
-        self._show(_place(job), shown_by(job))
+        self._show(_place(job), base_job(job))
 
     def remove(self, job: Manifest) -> None:
-        """Takes in that a FineTuneJob is gone; another may have its name by now."""
+        """Records that a FineTuneJob is deleted; another FineTuneJob may have its name by now."""
         self._follow(job["metadata"]["uid"], None)
         known = self._shown.get(_place(job))
         if known and known.uid == job["metadata"]["uid"]:
@@ -54,38 +54,38 @@ class ModelDependencies:
             self._shown[place] = shown
         else:
             del self._shown[place]
-        for run in self._heirs.get(place, ()):
+        for run in self._dependents.get(place, ()):
             self.enqueue(run)
 
     def _follow(self, run: str, place: Place | None) -> None:
-        before = self._named.pop(run, None)
+        before = self._bases.pop(run, None)
         if before:
-            self._heirs[before].discard(run)
-            if not self._heirs[before]:
-                del self._heirs[before]
+            self._dependents[before].discard(run)
+            if not self._dependents[before]:
+                del self._dependents[before]
         if place:
-            self._named[run] = place
-            self._heirs.setdefault(place, set()).add(run)
+            self._bases[run] = place
+            self._dependents.setdefault(place, set()).add(run)
 
 
-def shown_by(job: Manifest) -> BaseJob:
-    """What a FineTuneJob shows."""
+def base_job(job: Manifest) -> BaseJob:
+    """The facts about a FineTuneJob that matter to the runs that depend on the job."""
     meta = job["metadata"]
     try:
         status = FineTuneJobStatus.model_validate(job.get("status") or {})
     except ValidationError:
-        return BaseJob(meta["uid"], State.WAITING)  # as its own turn says of it
+        return BaseJob(meta["uid"], State.WAITING)  # the state that its own reconcile writes
     shown = BaseJob(meta["uid"], status.state or State.PENDING)
     if holds(status, Condition.SUCCEEDED) and status.model:
         return replace(shown, end="Succeeded", uri=status.model.uri, manifest=status.model.digest)
     finished = condition(status, Condition.FINISHED)
-    # One that failed and was changed since is at work again, or about to be.
+    # A failed job whose spec was changed afterwards starts anew.
     judged = finished and finished.status == "True" and finished.observed_generation == meta.get("generation")
     return replace(shown, end="Failed") if judged else shown
 
 
 def _base_place(job: Manifest) -> Place | None:
-    """Where a FineTuneJob takes its model from; it may be one that this version cannot read."""
+    """The base job that a FineTuneJob names. The FineTuneJob may be invalid."""
     try:
         return job["metadata"]["namespace"], str(job["spec"]["model"]["fromJob"]["name"])
     except (KeyError, TypeError):

@@ -1,8 +1,12 @@
-"""One turn of a run: read what is there, plan, and make what is missing or, if nothing is, tell and delete.
+"""Reconciles a run: gathers the observed objects, plans, and carries out the plan.
 
-The status is written in a turn that makes nothing, so that the first Jobs of others can come before it.
-Killed anywhere, the next turn comes to the same end: objects have deterministic names and are created once,
-status is durable before anything is deleted, and whatever is remembered here may be forgotten.
+A reconcile creates the missing objects. If none are missing, the reconcile writes the status and then
+deletes. The status is written in a reconcile of its own, so that the first Jobs of other runs are created
+before the status of this run is written.
+
+If the process is killed at any point, the next reconcile comes to the same result: names are deterministic,
+Jobs are created once, the status is durable before anything is deleted, and no decision depends on the memory
+of this process.
 """
 
 import logging
@@ -38,121 +42,124 @@ from finetune_operator.settings import Settings
 from finetune_trainer.contract import Progress
 
 MAX_CREATING_RECONCILES = 5
-"""After so many turns in a row that made something, something else must be undoing it."""
+"""If so many reconciles in a row had to create or change objects, another program undoes the changes."""
 CONFLICT_SECONDS = 0.2
-"""Somebody else wrote first: no failure, but worth a breath."""
+"""Delay after a conflict. Another client wrote first, so the conflict is no failure of the run."""
 CREATED_ONCE = {"Job", "ControllerRevision"}
-"""Kinds that are never written again: their content is immutable or belongs to others as well."""
+"""Kinds that are never updated: their content is immutable, or other controllers own parts of it."""
 EVENTS_PER_HOUR = 10
-"""Kubernetes Events that one run posts for one reason."""
+"""Most Kubernetes Events with the same reason that one run posts in an hour."""
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class Notes:
-    """What is remembered of a run between turns, and may be forgotten."""
+class RunMemory:
+    """State of a run between two reconciles. A restart loses this state without harm."""
 
     read_state: ReadState
     undeletable: str | None = None
-    """What the API server said when it refused a delete."""
-    making: int = 0
-    """Turns in a row that have made something."""
+    """The message of the API server that refused a delete; None: no delete was refused."""
+    creating: int = 0
+    """Number of reconciles in a row that created or changed objects."""
     posted: list[tuple[str, float]] = field(default_factory=list)
     """Reasons of the Events of the last hour, with the time of each by time.monotonic()."""
 
 
 @dataclass
 class Reconciler:
-    """Takes turns; serial for each run, because the work queue is."""
+    """Reconciles runs. The work queue never reconciles one run twice at the same time."""
 
     cache: Cache
     cluster: Cluster
     settings: Settings
     poller: Poller
     clock: Callable[[], datetime]
-    """The API server's: see ServerClock."""
-    _notes: dict[str, Notes] = field(default_factory=dict)
+    """The API server's time; see ServerClock."""
+    _memories: dict[str, RunMemory] = field(default_factory=dict)
     _cleaner: Cleaner = field(init=False)
 
     def __post_init__(self) -> None:
         self._cleaner = Cleaner(self.cache, self.cluster, self.settings)
 
     async def reconcile(self, run: str) -> float | None:
-        """Works on a run; returns the seconds until time alone asks for another turn, or None.
+        """Reconciles a run.
+
+        Returns:
+            Seconds until the next reconcile; None: only an event enqueues the run.
 
         Raises:
-            RetryLaterError: something that others have to mend stood in the way.
+            RetryLaterError: the API server refused or could not answer a request.
         """
         raw = self.cache.job(run)
         meta = raw["metadata"] if raw else {}
         if raw is None or meta.get("deletionTimestamp"):
             self.poller.follow(run, None)
-            self._notes.pop(run, None)
+            self._memories.pop(run, None)
         logs.about(
             namespace=meta.get("namespace"), job=meta.get("name"), run=run, attempt=_newest_attempt(raw)
         )
         try:
             if raw is None:
                 return await self._cleaner.reconcile(run, self.clock())
-            return None if meta.get("deletionTimestamp") else await self._advance(run, raw)
+            return None if meta.get("deletionTimestamp") else await self._reconcile_job(run, raw)
         except ConflictError as error:
             log.info("%s", error)
             return CONFLICT_SECONDS
         except ApiError as error:
             raise RetryLaterError(str(error), getattr(error, "seconds", 0.0)) from None
 
-    async def _advance(self, run: str, raw: Manifest) -> float | None:
-        """A turn of a FineTuneJob that exists."""
-        notes = self._notes.setdefault(run, Notes(ReadState(run, raw["metadata"]["namespace"])))
+    async def _reconcile_job(self, run: str, raw: Manifest) -> float | None:
+        """Reconciles a run whose FineTuneJob exists."""
+        memory = self._memories.setdefault(run, RunMemory(ReadState(run, raw["metadata"]["namespace"])))
         now = self.clock().replace(microsecond=0)
         try:
             job = FineTuneJob.model_validate(raw)
         except ValidationError as error:
             self.poller.follow(run, None)
-            await self._tell_unreadable(raw, notes, invalid_spec.status_of(raw, error, now), now)
+            await self._report_invalid(raw, memory, invalid_spec.status_of(raw, error, now), now)
             return None
-        await gather.look_at_namespace(notes.read_state, self.cluster)
-        await gather.look_at_foreign(notes.read_state, self.cache, self.cluster)
-        await gather.catch_up(notes.read_state, self.cache, self.cluster)
-        await gather.ask_events(notes.read_state, self.cache, self.cluster, now)
+        await gather.read_namespace(memory.read_state, self.cluster)
+        await gather.recheck_foreign(memory.read_state, self.cache, self.cluster)
+        await gather.reread_pods(memory.read_state, self.cache, self.cluster)
+        await gather.read_events(memory.read_state, self.cache, self.cluster, now)
         news = self.poller.news(run)
-        plan, refusal = self._decide(notes, job, now, news), notes.undeletable
+        plan, refusal = self._decide(memory, job, now, news), memory.undeletable
         try:
-            if await self._make(plan, notes):
+            if await self._create_missing(plan, memory):
                 return 0.0
         except RefusedError as error:
             refusal = str(error)
-        shown = self._decide(notes, job, now, news, refusal) if refusal else plan
+        shown = self._decide(memory, job, now, news, refusal) if refusal else plan
         written = await self._write_status(raw, dumped(shown.status))
         self.poller.shown(run, news)
-        before, notes.undeletable = notes.undeletable, await self._delete_all(run, raw, plan)
+        before, memory.undeletable = memory.undeletable, await self._delete_all(run, raw, plan)
         if written:
             for note in shown.notes:
                 log.info("%s", note)
             for event in shown.events:
-                await self._post(raw, notes, event, now)
+                await self._post_event(raw, memory, event, now)
         pods, jobs = self.cache.children(run, "Pod"), self.cache.children(run, "Job")
         self.poller.follow(run, first_pod(pods, jobs) if plan.poll else None)
-        if notes.undeletable != before:
+        if memory.undeletable != before:
             return 0.0
         if refusal:
             raise RetryLaterError(refusal)
         return min(
-            (s for s in (plan.requeue_after, notes.read_state.requeue_after) if s is not None), default=None
+            (s for s in (plan.requeue_after, memory.read_state.requeue_after) if s is not None), default=None
         )
 
-    async def _make(self, plan: Plan, notes: Notes) -> bool:
-        """Applies and creates what the plan says; returns whether anything was: it is planned again then."""
-        changed = await self._make_all(plan, notes.read_state)
-        notes.making = notes.making + 1 if changed else 0
-        if notes.making > MAX_CREATING_RECONCILES:
-            notes.making = 0
+    async def _create_missing(self, plan: Plan, memory: RunMemory) -> bool:
+        """Applies and creates the missing objects; returns whether there were any."""
+        changed = await self._apply_and_create(plan, memory.read_state)
+        memory.creating = memory.creating + 1 if changed else 0
+        if memory.creating > MAX_CREATING_RECONCILES:
+            memory.creating = 0
             raise RuntimeError(
-                f"the plan still makes something after {MAX_CREATING_RECONCILES} turns: {_names(plan)}"
+                f"after {MAX_CREATING_RECONCILES} reconciles the plan still creates or changes {_names(plan)}"
             )
         return changed
 
-    async def _make_all(self, plan: Plan, read_state: ReadState) -> bool:
+    async def _apply_and_create(self, plan: Plan, read_state: ReadState) -> bool:
         changed = False
         for manifest in (*plan.apply, *plan.create):
             kind, name = manifest["kind"], manifest["metadata"]["name"]
@@ -163,13 +170,13 @@ class Reconciler:
                 changed = True
                 await self._create(manifest, read_state)
                 if (kind, name) in read_state.foreign:
-                    return True  # what follows may rest on it: no pods without their NetworkPolicy
+                    return True  # later objects depend on this one: no pods without their NetworkPolicy
             elif kind not in CREATED_ONCE and not is_subset(manifest, known):
-                log.info("%s %s differs from what it should be", kind, name)
+                log.info("%s %s differs from the plan and is applied again", kind, name)
                 try:
                     self.cache.put(await self.cluster.apply(manifest, known["metadata"]["uid"]))
                 except ConflictError:
-                    await self._read_again(known)
+                    await self._refresh(known)
                 changed = True
         return changed
 
@@ -179,12 +186,12 @@ class Reconciler:
             self.cache.put(await self.cluster.create(manifest))
             log.info("created %s %s", kind, name)
         except ExistsError:
-            await gather.look_at_taken(read_state, self.cache, self.cluster, kind, name)
+            await gather.read_conflicting(read_state, self.cache, self.cluster, kind, name)
             if (kind, name) in read_state.foreign:
-                log.warning("%s %s exists and is not ours", kind, name)
+                log.warning("%s %s exists and does not belong to this run", kind, name)
 
     async def _delete_all(self, run: str, raw: Manifest, plan: Plan) -> str | None:
-        """Deletes what the plan says; returns what the API server said if it refused."""
+        """Deletes the objects of the plan; returns the API server's message if it refused a delete."""
         for reference in plan.delete:
             try:
                 await self.cluster.delete(raw["metadata"]["namespace"], reference)
@@ -197,44 +204,47 @@ class Reconciler:
         return None
 
     async def _write_status(self, raw: Manifest, status: dict[str, Any]) -> bool:
-        """Writes the status if it is another; returns whether.
+        """Writes the status if the status changed; returns whether.
 
         Raises:
-            ConflictError: the FineTuneJob has changed meanwhile; it was read again.
+            ConflictError: the FineTuneJob changed since it was read; the cache has the new version.
         """
         if status == (raw.get("status") or {}):
             return False
         try:
             self.cache.put(await self.cluster.write_status(raw, status))
         except ConflictError:
-            await self._read_again(raw)
+            await self._refresh(raw)
             raise
         return True
 
-    async def _tell_unreadable(
-        self, raw: Manifest, notes: Notes, status: dict[str, Any], now: datetime
+    async def _report_invalid(
+        self, raw: Manifest, memory: RunMemory, status: dict[str, Any], now: datetime
     ) -> None:
-        """Says it in the status; the API server may refuse even that where the stored spec breaks a rule."""
+        """Writes a status that explains why the spec is invalid.
+
+        The API server refuses the write if the stored spec violates the schema; then an Event explains.
+        """
         try:
             await self._write_status(raw, status)
         except RefusedError as error:
             log.warning("%s", error)
             event = Event("Warning", Reason.SPEC_INVALID.value, status["message"])
-            await self._post(raw, notes, event, now)
+            await self._post_event(raw, memory, event, now)
 
-    async def _post(self, raw: Manifest, notes: Notes, event: Event, now: datetime) -> None:
-        """Posts an Event; one that cannot be posted is not worth a failure."""
+    async def _post_event(self, raw: Manifest, memory: RunMemory, event: Event, now: datetime) -> None:
+        """Posts an Event. A failure to post is logged and does not fail the reconcile."""
         since = time.monotonic() - 3600
-        notes.posted = [(reason, at) for reason, at in notes.posted if at > since]
-        if sum(reason == event.reason for reason, _ in notes.posted) >= EVENTS_PER_HOUR:
+        memory.posted = [(reason, at) for reason, at in memory.posted if at > since]
+        if sum(reason == event.reason for reason, _ in memory.posted) >= EVENTS_PER_HOUR:
             return
-        notes.posted.append((event.reason, time.monotonic()))
+        memory.posted.append((event.reason, time.monotonic()))
         try:
             await self.cluster.post_event(raw, event, now)
         except ApiError as error:
             log.warning("no Event posted: %s", error)
 
-    async def _read_again(self, raw: Manifest) -> None:
+    async def _refresh(self, raw: Manifest) -> None:
         meta = raw["metadata"]
         try:
             self.cache.put(await self.cluster.get(raw["kind"], meta["namespace"], meta["name"]))
@@ -243,18 +253,18 @@ class Reconciler:
 
     def _decide(
         self,
-        notes: Notes,
+        memory: RunMemory,
         job: FineTuneJob,
         now: datetime,
         news: Progress | None,
         refused: str | None = None,
     ) -> Plan:
-        seen = gather.observed(notes.read_state, self.cache, news, refused)
+        seen = gather.observed(memory.read_state, self.cache, news, refused)
         return decide(job, seen, self.settings, now)
 
 
 def _newest_attempt(raw: Manifest | None) -> str | None:
-    """For the log; of whatever an object holds that may not be readable."""
+    """Stage and number of the newest attempt, for the log. The object may be invalid."""
     status = (raw or {}).get("status")
     attempts = status.get("attempts") if isinstance(status, dict) else None
     last = attempts[-1] if isinstance(attempts, list) and attempts else None
@@ -262,7 +272,7 @@ def _newest_attempt(raw: Manifest | None) -> str | None:
 
 
 def dumped(status: FineTuneJobStatus) -> dict[str, Any]:
-    """A status as the API server stores it."""
+    """The JSON of a status as the API server stores it."""
     document: dict[str, Any] = status.model_dump(mode="json", by_alias=True, exclude_none=True)
     return document
 

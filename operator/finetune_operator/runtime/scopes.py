@@ -1,4 +1,4 @@
-"""The scopes that the operator watches and the health of each: a namespace, or the whole cluster."""
+"""The watched scopes and their health. A scope is a namespace or the whole cluster."""
 
 import asyncio
 import logging
@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 
 from finetune_operator.runtime import metrics
 
-TELL_AGAIN_SECONDS = 60.0
-"""The problem of a sick scope is logged again after this long."""
+LOG_INTERVAL_SECONDS = 60.0
+"""Interval between two log lines about an unhealthy scope."""
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Scope:
-    """One watched namespace, or the whole cluster. A problem of one scope is no problem of another.
+    """One watched namespace, or the whole cluster. A problem of one scope does not affect another scope.
 
     Attributes:
-        namespace: None: the whole cluster.
-        answered_at: when the API server last answered a list of the scope, be it with a refusal.
+        namespace: the namespace; None: the whole cluster.
+        answered_at: when the API server last answered or refused a list of the scope.
     """
 
     namespace: str | None
@@ -28,11 +28,11 @@ class Scope:
     answered_at: float = 0.0
     _listed: bool = False
     _problems: dict[str, str] = field(default_factory=dict)
-    """By activity, such as `watch Pod`: why it fails."""
+    """The cause of failure by activity, such as `watch Pod`."""
     _logged: str | None = None
-    """The problem that was logged last; None: the scope is well, or no problem was seen yet."""
+    """The problem that was logged last; None: the scope is healthy."""
     _logged_at: float = 0.0
-    _turns: int = 0
+    _reconciles: int = 0
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -43,39 +43,39 @@ class Scope:
 
     @property
     def listed(self) -> bool:
-        """Whether the cache is complete for this scope: no run is reconciled before."""
+        """Whether the cache is complete for this scope; only then are its runs reconciled."""
         return self._listed
 
     @property
     def problem(self) -> str | None:
-        """Why the scope is sick; None: no list and no watch fails."""
+        """Why the scope is unhealthy; None: no list and no watch fails."""
         return next(iter(self._problems.values()), None)
 
     def start(self) -> None:
-        """The cache is complete from now on."""
+        """Marks the cache as complete for this scope."""
         self._listed = True
         self._publish()
 
     async def stop(self) -> None:
-        """The cache is no longer complete. Waits for the turns that still read from it."""
+        """Marks the cache as incomplete for this scope, then waits for the reconciles that read it."""
         self._listed = False
         self._publish()
         await self._idle.wait()
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Holds `stop` back while a run of this scope is reconciled."""
-        self._turns += 1
+    def reconciling(self) -> Iterator[None]:
+        """Makes `stop` wait while a run of this scope is reconciled."""
+        self._reconciles += 1
         self._idle.clear()
         try:
             yield
         finally:
-            self._turns -= 1
-            if not self._turns:
+            self._reconciles -= 1
+            if not self._reconciles:
                 self._idle.set()
 
     def note(self, activity: str, problem: str | None) -> None:
-        """Records that an activity, such as `watch Pod`, fails or (None) works."""
+        """Records why an activity, such as `watch Pod`, fails; None: the activity works."""
         if problem is None and activity not in self._problems:
             return
         if problem is None:
@@ -86,12 +86,12 @@ class Scope:
         self._publish()
 
     def _log(self) -> None:
-        """Logs that the scope became sick or well; what ails a sick scope at most once a minute."""
+        """Logs each change between healthy and unhealthy, and the problem at most once a minute."""
         problem, now = self.problem, self.clock()
         if problem is None:
             if self._logged is not None:
                 log.info("%s can be listed and watched again", self)
-        elif self._logged is None or now - self._logged_at >= TELL_AGAIN_SECONDS:
+        elif self._logged is None or now - self._logged_at >= LOG_INTERVAL_SECONDS:
             self._logged_at = now
             log.warning("%s cannot be listed or watched and is tried again: %s", self, problem)
         else:
@@ -104,7 +104,7 @@ class Scope:
 
 
 class Scopes:
-    """All scopes: the configured namespaces, or the whole cluster where none is configured."""
+    """All scopes: the configured namespaces, or the whole cluster if none is configured."""
 
     def __init__(self, namespaces: Iterable[str]) -> None:
         self._by_namespace: dict[str | None, Scope] = {

@@ -1,6 +1,6 @@
-"""Asks the first pod of each running stage how far it is, and wakes the job when its status is due.
+"""Polls the first pod of each running stage for its progress, and enqueues the run when its status is due.
 
-What answers is a tenant's pod: time, size and content are bounded, and silence means nothing.
+The answer comes from a tenant's pod: time, size and content are bounded. A missing answer decides nothing.
 """
 
 import asyncio
@@ -19,18 +19,18 @@ from finetune_operator.runtime import metrics
 from finetune_trainer.contract import MAX_PROGRESS_BYTES, PROGRESS_PORT, Progress, Stage, speaks
 
 ANSWER_SECONDS = 2.0
-AT_ONCE = 100
-"""Questions in flight."""
+MAX_CONCURRENT_REQUESTS = 100
+"""Most requests at the same time."""
 ROUNDING_SECONDS = 1.0
-"""Times in a status are whole seconds: news a moment too early would be left out."""
+"""Times in a status are whole seconds, so an update that comes a moment early would be left out."""
 LARGEST = 2.0**53
-"""Largest whole number that every JSON reader keeps exact."""
+"""Largest integer that every JSON parser keeps exact."""
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Target:
-    """The pod to ask and what it must speak of."""
+    """The address of a pod, and the stage and attempt that its answer must name."""
 
     address: str
     stage: Stage
@@ -40,18 +40,18 @@ class Target:
 @dataclass
 class _Followed:
     target: Target
-    told: Progress | None = None
-    told_at: float = 0.0
+    answer: Progress | None = None
+    answered_at: float = 0.0
     shown: bool = False
 
 
 @dataclass
 class Poller:
-    """Follows the runs that it is told to.
+    """Polls the pods of the followed runs.
 
     Args:
-        poll_seconds: time between two questions to one pod.
-        status_seconds: progress alone wakes a job at most this often.
+        poll_seconds: time between two requests to one pod.
+        status_seconds: progress alone enqueues a run at most this often.
     """
 
     poll_seconds: float
@@ -59,7 +59,7 @@ class Poller:
     _followed: dict[str, _Followed] = field(default_factory=dict)
 
     def follow(self, run: str, target: Target | None) -> None:
-        """Asks this pod from now on, or none any more."""
+        """Starts to poll a pod for a run; None: stops to poll for the run."""
         known = self._followed.get(run)
         if target is None:
             self._followed.pop(run, None)
@@ -67,22 +67,22 @@ class Poller:
             self._followed[run] = _Followed(target)
 
     def news(self, run: str) -> Progress | None:
-        """The newest answer that was worth a write, until it has been shown."""
+        """The newest answer that the status should show; None: there is none, or the status shows it."""
         known = self._followed.get(run)
-        return known.told if known and not known.shown else None
+        return known.answer if known and not known.shown else None
 
     def shown(self, run: str, news: Progress | None) -> None:
-        """Records that the status shows this news; an answer that came since stays news."""
+        """Records that the status shows an answer; a newer answer is still to be shown."""
         known = self._followed.get(run)
-        if known and known.told is news:
+        if known and known.answer is news:
             known.shown = True
 
     async def run(self, enqueue: Callable[[str], None]) -> None:
-        """Asks until cancelled; calls `enqueue` with each run whose status is due."""
-        in_flight = asyncio.Semaphore(AT_ONCE)
+        """Polls until cancelled; calls `enqueue` with each run whose status is due."""
+        in_flight = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)
         async with aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS),
-            connector=aiohttp.TCPConnector(force_close=True, limit=AT_ONCE),
+            connector=aiohttp.TCPConnector(force_close=True, limit=MAX_CONCURRENT_REQUESTS),
             auto_decompress=False,
             headers={"Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -91,10 +91,10 @@ class Poller:
                 started = time.monotonic()
                 async with asyncio.TaskGroup() as group:
                     for run, followed in list(self._followed.items()):
-                        group.create_task(self._look(session, in_flight, run, followed, enqueue))
+                        group.create_task(self._poll(session, in_flight, run, followed, enqueue))
                 await asyncio.sleep(max(0.0, self.poll_seconds - (time.monotonic() - started)))
 
-    async def _look(
+    async def _poll(
         self,
         session: aiohttp.ClientSession,
         in_flight: asyncio.Semaphore,
@@ -114,23 +114,23 @@ class Poller:
             log.info("the progress of %s cannot be used: %s", followed.target.address, str(error)[:300])
             return
         except Exception:
-            # Whatever a tenant's pod answers, the operator goes on for all the others.
+            # No answer of a tenant's pod may stop the poller of the other runs.
             metrics.POLLS.labels(result="invalid").inc()
             log.warning("the progress of %s cannot be read", followed.target.address, exc_info=True)
             return
         metrics.POLLS.labels(result="answered").inc()
         now = time.monotonic()
-        if followed.told == answer or self._followed.get(run) is not followed:
+        if followed.answer == answer or self._followed.get(run) is not followed:
             return
-        event = followed.told is None or followed.told.activity != answer.activity
-        if event or now - followed.told_at >= self.status_seconds + ROUNDING_SECONDS:
-            followed.told, followed.told_at, followed.shown = answer, now, False
+        event = followed.answer is None or followed.answer.activity != answer.activity
+        if event or now - followed.answered_at >= self.status_seconds + ROUNDING_SECONDS:
+            followed.answer, followed.answered_at, followed.shown = answer, now, False
             enqueue(run)
 
 
 def first_pod(pods: Iterable[Manifest], jobs: Iterable[Manifest]) -> Target | None:
-    """The running pod of index 0 that can be asked for its progress: of a Job of ours, the newest."""
-    ours = {
+    """The newest running pod with index 0 and an address of the run's Jobs, without the cleanup Job."""
+    stage_jobs = {
         job["metadata"]["uid"]
         for job in jobs
         if job["metadata"].get("labels", {}).get(LABEL_ROLE) != "cleanup"
@@ -141,7 +141,7 @@ def first_pod(pods: Iterable[Manifest], jobs: Iterable[Manifest]) -> Target | No
         if pod["status"].get("phase") == "Running"
         and pod["status"].get("podIP")
         and pod["metadata"].get("labels", {}).get("batch.kubernetes.io/job-completion-index") == "0"
-        and any(owner["uid"] in ours for owner in pod["metadata"].get("ownerReferences", ()))
+        and any(owner["uid"] in stage_jobs for owner in pod["metadata"].get("ownerReferences", ()))
     ]
     if not candidates:
         return None
@@ -151,11 +151,11 @@ def first_pod(pods: Iterable[Manifest], jobs: Iterable[Manifest]) -> Target | No
 
 
 async def ask(session: aiohttp.ClientSession, target: Target) -> Progress:
-    """What a pod says of its progress.
+    """Requests the progress of a pod.
 
     Raises:
-        ValueError: it is not an answer of this stage and attempt that can be used.
-        aiohttp.ClientError, TimeoutError: it does not answer.
+        ValueError: the answer is invalid, or about another stage or attempt.
+        aiohttp.ClientError, TimeoutError: the pod does not answer.
     """
     host = f"[{target.address}]" if ":" in target.address else target.address
     url = f"http://{host}:{PROGRESS_PORT}/progress"
@@ -168,29 +168,37 @@ async def ask(session: aiohttp.ClientSession, target: Target) -> Progress:
             if len(data) > MAX_PROGRESS_BYTES:
                 raise ValueError(f"more than {MAX_PROGRESS_BYTES} bytes")
     try:
-        said = Progress.model_validate_json(data)
+        progress = Progress.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    if not speaks(said.contract_version) or (said.stage, said.attempt) != (target.stage, target.attempt):
+    if not speaks(progress.contract_version) or (progress.stage, progress.attempt) != (
+        target.stage,
+        target.attempt,
+    ):
         raise ValueError(
-            f"it speaks of {said.stage} attempt {said.attempt}, contract {said.contract_version}"
+            f"the answer is about {progress.stage} attempt {progress.attempt},"
+            f" contract {progress.contract_version}"
         )
-    return clamped(said, time.time())
+    return clamped(progress, time.time())
 
 
-def clamped(said: Progress, now: float) -> Progress:
-    """Numbers that the API server can store: finite, at most 2^53, a heartbeat not of the future."""
+def clamped(progress: Progress, now: float) -> Progress:
+    """Bounds the numbers for the API server: finite, at most 2^53, no heartbeat in the future."""
     changes: dict[str, float | None] = {}
     for name in Progress.model_fields:
-        value = getattr(said, name)
+        value = getattr(progress, name)
         if isinstance(value, float) and not math.isfinite(value):
             changes[name] = None if Progress.model_fields[name].default is None else 0.0
         elif isinstance(value, int | float) and abs(value) > LARGEST:
-            # A whole number may be too large even to become a float.
+            # A large integer cannot always be converted to a float.
             changes[name] = type(value)(LARGEST if value > 0 else -LARGEST)
-    if math.isfinite(said.heartbeat):
-        changes["heartbeat"] = min(said.heartbeat, now)
-    if said.step is not None and said.total_steps is not None and said.step > said.total_steps:
-        changes["step"] = said.total_steps
-    return said.model_copy(update=changes)
+    if math.isfinite(progress.heartbeat):
+        changes["heartbeat"] = min(progress.heartbeat, now)
+    if (
+        progress.step is not None
+        and progress.total_steps is not None
+        and progress.step > progress.total_steps
+    ):
+        changes["step"] = progress.total_steps
+    return progress.model_copy(update=changes)

@@ -1,6 +1,6 @@
-"""Keeps of each Kubernetes object only the fields that the operator reads, before anything holds the object.
+"""Reduces each Kubernetes object to the fields that the operator reads, before the cache stores the object.
 
-A tenant may write up to 256 KiB of annotations, hundreds of labels, and whole pod templates. None of that
+A tenant may write up to 256 KiB of annotations, hundreds of labels, and whole pod templates. None of these
 reaches the cache.
 """
 
@@ -13,10 +13,10 @@ from finetune_operator.names import KIND
 from finetune_operator.objects import Manifest
 
 Fields = Mapping[str, Any]
-"""Fields to keep: `...` keeps a value as it is; a mapping keeps fields of an object, or of each in a list."""
+"""Fields to keep: `...` keeps a whole value; a mapping keeps fields of an object or of each list item."""
 
 INTERN_LIMIT = 64
-"""Strings up to this length are held once, however many objects repeat them."""
+"""Strings up to this length are interned: equal strings of many objects share memory."""
 
 
 def _fields(*names_of_fields: str) -> Fields:
@@ -108,7 +108,7 @@ FIELDS: Mapping[str, Fields] = {
 
 
 def transform(kind: str, obj: Manifest) -> Manifest:
-    """The object with the fields that the operator reads, and its kind, which the items of a list lack."""
+    """Keeps the fields that the operator reads, and sets the kind, which the items of a list lack."""
     kept: Manifest = _kept(obj, FIELDS[kind])
     return {"kind": kind, **kept}
 

@@ -1,4 +1,4 @@
-"""A queue of runs to reconcile: one worker at a time for each run, however often the run is enqueued."""
+"""The work queue: each key is processed by one worker at a time, however often the key is enqueued."""
 
 import asyncio
 import logging
@@ -12,15 +12,15 @@ from finetune_operator.runtime import metrics
 FIRST_BACKOFF_SECONDS = 1.0
 LAST_BACKOFF_SECONDS = 60.0
 BACKGROUND_EVERY = 8
-"""One turn in so many is for the background queue, even while user-triggered keys wait."""
+"""Every so many keys, a worker takes a background key first, even while user-triggered keys wait."""
 log = logging.getLogger(__name__)
 
 
 class RetryLaterError(Exception):
-    """An expected failure: tried again with back-off and told in one line, without a traceback.
+    """An expected failure: the key is retried with back-off, and the log has one line without a traceback.
 
     Attributes:
-        seconds: earliest time of the next try, where the other side said one.
+        seconds: seconds until the next try at the earliest, if the API server asked to wait; else 0.
     """
 
     def __init__(self, message: str, seconds: float = 0.0) -> None:
@@ -30,27 +30,27 @@ class RetryLaterError(Exception):
 
 @dataclass
 class _Entry:
-    """State of one key; dropped when the key neither waits nor is worked on."""
+    """State of one key; dropped when the key neither waits nor is processed."""
 
     namespace: str = ""
     queued_at: float | None = None
-    working: bool = False
-    again: bool = False
+    processing: bool = False
+    dirty: bool = False
     user_triggered: bool = False
-    """Whether its next turn is one that somebody asked for."""
+    """Whether a user's change enqueued the key since the key was last processed."""
     failures: int = 0
     timer: asyncio.TimerHandle | None = None
 
 
 class _RoundRobin:
-    """A queue of keys in which namespaces take turns; the keys of one namespace are first in, first out.
+    """A round robin over namespaces; the keys of one namespace are first in, first out.
 
-    A key of a namespace waits for at most one key of each other namespace, however many they have.
+    The first key of a namespace waits for at most one key of each other namespace.
     """
 
     def __init__(self) -> None:
         self._keys: dict[str, dict[str, None]] = {}
-        """Waiting keys by namespace; the first namespace has the next turn."""
+        """Waiting keys by namespace; `pop` takes a key of the first namespace."""
         self._count = 0
 
     def append(self, namespace: str, key: str) -> None:
@@ -79,30 +79,30 @@ class _RoundRobin:
 
 @dataclass
 class WorkQueue:
-    """Two queues: user-triggered before background; in each, namespaces take turns.
+    """Two queues, user-triggered before background; each is a round robin over namespaces.
 
-    The background queue gets one turn in `BACKGROUND_EVERY` even while user-triggered keys wait. A key that
-    is enqueued while it is worked on goes to the end of its namespace's keys.
+    Every `BACKGROUND_EVERY`th key is taken from the background queue even while user-triggered keys wait. A
+    key that is enqueued while it is processed goes to the end of the keys of its namespace.
 
     `work(key)` returns the seconds after which the key is enqueued again, or None. A key whose work raises
-    is tried again with back-off; no other key waits for that.
+    is retried with back-off; no other key waits for the retry.
     """
 
     work: Callable[[str], Awaitable[float | None]]
     workers: int
     _user_triggered: _RoundRobin = field(default_factory=_RoundRobin)
     _background: _RoundRobin = field(default_factory=_RoundRobin)
-    _turns: int = 0
+    _picked: int = 0
     _entries: dict[str, _Entry] = field(default_factory=dict)
-    _some_ready: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
+    _ready: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
 
     def enqueue(self, key: str, namespace: str = "", *, user_triggered: bool = False) -> None:
-        """Asks for a turn of a key.
+        """Enqueues a key.
 
         Args:
             key: a key that is in back-off after a failure stays in back-off, unless `user_triggered`.
-            namespace: keys of different namespaces take turns.
-            user_triggered: whether a user's change asks for the turn.
+            namespace: the namespace for the round robin.
+            user_triggered: whether a user's change enqueues the key.
         """
         entry = self._entries.setdefault(key, _Entry(namespace))
         if entry.failures and entry.timer and not user_triggered:
@@ -112,10 +112,10 @@ class WorkQueue:
             if entry.queued_at is not None:
                 self._background.remove(entry.namespace, key)
                 self._user_triggered.append(entry.namespace, key)
-        self._line_up(key, entry)
+        self._add(key, entry)
 
     async def run(self) -> None:
-        """Works until cancelled."""
+        """Processes keys until cancelled."""
         async with asyncio.TaskGroup() as group:
             for number in range(self.workers):
                 group.create_task(self._worker(), name=f"worker {number}")
@@ -123,77 +123,77 @@ class WorkQueue:
     def __len__(self) -> int:
         return len(self._user_triggered) + len(self._background)
 
-    def _line_up(self, key: str, entry: _Entry) -> None:
+    def _add(self, key: str, entry: _Entry) -> None:
         if entry.timer:
             entry.timer.cancel()
             entry.timer = None
-        if entry.working:
-            entry.again = True
+        if entry.processing:
+            entry.dirty = True
         elif entry.queued_at is None:
             entry.queued_at = time.monotonic()
             queue = self._user_triggered if entry.user_triggered else self._background
             queue.append(entry.namespace, key)
-            self._some_ready.release()
+            self._ready.release()
             metrics.QUEUE_DEPTH.set(len(self))
 
-    def _line_up_later(self, key: str, entry: _Entry, seconds: float) -> None:
-        entry.timer = asyncio.get_running_loop().call_later(seconds, self._line_up, key, entry)
+    def _add_after(self, key: str, entry: _Entry, seconds: float) -> None:
+        entry.timer = asyncio.get_running_loop().call_later(seconds, self._add, key, entry)
 
     async def _worker(self) -> None:
         while True:
-            await self._some_ready.acquire()
+            await self._ready.acquire()
             key = self._next()
             entry = self._entries[key]
             started = time.monotonic()
             metrics.QUEUE_DEPTH.set(len(self))
             metrics.QUEUE_SECONDS.observe(started - (entry.queued_at or started))
-            entry.queued_at, entry.working, entry.again, entry.user_triggered = None, True, False, False
+            entry.queued_at, entry.processing, entry.dirty, entry.user_triggered = None, True, False, False
             try:
-                requeue_after = await self._attempt(key, entry)
+                requeue_after = await self._process(key, entry)
             finally:
-                entry.working = False
+                entry.processing = False
                 metrics.RECONCILE_SECONDS.observe(time.monotonic() - started)
-            self._settle(key, entry, requeue_after)
+            self._requeue(key, entry, requeue_after)
 
     def _next(self) -> str:
-        self._turns += 1
-        background_first = self._turns % BACKGROUND_EVERY == 0
+        self._picked += 1
+        background_first = self._picked % BACKGROUND_EVERY == 0
         queues = (self._user_triggered, self._background)
         first, second = reversed(queues) if background_first else queues
         return (first or second).pop()
 
-    async def _attempt(self, key: str, entry: _Entry) -> float | None:
+    async def _process(self, key: str, entry: _Entry) -> float | None:
         try:
             requeue_after = await self.work(key)
         except RetryLaterError as error:
             entry.failures += 1
             wait = max(error.seconds, backoff(entry.failures))
-            log.warning("%s; again in %.0f s", error, wait)
+            log.warning("%s; next try in %.0f s", error, wait)
             metrics.RECONCILES.labels(result="retry").inc()
             return wait
         except Exception:
             entry.failures += 1
             wait = backoff(entry.failures)
-            log.exception("a turn of run %s failed; again in %.0f s", key, wait)
+            log.exception("the reconcile of run %s failed; next try in %.0f s", key, wait)
             metrics.RECONCILES.labels(result="error").inc()
             return wait
         entry.failures = 0
         metrics.RECONCILES.labels(result="done").inc()
         return requeue_after
 
-    def _settle(self, key: str, entry: _Entry, requeue_after: float | None) -> None:
-        """Decides when the key is due again after a turn."""
+    def _requeue(self, key: str, entry: _Entry, requeue_after: float | None) -> None:
+        """Requeues a processed key, or drops its entry."""
         if entry.failures:
-            self._line_up_later(key, entry, requeue_after or 0.0)
-        elif entry.again:
-            self._line_up(key, entry)
+            self._add_after(key, entry, requeue_after or 0.0)
+        elif entry.dirty:
+            self._add(key, entry)
         elif requeue_after is not None:
-            self._line_up_later(key, entry, requeue_after)
+            self._add_after(key, entry, requeue_after)
         else:
             del self._entries[key]
 
 
 def backoff(failures: int) -> float:
-    """Seconds to wait after so many failures in a row: doubling from 1 s to 60 s, half of it by chance."""
+    """Seconds to wait after failures in a row: doubles from 1 s to 60 s, less up to half of it as jitter."""
     longest = min(LAST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, 16))
     return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret

@@ -1,4 +1,4 @@
-"""What each answer of the API server means, and that nothing is written without a lease. Real HTTP."""
+"""The exception for each answer of the API server, and no write without the Lease. Real HTTP."""
 
 import asyncio
 import contextlib
@@ -95,7 +95,7 @@ def answering(status: int, reason: str = "", headers: dict[str, str] | None = No
         (504, "Timeout", UnavailableError),
     ],
 )
-async def test_each_refusal_is_classified_and_named(
+async def test_each_refusal_raises_its_exception_with_a_message(
     server: Server, caller: Caller, status: int, reason: str, error: type[ApiError]
 ) -> None:
     server.answer = answering(status, reason)
@@ -105,14 +105,14 @@ async def test_each_refusal_is_classified_and_named(
     assert len(server.requests) == 1
 
 
-async def test_patience_that_is_asked_for_is_kept(server: Server, caller: Caller) -> None:
+async def test_retry_after_is_kept_in_the_exception(server: Server, caller: Caller) -> None:
     server.answer = answering(429, headers={"Retry-After": "7"})
     with pytest.raises(UnavailableError) as raised:
         await caller(60).request("get", "Job", "ns", "x")
     assert raised.value.seconds == 7
 
 
-async def test_an_answer_that_is_no_status_is_no_accident(server: Server, caller: Caller) -> None:
+async def test_an_error_without_a_status_object_is_classified(server: Server, caller: Caller) -> None:
     async def answer(_: web.Request) -> web.StreamResponse:
         return web.Response(status=502, text="<html>bad gateway")
 
@@ -121,7 +121,7 @@ async def test_an_answer_that_is_no_status_is_no_accident(server: Server, caller
         await caller(60).request("list", "Pod", None)
 
 
-async def test_long_refusals_are_cut(server: Server, caller: Caller) -> None:
+async def test_long_error_messages_are_cut(server: Server, caller: Caller) -> None:
     async def answer(_: web.Request) -> web.StreamResponse:
         return web.json_response({"message": "x" * 100_000}, status=403)
 
@@ -131,7 +131,7 @@ async def test_long_refusals_are_cut(server: Server, caller: Caller) -> None:
     assert len(str(raised.value)) < 1000
 
 
-async def test_nobody_there_is_unavailable(caller: Caller, server: Server) -> None:
+async def test_a_refused_connection_is_unavailable(caller: Caller, server: Server) -> None:
     caller(60).api.configuration.host = "http://127.0.0.1:1"
     with pytest.raises(UnavailableError, match="get jobs x in namespace ns"):
         await caller(60).request("get", "Job", "ns", "x")
@@ -139,13 +139,13 @@ async def test_nobody_there_is_unavailable(caller: Caller, server: Server) -> No
 
 
 @pytest.mark.parametrize("verb", ["create", "apply", "update", "patch", "delete"])
-async def test_nothing_is_written_without_a_lease(server: Server, caller: Caller, verb: str) -> None:
+async def test_no_write_is_sent_without_the_lease(server: Server, caller: Caller, verb: str) -> None:
     with pytest.raises(LeaseLostError):
         await caller(0).request(verb, "Job", "ns", "x", body={})
     assert server.requests == []
 
 
-async def test_reading_needs_no_lease(server: Server, caller: Caller) -> None:
+async def test_a_read_needs_no_lease(server: Server, caller: Caller) -> None:
     await caller(0).request("get", "Job", "ns", "x")
     await caller(0).request("create", "Lease", "ns", body={})
     assert len(server.requests) == 2
@@ -161,7 +161,7 @@ async def test_a_write_does_not_outlast_the_lease(server: Server, caller: Caller
         await caller(0.2).request("create", "Job", "ns", body={})
 
 
-async def test_requests_carry_identity_and_type(server: Server, caller: Caller) -> None:
+async def test_requests_carry_token_user_agent_and_content_type(server: Server, caller: Caller) -> None:
     await caller(60).request("apply", "Service", "ns", "s", body={"a": 1}, query={"force": "true", "x": ""})
     await caller(60).request("patch", "Job", "ns", "j", body={})
     apply, patch = server.requests
@@ -174,7 +174,7 @@ async def test_requests_carry_identity_and_type(server: Server, caller: Caller) 
     assert patch.path == "/apis/batch/v1/namespaces/ns/jobs/j"
 
 
-async def test_a_watch_that_falls_silent_is_broken_off(
+async def test_a_silent_watch_is_ended(
     server: Server, caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -208,7 +208,7 @@ async def test_a_watch_event_may_have_any_length(server: Server, caller: Caller)
     assert [event async for event in caller(60).stream("Pod", None, {})] == events
 
 
-async def test_a_watch_that_is_cut_off_is_broken(server: Server, caller: Caller) -> None:
+async def test_a_broken_connection_ends_a_watch(server: Server, caller: Caller) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
@@ -222,7 +222,9 @@ async def test_a_watch_that_is_cut_off_is_broken(server: Server, caller: Caller)
         await anext(stream)
 
 
-async def test_a_session_for_others_reads_the_token_for_each_request(server: Server, caller: Caller) -> None:
+async def test_a_session_for_a_library_reads_the_token_for_each_request(
+    server: Server, caller: Caller
+) -> None:
     api = caller(60).api
     tokens = iter(("bearer old", "bearer new"))
 
@@ -256,9 +258,7 @@ async def test_the_api_server_is_reached_by_the_proxy_of_the_environment(
 
 
 @pytest.mark.parametrize("status", [200, 404, 503])
-async def test_every_answer_tells_the_clock_of_the_api_server(
-    server: Server, caller: Caller, status: int
-) -> None:
+async def test_every_answer_corrects_the_clock(server: Server, caller: Caller, status: int) -> None:
     clock = ServerClock()
     transport = Transport(caller(60).api, lambda: 60.0, clock)
     server.answer = answering(status, headers={"Date": "Fri, 15 Jan 2027 08:00:00 GMT"})

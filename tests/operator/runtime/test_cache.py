@@ -1,4 +1,4 @@
-"""What the cache promises: the newest version wins, the deleted stay deleted, lists replace."""
+"""The cache: the newest version wins, deleted objects stay deleted, lists replace."""
 
 import asyncio
 from typing import Any
@@ -32,7 +32,7 @@ def versions(cache: Cache, kind: str = "Pod") -> list[str]:
     return [o["metadata"]["resourceVersion"] for o in cache.children("run", kind)]  # type: ignore[arg-type]
 
 
-def test_news_names_the_run_and_old_news_is_none(cache: Cache) -> None:
+def test_put_returns_the_run_only_for_a_new_version(cache: Cache) -> None:
     assert cache.put(an("Pod", "a", 5)) == "run"
     assert cache.put(an("Pod", "a", 5)) is None
     assert cache.put(an("Pod", "a", 4)) is None
@@ -40,21 +40,21 @@ def test_news_names_the_run_and_old_news_is_none(cache: Cache) -> None:
     assert versions(cache) == ["6"]
 
 
-def test_a_new_object_of_the_same_name_replaces_the_old(cache: Cache) -> None:
+def test_a_new_object_of_the_same_name_replaces_the_old_object(cache: Cache) -> None:
     cache.put(an("Pod", "a", 9, uid="one"))
     assert cache.put(an("Pod", "a", 8, uid="two")) == "run"
     assert cache.remove(an("Pod", "a", 10, uid="one")) is None
     assert versions(cache) == ["8"]
 
 
-def test_what_was_deleted_does_not_come_back_with_a_late_event(cache: Cache) -> None:
+def test_a_deleted_object_does_not_come_back_with_a_late_event(cache: Cache) -> None:
     cache.put(an("Pod", "a", 1))
     assert cache.remove(an("Pod", "a", 3)) == "run"
     assert cache.put(an("Pod", "a", 2)) is None
     assert cache.runs() == set()
 
 
-async def test_a_list_removes_what_it_lacks_but_not_what_is_newer(cache: Cache) -> None:
+async def test_a_list_removes_missing_objects_but_no_newer_objects(cache: Cache) -> None:
     cache.put(an("Pod", "old", 5))
     cache.put(an("Pod", "new", 20))
     cache.put(an("Job", "other-kind", 5))
@@ -65,12 +65,12 @@ async def test_a_list_removes_what_it_lacks_but_not_what_is_newer(cache: Cache) 
     assert cache.children("other", "Pod")
 
 
-async def test_an_unchanged_list_is_no_news(cache: Cache) -> None:
+async def test_an_unchanged_list_changes_no_run(cache: Cache) -> None:
     cache.put(an("Pod", "a", 5))
     assert await cache.replace("Pod", None, [an("Pod", "a", 5)], "10") == set()
 
 
-def test_a_run_is_known_by_its_job_and_outlives_it(cache: Cache) -> None:
+def test_a_run_outlives_its_job(cache: Cache) -> None:
     cache.put(an(KIND, "tickets", 1))
     cache.put(an("Job", "tickets-c1", 2))
     assert cache.job("run")
@@ -80,7 +80,7 @@ def test_a_run_is_known_by_its_job_and_outlives_it(cache: Cache) -> None:
     assert cache.runs() == {"run"}
 
 
-def test_objects_without_our_label_are_not_ours(cache: Cache) -> None:
+def test_objects_without_the_label_belong_to_no_run(cache: Cache) -> None:
     stranger = an("Pod", "x", 1)
     del stranger["metadata"]["labels"]
     assert cache.put(stranger) is None
@@ -102,7 +102,7 @@ async def test_a_long_list_gives_way_to_other_tasks(cache: Cache, monkeypatch: p
     assert len(set(seen)) >= 40
 
 
-def test_a_refusal_to_read_concerns_its_namespace(cache: Cache) -> None:
+def test_a_refusal_to_read_concerns_only_its_namespace(cache: Cache) -> None:
     assert cache.note_readable("Pod", "a", "list pods: forbidden")
     assert not cache.note_readable("Pod", "a", "list pods: forbidden")
     assert cache.unreadable("a") == "list pods: forbidden"
@@ -113,14 +113,14 @@ def test_a_refusal_to_read_concerns_its_namespace(cache: Cache) -> None:
     assert cache.unreadable("b") == "list jobs: forbidden"
 
 
-def test_memory_of_deletions_is_bounded(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_remembered_deletions_is_bounded(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finetune_operator.runtime.cache.REMEMBERED_DELETIONS", 3)
     for number in range(10):
         cache.remove(an("Pod", f"p{number}", 1))
     assert len(cache._deleted) == 3
 
 
-def test_a_run_is_where_its_job_is_else_where_anything_of_it_is(cache: Cache) -> None:
+def test_the_namespace_of_a_run_is_that_of_its_job_or_of_any_child(cache: Cache) -> None:
     assert cache.namespace("run") is None
     cache.put(an("Pod", "a", 1, namespace="elsewhere"))
     assert cache.namespace("run") == "elsewhere"
@@ -128,7 +128,7 @@ def test_a_run_is_where_its_job_is_else_where_anything_of_it_is(cache: Cache) ->
     assert cache.namespace("run") == "team"
 
 
-def test_a_forgotten_namespace_is_taken_in_again_unlike_deleted_objects(cache: Cache) -> None:
+def test_objects_of_a_forgotten_namespace_are_accepted_again(cache: Cache) -> None:
     cache.put(an(KIND, "tickets", 1))
     cache.put(an("Pod", "a", 2))
     cache.put(an("Pod", "b", 3, run="other", namespace="other"))

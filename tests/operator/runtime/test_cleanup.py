@@ -1,4 +1,4 @@
-"""When the cleanup of a deleted run starts, and what is said about how it goes."""
+"""The cleanup of a deleted run: its start, its end, and its messages."""
 
 import json
 import logging
@@ -66,14 +66,14 @@ def desk() -> Desk:
     return Desk()
 
 
-async def test_cleanup_starts_once_when_its_run_is_gone(desk: Desk) -> None:
+async def test_the_cleanup_starts_once_after_the_run_is_gone(desk: Desk) -> None:
     assert await desk.reconcile() == REQUEUE_SECONDS
     assert await desk.reconcile() == REQUEUE_SECONDS
 
     assert desk.server.writes() == STARTED
 
 
-async def test_the_policy_of_the_cleanup_goes_with_its_record_and_selects_the_pods_of_the_cleanup_only(
+async def test_the_network_policy_of_the_cleanup_is_owned_by_the_record_and_selects_only_cleanup_pods(
     desk: Desk,
 ) -> None:
     await desk.reconcile()
@@ -87,14 +87,14 @@ async def test_the_policy_of_the_cleanup_goes_with_its_record_and_selects_the_po
     assert selected.items() <= pod_labels.items()
 
 
-async def test_a_job_created_a_moment_ago_of_which_no_watch_has_told_is_not_cleaned_up(desk: Desk) -> None:
+async def test_a_new_job_that_the_cache_lacks_is_not_cleaned_up(desk: Desk) -> None:
     fine_tune_job(desk.server)
 
     assert await desk.reconcile() is None
     assert desk.server.writes() == []
 
 
-async def test_a_job_of_the_same_name_does_not_keep_the_cleanup_of_the_one_before_it(desk: Desk) -> None:
+async def test_a_new_job_of_the_same_name_does_not_delay_the_cleanup_of_the_old_job(desk: Desk) -> None:
     fine_tune_job(desk.server, uid="another")
 
     await desk.reconcile()
@@ -102,7 +102,7 @@ async def test_a_job_of_the_same_name_does_not_keep_the_cleanup_of_the_one_befor
     assert desk.server.writes() == STARTED
 
 
-async def test_a_job_whose_name_had_to_be_cut_for_the_label_is_found(desk: Desk) -> None:
+async def test_a_job_with_a_truncated_name_in_the_label_is_found(desk: Desk) -> None:
     job = scenes.job_of({"metadata": {"name": "t" * 200}})
     desk.cache.remove(desk.server.objects["ControllerRevision", RECORD])
     desk.cache.put(desk.server.put(scenes.child(job, {"stage": "Cleanup"}, CONFIGURED)))
@@ -113,7 +113,7 @@ async def test_a_job_whose_name_had_to_be_cut_for_the_label_is_found(desk: Desk)
     assert desk.server.writes() == []
 
 
-async def test_a_record_from_a_backup_of_another_cluster_is_not_acted_on(
+async def test_a_record_restored_from_another_cluster_starts_no_cleanup(
     desk: Desk, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scenes, "NAMESPACE_UID", "of-the-namespace-of-another-cluster")
@@ -132,7 +132,9 @@ async def test_a_record_from_a_backup_of_another_cluster_is_not_acted_on(
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_it_waits_for_the_last_pod_also_where_no_watch_has_told_of_it(desk: Desk, known: bool) -> None:
+async def test_the_cleanup_waits_for_the_last_pod_also_if_the_cache_lacks_the_pod(
+    desk: Desk, known: bool
+) -> None:
     made = scenes.child(JOB, {"stage": "Prepare"}, CONFIGURED)
     pod = desk.server.put(scenes.pod(JOB, made, {"is": "Running"}))
     if known:
@@ -150,7 +152,7 @@ async def test_it_waits_for_the_last_pod_also_where_no_watch_has_told_of_it(desk
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_it_waits_for_the_last_job_that_may_still_make_pods(desk: Desk, known: bool) -> None:
+async def test_the_cleanup_waits_for_the_last_job_that_may_create_pods(desk: Desk, known: bool) -> None:
     train = child(desk.server, "Train")
     if known:
         desk.cache.put(train)
@@ -160,7 +162,7 @@ async def test_it_waits_for_the_last_job_that_may_still_make_pods(desk: Desk, kn
     assert desk.server.writes() == []
 
 
-async def test_pods_of_other_runs_and_of_the_cleanup_itself_are_not_waited_for(desk: Desk) -> None:
+async def test_the_cleanup_does_not_wait_for_pods_of_other_runs_or_its_own_pods(desk: Desk) -> None:
     other = child(desk.server, "Publish")
     other["metadata"]["labels"][LABEL_UID] = "another"
     desk.server.put(other)
@@ -172,7 +174,7 @@ async def test_pods_of_other_runs_and_of_the_cleanup_itself_are_not_waited_for(d
     assert desk.server.writes() == STARTED
 
 
-async def test_a_completed_cleanup_takes_its_record_with_it_and_says_what_is_gone(desk: Desk) -> None:
+async def test_a_completed_cleanup_deletes_its_record_and_posts_what_was_deleted(desk: Desk) -> None:
     await desk.reconcile()
     desk.end("Complete")
 
@@ -183,7 +185,7 @@ async def test_a_completed_cleanup_takes_its_record_with_it_and_says_what_is_gon
     assert desk.cache.children(scenes.UID, "ControllerRevision") == ()
 
 
-async def test_a_cleanup_that_is_done_goes_although_a_sidecar_keeps_its_pod_alive(desk: Desk) -> None:
+async def test_a_completed_cleanup_job_is_deleted_while_a_sidecar_keeps_its_pod_alive(desk: Desk) -> None:
     await desk.reconcile()
     desk.pod(code=0, others=[{"name": "istio-proxy"}])
 
@@ -193,7 +195,7 @@ async def test_a_cleanup_that_is_done_goes_although_a_sidecar_keeps_its_pod_aliv
     assert deletes == [f"delete ControllerRevision {RECORD}", f"delete Job {RECORD}"]
 
 
-async def test_a_failed_cleanup_names_the_folder_in_an_event_a_metric_and_the_log_and_is_tried_again(
+async def test_a_failed_cleanup_is_retried_and_names_the_folder_in_an_event_a_metric_and_the_log(
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
     await desk.reconcile()
@@ -220,7 +222,7 @@ async def test_a_failed_cleanup_names_the_folder_in_an_event_a_metric_and_the_lo
     assert REGISTRY.get_sample_value("finetune_operator_cleanup_failed", labels) is None
 
 
-async def test_a_cleanup_whose_secret_is_gone_says_so_while_it_waits(desk: Desk) -> None:
+async def test_a_waiting_cleanup_reports_a_missing_secret(desk: Desk) -> None:
     await desk.reconcile()
     job = desk.server.objects["Job", RECORD]
     job["metadata"]["uid"] = "uid-job"
@@ -239,7 +241,7 @@ async def test_a_cleanup_whose_secret_is_gone_says_so_while_it_waits(desk: Desk)
     assert posted.message.startswith(f"The cleanup of {PREFIX} waits: Waiting for Secret demo/s3-keys")
 
 
-async def test_a_cleanup_in_a_queue_is_told_and_is_no_warning(
+async def test_a_queued_cleanup_is_reported_without_a_warning(
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -259,7 +261,7 @@ async def test_a_cleanup_in_a_queue_is_told_and_is_no_warning(
     assert [r.levelname for r in caplog.records if r.getMessage() == posted.message] == ["INFO"]
 
 
-async def test_a_name_that_something_else_has_is_not_taken_over(
+async def test_a_foreign_object_with_the_name_of_the_cleanup_is_not_taken_over(
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
     theirs = desk.server.put({"kind": "Job", "metadata": {"name": RECORD, "namespace": "demo"}})
@@ -270,7 +272,7 @@ async def test_a_name_that_something_else_has_is_not_taken_over(
     assert f"waits for the name {RECORD}: there is a Job demo/{RECORD} that is not of this run" in caplog.text
 
 
-async def test_a_forged_record_is_named_once_and_left_alone(
+async def test_a_forged_record_is_logged_once_and_ignored(
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
     record = json.loads(json.dumps(desk.server.objects["ControllerRevision", RECORD]))

@@ -1,4 +1,4 @@
-"""Lists come in pages that are small enough, whatever the objects weigh. Real HTTP."""
+"""The page size of lists follows the size of the objects. Real HTTP."""
 
 from collections.abc import AsyncIterator
 
@@ -65,7 +65,7 @@ async def test_small_objects_come_in_large_pages(server: Server, cluster: Cluste
     assert server.limits == [500, 500, 500]
 
 
-async def test_large_objects_come_in_small_pages_and_the_next_list_knows(
+async def test_large_objects_come_in_small_pages_also_in_the_next_list(
     server: Server, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PAGE_BYTES", 200_000)
@@ -84,7 +84,7 @@ async def test_large_objects_come_in_small_pages_and_the_next_list_knows(
     assert server.limits == [32, 64, 128, 256, 500, 500]
 
 
-async def test_an_object_that_is_larger_than_a_page_comes_alone(
+async def test_an_object_larger_than_a_page_comes_alone(
     server: Server, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PAGE_BYTES", 10_000)

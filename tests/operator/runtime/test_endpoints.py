@@ -1,4 +1,4 @@
-"""The operator's own two ports, asked over real HTTP."""
+"""The two ports of the operator, over real HTTP."""
 
 import asyncio
 import socket
@@ -16,7 +16,7 @@ from finetune_operator.runtime.endpoints import serve
 
 @asynccontextmanager
 async def served(*ailments: str | None) -> AsyncIterator[tuple[int, int]]:
-    """Ports of metrics and health; each look at the health takes the next ailment."""
+    """Ports of metrics and health; each request of the health takes the next problem."""
     registry, left = CollectorRegistry(), list(ailments)
     Gauge("jobs", "How many.", registry=registry).set(3)
     metrics_port, health_port = free_ports(2)
@@ -32,7 +32,7 @@ async def ask(port: int, path: str) -> tuple[int, str]:
         return response.status, await response.text()
 
 
-async def test_metrics_are_shown_on_their_port_and_health_on_the_other() -> None:
+async def test_metrics_and_health_have_separate_ports() -> None:
     async with served(None) as (metrics, health):
         status, text = await ask(metrics, "/metrics")
         assert (status, "jobs 3.0" in text) == (200, True)
@@ -41,14 +41,14 @@ async def test_metrics_are_shown_on_their_port_and_health_on_the_other() -> None
         assert (await ask(metrics, "/healthz"))[0] == 404
 
 
-async def test_an_ailment_is_named_while_it_lasts_and_does_not_hold_up_a_rollout() -> None:
+async def test_a_problem_fails_the_liveness_and_not_the_readiness() -> None:
     async with served("the last resync was completed 1300 s ago", None) as (_, health):
         assert await ask(health, "/readyz") == (200, "ok\n")
         assert await ask(health, "/healthz") == (503, "the last resync was completed 1300 s ago\n")
         assert await ask(health, "/healthz") == (200, "ok\n")
 
 
-async def test_both_ports_are_free_afterwards_whatever_happened() -> None:
+async def test_both_ports_are_closed_also_after_an_error() -> None:
     ports = (0, 0)
     with pytest.raises(ValueError, match="the work failed"):
         async with served() as ports:
@@ -58,7 +58,7 @@ async def test_both_ports_are_free_afterwards_whatever_happened() -> None:
             await ask(port, "/metrics")
 
 
-async def test_a_port_that_is_taken_is_said_and_the_other_is_given_back() -> None:
+async def test_a_port_in_use_is_reported_and_the_other_port_is_closed() -> None:
     metrics_port, health_port = free_ports(2)
     with socket.create_server(("", health_port)), pytest.raises(OSError, match=str(health_port)):
         async with serve(CollectorRegistry(), metrics_port, health_port, lambda: None):
@@ -67,7 +67,7 @@ async def test_a_port_that_is_taken_is_said_and_the_other_is_given_back() -> Non
         await ask(metrics_port, "/metrics")
 
 
-async def test_a_scrape_that_takes_long_holds_up_nothing() -> None:
+async def test_a_long_scrape_does_not_block_the_event_loop() -> None:
     registry, may_end = CollectorRegistry(), threading.Event()
     Gauge("slow", "Takes its time.", registry=registry).set_function(lambda: float(may_end.wait(5)))
     metrics_port, health_port = free_ports(2)

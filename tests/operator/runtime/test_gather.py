@@ -1,4 +1,4 @@
-"""What is looked at besides the watches, and how often."""
+"""The requests for objects that are not watched, and their interval."""
 
 import pytest
 
@@ -39,25 +39,25 @@ def its_pod(server: ApiServer, job: Manifest, **short: object) -> Manifest:
 @pytest.mark.parametrize(
     ("now", "phase"), [({"code": 0, "says": "success"}, "Succeeded"), ({"is": "Running"}, "Running")]
 )
-async def test_pods_that_are_behind_their_job_are_read_once_more_and_only_once(
+async def test_pods_that_lag_behind_their_job_are_read_again_once(
     server: ApiServer, cache: Cache, read_state: ReadState, now: Manifest, phase: str
 ) -> None:
     job = prepare(server)
     cache.put(job)
     cache.put(server.put(its_pod(server, job, **{"is": "Running"})))
-    await gather.catch_up(read_state, cache, server.cluster)
+    await gather.reread_pods(read_state, cache, server.cluster)
     assert server.calls == []
 
     cache.put(prepare(server, **{"is": "Complete"}))
     server.put(its_pod(server, job, **now))
     for _ in range(2):
-        await gather.catch_up(read_state, cache, server.cluster)
+        await gather.reread_pods(read_state, cache, server.cluster)
 
     assert server.calls == ["list Pod"]
     assert [p["status"]["phase"] for p in cache.children(scenes.UID, "Pod")] == [phase]
 
 
-async def test_events_about_what_hangs_are_asked_for_every_15_seconds_and_of_new_things_at_once(
+async def test_events_about_hanging_jobs_are_read_at_once_then_every_15_seconds(
     server: ApiServer, cache: Cache, read_state: ReadState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [1000.0]
@@ -68,18 +68,18 @@ async def test_events_about_what_hangs_are_asked_for_every_15_seconds_and_of_new
     server.events_of[about] = (scenes.event({"about": "x", "reason": "FailedCreate", "message": "m"}),)
     for seconds, asked in ((0, 1), (14, 1), (15, 2)):
         clock[0] = 1000.0 + seconds
-        await gather.ask_events(read_state, cache, server.cluster, scenes.NOW)
+        await gather.read_events(read_state, cache, server.cluster, scenes.NOW)
         assert len(server.calls) == asked, seconds
-    assert read_state.requeue_after == gather.ASK_AGAIN_SECONDS
+    assert read_state.requeue_after == gather.REREAD_SECONDS
     assert [e["reason"] for e in gather.observed(read_state, cache, None, None).events] == ["FailedCreate"]
 
     pod = server.put(its_pod(server, job, **{"is": "Creating"}))
     cache.put(pod)
-    await gather.ask_events(read_state, cache, server.cluster, scenes.NOW)
+    await gather.read_events(read_state, cache, server.cluster, scenes.NOW)
     assert server.calls[2:] == [f"events {pod['metadata']['uid']}"]
 
 
-async def test_a_gang_that_hangs_costs_one_list_of_events_each_time(
+async def test_a_hanging_gang_costs_one_list_of_events_for_each_read(
     server: ApiServer, cache: Cache, read_state: ReadState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [1000.0]
@@ -93,8 +93,8 @@ async def test_a_gang_that_hangs_costs_one_list_of_events_each_time(
 
     async def ask() -> list[str]:
         server.calls.clear()
-        clock[0] += gather.ASK_AGAIN_SECONDS
-        await gather.ask_events(read_state, cache, server.cluster, scenes.NOW)
+        clock[0] += gather.REREAD_SECONDS
+        await gather.read_events(read_state, cache, server.cluster, scenes.NOW)
         return list(server.calls)
 
     assert [await ask() for _ in range(6)] == [[f"events pod-{index}"] for index in (0, 1, 2, 3, 4, 0)]
@@ -103,44 +103,44 @@ async def test_a_gang_that_hangs_costs_one_list_of_events_each_time(
     assert [await ask() for _ in range(4)] == [[f"events pod-{index}"] for index in (1, 2, 2, 2)]
 
 
-async def test_events_are_forgotten_once_nothing_hangs(
+async def test_events_are_forgotten_when_no_job_hangs(
     server: ApiServer, cache: Cache, read_state: ReadState
 ) -> None:
     read_state.events = {"x": ()}
 
-    await gather.ask_events(read_state, cache, server.cluster, scenes.NOW)
+    await gather.read_events(read_state, cache, server.cluster, scenes.NOW)
 
     assert server.calls == []
     assert (read_state.events, read_state.requeue_after) == ({}, None)
 
 
-async def test_a_stranger_is_looked_at_until_it_has_gone(
+async def test_a_foreign_object_is_read_again_until_it_is_gone(
     server: ApiServer, cache: Cache, read_state: ReadState
 ) -> None:
     server.put({"kind": "Job", "metadata": {"name": "tickets-0b5c3-p1"}})
-    await gather.look_at_taken(read_state, cache, server.cluster, "Job", "tickets-0b5c3-p1")
+    await gather.read_conflicting(read_state, cache, server.cluster, "Job", "tickets-0b5c3-p1")
     assert gather.observed(read_state, cache, None, None).foreign == {("Job", "tickets-0b5c3-p1")}
-    await gather.look_at_foreign(read_state, cache, server.cluster)
-    assert read_state.requeue_after == gather.ASK_AGAIN_SECONDS
+    await gather.recheck_foreign(read_state, cache, server.cluster)
+    assert read_state.requeue_after == gather.REREAD_SECONDS
 
     del server.objects["Job", "tickets-0b5c3-p1"]
-    await gather.look_at_foreign(read_state, cache, server.cluster)
+    await gather.recheck_foreign(read_state, cache, server.cluster)
     assert read_state.requeue_after is None
 
 
-async def test_a_strangers_place_taken_by_our_own_is_taken_into_the_cache(
+async def test_a_foreign_object_replaced_by_the_runs_own_goes_into_the_cache(
     server: ApiServer, cache: Cache, read_state: ReadState
 ) -> None:
     read_state.foreign.add(("Job", "tickets-0b5c3-p1"))
     prepare(server)
 
-    await gather.look_at_foreign(read_state, cache, server.cluster)
+    await gather.recheck_foreign(read_state, cache, server.cluster)
 
     assert read_state.foreign == set()
     assert cache.child(scenes.UID, "Job", "tickets-0b5c3-p1")
 
 
-def test_what_may_not_be_read_comes_before_what_was_refused(cache: Cache, read_state: ReadState) -> None:
+def test_a_refused_read_is_reported_before_a_refused_write(cache: Cache, read_state: ReadState) -> None:
     assert gather.observed(read_state, cache, None, "create jobs: no").refused == "create jobs: no"
     cache.note_readable("Pod", "demo", "list pods: no")
     assert gather.observed(read_state, cache, None, "create jobs: no").refused == "list pods: no"

@@ -1,4 +1,4 @@
-"""kopf as the frame of the process, in the event loop of the test, with an API server of few words."""
+"""kopf in the event loop of the test, with a small API server."""
 
 import asyncio
 import contextlib
@@ -175,7 +175,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_jobs_are_seen_when_listed_when_changed_and_when_gone(
+async def test_listed_changed_and_deleted_jobs_are_reported(
     server: Server, replica: Replica, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -210,7 +210,7 @@ async def test_a_watch_that_ends_starts_again(server: Server, replica: Replica) 
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410, 429, 500, 503])
-async def test_a_scope_that_is_refused_costs_the_others_nothing_and_is_noted(
+async def test_a_refused_scope_is_recorded_and_does_not_affect_the_others(
     server: Server, replica: Replica, status: int
 ) -> None:
     server.refusals[OTHER] = [status] * 1000
@@ -245,7 +245,7 @@ async def test_a_refused_watch_starts_again_with_a_list(
 
 @pytest.mark.parametrize("path", ["/apis", "/apis/finetune.dev/v1alpha1"])
 @pytest.mark.parametrize("status", [403, 404, 503])
-async def test_it_waits_until_the_api_server_serves_jobs(
+async def test_startup_waits_until_the_api_server_serves_jobs(
     server: Server, replica: Replica, caplog: pytest.LogCaptureFixture, path: str, status: int
 ) -> None:
     server.refusals[path] = [status] * 5
@@ -254,7 +254,7 @@ async def test_it_waits_until_the_api_server_serves_jobs(
     assert caplog.text.count("does not serve finetunejobs.finetune.dev") == 1
 
 
-async def test_an_operator_that_cannot_go_on_ends_kopf_with_its_error(replica: Replica) -> None:
+async def test_an_error_of_the_operator_ends_kopf(replica: Replica) -> None:
     async with running(replica) as task:
         await replica.told()
         replica.ended.set_exception(ValueError("a bug"))
@@ -263,7 +263,7 @@ async def test_an_operator_that_cannot_go_on_ends_kopf_with_its_error(replica: R
     assert replica.calls == ["start", "stop"]
 
 
-async def test_an_operator_that_cannot_start_ends_kopf_with_its_error(replica: Replica) -> None:
+async def test_an_error_at_startup_ends_kopf(replica: Replica) -> None:
     async def start() -> client.ApiClient:
         raise ValueError("no kubeconfig")
 
@@ -280,7 +280,7 @@ async def stops_at_once(task: Awaitable[None]) -> None:
     await asyncio.wait_for(task, 4)
 
 
-async def test_sigterm_while_it_waits_for_the_lease_ends_it_at_once(replica: Replica) -> None:
+async def test_sigterm_ends_the_wait_for_the_lease_at_once(replica: Replica) -> None:
     replica.lease.clear()
     async with running(replica) as task:
         await asyncio.wait_for(replica.waits.wait(), SECONDS)
@@ -289,7 +289,7 @@ async def test_sigterm_while_it_waits_for_the_lease_ends_it_at_once(replica: Rep
     assert replica.seen.empty()
 
 
-async def test_sigterm_while_it_watches_ends_it_at_once(server: Server, replica: Replica) -> None:
+async def test_sigterm_ends_the_watches_at_once(server: Server, replica: Replica) -> None:
     async with running(replica) as task:
         await replica.told()
         await until(lambda: server.watches == 1)

@@ -1,4 +1,4 @@
-"""A list read piece by piece is the list that json.loads reads."""
+"""A list parsed piece by piece equals the list that json.loads reads."""
 
 import json
 from typing import Any
@@ -21,7 +21,9 @@ VALUES = st.recursive(
     st.sampled_from([None, 1, "\t"]),
     st.booleans(),
 )
-def test_the_same_as_read_whole(items: list[Any], indent: int | str | None, items_first: bool) -> None:
+def test_the_pieces_are_the_list_that_json_loads_reads(
+    items: list[Any], indent: int | str | None, items_first: bool
+) -> None:
     rest = {"kind": "List", "metadata": {"continue": "x,]}"}}
     document = {"items": items} | rest if items_first else rest | {"items": items}
     found = list(pieces(f" {json.dumps(document, indent=indent)}\n"))
@@ -29,12 +31,12 @@ def test_the_same_as_read_whole(items: list[Any], indent: int | str | None, item
     assert {key: value for key, value in found if key != "items"} == rest
 
 
-def test_no_items_at_all() -> None:
+def test_a_list_without_items() -> None:
     assert list(pieces('{"items":null,"metadata":{}}')) == [("metadata", {})]
     assert list(pieces("{}")) == []
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"items":[1 2]}', '{"items":[1', '{"a" 1}', '{"a":1]'])
-def test_anything_else_is_refused(text: str) -> None:
+def test_invalid_json_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         list(pieces(text))

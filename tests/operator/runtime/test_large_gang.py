@@ -50,7 +50,7 @@ async def cpu_seconds(reconciler: Reconciler) -> float:
 
 
 @pytest.mark.parametrize("state", ["Creating", "Running"])
-async def test_a_reconcile_takes_little_cpu_time_and_grows_with_the_pods_at_most(state: str) -> None:
+async def test_the_cpu_time_of_a_reconcile_grows_at_most_with_the_pods(state: str) -> None:
     server, reconciler = await gang(NODES, **{"is": state})
     seconds = await cpu_seconds(reconciler)
     assert server.calls == []
@@ -60,10 +60,10 @@ async def test_a_reconcile_takes_little_cpu_time_and_grows_with_the_pods_at_most
     assert seconds < 8 * 2 * await cpu_seconds(smaller)
 
 
-async def test_a_gang_that_hangs_is_asked_about_once() -> None:
+async def test_a_hanging_gang_costs_one_list_of_events() -> None:
     server, reconciler = await gang(NODES, **{"is": "Creating"})
-    for notes in reconciler._notes.values():
-        notes.read_state.asked_at = float("-inf")
+    for memory in reconciler._memories.values():
+        memory.read_state.events_read_at = float("-inf")
     await reconciler.reconcile(scenes.UID)
     assert [call for call in server.calls if call.startswith("events ")] == server.calls
     assert len(server.calls) == 1

@@ -1,4 +1,4 @@
-"""Who leads and for how long, under a clock of the test's own. (tests/api does it with real processes.)"""
+"""Leader election with the clock of the test. (tests/api tests real processes.)"""
 
 import copy
 from collections.abc import Callable
@@ -74,7 +74,7 @@ def candidate(shelf: Shelf) -> Candidate:
     return make
 
 
-async def test_the_first_leads_at_once(shelf: Shelf, candidate: Candidate) -> None:
+async def test_the_first_candidate_leads_at_once(shelf: Shelf, candidate: Candidate) -> None:
     first = candidate("first")
     assert first.seconds_left() <= 0
     await first.acquire()
@@ -84,7 +84,7 @@ async def test_the_first_leads_at_once(shelf: Shelf, candidate: Candidate) -> No
     assert shelf.there["spec"]["leaseTransitions"] == 0
 
 
-async def test_while_the_lease_cannot_be_looked_at_that_is_told_once_a_minute(
+async def test_a_failure_to_read_the_lease_is_logged_once_a_minute(
     shelf: Shelf, candidate: Candidate, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def sleep(seconds: float) -> None:
@@ -101,7 +101,9 @@ async def test_while_the_lease_cannot_be_looked_at_that_is_told_once_a_minute(
     assert told == [f"{what}; looking again every 2 s" for what in ("gone", "gone", "another")]
 
 
-async def test_the_second_waits_a_whole_lease_of_silence(shelf: Shelf, candidate: Candidate) -> None:
+async def test_the_second_candidate_waits_the_whole_lease_duration(
+    shelf: Shelf, candidate: Candidate
+) -> None:
     await candidate("first").acquire()
     second = candidate("second")
     await second.acquire()
@@ -110,14 +112,14 @@ async def test_the_second_waits_a_whole_lease_of_silence(shelf: Shelf, candidate
     assert shelf.there["spec"]["leaseTransitions"] == 1
 
 
-async def test_the_old_leader_has_stopped_when_the_new_one_begins(candidate: Candidate) -> None:
+async def test_the_old_leader_has_stopped_before_the_new_leader_begins(candidate: Candidate) -> None:
     first = candidate("first")
     await first.acquire()
     await candidate("second").acquire()
     assert first.seconds_left() <= -LEASE_MARGIN_SECONDS
 
 
-async def test_a_wall_clock_that_is_wrong_changes_nothing(
+async def test_a_wrong_wall_clock_changes_nothing(
     shelf: Shelf, candidate: Candidate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leader_election, "_now", lambda: "1999-01-01T00:00:00.000000Z")
@@ -126,7 +128,7 @@ async def test_a_wall_clock_that_is_wrong_changes_nothing(
     assert shelf.clock[0] >= 15
 
 
-async def test_a_released_lease_is_taken_at_once(shelf: Shelf, candidate: Candidate) -> None:
+async def test_a_released_lease_is_acquired_at_once(shelf: Shelf, candidate: Candidate) -> None:
     first = candidate("first")
     await first.acquire()
     await first.release()
@@ -169,7 +171,9 @@ async def test_a_leader_whose_lease_was_deleted_stops(shelf: Shelf, candidate: C
         await first.keep()
 
 
-async def test_a_label_put_on_the_lease_by_others_is_outlasted(shelf: Shelf, candidate: Candidate) -> None:
+async def test_a_label_that_others_put_on_the_lease_does_not_end_the_leadership(
+    shelf: Shelf, candidate: Candidate
+) -> None:
     first = candidate("first")
     await first.acquire()
     shelf.there["metadata"]["resourceVersion"] = "99"
@@ -179,14 +183,14 @@ async def test_a_label_put_on_the_lease_by_others_is_outlasted(shelf: Shelf, can
     assert first.seconds_left() == 15 - LEASE_MARGIN_SECONDS
 
 
-async def test_of_two_that_see_no_lease_one_leads(candidate: Candidate) -> None:
+async def test_only_one_of_two_candidates_creates_the_lease(candidate: Candidate) -> None:
     first, second = candidate("first"), candidate("second")
     first._lease, second._lease = first._new(), second._new()
-    assert [await first._take(), await second._take()] == [True, False]
+    assert [await first._write_as_holder(), await second._write_as_holder()] == [True, False]
     assert second.seconds_left() <= 0
 
 
-async def test_an_error_while_waiting_is_outlasted(shelf: Shelf, candidate: Candidate) -> None:
+async def test_a_candidate_survives_an_error_while_it_waits(shelf: Shelf, candidate: Candidate) -> None:
     first = candidate("first")
     shelf.fault = UnavailableError("503")
     looked = 0

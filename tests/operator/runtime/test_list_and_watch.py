@@ -1,4 +1,4 @@
-"""Each scope by itself: when it starts, what a refusal costs it, and when it starts again."""
+"""The start, the loss and the restart of each scope."""
 
 import asyncio
 import contextlib
@@ -45,7 +45,7 @@ class QuietCluster:
         yield
 
 
-async def test_a_silent_watch_is_begun_again_without_a_pause() -> None:
+async def test_a_silent_watch_restarts_without_a_pause() -> None:
     cluster = QuietCluster()
     following = asyncio.create_task(
         list_and_watch.list_and_watch(cast("Cluster", cluster), Cache(), "Job", Scope(None), lambda _: None)
@@ -127,7 +127,7 @@ FORBIDDEN = RefusedError("list finetunejobs in namespace sick: forbidden")
 @pytest.mark.parametrize(
     "problem", [FORBIDDEN, UnavailableError("away"), MissingError("list finetunejobs: not found")]
 )
-async def test_a_scope_starts_when_it_was_listed_and_waits_for_no_other(problem: ApiError) -> None:
+async def test_a_scope_starts_after_its_lists_and_waits_for_no_other_scope(problem: ApiError) -> None:
     keeping = Keeping(Team(), "sick", "well")
     keeping.team.problems["sick"] = problem
     async with keeping.running():
@@ -157,7 +157,7 @@ async def test_a_scope_does_not_start_before_each_kind_was_listed() -> None:
         await until(lambda: keeping.enqueued == ["run-team"])
 
 
-async def test_a_scope_that_is_refused_later_is_dropped_and_found_again() -> None:
+async def test_a_lost_scope_is_dropped_and_starts_again_later() -> None:
     keeping = Keeping(Team(), "sick", "well")
     async with keeping.running(resync_seconds=0.01):
         await until(lambda: {"run-sick", "run-well"} <= set(keeping.enqueued))
@@ -173,20 +173,20 @@ async def test_a_scope_that_is_refused_later_is_dropped_and_found_again() -> Non
         await until(lambda: keeping.scopes["sick"].problem is None)
 
 
-async def test_the_runs_of_a_dropped_scope_are_enqueued_once_more_to_be_forgotten() -> None:
+async def test_the_runs_of_a_lost_scope_are_enqueued_once_more() -> None:
     keeping = Keeping(Team(), "sick")
     async with keeping.running(resync_seconds=0.01):
         await until(lambda: keeping.enqueued != [])
-        with keeping.scopes["sick"].turn():
+        with keeping.scopes["sick"].reconciling():
             keeping.team.problems["sick"] = FORBIDDEN
             await until(lambda: not keeping.scopes["sick"].listed)
             keeping.enqueued.clear()
-            assert keeping.cache.runs() == {"run-sick"}  # a turn reads from the cache
+            assert keeping.cache.runs() == {"run-sick"}  # a reconcile reads from the cache
         await until(lambda: keeping.enqueued == ["run-sick"])
         assert keeping.cache.runs() == set()
 
 
-async def test_a_deleted_namespace_that_lists_as_empty_loses_its_runs() -> None:
+async def test_the_runs_of_a_deleted_namespace_that_lists_as_empty_are_removed() -> None:
     keeping = Keeping(Team(), "gone", "well")
     async with keeping.running(resync_seconds=0.01):
         await until(lambda: {"run-gone", "run-well"} <= set(keeping.enqueued))
@@ -195,7 +195,7 @@ async def test_a_deleted_namespace_that_lists_as_empty_loses_its_runs() -> None:
         assert keeping.scopes["gone"].listed
 
 
-async def test_a_refused_kind_of_children_does_not_keep_the_others_from_being_listed() -> None:
+async def test_a_refused_kind_of_children_does_not_stop_the_lists_of_the_others() -> None:
     keeping = Keeping(Team(), "team")
     async with keeping.running(resync_seconds=0.01):
         await until(lambda: "run-team" in keeping.enqueued)
@@ -208,7 +208,7 @@ async def test_a_refused_kind_of_children_does_not_keep_the_others_from_being_li
         assert keeping.scopes["team"].problem == "list jobs in namespace team: forbidden"
 
 
-async def test_a_watch_is_sick_when_it_is_refused_or_fails_twice() -> None:
+async def test_a_watch_is_unhealthy_after_a_refusal_or_two_failures() -> None:
     keeping = Keeping(Team(), "team")
     scope = keeping.scopes["team"]
     keeping.team.unwatched["team", "Pod"] = RefusedError("watch pods in namespace team: forbidden")

@@ -23,14 +23,14 @@ def line(message: str, *arguments: object, error: bool = False) -> dict[str, Any
     return read
 
 
-def test_a_line_is_json_whatever_it_says() -> None:
+def test_a_line_is_json_for_any_message() -> None:
     said = line('quotes " and\nlines and %s', {"a": 1})
     assert said["message"] == "quotes \" and\nlines and {'a': 1}"
     assert said["level"] == "info"
     assert said["logger"] == "finetune_operator.x"
 
 
-def test_what_terminals_act_on_is_escaped_and_comes_back() -> None:
+def test_control_characters_are_escaped_and_decode_to_the_same_text() -> None:
     said = "\x1b[31m \x7f\x9b \u202e\u2028 \ue000\U000e0001 caf\u00e9 \U0001f600"
     text = formatted(said)
     assert not any(map(acts_on_terminals, text))
@@ -46,7 +46,7 @@ def test_long_texts_are_cut() -> None:
     assert len(line("x" * 100_000)["message"]) == logs.MAX_TEXT
 
 
-async def test_each_task_tells_of_its_own_job() -> None:
+async def test_each_task_logs_its_own_job() -> None:
     async def reconcile(name: str) -> Any:
         logs.about(job=name, attempt=None)
         await asyncio.sleep(0)
@@ -57,7 +57,7 @@ async def test_each_task_tells_of_its_own_job() -> None:
     assert "attempt" not in first
 
 
-def test_libraries_speak_from_warnings_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_libraries_log_from_warning(capsys: pytest.CaptureFixture[str]) -> None:
     before = logging.getLogger().handlers[:]
     try:
         logs.set_up(verbose=False)

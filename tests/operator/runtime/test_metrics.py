@@ -18,7 +18,7 @@ def shown(cache: Cache) -> str:
     return generate_latest(registry).decode()
 
 
-def test_a_job_is_shown_while_it_exists() -> None:
+def test_an_existing_job_has_metrics() -> None:
     cache = Cache()
     job = a_job(
         "tickets",

@@ -1,4 +1,4 @@
-"""Who takes a model from whom, and what wakes them."""
+"""The runs that a change of their base job enqueues."""
 
 from typing import Any
 
@@ -27,8 +27,8 @@ class Cluster:
 
     def __init__(self) -> None:
         self.cache = Cache()
-        self.woken: list[str] = []
-        self.cache.model_dependencies.enqueue = self.woken.append
+        self.enqueued: list[str] = []
+        self.cache.model_dependencies.enqueue = self.enqueued.append
         self.version = 0
 
     def shows(self, name: str, status: Any = None, *, base: str = "", **meta: Any) -> dict[str, Any]:
@@ -55,9 +55,9 @@ class Cluster:
         return base
 
     def news(self) -> list[str]:
-        """Whom was woken since this was last asked."""
-        found = sorted(self.woken)
-        self.woken.clear()
+        """The runs that were enqueued since the last call."""
+        found = sorted(self.enqueued)
+        self.enqueued.clear()
         return found
 
 
@@ -66,7 +66,7 @@ def cluster() -> Cluster:
     return Cluster()
 
 
-def test_a_job_is_woken_when_its_base_appears_goes_on_and_ends(cluster: Cluster) -> None:
+def test_a_run_is_enqueued_when_its_base_job_appears_changes_and_ends(cluster: Cluster) -> None:
     cluster.shows("tickets", base="languages")
     assert cluster.news() == []
     cluster.shows("languages")
@@ -78,7 +78,7 @@ def test_a_job_is_woken_when_its_base_appears_goes_on_and_ends(cluster: Cluster)
     assert cluster.base() == BaseJob("uid-languages", State.SUCCEEDED, "Succeeded", URI, DIGEST)
 
 
-def test_a_job_is_woken_when_its_base_goes_and_when_another_takes_its_name(cluster: Cluster) -> None:
+def test_a_run_is_enqueued_when_its_base_job_is_deleted_or_replaced(cluster: Cluster) -> None:
     cluster.shows("tickets", base="languages")
     first = cluster.shows("languages", SUCCEEDED)
     cluster.news()
@@ -89,7 +89,7 @@ def test_a_job_is_woken_when_its_base_goes_and_when_another_takes_its_name(clust
     assert cluster.news() == ["uid-tickets"]
 
 
-def test_the_old_job_of_a_name_that_goes_after_the_new_one_came_changes_nothing(cluster: Cluster) -> None:
+def test_a_late_deletion_of_a_replaced_base_job_changes_nothing(cluster: Cluster) -> None:
     cluster.shows("tickets", base="languages")
     old = cluster.shows("languages", SUCCEEDED)
     cluster.shows("languages", uid="another")
@@ -99,7 +99,7 @@ def test_the_old_job_of_a_name_that_goes_after_the_new_one_came_changes_nothing(
     assert cluster.shown().uid == "another"
 
 
-def test_what_the_operator_wrote_itself_wakes_and_its_echo_does_not(cluster: Cluster) -> None:
+def test_a_write_of_the_operator_enqueues_and_its_echo_does_not(cluster: Cluster) -> None:
     cluster.shows("tickets", base="languages")
     written = cluster.shows("languages", SUCCEEDED)
     assert cluster.news() == ["uid-tickets"]
@@ -107,7 +107,7 @@ def test_what_the_operator_wrote_itself_wakes_and_its_echo_does_not(cluster: Clu
     assert cluster.news() == []
 
 
-def test_progress_of_a_base_wakes_nobody(cluster: Cluster) -> None:
+def test_progress_of_a_base_job_enqueues_nothing(cluster: Cluster) -> None:
     cluster.shows("tickets", base="languages")
     progress = {"percent": 10, "activity": "Training", "updated": "2026-01-01T12:00:00Z"}
     cluster.shows("languages", {"state": "Training", "progress": progress})
@@ -116,7 +116,7 @@ def test_progress_of_a_base_wakes_nobody(cluster: Cluster) -> None:
     assert cluster.news() == []
 
 
-def test_only_those_of_the_same_namespace_that_name_it_now_are_woken(cluster: Cluster) -> None:
+def test_only_runs_of_the_same_namespace_that_name_the_base_job_are_enqueued(cluster: Cluster) -> None:
     cluster.shows("tickets", base="languages")
     cluster.shows("moved", base="languages")
     cluster.shows("moved", base="dialects")
@@ -128,7 +128,7 @@ def test_only_those_of_the_same_namespace_that_name_it_now_are_woken(cluster: Cl
     assert cluster.news() == ["uid-moved"]
 
 
-async def test_a_list_wakes_those_whose_base_it_brought_or_lacks(cluster: Cluster) -> None:
+async def test_a_list_enqueues_the_runs_whose_base_job_is_new_or_missing(cluster: Cluster) -> None:
     waiting = cluster.shows("tickets", base="languages")
     base = cluster.shows("languages", SUCCEEDED)
     cluster.news()
@@ -140,9 +140,7 @@ async def test_a_list_wakes_those_whose_base_it_brought_or_lacks(cluster: Cluste
 
 
 @pytest.mark.parametrize("state", ["Failed", "GateFailed"])
-def test_a_base_that_ended_without_a_model_and_was_changed_since_may_yet_succeed(
-    cluster: Cluster, state: str
-) -> None:
+def test_a_failed_base_job_that_was_changed_may_still_succeed(cluster: Cluster, state: str) -> None:
     cluster.shows("tickets", base="languages")
     cluster.shows("languages", FAILED | {"state": state})
     assert cluster.shown().end == "Failed"
@@ -153,7 +151,7 @@ def test_a_base_that_ended_without_a_model_and_was_changed_since_may_yet_succeed
 @pytest.mark.parametrize(
     "spec", [{}, {"model": None}, {"model": {"fromJob": None}}, {"model": {"fromJob": []}}]
 )
-def test_jobs_that_this_version_cannot_read_are_no_harm(cluster: Cluster, spec: dict[str, Any]) -> None:
+def test_invalid_jobs_are_accepted(cluster: Cluster, spec: dict[str, Any]) -> None:
     cluster.shows("tickets", base="languages")
     job = cluster.shows("languages", {"state": "Dreaming"})
     cluster.cache.put({**job, "spec": spec, "metadata": {**job["metadata"], "resourceVersion": "50"}})
@@ -161,7 +159,7 @@ def test_jobs_that_this_version_cannot_read_are_no_harm(cluster: Cluster, spec: 
     assert cluster.cache.model_dependencies.of("uid-languages") is None
 
 
-def test_of_thousands_of_jobs_only_those_that_wait_for_it_are_woken(cluster: Cluster) -> None:
+def test_of_thousands_of_jobs_only_the_dependent_runs_are_enqueued(cluster: Cluster) -> None:
     for number in range(5000):
         cluster.shows(f"waits-{number}", base=f"base-{number}")
     cluster.shows("last", base="base-4999")

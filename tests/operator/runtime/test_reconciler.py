@@ -1,4 +1,4 @@
-"""What a turn does with a plan: in which order, and what follows where the API server will not have it."""
+"""A reconcile carries out a plan: the order of the requests, and the reaction to refusals."""
 
 import copy
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from finetune_operator.objects import Manifest
 from finetune_operator.planning.types import Event
 from finetune_operator.runtime.api_client import ApiError, RefusedError, UnavailableError
 from finetune_operator.runtime.cache import Cache
-from finetune_operator.runtime.gather import ASK_AGAIN_SECONDS
+from finetune_operator.runtime.gather import REREAD_SECONDS
 from finetune_operator.runtime.reconciler import (
     CONFLICT_SECONDS,
     EVENTS_PER_HOUR,
@@ -57,7 +57,7 @@ class Desk:
         return made
 
     async def reconcile(self) -> float | None:
-        """A turn, and those that follow at once because it has made something."""
+        """Reconciles, and again while a reconcile asks for the next one at once."""
         self.server.calls.clear()
         made = True
         while made:
@@ -86,7 +86,7 @@ class Desk:
         self.server.before = decide
 
     def prepare(self, pod: Manifest) -> None:
-        """The pod of the Prepare Job that a first turn made."""
+        """The pod of the Prepare Job that the first reconcile created."""
         job = self.server.objects["Job", "tickets-0b5c3-p1"]
         owner = {"metadata": {"ownerReferences": [{"uid": job["metadata"]["uid"]}]}}
         self.seen(scenes.pod(scenes.job_of(), job, owner | pod))
@@ -105,7 +105,9 @@ async def begun(desk: Desk) -> Desk:
     return desk
 
 
-async def test_a_first_turn_makes_what_a_run_needs_then_tells_and_a_second_writes_nothing(desk: Desk) -> None:
+async def test_a_first_reconcile_creates_objects_then_writes_the_status_and_a_second_writes_nothing(
+    desk: Desk,
+) -> None:
     await desk.reconcile()
     assert desk.server.calls == ["get Namespace demo", *START]
     assert [a["job"] for a in desk.status["attempts"]] == ["tickets-0b5c3-p1"]
@@ -124,7 +126,7 @@ async def test_the_status_is_durable_before_anything_is_deleted_and_events_come_
     assert begun.cache.child(RUN, "Job", "tickets-0b5c3-p1") is None
 
 
-async def test_a_stale_turn_deletes_nothing_and_is_taken_again(begun: Desk) -> None:
+async def test_a_stale_reconcile_deletes_nothing_and_is_repeated(begun: Desk) -> None:
     begun.prepare({"code": 5, "says": UNREACHABLE})
     begun.server.put(begun.server.objects[KIND, "tickets"])  # somebody writes, and no watch has told of it
 
@@ -134,7 +136,7 @@ async def test_a_stale_turn_deletes_nothing_and_is_taken_again(begun: Desk) -> N
     assert f"delete {PREPARE}" in begun.server.writes()
 
 
-async def test_a_job_that_is_gone_meanwhile_is_forgotten(begun: Desk) -> None:
+async def test_a_job_deleted_during_a_reconcile_is_forgotten(begun: Desk) -> None:
     begun.prepare({"code": 5, "says": UNREACHABLE})
     begun.server.put(begun.server.objects[KIND, "tickets"])
 
@@ -147,7 +149,7 @@ async def test_a_job_that_is_gone_meanwhile_is_forgotten(begun: Desk) -> None:
     assert begun.cache.job(RUN) is None
 
 
-async def test_what_was_made_before_the_operator_was_killed_is_taken_up(begun: Desk) -> None:
+async def test_objects_created_before_a_kill_are_adopted(begun: Desk) -> None:
     again = Desk(server=begun.server)
     again.apply()  # the watches of the children have told of nothing
 
@@ -158,11 +160,11 @@ async def test_what_was_made_before_the_operator_was_killed_is_taken_up(begun: D
     assert [a["number"] for a in again.status["attempts"]] == [1]
 
 
-async def test_no_pods_without_their_network_policy_where_a_stranger_has_its_name(desk: Desk) -> None:
+async def test_a_foreign_network_policy_of_the_same_name_prevents_pods(desk: Desk) -> None:
     desk.server.put({"kind": "NetworkPolicy", "metadata": {"name": "tickets-0b5c3"}})
     theirs = copy.deepcopy(desk.server.objects["NetworkPolicy", "tickets-0b5c3"])
 
-    assert await desk.reconcile() == ASK_AGAIN_SECONDS
+    assert await desk.reconcile() == REREAD_SECONDS
     assert desk.server.names("Job") == []
     assert desk.reason() == "NameConflict"
     assert desk.server.objects["NetworkPolicy", "tickets-0b5c3"] == theirs
@@ -172,7 +174,7 @@ async def test_no_pods_without_their_network_policy_where_a_stranger_has_its_nam
     assert desk.server.writes() == START
 
 
-async def test_a_refused_create_is_told_and_made_good_later(desk: Desk) -> None:
+async def test_a_refused_create_is_reported_and_retried(desk: Desk) -> None:
     desk.refuse(f"create {PREPARE}")
 
     with pytest.raises(RetryLaterError, match="forbidden"):
@@ -186,7 +188,7 @@ async def test_a_refused_create_is_told_and_made_good_later(desk: Desk) -> None:
     assert desk.server.writes() == [f"create {PREPARE}", "status"]
 
 
-async def test_a_refused_delete_is_told_in_the_next_turn_and_made_good_later(begun: Desk) -> None:
+async def test_a_refused_delete_is_reported_in_the_next_reconcile_and_retried(begun: Desk) -> None:
     begun.prepare({"code": 5, "says": UNREACHABLE})
     begun.refuse(f"delete {PREPARE}")
 
@@ -202,7 +204,7 @@ async def test_a_refused_delete_is_told_in_the_next_turn_and_made_good_later(beg
     assert begun.server.names("Job") == []
 
 
-async def test_an_api_server_that_cannot_answer_is_asked_again_when_it_says(desk: Desk) -> None:
+async def test_a_request_is_retried_after_the_wait_that_the_api_server_asks_for(desk: Desk) -> None:
     def busy(what: str) -> None:
         raise UnavailableError(f"{what}: slow down", seconds=7)
 
@@ -212,7 +214,7 @@ async def test_an_api_server_that_cannot_answer_is_asked_again_when_it_says(desk
     assert later.value.seconds == 7
 
 
-async def test_nothing_is_decided_from_children_that_may_not_be_read(desk: Desk) -> None:
+async def test_unreadable_children_stop_all_decisions(desk: Desk) -> None:
     desk.cache.note_readable("Pod", "demo", "list pods: forbidden")
 
     await desk.reconcile()
@@ -221,7 +223,7 @@ async def test_nothing_is_decided_from_children_that_may_not_be_read(desk: Desk)
     assert "list pods: forbidden" in desk.status["message"]
 
 
-async def test_a_network_policy_edited_by_hand_is_put_right(begun: Desk) -> None:
+async def test_a_network_policy_edited_by_hand_is_applied_again(begun: Desk) -> None:
     policy = begun.server.objects["NetworkPolicy", "tickets-0b5c3"]
     begun.seen(policy | {"spec": policy["spec"] | {"ingress": [{}]}})
 
@@ -231,17 +233,17 @@ async def test_a_network_policy_edited_by_hand_is_put_right(begun: Desk) -> None
     assert begun.server.objects["NetworkPolicy", "tickets-0b5c3"]["spec"] == policy["spec"]
 
 
-async def test_what_somebody_undoes_again_and_again_is_an_error_and_no_endless_loop(begun: Desk) -> None:
+async def test_a_change_that_others_always_undo_is_an_error_and_no_endless_loop(begun: Desk) -> None:
     opened = begun.server.objects["NetworkPolicy", "tickets-0b5c3"] | {"spec": {"ingress": [{}]}}
     for _ in range(MAX_CREATING_RECONCILES):
         begun.seen(opened)
         assert await begun.reconciler.reconcile(RUN) == 0.0
     begun.seen(opened)
-    with pytest.raises(RuntimeError, match="still makes something after 5 turns: tickets-0b5c3"):
+    with pytest.raises(RuntimeError, match="after 5 reconciles the plan still creates or changes tickets"):
         await begun.reconciler.reconcile(RUN)
 
 
-async def test_one_made_anew_by_somebody_else_is_read_again_before_it_is_touched(begun: Desk) -> None:
+async def test_an_object_that_others_recreated_is_read_again_before_an_apply(begun: Desk) -> None:
     policy = begun.server.objects["NetworkPolicy", "tickets-0b5c3"]
     begun.seen(policy | {"spec": {}})
     begun.server.put(policy | {"metadata": policy["metadata"] | {"uid": "another"}})
@@ -254,7 +256,7 @@ async def test_one_made_anew_by_somebody_else_is_read_again_before_it_is_touched
     assert known["metadata"]["uid"] == "another"
 
 
-async def test_a_job_that_cannot_be_read_waits_for_its_correction(desk: Desk) -> None:
+async def test_an_invalid_job_waits_for_its_correction(desk: Desk) -> None:
     desk.apply(spec={"task": "Sorcery"})
 
     assert await desk.reconcile() is None
@@ -266,7 +268,7 @@ async def test_a_job_that_cannot_be_read_waits_for_its_correction(desk: Desk) ->
     assert f"create {PREPARE}" in desk.server.writes()
 
 
-async def test_where_even_its_status_is_refused_an_event_says_so(desk: Desk) -> None:
+async def test_an_event_explains_if_the_status_of_an_invalid_job_is_refused(desk: Desk) -> None:
     desk.apply(spec={"task": "Sorcery"})
     desk.refuse("status")
 
@@ -274,14 +276,14 @@ async def test_where_even_its_status_is_refused_an_event_says_so(desk: Desk) -> 
     assert [e.reason for e in desk.server.posted] == ["SpecInvalid"]
 
 
-async def test_one_reason_is_posted_ten_times_an_hour_at_most(desk: Desk, monkeypatch: Any) -> None:
+async def test_one_reason_is_posted_at_most_ten_times_an_hour(desk: Desk, monkeypatch: Any) -> None:
     raw, clock = desk.server.objects[KIND, "tickets"], [5000.0]
     monkeypatch.setattr("finetune_operator.runtime.reconciler.time.monotonic", lambda: clock[0])
     await desk.reconcile()
-    notes = desk.reconciler._notes[RUN]
+    memory = desk.reconciler._memories[RUN]
 
     async def post(reason: str) -> None:
-        await desk.reconciler._post(raw, notes, Event("Warning", reason, "m"), scenes.NOW)
+        await desk.reconciler._post_event(raw, memory, Event("Warning", reason, "m"), scenes.NOW)
 
     for _ in range(EVENTS_PER_HOUR + 5):
         await post("NodeLost")
@@ -293,7 +295,7 @@ async def test_one_reason_is_posted_ten_times_an_hour_at_most(desk: Desk, monkey
     assert len(desk.server.posted) == EVENTS_PER_HOUR + 2
 
 
-async def test_an_event_that_cannot_be_posted_fails_nothing(begun: Desk) -> None:
+async def test_a_refused_event_does_not_fail_the_reconcile(begun: Desk) -> None:
     begun.prepare({"code": 5, "says": UNREACHABLE})
     begun.refuse("event StorageUnreachable")
 
@@ -301,7 +303,7 @@ async def test_an_event_that_cannot_be_posted_fails_nothing(begun: Desk) -> None
     assert begun.reason() == "Retrying"
 
 
-async def test_a_running_pod_is_asked_for_its_progress_until_its_job_is_deleted(begun: Desk) -> None:
+async def test_a_running_pod_is_polled_until_its_job_is_deleted(begun: Desk) -> None:
     begun.prepare({"is": "Running"})
     await begun.reconcile()
     assert RUN in begun.poller._followed
@@ -310,10 +312,12 @@ async def test_a_running_pod_is_asked_for_its_progress_until_its_job_is_deleted(
     assert await begun.reconcile() is None
     assert begun.server.writes() == []
     assert RUN not in begun.poller._followed
-    assert RUN not in begun.reconciler._notes
+    assert RUN not in begun.reconciler._memories
 
 
-async def test_progress_that_comes_while_the_status_is_written_is_shown_next(begun: Desk) -> None:
+async def test_progress_that_comes_while_the_status_is_written_is_shown_in_the_next_status(
+    begun: Desk,
+) -> None:
     begun.prepare({"is": "Running"})
     await begun.reconcile()
     followed = begun.poller._followed[RUN]
@@ -321,11 +325,11 @@ async def test_progress_that_comes_while_the_status_is_written_is_shown_next(beg
         Progress(stage=Stage.PREPARE, attempt=1, activity=activity)
         for activity in (Activity.LOADING, Activity.TRAINING)
     )
-    followed.told = loading
+    followed.answer = loading
 
     def answer(what: str) -> None:
         if what == "status":
-            followed.told, followed.shown = training, False
+            followed.answer, followed.shown = training, False
 
     begun.server.before = answer
     await begun.reconcile()

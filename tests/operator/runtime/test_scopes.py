@@ -1,4 +1,4 @@
-"""What is told of a scope: a metric that names it, and a log line that does not repeat."""
+"""The health of a scope in its metric and in the log."""
 
 import asyncio
 import logging
@@ -26,7 +26,7 @@ def healthy(namespace: str = "team") -> float | None:
     return REGISTRY.get_sample_value("finetune_operator_scope_healthy", {"namespace": namespace})
 
 
-async def test_a_scope_is_healthy_while_it_is_listed_and_nothing_fails(scope: Scope) -> None:
+async def test_a_listed_scope_without_problems_is_healthy(scope: Scope) -> None:
     scope.note("list Pod", REFUSAL)
     assert healthy() == 0
     scope.note("list Pod", None)
@@ -52,7 +52,7 @@ def test_the_whole_cluster_is_the_scope_without_a_namespace() -> None:
     assert [str(scope) for scope in Scopes(["a", "b", "a"])] == ["namespace a", "namespace b"]
 
 
-def test_a_problem_is_logged_once_then_once_a_minute_and_when_it_is_over(
+def test_a_problem_is_logged_once_a_minute_and_its_end_once(
     scope: Scope, clock: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(10):
@@ -73,9 +73,9 @@ def test_a_problem_is_logged_once_then_once_a_minute_and_when_it_is_over(
     assert len(caplog.messages) == 3
 
 
-async def test_a_scope_stops_after_the_turns_that_read_from_it(scope: Scope) -> None:
+async def test_a_scope_stops_after_its_reconciles_end(scope: Scope) -> None:
     scope.start()
-    with scope.turn(), scope.turn():
+    with scope.reconciling(), scope.reconciling():
         stopping = asyncio.create_task(scope.stop())
         await asyncio.sleep(0)
         assert not scope.listed

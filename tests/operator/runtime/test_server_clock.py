@@ -1,4 +1,4 @@
-"""What the clock makes of the Date headers that it is told."""
+"""The clock follows the Date headers of the answers."""
 
 from datetime import UTC, datetime
 from email.utils import formatdate
@@ -17,7 +17,7 @@ def clock_at(seconds: list[float], *, wrong_by: float = 0.0) -> ServerClock:
 
 
 @pytest.mark.parametrize("wrong_by", [-3600, 0, 120, 3600])
-def test_the_api_server_counts_whatever_this_machine_says(
+def test_the_api_servers_time_counts_whatever_the_clock_of_this_machine(
     wrong_by: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     seconds = [0.0]
@@ -30,7 +30,7 @@ def test_the_api_server_counts_whatever_this_machine_says(
 
 
 @pytest.mark.parametrize("date", [None, "", "yesterday", "2026-01-01T00:00:00Z"])
-def test_a_date_that_cannot_be_read_changes_nothing(date: str | None) -> None:
+def test_an_invalid_date_changes_nothing(date: str | None) -> None:
     seconds = [0.0]
     clock = clock_at(seconds)
     clock.take_in(date, 0.0)
@@ -41,7 +41,7 @@ def test_a_date_that_cannot_be_read_changes_nothing(date: str | None) -> None:
     assert clock.now().timestamp() == SERVER + 50
 
 
-def test_an_answer_that_took_long_does_not_set_the_clock_back() -> None:
+def test_a_slow_answer_does_not_set_the_clock_back() -> None:
     seconds = [0.0]
     clock = clock_at(seconds)
     clock.take_in(formatdate(SERVER, usegmt=True), 0.0)
@@ -51,7 +51,7 @@ def test_an_answer_that_took_long_does_not_set_the_clock_back() -> None:
     assert clock.now().timestamp() == SERVER + 20
 
 
-def test_a_clock_of_the_api_server_that_is_set_is_followed() -> None:
+def test_a_changed_clock_of_the_api_server_is_followed() -> None:
     seconds = [0.0]
     clock = clock_at(seconds)
     for moved in (3600.0, -3600.0):
@@ -60,7 +60,7 @@ def test_a_clock_of_the_api_server_that_is_set_is_followed() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 30), st.floats(0, 30), st.floats(0, 100)), min_size=1))
-def test_it_is_never_wrong_by_more_than_the_slowest_answer_and_a_second(
+def test_the_error_is_at_most_the_slowest_answer_and_a_second(
     answers: list[tuple[float, float, float]],
 ) -> None:
     """Each answer takes a while to go and a while to come; then some time passes."""

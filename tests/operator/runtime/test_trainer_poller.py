@@ -1,4 +1,4 @@
-"""What a tenant's pod may answer, and how often that wakes a job. Real HTTP on the loopback."""
+"""The answers of a tenant's pod, and when they enqueue a run. Real HTTP on the loopback."""
 
 import asyncio
 import contextlib
@@ -45,7 +45,7 @@ async def asked() -> Progress:
         return await ask(session, TARGET)
 
 
-async def test_a_good_answer_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_valid_answer_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(text=said(step=3, totalSteps=10))
 
@@ -70,7 +70,7 @@ async def test_a_good_answer_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=lambda text: text.strip()[:40] + f" {len(text)}",
 )
-async def test_other_answers_are_not(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_invalid_answer_is_rejected(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(text=text)
 
@@ -89,7 +89,7 @@ async def test_redirects_and_errors_are_not_followed(status: int, monkeypatch: p
             await asked()
 
 
-async def test_a_dripping_answer_ends_with_the_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_answer_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
@@ -102,7 +102,7 @@ async def test_a_dripping_answer_ends_with_the_time_out(monkeypatch: pytest.Monk
             await asked()
 
 
-async def test_compressed_answers_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_compressed_answer_is_not_decompressed(monkeypatch: pytest.MonkeyPatch) -> None:
     async def answer(_: web.Request) -> web.Response:
         response = web.Response(text=said())
         response.enable_compression(web.ContentCoding.gzip)
@@ -118,7 +118,7 @@ async def asked_accepting_gzip() -> Progress:
         return await ask(session, TARGET)
 
 
-def test_numbers_are_made_storable() -> None:
+def test_numbers_are_bounded_for_the_api_server() -> None:
     wild = Progress(
         stage=Stage.TRAIN,
         attempt=1,
@@ -135,11 +135,13 @@ def test_numbers_are_made_storable() -> None:
     assert tame.heartbeat == 1000.0
 
 
-def test_a_step_is_not_beyond_the_last() -> None:
+def test_a_step_is_at_most_the_total_steps() -> None:
     assert clamped(Progress(stage=Stage.TRAIN, attempt=1, step=11, total_steps=10), 0.0).step == 10
 
 
-async def test_wakes_at_milestones_and_else_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_new_activity_enqueues_at_once_and_progress_at_intervals(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     step, activity = 0, "Loading"
 
     async def answer(_: web.Request) -> web.Response:
@@ -147,17 +149,17 @@ async def test_wakes_at_milestones_and_else_seldom(monkeypatch: pytest.MonkeyPat
         step += 1
         return web.Response(text=said(activity=activity, step=step))
 
-    woken: list[str] = []
+    enqueued: list[str] = []
     poller = Poller(poll_seconds=0.01, status_seconds=60)
     poller.follow("run", TARGET)
     async with pod(answer, monkeypatch):
-        task = asyncio.create_task(poller.run(woken.append))
+        task = asyncio.create_task(poller.run(enqueued.append))
         async with asyncio.timeout(5):
             while step < 5:  # noqa: ASYNC110 - what it waits for has no event
                 await asyncio.sleep(0.01)
-            assert woken == ["run"]
+            assert enqueued == ["run"]
             activity = "Training"
-            while len(woken) < 2:  # noqa: ASYNC110 - same
+            while len(enqueued) < 2:  # noqa: ASYNC110 - same
                 await asyncio.sleep(0.01)
         news = poller.news("run")
         assert news is not None
@@ -175,7 +177,7 @@ async def test_wakes_at_milestones_and_else_seldom(monkeypatch: pytest.MonkeyPat
     [said(step=10**400), said(heartbeat=-1e308), "[" * 60_000, '"\\ud800"', said() + "\0"],
     ids=["a step of 400 digits", "a heartbeat long ago", "deep", "half a character", "a byte too many"],
 )
-async def test_an_odd_answer_of_one_pod_does_not_end_the_poller(
+async def test_an_invalid_answer_of_one_pod_does_not_end_the_poller(
     odd: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def answer(_: web.Request) -> web.Response:
@@ -184,7 +186,7 @@ async def test_an_odd_answer_of_one_pod_does_not_end_the_poller(
     await outlives(answer, monkeypatch)
 
 
-async def test_an_error_that_nobody_thought_of_does_not_end_the_poller(
+async def test_an_unexpected_error_does_not_end_the_poller(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def answer(_: web.Request) -> web.Response:
@@ -222,14 +224,14 @@ async def outlives(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
         await asyncio.gather(running, waiting, return_exceptions=True)
 
 
-def test_news_that_came_after_the_status_was_decided_is_not_shown_yet() -> None:
+def test_an_answer_that_comes_after_the_plan_is_still_to_be_shown() -> None:
     poller = Poller(poll_seconds=1, status_seconds=1)
     poller.follow("run", TARGET)
     followed = poller._followed["run"]
     first, second = (Progress(stage=Stage.TRAIN, attempt=1, step=step) for step in (1, 2))
-    followed.told = first
+    followed.answer = first
     assert poller.news("run") == first
-    followed.told = second  # while the status with the first is written
+    followed.answer = second  # while the status with the first is written
 
     poller.shown("run", first)
 
@@ -238,14 +240,14 @@ def test_news_that_came_after_the_status_was_decided_is_not_shown_yet() -> None:
     assert poller.news("run") is None
 
 
-async def test_silence_means_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_answer_enqueues_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer_poller, "PROGRESS_PORT", 1)
-    woken: list[str] = []
+    enqueued: list[str] = []
     poller = Poller(poll_seconds=0.01, status_seconds=0)
     poller.follow("run", TARGET)
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(poller.run(woken.append), 0.2)
-    assert woken == []
+        await asyncio.wait_for(poller.run(enqueued.append), 0.2)
+    assert enqueued == []
     assert poller.news("run") is None
 
 
@@ -270,7 +272,7 @@ SECOND = {"batch.kubernetes.io/job-completion-index": "1"}
 JOB = {"metadata": {"uid": "job", "labels": {"finetune.dev/role": "run"}}}
 
 
-def test_the_running_first_pod_of_a_job_of_ours_is_asked() -> None:
+def test_the_running_pod_of_index_0_of_the_newest_job_is_polled() -> None:
     assert first_pod([a_pod("a")], [JOB]) == Target("10.0.0.1", Stage.TRAIN, 2)
 
 
@@ -286,10 +288,10 @@ def test_the_running_first_pod_of_a_job_of_ours_is_asked() -> None:
         ),
     ],
 )
-def test_no_other_pod_is_asked(pod: Any) -> None:
+def test_no_other_pod_is_polled(pod: Any) -> None:
     assert first_pod([pod], [JOB]) is None
 
 
-def test_the_cleanup_is_not_asked() -> None:
+def test_the_pod_of_a_cleanup_is_not_polled() -> None:
     cleanup = {"metadata": {"uid": "job", "labels": {"finetune.dev/role": "cleanup"}}}
     assert first_pod([a_pod("a")], [cleanup]) is None

@@ -1,4 +1,4 @@
-"""Which fields of an object are kept: all that planning reads, and nothing that a tenant can make large."""
+"""The kept fields of an object: all that planning reads, none that a tenant can make large."""
 
 import json
 from dataclasses import replace
@@ -49,7 +49,7 @@ def test_planning_reads_no_field_that_is_dropped(case: str) -> None:
 
 
 @pytest.mark.parametrize("kind", FIELDS)
-def test_what_a_tenant_can_make_large_is_dropped(kind: str) -> None:
+def test_fields_that_a_tenant_can_make_large_are_dropped(kind: str) -> None:
     metadata: dict[str, Any] = {
         "name": "n",
         "labels": {"theirs": "a", "finetune.dev/job-uid": "b", "finetune.dev/theirs": "c"},
@@ -67,12 +67,12 @@ def test_what_a_tenant_can_make_large_is_dropped(kind: str) -> None:
     assert not found["metadata"].get("annotations")
 
 
-def test_a_finetunejob_keeps_its_spec_and_status_whole() -> None:
+def test_a_finetunejob_keeps_its_whole_spec_and_status() -> None:
     document = scenes.BASE | {"status": {"attempts": [{"job": "a", "number": 1}], "unknown": [None, 1.5]}}
     assert typed(KIND, document) == document
 
 
-def test_what_many_objects_repeat_is_held_once() -> None:
+def test_equal_strings_of_many_objects_are_stored_once() -> None:
     text = '{"spec": {"task": "TextClassification"}}'
     one, other = (typed(KIND, json.loads(text))["spec"] for _ in range(2))
     ((key, value),), ((same_key, same_value),) = one.items(), other.items()

@@ -1,4 +1,4 @@
-"""What the queue promises: one worker a key, nothing woken is lost, nobody waits for a failing key."""
+"""The work queue: one worker for each key, no enqueue is lost, a failing key delays no other key."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workqueue, "FIRST_BACKOFF_SECONDS", 0.02)
 
 
-async def test_many_wakes_before_a_turn_are_one_turn() -> None:
+async def test_a_key_enqueued_many_times_is_processed_once() -> None:
     done: list[str] = []
 
     async def work(key: str) -> None:
@@ -49,29 +49,29 @@ async def test_many_wakes_before_a_turn_are_one_turn() -> None:
     assert done == ["a"]
 
 
-async def test_a_wake_during_a_turn_is_another_turn_afterwards() -> None:
+async def test_a_key_enqueued_while_it_is_processed_is_processed_once_more() -> None:
     gate = asyncio.Event()
-    turns, at_work, most = 0, 0, 0
+    reconciles, at_work, most = 0, 0, 0
 
     async def work(_: str) -> None:
-        nonlocal turns, at_work, most
+        nonlocal reconciles, at_work, most
         at_work += 1
         most = max(most, at_work)
-        turns += 1
+        reconciles += 1
         await gate.wait()
         at_work -= 1
 
     async with running(work, workers=4) as queue:
         queue.enqueue("a")
-        await until(lambda: turns == 1)
+        await until(lambda: reconciles == 1)
         queue.enqueue("a")
         queue.enqueue("a")
         gate.set()
-        await until(lambda: turns == 2)
+        await until(lambda: reconciles == 2)
     assert most == 1
 
 
-async def test_never_more_turns_at_once_than_workers() -> None:
+async def test_at_most_one_key_for_each_worker_is_processed_at_a_time() -> None:
     at_work, most, done = 0, 0, 0
 
     async def work(_: str) -> None:
@@ -105,39 +105,39 @@ async def test_a_busy_key_does_not_starve_the_others() -> None:
     assert order.index("quiet") <= 1
 
 
-async def test_it_comes_again_when_asked_to() -> None:
-    turns = 0
+async def test_a_key_is_requeued_after_the_returned_seconds() -> None:
+    reconciles = 0
 
     async def work(_: str) -> float | None:
-        nonlocal turns
-        turns += 1
-        return 0.01 if turns < 3 else None
+        nonlocal reconciles
+        reconciles += 1
+        return 0.01 if reconciles < 3 else None
 
     async with running(work) as queue:
         queue.enqueue("a")
-        await until(lambda: turns == 3)
+        await until(lambda: reconciles == 3)
         await asyncio.sleep(0.05)
-        assert turns == 3
+        assert reconciles == 3
         assert not queue._entries
 
 
-async def test_a_wake_comes_before_the_time_asked_for() -> None:
-    turns = 0
+async def test_an_enqueue_comes_before_the_requeue_time() -> None:
+    reconciles = 0
 
     async def work(_: str) -> float:
-        nonlocal turns
-        turns += 1
+        nonlocal reconciles
+        reconciles += 1
         return 60
 
     async with running(work) as queue:
         queue.enqueue("a")
-        await until(lambda: turns == 1)
+        await until(lambda: reconciles == 1)
         queue.enqueue("a")
-        await until(lambda: turns == 2)
+        await until(lambda: reconciles == 2)
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), RetryLaterError("refused")])
-async def test_a_failing_key_is_tried_again_and_holds_up_nobody(error: Exception) -> None:
+async def test_a_failing_key_is_retried_and_delays_no_other_key(error: Exception) -> None:
     tries: list[str] = []
 
     async def work(key: str) -> None:
@@ -153,27 +153,29 @@ async def test_a_failing_key_is_tried_again_and_holds_up_nobody(error: Exception
     assert len(set(tries)) == 21
 
 
-async def test_events_do_not_shorten_the_back_off_but_an_edit_does(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_background_events_do_not_shorten_the_back_off_but_a_users_change_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(workqueue, "FIRST_BACKOFF_SECONDS", 30.0)
-    turns = 0
+    reconciles = 0
 
     async def work(_: str) -> None:
-        nonlocal turns
-        turns += 1
+        nonlocal reconciles
+        reconciles += 1
         raise RetryLaterError("refused")
 
     async with running(work) as queue:
         queue.enqueue("a")
-        await until(lambda: turns == 1)
+        await until(lambda: reconciles == 1)
         await asyncio.sleep(0.01)
         queue.enqueue("a")
         await asyncio.sleep(0.05)
-        assert turns == 1
+        assert reconciles == 1
         queue.enqueue("a", user_triggered=True)
-        await until(lambda: turns == 2)
+        await until(lambda: reconciles == 2)
 
 
-async def test_what_somebody_asks_for_goes_first_and_what_follows_gets_its_share() -> None:
+async def test_user_triggered_keys_go_first_and_background_keys_get_their_share() -> None:
     order: list[str] = []
 
     async def work(key: str) -> float | None:
@@ -194,7 +196,7 @@ async def test_what_somebody_asks_for_goes_first_and_what_follows_gets_its_share
     assert min(follow_ups) > firsts[-1]
 
 
-async def test_a_key_that_waits_goes_forward_when_somebody_asks_for_it() -> None:
+async def test_a_waiting_background_key_becomes_user_triggered() -> None:
     order: list[str] = []
 
     async def work(key: str) -> None:
@@ -210,19 +212,19 @@ async def test_a_key_that_waits_goes_forward_when_somebody_asks_for_it() -> None
     assert order == ["c", "a", "b"]
 
 
-async def test_the_other_side_may_ask_for_more_patience() -> None:
-    turns = 0
+async def test_the_wait_that_the_api_server_asks_for_is_kept() -> None:
+    reconciles = 0
 
     async def work(_: str) -> None:
-        nonlocal turns
-        turns += 1
+        nonlocal reconciles
+        reconciles += 1
         raise RetryLaterError("slow down", seconds=30)
 
     async with running(work) as queue:
         queue.enqueue("a")
-        await until(lambda: turns == 1)
+        await until(lambda: reconciles == 1)
         await asyncio.sleep(0.1)
-    assert turns == 1
+    assert reconciles == 1
 
 
 def test_back_off_doubles_to_a_minute_with_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +236,7 @@ def test_back_off_doubles_to_a_minute_with_jitter(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("user_triggered", [True, False])
-async def test_a_key_waits_for_one_key_of_a_flooded_namespace_at_most(user_triggered: bool) -> None:
+async def test_a_key_waits_for_at_most_one_key_of_a_flooded_namespace(user_triggered: bool) -> None:
     order: list[str] = []
 
     async def work(key: str) -> None:
@@ -252,7 +254,7 @@ async def test_a_key_waits_for_one_key_of_a_flooded_namespace_at_most(user_trigg
     assert not queue._entries
 
 
-async def test_a_user_triggered_key_of_a_flooded_namespace_is_taken_out_of_the_background() -> None:
+async def test_a_user_triggered_key_leaves_the_background_queue() -> None:
     order: list[str] = []
 
     async def work(key: str) -> None:
