@@ -1,6 +1,6 @@
 """The cleanup record of a run: a ControllerRevision that says what to delete once the run is gone. Pure.
 
-The record exists before the first object of the run, has no owner, and outlives the FineTuneJob. It starts
+The record exists before the first Job of the run, has no owner, and outlives the FineTuneJob. It starts
 nothing: neither a queueing system, nor a backup, nor a person can turn it into pods. Its data is immutable.
 """
 
