@@ -141,16 +141,13 @@ class Reason(StrEnum):
     PERMISSION_DENIED = "PermissionDenied"
 
 
-STAGE_LETTERS: Final = {"Prepare": "p", "Train": "t", "Publish": "u", "Readback": "r", "Cleanup": "c"}
-
-
-def child_name(job_name: str, job_uid: str, stage: str, attempt: int) -> str:
-    """`<name cut to 40>-<5 of the uid>-<stage letter><attempt>`.
+def child_name(job_name: str, job_uid: str, letter: str, number: int) -> str:
+    """`<name cut to 40>-<5 of the uid>-<letter of the stage><number>`.
 
     Leaves room for pod index and host name within 63 characters; does not clash with the children of a
     deleted job of the same name.
     """
-    return f"{run_name(job_name, job_uid)}-{STAGE_LETTERS[stage]}{attempt}"
+    return f"{run_name(job_name, job_uid)}-{letter}{number}"
 
 
 def run_name(job_name: str, job_uid: str) -> str:

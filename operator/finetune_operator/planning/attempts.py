@@ -10,7 +10,6 @@ from finetune_operator.planning import pending
 from finetune_operator.planning.attempt_history import shorten
 from finetune_operator.planning.failure_classification import End, Failing, Failure, Success, end_of
 from finetune_operator.planning.lookup import find_job, jobs_of, readback_name
-from finetune_operator.planning.results import accepted
 from finetune_operator.planning.stages import STAGES, stage_of
 from finetune_operator.planning.termination_messages import Expected
 from finetune_operator.planning.types import InProgress, PlanInput, Stop
@@ -148,7 +147,7 @@ def _end(inputs: PlanInput, attempt: AttemptStatus, job: Manifest, expected: Exp
 def _closed(inputs: PlanInput, attempt: AttemptStatus, end: Success | Failure) -> PlanInput:
     if isinstance(end, Success):
         ended = _ended(inputs, attempt, "Succeeded")
-        status = accepted(inputs.status, end.payload)
+        status = STAGES[stage_of(attempt)].accept_result(inputs.status, end.payload)
     else:
         status = inputs.status
         ended = _ended(

@@ -6,16 +6,9 @@ from finetune_operator.api import AttemptStatus, FineTuneJobStatus
 from finetune_operator.names import Condition, Reason
 from finetune_operator.objects import Manifest, kept_alive_by
 from finetune_operator.planning.lookup import condition, holds
-from finetune_operator.planning.results import told
-from finetune_operator.planning.stages import stage_of
+from finetune_operator.planning.stages import STAGES, stage_of
 from finetune_operator.planning.types import Event
-from finetune_trainer.contract import Stage
 
-REACHED = {
-    Stage.PREPARE: Condition.PREPARED,
-    Stage.TRAIN: Condition.EVALUATED,
-    Stage.PUBLISH: Condition.PUBLISHED,
-}
 PROBLEMS = {
     Reason.UNSCHEDULABLE,
     Reason.IMAGE_PULL_FAILED,
@@ -81,7 +74,8 @@ def _attempt(attempt: AttemptStatus, after: FineTuneJobStatus) -> Event | None:
         return Event("Warning", attempt.reason or Reason.POD_LOST, cause)
     if attempt.outcome != "Succeeded":
         return None
-    return Event("Normal", REACHED[stage_of(attempt)], told(after, stage_of(attempt)))
+    row = STAGES[stage_of(attempt)]
+    return Event("Normal", row.condition, row.summarize(after))
 
 
 def _gate(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[Event]:

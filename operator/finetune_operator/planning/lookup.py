@@ -9,6 +9,7 @@ from finetune_operator.objects import Manifest, condition_true, has_ended, index
 from finetune_operator.planning.stages import STAGES, stage_of
 from finetune_operator.planning.types import Observed, PlanInput, Reference
 from finetune_operator.rendering.cleanup_record import CleanupRecord, read_record
+from finetune_operator.rendering.metadata import child_name
 from finetune_operator.rendering.trainer_config import uid_of
 from finetune_trainer.contract import Stage
 
@@ -24,8 +25,7 @@ def jobs_of(job: FineTuneJob, observed: Observed, *stages: Stage) -> list[Manife
         return (
             stage in stages
             and number.isdecimal()
-            and manifest["metadata"]["name"]
-            == names.child_name(job.metadata["name"], job.metadata["uid"], stage, int(number))
+            and manifest["metadata"]["name"] == child_name(job, Stage(stage), int(number))
         )
 
     found = [j for j in observed.jobs if is_ours(j)]
@@ -61,13 +61,12 @@ def is_over(inputs: PlanInput, job: Manifest) -> bool:
 
 def readback_name(inputs: PlanInput, attempt: AttemptStatus) -> str:
     """Name of an attempt's readback Job."""
-    meta = inputs.job.metadata
-    return names.child_name(meta["name"], meta["uid"], Stage.READBACK, readback_number(attempt))
+    return child_name(inputs.job, Stage.READBACK, readback_number(attempt))
 
 
 def readback_number(attempt: AttemptStatus) -> int:
     """The number of an attempt's readback Job: another for each attempt of each stage."""
-    return len(STAGES) * (attempt.number - 1) + STAGES.index(stage_of(attempt)) + 1
+    return len(STAGES) * (attempt.number - 1) + list(STAGES).index(stage_of(attempt)) + 1
 
 
 def live_run_pods(inputs: PlanInput) -> list[Manifest]:

@@ -7,15 +7,14 @@ from finetune_operator.planning import name_conflict, pending
 from finetune_operator.planning.attempts import next_number
 from finetune_operator.planning.lookup import find_job, readback_name, readback_number
 from finetune_operator.planning.policies import deadline
-from finetune_operator.planning.results import told
-from finetune_operator.planning.stages import attempt_job, readback_job, stage_of
+from finetune_operator.planning.stages import FIRST_STAGE, STAGES, build_readback_job, stage_of
 from finetune_operator.planning.types import Decision, PlanInput
 from finetune_operator.rendering.cleanup_record import cleanup_record
 from finetune_operator.rendering.network import network_policy, service
+from finetune_operator.rendering.stage_pods import STAGE_PODS
 from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_trainer.contract import Stage
 
-STATES = {Stage.PREPARE: State.PREPARING, Stage.TRAIN: State.TRAINING, Stage.PUBLISH: State.PUBLISHING}
 LOOK_AGAIN_SECONDS = 15
 """What pods wait for may change without a word; so it is looked at again."""
 
@@ -25,7 +24,7 @@ def completed(inputs: PlanInput) -> Decision:
     return Decision(
         State.SUCCEEDED,
         Reason.COMPLETED,
-        f"{told(inputs.status, Stage.TRAIN)} {told(inputs.status, Stage.PUBLISH)}",
+        " ".join(STAGES[stage].summarize(inputs.status) for stage in (Stage.TRAIN, Stage.PUBLISH)),
     )
 
 
@@ -36,7 +35,8 @@ def begun(inputs: PlanInput) -> Decision:
         raise AssertionError("the requirements and the end are looked at before")
     number = next_number(inputs, stage)
     apply, record = _upkeep(inputs, asked, stage)
-    create = (*record, attempt_job(inputs.job, asked, inputs.settings, inputs.status, stage, number))
+    build = STAGES[stage].build_job
+    create = (*record, build(inputs.job, asked, inputs.settings, inputs.status, number))
     if held := name_conflict.check(inputs, (*apply, *create)):
         return held
     return Decision(
@@ -64,7 +64,7 @@ def watched(inputs: PlanInput) -> Decision:
         if find_job(inputs.observed, name) is None:
             return _read_back(inputs, apply, create)
     job = find_job(inputs.observed, name)
-    state, left = STATES[stage], deadline.remaining(inputs)
+    state, left = STAGES[stage].state, deadline.remaining(inputs)
     again = [s for s in (progress_of_attempt.requeue_after, left and max(1.0, left[0])) if s]
     if job and (waits := pending.on(job, pods_of(inputs.observed.pods, job), inputs.observed.events)):
         shown = State.WAITING if waits.problem else _state(stage, attempt.number, started=False)
@@ -95,10 +95,10 @@ def _read_back(inputs: PlanInput, apply: tuple[Manifest, ...], create: tuple[Man
         return Decision(State.WAITING, asked.reason, asked.message)
     create = (
         *create,
-        readback_job(inputs.job, asked, inputs.settings, readback_number(attempt), attempt),
+        build_readback_job(inputs.job, asked, inputs.settings, readback_number(attempt), attempt),
     )
     return name_conflict.check(inputs, create) or Decision(
-        STATES[stage_of(attempt)],
+        STAGES[stage_of(attempt)].state,
         Reason.IN_PROGRESS,
         _lost(attempt, inputs.progress_of_attempt.message),
         apply,
@@ -117,7 +117,7 @@ def _upkeep(
     """What a run needs besides its attempt, as far as it is not there: to apply, and to create."""
     wanted = [network_policy(inputs.job, asked.run, inputs.settings)]
     there = [*inputs.observed.network_policies, *inputs.observed.services]
-    if stage is Stage.TRAIN:
+    if STAGE_PODS[stage].is_gang:
         wanted.append(service(inputs.job))
     apply = [w for w in wanted if not any(_is_same(w, t) and is_subset(w, t) for t in there)]
     records = inputs.observed.cleanup_records
@@ -134,4 +134,4 @@ def _is_same(one: Manifest, other: Manifest) -> bool:
 
 def _state(stage: Stage, number: int, *, started: bool) -> State:
     """Pending until the first pod of all has run."""
-    return State.PENDING if stage is Stage.PREPARE and number == 1 and not started else STATES[stage]
+    return State.PENDING if stage is FIRST_STAGE and number == 1 and not started else STAGES[stage].state

@@ -7,8 +7,7 @@ from finetune_operator.api import ConditionStatus, FineTuneJobStatus, ProgressSt
 from finetune_operator.names import Condition, Reason, State
 from finetune_operator.objects import distance, has_started, pods_of
 from finetune_operator.planning.lookup import condition, find_job
-from finetune_operator.planning.results import told
-from finetune_operator.planning.stages import STAGES, done, stage_of, train_attempts
+from finetune_operator.planning.stages import LAST_STAGE, STAGES, is_done, stage_of, train_attempts
 from finetune_operator.planning.types import Decision, PlanInput
 from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_trainer.contract import Progress, Stage
@@ -40,7 +39,7 @@ def described(inputs: PlanInput, decision: Decision, gate: Fact | None) -> FineT
     message = decision.message
     if decision.all_run and progress and decision.reason == Reason.IN_PROGRESS:
         message = _step(inputs, progress)
-    stage = (inputs.running and stage_of(inputs.running)) or inputs.stage or Stage.PUBLISH
+    stage = (inputs.running and stage_of(inputs.running)) or inputs.stage or LAST_STAGE
     updates = {
         "state": shown,
         "stage": stage.value,
@@ -99,27 +98,27 @@ def dated(inputs: PlanInput, facts: dict[Condition, Fact]) -> list[ConditionStat
 
 
 def _facts(inputs: PlanInput, decision: Decision, stage: Stage, gate: Fact | None) -> dict[Condition, Fact]:
-    return {
-        Condition.PREPARED: _reached(inputs, decision, stage, Stage.PREPARE),
+    facts = {row.condition: _reached(inputs, decision, stage, kind) for kind, row in STAGES.items()} | {
         Condition.RUNNING: _running(inputs, decision),
-        Condition.EVALUATED: _reached(inputs, decision, stage, Stage.TRAIN),
-        **({Condition.GATE_PASSED: gate} if gate else {}),
-        Condition.PUBLISHED: _reached(inputs, decision, stage, Stage.PUBLISH),
         Condition.SUSPENDED: _suspended(inputs, decision),
         Condition.FINISHED: _finished(decision),
         Condition.SUCCEEDED: _succeeded(decision),
     }
+    if gate:
+        facts[Condition.GATE_PASSED] = gate
+    return {kind: facts[kind] for kind in Condition if kind in facts}
 
 
 def _reached(inputs: PlanInput, decision: Decision, stage: Stage, kind: Stage) -> Fact:
     """Whether a stage's result is there; `stage`: the one that the job is at."""
-    if done(inputs.status, kind, inputs.digest):
-        return Fact(True, Reason.COMPLETED, told(inputs.status, kind))
+    if is_done(inputs.status, kind, inputs.digest):
+        return Fact(True, Reason.COMPLETED, STAGES[kind].summarize(inputs.status))
     failed = _has_failed(decision)
     if failed and kind is stage:
         return Fact(False, decision.reason, _where_told(inputs, decision, kind))
     known = False if failed else None
-    if STAGES.index(kind) > STAGES.index(stage):
+    order = list(STAGES)
+    if order.index(kind) > order.index(stage):
         return Fact(known, Reason.NOT_STARTED, f"{kind} has not begun.")
     return Fact(known, decision.reason if failed else Reason.IN_PROGRESS, f"{kind} has not ended.")
 

@@ -7,7 +7,7 @@ from typing import Literal
 from finetune_operator.api import AttemptStatus, FineTuneJob, FineTuneJobStatus
 from finetune_operator.names import State
 from finetune_operator.objects import Manifest
-from finetune_operator.planning.stages import STAGES, done
+from finetune_operator.planning.stages import STAGES, is_done
 from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_operator.settings import Settings
 from finetune_trainer.contract import Progress, Stage
@@ -116,7 +116,7 @@ class PlanInput:
     @property
     def stage(self) -> Stage | None:
         """The first stage whose result is not there; None when all are."""
-        return next((s for s in STAGES if not done(self.status, s, self.digest)), None)
+        return next((s for s in STAGES if not is_done(self.status, s, self.digest)), None)
 
 
 @dataclass(frozen=True)

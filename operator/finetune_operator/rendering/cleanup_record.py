@@ -10,8 +10,8 @@ from typing import Any
 from finetune_operator import names
 from finetune_operator.api import FineTuneJob
 from finetune_operator.objects import Manifest
-from finetune_operator.rendering.metadata import labels
-from finetune_operator.rendering.trainer_config import ResolvedRun, storage_of, uid_of
+from finetune_operator.rendering.metadata import child_name, labels
+from finetune_operator.rendering.trainer_config import ResolvedRun, storage_of
 from finetune_trainer import config as trainer
 from finetune_trainer.contract import Digest, Stage
 
@@ -31,7 +31,7 @@ class CleanupRecord:
     @property
     def name(self) -> str:
         """The name of the record and of its cleanup Job."""
-        return names.child_name(self.job.metadata["name"], uid_of(self.job), Stage.CLEANUP, self.number)
+        return child_name(self.job, Stage.CLEANUP, self.number)
 
     @property
     def prefix(self) -> str:
@@ -51,7 +51,7 @@ def cleanup_record(job: FineTuneJob, resolved: ResolvedRun, number: int, namespa
         "apiVersion": "apps/v1",
         "kind": "ControllerRevision",
         "metadata": {
-            "name": names.child_name(meta["name"], uid_of(job), Stage.CLEANUP, number),
+            "name": child_name(job, Stage.CLEANUP, number),
             "namespace": meta["namespace"],
             "labels": labels(job) | {names.LABEL_ROLE: names.ROLE_CLEANUP, names.LABEL_ATTEMPT: str(number)},
             "annotations": {

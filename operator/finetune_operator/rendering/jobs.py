@@ -5,8 +5,9 @@ from finetune_operator.api import FineTuneJob
 from finetune_operator.objects import Manifest
 from finetune_operator.rendering import trainer_config
 from finetune_operator.rendering.cleanup_record import CleanupRecord
-from finetune_operator.rendering.metadata import labels, owner
+from finetune_operator.rendering.metadata import child_name, labels, owner
 from finetune_operator.rendering.pods import pod_spec
+from finetune_operator.rendering.stage_pods import STAGE_PODS
 from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_operator.settings import Profile, Settings
 from finetune_trainer import config as trainer
@@ -111,14 +112,12 @@ def _job(
         names.ANNOTATION_JOB_NAME: job.metadata["name"],
     }
     rendered = config.model_dump_json(by_alias=True, exclude_none=True)
-    pods = config.run.world.nodes if config.stage is Stage.TRAIN else 1
+    pods = config.run.world.nodes if STAGE_PODS[config.stage].is_gang else 1
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": names.child_name(
-                job.metadata["name"], trainer_config.uid_of(job), config.stage.value, number
-            ),
+            "name": child_name(job, config.stage, number),
             "namespace": job.metadata["namespace"],
             "labels": job_labels,
             "annotations": annotations,
@@ -143,10 +142,10 @@ def _job(
 
 def _rendezvous(job: FineTuneJob, settings: Settings, stage: Stage, number: int) -> trainer.Rendezvous:
     deadline = settings.deadlines.rendezvous
-    if stage is not Stage.TRAIN:
+    if not STAGE_PODS[stage].is_gang:
         return trainer.Rendezvous(startup_deadline_seconds=deadline)
     uid = trainer_config.uid_of(job)
-    master = names.child_name(job.metadata["name"], uid, stage.value, number) + "-0"
+    master = child_name(job, stage, number) + "-0"
     domain = f"{names.run_name(job.metadata['name'], uid)}.{job.metadata['namespace']}.svc"
     return trainer.Rendezvous(
         # The trailing dot keeps resolvers from trying search domains first, which would be cached as missing.

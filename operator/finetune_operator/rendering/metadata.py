@@ -3,7 +3,9 @@
 from finetune_operator import names
 from finetune_operator.api import FineTuneJob
 from finetune_operator.objects import Manifest
+from finetune_operator.rendering.stage_pods import STAGE_PODS
 from finetune_operator.rendering.trainer_config import uid_of
+from finetune_trainer.contract import Stage
 
 
 def labels(job: FineTuneJob) -> dict[str, str]:
@@ -12,6 +14,11 @@ def labels(job: FineTuneJob) -> dict[str, str]:
         names.LABEL_JOB: names.label_value(job.metadata["name"]),
         names.LABEL_UID: uid_of(job),
     }
+
+
+def child_name(job: FineTuneJob, stage: Stage, number: int) -> str:
+    """The name of the Job of a stage with a number."""
+    return names.child_name(job.metadata["name"], uid_of(job), STAGE_PODS[stage].letter, number)
 
 
 def run_metadata(job: FineTuneJob) -> Manifest:

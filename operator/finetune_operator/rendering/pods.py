@@ -7,6 +7,7 @@ from finetune_operator import names
 from finetune_operator.api import FineTuneJob, SecretRef
 from finetune_operator.objects import Manifest
 from finetune_operator.rendering import trainer_config
+from finetune_operator.rendering.stage_pods import STAGE_PODS
 from finetune_operator.rendering.trainer_config import access_of, same_endpoint
 from finetune_operator.settings import Profile, Settings, Store
 from finetune_trainer import config as trainer
@@ -14,14 +15,6 @@ from finetune_trainer.contract import PROGRESS_PORT, Stage
 
 SMALL_REQUESTS = {"cpu": "100m", "memory": "512Mi"}
 """Requests of pods that only read a result or delete objects."""
-ROLES: dict[Stage, tuple[trainer.StoreRole, ...]] = {
-    Stage.PREPARE: ("data", "model", "output"),
-    Stage.TRAIN: ("data", "model", "output"),
-    Stage.PUBLISH: ("data", "model", "output"),
-    Stage.READBACK: ("output",),
-    Stage.CLEANUP: ("output",),
-}
-"""Whose keys a stage's pods get: no more than it works with."""
 
 _UNITS = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _UNITS |= {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
@@ -62,8 +55,8 @@ def pod_spec(job: FineTuneJob, config: trainer.TrainConfig, settings: Settings, 
         ],
         "volumes": _volumes(job, stores, profile),
     }
-    if config.run.world.nodes > 1 and config.stage is Stage.TRAIN:
-        spec["topologySpreadConstraints"] = [_one_pod_a_node(job)]
+    if config.run.world.nodes > 1 and STAGE_PODS[config.stage].is_gang:
+        spec["topologySpreadConstraints"] = [_one_pod_per_node(job, config.stage)]
     return spec | _placement(settings, profile)
 
 
@@ -79,7 +72,7 @@ def credentials_volume(role: trainer.StoreRole) -> str:
 
 
 def _resources(job: FineTuneJob, config: trainer.TrainConfig, profile: Profile) -> dict[str, str]:
-    if config.stage is not Stage.TRAIN:
+    if not STAGE_PODS[config.stage].is_gang:
         return {"cpu": profile.cpu_stages.cpu, "memory": profile.cpu_stages.memory}
     own = job.spec.resources
     asked = {"cpu": own.cpu or profile.train.cpu, "memory": own.memory or profile.train.memory}
@@ -90,14 +83,14 @@ def _resources(job: FineTuneJob, config: trainer.TrainConfig, profile: Profile) 
 
 def _requests(stage: Stage, limits: dict[str, str]) -> dict[str, str]:
     """The resources that the scheduler reserves. Readback and Cleanup need few: they fit on a full node."""
-    if stage in (Stage.READBACK, Stage.CLEANUP):
+    if STAGE_PODS[stage].small_requests:
         return limits | {name: min(limits[name], most, key=cpus) for name, most in SMALL_REQUESTS.items()}
     return limits
 
 
 def _environment(config: trainer.TrainConfig, cpu: str) -> list[Manifest]:
     """What Kubernetes alone knows, and what libraries insist on; everything else is in the config file."""
-    processes = config.run.world.processes_per_node if config.stage is Stage.TRAIN else 1
+    processes = config.run.world.processes_per_node if STAGE_PODS[config.stage].is_gang else 1
     known = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid", "NODE_NAME": "spec.nodeName"}
     fixed = {
         "HF_HUB_OFFLINE": "1",
@@ -118,7 +111,8 @@ def _stores(
     Keys are mounted only beside the endpoint that they are for: the config may be of a run that began before
     the settings gave a store another endpoint.
     """
-    stores = {role: trainer_config.store_of(job, role, profile, settings) for role in ROLES[config.stage]}
+    roles = STAGE_PODS[config.stage].store_roles
+    stores = {role: trainer_config.store_of(job, role, profile, settings) for role in roles}
     return {
         role: store
         for role, store in stores.items()
@@ -194,7 +188,7 @@ def _credentials(role: trainer.StoreRole, ref: SecretRef) -> Manifest:
     }
 
 
-def _one_pod_a_node(job: FineTuneJob) -> Manifest:
+def _one_pod_per_node(job: FineTuneJob, stage: Stage) -> Manifest:
     """Preferred, not demanded: a small cluster may still run a gang on one node."""
     return {
         "maxSkew": 1,
@@ -203,7 +197,7 @@ def _one_pod_a_node(job: FineTuneJob) -> Manifest:
         "labelSelector": {
             "matchLabels": {
                 names.LABEL_UID: trainer_config.uid_of(job),
-                names.LABEL_STAGE: Stage.TRAIN.value,
+                names.LABEL_STAGE: stage.value,
             }
         },
     }

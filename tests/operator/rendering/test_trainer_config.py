@@ -4,7 +4,7 @@ from typing import Any, get_args
 
 import pytest
 
-from finetune_operator.planning.results import told
+from finetune_operator.planning.stages import STAGES
 from finetune_operator.rendering import trainer_config
 from finetune_trainer.contract import METRICS, PRIMARY_METRIC, MetricName, Stage, Task
 from tests.operator import scenes
@@ -86,4 +86,4 @@ def test_the_result_of_a_generator_names_no_majority_class() -> None:
     }
     job = scenes.job_of({"status": {"evaluation": evaluation}})
     assert job.status
-    assert told(job.status, Stage.TRAIN) == "loss 1.500 on 1,200 test rows; base model 2.500."
+    assert STAGES[Stage.TRAIN].summarize(job.status) == "loss 1.500 on 1,200 test rows; base model 2.500."

@@ -6,8 +6,8 @@ from finetune_operator.names import Reason, State
 from finetune_operator.objects import Manifest, condition_true, moment, pods_of, since
 from finetune_operator.planning import pending
 from finetune_operator.planning.lookup import find_job, readback_name
+from finetune_operator.planning.stages import STAGES, stage_of
 from finetune_operator.planning.types import Decision, PlanInput, Stop
-from finetune_trainer.contract import Stage
 
 
 def check(inputs: PlanInput) -> Decision | None:
@@ -42,7 +42,7 @@ def remaining(inputs: PlanInput) -> tuple[float, str] | None:
         limit = inputs.settings.deadlines.pods_start
         told = f"its pods did not all start within {limit} s. {waits.message}"
     else:
-        limit = _run_limit(inputs, Stage(inputs.running.stage))
+        limit = STAGES[stage_of(inputs.running)].deadline(inputs.settings.deadlines)
         told = (
             f"it did not end within {limit} s. The operator's settings (deadlines) allow no more; ask for"
             " less or have them raised."
@@ -57,11 +57,6 @@ def _in_queue(job: Manifest) -> bool:
     then only the creation of the Job has a time, and the Job may have been created days before its admission.
     """
     return bool(job["spec"].get("suspend") or condition_true(job, "Suspended"))
-
-
-def _run_limit(inputs: PlanInput, stage: Stage) -> int:
-    deadlines = inputs.settings.deadlines
-    return {Stage.PREPARE: deadlines.prepare, Stage.TRAIN: deadlines.train}.get(stage, deadlines.publish)
 
 
 def _job_start(job: Manifest) -> datetime | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from finetune_operator.api import GateSpec
 from finetune_operator.names import Reason, State
-from finetune_operator.planning.stages import done
+from finetune_operator.planning.stages import is_done
 from finetune_operator.planning.status import Fact
 from finetune_operator.planning.types import Decision, PlanInput
 from finetune_trainer.contract import HIGHER_IS_BETTER, Evaluation, Interval, MetricName, Scores, Stage
@@ -41,7 +41,7 @@ def fact(inputs: PlanInput) -> Fact | None:
     asked = inputs.job.spec.evaluation
     if asked.gate is None:
         return None
-    if not done(inputs.status, Stage.TRAIN, inputs.digest):
+    if not is_done(inputs.status, Stage.TRAIN, inputs.digest):
         return Fact(None, Reason.NOT_STARTED, "The tuned model has not been measured.")
     metric = asked.deciding_for(inputs.job.spec.task)
     held = judged(asked.gate, inputs.status.evaluation, metric, higher_is_better=HIGHER_IS_BETTER[metric])
