@@ -16,14 +16,14 @@ def pods_of(pods: Iterable[Manifest], job: Manifest) -> list[Manifest]:
     """The pods of a Job, by index; not those of a deleted Job of the same name."""
     uid = job["metadata"].get("uid")
     stage, attempt = label(job, names.LABEL_STAGE), label(job, names.LABEL_ATTEMPT)
-    mine = [
+    own = [
         p
         for p in pods
         if label(p, "batch.kubernetes.io/controller-uid") == uid
         and label(p, names.LABEL_STAGE) == stage
         and label(p, names.LABEL_ATTEMPT) == attempt
     ]
-    return sorted(mine, key=lambda p: (index_of(p), p["metadata"]["name"]))
+    return sorted(own, key=lambda p: (index_of(p), p["metadata"]["name"]))
 
 
 def index_of(pod: Manifest) -> int:
@@ -120,19 +120,22 @@ def since(then: datetime, now: datetime) -> float:
     return max(0.0, (now - then).total_seconds())
 
 
-def is_subset(wanted: Any, there: Any) -> bool:
+def is_subset(wanted: Any, existing: Any) -> bool:
     """Whether everything that is wanted is there; what the API server or others added does not matter.
 
     Lists are of one length and compared item by item: an added rule or port is a difference.
     """
     if isinstance(wanted, dict):
-        return isinstance(there, dict) and all(
-            is_subset(value, there.get(key)) for key, value in wanted.items()
+        return isinstance(existing, dict) and all(
+            is_subset(value, existing.get(key)) for key, value in wanted.items()
         )
     if isinstance(wanted, list | tuple):
         return (
-            isinstance(there, list)
-            and len(wanted) == len(there)
-            and all(is_subset(mine, theirs) for mine, theirs in zip(wanted, there, strict=True))
+            isinstance(existing, list)
+            and len(wanted) == len(existing)
+            and all(
+                is_subset(wanted_item, existing_item)
+                for wanted_item, existing_item in zip(wanted, existing, strict=True)
+            )
         )
-    return bool(wanted == there)
+    return bool(wanted == existing)

@@ -94,7 +94,7 @@ def end_of(
     if not causes and not failed:
         return InProgress("going")
     if not any(c.failure is not FailureClass.COMMUNICATION for c in causes):
-        causes += _missing(job, pods)
+        causes += _missing_pods(job, pods)
     cause = min(
         causes,
         key=lambda c: (c.failure is FailureClass.COMMUNICATION, c.pod != failing.pod, c.version),
@@ -104,8 +104,8 @@ def end_of(
     all_ended = ended == len(pods) and (bool(failed) or ended >= job["spec"].get("completions", 1))
     waited = distance(failing.since, now) if failing.since else 0.0
     if not (all_ended and causes) and waited < collection:
-        told = "A pod failed: collecting the causes."
-        return InProgress("collecting", told, collection - waited, failing=True, pod=cause.pod)
+        text = "A pod failed: collecting the causes."
+        return InProgress("collecting", text, collection - waited, failing=True, pod=cause.pod)
     return replace(cause, step=max((c.step for c in causes if c.step is not None), default=None))
 
 
@@ -120,8 +120,8 @@ def cause_of(pod: Manifest, expected: Expected, now: datetime) -> Failure | None
     stuck = is_stuck(pod, now)
     if code == 0 or (pod.get("status", {}).get("phase") != "Failed" and not code and not stuck):
         return None
-    told = None if stuck else _told(pod, ended, expected) or _failed_init(pod)
-    found = _lost(pod) if stuck else told or _seen(pod, ended, disruption)
+    reported = None if stuck else _reported_cause(pod, ended, expected) or _failed_init(pod)
+    found = _node_lost(pod) if stuck else reported or _observed_cause(pod, ended, disruption)
     return Failure(
         reason=found.reason,
         message=clean(found.message, 1024),
@@ -158,34 +158,34 @@ def _result(pod: Manifest, expected: Expected) -> End:
     try:
         message = message_of(pod, expected)
     except OtherVersion as error:
-        return _unsupported(str(error), pod)
+        return _unsupported_version(str(error), pod)
     except Unreadable as error:
         return InProgress("lost", str(error))
     if message.failure is not FailureClass.SUCCESS or message.payload is None:
         return InProgress("lost", "its message does not tell of a success")
     if doubt := doubt_about(message.payload, expected):
-        told = f"Its result cannot be trusted: {doubt}."
-        return Failure(Reason.RESULT_UNREADABLE, told, pod=_name(pod), node=pod["spec"].get("nodeName"))
+        text = f"Its result cannot be trusted: {doubt}."
+        return Failure(Reason.RESULT_UNREADABLE, text, pod=_name(pod), node=pod["spec"].get("nodeName"))
     return Success(message.payload)
 
 
-def _told(pod: Manifest, ended: Manifest | None, expected: Expected) -> Failure | None:
+def _reported_cause(pod: Manifest, ended: Manifest | None, expected: Expected) -> Failure | None:
     """The cause in the pod's own words."""
     if ended is None:
         return None
     try:
         message = message_of(pod, expected)
     except OtherVersion as error:
-        return _unsupported(str(error), pod)
+        return _unsupported_version(str(error), pod)
     except Unreadable:
         return None
     if message.failure is FailureClass.SUCCESS:
         return None
-    told = f"{message.message} {message.hint}".strip()
-    return Failure(message.reason, told, message.failure, step=message.step)
+    text = f"{message.message} {message.hint}".strip()
+    return Failure(message.reason, text, message.failure, step=message.step)
 
 
-def _seen(pod: Manifest, ended: Manifest | None, disruption: Manifest | None) -> Failure:
+def _observed_cause(pod: Manifest, ended: Manifest | None, disruption: Manifest | None) -> Failure:
     """The cause as Kubernetes saw it."""
     status, name = pod.get("status", {}), _name(pod)
     node = pod.get("spec", {}).get("nodeName", "its node")
@@ -198,7 +198,7 @@ def _seen(pod: Manifest, ended: Manifest | None, disruption: Manifest | None) ->
         )
     why = (disruption or {}).get("reason", "")
     if why in ("DeletionByTaintManager", "DeletionByPodGC") or status.get("reason") == "NodeLost":
-        return _lost(pod)
+        return _node_lost(pod)
     if status.get("reason") == "Evicted":
         return Failure(
             Reason.EVICTED, f"Node {node} evicted pod {name}: {status.get('message', 'no reason')}"
@@ -209,9 +209,9 @@ def _seen(pod: Manifest, ended: Manifest | None, disruption: Manifest | None) ->
         )
     if code in {c.value for c in ExitCode if c is not ExitCode.SUCCESS}:
         failure = ExitCode(code).failure
-        told = "and left no message that can be read."
+        text = "and left no message that can be read."
         return Failure(
-            failure.value, f"Pod {name} ended with exit code {code} ({failure.value}) {told}", failure
+            failure.value, f"Pod {name} ended with exit code {code} ({failure.value}) {text}", failure
         )
     what = f"exit code {code}" if code is not None else str(status.get("reason") or "no exit code")
     more = (
@@ -237,12 +237,12 @@ def _failed_init(pod: Manifest) -> Failure | None:
     return None
 
 
-def _lost(pod: Manifest) -> Failure:
+def _node_lost(pod: Manifest) -> Failure:
     node = pod.get("spec", {}).get("nodeName", "its node")
     return Failure(Reason.NODE_LOST, f"Node {node} of pod {_name(pod)} stopped answering.")
 
 
-def _missing(job: Manifest, pods: list[Manifest]) -> list[Failure]:
+def _missing_pods(job: Manifest, pods: list[Manifest]) -> list[Failure]:
     """Pods that Kubernetes counts as failed and that are not there any more."""
     there = {index_of(p) for p in pods}
     gone = [i for i in _indexes(job.get("status", {}).get("failedIndexes") or "") if i not in there]
@@ -255,10 +255,10 @@ def _indexes(text: str) -> list[int]:
     return [int(part) for piece in text.split(",") for part in piece.split("-") if part.isdecimal()]
 
 
-def _unsupported(told: str, pod: Manifest) -> Failure:
+def _unsupported_version(text: str, pod: Manifest) -> Failure:
     return Failure(
         Reason.TRAINER_VERSION_UNSUPPORTED,
-        f"The trainer image of pod {_name(pod)} cannot be used: {told}, this operator speaks "
+        f"The trainer image of pod {_name(pod)} cannot be used: {text}, this operator speaks "
         f"{CONTRACT_VERSION}. Use the trainer image of the operator's release.",
         FailureClass.USER_CONFIG,
         pod=_name(pod),

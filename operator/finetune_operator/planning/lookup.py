@@ -91,7 +91,7 @@ def condition(status: FineTuneJobStatus | None, kind: Condition) -> ConditionSta
     return next((c for c in status.conditions if c.type == kind), None) if status else None
 
 
-def holds(status: FineTuneJobStatus | None, kind: Condition) -> bool:
+def is_condition_true(status: FineTuneJobStatus | None, kind: Condition) -> bool:
     """Whether a condition of a FineTuneJob is True."""
     found = condition(status, kind)
     return found is not None and found.status == "True"

@@ -19,10 +19,10 @@ def source_of(job: FineTuneJob, observed: Observed) -> trainer.ModelSource | Blo
     if job.spec.model.from_job is None:
         return trainer.ModelSource(uri=job.spec.model.uri or "")
     name = job.spec.model.from_job.name
-    return _pinned(job, observed, name) or _published(job, observed.base, name)
+    return _pinned_model(job, observed, name) or _published_model(job, observed.base, name)
 
 
-def _pinned(job: FineTuneJob, observed: Observed, name: str) -> trainer.ModelSource | None:
+def _pinned_model(job: FineTuneJob, observed: Observed, name: str) -> trainer.ModelSource | None:
     """The model of the newest cleanup record, if the FineTuneJob that the spec names has published the model.
 
     A cleanup record exists before the first attempt and after the last.
@@ -33,7 +33,7 @@ def _pinned(job: FineTuneJob, observed: Observed, name: str) -> trainer.ModelSou
     return None
 
 
-def _published(job: FineTuneJob, base: BaseJob | None, name: str) -> trainer.ModelSource | Blocked:
+def _published_model(job: FineTuneJob, base: BaseJob | None, name: str) -> trainer.ModelSource | Blocked:
     namespace = job.metadata["namespace"]
     field, which = "spec.model.fromJob.name", f"FineTuneJob {namespace}/{name}"
     if name == job.metadata["name"]:

@@ -19,7 +19,7 @@ LOOK_AGAIN_SECONDS = 15
 """What pods wait for may change without a word; so it is looked at again."""
 
 
-def completed(inputs: PlanInput) -> Decision:
+def complete(inputs: PlanInput) -> Decision:
     """All stages are done."""
     return Decision(
         State.SUCCEEDED,
@@ -28,15 +28,15 @@ def completed(inputs: PlanInput) -> Decision:
     )
 
 
-def begun(inputs: PlanInput) -> Decision:
+def start_next_attempt(inputs: PlanInput) -> Decision:
     """The next attempt of the current stage, with what it needs."""
-    stage, asked = inputs.stage, inputs.resolution
-    if stage is None or not isinstance(asked, ResolvedRun):
+    stage, resolved = inputs.stage, inputs.resolution
+    if stage is None or not isinstance(resolved, ResolvedRun):
         raise AssertionError("the requirements and the end are looked at before")
     number = next_number(inputs, stage)
-    apply, record = _upkeep(inputs, asked, stage)
+    apply, record = _missing_objects(inputs, resolved, stage)
     build = STAGES[stage].build_job
-    create = (*record, build(inputs.job, asked, inputs.settings, inputs.status, number))
+    create = (*record, build(inputs.job, resolved, inputs.settings, inputs.status, number))
     if held := name_conflict.check(inputs, (*apply, *create)):
         return held
     return Decision(
@@ -49,14 +49,16 @@ def begun(inputs: PlanInput) -> Decision:
     )
 
 
-def watched(inputs: PlanInput) -> Decision:
+def watch_running_attempt(inputs: PlanInput) -> Decision:
     """What the running attempt does; what it needs is put back where somebody took it away."""
     attempt = inputs.running
     if attempt is None or inputs.progress_of_attempt is None:
         raise AssertionError("an attempt that runs has been looked at")
     stage, progress_of_attempt = stage_of(attempt), inputs.progress_of_attempt
     apply, create = (
-        _upkeep(inputs, inputs.resolution, stage) if isinstance(inputs.resolution, ResolvedRun) else ((), ())
+        _missing_objects(inputs, inputs.resolution, stage)
+        if isinstance(inputs.resolution, ResolvedRun)
+        else ((), ())
     )
     name = attempt.job
     if progress_of_attempt.kind == "lost":
@@ -66,19 +68,21 @@ def watched(inputs: PlanInput) -> Decision:
     job = find_job(inputs.observed, name)
     state, left = STAGES[stage].state, deadline.remaining(inputs)
     again = [s for s in (progress_of_attempt.requeue_after, left and max(1.0, left[0])) if s]
-    if job and (waits := pending.on(job, pods_of(inputs.observed.pods, job), inputs.observed.events)):
+    if job and (
+        waits := pending.find_reason(job, pods_of(inputs.observed.pods, job), inputs.observed.events)
+    ):
         shown = State.WAITING if waits.problem else _state(stage, attempt.number, started=False)
         return Decision(
             shown, waits.reason, waits.message, apply, create, requeue_after=min([*again, LOOK_AGAIN_SECONDS])
         )
-    drift = pending.drifted(job) if job else None
-    going = progress_of_attempt.message or f"{stage} attempt {attempt.number} is running."
+    drift = pending.find_drift(job) if job else None
+    message = progress_of_attempt.message or f"{stage} attempt {attempt.number} is running."
     if progress_of_attempt.kind == "lost":
-        going = _lost(attempt, progress_of_attempt.message)
+        message = _readback_message(attempt, progress_of_attempt.message)
     return Decision(
         state,
         Reason.DRIFTED if drift else Reason.IN_PROGRESS,
-        drift or going,
+        drift or message,
         apply,
         create,
         all_run=progress_of_attempt.kind == "going",
@@ -88,47 +92,47 @@ def watched(inputs: PlanInput) -> Decision:
 
 def _read_back(inputs: PlanInput, apply: tuple[Manifest, ...], create: tuple[Manifest, ...]) -> Decision:
     """The readback Job of an attempt whose message was lost."""
-    attempt, asked = inputs.running, inputs.resolution
+    attempt, resolved = inputs.running, inputs.resolution
     if attempt is None or inputs.progress_of_attempt is None:
         raise AssertionError("an attempt whose message was lost has been looked at")
-    if not isinstance(asked, ResolvedRun):
-        return Decision(State.WAITING, asked.reason, asked.message)
+    if not isinstance(resolved, ResolvedRun):
+        return Decision(State.WAITING, resolved.reason, resolved.message)
     create = (
         *create,
-        build_readback_job(inputs.job, asked, inputs.settings, readback_number(attempt), attempt),
+        build_readback_job(inputs.job, resolved, inputs.settings, readback_number(attempt), attempt),
     )
     return name_conflict.check(inputs, create) or Decision(
         STAGES[stage_of(attempt)].state,
         Reason.IN_PROGRESS,
-        _lost(attempt, inputs.progress_of_attempt.message),
+        _readback_message(attempt, inputs.progress_of_attempt.message),
         apply,
         create,
         requeue_after=LOOK_AGAIN_SECONDS,
     )
 
 
-def _lost(attempt: AttemptStatus, why: str) -> str:
+def _readback_message(attempt: AttemptStatus, why: str) -> str:
     return f"{attempt.stage} attempt {attempt.number} succeeded, but {why}: its result is read back from S3."
 
 
-def _upkeep(
-    inputs: PlanInput, asked: ResolvedRun, stage: Stage
+def _missing_objects(
+    inputs: PlanInput, resolved: ResolvedRun, stage: Stage
 ) -> tuple[tuple[Manifest, ...], tuple[Manifest, ...]]:
     """What a run needs besides its attempt, as far as it is not there: to apply, and to create."""
-    wanted = [network_policy(inputs.job, asked.run, inputs.settings)]
-    there = [*inputs.observed.network_policies, *inputs.observed.services]
+    wanted = [network_policy(inputs.job, resolved.run, inputs.settings)]
+    existing = [*inputs.observed.network_policies, *inputs.observed.services]
     if STAGE_PODS[stage].is_gang:
         wanted.append(service(inputs.job))
-    apply = [w for w in wanted if not any(_is_same(w, t) and is_subset(w, t) for t in there)]
+    apply = [w for w in wanted if not any(_has_same_name(w, t) and is_subset(w, t) for t in existing)]
     records = inputs.observed.cleanup_records
     made_for = [r["metadata"].get("annotations", {}).get(ANNOTATION_SPEC_DIGEST) for r in records]
-    if asked.spec_digest in made_for:
+    if resolved.spec_digest in made_for:
         return tuple(apply), ()
     number = 1 + max((int(label(r, LABEL_ATTEMPT) or 0) for r in records), default=0)
-    return tuple(apply), (cleanup_record(inputs.job, asked, number, inputs.observed.namespace_uid),)
+    return tuple(apply), (cleanup_record(inputs.job, resolved, number, inputs.observed.namespace_uid),)
 
 
-def _is_same(one: Manifest, other: Manifest) -> bool:
+def _has_same_name(one: Manifest, other: Manifest) -> bool:
     return bool(one["kind"] == other["kind"] and one["metadata"]["name"] == other["metadata"]["name"])
 
 

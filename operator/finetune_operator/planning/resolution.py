@@ -22,13 +22,13 @@ def resolve(job: FineTuneJob, observed: Observed, settings: Settings) -> Resolve
     takes a gang that waits for GPUs out of the queue. Until the spec is frozen this holds only for an attempt
     that was made for the present generation: a later generation may ask for another run.
     """
-    settled = _settled(job)
+    settled = _settled_attempt(job)
     profile = _allowed_profile(job, settings)
     if isinstance(profile, Blocked):
-        return _held(profile) if settled else profile
-    if settled and (remembered := _remembered(job, observed, settled)):
-        return store_access.check_unchanged(job, settings, profile, remembered) or ResolvedRun(
-            remembered, profile, settled.spec_digest
+        return _hold(profile) if settled else profile
+    if settled and (recorded := _recorded_run(job, observed, settled)):
+        return store_access.check_unchanged(job, settings, profile, recorded) or ResolvedRun(
+            recorded, profile, settled.spec_digest
         )
     try:
         model = model_source.source_of(job, observed)
@@ -51,7 +51,7 @@ def _allowed_profile(job: FineTuneJob, settings: Settings) -> Profile | Blocked:
     return next((refusal for refusal in refusals if refusal), profile)
 
 
-def _held(refusal: Blocked) -> Blocked:
+def _hold(refusal: Blocked) -> Blocked:
     """A refusal of a job whose spec is settled: only the settings can have changed."""
     way_out = "Training has begun, so the job waits until the operator's settings allow this again."
     return Blocked(refusal.reason, f"{refusal.message} {way_out}", passes=True)
@@ -74,16 +74,16 @@ def _profile(job: FineTuneJob, settings: Settings) -> Profile | Blocked:
     return Blocked(Reason.PROFILE_UNKNOWN, f"spec.resources.profile: there is no profile {name!r}. {way_out}")
 
 
-def _fits_profile(job: FineTuneJob, _: Settings, profile: Profile) -> Blocked | None:
-    asked = job.spec.resources
+def _check_size(job: FineTuneJob, _: Settings, profile: Profile) -> Blocked | None:
+    resources = job.spec.resources
     for field, value, most in (
-        ("nodes", asked.nodes, profile.max_nodes),
-        ("gpusPerNode", asked.gpus_per_node, profile.max_gpus_per_node),
+        ("nodes", resources.nodes, profile.max_nodes),
+        ("gpusPerNode", resources.gpus_per_node, profile.max_gpus_per_node),
     ):
         if value > most:
             return Blocked(
                 Reason.SPEC_INVALID,
-                f"spec.resources.{field}: {value}; profile {asked.profile} allows at most {most}: ask for"
+                f"spec.resources.{field}: {value}; profile {resources.profile} allows at most {most}: ask for"
                 " fewer.",
             )
     return None
@@ -91,11 +91,11 @@ def _fits_profile(job: FineTuneJob, _: Settings, profile: Profile) -> Blocked | 
 
 CHECKS: tuple[Callable[[FineTuneJob, Settings, Profile], Blocked | None], ...] = (
     store_access.check,
-    _fits_profile,
+    _check_size,
 )
 
 
-def _settled(job: FineTuneJob) -> AttemptStatus | None:
+def _settled_attempt(job: FineTuneJob) -> AttemptStatus | None:
     """The Train attempt that was made for the spec as it stands; None where there is none for sure."""
     attempts = train_attempts(job.status.attempts if job.status else ())
     if not attempts or not (is_frozen(job.status) or attempts[-1].generation == job.metadata["generation"]):
@@ -103,7 +103,7 @@ def _settled(job: FineTuneJob) -> AttemptStatus | None:
     return attempts[-1]
 
 
-def _remembered(job: FineTuneJob, observed: Observed, attempt: AttemptStatus) -> trainer.Run | None:
+def _recorded_run(job: FineTuneJob, observed: Observed, attempt: AttemptStatus) -> trainer.Run | None:
     """The run that an attempt was made for; None where no cleanup record holds it."""
     records = records_of(job, observed)
     return next((r.run for r in records if r.run.digest() == attempt.config_digest), None)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from finetune_operator.names import Condition
 from finetune_operator.objects import since
-from finetune_operator.planning.lookup import condition, holds, jobs_of, reference
+from finetune_operator.planning.lookup import condition, is_condition_true, jobs_of, reference
 from finetune_operator.planning.stages import STAGES, is_frozen
 from finetune_operator.planning.types import PlanInput, Reference
 from finetune_operator.rendering.trainer_config import ResolvedRun
@@ -31,7 +31,7 @@ def has_ended(inputs: PlanInput) -> bool:
     if finished is None or finished.status != "True":
         return False
     return not (
-        not holds(inputs.job.status, Condition.SUCCEEDED)
+        not is_condition_true(inputs.job.status, Condition.SUCCEEDED)
         and finished.observed_generation < inputs.job.metadata["generation"]
         and not is_frozen(inputs.job.status)
         and (

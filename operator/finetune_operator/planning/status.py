@@ -30,27 +30,29 @@ class Fact:
     message: str
 
 
-def described(inputs: PlanInput, decision: Decision, gate: Fact | None) -> FineTuneJobStatus:
+def describe(inputs: PlanInput, decision: Decision, gate: Fact | None) -> FineTuneJobStatus:
     """The whole status after a turn; `gate` is the condition GatePassed, None on a job without one."""
-    progress = _progress(inputs, decision)
+    progress = _next_progress(inputs, decision)
     ended = decision.state in ENDS
-    begun = inputs.status.start_time or (inputs.now if decision.create or inputs.status.attempts else None)
+    start_time = inputs.status.start_time or (
+        inputs.now if decision.create or inputs.status.attempts else None
+    )
     shown = decision.state
     message = decision.message
     if decision.all_run and progress and decision.reason == Reason.IN_PROGRESS:
-        message = _step(inputs, progress)
+        message = _describe_progress(inputs, progress)
     stage = (inputs.running and stage_of(inputs.running)) or inputs.stage or LAST_STAGE
     updates = {
         "state": shown,
         "stage": stage.value,
         "message": message[:MESSAGE_LIMIT],
-        "start_time": begun,
+        "start_time": start_time,
         "training_start_time": inputs.status.training_start_time
         or (inputs.now if _training_has_started(inputs) else None),
         "completion_time": inputs.now if ended else None,
         "progress": progress,
         "observed_generation": inputs.job.metadata["generation"],
-        "conditions": dated(inputs, _facts(inputs, decision, stage, gate)),
+        "conditions": date_conditions(inputs, _describe_conditions(inputs, decision, stage, gate)),
     }
     return inputs.status.model_copy(update=updates)
 
@@ -70,21 +72,21 @@ def _training_has_started(inputs: PlanInput) -> bool:
     return any(has_started(pod) for job in jobs if job for pod in pods_of(inputs.observed.pods, job))
 
 
-def refreshed(inputs: PlanInput) -> FineTuneJobStatus:
+def refresh(inputs: PlanInput) -> FineTuneJobStatus:
     """The status of a finished job, after an edit that changes nothing about its end."""
     generation = inputs.job.metadata["generation"]
     conditions = [c.model_copy(update={"observed_generation": generation}) for c in inputs.status.conditions]
     return inputs.status.model_copy(update={"observed_generation": generation, "conditions": conditions})
 
 
-def dated(inputs: PlanInput, facts: dict[Condition, Fact]) -> list[ConditionStatus]:
+def date_conditions(inputs: PlanInput, facts: dict[Condition, Fact]) -> list[ConditionStatus]:
     """Conditions with the time of their last change."""
-    made = []
+    conditions = []
     for kind, fact in facts.items():
         status = "Unknown" if fact.status is None else str(fact.status)
         before = condition(inputs.job.status, kind)
         same = before is not None and before.status == status
-        made.append(
+        conditions.append(
             ConditionStatus(
                 type=kind.value,
                 status=status,
@@ -94,28 +96,30 @@ def dated(inputs: PlanInput, facts: dict[Condition, Fact]) -> list[ConditionStat
                 last_transition_time=before.last_transition_time if before and same else inputs.now,
             )
         )
-    return made
+    return conditions
 
 
-def _facts(inputs: PlanInput, decision: Decision, stage: Stage, gate: Fact | None) -> dict[Condition, Fact]:
-    facts = {row.condition: _reached(inputs, decision, stage, kind) for kind, row in STAGES.items()} | {
-        Condition.RUNNING: _running(inputs, decision),
-        Condition.SUSPENDED: _suspended(inputs, decision),
-        Condition.FINISHED: _finished(decision),
-        Condition.SUCCEEDED: _succeeded(decision),
+def _describe_conditions(
+    inputs: PlanInput, decision: Decision, stage: Stage, gate: Fact | None
+) -> dict[Condition, Fact]:
+    facts = {row.condition: _stage_fact(inputs, decision, stage, kind) for kind, row in STAGES.items()} | {
+        Condition.RUNNING: _running_fact(inputs, decision),
+        Condition.SUSPENDED: _suspended_fact(inputs, decision),
+        Condition.FINISHED: _finished_fact(decision),
+        Condition.SUCCEEDED: _succeeded_fact(decision),
     }
     if gate:
         facts[Condition.GATE_PASSED] = gate
     return {kind: facts[kind] for kind in Condition if kind in facts}
 
 
-def _reached(inputs: PlanInput, decision: Decision, stage: Stage, kind: Stage) -> Fact:
+def _stage_fact(inputs: PlanInput, decision: Decision, stage: Stage, kind: Stage) -> Fact:
     """Whether a stage's result is there; `stage`: the one that the job is at."""
     if is_done(inputs.status, kind, inputs.digest):
         return Fact(True, Reason.COMPLETED, STAGES[kind].summarize(inputs.status))
     failed = _has_failed(decision)
     if failed and kind is stage:
-        return Fact(False, decision.reason, _where_told(inputs, decision, kind))
+        return Fact(False, decision.reason, _refer_to_cause(inputs, decision, kind))
     known = False if failed else None
     order = list(STAGES)
     if order.index(kind) > order.index(stage):
@@ -123,7 +127,7 @@ def _reached(inputs: PlanInput, decision: Decision, stage: Stage, kind: Stage) -
     return Fact(known, decision.reason if failed else Reason.IN_PROGRESS, f"{kind} has not ended.")
 
 
-def _where_told(inputs: PlanInput, decision: Decision, kind: Stage) -> str:
+def _refer_to_cause(inputs: PlanInput, decision: Decision, kind: Stage) -> str:
     """Where the cause of a failure stands: one condition tells the cause, the others point there."""
     if decision.reason == Reason.GATE_FAILED:
         return f"The gate is not passed; see the condition {Condition.GATE_PASSED}."
@@ -133,7 +137,7 @@ def _where_told(inputs: PlanInput, decision: Decision, kind: Stage) -> str:
     return f"{kind} attempt {last.number} failed; see the condition {Condition.SUCCEEDED}."
 
 
-def _running(inputs: PlanInput, decision: Decision) -> Fact:
+def _running_fact(inputs: PlanInput, decision: Decision) -> Fact:
     """Whether all pods of an attempt run. What the pods do changes often and stands in the status itself."""
     message = ENDS.get(decision.state, decision.message)
     if decision.all_run and decision.reason == Reason.IN_PROGRESS and inputs.running:
@@ -146,7 +150,7 @@ def _running(inputs: PlanInput, decision: Decision) -> Fact:
     return Fact(decision.all_run, decision.reason, message)
 
 
-def _suspended(inputs: PlanInput, decision: Decision) -> Fact:
+def _suspended_fact(inputs: PlanInput, decision: Decision) -> Fact:
     if decision.reason == Reason.SUSPENDED_BY_USER:
         return Fact(True, Reason.SUSPENDED_BY_USER, decision.message)
     if decision.reason == Reason.STOPPING and inputs.job.spec.suspend:
@@ -154,13 +158,13 @@ def _suspended(inputs: PlanInput, decision: Decision) -> Fact:
     return Fact(False, Reason.NOT_SUSPENDED, "The job is not suspended.")
 
 
-def _finished(decision: Decision) -> Fact:
+def _finished_fact(decision: Decision) -> Fact:
     if ended := ENDS.get(decision.state):
         return Fact(True, decision.reason, ended)
     return Fact(False, Reason.IN_PROGRESS, "The job has not ended.")
 
 
-def _succeeded(decision: Decision) -> Fact:
+def _succeeded_fact(decision: Decision) -> Fact:
     if decision.state is State.SUCCEEDED:
         return Fact(True, Reason.COMPLETED, decision.message)
     if _has_failed(decision):
@@ -172,7 +176,7 @@ def _has_failed(decision: Decision) -> bool:
     return decision.state in ENDS and decision.state is not State.SUCCEEDED
 
 
-def _progress(inputs: PlanInput, decision: Decision) -> ProgressStatus | None:
+def _next_progress(inputs: PlanInput, decision: Decision) -> ProgressStatus | None:
     """The progress to show: news of the same activity only when what is shown has aged."""
     before, news = inputs.status.progress, inputs.observed.progress
     if decision.state is State.SUCCEEDED:
@@ -185,31 +189,31 @@ def _progress(inputs: PlanInput, decision: Decision) -> ProgressStatus | None:
     fresh = before and distance(before.updated, inputs.now) < inputs.settings.status_seconds
     if before and fresh and before.activity == news.activity.value:
         return before
-    return _shown(news, inputs.now)
+    return _progress_status(news, inputs.now)
 
 
-def _rounded(figure: float | None) -> float | None:
+def _round(figure: float | None) -> float | None:
     """Four significant digits: kubectl prints a column's number with all it has."""
     return None if figure is None else float(f"{figure:.4g}")
 
 
-def _shown(news: Progress, now: datetime) -> ProgressStatus:
+def _progress_status(news: Progress, now: datetime) -> ProgressStatus:
     return ProgressStatus(
         percent=int(news.percent),
         activity=news.activity.value,
         step=news.step,
         total_steps=news.total_steps,
         epoch=news.epoch,
-        loss=_rounded(news.loss),
-        validation=_rounded(news.validation),
-        samples_per_second=_rounded(news.samples_per_second),
-        tokens_per_second=_rounded(news.tokens_per_second),
+        loss=_round(news.loss),
+        validation=_round(news.validation),
+        samples_per_second=_round(news.samples_per_second),
+        tokens_per_second=_round(news.tokens_per_second),
         eta_seconds=round(news.eta_seconds) if news.eta_seconds is not None else None,
         updated=now,
     )
 
 
-def _step(inputs: PlanInput, progress: ProgressStatus) -> str:
+def _describe_progress(inputs: PlanInput, progress: ProgressStatus) -> str:
     """A sentence such as: Training: step 120 of 300, loss 0.52, about 2 min left."""
     parts = []
     if progress.step is not None:

@@ -38,11 +38,11 @@ def check(job: FineTuneJob, settings: Settings, profile: Profile) -> Blocked | N
 
 
 def check_unchanged(
-    job: FineTuneJob, settings: Settings, profile: Profile, begun: trainer.Run
+    job: FineTuneJob, settings: Settings, profile: Profile, run: trainer.Run
 ) -> Blocked | None:
     """Holds a run whose stores have got other endpoints in the settings since training began."""
     for role in STORE_ROLES:
-        before, now = access_of(begun, role).endpoint, store_of(job, role, profile, settings)
+        before, now = access_of(run, role).endpoint, store_of(job, role, profile, settings)
         if now and not same_endpoint(now.endpoint, before):
             return Blocked(
                 Reason.STORE_CHANGED,

@@ -63,14 +63,14 @@ def message_of(pod: Manifest, expected: Expected) -> TerminationMessage:
     except ContractError as error:
         raise Unreadable(f"its message cannot be read ({clean(str(error), 200)})") from None
     unread = message.config_digest == NO_DIGEST and message.failure is not FailureClass.SUCCESS
-    spoke_as = expected.stage if expected.readback and message.stage is Stage.READBACK else message.stage
-    for what, told, asked in (
-        ("stage", spoke_as.value, expected.stage.value),
+    stage = expected.stage if expected.readback and message.stage is Stage.READBACK else message.stage
+    for what, actual, wanted in (
+        ("stage", stage.value, expected.stage.value),
         ("attempt", str(message.attempt), str(expected.attempt)),
         ("config digest", expected.digest if unread else message.config_digest, expected.digest),
     ):
-        if told != asked:
-            raise Unreadable(f"its message is of {what} {told}, not {asked}")
+        if actual != wanted:
+            raise Unreadable(f"its message is of {what} {actual}, not {wanted}")
     return message
 
 
@@ -84,8 +84,8 @@ def doubt_about(payload: Payload, expected: Expected) -> str | None:
         case PreparePayload():
             places = {payload.prepared: expected.run.runs, payload.report: expected.run.runs}
             if payload.chosen.world_size != expected.run.world.size:
-                told, asked = payload.chosen.world_size, expected.run.world.size
-                return f"it chose for {told} processes where {asked} are asked for"
+                actual, wanted = payload.chosen.world_size, expected.run.world.size
+                return f"it chose for {actual} processes where {wanted} are asked for"
         case TrainPayload():
             places = {payload.staging: expected.run.runs}
         case PublishPayload():

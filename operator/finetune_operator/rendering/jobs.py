@@ -20,7 +20,7 @@ CLEANUP_KEPT_SECONDS = 3600
 
 def stage_job(
     job: FineTuneJob,
-    asked: ResolvedRun,
+    resolved: ResolvedRun,
     settings: Settings,
     stage: Stage,
     number: int,
@@ -37,7 +37,7 @@ def stage_job(
     """
     config = trainer_config.config(
         job,
-        asked.run,
+        resolved.run,
         stage,
         readback[1] if readback else number,
         rendezvous=_rendezvous(job, settings, stage, number),
@@ -47,7 +47,7 @@ def stage_job(
         prepared=prepared,
         readback_stage=readback[0] if readback else None,
     )
-    manifest = _job(job, settings, asked, config, number)
+    manifest = _job(job, settings, resolved, config, number)
     manifest["metadata"]["ownerReferences"] = [owner(job)]
     manifest["spec"]["backoffLimitPerIndex"] = 0
     return manifest
@@ -98,7 +98,7 @@ def config_of(job_manifest: Manifest) -> trainer.TrainConfig | None:
 
 
 def _job(
-    job: FineTuneJob, settings: Settings, asked: ResolvedRun, config: trainer.TrainConfig, number: int
+    job: FineTuneJob, settings: Settings, resolved: ResolvedRun, config: trainer.TrainConfig, number: int
 ) -> Manifest:
     job_labels = labels(job) | {
         names.LABEL_STAGE: config.stage.value,
@@ -107,7 +107,7 @@ def _job(
     }
     annotations = {
         names.ANNOTATION_CONFIG_DIGEST: config.run.digest(),
-        names.ANNOTATION_SPEC_DIGEST: asked.spec_digest,
+        names.ANNOTATION_SPEC_DIGEST: resolved.spec_digest,
         names.ANNOTATION_GENERATION: str(job.metadata["generation"]),
         names.ANNOTATION_JOB_NAME: job.metadata["name"],
     }
@@ -129,12 +129,12 @@ def _job(
             "podReplacementPolicy": "Failed",
             "template": {
                 "metadata": {
-                    "labels": asked.profile.pod_labels | job_labels,
-                    "annotations": asked.profile.pod_annotations
+                    "labels": resolved.profile.pod_labels | job_labels,
+                    "annotations": resolved.profile.pod_annotations
                     | annotations
                     | {names.ANNOTATION_CONFIG: rendered},
                 },
-                "spec": pod_spec(job, config, settings, asked.profile),
+                "spec": pod_spec(job, config, settings, resolved.profile),
             },
         },
     }

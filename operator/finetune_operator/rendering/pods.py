@@ -22,7 +22,7 @@ _UNITS |= {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 
 def pod_spec(job: FineTuneJob, config: trainer.TrainConfig, settings: Settings, profile: Profile) -> Manifest:
     """The pods of a Job, as Pod Security `restricted` wants them."""
-    asked = _resources(job, config, profile)
+    limits = _resources(job, config, profile)
     stores = _stores(job, config, settings, profile)
     spec: Manifest = {
         "restartPolicy": "Never",
@@ -40,9 +40,9 @@ def pod_spec(job: FineTuneJob, config: trainer.TrainConfig, settings: Settings, 
                 "name": names.CONTAINER,
                 "image": profile.trainer_image or settings.trainer_image,
                 "imagePullPolicy": settings.image_pull_policy,
-                "env": _environment(config, asked["cpu"]),
+                "env": _environment(config, limits["cpu"]),
                 "ports": [{"name": "progress", "containerPort": PROGRESS_PORT, "protocol": "TCP"}],
-                "resources": {"requests": _requests(config.stage, asked), "limits": asked},
+                "resources": {"requests": _requests(config.stage, limits), "limits": limits},
                 "securityContext": {
                     "allowPrivilegeEscalation": False,
                     "readOnlyRootFilesystem": True,
@@ -75,10 +75,10 @@ def _resources(job: FineTuneJob, config: trainer.TrainConfig, profile: Profile) 
     if not STAGE_PODS[config.stage].is_gang:
         return {"cpu": profile.cpu_stages.cpu, "memory": profile.cpu_stages.memory}
     own = job.spec.resources
-    asked = {"cpu": own.cpu or profile.train.cpu, "memory": own.memory or profile.train.memory}
+    limits = {"cpu": own.cpu or profile.train.cpu, "memory": own.memory or profile.train.memory}
     if own.gpus_per_node:
-        asked[profile.gpu_resource] = str(own.gpus_per_node)
-    return asked
+        limits[profile.gpu_resource] = str(own.gpus_per_node)
+    return limits
 
 
 def _requests(stage: Stage, limits: dict[str, str]) -> dict[str, str]:

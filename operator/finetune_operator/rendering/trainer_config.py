@@ -70,9 +70,9 @@ def store_of(job: FineTuneJob, role: trainer.StoreRole, profile: Profile, settin
     return store.model_copy(update={"secret_ref": storage.secret_ref})
 
 
-def access_of(asked: trainer.Run, role: trainer.StoreRole) -> trainer.StoreAccess:
+def access_of(run: trainer.Run, role: trainer.StoreRole) -> trainer.StoreAccess:
     """The store of a role, as the trainer knows the store."""
-    stores = asked.stores
+    stores = run.stores
     return {"data": stores.data, "model": stores.model, "output": stores.output}[role]
 
 
@@ -150,19 +150,19 @@ def run(job: FineTuneJob, profile: Profile, model: trainer.ModelSource, settings
         raise Unrenderable(str(error)) from None
 
 
-def columns(asked: Columns | None) -> trainer.Columns:
+def columns(spec: Columns | None) -> trainer.Columns:
     """The columns to read: those that the job names, else the trainer's defaults."""
-    return trainer.Columns(**(asked.model_dump(exclude_none=True) if asked else {}))
+    return trainer.Columns(**(spec.model_dump(exclude_none=True) if spec else {}))
 
 
 def method(job: FineTuneJob) -> trainer.Method:
     """What of the model is trained; LoRA's alpha defaults to twice the rank."""
-    asked = job.spec.method
-    match asked.type:
+    spec = job.spec.method
+    match spec.type:
         case "Full":
             return "Full"
         case "LoRA":
-            lora = asked.lora or LoraSpec()
+            lora = spec.lora or LoraSpec()
             return trainer.Lora(
                 rank=lora.rank,
                 alpha=lora.alpha or 2 * lora.rank,
@@ -171,12 +171,12 @@ def method(job: FineTuneJob) -> trainer.Method:
                 merge=bool(job.spec.output.merge_adapter),
             )
         case "FreezeLayers":
-            if asked.freeze_layers is None:
+            if spec.freeze_layers is None:
                 raise Unrenderable("method.type is FreezeLayers, but method.freezeLayers is not set")
-            return trainer.FreezeLayers(train_last=asked.freeze_layers.train_last)
+            return trainer.FreezeLayers(train_last=spec.freeze_layers.train_last)
 
 
-def spec_digest(job: FineTuneJob, asked: trainer.Run) -> Digest:
+def spec_digest(job: FineTuneJob, run: trainer.Run) -> Digest:
     """SHA-256 of all that a person asks for, also of what is no part of the run: Secrets, memory, profile.
 
     Without the fields that may be changed at any time, which change nothing of what is made; with what the
@@ -185,29 +185,29 @@ def spec_digest(job: FineTuneJob, asked: trainer.Run) -> Digest:
     spec = job.spec.model_dump(
         mode="json", by_alias=True, exclude=outside_digest(FineTuneJobSpec), exclude_defaults=True
     )
-    text = json.dumps([_without_empty(spec), asked.digest()], sort_keys=True, separators=(",", ":"))
+    text = json.dumps([_remove_empty(spec), run.digest()], sort_keys=True, separators=(",", ":"))
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def _without_empty(spec: dict[str, Any]) -> dict[str, Any]:
+def _remove_empty(spec: dict[str, Any]) -> dict[str, Any]:
     """Without objects of which all fields are left out or have their defaults."""
-    inner = {k: _without_empty(v) if isinstance(v, dict) else v for k, v in spec.items()}
+    inner = {k: _remove_empty(v) if isinstance(v, dict) else v for k, v in spec.items()}
     return {key: value for key, value in inner.items() if value != {}}
 
 
 def world(job: FineTuneJob) -> trainer.World:
     """The gang: processes default to one a GPU, or one on CPUs."""
-    asked = job.spec.resources
+    resources = job.spec.resources
     return trainer.World(
-        nodes=asked.nodes,
-        processes_per_node=asked.processes_per_node or asked.gpus_per_node or 1,
-        gpus_per_node=asked.gpus_per_node,
+        nodes=resources.nodes,
+        processes_per_node=resources.processes_per_node or resources.gpus_per_node or 1,
+        gpus_per_node=resources.gpus_per_node,
     )
 
 
 def config(
     job: FineTuneJob,
-    asked: trainer.Run,
+    run: trainer.Run,
     stage: Stage,
     attempt: int,
     *,
@@ -226,7 +226,7 @@ def config(
         job=trainer.JobRef(
             namespace=meta["namespace"], name=meta["name"], uid=uid_of(job), generation=meta["generation"]
         ),
-        run=asked,
+        run=run,
         chosen=chosen,
         prepared=prepared,
         readback_stage=readback_stage.value if readback_stage else None,

@@ -4,7 +4,7 @@ import pytest
 
 from finetune_operator.api import FineTuneJobStatus
 from finetune_operator.names import Reason
-from finetune_operator.planning.events import between
+from finetune_operator.planning.events import events_between
 from finetune_operator.planning.plan import plan
 from tests.operator import scenes
 
@@ -24,28 +24,28 @@ FAILED = status("ColumnsMissing", "Prepare attempt 1 failed. No 'text'.", Finish
 
 
 def test_a_failure_is_told_once_and_says_failed_once() -> None:
-    (event,) = between(None, FAILED)
+    (event,) = events_between(None, FAILED)
 
     assert (event.type, event.reason) == ("Warning", "ColumnsMissing")
     assert event.message == "The job has ended. Prepare attempt 1 failed. No 'text'."
-    assert between(FAILED, FAILED) == ()
+    assert events_between(FAILED, FAILED) == ()
 
 
 def test_a_problem_is_told_when_it_begins_and_when_it_becomes_another() -> None:
     secret = status(Reason.SECRET_MISSING, "Waiting for Secret demo/s3.")
     key = status(Reason.KEY_MISSING, "Waiting for key secretKey.")
 
-    assert [e.reason for e in between(None, secret)] == ["SecretMissing"]
-    assert between(secret, secret) == ()
-    assert [e.message for e in between(secret, key)] == ["Waiting for key secretKey."]
+    assert [e.reason for e in events_between(None, secret)] == ["SecretMissing"]
+    assert events_between(secret, secret) == ()
+    assert [e.message for e in events_between(secret, key)] == ["Waiting for key secretKey."]
 
 
 @pytest.mark.parametrize("reason", [Reason.WAITING_FOR_PODS, Reason.RETRYING, Reason.STOPPING])
 def test_what_passes_by_itself_is_no_event(reason: Reason) -> None:
-    assert between(None, status(reason, "Soon.")) == ()
+    assert events_between(None, status(reason, "Soon.")) == ()
 
 
 def test_a_message_is_cut_to_what_an_event_holds_between_letters() -> None:
-    (event,) = between(None, status(Reason.SECRET_MISSING, "\u00e9" * 2000))
+    (event,) = events_between(None, status(Reason.SECRET_MISSING, "\u00e9" * 2000))
 
     assert event.message == "\u00e9" * 500

@@ -22,7 +22,7 @@ def hanging(text: str, reason: str = "FailedMount") -> pending.Waiting | None:
     job = prepare()
     pod = scenes.pod(JOB, job, {"is": "Creating"})
     event = scenes.event({"about": "tickets-0b5c3-p1-0", "reason": reason, "message": text})
-    return pending.on(job, [pod], [event])
+    return pending.find_reason(job, [pod], [event])
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_pod_that_no_node_takes_says_how_much_it_requests(
     job = scenes.child(asking, {"stage": "Train"}, configured)
     told = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes."}
     pods = [scenes.pod(asking, job, {"is": "Pending", "status": {"conditions": [told]}})]
-    waits = pending.on(job, pods, [])
+    waits = pending.find_reason(job, pods, [])
 
     assert waits
     assert waits.message == f"No node takes pod tickets-0b5c3-t1-0-x, which requests {asks}: 0/3 nodes."
@@ -136,7 +136,7 @@ def test_newest_event_tells() -> None:
         )
     ]
 
-    found = pending.on(job, [pod], events)
+    found = pending.find_reason(job, [pod], events)
 
     assert found
     assert found.reason is Reason.CONFIG_MAP_MISSING
@@ -158,7 +158,7 @@ def test_pods_refused_by_a_webhook_are_told_in_its_words() -> None:
             "message": "Error creating: admission webhook says no",
         }
     )
-    found = pending.on(prepare(), [], [event])
+    found = pending.find_reason(prepare(), [], [event])
 
     assert found
     assert (found.reason, found.message) == (
@@ -168,6 +168,6 @@ def test_pods_refused_by_a_webhook_are_told_in_its_words() -> None:
 
 
 def test_a_job_as_it_was_made_has_not_drifted() -> None:
-    assert pending.drifted(prepare()) is None
-    assert pending.drifted(prepare(spec={"parallelism": 0}))
-    assert pending.drifted(prepare(spec={"activeDeadlineSeconds": 5}))
+    assert pending.find_drift(prepare()) is None
+    assert pending.find_drift(prepare(spec={"parallelism": 0}))
+    assert pending.find_drift(prepare(spec={"activeDeadlineSeconds": 5}))

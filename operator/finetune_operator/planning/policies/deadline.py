@@ -15,8 +15,8 @@ def check(inputs: PlanInput) -> Decision | None:
     left = remaining(inputs)
     if left is None or left[0] > 0 or inputs.running is None:
         return None
-    running, (_, told) = inputs.running, left
-    message = f"{running.stage} attempt {running.number}: {told}"
+    running, (_, detail) = inputs.running, left
+    message = f"{running.stage} attempt {running.number}: {detail}"
     return Decision(
         State.FAILED,
         Reason.DEADLINE_EXCEEDED,
@@ -34,23 +34,23 @@ def remaining(inputs: PlanInput) -> tuple[float, str] | None:
     lost = inputs.progress_of_attempt is not None and inputs.progress_of_attempt.kind == "lost"
     name = readback_name(inputs, inputs.running) if lost else inputs.running.job
     job = find_job(inputs.observed, name)
-    if job is None or _in_queue(job):
+    if job is None or _is_queued(job):
         return None
-    begun = _job_start(job) if lost else inputs.running.running_since or _job_start(job)
-    waits = pending.on(job, pods_of(inputs.observed.pods, job), inputs.observed.events)
+    start = _job_start(job) if lost else inputs.running.running_since or _job_start(job)
+    waits = pending.find_reason(job, pods_of(inputs.observed.pods, job), inputs.observed.events)
     if waits and (lost or not inputs.running.running_since):
         limit = inputs.settings.deadlines.pods_start
-        told = f"its pods did not all start within {limit} s. {waits.message}"
+        detail = f"its pods did not all start within {limit} s. {waits.message}"
     else:
         limit = STAGES[stage_of(inputs.running)].deadline(inputs.settings.deadlines)
-        told = (
+        detail = (
             f"it did not end within {limit} s. The operator's settings (deadlines) allow no more; ask for"
             " less or have them raised."
         )
-    return (limit - since(begun, inputs.now), told) if begun else None
+    return (limit - since(start, inputs.now), detail) if start else None
 
 
-def _in_queue(job: Manifest) -> bool:
+def _is_queued(job: Manifest) -> bool:
     """Whether the Job is suspended, or is admitted and the Job controller has not yet seen the admission.
 
     The Job controller removes the condition Suspended in the same write that sets status.startTime. Until

@@ -15,11 +15,11 @@ ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Held:
+class LimitResult:
     """One limit of a gate, held against what was measured."""
 
     met: bool
-    told: str
+    message: str
 
 
 def check(inputs: PlanInput) -> Decision | None:
@@ -38,57 +38,67 @@ def check(inputs: PlanInput) -> Decision | None:
 
 def fact(inputs: PlanInput) -> Fact | None:
     """The condition GatePassed; None on a job without a gate."""
-    asked = inputs.job.spec.evaluation
-    if asked.gate is None:
+    evaluation = inputs.job.spec.evaluation
+    if evaluation.gate is None:
         return None
     if not is_done(inputs.status, Stage.TRAIN, inputs.digest):
         return Fact(None, Reason.NOT_STARTED, "The tuned model has not been measured.")
-    metric = asked.deciding_for(inputs.job.spec.task)
-    held = judged(asked.gate, inputs.status.evaluation, metric, higher_is_better=HIGHER_IS_BETTER[metric])
-    told = "; ".join(each.told for each in held)
-    if all(each.met for each in held):
-        return Fact(True, Reason.GATE_PASSED, f"The gate is passed: {told}.")
-    return Fact(False, Reason.GATE_FAILED, f"The gate is not passed: {told}.")
+    metric = evaluation.deciding_for(inputs.job.spec.task)
+    results = check_limits(
+        evaluation.gate, inputs.status.evaluation, metric, higher_is_better=HIGHER_IS_BETTER[metric]
+    )
+    message = "; ".join(each.message for each in results)
+    if all(each.met for each in results):
+        return Fact(True, Reason.GATE_PASSED, f"The gate is passed: {message}.")
+    return Fact(False, Reason.GATE_FAILED, f"The gate is not passed: {message}.")
 
 
-def judged(
+def check_limits(
     gate: GateSpec, measured: Evaluation | None, metric: MetricName, *, higher_is_better: bool
-) -> list[Held]:
+) -> list[LimitResult]:
     """Each limit that a gate sets, held against the figures of its metric."""
-    held = []
-    tuned = _figures(measured.tuned if measured else None, metric)
-    gain = _figures(measured.delta if measured else None, metric)
+    results = []
+    tuned = _finite(measured.tuned if measured else None, metric)
+    gain = _finite(measured.delta if measured else None, metric)
     if gate.minimum is not None:
-        held.append(_level(metric, tuned, f"gate.minimum {gate.minimum:.15g}", gate.minimum, sign=1))
+        results.append(_check_level(metric, tuned, f"gate.minimum {gate.minimum:.15g}", gate.minimum, sign=1))
     if gate.maximum is not None:
-        held.append(_level(metric, tuned, f"gate.maximum {gate.maximum:.15g}", gate.maximum, sign=-1))
+        results.append(
+            _check_level(metric, tuned, f"gate.maximum {gate.maximum:.15g}", gate.maximum, sign=-1)
+        )
     if gate.minimum_improvement is not None:
-        held.append(_gain(metric, gain if higher_is_better else _turned(gain), gate.minimum_improvement))
-    return held
+        results.append(
+            _check_gain(metric, gain if higher_is_better else _negate(gain), gate.minimum_improvement)
+        )
+    return results
 
 
-def _level(metric: str, tuned: Interval | None, asked: str, limit: float, *, sign: int) -> Held:
+def _check_level(
+    metric: str, tuned: Interval | None, setting: str, limit: float, *, sign: int
+) -> LimitResult:
     """The tuned model's own figure against a limit; `sign` is -1 where less is better."""
     if tuned is None:
-        return Held(met=False, told=f"{metric} of the tuned model is missing ({asked})")
+        return LimitResult(met=False, message=f"{metric} of the tuned model is missing ({setting})")
     met = _reaches(sign * tuned.value, sign * limit)
-    return Held(met, f"{metric} {_shown(tuned.value, limit)} {_word(met)} {asked}")
+    return LimitResult(met, f"{metric} {_format(tuned.value, limit)} {_verb(met)} {setting}")
 
 
-def _gain(metric: str, gain: Interval | None, limit: float) -> Held:
+def _check_gain(metric: str, gain: Interval | None, limit: float) -> LimitResult:
     """The worse end of the difference to the base model against a limit; positive is better."""
-    asked = f"gate.minimumImprovement {limit:.15g}"
+    setting = f"gate.minimumImprovement {limit:.15g}"
     if gain is None:
-        return Held(met=False, told=f"the improvement of {metric} over the base model is missing ({asked})")
+        return LimitResult(
+            met=False, message=f"the improvement of {metric} over the base model is missing ({setting})"
+        )
     met = _reaches(gain.low, limit)
-    return Held(
+    return LimitResult(
         met,
-        f"improvement over the base model {gain.value:.4g}, 95 % interval {_shown(gain.low, limit)} to"
-        f" {gain.high:.4g}, whose lower end {_word(met)} {asked}",
+        f"improvement over the base model {gain.value:.4g}, 95 % interval {_format(gain.low, limit)} to"
+        f" {gain.high:.4g}, whose lower end {_verb(met)} {setting}",
     )
 
 
-def _figures(scores: Scores | None, metric: MetricName) -> Interval | None:
+def _finite(scores: Scores | None, metric: MetricName) -> Interval | None:
     """A metric with its interval; None where it is missing or not finite."""
     found = scores.metrics.get(metric) if scores else None
     if found is None or not all(map(math.isfinite, (found.value, found.low, found.high))):
@@ -96,12 +106,12 @@ def _figures(scores: Scores | None, metric: MetricName) -> Interval | None:
     return found
 
 
-def _turned(delta: Interval | None) -> Interval | None:
+def _negate(delta: Interval | None) -> Interval | None:
     """The same with the sign turned."""
     return delta and Interval(value=0.0 - delta.value, low=0.0 - delta.high, high=0.0 - delta.low)
 
 
-def _word(met: bool) -> str:
+def _verb(met: bool) -> str:
     return "meets" if met else "misses"
 
 
@@ -113,7 +123,7 @@ def _same(value: float, limit: float) -> bool:
     return math.isclose(value, limit, rel_tol=ROUNDING, abs_tol=ROUNDING)
 
 
-def _shown(value: float, limit: float) -> str:
+def _format(value: float, limit: float) -> str:
     """A figure with as many digits, at least four, as show on which side of the limit it is."""
     if _same(value, limit):
         return f"{limit:.15g}"

@@ -13,8 +13,8 @@ def check(inputs: PlanInput) -> Decision | None:
     stage = inputs.running.stage if inputs.running else inputs.stage
     stop = None
     if running := inputs.running:
-        told = f"spec.suspend was set during {running.stage} attempt {running.number}."
-        stop = Stop("Suspended", Reason.SUSPENDED_BY_USER, told)
+        message = f"spec.suspend was set during {running.stage} attempt {running.number}."
+        stop = Stop("Suspended", Reason.SUSPENDED_BY_USER, message)
     if pods := live_run_pods(inputs):
         return Decision(
             State.WAITING,

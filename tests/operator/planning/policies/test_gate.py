@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from finetune_operator.api import GateSpec
 from finetune_operator.planning.policies import gate
-from finetune_operator.planning.policies.gate import judged
+from finetune_operator.planning.policies.gate import check_limits
 from finetune_trainer.contract import HIGHER_IS_BETTER, Evaluation, Interval, MetricName, Scores
 from tests.operator import scenes
 
@@ -35,14 +35,14 @@ def measured(tuned: Any = 0.8, delta: Any = (0.05, 0.1, 0.15)) -> Evaluation:
 
 
 def passes(limits: GateSpec, evaluation: Evaluation | None, *, higher_is_better: bool = True) -> bool:
-    held = judged(limits, evaluation, "accuracy", higher_is_better=higher_is_better)
+    held = check_limits(limits, evaluation, "accuracy", higher_is_better=higher_is_better)
     assert held
     return all(each.met for each in held)
 
 
 def said(limits: GateSpec, evaluation: Evaluation, *, higher_is_better: bool = True) -> str:
     return "; ".join(
-        h.told for h in judged(limits, evaluation, "accuracy", higher_is_better=higher_is_better)
+        h.message for h in check_limits(limits, evaluation, "accuracy", higher_is_better=higher_is_better)
     )
 
 
@@ -89,7 +89,7 @@ def test_a_metric_and_its_negative_get_the_same_verdict(delta: list[float], limi
     limits = GateSpec(minimum_improvement=limit)
     turned = [0.0 - figure for figure in reversed(delta)]
 
-    assert judged(limits, measured(delta=delta), "accuracy", higher_is_better=True) == judged(
+    assert check_limits(limits, measured(delta=delta), "accuracy", higher_is_better=True) == check_limits(
         limits, measured(delta=turned), "accuracy", higher_is_better=False
     )
 
@@ -120,7 +120,7 @@ def test_what_is_not_finite_passes_nothing(wrong: float, limits: dict[str, float
 def test_what_is_missing_passes_nothing(limits: dict[str, float]) -> None:
     assert not passes(GateSpec(**limits), measured(tuned=None, delta=None))
     assert not passes(GateSpec(**limits), None)
-    assert not judged(GateSpec(**limits), measured(), "mcc", higher_is_better=True)[0].met
+    assert not check_limits(GateSpec(**limits), measured(), "mcc", higher_is_better=True)[0].met
 
 
 def test_the_sentence_has_the_numbers() -> None:
