@@ -1,4 +1,4 @@
-"""What is known of every attempt: new Jobs taken up, ended ones closed with their cause or result. Pure."""
+"""Records attempts in the status: adopts new Jobs, closes ended attempts with their cause or result. Pure."""
 
 from dataclasses import replace
 
@@ -21,10 +21,10 @@ MESSAGE_LIMIT = 1024
 
 
 def record_attempts(inputs: PlanInput) -> PlanInput:
-    """The turn with its status brought up to what is observed.
+    """Brings the status up to the observed state.
 
-    An attempt begins with its Job being seen, so that no crash between creating it and writing the status can
-    lose or repeat it. It ends once, and with its cause.
+    An attempt begins when the operator observes its Job. A crash between the creation of the Job and the
+    write of the status therefore neither loses nor repeats the attempt. An attempt ends once, with its cause.
     """
     inputs = _adopt_new_jobs(inputs)
     for attempt in inputs.status.attempts:
@@ -34,7 +34,7 @@ def record_attempts(inputs: PlanInput) -> PlanInput:
 
 
 def stop_running_attempt(inputs: PlanInput, stop: Stop) -> PlanInput:
-    """The turn with its running attempt ended by us."""
+    """Ends the running attempt with the outcome of `stop`."""
     ended = [
         _end_attempt(
             inputs, a, stop.outcome, reason=stop.reason, message=stop.message, step=_furthest_step(inputs, a)
@@ -49,12 +49,12 @@ def stop_running_attempt(inputs: PlanInput, stop: Stop) -> PlanInput:
 
 
 def next_number(inputs: PlanInput, stage: Stage) -> int:
-    """The number of a stage's next attempt. Numbers are never used twice."""
+    """The number of the next attempt of a stage. Numbers are never used twice."""
     return max((a.number for a in inputs.status.attempts if stage_of(a) is stage), default=0) + 1
 
 
 def _adopt_new_jobs(inputs: PlanInput) -> PlanInput:
-    # A Job of a lower number is of an attempt that is no longer in the status.
+    # A Job with a lower number belongs to an attempt that the status has dropped.
     newest = {stage: next_number(inputs, stage) - 1 for stage in STAGES}
     jobs = jobs_of(inputs.job, inputs.observed, *STAGES)
     attempts = [_attempt_of(inputs, job) for job in jobs]
@@ -86,7 +86,7 @@ def _attempt_of(inputs: PlanInput, job: Manifest) -> AttemptStatus:
 
 
 def _update_attempt(inputs: PlanInput, attempt: AttemptStatus) -> PlanInput:
-    """The turn with one running attempt ended, if it has."""
+    """Closes a running attempt whose Job has ended; else records how far the attempt is."""
     job = find_job(inputs.observed, attempt.job)
     if job is None or job["metadata"]["uid"] != attempt.job_uid or job["metadata"].get("deletionTimestamp"):
         message = f"Somebody deleted Job {attempt.job} while it was at work."
@@ -106,9 +106,10 @@ def _update_attempt(inputs: PlanInput, attempt: AttemptStatus) -> PlanInput:
 def _set_times(
     inputs: PlanInput, attempt: AttemptStatus, job: Manifest, progress: InProgress
 ) -> AttemptStatus:
-    """A running attempt with the moments that deadlines and the collection window count from.
+    """Sets the times that deadlines and the collection window count from.
 
-    They are moments at which the operator saw something, because kubelets write times of their own clocks.
+    They are times at which the operator observed the change: kubelets write times of the clocks of their
+    nodes.
     """
     update: dict[str, object] = {}
     pods = pods_of(inputs.observed.pods, job)
@@ -124,7 +125,7 @@ def _set_times(
 def _read_back_result(
     inputs: PlanInput, attempt: AttemptStatus, expected: Expected, lost: InProgress
 ) -> Success | Failure | InProgress:
-    """What the readback Job of an attempt says; the loss itself while there is no such Job."""
+    """The end that the readback Job of an attempt reports; `lost` until the readback Job exists."""
     job = find_job(inputs.observed, readback_name(inputs, attempt))
     if job is None or job["metadata"].get("deletionTimestamp"):
         return lost
@@ -170,15 +171,15 @@ def _close_attempt(inputs: PlanInput, attempt: AttemptStatus, end: Success | Fai
 
 
 def _replace_attempt(inputs: PlanInput, changed: AttemptStatus) -> PlanInput:
-    """The turn with one attempt replaced."""
+    """Replaces one attempt in the status."""
     attempts = [changed if a.job == changed.job else a for a in inputs.status.attempts]
     return replace(inputs, status=inputs.status.model_copy(update={"attempts": attempts}))
 
 
 def _furthest_step(inputs: PlanInput, attempt: AttemptStatus, reported: int | None = None) -> int | None:
-    """The optimizer step that an attempt reached: as its pods told at their end, or when last asked.
+    """The optimizer step that an attempt reached, by its last progress and by the messages of its pods.
 
-    At most the steps of the whole run, because pods are a tenant's.
+    The step is at most the total of the run, because a tenant controls the contents of the pods.
     """
     shown, news, chosen = inputs.status.progress, inputs.observed.progress, inputs.status.chosen
     steps = [reported, shown.step if shown else None]
@@ -193,6 +194,6 @@ def _end_attempt(inputs: PlanInput, attempt: AttemptStatus, outcome: str, **caus
         cause["reason"] = reason[:REASON_LIMIT]
     if isinstance(message := cause.get("message"), str):
         cause["message"] = message[:MESSAGE_LIMIT]
-    # A clock that was set back must not let an attempt end before it began.
+    # After a clock was set back, an attempt still does not end before its start.
     end = max(inputs.now, attempt.start_time)
     return attempt.model_copy(update={"outcome": outcome, "end_time": end, **cause})

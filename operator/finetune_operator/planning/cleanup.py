@@ -21,9 +21,9 @@ from finetune_trainer.contract import Stage
 class CleanupStep:
     """The next step for one cleanup record, and the message about it.
 
-    `wait`: the run still has Jobs or pods. `start`: create the cleanup Job. `running`: the Job is at work.
-    `completed`: nothing is left, the record can go. `failed`: the Job failed; Kubernetes removes the Job
-    after its ttl, and the next step is `start` again.
+    `wait`: the run still has Jobs or pods. `start`: create the cleanup Job. `running`: the Job runs.
+    `completed`: no object is left in S3, delete the record. `failed`: the Job failed; Kubernetes removes the
+    Job after its ttl, and the next step is `start` again.
     """
 
     kind: Literal["wait", "start", "running", "completed", "failed"]
@@ -46,12 +46,12 @@ def next_step(
 
     Args:
         record: the cleanup record.
-        job: its cleanup Job, if there is one.
+        job: the cleanup Job of the record; None where no such Job exists.
         pods: the pods of the run.
         events: core/v1 Events about the cleanup Job and its pods.
         settings: the settings of the operator.
         run_left: whether the run has pods left, or Jobs that may still create pods.
-        now: the time.
+        now: the current time.
     """
     if job is None:
         if run_left:
@@ -64,7 +64,7 @@ def next_step(
     if done or condition_true(job, "Complete"):
         summary = _success_message(own, expected) or "The cleanup Job has succeeded"
         event = Event("Normal", Reason.CLEANED_UP, f"{summary}: {record.prefix}")
-        # An injected container would keep the pod alive for ever.
+        # An injected container would keep the pod alive forever.
         return CleanupStep("completed", event, delete_job=any(kept_alive_by(pod) for pod in done))
     if failed := condition_true(job, "Failed"):
         causes = [cause.message for pod in own if (cause := cause_of(pod, expected, now))]
@@ -90,7 +90,7 @@ def _failure_message(record: CleanupRecord, cause: str) -> str:
 
 
 def _success_message(pods: list[Manifest], expected: Expected) -> str | None:
-    """The message of the pod that succeeded; None where no pod is left to ask."""
+    """The message of the pod that succeeded; None where no pod has a readable message."""
     for pod in reversed(pods):
         try:
             message = message_of(pod, expected)

@@ -1,4 +1,4 @@
-"""Which Kubernetes Events a change of status is worth: a difference, so none is posted twice. Pure."""
+"""Derives Kubernetes Events from the change of a status, so that no Event is posted twice. Pure."""
 
 from collections.abc import Iterable
 
@@ -26,15 +26,15 @@ PROBLEMS = {
     Reason.PERMISSION_DENIED,
     Reason.DRIFTED,
 }
-"""Reasons to wait that somebody should look at."""
+"""Reasons to wait that a person should look into."""
 TEXT_LIMIT = 1000
-"""An Event's message may have 1,024 bytes."""
+"""The most bytes of a message; the API server allows 1,024."""
 
 
 def events_between(
     before: FineTuneJobStatus | None, after: FineTuneJobStatus, pods: Iterable[Manifest] = ()
 ) -> tuple[Event, ...]:
-    """The Events of one turn; `pods` are those of the run."""
+    """The Events of one reconcile; `pods` are the pods of the run."""
     ends = _end_events(before, after)
     attempts = [m for m in _attempt_events(before, after) if not (ends and m.type == "Warning")]
     sidecars = _sidecar_events(pods) if _has_attempt_ended(before, after) else []
@@ -43,7 +43,7 @@ def events_between(
 
 
 def describe_sidecars(pod: Manifest) -> str:
-    """Which containers keep a pod alive after its trainer has ended, and what becomes of it."""
+    """Names the containers that keep a pod alive after its trainer has ended."""
     found = kept_alive_by(pod)
     who = f"Container {found[0]} keeps" if len(found) == 1 else f"Containers {', '.join(found)} keep"
     return f"{who} pod {pod['metadata']['name']} alive after the trainer ended; the operator deletes the pod."
@@ -58,7 +58,7 @@ def _has_attempt_ended(before: FineTuneJobStatus | None, after: FineTuneJobStatu
 
 
 def _sidecar_events(pods: Iterable[Manifest]) -> list[Event]:
-    """Of a gang one pod stands for all."""
+    """A Warning about the first pod of a gang that injected containers keep alive."""
     kept = [pod for pod in pods if kept_alive_by(pod)][:1]
     return [Event("Warning", Reason.SIDECAR_RUNNING, describe_sidecars(pod)) for pod in kept]
 
@@ -101,7 +101,7 @@ def _end_events(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> l
         return []
     summary = condition(after, Condition.SUCCEEDED)
     if summary is None or summary.status == "True":
-        return []  # the published model was told of
+        return []  # the Event of the Publish attempt reports the success
     return [Event("Warning", summary.reason, f"The job has ended. {summary.message}")]
 
 

@@ -1,6 +1,6 @@
-"""How a gang ended: classified from all its pods' messages, exit codes and statuses. Pure.
+"""Classifies the end of a gang by the messages, exit codes and statuses of all its pods. Pure.
 
-Where a message cannot be read, Kubernetes' own words decide.
+Where a message cannot be read, the status that Kubernetes wrote decides.
 """
 
 import math
@@ -44,24 +44,24 @@ class Failure:
     reason: str
     message: str
     failure: FailureClass | None = None
-    """None: the pod was lost, its class is not known."""
+    """None: the pod was lost, so the class is not known."""
     pod: str | None = None
     node: str | None = None
     exit_code: int | None = None
     step: int | None = None
-    """The optimizer step that was reached, where a trainer said so."""
+    """The optimizer step that the trainer reached; None where the trainer did not report the step."""
     version: float = math.inf
-    """The pod's resourceVersion, the API server's own order of what was written of pods."""
+    """The resourceVersion of the pod: the order in which the API server stored writes of pods."""
 
 
 @dataclass(frozen=True)
 class Failing:
-    """What earlier turns saw of a gang that fails."""
+    """What earlier reconciles recorded about a gang that fails."""
 
     since: datetime | None = None
-    """When a pod was first seen to have failed; None: none was."""
+    """When the operator first observed a failed pod; None where no pod has failed."""
     pod: str | None = None
-    """The cause so far."""
+    """The pod whose failure is the cause so far."""
 
 
 End = Success | Failure | InProgress
@@ -76,14 +76,15 @@ def end_of(
     collection: float,
     failing: Failing,
 ) -> End:
-    """How a Job ended, as soon as that can be said.
+    """Classifies the end of a Job, as soon as the end can be known.
 
-    The trainer's containers are judged, not the pods, which injected containers may keep alive.
+    The containers of the trainer decide, not the pods: injected containers may keep a pod alive.
 
-    The first failure that is seen opens a window of `collection` seconds in which the other pods may say
-    more; the window closes early when all trainers have ended. Communication yields to every other class: a
-    rank that lost its peer tells of the other's death. Of the others the failure that was seen first wins, by
-    the order in which the API server stored it: the clocks of nodes differ, so no times of pods are compared.
+    The first observed failure opens a window of `collection` seconds in which the other pods may report their
+    causes. The window closes early when all trainers have ended. A failure of class Communication yields to
+    every other class, because a rank reports it after the death of its peer. Among the other failures, the
+    failure that the API server stored first is the cause. Times of pods are never compared, because the
+    clocks of nodes differ.
     """
     causes = [cause for pod in pods if (cause := cause_of(pod, expected, now))]
     complete = condition_true(job, "Complete", "SuccessCriteriaMet")
@@ -110,9 +111,9 @@ def end_of(
 
 
 def cause_of(pod: Manifest, expected: Expected, now: datetime) -> Failure | None:
-    """Why the trainer of a pod failed; None where it has not failed.
+    """Why the trainer of a pod failed; None where the trainer has not failed.
 
-    A trainer that ended with 0 has not, whatever became of the pod's other containers.
+    A trainer with exit code 0 has not failed, whatever happened to the other containers of the pod.
     """
     ended = terminated(pod)
     code = (ended or {}).get("exitCode")
@@ -136,7 +137,7 @@ def cause_of(pod: Manifest, expected: Expected, now: datetime) -> Failure | None
 
 
 def _all_succeeded(job: Manifest, pods: list[Manifest]) -> bool:
-    """Whether the trainer of each index ended with 0; the Job controller waits for the whole pods."""
+    """Whether the trainer of each index has exit code 0. The Job controller waits for the whole pods."""
     done = {index_of(pod) for pod in pods if (terminated(pod) or {}).get("exitCode") == 0}
     wanted: int = job["spec"].get("completions", 1)
     return len(done) >= wanted
@@ -149,7 +150,7 @@ def _success(
     if first is None:
         return InProgress("lost", "its pod is gone")
     if terminated(first) is None and at and distance(at, now) < collection:
-        # The Job was seen to end before its pod was: the watches of both are not in step.
+        # The watch of Jobs may be ahead of the watch of pods.
         return InProgress("going", requeue_after=collection - distance(at, now))
     return _result(first, expected)
 
@@ -170,7 +171,7 @@ def _result(pod: Manifest, expected: Expected) -> End:
 
 
 def _reported_cause(pod: Manifest, ended: Manifest | None, expected: Expected) -> Failure | None:
-    """The cause in the pod's own words."""
+    """The cause that the termination message of a pod reports."""
     if ended is None:
         return None
     try:
@@ -186,7 +187,7 @@ def _reported_cause(pod: Manifest, ended: Manifest | None, expected: Expected) -
 
 
 def _observed_cause(pod: Manifest, ended: Manifest | None, disruption: Manifest | None) -> Failure:
-    """The cause as Kubernetes saw it."""
+    """The cause that the status of a pod shows."""
     status, name = pod.get("status", {}), _name(pod)
     node = pod.get("spec", {}).get("nodeName", "its node")
     code = (ended or {}).get("exitCode")
@@ -222,7 +223,7 @@ def _observed_cause(pod: Manifest, ended: Manifest | None, disruption: Manifest 
 
 
 def _failed_init(pod: Manifest) -> Failure | None:
-    """An injected init container that failed by itself, so that the trainer never began."""
+    """The failure of an injected init container, after which the trainer did not start."""
     if condition_true(pod, "DisruptionTarget") or pod.get("status", {}).get("reason"):
         return None
     for status in pod.get("status", {}).get("initContainerStatuses") or []:
@@ -243,7 +244,7 @@ def _node_lost(pod: Manifest) -> Failure:
 
 
 def _missing_pods(job: Manifest, pods: list[Manifest]) -> list[Failure]:
-    """Pods that Kubernetes counts as failed and that are not there any more."""
+    """A failure for the first pod that the status of the Job counts as failed and that no longer exists."""
     there = {index_of(p) for p in pods}
     gone = [i for i in _indexes(job.get("status", {}).get("failedIndexes") or "") if i not in there]
     name = job["metadata"]["name"]
@@ -251,7 +252,7 @@ def _missing_pods(job: Manifest, pods: list[Manifest]) -> list[Failure]:
 
 
 def _indexes(text: str) -> list[int]:
-    """Kubernetes' notation of indexes, for example `0,3-5`; only the ends of a range."""
+    """Parses the notation of indexes in a Job's status, for example `0,3-5`; only the ends of a range."""
     return [int(part) for piece in text.split(",") for part in piece.split("-") if part.isdecimal()]
 
 

@@ -1,4 +1,4 @@
-"""Which model a job starts from: a folder, or what another FineTuneJob has published. Pure."""
+"""Decides which model a job starts from: a folder, or the published model of another FineTuneJob. Pure."""
 
 from finetune_operator.api import FineTuneJob
 from finetune_operator.names import Reason
@@ -8,13 +8,13 @@ from finetune_trainer import config as trainer
 
 
 def source_of(job: FineTuneJob, observed: Observed) -> trainer.ModelSource | Blocked:
-    """The base model, or why there is none (yet).
+    """The base model, or why the job has no base model (yet).
 
-    The first attempt pins what a base job has published. From then on neither its deletion nor another job
-    of its name changes what this one is made from.
+    The first cleanup record pins the published model of the base job. After that, neither the deletion of the
+    base job nor another job of the same name changes the model.
 
     Raises:
-        ValueError: the trainer's language refuses what the spec or the base job says.
+        ValueError: the trainer's config refuses a value of the spec or of the base job.
     """
     if job.spec.model.from_job is None:
         return trainer.ModelSource(uri=job.spec.model.uri or "")

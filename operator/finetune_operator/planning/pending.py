@@ -1,4 +1,4 @@
-"""Why a Job's pods do not run yet: truthfully, by name, and with the way out. Pure."""
+"""Finds why the pods of a Job do not run yet, and what the user can do about it. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ from finetune_operator.planning.termination_messages import clean
 from finetune_operator.planning.wording import listed
 
 QUIET_SECONDS = 5
-"""Pods that start within this are not asked about."""
+"""Seconds after which the operator reads the Events of a Job or pod that has not started."""
 IMAGE_REASONS = {
     "ErrImagePull",
     "ImagePullBackOff",
@@ -39,7 +39,7 @@ TEXT_LIMIT = 400
 
 @dataclass(frozen=True)
 class Waiting:
-    """Why not all pods run; `problem`: it does not pass by itself."""
+    """Why not all pods run. `problem`: a person or another system has to act."""
 
     reason: Reason
     message: str
@@ -47,7 +47,7 @@ class Waiting:
 
 
 def find_reason(job: Manifest, pods: list[Manifest], events: Iterable[Manifest]) -> Waiting | None:
-    """What a Job waits for; None where all its pods run or have run and the Job is not suspended."""
+    """Why a Job waits; None where all its pods have started and the Job is not suspended."""
     suspended = _check_suspension(job, pods)
     if suspended or have_all_started(job, pods):
         return suspended
@@ -67,15 +67,15 @@ def find_reason(job: Manifest, pods: list[Manifest], events: Iterable[Manifest])
 
 
 def have_all_started(job: Manifest, pods: list[Manifest]) -> bool:
-    """Whether the trainers of all pods of a Job run or have run."""
+    """Whether the trainers of all pods of a Job have started."""
     wanted: int = job["spec"].get("completions", 1)
     return sum(has_started(pod) for pod in pods) >= wanted
 
 
 def ask_about(jobs: Iterable[Manifest], pods: Iterable[Manifest], now: datetime) -> list[list[str]]:
-    """For each Job that hangs: the uids of what its Events may be about, the Job first, then pods by index.
+    """For each Job that waits, the uids to read Events about: the Job first, then its pods by index.
 
-    A missing Secret, a quota or a refusal by Pod Security shows nowhere else.
+    Only Events report a missing Secret, an exceeded quota or a refusal by Pod Security.
     """
     all_pods = list(pods)
     unexplained: list[list[str]] = []
@@ -93,14 +93,14 @@ def ask_about(jobs: Iterable[Manifest], pods: Iterable[Manifest], now: datetime)
 
 
 def explains(events: Iterable[Manifest]) -> bool:
-    """Whether the Events about a Job or a pod say why it hangs."""
+    """Whether the Events of a Job or a pod contain the reason that it waits."""
     return any(event.get("reason") in (*JOB_PROBLEMS, *POD_PROBLEMS) for event in events)
 
 
 def find_drift(job: Manifest) -> str | None:
-    """What somebody changed in a Job of ours; None where it is as it was made.
+    """Describes a change that somebody made to a Job of the run; None where the Job is unchanged.
 
-    Only fields that Kubernetes itself leaves alone are looked at.
+    The function reads only fields that Kubernetes itself never changes.
     """
     spec, name = job["spec"], job["metadata"]["name"]
     wanted = spec.get("completions", 1)
@@ -121,7 +121,7 @@ def find_drift(job: Manifest) -> str | None:
 
 
 def _check_suspension(job: Manifest, pods: list[Manifest]) -> Waiting | None:
-    """A suspended Job stops its pods, then waits for a queueing system. The operator never suspends a Job."""
+    """Why a suspended Job waits: its pods stop, or a queue holds it. The operator never suspends a Job."""
     if not job["spec"].get("suspend"):
         return None
     name, queue = job["metadata"]["name"], label(job, names.LABEL_QUEUE)
@@ -171,9 +171,9 @@ def _check_pod(job: Manifest, pod: Manifest, events: list[Manifest]) -> Waiting 
 
 
 def _describe_request(job: Manifest, pod: Manifest) -> str:
-    """How much a pod requests, and of which nodes: , which requests 4 CPUs, 16Gi memory and 8 nvidia.com/gpu.
+    """Describes the requests and the node selector of a pod: `, which requests 4 CPUs and 16Gi memory`.
 
-    By the Job's template: in the pod, a container that somebody injected may stand before the trainer's.
+    The requests come from the template of the Job: in the pod, an injected container may be the first.
     """
     requests = job["spec"]["template"]["spec"]["containers"][0].get("resources", {}).get("requests", {})
     if not requests:
@@ -185,7 +185,7 @@ def _describe_request(job: Manifest, pod: Manifest) -> str:
 
 
 def _check_init_containers(pod: Manifest) -> Waiting | None:
-    """What keeps an injected init container, such as a native sidecar, from letting the trainer start."""
+    """Why an injected init container, such as a native sidecar, keeps the trainer from starting."""
     name = pod["metadata"]["name"]
     injected = "The container is not the operator's: an admission webhook injected it."
     for status in pod.get("status", {}).get("initContainerStatuses") or []:
@@ -217,7 +217,7 @@ def _image(pod: Manifest, container: str) -> str:
 
 
 def _check_mount(job: Manifest, namespace: str, pod: str, event: Manifest) -> Waiting | None:
-    """A mount that failed because of what is not there, in the words of the kubelet (1.30 to 1.36)."""
+    """Finds the missing Secret, ConfigMap or key in a message of the kubelet (Kubernetes 1.30 to 1.36)."""
     text = clean(event.get("message", ""), TEXT_LIMIT)
     volumes = {v["name"]: v for v in job["spec"]["template"]["spec"].get("volumes", ())}
     volume = volumes.get(_search(r'for volume "([^"]+)"', text) or "", {})
@@ -246,7 +246,7 @@ def _check_mount(job: Manifest, namespace: str, pod: str, event: Manifest) -> Wa
 
 
 def _objects_with_key(volume: Manifest, key: str) -> list[str]:
-    """The Secrets and ConfigMaps that a volume wants a key of."""
+    """The Secrets and ConfigMaps that a volume reads a key from."""
     if secret := volume.get("secret"):
         return [f"Secret {secret['secretName']}"]
     wanted = {
@@ -259,7 +259,7 @@ def _objects_with_key(volume: Manifest, key: str) -> list[str]:
 
 
 def _check_creation(job: Manifest, events: list[Manifest]) -> Waiting | None:
-    """Why the Job controller could not create pods."""
+    """Why the Job controller cannot create pods."""
     event = _newest(events, job, JOB_PROBLEMS)
     if event is None:
         return None
@@ -287,7 +287,7 @@ def _event_time(event: Manifest) -> str:
 
 
 def _is_creating(pod: Manifest) -> bool:
-    """Whether a pod has a node but its container has not been made."""
+    """Whether a pod has a node, and its containers do not exist yet."""
     scheduled = condition_true(pod, "PodScheduled") is not None
     return (
         scheduled
@@ -298,10 +298,10 @@ def _is_creating(pod: Manifest) -> bool:
 
 
 def _lacks_pods(job: Manifest, pods: list[Manifest]) -> bool:
-    """Whether the Job controller has been at work on a Job and has not made all its pods.
+    """Whether the Job controller has started a Job and has not created all its pods.
 
-    Before that nobody can have said why: it is behind, or a queue holds the Job back. It counts what it
-    makes, and the count may be seen before the pods.
+    Before the start no Event explains missing pods: the Job controller is behind, or a queue holds the Job.
+    The watch of Jobs may be ahead of the watch of pods, so the counts in the status of the Job count too.
     """
     status = job.get("status", {})
     counted = sum(status.get(phase, 0) for phase in ("active", "succeeded", "failed"))

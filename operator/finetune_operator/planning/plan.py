@@ -1,6 +1,6 @@
-"""Decides what one turn does about a FineTuneJob. Pure: (job, observed, settings, now) -> Plan.
+"""Plans one reconcile of a FineTuneJob. Pure: (job, observed, settings, now) -> Plan.
 
-Policies veto or end, stages advance, status only describes.
+Policies hold or end a job, progression advances its stages, and status describes the decision.
 """
 
 from datetime import datetime
@@ -21,7 +21,7 @@ from finetune_trainer.contract import Stage
 
 
 def plan(job: FineTuneJob, observed: Observed, settings: Settings, now: datetime) -> Plan:
-    """What one turn does about a job."""
+    """Plans the writes of one reconcile."""
     stored = job.status or FineTuneJobStatus()
     if job.metadata.get("deletionTimestamp"):
         return Plan(status=stored)
@@ -52,7 +52,7 @@ def plan(job: FineTuneJob, observed: Observed, settings: Settings, now: datetime
 
 
 def decide(inputs: PlanInput) -> Decision:
-    """The first policy that has something to say; else the stage goes on."""
+    """The decision of the first policy that returns a decision; else the current stage goes on."""
     if inputs.stage is None and inputs.running is None:
         return progression.complete(inputs)
     for check in CHAIN:
@@ -66,9 +66,9 @@ def decide(inputs: PlanInput) -> Decision:
 
 
 def _decide_after_stop(inputs: PlanInput, stopping: Decision) -> Decision:
-    """What is shown once the running attempt was stopped.
+    """The decision that the status describes after the running attempt was stopped.
 
-    Nothing is made in the same turn: that the attempt has ended must be durable first.
+    The same reconcile creates no Job: the status must hold the end of the attempt first.
     """
     if stopping.state in status.ENDS:
         return stopping
@@ -77,11 +77,11 @@ def _decide_after_stop(inputs: PlanInput, stopping: Decision) -> Decision:
 
 
 def _jobs_to_delete(inputs: PlanInput, *, ended: bool) -> tuple[Reference, ...]:
-    """Jobs of attempts that have ended otherwise than well. Their causes are in the status by now.
+    """The Jobs of attempts that did not succeed; the status already holds their causes.
 
-    The Job that a failed FineTuneJob ended with stays for its logs until the ttl, unless some of its pods
-    still hold resources. Nor do Jobs of successful attempts stay whose pods are kept alive by injected
-    containers: they would hold their GPUs for ever.
+    The last Job of a failed FineTuneJob stays for its logs until the ttl, unless its pods still run. A Job
+    whose pods are kept alive by injected containers is deleted even after a success, because the pods would
+    hold their GPUs forever.
     """
     attempts = inputs.status.attempts
     keep = {a.job for a in attempts if a.outcome in ("Running", "Succeeded")}
@@ -109,6 +109,6 @@ def _is_kept_alive(inputs: PlanInput, job: Manifest) -> bool:
 
 
 def _report_refusal(error: str) -> Decision:
-    """What is shown where the API server refused what was decided."""
+    """The decision to wait after the API server refused a write."""
     message = f"The API server refuses what the operator wants to do: {error}"
     return Decision(State.WAITING, Reason.PERMISSION_DENIED, message, requeue_after=30)

@@ -1,4 +1,4 @@
-"""How a job goes on when no policy objects: watch the running attempt, or begin the next. Pure."""
+"""Advances a job that no policy holds: watches the running attempt, or starts the next attempt. Pure."""
 
 from finetune_operator.api import AttemptStatus
 from finetune_operator.names import ANNOTATION_SPEC_DIGEST, LABEL_ATTEMPT, Reason, State
@@ -16,11 +16,11 @@ from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_trainer.contract import Stage
 
 LOOK_AGAIN_SECONDS = 15
-"""What pods wait for may change without a word; so it is looked at again."""
+"""Seconds until the next reconcile of a Job that waits: the reason may change without an event."""
 
 
 def complete(inputs: PlanInput) -> Decision:
-    """All stages are done."""
+    """Ends a job whose stages are all done."""
     return Decision(
         State.SUCCEEDED,
         Reason.COMPLETED,
@@ -29,10 +29,10 @@ def complete(inputs: PlanInput) -> Decision:
 
 
 def start_next_attempt(inputs: PlanInput) -> Decision:
-    """The next attempt of the current stage, with what it needs."""
+    """Starts the next attempt of the current stage, and creates the missing objects of the run."""
     stage, resolved = inputs.stage, inputs.resolution
     if stage is None or not isinstance(resolved, ResolvedRun):
-        raise AssertionError("the requirements and the end are looked at before")
+        raise AssertionError("decide and the requirements policy exclude this state")
     number = next_number(inputs, stage)
     apply, record = _missing_objects(inputs, resolved, stage)
     build = STAGES[stage].build_job
@@ -50,10 +50,10 @@ def start_next_attempt(inputs: PlanInput) -> Decision:
 
 
 def watch_running_attempt(inputs: PlanInput) -> Decision:
-    """What the running attempt does; what it needs is put back where somebody took it away."""
+    """Describes the running attempt, and restores objects of the run that somebody deleted or changed."""
     attempt = inputs.running
     if attempt is None or inputs.progress_of_attempt is None:
-        raise AssertionError("an attempt that runs has been looked at")
+        raise AssertionError("record_attempts sets progress_of_attempt for a running attempt")
     stage, progress_of_attempt = stage_of(attempt), inputs.progress_of_attempt
     apply, create = (
         _missing_objects(inputs, inputs.resolution, stage)
@@ -91,10 +91,10 @@ def watch_running_attempt(inputs: PlanInput) -> Decision:
 
 
 def _read_back(inputs: PlanInput, apply: tuple[Manifest, ...], create: tuple[Manifest, ...]) -> Decision:
-    """The readback Job of an attempt whose message was lost."""
+    """Creates the readback Job of an attempt whose message was lost."""
     attempt, resolved = inputs.running, inputs.resolution
     if attempt is None or inputs.progress_of_attempt is None:
-        raise AssertionError("an attempt whose message was lost has been looked at")
+        raise AssertionError("record_attempts sets progress_of_attempt for a running attempt")
     if not isinstance(resolved, ResolvedRun):
         return Decision(State.WAITING, resolved.reason, resolved.message)
     create = (
@@ -118,7 +118,7 @@ def _readback_message(attempt: AttemptStatus, why: str) -> str:
 def _missing_objects(
     inputs: PlanInput, resolved: ResolvedRun, stage: Stage
 ) -> tuple[tuple[Manifest, ...], tuple[Manifest, ...]]:
-    """What a run needs besides its attempt, as far as it is not there: to apply, and to create."""
+    """The missing objects of a run besides its Jobs: the objects to apply, and the objects to create."""
     wanted = [network_policy(inputs.job, resolved.run, inputs.settings)]
     existing = [*inputs.observed.network_policies, *inputs.observed.services]
     if STAGE_PODS[stage].is_gang:
@@ -137,5 +137,5 @@ def _has_same_name(one: Manifest, other: Manifest) -> bool:
 
 
 def _state(stage: Stage, number: int, *, started: bool) -> State:
-    """Pending until the first pod of all has run."""
+    """The state of a stage; Pending until the first pod of the run has started."""
     return State.PENDING if stage is FIRST_STAGE and number == 1 and not started else STAGES[stage].state

@@ -1,4 +1,4 @@
-"""Resolves a FineTuneJob to the run that attempts are made from, or says what blocks it. Pure."""
+"""Resolves a FineTuneJob to the run of its attempts, or to the reason that blocks the job. Pure."""
 
 from collections.abc import Callable
 
@@ -15,12 +15,12 @@ from finetune_trainer import config as trainer
 
 
 def resolve(job: FineTuneJob, observed: Observed, settings: Settings) -> ResolvedRun | Blocked:
-    """What attempts are made from, or the first thing that is missing.
+    """The run of a job, or the first reason that blocks the job.
 
-    From the first Train attempt on, the run is the one that this attempt was made for. The cleanup record
-    holds that run, so neither an upgrade of the operator nor a changed profile invalidates its results, or
-    takes a gang that waits for GPUs out of the queue. Until the spec is frozen this holds only for an attempt
-    that was made for the present generation: a later generation may ask for another run.
+    From the first Train attempt on, the run is the run of that attempt. The cleanup record holds the run, so
+    neither an upgrade of the operator nor a changed profile invalidates its results, or removes a gang that
+    waits for GPUs from its queue. Until the spec is frozen, this applies only to an attempt for the current
+    generation: a later generation may ask for another run.
     """
     settled = _settled_attempt(job)
     profile = _allowed_profile(job, settings)
@@ -43,7 +43,7 @@ def resolve(job: FineTuneJob, observed: Observed, settings: Settings) -> Resolve
 
 
 def _allowed_profile(job: FineTuneJob, settings: Settings) -> Profile | Blocked:
-    """The profile of a job; or why the operator's settings do not allow the job."""
+    """The profile of a job, or the reason that the operator's settings do not allow the job."""
     profile = _profile(job, settings)
     if isinstance(profile, Blocked):
         return profile
@@ -52,13 +52,13 @@ def _allowed_profile(job: FineTuneJob, settings: Settings) -> Profile | Blocked:
 
 
 def _hold(refusal: Blocked) -> Blocked:
-    """A refusal of a job whose spec is settled: only the settings can have changed."""
+    """Turns a refusal into a wait, for a job that has a Train attempt: only the settings can have changed."""
     way_out = "Training has begun, so the job waits until the operator's settings allow this again."
     return Blocked(refusal.reason, f"{refusal.message} {way_out}", passes=True)
 
 
 def _profile(job: FineTuneJob, settings: Settings) -> Profile | Blocked:
-    """The profile that a job names, if jobs of the namespace may use the profile."""
+    """The profile that a job names, or the reason that the namespace may not use the profile."""
     name, namespace = job.spec.resources.profile, job.metadata["namespace"]
     allowed = [n for n, p in sorted(settings.profiles.items()) if allows(p.allowed_namespaces, namespace)]
     if name in allowed:
@@ -96,7 +96,7 @@ CHECKS: tuple[Callable[[FineTuneJob, Settings, Profile], Blocked | None], ...] =
 
 
 def _settled_attempt(job: FineTuneJob) -> AttemptStatus | None:
-    """The Train attempt that was made for the spec as it stands; None where there is none for sure."""
+    """The last Train attempt, if the attempt was certainly made for the current spec; else None."""
     attempts = train_attempts(job.status.attempts if job.status else ())
     if not attempts or not (is_frozen(job.status) or attempts[-1].generation == job.metadata["generation"]):
         return None
@@ -104,6 +104,6 @@ def _settled_attempt(job: FineTuneJob) -> AttemptStatus | None:
 
 
 def _recorded_run(job: FineTuneJob, observed: Observed, attempt: AttemptStatus) -> trainer.Run | None:
-    """The run that an attempt was made for; None where no cleanup record holds it."""
+    """The run that an attempt was made for; None where no cleanup record holds the run."""
     records = records_of(job, observed)
     return next((r.run for r in records if r.run.digest() == attempt.config_digest), None)

@@ -1,4 +1,4 @@
-"""What is shown of a job: conditions, state, progress, one sentence. Status only describes. Pure."""
+"""Describes a job in its status: conditions, state, progress and message. Pure."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,12 +18,12 @@ ENDS = {
     State.FAILED: "The job has failed.",
     State.GATE_FAILED: "The job has ended: its gate is not passed.",
 }
-"""The states that nothing follows; how and why is said by the condition Succeeded."""
+"""The final states. The condition Succeeded holds the cause."""
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One condition before it is dated."""
+    """A condition without its last transition time."""
 
     status: bool | None
     reason: str
@@ -31,7 +31,7 @@ class Fact:
 
 
 def describe(inputs: PlanInput, decision: Decision, gate: Fact | None) -> FineTuneJobStatus:
-    """The whole status after a turn; `gate` is the condition GatePassed, None on a job without one."""
+    """The status after a reconcile. `gate` is the condition GatePassed; None on a job without a gate."""
     progress = _next_progress(inputs, decision)
     ended = decision.state in ENDS
     start_time = inputs.status.start_time or (
@@ -58,10 +58,10 @@ def describe(inputs: PlanInput, decision: Decision, gate: Fact | None) -> FineTu
 
 
 def _training_has_started(inputs: PlanInput) -> bool:
-    """Whether a Train pod runs or has run for the spec as it stands.
+    """Whether a Train pod has started for the current spec.
 
-    Pods of an attempt for an earlier spec do not count: that attempt is superseded, or the present spec
-    cannot be run and may still be corrected.
+    Pods of an attempt for an earlier spec do not count: the attempt is superseded, or the current spec cannot
+    be run and may still be corrected.
     """
     resolved, generation = isinstance(inputs.resolution, ResolvedRun), inputs.job.metadata["generation"]
     jobs = [
@@ -73,14 +73,14 @@ def _training_has_started(inputs: PlanInput) -> bool:
 
 
 def refresh(inputs: PlanInput) -> FineTuneJobStatus:
-    """The status of a finished job, after an edit that changes nothing about its end."""
+    """The status of a finished job after an edit that does not restart the job."""
     generation = inputs.job.metadata["generation"]
     conditions = [c.model_copy(update={"observed_generation": generation}) for c in inputs.status.conditions]
     return inputs.status.model_copy(update={"observed_generation": generation, "conditions": conditions})
 
 
 def date_conditions(inputs: PlanInput, facts: dict[Condition, Fact]) -> list[ConditionStatus]:
-    """Conditions with the time of their last change."""
+    """Adds to each condition the time of its last change."""
     conditions = []
     for kind, fact in facts.items():
         status = "Unknown" if fact.status is None else str(fact.status)
@@ -114,7 +114,7 @@ def _describe_conditions(
 
 
 def _stage_fact(inputs: PlanInput, decision: Decision, stage: Stage, kind: Stage) -> Fact:
-    """Whether a stage's result is there; `stage`: the one that the job is at."""
+    """The condition of stage `kind`; `stage` is the current stage of the job."""
     if is_done(inputs.status, kind, inputs.digest):
         return Fact(True, Reason.COMPLETED, STAGES[kind].summarize(inputs.status))
     failed = _has_failed(decision)
@@ -128,7 +128,7 @@ def _stage_fact(inputs: PlanInput, decision: Decision, stage: Stage, kind: Stage
 
 
 def _refer_to_cause(inputs: PlanInput, decision: Decision, kind: Stage) -> str:
-    """Where the cause of a failure stands: one condition tells the cause, the others point there."""
+    """Refers to the condition that holds the cause of a failure, so that the cause stands in one place."""
     if decision.reason == Reason.GATE_FAILED:
         return f"The gate is not passed; see the condition {Condition.GATE_PASSED}."
     last = next((a for a in reversed(inputs.status.attempts) if stage_of(a) is kind), None)
@@ -138,7 +138,7 @@ def _refer_to_cause(inputs: PlanInput, decision: Decision, kind: Stage) -> str:
 
 
 def _running_fact(inputs: PlanInput, decision: Decision) -> Fact:
-    """Whether all pods of an attempt run. What the pods do changes often and stands in the status itself."""
+    """The condition Running. Progress changes often, so it stands in the message of the status instead."""
     message = ENDS.get(decision.state, decision.message)
     if decision.all_run and decision.reason == Reason.IN_PROGRESS and inputs.running:
         message = f"All pods of {inputs.running.stage} attempt {inputs.running.number} run."
@@ -177,7 +177,7 @@ def _has_failed(decision: Decision) -> bool:
 
 
 def _next_progress(inputs: PlanInput, decision: Decision) -> ProgressStatus | None:
-    """The progress to show: news of the same activity only when what is shown has aged."""
+    """The progress to store. Progress within one activity is stored at most every `status_seconds`."""
     before, news = inputs.status.progress, inputs.observed.progress
     if decision.state is State.SUCCEEDED:
         return ProgressStatus(percent=100, activity="Done", updated=inputs.now)
@@ -193,7 +193,7 @@ def _next_progress(inputs: PlanInput, decision: Decision) -> ProgressStatus | No
 
 
 def _round(figure: float | None) -> float | None:
-    """Four significant digits: kubectl prints a column's number with all it has."""
+    """Rounds to four significant digits, because kubectl prints all digits of a number in a column."""
     return None if figure is None else float(f"{figure:.4g}")
 
 

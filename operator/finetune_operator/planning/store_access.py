@@ -1,7 +1,7 @@
 """Decides which S3 stores a job may use, and with whose keys. Pure.
 
-A store is one unit of endpoint, certificate authority and keys: the keys of a store are never mounted beside
-another endpoint, in any role.
+A store is one unit of endpoint, certificate authority and keys: pods never get the keys of a store together
+with another endpoint.
 """
 
 from urllib.parse import urlsplit
@@ -40,7 +40,7 @@ def check(job: FineTuneJob, settings: Settings, profile: Profile) -> Blocked | N
 def check_unchanged(
     job: FineTuneJob, settings: Settings, profile: Profile, run: trainer.Run
 ) -> Blocked | None:
-    """Holds a run whose stores have got other endpoints in the settings since training began."""
+    """Holds a run whose stores have other endpoints in the settings than when training began."""
     for role in STORE_ROLES:
         before, now = access_of(run, role).endpoint, store_of(job, role, profile, settings)
         if now and not same_endpoint(now.endpoint, before):
@@ -55,7 +55,7 @@ def check_unchanged(
 
 
 def _named(job: FineTuneJob, profile: Profile) -> dict[str, Storage]:
-    """Each storage of a run by the field that names the storage, or would name another one."""
+    """The storages of a run, by the field of the spec in which a user changes the storage."""
     own = {
         "data": job.spec.dataset.storage,
         "model": job.spec.model.storage,
@@ -99,7 +99,7 @@ def _store(job: FineTuneJob, settings: Settings, field: str, storage: Storage) -
 
 
 def _keys(job: FineTuneJob, settings: Settings, field: str, storage: Storage) -> Blocked | None:
-    """A Secret is named, and is not the Secret of a store with another endpoint."""
+    """Requires that a Secret is named, and that no store with another endpoint owns the Secret."""
     store = None if storage.endpoint else settings.stores[storage.store or ""]
     if storage.secret_ref is None:
         if store and store.secret_ref:
@@ -139,18 +139,18 @@ def _tls(_: FineTuneJob, settings: Settings, field: str, storage: Storage) -> Bl
 
 
 def _is_default(store: Store, storage: Storage) -> bool:
-    """Whether a job names the very Secret that the settings give the store."""
+    """Whether a job names the Secret that the settings name for the store."""
     return bool(store.secret_ref and storage.secret_ref and store.secret_ref.name == storage.secret_ref.name)
 
 
 def _open_to(job: FineTuneJob, settings: Settings) -> list[tuple[str, Store]]:
-    """The stores that jobs of the namespace may use."""
+    """The stores that jobs of the namespace may use, by name."""
     namespace = job.metadata["namespace"]
     return [(n, s) for n, s in sorted(settings.stores.items()) if allows(s.allowed_namespaces, namespace)]
 
 
 def _choices(job: FineTuneJob, settings: Settings) -> str:
-    """What a job of the namespace may write in a storage."""
+    """The values of `store` and `endpoint` that a job of the namespace may set."""
     stores = ", ".join(name for name, _ in _open_to(job, settings))
     choices = [f"store to one of these: {stores}"] if stores else []
     if settings.other_endpoints_are_allowed:

@@ -1,4 +1,4 @@
-"""Words of messages that depend on a number. Pure."""
+"""Formats numbers with nouns, and lists, for messages. Pure."""
 
 
 def counted(number: int, one: str, many: str = "") -> str:
@@ -7,12 +7,12 @@ def counted(number: int, one: str, many: str = "") -> str:
     Args:
         number: how many.
         one: the noun in the singular.
-        many: the noun in the plural, where that is not the singular with an s.
+        many: the noun in the plural, where the plural is not the singular with an s.
     """
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def listed(parts: list[str]) -> str:
-    """Such as: a, b and c."""
+    """Joins the parts, for example `a, b and c`."""
     *others, last = parts
     return f"{', '.join(others)} and {last}" if others else last

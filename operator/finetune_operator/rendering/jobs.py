@@ -1,4 +1,4 @@
-"""The Jobs of a run. Pure."""
+"""Renders the Jobs of a run. Pure."""
 
 from finetune_operator import names
 from finetune_operator.api import FineTuneJob
@@ -15,7 +15,7 @@ from finetune_trainer.contract import Chosen, Digest, Stage
 
 CLEANUP_TRIES = 5
 CLEANUP_KEPT_SECONDS = 3600
-"""Seconds that a finished cleanup Job stays to be read. A failed cleanup is tried again after them."""
+"""Seconds that a finished cleanup Job and its log stay. A failed cleanup is tried again after this time."""
 
 
 def stage_job(
@@ -29,11 +29,11 @@ def stage_job(
     prepared: Digest | None = None,
     readback: tuple[Stage, int] | None = None,
 ) -> Manifest:
-    """The Job of one attempt, or of one report (`readback`: the stage and attempt to read back).
+    """The Job of one attempt, or of one readback (`readback`: the stage and attempt to read back).
 
-    Every stage is an Indexed Job from one template, so that each pod has an index and a host name. A failed
-    pod is neither replaced nor are its peers stopped by Kubernetes: they are the evidence. Created once,
-    never applied again.
+    Every stage is an Indexed Job from one template, so that each pod has an index and a host name. Kubernetes
+    neither replaces a failed pod nor stops the other pods, because the operator reads the cause of a failure
+    from all pods. The Job is created once and never applied again.
     """
     config = trainer_config.config(
         job,
@@ -56,9 +56,9 @@ def stage_job(
 def cleanup_job(record: CleanupRecord, settings: Settings) -> Manifest:
     """The Job that deletes what a deleted run left in S3.
 
-    Created only after the FineTuneJob of the record is gone: no Job that could delete a live run exists
-    before. It has no owner, so that its log stays for a while after the record is deleted. A failed Job is
-    removed after `CLEANUP_KEPT_SECONDS`, and the operator then creates it again from the record.
+    The operator creates the Job only after the FineTuneJob of the record is gone, so that no Job exists that
+    could delete a live run. The Job has no owner, so that its log outlives the record. Kubernetes removes a
+    failed Job after `CLEANUP_KEPT_SECONDS`, and the operator then creates the Job again from the record.
     """
     profile = profile_of(record, settings)
     config = trainer_config.config(
@@ -73,8 +73,8 @@ def cleanup_job(record: CleanupRecord, settings: Settings) -> Manifest:
     resolved = ResolvedRun(record.run, profile, record.spec_digest)
     manifest = _job(record.job, settings, resolved, config, record.number)
     manifest["spec"] |= {
-        # Not by index: a failed pod would keep its finalizer until another takes its place, and a namespace
-        # that is being deleted takes no more pods, so it would never go.
+        # With backoffLimitPerIndex a failed pod keeps its finalizer until its replacement exists. A namespace
+        # that is being deleted accepts no new pods, so the failed pod would block the deletion forever.
         "backoffLimit": CLEANUP_TRIES,
         "activeDeadlineSeconds": settings.deadlines.cleanup,
         "ttlSecondsAfterFinished": CLEANUP_KEPT_SECONDS,
@@ -83,13 +83,13 @@ def cleanup_job(record: CleanupRecord, settings: Settings) -> Manifest:
 
 
 def profile_of(record: CleanupRecord, settings: Settings) -> Profile:
-    """The profile of a cleanup: the one that the FineTuneJob named, or another where that one is gone."""
+    """The profile that the FineTuneJob named, or the first profile where that profile no longer exists."""
     named = settings.profiles.get(record.job.spec.resources.profile)
     return named or next(iter(settings.profiles.values()))
 
 
 def config_of(job_manifest: Manifest) -> trainer.TrainConfig | None:
-    """The config that a Job of ours was created with; None where somebody took it away."""
+    """The config that a Job was created with; None where the annotation is missing or cannot be read."""
     template = job_manifest["spec"]["template"]["metadata"]
     try:
         return trainer.TrainConfig.model_validate_json(template["annotations"][names.ANNOTATION_CONFIG])
@@ -148,7 +148,7 @@ def _rendezvous(job: FineTuneJob, settings: Settings, stage: Stage, number: int)
     master = child_name(job, stage, number) + "-0"
     domain = f"{names.run_name(job.metadata['name'], uid)}.{job.metadata['namespace']}.svc"
     return trainer.Rendezvous(
-        # The trailing dot keeps resolvers from trying search domains first, which would be cached as missing.
+        # The trailing dot keeps resolvers from trying the search domains, whose failures would be cached.
         master_address=f"{master}.{domain}.{settings.cluster_domain}.",
         startup_deadline_seconds=deadline,
     )

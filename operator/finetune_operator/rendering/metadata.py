@@ -1,4 +1,4 @@
-"""The metadata that the objects of a run share: labels, owner reference, common name. Pure."""
+"""Renders the metadata of the objects of a run: names, labels and owner references. Pure."""
 
 from finetune_operator import names
 from finetune_operator.api import FineTuneJob
@@ -22,7 +22,7 @@ def child_name(job: FineTuneJob, stage: Stage, number: int) -> str:
 
 
 def run_metadata(job: FineTuneJob) -> Manifest:
-    """The metadata of the run's Service and NetworkPolicy, which exist once."""
+    """The metadata of the Service and of the NetworkPolicy of a run."""
     return {
         "name": names.run_name(job.metadata["name"], uid_of(job)),
         "namespace": job.metadata["namespace"],
@@ -34,7 +34,7 @@ def run_metadata(job: FineTuneJob) -> Manifest:
 
 def owner(job: FineTuneJob) -> Manifest:
     """The owner reference by which Kubernetes deletes an object with its FineTuneJob."""
-    # blockOwnerDeletion would ask for a right on finalizers that the operator does not have.
+    # blockOwnerDeletion needs a permission on finalizers that the operator does not have.
     return {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,

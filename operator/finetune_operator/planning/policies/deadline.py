@@ -1,4 +1,4 @@
-"""How long a Job may wait for its pods, and its pods may run. Time in a queue does not count. Pure."""
+"""Limits how long a Job waits for its pods and how long they run. Time in a queue does not count. Pure."""
 
 from datetime import datetime
 
@@ -26,7 +26,7 @@ def check(inputs: PlanInput) -> Decision | None:
 
 
 def remaining(inputs: PlanInput) -> tuple[float, str] | None:
-    """Seconds until the running attempt has to have come further, and what is said when it has not."""
+    """Seconds until the deadline of the running attempt, and the message for an attempt that misses it."""
     if inputs.running is None or (
         inputs.progress_of_attempt and inputs.progress_of_attempt.kind == "collecting"
     ):
@@ -54,15 +54,15 @@ def _is_queued(job: Manifest) -> bool:
     """Whether the Job is suspended, or is admitted and the Job controller has not yet seen the admission.
 
     The Job controller removes the condition Suspended in the same write that sets status.startTime. Until
-    then only the creation of the Job has a time, and the Job may have been created days before its admission.
+    that write the Job has only its creation time, which may be days before its admission.
     """
     return bool(job["spec"].get("suspend") or condition_true(job, "Suspended"))
 
 
 def _job_start(job: Manifest) -> datetime | None:
-    """When a Job began: created, or let go by a queue.
+    """When a Job began: its creation, or its admission by a queue.
 
-    Both times are the control plane's. Pods are not asked: their times are of the clocks of their nodes.
+    The control plane writes both times. Times of pods come from the clocks of their nodes and do not count.
     """
     times = (moment(job["metadata"].get("creationTimestamp")), moment(job.get("status", {}).get("startTime")))
     return max((t for t in times if t), default=None)

@@ -1,4 +1,4 @@
-"""Whether the tuned model is good enough to be published: spec.evaluation.gate. Pure."""
+"""Decides by spec.evaluation.gate whether the tuned model is good enough to be published. Pure."""
 
 import math
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from finetune_operator.planning.types import Decision, PlanInput
 from finetune_trainer.contract import HIGHER_IS_BETTER, Evaluation, Interval, MetricName, Scores, Stage
 
 ROUNDING = 1e-9
-"""What float arithmetic may take from a figure and equal still passes: 0.85 - 0.8 is 0.04999999999999993."""
+"""The tolerance for the rounding of floats: 0.85 - 0.8 is 0.04999999999999993 and passes a limit of 0.05."""
 
 
 @dataclass(frozen=True)
 class LimitResult:
-    """One limit of a gate, held against what was measured."""
+    """Whether a figure meets one limit of a gate."""
 
     met: bool
     message: str
 
 
 def check(inputs: PlanInput) -> Decision | None:
-    """Ends a job whose tuned model does not pass its gate, also while it is suspended: no pod is needed."""
+    """Ends a job whose tuned model does not pass its gate, even while the job is suspended."""
     verdict, training = fact(inputs), inputs.status.training
     if inputs.running or training is None or verdict is None or verdict.status is not False:
         return None
@@ -56,7 +56,7 @@ def fact(inputs: PlanInput) -> Fact | None:
 def check_limits(
     gate: GateSpec, measured: Evaluation | None, metric: MetricName, *, higher_is_better: bool
 ) -> list[LimitResult]:
-    """Each limit that a gate sets, held against the figures of its metric."""
+    """Compares the figures of a metric with each limit of a gate."""
     results = []
     tuned = _finite(measured.tuned if measured else None, metric)
     gain = _finite(measured.delta if measured else None, metric)
@@ -76,7 +76,7 @@ def check_limits(
 def _check_level(
     metric: str, tuned: Interval | None, setting: str, limit: float, *, sign: int
 ) -> LimitResult:
-    """The tuned model's own figure against a limit; `sign` is -1 where less is better."""
+    """Compares the figure of the tuned model with a limit; `sign` is -1 for a maximum."""
     if tuned is None:
         return LimitResult(met=False, message=f"{metric} of the tuned model is missing ({setting})")
     met = _reaches(sign * tuned.value, sign * limit)
@@ -84,7 +84,7 @@ def _check_level(
 
 
 def _check_gain(metric: str, gain: Interval | None, limit: float) -> LimitResult:
-    """The worse end of the difference to the base model against a limit; positive is better."""
+    """Compares the lower end of the improvement over the base model with a limit."""
     setting = f"gate.minimumImprovement {limit:.15g}"
     if gain is None:
         return LimitResult(
@@ -99,7 +99,7 @@ def _check_gain(metric: str, gain: Interval | None, limit: float) -> LimitResult
 
 
 def _finite(scores: Scores | None, metric: MetricName) -> Interval | None:
-    """A metric with its interval; None where it is missing or not finite."""
+    """A metric with its interval; None where the metric is missing or not finite."""
     found = scores.metrics.get(metric) if scores else None
     if found is None or not all(map(math.isfinite, (found.value, found.low, found.high))):
         return None
@@ -107,7 +107,7 @@ def _finite(scores: Scores | None, metric: MetricName) -> Interval | None:
 
 
 def _negate(delta: Interval | None) -> Interval | None:
-    """The same with the sign turned."""
+    """The interval with the opposite sign."""
     return delta and Interval(value=0.0 - delta.value, low=0.0 - delta.high, high=0.0 - delta.low)
 
 
@@ -124,7 +124,7 @@ def _same(value: float, limit: float) -> bool:
 
 
 def _format(value: float, limit: float) -> str:
-    """A figure with as many digits, at least four, as show on which side of the limit it is."""
+    """Formats a figure with at least four digits, and with enough digits to show its side of the limit."""
     if _same(value, limit):
         return f"{limit:.15g}"
     texts = (f"{value:.{digits}g}" for digits in range(4, 18))

@@ -1,4 +1,4 @@
-"""The next attempt waits until the pods of the one before are gone. Pure."""
+"""Holds the next attempt until the pods of the previous attempt are gone. Pure."""
 
 from finetune_operator.names import Reason, State
 from finetune_operator.objects import kept_alive_by
@@ -11,10 +11,10 @@ from finetune_trainer.contract import Stage
 
 
 def check(inputs: PlanInput) -> Decision | None:
-    """Holds a job while pods of ended attempts are still there.
+    """Holds a job while pods of ended attempts exist.
 
-    Two gangs at work on one run would compete for its GPUs, and for nodes that the new one waits for. A pod
-    whose node does not answer is given up in the end: no two writers share a place in S3.
+    Two gangs of one run would compete for GPUs and nodes. The operator does not wait forever for a pod whose
+    node does not answer: each attempt writes to its own folder in S3.
     """
     if inputs.running:
         return None

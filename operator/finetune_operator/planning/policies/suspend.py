@@ -1,4 +1,4 @@
-"""`spec.suspend` stops the run's pods and keeps its results. Pure."""
+"""Stops the pods of a job with `spec.suspend`; the results of its stages stay. Pure."""
 
 from finetune_operator.names import Reason, State
 from finetune_operator.planning.lookup import live_run_pods
@@ -7,7 +7,7 @@ from finetune_operator.planning.wording import counted
 
 
 def check(inputs: PlanInput) -> Decision | None:
-    """Holds a suspended job; its Job is deleted, so that its pods save and leave."""
+    """Holds a suspended job. The operator deletes its Job, so that the pods save a checkpoint and stop."""
     if not inputs.job.spec.suspend:
         return None
     stage = inputs.running.stage if inputs.running else inputs.stage
