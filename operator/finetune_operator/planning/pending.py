@@ -20,7 +20,7 @@ from finetune_operator.objects import (
     trainer_state,
 )
 from finetune_operator.planning.termination_messages import clean
-from finetune_operator.planning.wording import listed
+from finetune_operator.planning.wording import join_words
 
 QUIET_SECONDS = 5
 """Seconds after which the operator reads the Events of a Job or pod that has not started."""
@@ -181,7 +181,7 @@ def _describe_request(job: Manifest, pod: Manifest) -> str:
     words = {"cpu": "CPU" if requests.get("cpu") == "1" else "CPUs"}
     parts = [f"{amount} {words.get(resource, resource)}" for resource, amount in requests.items()]
     nodes = [f"{key}={value}" for key, value in pod["spec"].get("nodeSelector", {}).items()]
-    return f", which requests {listed(parts)}" + (f" on nodes with {listed(nodes)}" if nodes else "")
+    return f", which requests {join_words(parts)}" + (f" on nodes with {join_words(nodes)}" if nodes else "")
 
 
 def _check_init_containers(pod: Manifest) -> Waiting | None:
@@ -304,8 +304,8 @@ def _lacks_pods(job: Manifest, pods: list[Manifest]) -> bool:
     The watch of Jobs may be ahead of the watch of pods, so the counts in the status of the Job count too.
     """
     status = job.get("status", {})
-    counted = sum(status.get(phase, 0) for phase in ("active", "succeeded", "failed"))
-    return "startTime" in status and max(counted, len(pods)) < job["spec"].get("completions", 1)
+    count = sum(status.get(phase, 0) for phase in ("active", "succeeded", "failed"))
+    return "startTime" in status and max(count, len(pods)) < job["spec"].get("completions", 1)
 
 
 def _is_old_enough(manifest: Manifest, now: datetime) -> bool:

@@ -1,7 +1,7 @@
 """Writes the result of each stage into the status, and summarizes the result in a sentence. Pure."""
 
 from finetune_operator.api import DataStatus, FineTuneJobStatus, ModelStatus, TrainStatus
-from finetune_operator.planning.wording import counted
+from finetune_operator.planning.wording import count
 from finetune_trainer.contract import PreparePayload, PublishPayload, TrainPayload
 
 
@@ -56,10 +56,10 @@ def summarize_data(status: FineTuneJobStatus) -> str:
     if status.data is None or status.chosen is None:
         return "The data is prepared."
     rows = status.data.rows
-    classes = f", {counted(status.data.labels, 'class', 'classes')}" if status.data.labels else ""
-    steps = f"{counted(status.chosen.total_steps, 'step')} of {counted(status.chosen.batch_size, 'row')}"
+    classes = f", {count(status.data.labels, 'class', 'classes')}" if status.data.labels else ""
+    steps = f"{count(status.chosen.total_steps, 'step')} of {count(status.chosen.batch_size, 'row')}"
     return (
-        f"{counted(rows.train, 'row')} to train on, {rows.validation:,} to choose on,"
+        f"{count(rows.train, 'row')} to train on, {rows.validation:,} to choose on,"
         f" {rows.test:,} to measure on{classes}; {steps}."
     )
 
@@ -71,7 +71,7 @@ def summarize_scores(status: FineTuneJobStatus) -> str:
         return "The model is trained."
     majority = f", majority class {measured.majority.primary:.3f}" if measured.majority else ""
     return (
-        f"{measured.primary_metric} {measured.tuned.primary:.3f} on {counted(measured.rows, 'test row')};"
+        f"{measured.primary_metric} {measured.tuned.primary:.3f} on {count(measured.rows, 'test row')};"
         f" base model {measured.baseline.primary:.3f}{majority}."
     )
 

@@ -1,7 +1,7 @@
 """Formats numbers with nouns, and lists, for messages. Pure."""
 
 
-def counted(number: int, one: str, many: str = "") -> str:
+def count(number: int, one: str, many: str = "") -> str:
     """A number with its noun, such as 1 class or 1,200 rows.
 
     Args:
@@ -12,7 +12,7 @@ def counted(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
-def listed(parts: list[str]) -> str:
+def join_words(parts: list[str]) -> str:
     """Joins the parts, for example `a, b and c`."""
     *others, last = parts
     return f"{', '.join(others)} and {last}" if others else last

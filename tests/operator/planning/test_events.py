@@ -23,7 +23,7 @@ def status(reason: str, message: str, **changed: str) -> FineTuneJobStatus:
 FAILED = status("ColumnsMissing", "Prepare attempt 1 failed. No 'text'.", Finished="True")
 
 
-def test_a_failure_is_told_once_and_says_failed_once() -> None:
+def test_a_failure_gives_one_event_that_says_failed_once() -> None:
     (event,) = events_between(None, FAILED)
 
     assert (event.type, event.reason) == ("Warning", "ColumnsMissing")
@@ -31,7 +31,7 @@ def test_a_failure_is_told_once_and_says_failed_once() -> None:
     assert events_between(FAILED, FAILED) == ()
 
 
-def test_a_problem_is_told_when_it_begins_and_when_it_becomes_another() -> None:
+def test_a_problem_gives_an_event_when_it_begins_and_when_its_reason_changes() -> None:
     secret = status(Reason.SECRET_MISSING, "Waiting for Secret demo/s3.")
     key = status(Reason.KEY_MISSING, "Waiting for key secretKey.")
 
@@ -41,11 +41,11 @@ def test_a_problem_is_told_when_it_begins_and_when_it_becomes_another() -> None:
 
 
 @pytest.mark.parametrize("reason", [Reason.WAITING_FOR_PODS, Reason.RETRYING, Reason.STOPPING])
-def test_what_passes_by_itself_is_no_event(reason: Reason) -> None:
+def test_a_reason_that_passes_without_action_gives_no_event(reason: Reason) -> None:
     assert events_between(None, status(reason, "Soon.")) == ()
 
 
-def test_a_message_is_cut_to_what_an_event_holds_between_letters() -> None:
+def test_a_message_is_cut_between_characters_to_the_limit_of_an_event() -> None:
     (event,) = events_between(None, status(Reason.SECRET_MISSING, "\u00e9" * 2000))
 
     assert event.message == "\u00e9" * 500

@@ -80,7 +80,7 @@ def test_without_a_message_kubernetes_own_words_decide(
         ("DeletionByPodGC", None, "NodeLost"),
     ],
 )
-def test_disruptions_are_told_apart(why: str, failure: str | None, reason: str) -> None:
+def test_disruptions_are_distinguished(why: str, failure: str | None, reason: str) -> None:
     found = cause(
         {
             "code": 137,
@@ -123,7 +123,7 @@ def test_pods_that_have_not_failed_have_no_cause(pod: Manifest) -> None:
         "x" * 5000,
     ],
 )
-def test_poisoned_messages_are_unreadable_and_nothing_worse(text: str) -> None:
+def test_invalid_messages_are_unreadable_and_raise_no_other_error(text: str) -> None:
     _, pods, expected = gang({"code": 0, "says": text})
 
     with pytest.raises(Unreadable):
@@ -140,7 +140,7 @@ def test_messages_about_something_else_are_not_believed(field: Manifest) -> None
         message_of(pods[0], expected)
 
 
-def test_a_trainer_that_cannot_read_its_config_is_believed_to_have_failed_and_nothing_more() -> None:
+def test_a_message_without_config_digest_can_report_a_failure_but_no_success() -> None:
     unread = {"configDigest": "sha256:" + "0" * 64, "class": "UserConfig", "reason": "ConfigInvalid"}
     found = cause({"code": 2, "says": unread})
     _, pods, expected = gang({"code": 0, "says": unread | {"class": "Success"}})
@@ -151,7 +151,7 @@ def test_a_trainer_that_cannot_read_its_config_is_believed_to_have_failed_and_no
         message_of(pods[0], expected)
 
 
-def test_a_report_may_speak_in_its_own_name() -> None:
+def test_a_readback_may_report_as_stage_readback() -> None:
     _, pods, expected = gang({"code": 0, "says": {"stage": "Readback"}})
 
     with pytest.raises(Unreadable):
@@ -159,7 +159,7 @@ def test_a_report_may_speak_in_its_own_name() -> None:
     assert message_of(pods[0], replace(expected, readback=True)).stage is Stage.READBACK
 
 
-def test_text_of_a_tenant_loses_what_could_harm_a_reader() -> None:
+def test_text_of_a_tenant_loses_control_characters() -> None:
     assert clean("a\x1b[31mb\r\nc\u202ed\u0000 \ud800e", 100) == "a [31mb c d e"
     assert clean("x" * 50, 10) == "xxxxxxx..."
 
@@ -173,7 +173,7 @@ def test_pod_that_never_leaves_tells_of_a_lost_node() -> None:
     assert cause({"metadata": {"deletionTimestamp": "2026-01-01T11:59:00Z"}}) is None
 
 
-def test_nothing_has_ended_while_pods_run() -> None:
+def test_a_job_has_not_ended_while_its_pods_run() -> None:
     assert end({"is": "Running"}, {"index": 1, "is": "Running"}) == InProgress("going")
 
 
@@ -189,7 +189,7 @@ def test_all_ended_closes_the_window_early() -> None:
     ("seconds", "decided"), [(None, False), (0, False), (59, False), (61, True), (-7200, True)]
 )
 @pytest.mark.parametrize("at", ["2026-01-01T08:00:00Z", "2026-01-01T11:59:59Z", "2026-01-01T16:00:00Z"])
-def test_the_window_lasts_a_minute_from_the_first_look_whatever_clocks_do(
+def test_the_window_lasts_a_minute_from_the_first_observation_for_all_clocks(
     seconds: float | None, decided: bool, at: str
 ) -> None:
     bug = {"code": 10, "at": at, "says": {"class": "Internal", "reason": "Bug", "message": "m"}}
@@ -296,7 +296,7 @@ def test_clocks_of_nodes_do_not_choose_the_cause(hours: int) -> None:
     assert found.reason == "First"
 
 
-def test_the_pod_that_was_seen_to_fail_first_is_the_cause_whatever_was_written_since() -> None:
+def test_the_pod_that_was_observed_to_fail_first_stays_the_cause() -> None:
     bug = {"class": "Internal", "reason": "First", "message": "m"}
     diverged = {"class": "Numerical", "reason": "Second", "message": "m"}
     first = {"code": 10, "says": bug, "metadata": {"resourceVersion": "120"}}
@@ -311,7 +311,7 @@ def test_the_pod_that_was_seen_to_fail_first_is_the_cause_whatever_was_written_s
     assert found.reason == "First"
 
 
-def test_the_furthest_step_of_a_gang_is_told() -> None:
+def test_the_furthest_step_of_a_gang_is_recorded() -> None:
     bug = {"class": "Internal", "reason": "Bug", "message": "m", "step": 118}
     lost = {"class": "Communication", "reason": "PeerLost", "message": "m", "step": 120}
 

@@ -45,7 +45,7 @@ def test_while_all_pods_run_each_condition_says_so_in_a_sentence(kind: Condition
     assert f"{shown.status}: {shown.message}".startswith(says)
 
 
-def test_a_suspended_job_says_what_is_still_stopping_and_then_how_it_goes_on() -> None:
+def test_a_suspended_job_reports_stopping_pods_and_then_how_to_resume() -> None:
     stopping = conditions(training(suspend=True), STOPPING)
     suspended = conditions(training(suspend=True), {})
 
@@ -74,7 +74,7 @@ def failed_train(message: str, **cause: Any) -> dict[str, Any]:
     return {"status": {"reached": "Prepare", "attempts": [PREPARED, attempt]}}
 
 
-def test_the_cause_of_a_failure_is_told_once_and_the_other_conditions_point_there() -> None:
+def test_one_condition_holds_the_cause_of_a_failure_and_the_others_refer_to_it() -> None:
     failed = conditions(failed_train("Row 7 is bad.", **{"class": "UserData"}), {})
 
     assert [kind for kind, c in failed.items() if "Row 7" in c.message] == ["Succeeded"]
@@ -92,7 +92,7 @@ def test_a_job_that_tries_again_says_which_attempt_failed() -> None:
     )
 
 
-def test_a_gate_that_is_not_passed_is_told_by_its_own_condition() -> None:
+def test_the_condition_gate_passed_holds_the_cause_of_a_failed_gate() -> None:
     attempts = [PREPARED, {"stage": "Train", "outcome": "Succeeded"}]
     spec = {"evaluation": {"gate": {"minimum": 0.99}}}
     held = conditions({"spec": spec, "status": {"reached": "Train", "attempts": attempts}}, {})

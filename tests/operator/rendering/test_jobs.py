@@ -99,7 +99,7 @@ def test_report_and_cleanup_get_the_keys_of_the_output_store_alone(kind: str) ->
     assert "reads-secret-data" not in str(every(job)[kind]["spec"]["template"]["spec"])
 
 
-def test_the_cleanup_record_outlives_its_fine_tune_job_and_starts_nothing() -> None:
+def test_the_cleanup_record_outlives_its_fine_tune_job_and_creates_no_pods() -> None:
     record = every(scenes.job_of())["cleanupRecord"]
 
     assert record["kind"] == "ControllerRevision"
@@ -107,7 +107,7 @@ def test_the_cleanup_record_outlives_its_fine_tune_job_and_starts_nothing() -> N
     assert record["metadata"]["labels"][names.LABEL_UID] == scenes.UID
 
 
-def test_a_cleanup_job_ends_by_itself_and_is_removed_by_itself() -> None:
+def test_a_cleanup_job_has_a_deadline_and_a_ttl() -> None:
     cleanup = made(scenes.job_of(), Stage.CLEANUP)
 
     assert cleanup["spec"]["activeDeadlineSeconds"] == scenes.settings().deadlines.cleanup
@@ -247,7 +247,7 @@ def test_config_survives_the_trip_to_the_trainer() -> None:
         ),
     ],
 )
-def test_the_method_is_told_to_the_trainer(spec: Manifest, method: trainer.Method) -> None:
+def test_the_config_holds_the_method(spec: Manifest, method: trainer.Method) -> None:
     job = scenes.job_of({"spec": spec})
     config = jobs.config_of(made(job, Stage.TRAIN, chosen=scenes.CHOSEN, prepared=scenes.DIGEST))
 
@@ -262,7 +262,7 @@ def test_methods_and_their_numbers_have_digests_of_their_own() -> None:
     assert len({run.model_copy(update={"method": method}).digest() for method in methods}) == len(methods)
 
 
-def test_what_a_split_names_reaches_the_trainer_and_one_file_is_asked_for_as_ever() -> None:
+def test_the_config_holds_all_files_of_a_split_and_a_single_file_stays_a_uri() -> None:
     def dataset(changes: Manifest) -> trainer.Dataset:
         return scenes.asked_of(scenes.job_of({"spec": {"dataset": changes}}), scenes.settings()).run.dataset
 
@@ -303,7 +303,7 @@ def test_jobs_with_the_same_output_share_no_folder() -> None:
     assert trainer_config.output_uri(scenes.job_of(later)) == "s3://models/support/demo/tickets/99999999/"
 
 
-def test_spec_digest_tells_what_changes_the_work_and_nothing_else() -> None:
+def test_the_spec_digest_changes_with_the_work_only() -> None:
     def digest(spec: Manifest) -> str:
         return scenes.asked_of(scenes.job_of({"spec": spec}), scenes.settings()).spec_digest
 

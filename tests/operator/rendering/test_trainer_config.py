@@ -17,19 +17,19 @@ def run(spec: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("task", get_args(Task))
-def test_metrics_default_to_those_of_the_task(task: Task) -> None:
+def test_metrics_default_to_the_metrics_of_the_task(task: Task) -> None:
     measured = run({"task": task}).evaluation
     assert measured.metrics == METRICS[task]
     assert measured.primary_metric == PRIMARY_METRIC[task]
 
 
-def test_every_metric_is_of_one_task_and_what_decides_is_among_them() -> None:
+def test_every_metric_belongs_to_one_task_and_the_primary_metric_is_among_them() -> None:
     named = [metric for metrics in METRICS.values() for metric in metrics]
     assert sorted(named) == sorted(get_args(MetricName))
     assert all(PRIMARY_METRIC[task] in METRICS[task] for task in METRICS)
 
 
-def test_metrics_that_are_asked_for_count() -> None:
+def test_metrics_of_the_spec_override_the_defaults() -> None:
     asked = {"metrics": ["perplexity", "loss"], "primaryMetric": "perplexity"}
     measured = run({"task": "TextGeneration", "evaluation": asked}).evaluation
     assert (measured.metrics, measured.primary_metric) == (("perplexity", "loss"), "perplexity")
@@ -72,7 +72,7 @@ def test_another_value_asks_for_another_run(changed: dict[str, Any]) -> None:
     assert digest(changed) != digest(method)
 
 
-def test_what_may_always_be_changed_is_no_part_of_the_digest() -> None:
+def test_fields_that_may_always_be_changed_do_not_affect_the_digest() -> None:
     assert digest({"suspend": True, "ttl": {"podsAfterFinished": "1h", "afterFinished": "2h"}}) == digest({})
 
 

@@ -8,7 +8,7 @@ from finetune_operator.objects import distance
 from finetune_operator.planning.restart_budget import delay, failures_since_progress
 from finetune_operator.planning.stages import stage_of
 from finetune_operator.planning.types import Decision, PlanInput
-from finetune_operator.planning.wording import counted
+from finetune_operator.planning.wording import count
 from finetune_operator.rendering.trainer_config import uid_of
 from finetune_trainer.contract import FailureClass, Stage
 
@@ -58,8 +58,8 @@ def verdict(inputs: PlanInput, stage: Stage, tries: list[AttemptStatus]) -> Give
         if failures > most:
             return GiveUp(
                 Reason.RETRIES_EXHAUSTED,
-                f"{stage} failed {counted(failures, 'time')} without progress; the operator's settings allow"
-                f" {counted(most, 'restart')}. The last cause: {_cause(last)}",
+                f"{stage} failed {count(failures, 'time')} without progress; the operator's settings allow"
+                f" {count(most, 'restart')}. The last cause: {_cause(last)}",
             )
     return None
 

@@ -6,7 +6,7 @@ from finetune_operator.planning.events import describe_sidecars
 from finetune_operator.planning.lookup import is_over, jobs_of, live_run_pods
 from finetune_operator.planning.stages import STAGES
 from finetune_operator.planning.types import Decision, PlanInput
-from finetune_operator.planning.wording import counted
+from finetune_operator.planning.wording import count
 from finetune_trainer.contract import Stage
 
 
@@ -26,7 +26,7 @@ def check(inputs: PlanInput) -> Decision | None:
     if not pods:
         return None
     first = pods[0]["metadata"]["name"]
-    message = f"Waiting for {counted(len(pods), 'pod')} of an earlier attempt to end: {first}."
+    message = f"Waiting for {count(len(pods), 'pod')} of an earlier attempt to end: {first}."
     if kept := [pod for pod in pods if kept_alive_by(pod)]:
         message = f"{message} {describe_sidecars(kept[0])}"
     return Decision(State.WAITING, Reason.STOPPING, message, requeue_after=10)

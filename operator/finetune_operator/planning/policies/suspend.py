@@ -3,7 +3,7 @@
 from finetune_operator.names import Reason, State
 from finetune_operator.planning.lookup import live_run_pods
 from finetune_operator.planning.types import Decision, PlanInput, Stop
-from finetune_operator.planning.wording import counted
+from finetune_operator.planning.wording import count
 
 
 def check(inputs: PlanInput) -> Decision | None:
@@ -19,7 +19,7 @@ def check(inputs: PlanInput) -> Decision | None:
         return Decision(
             State.WAITING,
             Reason.STOPPING,
-            f"Suspending: {counted(len(pods), 'pod is', 'pods are')} still stopping.",
+            f"Suspending: {count(len(pods), 'pod is', 'pods are')} still stopping.",
             stop=stop,
             requeue_after=10,
         )

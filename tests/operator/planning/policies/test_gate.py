@@ -40,7 +40,7 @@ def passes(limits: GateSpec, evaluation: Evaluation | None, *, higher_is_better:
     return all(each.met for each in held)
 
 
-def said(limits: GateSpec, evaluation: Evaluation, *, higher_is_better: bool = True) -> str:
+def message_of(limits: GateSpec, evaluation: Evaluation, *, higher_is_better: bool = True) -> str:
     return "; ".join(
         h.message for h in check_limits(limits, evaluation, "accuracy", higher_is_better=higher_is_better)
     )
@@ -63,11 +63,13 @@ def test_equal_passes(value: float) -> None:
 
 
 @pytest.mark.parametrize(("value", "limit"), [(0.85 - 0.8, 0.05), (0.1 + 0.2, 0.3), (1 / 3 * 3 - 1, 0.0)])
-def test_equal_passes_whatever_float_arithmetic_made_of_it(value: float, limit: float) -> None:
+def test_a_figure_equal_to_the_limit_passes_despite_float_rounding(value: float, limit: float) -> None:
     evaluation = measured(value, (value, value, value))
 
     assert passes(GateSpec(minimum=limit, maximum=limit, minimum_improvement=limit), evaluation)
-    assert f"accuracy {limit:g} meets gate.minimum {limit:g}" in said(GateSpec(minimum=limit), evaluation)
+    assert f"accuracy {limit:g} meets gate.minimum {limit:g}" in message_of(
+        GateSpec(minimum=limit), evaluation
+    )
 
 
 @given(st.tuples(FIGURES, FIGURES, FIGURES).map(sorted), FIGURES)
@@ -109,26 +111,26 @@ def test_every_limit_that_is_set_must_be_met(
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("limits", [{"minimum": -1}, {"maximum": 1}, {"minimum_improvement": -1}], ids=str)
-def test_what_is_not_finite_passes_nothing(wrong: float, limits: dict[str, float]) -> None:
+def test_a_figure_that_is_not_finite_passes_no_limit(wrong: float, limits: dict[str, float]) -> None:
     for higher in (True, False):
         evaluation = measured(wrong, (wrong, wrong, wrong))
         assert not passes(GateSpec(**limits), evaluation, higher_is_better=higher)
-        assert "is missing" in said(GateSpec(**limits), evaluation, higher_is_better=higher)
+        assert "is missing" in message_of(GateSpec(**limits), evaluation, higher_is_better=higher)
 
 
 @pytest.mark.parametrize("limits", [{"minimum": -1}, {"maximum": 1}, {"minimum_improvement": -1}], ids=str)
-def test_what_is_missing_passes_nothing(limits: dict[str, float]) -> None:
+def test_a_missing_figure_passes_no_limit(limits: dict[str, float]) -> None:
     assert not passes(GateSpec(**limits), measured(tuned=None, delta=None))
     assert not passes(GateSpec(**limits), None)
     assert not check_limits(GateSpec(**limits), measured(), "mcc", higher_is_better=True)[0].met
 
 
 def test_the_sentence_has_the_numbers() -> None:
-    assert said(GateSpec(minimum=0.9, minimum_improvement=0.05), measured()) == (
+    assert message_of(GateSpec(minimum=0.9, minimum_improvement=0.05), measured()) == (
         "accuracy 0.8 misses gate.minimum 0.9; improvement over the base model 0.1, 95 % interval 0.05 to"
         " 0.15, whose lower end meets gate.minimumImprovement 0.05"
     )
-    assert said(
+    assert message_of(
         GateSpec(maximum=2.5, minimum_improvement=0.5),
         measured(3.25, (-1, -0.6, -0.2)),
         higher_is_better=False,
@@ -140,7 +142,7 @@ def test_the_sentence_has_the_numbers() -> None:
 
 @given(FIGURES, FIGURES)
 def test_the_figure_shown_is_on_its_side_of_the_limit(value: float, limit: float) -> None:
-    shown = float(said(GateSpec(minimum=limit), measured(value)).split()[1])
+    shown = float(message_of(GateSpec(minimum=limit), measured(value)).split()[1])
 
     assert (shown >= limit) is passes(GateSpec(minimum=limit), measured(value)) or math.isclose(
         shown, limit, rel_tol=1e-14
@@ -148,9 +150,10 @@ def test_the_figure_shown_is_on_its_side_of_the_limit(value: float, limit: float
 
 
 def test_a_figure_just_below_the_limit_is_not_shown_as_the_limit() -> None:
-    assert said(GateSpec(minimum=0.8), measured(0.79999)) == "accuracy 0.79999 misses gate.minimum 0.8"
+    assert message_of(GateSpec(minimum=0.8), measured(0.79999)) == "accuracy 0.79999 misses gate.minimum 0.8"
     assert (
-        said(GateSpec(minimum=0.79998), measured(0.79996)) == "accuracy 0.79996 misses gate.minimum 0.79998"
+        message_of(GateSpec(minimum=0.79998), measured(0.79996))
+        == "accuracy 0.79996 misses gate.minimum 0.79998"
     )
 
 

@@ -51,7 +51,7 @@ def judged(*failures: Try) -> GiveUp | None:
 
 
 @pytest.mark.parametrize("failure", ["UserConfig", "UserData", "Numerical"])
-def test_what_would_end_the_same_is_not_tried_again(failure: str) -> None:
+def test_a_failure_that_would_repeat_is_not_tried_again(failure: str) -> None:
     assert judged((failure, 0))
 
 
@@ -131,7 +131,7 @@ def test_the_free_hour_of_storage_counts_from_the_first_failure_of_an_outage() -
     assert judged(*first, ("Hang", 599), *later, *[("Storage", m) for m in (661, 662, 663)])
 
 
-def test_waits_begin_anew_after_progress() -> None:
+def test_the_back_off_starts_again_after_progress() -> None:
     without = tried(*[("Preempted", i, 100) for i in range(7)])[1]
     advancing = tried(*[("Preempted", i, 100 * i) for i in range(1, 8)])[1]
 
@@ -151,7 +151,7 @@ CLASSES = [*["Preempted"] * 30, *["Storage"] * 6, *["Hang"] * 2, "Internal", "Ou
     ),
     st.integers(0, 20),
 )
-def test_what_is_left_out_of_the_history_changes_no_decision(
+def test_dropped_attempts_change_no_decision(
     failures: list[tuple[str, int, int | None]], max_restarts: int
 ) -> None:
     """After each attempt the bounded history decides as the whole one would."""
