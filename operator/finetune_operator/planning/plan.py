@@ -43,7 +43,7 @@ def plan(job: FineTuneJob, observed: Observed, settings: Settings, now: datetime
         status=described,
         apply=decision.apply,
         create=decision.create,
-        delete=_jobs_to_delete(inputs, ended=decision.state in status.ENDS),
+        delete=_jobs_to_delete(inputs, ended=decision.state in status.FINAL_STATES),
         events=events_between(job.status, described, observed.pods),
         requeue_after=decision.requeue_after,
         poll=decision.all_run,
@@ -70,7 +70,7 @@ def _decide_after_stop(inputs: PlanInput, stopping: Decision) -> Decision:
 
     The same reconcile creates no Job: the status must hold the end of the attempt first.
     """
-    if stopping.state in status.ENDS:
+    if stopping.state in status.FINAL_STATES:
         return stopping
     following = decide(inputs)
     return stopping if following.create else following

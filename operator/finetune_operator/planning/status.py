@@ -13,7 +13,7 @@ from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_trainer.contract import Progress, Stage
 
 MESSAGE_LIMIT = 2048
-ENDS = {
+FINAL_STATES = {
     State.SUCCEEDED: "The job has succeeded.",
     State.FAILED: "The job has failed.",
     State.GATE_FAILED: "The job has ended: its gate is not passed.",
@@ -33,7 +33,7 @@ class Fact:
 def describe(inputs: PlanInput, decision: Decision, gate: Fact | None) -> FineTuneJobStatus:
     """The status after a reconcile. `gate` is the condition GatePassed; None on a job without a gate."""
     progress = _next_progress(inputs, decision)
-    ended = decision.state in ENDS
+    ended = decision.state in FINAL_STATES
     start_time = inputs.status.start_time or (
         inputs.now if decision.create or inputs.status.attempts else None
     )
@@ -113,33 +113,33 @@ def _describe_conditions(
     return {kind: facts[kind] for kind in Condition if kind in facts}
 
 
-def _stage_fact(inputs: PlanInput, decision: Decision, stage: Stage, kind: Stage) -> Fact:
-    """The condition of stage `kind`; `stage` is the current stage of the job."""
-    if is_done(inputs.status, kind, inputs.digest):
-        return Fact(True, Reason.COMPLETED, STAGES[kind].summarize(inputs.status))
+def _stage_fact(inputs: PlanInput, decision: Decision, current: Stage, stage: Stage) -> Fact:
+    """The condition of a stage; `current` is the stage that the job has reached."""
+    if is_done(inputs.status, stage, inputs.digest):
+        return Fact(True, Reason.COMPLETED, STAGES[stage].summarize(inputs.status))
     failed = _has_failed(decision)
-    if failed and kind is stage:
-        return Fact(False, decision.reason, _refer_to_cause(inputs, decision, kind))
+    if failed and stage is current:
+        return Fact(False, decision.reason, _refer_to_cause(inputs, decision, stage))
     known = False if failed else None
     order = list(STAGES)
-    if order.index(kind) > order.index(stage):
-        return Fact(known, Reason.NOT_STARTED, f"{kind} has not begun.")
-    return Fact(known, decision.reason if failed else Reason.IN_PROGRESS, f"{kind} has not ended.")
+    if order.index(stage) > order.index(current):
+        return Fact(known, Reason.NOT_STARTED, f"{stage} has not begun.")
+    return Fact(known, decision.reason if failed else Reason.IN_PROGRESS, f"{stage} has not ended.")
 
 
-def _refer_to_cause(inputs: PlanInput, decision: Decision, kind: Stage) -> str:
+def _refer_to_cause(inputs: PlanInput, decision: Decision, stage: Stage) -> str:
     """Refers to the condition that holds the cause of a failure, so that the cause stands in one place."""
     if decision.reason == Reason.GATE_FAILED:
         return f"The gate is not passed; see the condition {Condition.GATE_PASSED}."
-    last = next((a for a in reversed(inputs.status.attempts) if stage_of(a) is kind), None)
+    last = next((a for a in reversed(inputs.status.attempts) if stage_of(a) is stage), None)
     if last is None or last.outcome != "Failed":
-        return f"{kind} has not succeeded; see the condition {Condition.SUCCEEDED}."
-    return f"{kind} attempt {last.number} failed; see the condition {Condition.SUCCEEDED}."
+        return f"{stage} has not succeeded; see the condition {Condition.SUCCEEDED}."
+    return f"{stage} attempt {last.number} failed; see the condition {Condition.SUCCEEDED}."
 
 
 def _running_fact(inputs: PlanInput, decision: Decision) -> Fact:
     """The condition Running. Progress changes often, so it stands in the message of the status instead."""
-    message = ENDS.get(decision.state, decision.message)
+    message = FINAL_STATES.get(decision.state, decision.message)
     if decision.all_run and decision.reason == Reason.IN_PROGRESS and inputs.running:
         message = f"All pods of {inputs.running.stage} attempt {inputs.running.number} run."
     if decision.reason == Reason.RETRYING and inputs.status.attempts:
@@ -159,7 +159,7 @@ def _suspended_fact(inputs: PlanInput, decision: Decision) -> Fact:
 
 
 def _finished_fact(decision: Decision) -> Fact:
-    if ended := ENDS.get(decision.state):
+    if ended := FINAL_STATES.get(decision.state):
         return Fact(True, decision.reason, ended)
     return Fact(False, Reason.IN_PROGRESS, "The job has not ended.")
 
@@ -173,7 +173,7 @@ def _succeeded_fact(decision: Decision) -> Fact:
 
 
 def _has_failed(decision: Decision) -> bool:
-    return decision.state in ENDS and decision.state is not State.SUCCEEDED
+    return decision.state in FINAL_STATES and decision.state is not State.SUCCEEDED
 
 
 def _next_progress(inputs: PlanInput, decision: Decision) -> ProgressStatus | None:

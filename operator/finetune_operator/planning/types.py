@@ -15,7 +15,7 @@ from finetune_trainer.contract import Progress, Stage
 
 @dataclass(frozen=True)
 class BaseJob:
-    """A FineTuneJob as the jobs see it that start from its model."""
+    """The fields of a FineTuneJob that jobs read which start from its model."""
 
     uid: str
     state: State

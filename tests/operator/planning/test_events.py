@@ -1,4 +1,4 @@
-"""Which Events a change of status is worth; the golden cases show the usual ones."""
+"""The Events of a change of status; the golden cases show the usual Events."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from tests.operator import scenes
 
 
 def status(reason: str, message: str, **changed: str) -> FineTuneJobStatus:
-    """The status of a job that cannot be run, with other words."""
+    """The status of a job that cannot be run, with another message."""
     job, configured = scenes.job_of({"spec": {"resources": {"profile": "none"}}}), scenes.settings()
     made = plan(job, scenes.observed_of(job, {}, configured), configured, scenes.NOW).status
     conditions = [

@@ -1,4 +1,4 @@
-"""Causes that the golden cases do not show: one pod at a time, and gangs at the edges."""
+"""Causes of failures that the golden cases do not show: single pods, and edge cases of gangs."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -40,7 +40,7 @@ def cause(short: Manifest) -> Failure | None:
 def end(
     *pods: Manifest, failing_for: float | None = None, first: str | None = None, **job: Any
 ) -> Success | Failure | InProgress:
-    """How a gang ended, a pod of which was first seen to fail so many seconds ago."""
+    """The end of a gang whose first failed pod was observed some seconds ago."""
     made, there, expected = gang(*pods, **job)
     since = None if failing_for is None else scenes.NOW - timedelta(seconds=failing_for)
     return end_of(made, there, expected, now=scenes.NOW, collection=60, failing=Failing(since, first))
@@ -60,7 +60,7 @@ def end(
         ({"is": "Failed", "status": {"reason": "UnexpectedAdmissionError"}}, None, "TrainerDied"),
     ],
 )
-def test_without_a_message_kubernetes_own_words_decide(
+def test_without_a_message_the_status_of_the_pod_decides(
     pod: Manifest, failure: str | None, reason: str
 ) -> None:
     found = cause(pod)
@@ -92,7 +92,7 @@ def test_disruptions_are_distinguished(why: str, failure: str | None, reason: st
     assert (found.failure, found.reason) == (failure, reason)
 
 
-def test_an_image_that_cannot_be_started_says_why() -> None:
+def test_a_start_error_is_reported_with_its_message() -> None:
     text = 'exec: "python": executable file not found in $PATH'
     ended = {"exitCode": 128, "reason": "StartError", "message": text}
     found = cause(
@@ -133,7 +133,7 @@ def test_invalid_messages_are_unreadable_and_raise_no_other_error(text: str) -> 
 @pytest.mark.parametrize(
     "field", [{"stage": "Prepare"}, {"attempt": 2}, {"configDigest": "sha256:" + "1" * 64}]
 )
-def test_messages_about_something_else_are_not_believed(field: Manifest) -> None:
+def test_messages_about_another_attempt_are_unreadable(field: Manifest) -> None:
     _, pods, expected = gang({"code": 0, "says": field})
 
     with pytest.raises(Unreadable, match="its message is of"):
@@ -164,7 +164,7 @@ def test_text_of_a_tenant_loses_control_characters() -> None:
     assert clean("x" * 50, 10) == "xxxxxxx..."
 
 
-def test_pod_that_never_leaves_tells_of_a_lost_node() -> None:
+def test_a_pod_that_stays_after_its_grace_period_is_a_lost_node() -> None:
     leaves = {"metadata": {"deletionTimestamp": "2026-01-01T11:57:00Z"}}
 
     found = cause(leaves)
@@ -198,14 +198,14 @@ def test_the_window_lasts_a_minute_from_the_first_observation_for_all_clocks(
     assert isinstance(found, Failure) is decided
 
 
-def test_failed_job_without_a_pod_to_ask_is_a_lost_pod() -> None:
+def test_a_failed_job_without_pods_is_a_lost_pod() -> None:
     found = end(status={"is": "Failed"}, failing_for=61)
 
     assert isinstance(found, Failure)
     assert (found.failure, found.reason) == (None, "PodLost")
 
 
-def test_job_seen_complete_before_its_pod_is_waited_for() -> None:
+def test_a_job_that_is_observed_before_its_pod_is_waited_for() -> None:
     found = end({"is": "Running"}, status={"is": "Complete", "at": "2026-01-01T11:59:55Z"})
 
     assert isinstance(found, InProgress)
@@ -220,7 +220,7 @@ def test_success_needs_the_payload_of_its_stage() -> None:
     assert isinstance(end({"code": 0, "says": "success"}, status={"is": "Complete"}), Success)
 
 
-def test_choice_for_another_number_of_processes_is_not_believed() -> None:
+def test_a_choice_for_another_number_of_processes_is_refused() -> None:
     made = scenes.child(JOB, {"stage": "Prepare", "status": {"is": "Complete"}}, CONFIGURED)
     config = config_of(made)
     assert config

@@ -1,4 +1,4 @@
-"""Which Events are asked for, what counts as drift, and texts that the golden cases do not show."""
+"""The Events to read, drift, and messages that the golden cases do not show."""
 
 from datetime import timedelta
 from typing import Any
@@ -167,7 +167,7 @@ def test_a_refusal_by_a_webhook_is_reported_with_its_message() -> None:
     )
 
 
-def test_a_job_as_it_was_made_has_not_drifted() -> None:
+def test_an_unchanged_job_has_not_drifted() -> None:
     assert pending.find_drift(prepare()) is None
     assert pending.find_drift(prepare(spec={"parallelism": 0}))
     assert pending.find_drift(prepare(spec={"activeDeadlineSeconds": 5}))

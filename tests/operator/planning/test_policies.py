@@ -1,4 +1,4 @@
-"""Edges of the policies that the golden cases do not show."""
+"""Edge cases of the policies that the golden cases do not show."""
 
 from datetime import timedelta
 

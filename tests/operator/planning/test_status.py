@@ -1,4 +1,4 @@
-"""What the conditions of a job say to people, at each point of its life."""
+"""The messages of the conditions of a job, at each point of its life."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def training(**spec: Any) -> dict[str, Any]:
         (Condition.SUCCEEDED, "Unknown: The job has not ended."),
     ],
 )
-def test_while_all_pods_run_each_condition_says_so_in_a_sentence(kind: Condition, says: str) -> None:
+def test_each_condition_has_a_sentence_while_all_pods_run(kind: Condition, says: str) -> None:
     shown = conditions(training(), RUNNING)[kind]
 
     assert f"{shown.status}: {shown.message}".startswith(says)
@@ -55,7 +55,7 @@ def test_a_suspended_job_reports_stopping_pods_and_then_how_to_resume() -> None:
     assert suspended["Finished"].message == "The job has not ended."
 
 
-def test_an_ended_job_says_how_in_each_condition() -> None:
+def test_each_condition_of_a_finished_job_describes_the_end() -> None:
     failed = conditions({"spec": {"resources": {"profile": "none"}}}, {})
     published = {"stage": "Publish", "outcome": "Succeeded"}
     attempts = [PREPARED, {"stage": "Train", "outcome": "Succeeded"}, published]
@@ -101,7 +101,7 @@ def test_the_condition_gate_passed_holds_the_cause_of_a_failed_gate() -> None:
     assert "gate.minimum 0.99" in held["GatePassed"].message
 
 
-def test_a_job_that_is_edited_by_hand_says_so_while_its_pods_run() -> None:
+def test_drift_is_reported_while_the_pods_run() -> None:
     drifted = {"jobs": [RUNNING["jobs"][0] | {"spec": {"activeDeadlineSeconds": 60}}]}
     shown = conditions(training(), drifted)["Running"]
 

@@ -1,4 +1,4 @@
-"""Which stores and profiles a job may use, and with whose keys: what is allowed, and attacks."""
+"""The stores, keys and profiles that a job may use, and attacks."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ SETTINGS: Manifest = {"stores": STORES, "profiles": {"default": {"store": "minio
 
 
 def job(spec: Manifest, namespace: str = "demo") -> Any:
-    """A job like BASE that names no storage but what `spec` names."""
+    """A job like BASE with only the storages of `spec`."""
     if "storage" in spec:
         spec = spec | {"storage": dict.fromkeys(("endpoint", "secretRef", "caBundleRef")) | spec["storage"]}
     return scenes.job_of({"metadata": {"namespace": namespace}, "spec": {"storage": None} | spec})
@@ -224,7 +224,7 @@ def test_plain_http_is_refused_for_stores_and_endpoints() -> None:
 
 
 def trained(configured: Any, spec: Manifest) -> Any:
-    """A job whose first Train attempt has failed, and what is seen of the job."""
+    """A job whose first Train attempt has failed, and its observed state."""
     attempts = [{"stage": "Prepare", "outcome": "Succeeded"}, {"stage": "Train", "outcome": "Failed"}]
     changes = {"spec": {"storage": None} | spec, "status": {"attempts": attempts}}
     made = scenes.job_of(changes, configured=configured)

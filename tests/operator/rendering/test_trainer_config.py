@@ -1,4 +1,4 @@
-"""A FineTuneJob as the trainer's input."""
+"""The run and the config of a FineTuneJob."""
 
 from typing import Any, get_args
 
@@ -60,14 +60,14 @@ def digest(spec: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("written", DEFAULTS, ids=str)
-def test_a_default_that_is_written_asks_for_the_same(written: dict[str, Any]) -> None:
-    """The API server of an earlier release stored some of them in the job."""
+def test_a_default_in_the_spec_does_not_change_the_digest(written: dict[str, Any]) -> None:
+    """The API server of an earlier release stored some defaults in the job."""
     method = {key: {"type": value["type"]} for key, value in written.items() if key == "method"}
     assert digest(written) == digest(method)
 
 
 @pytest.mark.parametrize("changed", OTHERS, ids=str)
-def test_another_value_asks_for_another_run(changed: dict[str, Any]) -> None:
+def test_another_value_changes_the_digest(changed: dict[str, Any]) -> None:
     method = {key: value for key, value in changed.items() if key == "method"}
     assert digest(changed) != digest(method)
 

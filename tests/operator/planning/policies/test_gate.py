@@ -1,4 +1,4 @@
-"""What passes a gate and what does not, and what is said of it."""
+"""Figures that pass or fail a gate, and the messages about them."""
 
 import math
 from typing import Any, get_args
@@ -18,7 +18,7 @@ FIGURES = st.floats(-1, 1, width=32).filter(lambda figure: str(figure) != "-0.0"
 
 
 def measured(tuned: Any = 0.8, delta: Any = (0.05, 0.1, 0.15)) -> Evaluation:
-    """An evaluation with one metric; None leaves out what it stands for."""
+    """An evaluation with one metric; None leaves the figure out."""
 
     def scores(low: float, value: float, high: float) -> Scores:
         interval = Interval.model_construct(value=value, low=low, high=high)
@@ -125,7 +125,7 @@ def test_a_missing_figure_passes_no_limit(limits: dict[str, float]) -> None:
     assert not check_limits(GateSpec(**limits), measured(), "mcc", higher_is_better=True)[0].met
 
 
-def test_the_sentence_has_the_numbers() -> None:
+def test_the_message_has_the_figures() -> None:
     assert message_of(GateSpec(minimum=0.9, minimum_improvement=0.05), measured()) == (
         "accuracy 0.8 misses gate.minimum 0.9; improvement over the base model 0.1, 95 % interval 0.05 to"
         " 0.15, whose lower end meets gate.minimumImprovement 0.05"
@@ -166,5 +166,5 @@ def test_the_gate_may_be_changed_until_training_starts_and_asks_for_another_run(
     gated = scenes.job_of({"spec": {"evaluation": {"gate": {"minimum": 0.8}}}})
 
     one, other = (scenes.asked_of(job, scenes.settings()) for job in (plain, gated))
-    assert one.run.digest() == other.run.digest()  # what was prepared and trained is the same
+    assert one.run.digest() == other.run.digest()  # the prepared data and the trained model stay valid
     assert one.spec_digest != other.spec_digest

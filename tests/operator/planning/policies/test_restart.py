@@ -1,4 +1,4 @@
-"""Which failures count, for how long, and how long a stage waits for its next attempt."""
+"""The failures that count, and the back-off of a stage."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -21,7 +21,7 @@ Try = tuple[str, int] | tuple[str, int, int]
 
 
 def tried(*failures: Try) -> tuple[PlanInput, list[AttemptStatus]]:
-    """Train attempts that failed with a class, so many minutes after the first, having reached a step."""
+    """Failed Train attempts: class, minutes after the first attempt, and reached step."""
     short = {"stage": "Train", "outcome": "Failed", "reason": "R", "message": "m"}
     job = scenes.job_of({"status": {"reached": "Prepare", "attempts": [short]}})
     assert job.status
@@ -56,7 +56,7 @@ def test_a_failure_that_would_repeat_is_not_tried_again(failure: str) -> None:
 
 
 @pytest.mark.parametrize("failure", ["Communication", "Hang", "Internal"])
-def test_faults_are_tried_again_three_times(failure: str) -> None:
+def test_failures_are_tried_again_three_times(failure: str) -> None:
     assert judged(*[(failure, i) for i in range(3)]) is None
     given_up = judged(*[(failure, i) for i in range(4)])
     assert given_up
@@ -73,7 +73,7 @@ def test_storage_does_not_count_for_the_first_hour() -> None:
     assert judged(*[("Storage", minutes) for minutes in (0, 61, 66, 71, 76)])
 
 
-def test_out_of_memory_is_tried_once_with_less() -> None:
+def test_out_of_memory_is_tried_again_once_with_half_the_micro_batch() -> None:
     assert judged(("OutOfMemory", 0)) is None
     given_up = judged(("OutOfMemory", 0), ("OutOfMemory", 1))
     assert given_up
@@ -154,7 +154,7 @@ CLASSES = [*["Preempted"] * 30, *["Storage"] * 6, *["Hang"] * 2, "Internal", "Ou
 def test_dropped_attempts_change_no_decision(
     failures: list[tuple[str, int, int | None]], max_restarts: int
 ) -> None:
-    """After each attempt the bounded history decides as the whole one would."""
+    """After each attempt, the bounded history gives the same decision as the whole history."""
     minutes, tries = 0, []
     for failure, passed, step in failures:
         minutes += passed
