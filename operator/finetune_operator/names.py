@@ -1,4 +1,4 @@
-"""Every label, annotation, condition, reason and object name, in one place."""
+"""The labels, annotations, conditions, states, reasons and object names."""
 
 from enum import StrEnum
 from typing import Final
@@ -10,29 +10,29 @@ KIND: Final = "FineTuneJob"
 PLURAL: Final = "finetunejobs"
 FIELD_MANAGER: Final = "finetune-operator"
 CONTAINER: Final = "trainer"
-"""Name of the trainer's container in every pod of a run. Others in a pod were injected."""
+"""Name of the container of the trainer in every pod of a run. All other containers are injected."""
 
 LABEL_JOB: Final = f"{GROUP}/job"
-"""Name of the FineTuneJob (cut to 63 characters); on every child. What the operator watches by."""
+"""Name of the FineTuneJob (cut to 63 characters), on every child. The watches select by this label."""
 LABEL_UID: Final = f"{GROUP}/job-uid"
-"""Uid of the FineTuneJob, whole; on every child. What the operator matches by."""
+"""Uid of the FineTuneJob, on every child. The operator matches children by this label."""
 LABEL_STAGE: Final = f"{GROUP}/stage"
 LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
 LABEL_ROLE: Final = f"{GROUP}/role"
-"""`cleanup` on the cleanup record and the Job, pods and NetworkPolicy of a cleanup; else `run`."""
+"""`cleanup` on the cleanup record and on the Job, pods and NetworkPolicy of a cleanup; else `run`."""
 ROLE_CLEANUP: Final = "cleanup"
 ROLE_RUN: Final = "run"
 LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
-"""Name of the LocalQueue of Kueue that a Job waits in."""
+"""Name of the LocalQueue of Kueue in which a Job waits."""
 ANNOTATION_CONFIG: Final = f"{GROUP}/config"
-"""The trainer's config file, on the pod; mounted by the downward API."""
+"""The config file of the trainer, on the pod; the downward API mounts the annotation."""
 ANNOTATION_CONFIG_DIGEST: Final = f"{GROUP}/config-digest"
 ANNOTATION_SPEC_DIGEST: Final = f"{GROUP}/spec-digest"
 """SHA-256 of the spec that a Job was made for, without the fields that may be changed at any time."""
 ANNOTATION_GENERATION: Final = f"{GROUP}/generation"
 """metadata.generation of the FineTuneJob that a Job was made for."""
 ANNOTATION_JOB_NAME: Final = f"{GROUP}/job-name"
-"""The FineTuneJob's whole name, where the label had to be cut."""
+"""Name of the FineTuneJob in full; the label may be cut."""
 
 
 class Condition(StrEnum):
@@ -46,13 +46,13 @@ class Condition(StrEnum):
     PUBLISHED = "Published"
     SUSPENDED = "Suspended"
     FINISHED = "Finished"
-    """True at every end, for `kubectl wait`."""
+    """True in every final state, for `kubectl wait`."""
     SUCCEEDED = "Succeeded"
     """The summary: Unknown while undecided."""
 
 
 class State(StrEnum):
-    """The one word in the State column, derived from the conditions."""
+    """The values of the State column."""
 
     PENDING = "Pending"
     PREPARING = "Preparing"
@@ -63,11 +63,11 @@ class State(StrEnum):
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
     GATE_FAILED = "GateFailed"
-    """Nothing broke: the tuned model is not good enough to be published."""
+    """Nothing failed: the tuned model does not meet the gate, so it is not published."""
 
 
 class Reason(StrEnum):
-    """Reasons that the operator itself gives; a trainer's own reasons are passed on as they are."""
+    """Reasons that the operator sets. Reasons of the trainer are passed on unchanged."""
 
     IN_PROGRESS = "InProgress"
     COMPLETED = "Completed"
@@ -96,18 +96,18 @@ class Reason(StrEnum):
     JOB_DELETED = "JobDeleted"
     """Somebody deleted the attempt's Job."""
     DRIFTED = "Drifted"
-    """Somebody edited a Job of ours; reported, not reverted."""
+    """Somebody edited a Job of the run. The operator reports the change and does not revert it."""
     POD_LOST = "PodLost"
-    """No message and no pod left to ask."""
+    """The pod is gone and left no message."""
     NODE_LOST = "NodeLost"
     EVICTED = "Evicted"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     PREEMPTED = "Preempted"
-    """A pod was asked to leave (drain, preemption, node shutdown)."""
+    """A pod was disrupted (drain, preemption, node shutdown)."""
     SIDECAR_RUNNING = "SidecarRunning"
     """An injected container keeps a pod alive after the trainer has ended."""
     TRAINER_DIED = "TrainerDied"
-    """The trainer ended without a message and with a code that says nothing more."""
+    """The trainer ended without a message and with an exit code that names no failure class."""
     OUT_OF_MEMORY = "OutOfMemoryKilled"
     """The kernel killed a pod that used more than its memory limit."""
     GATE_PASSED = "GatePassed"
@@ -124,9 +124,9 @@ class Reason(StrEnum):
     STORE_CHANGED = "StoreChanged"
     """The settings have given a store another endpoint since training began."""
     ENDPOINT_FORBIDDEN = "EndpointForbidden"
-    """The endpoint is no store of the settings, or is no store at all."""
+    """The endpoint is not an endpoint of a store of the settings, or cannot be a store."""
     KEYS_FORBIDDEN = "KeysForbidden"
-    """The keys of a store are named for another endpoint."""
+    """The job names the keys of a store for another endpoint."""
     SPEC_INVALID = "SpecInvalid"
     BASE_JOB_MISSING = "BaseJobMissing"
     BASE_JOB_UNFINISHED = "BaseJobUnfinished"
@@ -136,27 +136,24 @@ class Reason(StrEnum):
     QUEUED = "Queued"
     """A queueing system such as Kueue holds the Job back until there is quota."""
     CLEANED_UP = "CleanedUp"
-    """Everything that a deleted run left in S3 is deleted."""
+    """The cleanup has deleted all objects of the run in S3."""
     CLEANUP_FAILED = "CleanupFailed"
     PERMISSION_DENIED = "PermissionDenied"
 
 
-STAGE_LETTERS: Final = {"Prepare": "p", "Train": "t", "Publish": "u", "Readback": "r", "Cleanup": "c"}
+def child_name(job_name: str, job_uid: str, letter: str, number: int) -> str:
+    """`<name cut to 40>-<5 of the uid>-<letter of the stage><number>`.
 
-
-def child_name(job_name: str, job_uid: str, stage: str, attempt: int) -> str:
-    """`<name cut to 40>-<5 of the uid>-<stage letter><attempt>`.
-
-    Leaves room for pod index and host name within 63 characters; does not clash with the children of a
-    deleted job of the same name.
+    The name leaves room for the pod index and the host name within 63 characters. The uid distinguishes the
+    children from the children of a deleted job of the same name.
     """
-    return f"{run_name(job_name, job_uid)}-{STAGE_LETTERS[stage]}{attempt}"
+    return f"{run_name(job_name, job_uid)}-{letter}{number}"
 
 
 def run_name(job_name: str, job_uid: str) -> str:
     """The common part of the names of a run's objects; also the name of its Service and NetworkPolicy.
 
-    Begins with a letter, as the name of a Service must.
+    The name begins with a letter, because the name of a Service must.
     """
     plain = job_name.replace(".", "-")
     cut = (plain if plain[0].isalpha() else f"j-{plain}")[:40].rstrip("-")

@@ -1,4 +1,4 @@
-"""The operator's own settings: one YAML file, written by the Helm chart from `settings` in its values."""
+"""The settings of the operator: a YAML file that the Helm chart writes from `settings` in its values."""
 
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -20,7 +20,7 @@ Quantity = Annotated[str, Field(pattern=QUANTITY, max_length=20)]
 NamespacePattern = Annotated[
     str, Field(pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?|[-a-z0-9]*\*)$", max_length=63)
 ]
-"""Name of a namespace, or the beginning of names followed by `*`."""
+"""Name of a namespace, or a prefix of names followed by `*`."""
 EVERY_NAMESPACE = ("*",)
 
 
@@ -31,7 +31,7 @@ def _may_be_store(endpoint: str) -> str:
 
 
 def is_part(network: IPv4Network | IPv6Network, of: IPv4Network | IPv6Network) -> bool:
-    """Whether a network lies in another, also of the other version of IP."""
+    """Whether a network is part of another network; False where the versions of IP differ."""
     if isinstance(network, IPv4Network):
         return isinstance(of, IPv4Network) and network.subnet_of(of)
     return isinstance(of, IPv6Network) and network.subnet_of(of)
@@ -48,7 +48,7 @@ Cidr = Annotated[str, AfterValidator(_may_be_reached)]
 
 LEGACY_JOB_LABELS = {"job-name", "controller-uid"}
 OURS = (GROUP, "batch.kubernetes.io")
-"""Prefixes of labels and annotations that the operator and the Job controller write themselves."""
+"""Prefixes of the labels and annotations that the operator and the Job controller write."""
 
 
 def _foreign(name: str) -> str:
@@ -71,7 +71,7 @@ AnnotationValue = Annotated[str, Field(max_length=4096)]
 
 
 class Toleration(Model):
-    """A toleration as Kubernetes writes it."""
+    """A toleration of a Kubernetes pod."""
 
     key: str | None = None
     operator: Literal["Exists", "Equal"] | None = None
@@ -81,19 +81,19 @@ class Toleration(Model):
 
 
 class StageResources(Model):
-    """CPU and memory of one pod; request and limit are the same where nothing else is said."""
+    """CPU and memory of one pod. Requests equal limits unless a stage has smaller requests."""
 
     cpu: Quantity
     memory: Quantity
 
 
 class Egress(Model):
-    """The destinations of a store that a NetworkPolicy allows, as it sees them: behind the Service."""
+    """The destinations that a NetworkPolicy allows for a store: the pods or hosts behind a Service."""
 
     cidrs: tuple[Cidr, ...] = ()
     """Networks of the store, for example 10.20.0.0/24."""
     namespaces: tuple[Name, ...] = ()
-    """Namespaces of the pods of a store in the cluster."""
+    """Namespaces of the pods of a store that runs in the cluster."""
     ports: tuple[Port, ...] = ()
     """Ports that the pods or hosts of the store listen on. Default: the port of the endpoint."""
 
@@ -104,19 +104,19 @@ class Store(Model):
     endpoint: Annotated[Endpoint, AfterValidator(_may_be_store)]
     region: Region = DEFAULT_REGION
     ca_bundle_ref: CaBundleRef | None = None
-    """Certificate authority of the store, in a ConfigMap of the job's own namespace."""
+    """Certificate authority of the store, in a ConfigMap in the namespace of the job."""
     secret_ref: SecretRef | None = None
-    """Keys of jobs that name no Secret, in the job's own namespace. Unset: each job names its own."""
+    """Keys of jobs that name no Secret, in the namespace of the job. Unset: each job must name a Secret."""
     egress: Egress = Egress()
     allowed_namespaces: tuple[NamespacePattern, ...] = EVERY_NAMESPACE
     """Namespaces whose jobs may use the store."""
 
 
 class Profile(Model):
-    """Where jobs run, with which images and defaults. A job names a profile."""
+    """The nodes, images and defaults of jobs. A job names a profile."""
 
     trainer_image: str | None = None
-    """Image of the trainer pods; the settings' own if unset."""
+    """Image of the trainer pods. Unset: `trainerImage` of the settings."""
     node_selector: dict[str, str] = {}
     tolerations: tuple[Toleration, ...] = ()
     pod_labels: dict[LabelName, LabelValue] = {}
@@ -126,16 +126,16 @@ class Profile(Model):
     runtime_class_name: str | None = None
     priority_class_name: str | None = None
     gpu_resource: str = "nvidia.com/gpu"
-    """Extended resource that a GPU is asked for by."""
+    """Extended resource of a GPU."""
     train: StageResources = StageResources(cpu="2", memory="8Gi")
     """Default for each Train pod; a job's resources.cpu and resources.memory override it."""
     cpu_stages: StageResources = StageResources(cpu="1", memory="4Gi")
-    """For all other pods. Those of Report and Cleanup ask for 100m of this CPU and may use all of it."""
+    """For all other pods. Pods of Readback and Cleanup request at most 100m CPU and 512Mi memory."""
     shared_memory: Quantity = "1Gi"
     scratch: Quantity = "50Gi"
     """Size limit of the pods' scratch and cache volumes."""
     store: Name | None = None
-    """Name of the store of jobs that name none."""
+    """Name of the store of jobs that name no store."""
     allowed_namespaces: tuple[NamespacePattern, ...] = EVERY_NAMESPACE
     """Namespaces whose jobs may name the profile."""
     max_nodes: PositiveInt = 64
@@ -151,9 +151,9 @@ class Lease(Model):
 
     name: str = "finetune-operator"
     duration_seconds: PositiveInt = 15
-    """After this long without a renewal, another replica may lead."""
+    """Seconds without a renewal after which another replica may become the leader."""
     renew_seconds: PositiveInt = 5
-    """Interval between two renewals."""
+    """Seconds between two renewals."""
 
     @model_validator(mode="after")
     def _renewed_in_time(self) -> Self:
@@ -167,10 +167,10 @@ class Lease(Model):
 
 
 class Deadlines(Model):
-    """How long a stage's pods may wait or run, in seconds."""
+    """How long the pods of a stage may wait or run, in seconds."""
 
     pods_start: PositiveInt = 3600
-    """From a Job's start until all its pods run. Waiting for a GPU counts; time in a queue does not."""
+    """From the start of a Job until all its pods run. Waiting for a GPU counts; time in a queue does not."""
     prepare: PositiveInt = 6 * 3600
     train: PositiveInt = 14 * 24 * 3600
     publish: PositiveInt = 6 * 3600
@@ -178,28 +178,28 @@ class Deadlines(Model):
     """From the start of a cleanup Job until it fails and is tried again an hour later. Time in a queue does
     not count."""
     rendezvous: PositiveInt = 300
-    """From a Train pod's start until the whole gang has met."""
+    """From the start of a Train pod until the rendezvous of the gang is complete."""
     stop: PositiveInt = 120
-    """What a pod gets between SIGTERM and SIGKILL."""
+    """The grace period of a pod, between SIGTERM and SIGKILL."""
     hang: PositiveInt = 600
-    """How long a rank may show no sign of life."""
+    """How long a rank may send no heartbeat."""
     collection: PositiveInt = 60
-    """From a gang's first failed pod until its Job is deleted, at most, to collect all causes."""
+    """At most this long after the first failed pod of a gang, to collect all causes, its Job is deleted."""
 
 
 class Dns(Model):
-    """The DNS servers that pods may ask."""
+    """The DNS servers that pods may query."""
 
     ports: tuple[Port, ...] = (53,)
-    """Ports that may be asked at every address: resolvers outside the cluster, caches on nodes."""
+    """Ports that pods may reach at every address, for resolvers outside the cluster and caches on nodes."""
     namespace: Name = "kube-system"
-    """Namespace of the pods of the cluster's DNS, which may be asked on every port."""
+    """Namespace of the DNS pods of the cluster, which pods may reach on every port."""
     pod_labels: dict[str, str] = {"k8s-app": "kube-dns"}
-    """Labels of these pods."""
+    """Labels of the DNS pods."""
 
 
 class PodSecurity(Model):
-    """Ids that pods run under. Unset: the platform chooses the id, as OpenShift does."""
+    """The user and group ids of pods. Unset: the platform chooses the ids, as OpenShift does."""
 
     run_as_user: Annotated[int, Field(ge=1)] | None = 10001
     run_as_group: Annotated[int, Field(ge=1)] | None = 10001
@@ -207,45 +207,45 @@ class PodSecurity(Model):
 
 
 class Settings(Model):
-    """The operator's settings."""
+    """The settings of the operator."""
 
     namespaces: tuple[str, ...] = ()
-    """Namespaces to watch; empty: all."""
+    """Namespaces to watch. Empty: all namespaces."""
     operator_namespace: str = "finetune-operator"
-    """Where the operator runs; its pods may ask the trainers for progress."""
+    """Namespace of the operator, whose pods may poll the trainers for progress."""
     cluster_domain: str = "cluster.local"
-    """The cluster's DNS domain: pods of a gang find each other by full names."""
+    """DNS domain of the cluster: the pods of a gang find each other by fully qualified names."""
     trainer_image: str
     image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
     require_tls: bool = True
-    """Refuse jobs whose storage endpoint is plain http."""
+    """Whether to refuse jobs whose storage endpoint is plain http."""
     stores: dict[Name, Store] = {}
     """The S3 stores of the site; a job or a profile names a store."""
     allow_other_endpoints: bool | None = None
-    """Whether jobs may name endpoints that are no store above. Unset: only where `stores` is empty."""
+    """Whether jobs may name other endpoints than `stores`. Unset: only where `stores` is empty."""
     dns: Dns = Dns()
     pod_security: PodSecurity = PodSecurity()
     max_restarts: Annotated[int, Field(ge=0, le=20)] = 3
-    """Attempts of a stage after the first, for faults that a new attempt may mend. They are counted since the
-    stage last made progress: since an attempt reached a later step than all before."""
+    """The most attempts of a stage after the first, for failures that another attempt may not have. The count
+    starts again when the stage makes progress: an attempt reaches a later step than all earlier attempts."""
     resync_seconds: PositiveInt = 300
     metrics_port: Port = 8080
-    """Where the operator's own /metrics is."""
+    """Port of /metrics of the operator."""
     health_port: Port = 8081
-    """Where the operator's own /healthz and /readyz are."""
+    """Port of /healthz and /readyz of the operator."""
     poll_seconds: PositiveInt = 10
     status_seconds: PositiveInt = 30
-    """Progress alone is written to a job's status at most this often."""
+    """Seconds between two writes of progress to the status of a job."""
     workers: PositiveInt = 16
-    """Jobs worked on at the same time."""
+    """Number of jobs that are reconciled at the same time."""
     lease: Lease = Lease()
     deadlines: Deadlines = Deadlines()
     profiles: Annotated[dict[str, Profile], Field(min_length=1)] = {"default": Profile()}
 
     @property
     def other_endpoints_are_allowed(self) -> bool:
-        """Whether jobs may name endpoints of their own."""
+        """Whether jobs may name other endpoints than the endpoints of `stores`."""
         return not self.stores if self.allow_other_endpoints is None else self.allow_other_endpoints
 
     @model_validator(mode="after")
@@ -264,7 +264,7 @@ class Settings(Model):
         """Reads the settings file.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the file cannot be read.
             pydantic.ValidationError: a field is unknown or out of bounds.
         """
         document: Any = yaml.safe_load(path.read_text())
@@ -272,7 +272,7 @@ class Settings(Model):
 
 
 def allows(patterns: Iterable[str], namespace: str) -> bool:
-    """Whether a list of namespaces (names, or beginnings of names followed by `*`) holds a namespace."""
+    """Whether a namespace matches a list of names, or prefixes of names followed by `*`."""
     return any(
         namespace.startswith(pattern[:-1]) if pattern.endswith("*") else namespace == pattern
         for pattern in patterns

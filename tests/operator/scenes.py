@@ -12,7 +12,6 @@ from typing import Any
 
 import yaml
 
-from finetune_operator import names
 from finetune_operator.api import FineTuneJob
 from finetune_operator.names import State
 from finetune_operator.objects import Manifest
@@ -20,6 +19,7 @@ from finetune_operator.planning.model_source import source_of
 from finetune_operator.planning.types import BaseJob, Blocked, Observed
 from finetune_operator.rendering import jobs, network, trainer_config
 from finetune_operator.rendering.cleanup_record import cleanup_record
+from finetune_operator.rendering.metadata import child_name
 from finetune_operator.settings import Settings
 from finetune_trainer.contract import (
     CONTRACT_VERSION,
@@ -410,7 +410,7 @@ def _result(run: Any, stage: Stage) -> Manifest:
 
 def _attempt(job: FineTuneJob, run: Any, short: Manifest) -> Manifest:
     stage, number = short["stage"], short.get("number", 1)
-    name = names.child_name(job.metadata["name"], job.metadata["uid"], stage, number)
+    name = child_name(job, Stage(stage), number)
     ended = short.get("outcome", "Running") != "Running"
     if "of" in short:
         user_triggered = job_of(merged(_plain(job), short["of"]))

@@ -1,1 +1,1 @@
-"""PURE: decides what one reconcile does about a FineTuneJob."""
+"""Decides the writes of one reconcile of a FineTuneJob. Pure."""

@@ -1,4 +1,4 @@
-"""Keeps status.attempts bounded: attempts that no longer matter are only counted. Pure."""
+"""Bounds the length of status.attempts: the status counts the attempts that planning drops. Pure."""
 
 from collections import Counter
 
@@ -8,14 +8,14 @@ from finetune_operator.planning.stages import STAGES, stage_of
 from finetune_trainer.contract import FailureClass
 
 LONGEST = 60
-"""Attempts in a status; the CustomResourceDefinition allows 64. The limit of settings.max_restarts keeps
-those that are needed below it."""
+"""The most attempts in a status; the CustomResourceDefinition allows 64. The limit of settings.max_restarts
+keeps the number of needed attempts below this number."""
 RECENT = 8
-"""The newest attempts, which people look at, and which the back-off is computed from."""
+"""The number of newest attempts that stay: users read them, and the back-off is computed from them."""
 
 
 def shorten(status: FineTuneJobStatus) -> FineTuneJobStatus:
-    """The status without its oldest attempts, where it has too many."""
+    """Drops the oldest attempts of a status that has too many."""
     excess = len(status.attempts) - LONGEST
     if excess <= 0:
         return status
@@ -33,10 +33,10 @@ def shorten(status: FineTuneJobStatus) -> FineTuneJobStatus:
 
 
 def _needed(attempts: list[AttemptStatus]) -> list[AttemptStatus]:
-    """The attempts that something is still decided from.
+    """The attempts that planning still reads.
 
-    The newest of each stage (numbers are never used twice), the successes that stages rest on, and what the
-    restart budget of the current stage is computed from.
+    They are the newest attempt of each stage (numbers are never used twice), the last success of each stage,
+    and the attempts that the restart budget of the current stage is computed from.
     """
     needed = attempts[-RECENT:]
     for stage in STAGES:

@@ -1,4 +1,4 @@
-"""What is known of every attempt: new Jobs taken up, ended ones closed with their cause or result. Pure."""
+"""Records attempts in the status: adopts new Jobs, closes ended attempts with their cause or result. Pure."""
 
 from dataclasses import replace
 
@@ -10,7 +10,6 @@ from finetune_operator.planning import pending
 from finetune_operator.planning.attempt_history import shorten
 from finetune_operator.planning.failure_classification import End, Failing, Failure, Success, end_of
 from finetune_operator.planning.lookup import find_job, jobs_of, readback_name
-from finetune_operator.planning.results import accepted
 from finetune_operator.planning.stages import STAGES, stage_of
 from finetune_operator.planning.termination_messages import Expected
 from finetune_operator.planning.types import InProgress, PlanInput, Stop
@@ -22,22 +21,24 @@ MESSAGE_LIMIT = 1024
 
 
 def record_attempts(inputs: PlanInput) -> PlanInput:
-    """The turn with its status brought up to what is observed.
+    """Brings the status up to the observed state.
 
-    An attempt begins with its Job being seen, so that no crash between creating it and writing the status can
-    lose or repeat it. It ends once, and with its cause.
+    An attempt begins when the operator observes its Job. A crash between the creation of the Job and the
+    write of the status therefore neither loses nor repeats the attempt. An attempt ends once, with its cause.
     """
-    inputs = _adopted(inputs)
+    inputs = _adopt_new_jobs(inputs)
     for attempt in inputs.status.attempts:
         if attempt.outcome == "Running":
-            inputs = _judged(inputs, attempt)
+            inputs = _update_attempt(inputs, attempt)
     return replace(inputs, status=shorten(inputs.status))
 
 
-def stopped(inputs: PlanInput, stop: Stop) -> PlanInput:
-    """The turn with its running attempt ended by us."""
+def stop_running_attempt(inputs: PlanInput, stop: Stop) -> PlanInput:
+    """Ends the running attempt with the outcome of `stop`."""
     ended = [
-        _ended(inputs, a, stop.outcome, reason=stop.reason, message=stop.message, step=_reached(inputs, a))
+        _end_attempt(
+            inputs, a, stop.outcome, reason=stop.reason, message=stop.message, step=_furthest_step(inputs, a)
+        )
         if a.outcome == "Running"
         else a
         for a in inputs.status.attempts
@@ -48,23 +49,23 @@ def stopped(inputs: PlanInput, stop: Stop) -> PlanInput:
 
 
 def next_number(inputs: PlanInput, stage: Stage) -> int:
-    """The number of a stage's next attempt. Numbers are never used twice."""
+    """The number of the next attempt of a stage. Numbers are never used twice."""
     return max((a.number for a in inputs.status.attempts if stage_of(a) is stage), default=0) + 1
 
 
-def _adopted(inputs: PlanInput) -> PlanInput:
-    # A Job of a lower number is of an attempt that is no longer in the status.
+def _adopt_new_jobs(inputs: PlanInput) -> PlanInput:
+    # A Job with a lower number belongs to an attempt that the status has dropped.
     newest = {stage: next_number(inputs, stage) - 1 for stage in STAGES}
     jobs = jobs_of(inputs.job, inputs.observed, *STAGES)
-    begun = [_begun(inputs, job) for job in jobs]
-    new = [attempt for attempt in begun if attempt.number > newest[stage_of(attempt)]]
+    attempts = [_attempt_of(inputs, job) for job in jobs]
+    new = [attempt for attempt in attempts if attempt.number > newest[stage_of(attempt)]]
     if not new:
         return inputs
     status = inputs.status.model_copy(update={"attempts": [*inputs.status.attempts, *new], "progress": None})
     return replace(inputs, status=status)
 
 
-def _begun(inputs: PlanInput, job: Manifest) -> AttemptStatus:
+def _attempt_of(inputs: PlanInput, job: Manifest) -> AttemptStatus:
     meta, config = job["metadata"], config_of(job)
     annotations = meta.get("annotations", {})
     generation = annotations.get(names.ANNOTATION_GENERATION, "")
@@ -84,74 +85,77 @@ def _begun(inputs: PlanInput, job: Manifest) -> AttemptStatus:
     )
 
 
-def _judged(inputs: PlanInput, attempt: AttemptStatus) -> PlanInput:
-    """The turn with one running attempt ended, if it has."""
+def _update_attempt(inputs: PlanInput, attempt: AttemptStatus) -> PlanInput:
+    """Closes a running attempt whose Job has ended; else records how far the attempt is."""
     job = find_job(inputs.observed, attempt.job)
     if job is None or job["metadata"]["uid"] != attempt.job_uid or job["metadata"].get("deletionTimestamp"):
-        told = f"Somebody deleted Job {attempt.job} while it was at work."
-        return _closed(inputs, attempt, Failure(Reason.JOB_DELETED, told))
+        message = f"Somebody deleted Job {attempt.job} while it was at work."
+        return _close_attempt(inputs, attempt, Failure(Reason.JOB_DELETED, message))
     config = config_of(job)
     run = config.run if config and config.run.digest() == attempt.config_digest else None
     expected = Expected(Stage(attempt.stage), attempt.number, attempt.config_digest, run)
-    end = _end(inputs, attempt, job, expected)
+    end = _classify(inputs, attempt, job, expected)
     if isinstance(end, InProgress) and end.kind == "lost":
-        end = _reported(inputs, attempt, expected, end)
+        end = _read_back_result(inputs, attempt, expected, end)
     if isinstance(end, InProgress):
-        watched = _watched(inputs, attempt, job, end)
-        return replace(_with(inputs, watched), progress_of_attempt=end)
-    return _closed(inputs, attempt, end)
+        watched = _set_times(inputs, attempt, job, end)
+        return replace(_replace_attempt(inputs, watched), progress_of_attempt=end)
+    return _close_attempt(inputs, attempt, end)
 
 
-def _watched(inputs: PlanInput, attempt: AttemptStatus, job: Manifest, going: InProgress) -> AttemptStatus:
-    """A running attempt with the moments that deadlines and the collection window count from.
+def _set_times(
+    inputs: PlanInput, attempt: AttemptStatus, job: Manifest, progress: InProgress
+) -> AttemptStatus:
+    """Sets the times that deadlines and the collection window count from.
 
-    They are moments at which the operator saw something, because kubelets write times of their own clocks.
+    They are times at which the operator observed the change: kubelets write times of the clocks of their
+    nodes.
     """
-    news: dict[str, object] = {}
+    update: dict[str, object] = {}
     pods = pods_of(inputs.observed.pods, job)
     if job["spec"].get("suspend"):
-        news["running_since"] = None
-    elif attempt.running_since is None and pending.have_started(job, pods):
-        news["running_since"] = inputs.now
-    if going.failing:
-        news |= {"failing_since": attempt.failing_since or inputs.now, "pod": going.pod}
-    return attempt.model_copy(update=news)
+        update["running_since"] = None
+    elif attempt.running_since is None and pending.have_all_started(job, pods):
+        update["running_since"] = inputs.now
+    if progress.failing:
+        update |= {"failing_since": attempt.failing_since or inputs.now, "pod": progress.pod}
+    return attempt.model_copy(update=update)
 
 
-def _reported(
+def _read_back_result(
     inputs: PlanInput, attempt: AttemptStatus, expected: Expected, lost: InProgress
 ) -> Success | Failure | InProgress:
-    """What the readback Job of an attempt says; the loss itself while there is no such Job."""
+    """The end that the readback Job of an attempt reports; `lost` until the readback Job exists."""
     job = find_job(inputs.observed, readback_name(inputs, attempt))
     if job is None or job["metadata"].get("deletionTimestamp"):
         return lost
-    end = _end(inputs, attempt, job, replace(expected, readback=True))
+    end = _classify(inputs, attempt, job, replace(expected, readback=True))
     match end:
         case Success():
             return end
         case InProgress(kind="going" | "collecting"):
             return replace(lost, requeue_after=end.requeue_after, failing=end.failing)
         case Failure():
-            told = f"{lost.message}; reading the result back from S3 failed: {end.message}"
+            detail = f"{lost.message}; reading the result back from S3 failed: {end.message}"
         case InProgress():
-            told = f"{lost.message}; the result was read back from S3, but {end.message}"
-    message = f"Job {attempt.job} succeeded, but {told}"
+            detail = f"{lost.message}; the result was read back from S3, but {end.message}"
+    message = f"Job {attempt.job} succeeded, but {detail}"
     return Failure(Reason.RESULT_UNREADABLE, message, failure=getattr(end, "failure", None))
 
 
-def _end(inputs: PlanInput, attempt: AttemptStatus, job: Manifest, expected: Expected) -> End:
+def _classify(inputs: PlanInput, attempt: AttemptStatus, job: Manifest, expected: Expected) -> End:
     pods, collection = pods_of(inputs.observed.pods, job), inputs.settings.deadlines.collection
     failing = Failing(attempt.failing_since, attempt.pod)
     return end_of(job, pods, expected, now=inputs.now, collection=collection, failing=failing)
 
 
-def _closed(inputs: PlanInput, attempt: AttemptStatus, end: Success | Failure) -> PlanInput:
+def _close_attempt(inputs: PlanInput, attempt: AttemptStatus, end: Success | Failure) -> PlanInput:
     if isinstance(end, Success):
-        ended = _ended(inputs, attempt, "Succeeded")
-        status = accepted(inputs.status, end.payload)
+        ended = _end_attempt(inputs, attempt, "Succeeded")
+        status = STAGES[stage_of(attempt)].accept_result(inputs.status, end.payload)
     else:
         status = inputs.status
-        ended = _ended(
+        ended = _end_attempt(
             inputs,
             attempt,
             "Failed",
@@ -161,35 +165,35 @@ def _closed(inputs: PlanInput, attempt: AttemptStatus, end: Success | Failure) -
             pod=end.pod,
             node=end.node,
             exit_code=end.exit_code,
-            step=_reached(inputs, attempt, end.step),
+            step=_furthest_step(inputs, attempt, end.step),
         )
-    return replace(_with(replace(inputs, status=status), ended), progress_of_attempt=None)
+    return replace(_replace_attempt(replace(inputs, status=status), ended), progress_of_attempt=None)
 
 
-def _with(inputs: PlanInput, changed: AttemptStatus) -> PlanInput:
-    """The turn with one attempt replaced."""
+def _replace_attempt(inputs: PlanInput, changed: AttemptStatus) -> PlanInput:
+    """Replaces one attempt in the status."""
     attempts = [changed if a.job == changed.job else a for a in inputs.status.attempts]
     return replace(inputs, status=inputs.status.model_copy(update={"attempts": attempts}))
 
 
-def _reached(inputs: PlanInput, attempt: AttemptStatus, told: int | None = None) -> int | None:
-    """The optimizer step that an attempt reached: as its pods told at their end, or when last asked.
+def _furthest_step(inputs: PlanInput, attempt: AttemptStatus, reported: int | None = None) -> int | None:
+    """The optimizer step that an attempt reached, by its last progress and by the messages of its pods.
 
-    At most the steps of the whole run, because pods are a tenant's.
+    The step is at most the total of the run, because a tenant controls the contents of the pods.
     """
     shown, news, chosen = inputs.status.progress, inputs.observed.progress, inputs.status.chosen
-    steps = [told, shown.step if shown else None]
+    steps = [reported, shown.step if shown else None]
     if news and news.stage is stage_of(attempt) and news.attempt == attempt.number:
         steps.append(news.step)
     furthest = max((s for s in steps if s is not None), default=None)
     return min(furthest, chosen.total_steps) if furthest is not None and chosen else furthest
 
 
-def _ended(inputs: PlanInput, attempt: AttemptStatus, outcome: str, **cause: object) -> AttemptStatus:
+def _end_attempt(inputs: PlanInput, attempt: AttemptStatus, outcome: str, **cause: object) -> AttemptStatus:
     if isinstance(reason := cause.get("reason"), str):
         cause["reason"] = reason[:REASON_LIMIT]
     if isinstance(message := cause.get("message"), str):
         cause["message"] = message[:MESSAGE_LIMIT]
-    # A clock that was set back must not let an attempt end before it began.
+    # After a clock was set back, an attempt still does not end before its start.
     end = max(inputs.now, attempt.start_time)
     return attempt.model_copy(update={"outcome": outcome, "end_time": end, **cause})

@@ -21,9 +21,9 @@ from finetune_trainer.contract import Stage
 class CleanupStep:
     """The next step for one cleanup record, and the message about it.
 
-    `wait`: the run still has Jobs or pods. `start`: create the cleanup Job. `running`: the Job is at work.
-    `completed`: nothing is left, the record can go. `failed`: the Job failed; Kubernetes removes the Job
-    after its ttl, and the next step is `start` again.
+    `wait`: the run still has Jobs or pods. `start`: create the cleanup Job. `running`: the Job runs.
+    `completed`: no object is left in S3, delete the record. `failed`: the Job failed; Kubernetes removes the
+    Job after its ttl, and the next step is `start` again.
     """
 
     kind: Literal["wait", "start", "running", "completed", "failed"]
@@ -46,40 +46,42 @@ def next_step(
 
     Args:
         record: the cleanup record.
-        job: its cleanup Job, if there is one.
+        job: the cleanup Job of the record; None where no such Job exists.
         pods: the pods of the run.
         events: core/v1 Events about the cleanup Job and its pods.
         settings: the settings of the operator.
         run_left: whether the run has pods left, or Jobs that may still create pods.
-        now: the time.
+        now: the current time.
     """
     if job is None:
         if run_left:
             return CleanupStep("wait")
         blocked = store_access.check(record.job, settings, profile_of(record, settings))
-        return CleanupStep("wait", _waits(record, blocked)) if blocked else CleanupStep("start")
+        return CleanupStep("wait", _waiting_event(record, blocked)) if blocked else CleanupStep("start")
     own = pods_of(pods, job)
     expected = Expected(Stage.CLEANUP, record.number, record.run.digest(), record.run)
     done = [pod for pod in own if (terminated(pod) or {}).get("exitCode") == 0]
     if done or condition_true(job, "Complete"):
-        summary = _summary(own, expected) or "The cleanup Job has succeeded"
+        summary = _success_message(own, expected) or "The cleanup Job has succeeded"
         event = Event("Normal", Reason.CLEANED_UP, f"{summary}: {record.prefix}")
-        # An injected container would keep the pod alive for ever.
+        # An injected container would keep the pod alive forever.
         return CleanupStep("completed", event, delete_job=any(kept_alive_by(pod) for pod in done))
     if failed := condition_true(job, "Failed"):
         causes = [cause.message for pod in own if (cause := cause_of(pod, expected, now))]
-        message = _failed(record, causes[-1] if causes else failed.get("message", "the cleanup Job failed"))
+        message = _failure_message(
+            record, causes[-1] if causes else failed.get("message", "the cleanup Job failed")
+        )
         return CleanupStep("failed", Event("Warning", Reason.CLEANUP_FAILED, message))
-    waits = pending.on(job, own, events)
-    return CleanupStep("running", _waits(record, waits) if waits and waits.problem else None)
+    waits = pending.find_reason(job, own, events)
+    return CleanupStep("running", _waiting_event(record, waits) if waits and waits.problem else None)
 
 
-def _waits(record: CleanupRecord, obstacle: Waiting | Blocked) -> Event:
+def _waiting_event(record: CleanupRecord, obstacle: Waiting | Blocked) -> Event:
     kind: Literal["Normal", "Warning"] = "Normal" if obstacle.reason == Reason.QUEUED else "Warning"
     return Event(kind, obstacle.reason, f"The cleanup of {record.prefix} waits: {obstacle.message}")
 
 
-def _failed(record: CleanupRecord, cause: str) -> str:
+def _failure_message(record: CleanupRecord, cause: str) -> str:
     return (
         f"The objects below {record.prefix} could not be deleted: {cause.rstrip('.')}. Cleanup is tried again"
         " within an hour. Remove the cause; or delete the objects by hand, and then ControllerRevision"
@@ -87,8 +89,8 @@ def _failed(record: CleanupRecord, cause: str) -> str:
     )
 
 
-def _summary(pods: list[Manifest], expected: Expected) -> str | None:
-    """The message of the pod that succeeded; None where no pod is left to ask."""
+def _success_message(pods: list[Manifest], expected: Expected) -> str | None:
+    """The message of the pod that succeeded; None where no pod has a readable message."""
     for pod in reversed(pods):
         try:
             message = message_of(pod, expected)

@@ -1,21 +1,14 @@
-"""Which Kubernetes Events a change of status is worth: a difference, so none is posted twice. Pure."""
+"""Derives Kubernetes Events from the change of a status, so that no Event is posted twice. Pure."""
 
 from collections.abc import Iterable
 
 from finetune_operator.api import AttemptStatus, FineTuneJobStatus
 from finetune_operator.names import Condition, Reason
 from finetune_operator.objects import Manifest, kept_alive_by
-from finetune_operator.planning.lookup import condition, holds
-from finetune_operator.planning.results import told
-from finetune_operator.planning.stages import stage_of
+from finetune_operator.planning.lookup import condition, is_condition_true
+from finetune_operator.planning.stages import STAGES, stage_of
 from finetune_operator.planning.types import Event
-from finetune_trainer.contract import Stage
 
-REACHED = {
-    Stage.PREPARE: Condition.PREPARED,
-    Stage.TRAIN: Condition.EVALUATED,
-    Stage.PUBLISH: Condition.PUBLISHED,
-}
 PROBLEMS = {
     Reason.UNSCHEDULABLE,
     Reason.IMAGE_PULL_FAILED,
@@ -33,30 +26,30 @@ PROBLEMS = {
     Reason.PERMISSION_DENIED,
     Reason.DRIFTED,
 }
-"""Reasons to wait that somebody should look at."""
+"""Reasons to wait that a person should look into."""
 TEXT_LIMIT = 1000
-"""An Event's message may have 1,024 bytes."""
+"""The most bytes of a message; the API server allows 1,024."""
 
 
-def between(
+def events_between(
     before: FineTuneJobStatus | None, after: FineTuneJobStatus, pods: Iterable[Manifest] = ()
 ) -> tuple[Event, ...]:
-    """The Events of one turn; `pods` are those of the run."""
-    ends = _ends(before, after)
-    tried = [m for m in _attempts(before, after) if not (ends and m.type == "Warning")]
-    kept = _kept_alive(pods) if _ended_now(before, after) else []
-    found = [*tried, *kept, *_gate(before, after), *_waits(before, after), *ends]
+    """The Events of one reconcile; `pods` are the pods of the run."""
+    ends = _end_events(before, after)
+    attempts = [m for m in _attempt_events(before, after) if not (ends and m.type == "Warning")]
+    sidecars = _sidecar_events(pods) if _has_attempt_ended(before, after) else []
+    found = [*attempts, *sidecars, *_gate_events(before, after), *_waiting_events(before, after), *ends]
     return tuple(Event(m.type, m.reason, _cut(m.message)) for m in found)
 
 
-def keeps_alive(pod: Manifest) -> str:
-    """Which containers keep a pod alive after its trainer has ended, and what becomes of it."""
+def describe_sidecars(pod: Manifest) -> str:
+    """Names the containers that keep a pod alive after its trainer has ended."""
     found = kept_alive_by(pod)
     who = f"Container {found[0]} keeps" if len(found) == 1 else f"Containers {', '.join(found)} keep"
     return f"{who} pod {pod['metadata']['name']} alive after the trainer ended; the operator deletes the pod."
 
 
-def _ended_now(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> bool:
+def _has_attempt_ended(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> bool:
     known = {a.job: a.outcome for a in before.attempts} if before else {}
     return any(
         a.outcome in ("Succeeded", "Failed") and known.get(a.job, "Running") == "Running"
@@ -64,48 +57,51 @@ def _ended_now(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> bo
     )
 
 
-def _kept_alive(pods: Iterable[Manifest]) -> list[Event]:
-    """Of a gang one pod stands for all."""
+def _sidecar_events(pods: Iterable[Manifest]) -> list[Event]:
+    """A Warning about the first pod of a gang that injected containers keep alive."""
     kept = [pod for pod in pods if kept_alive_by(pod)][:1]
-    return [Event("Warning", Reason.SIDECAR_RUNNING, keeps_alive(pod)) for pod in kept]
+    return [Event("Warning", Reason.SIDECAR_RUNNING, describe_sidecars(pod)) for pod in kept]
 
 
-def _attempts(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[Event]:
+def _attempt_events(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[Event]:
     known = {a.job: a.outcome for a in before.attempts} if before else {}
-    return [event for a in after.attempts if a.outcome != known.get(a.job) and (event := _attempt(a, after))]
+    return [
+        event for a in after.attempts if a.outcome != known.get(a.job) and (event := _attempt_event(a, after))
+    ]
 
 
-def _attempt(attempt: AttemptStatus, after: FineTuneJobStatus) -> Event | None:
+def _attempt_event(attempt: AttemptStatus, after: FineTuneJobStatus) -> Event | None:
     if attempt.outcome == "Failed":
         cause = f"{attempt.stage} attempt {attempt.number}: {attempt.message}"
         return Event("Warning", attempt.reason or Reason.POD_LOST, cause)
     if attempt.outcome != "Succeeded":
         return None
-    return Event("Normal", REACHED[stage_of(attempt)], told(after, stage_of(attempt)))
+    row = STAGES[stage_of(attempt)]
+    return Event("Normal", row.condition, row.summarize(after))
 
 
-def _gate(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[Event]:
+def _gate_events(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[Event]:
     now = condition(after, Condition.GATE_PASSED)
-    if now is None or now.status != "True" or holds(before, Condition.GATE_PASSED):
+    if now is None or now.status != "True" or is_condition_true(before, Condition.GATE_PASSED):
         return []
     return [Event("Normal", now.reason, now.message)]
 
 
-def _waits(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[Event]:
+def _waiting_events(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[Event]:
     now, then = condition(after, Condition.RUNNING), condition(before, Condition.RUNNING)
     if now is None or now.reason not in PROBLEMS or (then and then.reason == now.reason):
         return []
     return [Event("Warning", now.reason, now.message)]
 
 
-def _ends(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[Event]:
-    if holds(after, Condition.SUSPENDED) and not holds(before, Condition.SUSPENDED):
+def _end_events(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[Event]:
+    if is_condition_true(after, Condition.SUSPENDED) and not is_condition_true(before, Condition.SUSPENDED):
         return [Event("Normal", Reason.SUSPENDED_BY_USER, after.message or "")]
-    if not holds(after, Condition.FINISHED) or holds(before, Condition.FINISHED):
+    if not is_condition_true(after, Condition.FINISHED) or is_condition_true(before, Condition.FINISHED):
         return []
     summary = condition(after, Condition.SUCCEEDED)
     if summary is None or summary.status == "True":
-        return []  # the published model was told of
+        return []  # the Event of the Publish attempt reports the success
     return [Event("Warning", summary.reason, f"The job has ended. {summary.message}")]
 
 

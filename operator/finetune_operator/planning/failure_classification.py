@@ -1,6 +1,6 @@
-"""How a gang ended: classified from all its pods' messages, exit codes and statuses. Pure.
+"""Classifies the end of a gang by the messages, exit codes and statuses of all its pods. Pure.
 
-Where a message cannot be read, Kubernetes' own words decide.
+Where a message cannot be read, the status that Kubernetes wrote decides.
 """
 
 import math
@@ -44,24 +44,24 @@ class Failure:
     reason: str
     message: str
     failure: FailureClass | None = None
-    """None: the pod was lost, its class is not known."""
+    """None: the pod was lost, so the class is not known."""
     pod: str | None = None
     node: str | None = None
     exit_code: int | None = None
     step: int | None = None
-    """The optimizer step that was reached, where a trainer said so."""
+    """The optimizer step that the trainer reached; None where the trainer did not report the step."""
     version: float = math.inf
-    """The pod's resourceVersion, the API server's own order of what was written of pods."""
+    """The resourceVersion of the pod: the order in which the API server stored writes of pods."""
 
 
 @dataclass(frozen=True)
 class Failing:
-    """What earlier turns saw of a gang that fails."""
+    """What earlier reconciles recorded about a gang that fails."""
 
     since: datetime | None = None
-    """When a pod was first seen to have failed; None: none was."""
+    """When the operator first observed a failed pod; None where no pod has failed."""
     pod: str | None = None
-    """The cause so far."""
+    """The pod whose failure is the cause so far."""
 
 
 End = Success | Failure | InProgress
@@ -76,14 +76,15 @@ def end_of(
     collection: float,
     failing: Failing,
 ) -> End:
-    """How a Job ended, as soon as that can be said.
+    """Classifies the end of a Job, as soon as the end can be known.
 
-    The trainer's containers are judged, not the pods, which injected containers may keep alive.
+    The containers of the trainer decide, not the pods: injected containers may keep a pod alive.
 
-    The first failure that is seen opens a window of `collection` seconds in which the other pods may say
-    more; the window closes early when all trainers have ended. Communication yields to every other class: a
-    rank that lost its peer tells of the other's death. Of the others the failure that was seen first wins, by
-    the order in which the API server stored it: the clocks of nodes differ, so no times of pods are compared.
+    The first observed failure opens a window of `collection` seconds in which the other pods may report their
+    causes. The window closes early when all trainers have ended. A failure of class Communication yields to
+    every other class, because a rank reports it after the death of its peer. Among the other failures, the
+    failure that the API server stored first is the cause. Times of pods are never compared, because the
+    clocks of nodes differ.
     """
     causes = [cause for pod in pods if (cause := cause_of(pod, expected, now))]
     complete = condition_true(job, "Complete", "SuccessCriteriaMet")
@@ -94,7 +95,7 @@ def end_of(
     if not causes and not failed:
         return InProgress("going")
     if not any(c.failure is not FailureClass.COMMUNICATION for c in causes):
-        causes += _missing(job, pods)
+        causes += _missing_pods(job, pods)
     cause = min(
         causes,
         key=lambda c: (c.failure is FailureClass.COMMUNICATION, c.pod != failing.pod, c.version),
@@ -104,15 +105,15 @@ def end_of(
     all_ended = ended == len(pods) and (bool(failed) or ended >= job["spec"].get("completions", 1))
     waited = distance(failing.since, now) if failing.since else 0.0
     if not (all_ended and causes) and waited < collection:
-        told = "A pod failed: collecting the causes."
-        return InProgress("collecting", told, collection - waited, failing=True, pod=cause.pod)
+        text = "A pod failed: collecting the causes."
+        return InProgress("collecting", text, collection - waited, failing=True, pod=cause.pod)
     return replace(cause, step=max((c.step for c in causes if c.step is not None), default=None))
 
 
 def cause_of(pod: Manifest, expected: Expected, now: datetime) -> Failure | None:
-    """Why the trainer of a pod failed; None where it has not failed.
+    """Why the trainer of a pod failed; None where the trainer has not failed.
 
-    A trainer that ended with 0 has not, whatever became of the pod's other containers.
+    A trainer with exit code 0 has not failed, whatever happened to the other containers of the pod.
     """
     ended = terminated(pod)
     code = (ended or {}).get("exitCode")
@@ -120,8 +121,8 @@ def cause_of(pod: Manifest, expected: Expected, now: datetime) -> Failure | None
     stuck = is_stuck(pod, now)
     if code == 0 or (pod.get("status", {}).get("phase") != "Failed" and not code and not stuck):
         return None
-    told = None if stuck else _told(pod, ended, expected) or _failed_init(pod)
-    found = _lost(pod) if stuck else told or _seen(pod, ended, disruption)
+    reported = None if stuck else _reported_cause(pod, ended, expected) or _failed_init(pod)
+    found = _node_lost(pod) if stuck else reported or _observed_cause(pod, ended, disruption)
     return Failure(
         reason=found.reason,
         message=clean(found.message, 1024),
@@ -136,7 +137,7 @@ def cause_of(pod: Manifest, expected: Expected, now: datetime) -> Failure | None
 
 
 def _all_succeeded(job: Manifest, pods: list[Manifest]) -> bool:
-    """Whether the trainer of each index ended with 0; the Job controller waits for the whole pods."""
+    """Whether the trainer of each index has exit code 0. The Job controller waits for the whole pods."""
     done = {index_of(pod) for pod in pods if (terminated(pod) or {}).get("exitCode") == 0}
     wanted: int = job["spec"].get("completions", 1)
     return len(done) >= wanted
@@ -149,7 +150,7 @@ def _success(
     if first is None:
         return InProgress("lost", "its pod is gone")
     if terminated(first) is None and at and distance(at, now) < collection:
-        # The Job was seen to end before its pod was: the watches of both are not in step.
+        # The watch of Jobs may be ahead of the watch of pods.
         return InProgress("going", requeue_after=collection - distance(at, now))
     return _result(first, expected)
 
@@ -158,35 +159,35 @@ def _result(pod: Manifest, expected: Expected) -> End:
     try:
         message = message_of(pod, expected)
     except OtherVersion as error:
-        return _unsupported(str(error), pod)
+        return _unsupported_version(str(error), pod)
     except Unreadable as error:
         return InProgress("lost", str(error))
     if message.failure is not FailureClass.SUCCESS or message.payload is None:
         return InProgress("lost", "its message does not tell of a success")
     if doubt := doubt_about(message.payload, expected):
-        told = f"Its result cannot be trusted: {doubt}."
-        return Failure(Reason.RESULT_UNREADABLE, told, pod=_name(pod), node=pod["spec"].get("nodeName"))
+        text = f"Its result cannot be trusted: {doubt}."
+        return Failure(Reason.RESULT_UNREADABLE, text, pod=_name(pod), node=pod["spec"].get("nodeName"))
     return Success(message.payload)
 
 
-def _told(pod: Manifest, ended: Manifest | None, expected: Expected) -> Failure | None:
-    """The cause in the pod's own words."""
+def _reported_cause(pod: Manifest, ended: Manifest | None, expected: Expected) -> Failure | None:
+    """The cause that the termination message of a pod reports."""
     if ended is None:
         return None
     try:
         message = message_of(pod, expected)
     except OtherVersion as error:
-        return _unsupported(str(error), pod)
+        return _unsupported_version(str(error), pod)
     except Unreadable:
         return None
     if message.failure is FailureClass.SUCCESS:
         return None
-    told = f"{message.message} {message.hint}".strip()
-    return Failure(message.reason, told, message.failure, step=message.step)
+    text = f"{message.message} {message.hint}".strip()
+    return Failure(message.reason, text, message.failure, step=message.step)
 
 
-def _seen(pod: Manifest, ended: Manifest | None, disruption: Manifest | None) -> Failure:
-    """The cause as Kubernetes saw it."""
+def _observed_cause(pod: Manifest, ended: Manifest | None, disruption: Manifest | None) -> Failure:
+    """The cause that the status of a pod shows."""
     status, name = pod.get("status", {}), _name(pod)
     node = pod.get("spec", {}).get("nodeName", "its node")
     code = (ended or {}).get("exitCode")
@@ -198,7 +199,7 @@ def _seen(pod: Manifest, ended: Manifest | None, disruption: Manifest | None) ->
         )
     why = (disruption or {}).get("reason", "")
     if why in ("DeletionByTaintManager", "DeletionByPodGC") or status.get("reason") == "NodeLost":
-        return _lost(pod)
+        return _node_lost(pod)
     if status.get("reason") == "Evicted":
         return Failure(
             Reason.EVICTED, f"Node {node} evicted pod {name}: {status.get('message', 'no reason')}"
@@ -209,9 +210,9 @@ def _seen(pod: Manifest, ended: Manifest | None, disruption: Manifest | None) ->
         )
     if code in {c.value for c in ExitCode if c is not ExitCode.SUCCESS}:
         failure = ExitCode(code).failure
-        told = "and left no message that can be read."
+        text = "and left no message that can be read."
         return Failure(
-            failure.value, f"Pod {name} ended with exit code {code} ({failure.value}) {told}", failure
+            failure.value, f"Pod {name} ended with exit code {code} ({failure.value}) {text}", failure
         )
     what = f"exit code {code}" if code is not None else str(status.get("reason") or "no exit code")
     more = (
@@ -222,7 +223,7 @@ def _seen(pod: Manifest, ended: Manifest | None, disruption: Manifest | None) ->
 
 
 def _failed_init(pod: Manifest) -> Failure | None:
-    """An injected init container that failed by itself, so that the trainer never began."""
+    """The failure of an injected init container, after which the trainer did not start."""
     if condition_true(pod, "DisruptionTarget") or pod.get("status", {}).get("reason"):
         return None
     for status in pod.get("status", {}).get("initContainerStatuses") or []:
@@ -237,13 +238,13 @@ def _failed_init(pod: Manifest) -> Failure | None:
     return None
 
 
-def _lost(pod: Manifest) -> Failure:
+def _node_lost(pod: Manifest) -> Failure:
     node = pod.get("spec", {}).get("nodeName", "its node")
     return Failure(Reason.NODE_LOST, f"Node {node} of pod {_name(pod)} stopped answering.")
 
 
-def _missing(job: Manifest, pods: list[Manifest]) -> list[Failure]:
-    """Pods that Kubernetes counts as failed and that are not there any more."""
+def _missing_pods(job: Manifest, pods: list[Manifest]) -> list[Failure]:
+    """A failure for the first pod that the status of the Job counts as failed and that no longer exists."""
     there = {index_of(p) for p in pods}
     gone = [i for i in _indexes(job.get("status", {}).get("failedIndexes") or "") if i not in there]
     name = job["metadata"]["name"]
@@ -251,14 +252,14 @@ def _missing(job: Manifest, pods: list[Manifest]) -> list[Failure]:
 
 
 def _indexes(text: str) -> list[int]:
-    """Kubernetes' notation of indexes, for example `0,3-5`; only the ends of a range."""
+    """Parses the notation of indexes in a Job's status, for example `0,3-5`; only the ends of a range."""
     return [int(part) for piece in text.split(",") for part in piece.split("-") if part.isdecimal()]
 
 
-def _unsupported(told: str, pod: Manifest) -> Failure:
+def _unsupported_version(text: str, pod: Manifest) -> Failure:
     return Failure(
         Reason.TRAINER_VERSION_UNSUPPORTED,
-        f"The trainer image of pod {_name(pod)} cannot be used: {told}, this operator speaks "
+        f"The trainer image of pod {_name(pod)} cannot be used: {text}, this operator speaks "
         f"{CONTRACT_VERSION}. Use the trainer image of the operator's release.",
         FailureClass.USER_CONFIG,
         pod=_name(pod),

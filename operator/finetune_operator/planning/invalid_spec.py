@@ -1,4 +1,4 @@
-"""PURE what is said of a FineTuneJob that this version of the operator cannot read."""
+"""Builds the status of a FineTuneJob that this version of the operator cannot read. Pure."""
 
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ MESSAGE_LIMIT = 2048
 
 
 def status_of(raw: Manifest, error: ValidationError, now: datetime) -> dict[str, Any]:
-    """The status of a FineTuneJob that this version cannot read: what was there, and why it waits."""
+    """The stored status, with the state Waiting and the cause in the condition Succeeded."""
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     message = (

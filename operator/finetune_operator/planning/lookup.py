@@ -1,4 +1,4 @@
-"""Finds Jobs, pods and conditions in what was observed of a FineTuneJob. Pure."""
+"""Finds Jobs, pods and conditions in the observed state of a FineTuneJob. Pure."""
 
 from contextlib import suppress
 
@@ -9,14 +9,16 @@ from finetune_operator.objects import Manifest, condition_true, has_ended, index
 from finetune_operator.planning.stages import STAGES, stage_of
 from finetune_operator.planning.types import Observed, PlanInput, Reference
 from finetune_operator.rendering.cleanup_record import CleanupRecord, read_record
+from finetune_operator.rendering.metadata import child_name
 from finetune_operator.rendering.trainer_config import uid_of
 from finetune_trainer.contract import Stage
 
 
 def jobs_of(job: FineTuneJob, observed: Observed, *stages: Stage) -> list[Manifest]:
-    """The run's Jobs of these stages, oldest first: those whose name is what their labels make of it.
+    """The Jobs of these stages, oldest first.
 
-    Anything else that carries our labels is somebody's own affair.
+    A Job belongs to the run only if its name follows from its labels. Other Jobs with labels of the operator
+    are ignored.
     """
 
     def is_ours(manifest: Manifest) -> bool:
@@ -24,8 +26,7 @@ def jobs_of(job: FineTuneJob, observed: Observed, *stages: Stage) -> list[Manife
         return (
             stage in stages
             and number.isdecimal()
-            and manifest["metadata"]["name"]
-            == names.child_name(job.metadata["name"], job.metadata["uid"], stage, int(number))
+            and manifest["metadata"]["name"] == child_name(job, Stage(stage), int(number))
         )
 
     found = [j for j in observed.jobs if is_ours(j)]
@@ -33,7 +34,7 @@ def jobs_of(job: FineTuneJob, observed: Observed, *stages: Stage) -> list[Manife
 
 
 def records_of(job: FineTuneJob, observed: Observed) -> list[CleanupRecord]:
-    """The cleanup records of the run, oldest first; without those that cannot be read."""
+    """The cleanup records of the run that can be read, oldest first."""
     found = []
     for manifest in observed.cleanup_records:
         with suppress(ValueError):
@@ -44,10 +45,10 @@ def records_of(job: FineTuneJob, observed: Observed) -> list[CleanupRecord]:
 
 
 def is_over(inputs: PlanInput, job: Manifest) -> bool:
-    """Whether a Job neither has pods that run nor will make any.
+    """Whether a Job has no pods that may run, and gets no more pods.
 
-    It makes none once each index had its pod: there is one try for an index. The Job controller says so
-    itself a moment later.
+    The Job controller creates one pod for each index. A Job whose indexes all had their pod therefore gets no
+    more pods, even before the Job controller sets a condition.
     """
     pods = pods_of(inputs.observed.pods, job)
     if live(pods, inputs.now):
@@ -61,17 +62,16 @@ def is_over(inputs: PlanInput, job: Manifest) -> bool:
 
 def readback_name(inputs: PlanInput, attempt: AttemptStatus) -> str:
     """Name of an attempt's readback Job."""
-    meta = inputs.job.metadata
-    return names.child_name(meta["name"], meta["uid"], Stage.READBACK, readback_number(attempt))
+    return child_name(inputs.job, Stage.READBACK, readback_number(attempt))
 
 
 def readback_number(attempt: AttemptStatus) -> int:
-    """The number of an attempt's readback Job: another for each attempt of each stage."""
-    return len(STAGES) * (attempt.number - 1) + STAGES.index(stage_of(attempt)) + 1
+    """The number of an attempt's readback Job; the numbers of all attempts of all stages differ."""
+    return len(STAGES) * (attempt.number - 1) + list(STAGES).index(stage_of(attempt)) + 1
 
 
 def live_run_pods(inputs: PlanInput) -> list[Manifest]:
-    """The pods of the run that run or may run, of whatever Job; without the pods of a cleanup."""
+    """The pods of the run that may still run, of all Jobs except cleanup Jobs."""
     return live(
         [p for p in inputs.observed.pods if label(p, names.LABEL_ROLE) != names.ROLE_CLEANUP], inputs.now
     )
@@ -83,7 +83,7 @@ def find_job(observed: Observed, name: str) -> Manifest | None:
 
 
 def reference(manifest: Manifest) -> Reference:
-    """An object as something to delete."""
+    """The reference by which an object is deleted."""
     return Reference(manifest["kind"], manifest["metadata"]["name"], manifest["metadata"]["uid"])
 
 
@@ -92,7 +92,7 @@ def condition(status: FineTuneJobStatus | None, kind: Condition) -> ConditionSta
     return next((c for c in status.conditions if c.type == kind), None) if status else None
 
 
-def holds(status: FineTuneJobStatus | None, kind: Condition) -> bool:
+def is_condition_true(status: FineTuneJobStatus | None, kind: Condition) -> bool:
     """Whether a condition of a FineTuneJob is True."""
     found = condition(status, kind)
     return found is not None and found.status == "True"

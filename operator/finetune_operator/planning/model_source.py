@@ -1,4 +1,4 @@
-"""Which model a job starts from: a folder, or what another FineTuneJob has published. Pure."""
+"""Decides which model a job starts from: a folder, or the published model of another FineTuneJob. Pure."""
 
 from finetune_operator.api import FineTuneJob
 from finetune_operator.names import Reason
@@ -8,21 +8,21 @@ from finetune_trainer import config as trainer
 
 
 def source_of(job: FineTuneJob, observed: Observed) -> trainer.ModelSource | Blocked:
-    """The base model, or why there is none (yet).
+    """The base model, or why the job has no base model (yet).
 
-    The first attempt pins what a base job has published. From then on neither its deletion nor another job
-    of its name changes what this one is made from.
+    The first cleanup record pins the published model of the base job. After that, neither the deletion of the
+    base job nor another job of the same name changes the model.
 
     Raises:
-        ValueError: the trainer's language refuses what the spec or the base job says.
+        ValueError: the trainer's config refuses a value of the spec or of the base job.
     """
     if job.spec.model.from_job is None:
         return trainer.ModelSource(uri=job.spec.model.uri or "")
     name = job.spec.model.from_job.name
-    return _pinned(job, observed, name) or _published(job, observed.base, name)
+    return _pinned_model(job, observed, name) or _published_model(job, observed.base, name)
 
 
-def _pinned(job: FineTuneJob, observed: Observed, name: str) -> trainer.ModelSource | None:
+def _pinned_model(job: FineTuneJob, observed: Observed, name: str) -> trainer.ModelSource | None:
     """The model of the newest cleanup record, if the FineTuneJob that the spec names has published the model.
 
     A cleanup record exists before the first attempt and after the last.
@@ -33,7 +33,7 @@ def _pinned(job: FineTuneJob, observed: Observed, name: str) -> trainer.ModelSou
     return None
 
 
-def _published(job: FineTuneJob, base: BaseJob | None, name: str) -> trainer.ModelSource | Blocked:
+def _published_model(job: FineTuneJob, base: BaseJob | None, name: str) -> trainer.ModelSource | Blocked:
     namespace = job.metadata["namespace"]
     field, which = "spec.model.fromJob.name", f"FineTuneJob {namespace}/{name}"
     if name == job.metadata["name"]:

@@ -1,4 +1,4 @@
-"""A name of ours that something else has is never taken over. Pure."""
+"""Holds a job while an object of somebody else has a name that the run needs. Pure."""
 
 from finetune_operator.names import Reason, State
 from finetune_operator.objects import Manifest
@@ -6,7 +6,7 @@ from finetune_operator.planning.types import Decision, PlanInput
 
 
 def check(inputs: PlanInput, wanted: tuple[Manifest, ...]) -> Decision | None:
-    """Holds a job while an object that it needs has the name of something that is not ours."""
+    """The decision to wait while a name in `wanted` belongs to an object outside the run."""
     for manifest in wanted:
         kind, meta = manifest["kind"], manifest["metadata"]
         if (kind, meta["name"]) in inputs.observed.foreign:

@@ -1,4 +1,4 @@
-"""Why a Job's pods do not run yet: truthfully, by name, and with the way out. Pure."""
+"""Finds why the pods of a Job do not run yet, and what the user can do about it. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -20,10 +20,10 @@ from finetune_operator.objects import (
     trainer_state,
 )
 from finetune_operator.planning.termination_messages import clean
-from finetune_operator.planning.wording import listed
+from finetune_operator.planning.wording import join_words
 
 QUIET_SECONDS = 5
-"""Pods that start within this are not asked about."""
+"""Seconds after which the operator reads the Events of a Job or pod that has not started."""
 IMAGE_REASONS = {
     "ErrImagePull",
     "ImagePullBackOff",
@@ -39,26 +39,26 @@ TEXT_LIMIT = 400
 
 @dataclass(frozen=True)
 class Waiting:
-    """Why not all pods run; `problem`: it does not pass by itself."""
+    """Why not all pods run. `problem`: a person or another system has to act."""
 
     reason: Reason
     message: str
     problem: bool
 
 
-def on(job: Manifest, pods: list[Manifest], events: Iterable[Manifest]) -> Waiting | None:
-    """What a Job waits for; None where all its pods run or have run and the Job is not suspended."""
-    suspended = _suspended(job, pods)
-    if suspended or have_started(job, pods):
+def find_reason(job: Manifest, pods: list[Manifest], events: Iterable[Manifest]) -> Waiting | None:
+    """Why a Job waits; None where all its pods have started and the Job is not suspended."""
+    suspended = _check_suspension(job, pods)
+    if suspended or have_all_started(job, pods):
         return suspended
     wanted = job["spec"].get("completions", 1)
-    told = list(events)
-    if drift := drifted(job):
+    events_read = list(events)
+    if drift := find_drift(job):
         return Waiting(Reason.DRIFTED, drift, problem=True)
-    if len(pods) < wanted and (refusal := _refused(job, told)):
+    if len(pods) < wanted and (refusal := _check_creation(job, events_read)):
         return refusal
     for pod in sorted(pods, key=index_of):
-        if not has_started(pod) and (found := _hangs(job, pod, told)):
+        if not has_started(pod) and (found := _check_pod(job, pod, events_read)):
             return found
     if wanted == 1:
         return Waiting(Reason.WAITING_FOR_PODS, "Waiting for its pod to start.", problem=False)
@@ -66,41 +66,41 @@ def on(job: Manifest, pods: list[Manifest], events: Iterable[Manifest]) -> Waiti
     return Waiting(Reason.WAITING_FOR_PODS, f"{started} of {wanted} pods have started.", problem=False)
 
 
-def have_started(job: Manifest, pods: list[Manifest]) -> bool:
-    """Whether the trainers of all pods of a Job run or have run."""
+def have_all_started(job: Manifest, pods: list[Manifest]) -> bool:
+    """Whether the trainers of all pods of a Job have started."""
     wanted: int = job["spec"].get("completions", 1)
     return sum(has_started(pod) for pod in pods) >= wanted
 
 
 def ask_about(jobs: Iterable[Manifest], pods: Iterable[Manifest], now: datetime) -> list[list[str]]:
-    """For each Job that hangs: the uids of what its Events may be about, the Job first, then pods by index.
+    """For each Job that waits, the uids to read Events about: the Job first, then its pods by index.
 
-    A missing Secret, a quota or a refusal by Pod Security shows nowhere else.
+    Only Events report a missing Secret, an exceeded quota or a refusal by Pod Security.
     """
-    mine = list(pods)
-    asked: list[list[str]] = []
+    all_pods = list(pods)
+    unexplained: list[list[str]] = []
     for job in jobs:
         if condition_true(job, "Complete", "Failed"):
             continue
-        if not _older(job, now):
+        if not _is_old_enough(job, now):
             continue
-        own = pods_of(mine, job)
+        own = pods_of(all_pods, job)
         hanging = [job] if _lacks_pods(job, own) else []
-        hanging += [p for p in own if _creating(p) and _older(p, now)]
+        hanging += [p for p in own if _is_creating(p) and _is_old_enough(p, now)]
         if hanging:
-            asked.append([o["metadata"]["uid"] for o in hanging])
-    return asked
+            unexplained.append([o["metadata"]["uid"] for o in hanging])
+    return unexplained
 
 
 def explains(events: Iterable[Manifest]) -> bool:
-    """Whether the Events about a Job or a pod say why it hangs."""
+    """Whether the Events of a Job or a pod contain the reason that it waits."""
     return any(event.get("reason") in (*JOB_PROBLEMS, *POD_PROBLEMS) for event in events)
 
 
-def drifted(job: Manifest) -> str | None:
-    """What somebody changed in a Job of ours; None where it is as it was made.
+def find_drift(job: Manifest) -> str | None:
+    """Describes a change that somebody made to a Job of the run; None where the Job is unchanged.
 
-    Only fields that Kubernetes itself leaves alone are looked at.
+    The function reads only fields that Kubernetes itself never changes.
     """
     spec, name = job["spec"], job["metadata"]["name"]
     wanted = spec.get("completions", 1)
@@ -120,8 +120,8 @@ def drifted(job: Manifest) -> str | None:
     return None
 
 
-def _suspended(job: Manifest, pods: list[Manifest]) -> Waiting | None:
-    """A suspended Job stops its pods, then waits for a queueing system. The operator never suspends a Job."""
+def _check_suspension(job: Manifest, pods: list[Manifest]) -> Waiting | None:
+    """Why a suspended Job waits: its pods stop, or a queue holds it. The operator never suspends a Job."""
     if not job["spec"].get("suspend"):
         return None
     name, queue = job["metadata"]["name"], label(job, names.LABEL_QUEUE)
@@ -139,41 +139,41 @@ def _suspended(job: Manifest, pods: list[Manifest]) -> Waiting | None:
     return Waiting(Reason.QUEUED, message, problem=True)
 
 
-def _hangs(job: Manifest, pod: Manifest, events: list[Manifest]) -> Waiting | None:
+def _check_pod(job: Manifest, pod: Manifest, events: list[Manifest]) -> Waiting | None:
     name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
     for condition in pod.get("status", {}).get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
-            told = clean(condition.get("message", ""), TEXT_LIMIT)
-            message = f"No node takes pod {name}{_requested(job, pod)}: {told}"
+            text = clean(condition.get("message", ""), TEXT_LIMIT)
+            message = f"No node takes pod {name}{_describe_request(job, pod)}: {text}"
             return Waiting(Reason.UNSCHEDULABLE, message, problem=True)
-    if found := _init(pod):
+    if found := _check_init_containers(pod):
         return found
     state = trainer_state(pod).get("waiting", {})
-    why, told = state.get("reason", ""), clean(state.get("message", ""), TEXT_LIMIT)
+    why, text = state.get("reason", ""), clean(state.get("message", ""), TEXT_LIMIT)
     if why in IMAGE_REASONS:
         image = _image(pod, names.CONTAINER)
         return Waiting(
             Reason.IMAGE_PULL_FAILED,
-            f"Image {image} cannot be pulled for pod {name}: {told or why}. Its name and pull secrets are in"
+            f"Image {image} cannot be pulled for pod {name}: {text or why}. Its name and pull secrets are in"
             " the operator's settings.",
             problem=True,
         )
-    if not _creating(pod):
-        return Waiting(Reason.CONTAINER_CREATING, f"Pod {name}: {why}: {told}", problem=True) if why else None
+    if not _is_creating(pod):
+        return Waiting(Reason.CONTAINER_CREATING, f"Pod {name}: {why}: {text}", problem=True) if why else None
     event = _newest(events, pod, POD_PROBLEMS)
     if event is None:
         return None
-    return _mount(job, namespace, name, event) or Waiting(
+    return _check_mount(job, namespace, name, event) or Waiting(
         Reason.VOLUME_FAILED if "Mount" in event["reason"] else Reason.CONTAINER_CREATING,
         f"Pod {name} cannot start: {clean(event.get('message', ''), TEXT_LIMIT)}",
         problem=True,
     )
 
 
-def _requested(job: Manifest, pod: Manifest) -> str:
-    """How much a pod requests, and of which nodes: , which requests 4 CPUs, 16Gi memory and 8 nvidia.com/gpu.
+def _describe_request(job: Manifest, pod: Manifest) -> str:
+    """Describes the requests and the node selector of a pod: `, which requests 4 CPUs and 16Gi memory`.
 
-    By the Job's template: in the pod, a container that somebody injected may stand before the trainer's.
+    The requests come from the template of the Job: in the pod, an injected container may be the first.
     """
     requests = job["spec"]["template"]["spec"]["containers"][0].get("resources", {}).get("requests", {})
     if not requests:
@@ -181,11 +181,11 @@ def _requested(job: Manifest, pod: Manifest) -> str:
     words = {"cpu": "CPU" if requests.get("cpu") == "1" else "CPUs"}
     parts = [f"{amount} {words.get(resource, resource)}" for resource, amount in requests.items()]
     nodes = [f"{key}={value}" for key, value in pod["spec"].get("nodeSelector", {}).items()]
-    return f", which requests {listed(parts)}" + (f" on nodes with {listed(nodes)}" if nodes else "")
+    return f", which requests {join_words(parts)}" + (f" on nodes with {join_words(nodes)}" if nodes else "")
 
 
-def _init(pod: Manifest) -> Waiting | None:
-    """What keeps an injected init container, such as a native sidecar, from letting the trainer start."""
+def _check_init_containers(pod: Manifest) -> Waiting | None:
+    """Why an injected init container, such as a native sidecar, keeps the trainer from starting."""
     name = pod["metadata"]["name"]
     injected = "The container is not the operator's: an admission webhook injected it."
     for status in pod.get("status", {}).get("initContainerStatuses") or []:
@@ -193,18 +193,18 @@ def _init(pod: Manifest) -> Waiting | None:
         waiting, ended = state.get("waiting", {}), state.get("terminated", {})
         last = ended or status.get("lastState", {}).get("terminated", {})
         why, code = waiting.get("reason", ""), last.get("exitCode")
-        told = clean(waiting.get("message") or last.get("message") or why, TEXT_LIMIT)
+        text = clean(waiting.get("message") or last.get("message") or why, TEXT_LIMIT)
         if why in IMAGE_REASONS:
             image = f"Image {_image(pod, container)} cannot be pulled for init container {container}"
             return Waiting(
-                Reason.IMAGE_PULL_FAILED, f"{image} of pod {name}: {told}. {injected}", problem=True
+                Reason.IMAGE_PULL_FAILED, f"{image} of pod {name}: {text}. {injected}", problem=True
             )
         if ended.get("exitCode") or why not in ("", "PodInitializing", "ContainerCreating"):
             fails = f"Init container {container} of pod {name} fails"
             exited = f" (last exit code {code})" if code else ""
             return Waiting(
                 Reason.INIT_CONTAINER_FAILED,
-                f"{fails}{exited}: {told}. The trainer starts after it. {injected}",
+                f"{fails}{exited}: {text}. The trainer starts after it. {injected}",
                 problem=True,
             )
     return None
@@ -216,26 +216,26 @@ def _image(pod: Manifest, container: str) -> str:
     return str(next((c["image"] for c in containers if c["name"] == container), "of container " + container))
 
 
-def _mount(job: Manifest, namespace: str, pod: str, event: Manifest) -> Waiting | None:
-    """A mount that failed because of what is not there, in the words of the kubelet (1.30 to 1.36)."""
-    told = clean(event.get("message", ""), TEXT_LIMIT)
+def _check_mount(job: Manifest, namespace: str, pod: str, event: Manifest) -> Waiting | None:
+    """Finds the missing Secret, ConfigMap or key in a message of the kubelet (Kubernetes 1.30 to 1.36)."""
+    text = clean(event.get("message", ""), TEXT_LIMIT)
     volumes = {v["name"]: v for v in job["spec"]["template"]["spec"].get("volumes", ())}
-    volume = volumes.get(_found(r'for volume "([^"]+)"', told) or "", {})
+    volume = volumes.get(_search(r'for volume "([^"]+)"', text) or "", {})
     again = "the job goes on by itself"
-    if secret := _found(r'secret "([^"]+)" not found', told):
+    if secret := _search(r'secret "([^"]+)" not found', text):
         return Waiting(
             Reason.SECRET_MISSING,
             f"Waiting for Secret {namespace}/{secret}: it does not exist. Create it, {again}.",
             problem=True,
         )
-    if config_map := _found(r'configmap "([^"]+)" not found', told):
+    if config_map := _search(r'configmap "([^"]+)" not found', text):
         return Waiting(
             Reason.CONFIG_MAP_MISSING,
             f"Waiting for ConfigMap {namespace}/{config_map}: it does not exist. Create it, {again}.",
             problem=True,
         )
-    if key := _found(r"references non-existent (?:secret|config) key: (\S+)", told):
-        where = _keepers(volume, key)
+    if key := _search(r"references non-existent (?:secret|config) key: (\S+)", text):
+        where = _objects_with_key(volume, key)
         return Waiting(
             Reason.KEY_MISSING,
             f"Waiting for key {key} in {' or '.join(where) or 'what pod ' + pod + ' mounts'} of namespace"
@@ -245,8 +245,8 @@ def _mount(job: Manifest, namespace: str, pod: str, event: Manifest) -> Waiting 
     return None
 
 
-def _keepers(volume: Manifest, key: str) -> list[str]:
-    """The Secrets and ConfigMaps that a volume wants a key of."""
+def _objects_with_key(volume: Manifest, key: str) -> list[str]:
+    """The Secrets and ConfigMaps that a volume reads a key from."""
     if secret := volume.get("secret"):
         return [f"Secret {secret['secretName']}"]
     wanted = {
@@ -258,26 +258,26 @@ def _keepers(volume: Manifest, key: str) -> list[str]:
     return sorted(wanted)
 
 
-def _refused(job: Manifest, events: list[Manifest]) -> Waiting | None:
-    """Why the Job controller could not create pods."""
+def _check_creation(job: Manifest, events: list[Manifest]) -> Waiting | None:
+    """Why the Job controller cannot create pods."""
     event = _newest(events, job, JOB_PROBLEMS)
     if event is None:
         return None
-    told = clean(event.get("message", "").removeprefix("Error creating: "), TEXT_LIMIT)
-    if "exceeded quota" in told:
+    text = clean(event.get("message", "").removeprefix("Error creating: "), TEXT_LIMIT)
+    if "exceeded quota" in text:
         way_out = "Ask for less in spec.resources, or wait until others have finished."
         return Waiting(
-            Reason.QUOTA_EXCEEDED, f"The namespace's quota is used up: {told}. {way_out}", problem=True
+            Reason.QUOTA_EXCEEDED, f"The namespace's quota is used up: {text}. {way_out}", problem=True
         )
-    if "violates PodSecurity" in told:
-        return Waiting(Reason.POD_SECURITY, f"Pod Security refuses the pods: {told}", problem=True)
-    return Waiting(Reason.PODS_REFUSED, f"The pods cannot be created: {told}", problem=True)
+    if "violates PodSecurity" in text:
+        return Waiting(Reason.POD_SECURITY, f"Pod Security refuses the pods: {text}", problem=True)
+    return Waiting(Reason.PODS_REFUSED, f"The pods cannot be created: {text}", problem=True)
 
 
 def _newest(events: list[Manifest], about: Manifest, reasons: tuple[str, ...]) -> Manifest | None:
     uid = about["metadata"]["uid"]
-    mine = [e for e in events if e["involvedObject"].get("uid") == uid and e.get("reason") in reasons]
-    return max(mine, key=_event_time, default=None)
+    matching = [e for e in events if e["involvedObject"].get("uid") == uid and e.get("reason") in reasons]
+    return max(matching, key=_event_time, default=None)
 
 
 def _event_time(event: Manifest) -> str:
@@ -286,8 +286,8 @@ def _event_time(event: Manifest) -> str:
     return str(seen or event["metadata"].get("creationTimestamp", ""))
 
 
-def _creating(pod: Manifest) -> bool:
-    """Whether a pod has a node but its container has not been made."""
+def _is_creating(pod: Manifest) -> bool:
+    """Whether a pod has a node, and its containers do not exist yet."""
     scheduled = condition_true(pod, "PodScheduled") is not None
     return (
         scheduled
@@ -298,21 +298,21 @@ def _creating(pod: Manifest) -> bool:
 
 
 def _lacks_pods(job: Manifest, pods: list[Manifest]) -> bool:
-    """Whether the Job controller has been at work on a Job and has not made all its pods.
+    """Whether the Job controller has started a Job and has not created all its pods.
 
-    Before that nobody can have said why: it is behind, or a queue holds the Job back. It counts what it
-    makes, and the count may be seen before the pods.
+    Before the start no Event explains missing pods: the Job controller is behind, or a queue holds the Job.
+    The watch of Jobs may be ahead of the watch of pods, so the counts in the status of the Job count too.
     """
     status = job.get("status", {})
-    counted = sum(status.get(phase, 0) for phase in ("active", "succeeded", "failed"))
-    return "startTime" in status and max(counted, len(pods)) < job["spec"].get("completions", 1)
+    count = sum(status.get(phase, 0) for phase in ("active", "succeeded", "failed"))
+    return "startTime" in status and max(count, len(pods)) < job["spec"].get("completions", 1)
 
 
-def _older(manifest: Manifest, now: datetime) -> bool:
+def _is_old_enough(manifest: Manifest, now: datetime) -> bool:
     made = moment(manifest["metadata"].get("creationTimestamp"))
     return made is None or distance(made, now) >= QUIET_SECONDS
 
 
-def _found(pattern: str, text: str) -> str | None:
+def _search(pattern: str, text: str) -> str | None:
     match = re.search(pattern, text)
     return match.group(1) if match else None

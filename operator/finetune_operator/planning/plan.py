@@ -1,6 +1,6 @@
-"""Decides what one turn does about a FineTuneJob. Pure: (job, observed, settings, now) -> Plan.
+"""Plans one reconcile of a FineTuneJob. Pure: (job, observed, settings, now) -> Plan.
 
-Policies veto or end, stages advance, status only describes.
+Policies hold or end a job, progression advances its stages, and status describes the decision.
 """
 
 from datetime import datetime
@@ -9,8 +9,8 @@ from finetune_operator.api import FineTuneJob, FineTuneJobStatus
 from finetune_operator.names import Reason, State
 from finetune_operator.objects import Manifest, kept_alive_by, pods_of
 from finetune_operator.planning import progression, retention, status
-from finetune_operator.planning.attempts import record_attempts, stopped
-from finetune_operator.planning.events import between
+from finetune_operator.planning.attempts import record_attempts, stop_running_attempt
+from finetune_operator.planning.events import events_between
 from finetune_operator.planning.lookup import is_over, jobs_of, readback_name, reference
 from finetune_operator.planning.policies import CHAIN, gate
 from finetune_operator.planning.resolution import resolve
@@ -21,7 +21,7 @@ from finetune_trainer.contract import Stage
 
 
 def plan(job: FineTuneJob, observed: Observed, settings: Settings, now: datetime) -> Plan:
-    """What one turn does about a job."""
+    """Plans the writes of one reconcile."""
     stored = job.status or FineTuneJobStatus()
     if job.metadata.get("deletionTimestamp"):
         return Plan(status=stored)
@@ -29,24 +29,22 @@ def plan(job: FineTuneJob, observed: Observed, settings: Settings, now: datetime
     inputs = PlanInput(job, observed, settings, now.replace(microsecond=0), stored, resolution)
     if retention.has_ended(inputs):
         removal = retention.removal(inputs)
-        delete = dict.fromkeys((*_left_over(inputs, ended=True), *removal.delete))
-        return Plan(
-            status=status.refreshed(inputs), delete=tuple(delete), requeue_after=removal.requeue_after
-        )
+        delete = dict.fromkeys((*_jobs_to_delete(inputs, ended=True), *removal.delete))
+        return Plan(status=status.refresh(inputs), delete=tuple(delete), requeue_after=removal.requeue_after)
     inputs = record_attempts(inputs)
     decision = decide(inputs)
     if decision.stop:
-        inputs = stopped(inputs, decision.stop)
-        decision = _after_stop(inputs, decision)
+        inputs = stop_running_attempt(inputs, decision.stop)
+        decision = _decide_after_stop(inputs, decision)
     if observed.refused:
-        decision = _refused(observed.refused)
-    shown = status.described(inputs, decision, gate.fact(inputs))
+        decision = _report_refusal(observed.refused)
+    described = status.describe(inputs, decision, gate.fact(inputs))
     return Plan(
-        status=shown,
+        status=described,
         apply=decision.apply,
         create=decision.create,
-        delete=_left_over(inputs, ended=decision.state in status.ENDS),
-        events=between(job.status, shown, observed.pods),
+        delete=_jobs_to_delete(inputs, ended=decision.state in status.FINAL_STATES),
+        events=events_between(job.status, described, observed.pods),
         requeue_after=decision.requeue_after,
         poll=decision.all_run,
         notes=(f"{decision.reason}: {decision.message}",),
@@ -54,32 +52,36 @@ def plan(job: FineTuneJob, observed: Observed, settings: Settings, now: datetime
 
 
 def decide(inputs: PlanInput) -> Decision:
-    """The first policy that has something to say; else the stage goes on."""
+    """The decision of the first policy that returns a decision; else the current stage goes on."""
     if inputs.stage is None and inputs.running is None:
-        return progression.completed(inputs)
+        return progression.complete(inputs)
     for check in CHAIN:
         if decision := check(inputs):
             return decision
-    return progression.watched(inputs) if inputs.running else progression.begun(inputs)
+    return (
+        progression.watch_running_attempt(inputs)
+        if inputs.running
+        else progression.start_next_attempt(inputs)
+    )
 
 
-def _after_stop(inputs: PlanInput, stopping: Decision) -> Decision:
-    """What is shown once the running attempt was stopped.
+def _decide_after_stop(inputs: PlanInput, stopping: Decision) -> Decision:
+    """The decision that the status describes after the running attempt was stopped.
 
-    Nothing is made in the same turn: that the attempt has ended must be durable first.
+    The same reconcile creates no Job: the status must hold the end of the attempt first.
     """
-    if stopping.state in status.ENDS:
+    if stopping.state in status.FINAL_STATES:
         return stopping
     following = decide(inputs)
     return stopping if following.create else following
 
 
-def _left_over(inputs: PlanInput, *, ended: bool) -> tuple[Reference, ...]:
-    """Jobs of attempts that have ended otherwise than well. Their causes are in the status by now.
+def _jobs_to_delete(inputs: PlanInput, *, ended: bool) -> tuple[Reference, ...]:
+    """The Jobs of attempts that did not succeed; the status already holds their causes.
 
-    The Job that a failed FineTuneJob ended with stays for its logs until the ttl, unless some of its pods
-    still hold resources. Nor do Jobs of successful attempts stay whose pods are kept alive by injected
-    containers: they would hold their GPUs for ever.
+    The last Job of a failed FineTuneJob stays for its logs until the ttl, unless its pods still run. A Job
+    whose pods are kept alive by injected containers is deleted even after a success, because the pods would
+    hold their GPUs forever.
     """
     attempts = inputs.status.attempts
     keep = {a.job for a in attempts if a.outcome in ("Running", "Succeeded")}
@@ -88,15 +90,15 @@ def _left_over(inputs: PlanInput, *, ended: bool) -> tuple[Reference, ...]:
     keep |= {readback_name(inputs, a) for a in attempts if a.job in keep}
     running = {a.job for a in attempts if a.outcome == "Running"}
     running |= {readback_name(inputs, a) for a in attempts if a.job in running}
-    going = {a.job for a in attempts if a.outcome in ("Running", "Succeeded")}
-    going |= {readback_name(inputs, a) for a in attempts if a.job in going}
+    may_have_pods = {a.job for a in attempts if a.outcome in ("Running", "Succeeded")}
+    may_have_pods |= {readback_name(inputs, a) for a in attempts if a.job in may_have_pods}
     return tuple(
         reference(job)
         for job in jobs_of(inputs.job, inputs.observed, *STAGES, Stage.READBACK)
         if not job["metadata"].get("deletionTimestamp")
         and (
             job["metadata"]["name"] not in keep
-            or (job["metadata"]["name"] not in going and not is_over(inputs, job))
+            or (job["metadata"]["name"] not in may_have_pods and not is_over(inputs, job))
             or (job["metadata"]["name"] not in running and _is_kept_alive(inputs, job))
         )
     )
@@ -106,7 +108,7 @@ def _is_kept_alive(inputs: PlanInput, job: Manifest) -> bool:
     return any(kept_alive_by(pod) for pod in pods_of(inputs.observed.pods, job))
 
 
-def _refused(told: str) -> Decision:
-    """What is shown where the API server refused what was decided."""
-    message = f"The API server refuses what the operator wants to do: {told}"
+def _report_refusal(error: str) -> Decision:
+    """The decision to wait after the API server refused a write."""
+    message = f"The API server refuses what the operator wants to do: {error}"
     return Decision(State.WAITING, Reason.PERMISSION_DENIED, message, requeue_after=30)

@@ -1,4 +1,4 @@
-"""How a job goes on when no policy objects: watch the running attempt, or begin the next. Pure."""
+"""Advances a job that no policy holds: watches the running attempt, or starts the next attempt. Pure."""
 
 from finetune_operator.api import AttemptStatus
 from finetune_operator.names import ANNOTATION_SPEC_DIGEST, LABEL_ATTEMPT, Reason, State
@@ -7,36 +7,36 @@ from finetune_operator.planning import name_conflict, pending
 from finetune_operator.planning.attempts import next_number
 from finetune_operator.planning.lookup import find_job, readback_name, readback_number
 from finetune_operator.planning.policies import deadline
-from finetune_operator.planning.results import told
-from finetune_operator.planning.stages import attempt_job, readback_job, stage_of
+from finetune_operator.planning.stages import FIRST_STAGE, STAGES, build_readback_job, stage_of
 from finetune_operator.planning.types import Decision, PlanInput
 from finetune_operator.rendering.cleanup_record import cleanup_record
 from finetune_operator.rendering.network import network_policy, service
+from finetune_operator.rendering.stage_pods import STAGE_PODS
 from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_trainer.contract import Stage
 
-STATES = {Stage.PREPARE: State.PREPARING, Stage.TRAIN: State.TRAINING, Stage.PUBLISH: State.PUBLISHING}
 LOOK_AGAIN_SECONDS = 15
-"""What pods wait for may change without a word; so it is looked at again."""
+"""Seconds until the next reconcile of a Job that waits: the reason may change without an event."""
 
 
-def completed(inputs: PlanInput) -> Decision:
-    """All stages are done."""
+def complete(inputs: PlanInput) -> Decision:
+    """Ends a job whose stages are all done."""
     return Decision(
         State.SUCCEEDED,
         Reason.COMPLETED,
-        f"{told(inputs.status, Stage.TRAIN)} {told(inputs.status, Stage.PUBLISH)}",
+        " ".join(STAGES[stage].summarize(inputs.status) for stage in (Stage.TRAIN, Stage.PUBLISH)),
     )
 
 
-def begun(inputs: PlanInput) -> Decision:
-    """The next attempt of the current stage, with what it needs."""
-    stage, asked = inputs.stage, inputs.resolution
-    if stage is None or not isinstance(asked, ResolvedRun):
-        raise AssertionError("the requirements and the end are looked at before")
+def start_next_attempt(inputs: PlanInput) -> Decision:
+    """Starts the next attempt of the current stage, and creates the missing objects of the run."""
+    stage, resolved = inputs.stage, inputs.resolution
+    if stage is None or not isinstance(resolved, ResolvedRun):
+        raise AssertionError("decide and the requirements policy exclude this state")
     number = next_number(inputs, stage)
-    apply, record = _upkeep(inputs, asked, stage)
-    create = (*record, attempt_job(inputs.job, asked, inputs.settings, inputs.status, stage, number))
+    apply, record = _missing_objects(inputs, resolved, stage)
+    build = STAGES[stage].build_job
+    create = (*record, build(inputs.job, resolved, inputs.settings, inputs.status, number))
     if held := name_conflict.check(inputs, (*apply, *create)):
         return held
     return Decision(
@@ -49,14 +49,16 @@ def begun(inputs: PlanInput) -> Decision:
     )
 
 
-def watched(inputs: PlanInput) -> Decision:
-    """What the running attempt does; what it needs is put back where somebody took it away."""
+def watch_running_attempt(inputs: PlanInput) -> Decision:
+    """Describes the running attempt, and restores objects of the run that somebody deleted or changed."""
     attempt = inputs.running
     if attempt is None or inputs.progress_of_attempt is None:
-        raise AssertionError("an attempt that runs has been looked at")
+        raise AssertionError("record_attempts sets progress_of_attempt for a running attempt")
     stage, progress_of_attempt = stage_of(attempt), inputs.progress_of_attempt
     apply, create = (
-        _upkeep(inputs, inputs.resolution, stage) if isinstance(inputs.resolution, ResolvedRun) else ((), ())
+        _missing_objects(inputs, inputs.resolution, stage)
+        if isinstance(inputs.resolution, ResolvedRun)
+        else ((), ())
     )
     name = attempt.job
     if progress_of_attempt.kind == "lost":
@@ -64,21 +66,23 @@ def watched(inputs: PlanInput) -> Decision:
         if find_job(inputs.observed, name) is None:
             return _read_back(inputs, apply, create)
     job = find_job(inputs.observed, name)
-    state, left = STATES[stage], deadline.remaining(inputs)
+    state, left = STAGES[stage].state, deadline.remaining(inputs)
     again = [s for s in (progress_of_attempt.requeue_after, left and max(1.0, left[0])) if s]
-    if job and (waits := pending.on(job, pods_of(inputs.observed.pods, job), inputs.observed.events)):
+    if job and (
+        waits := pending.find_reason(job, pods_of(inputs.observed.pods, job), inputs.observed.events)
+    ):
         shown = State.WAITING if waits.problem else _state(stage, attempt.number, started=False)
         return Decision(
             shown, waits.reason, waits.message, apply, create, requeue_after=min([*again, LOOK_AGAIN_SECONDS])
         )
-    drift = pending.drifted(job) if job else None
-    going = progress_of_attempt.message or f"{stage} attempt {attempt.number} is running."
+    drift = pending.find_drift(job) if job else None
+    message = progress_of_attempt.message or f"{stage} attempt {attempt.number} is running."
     if progress_of_attempt.kind == "lost":
-        going = _lost(attempt, progress_of_attempt.message)
+        message = _readback_message(attempt, progress_of_attempt.message)
     return Decision(
         state,
         Reason.DRIFTED if drift else Reason.IN_PROGRESS,
-        drift or going,
+        drift or message,
         apply,
         create,
         all_run=progress_of_attempt.kind == "going",
@@ -87,51 +91,51 @@ def watched(inputs: PlanInput) -> Decision:
 
 
 def _read_back(inputs: PlanInput, apply: tuple[Manifest, ...], create: tuple[Manifest, ...]) -> Decision:
-    """The readback Job of an attempt whose message was lost."""
-    attempt, asked = inputs.running, inputs.resolution
+    """Creates the readback Job of an attempt whose message was lost."""
+    attempt, resolved = inputs.running, inputs.resolution
     if attempt is None or inputs.progress_of_attempt is None:
-        raise AssertionError("an attempt whose message was lost has been looked at")
-    if not isinstance(asked, ResolvedRun):
-        return Decision(State.WAITING, asked.reason, asked.message)
+        raise AssertionError("record_attempts sets progress_of_attempt for a running attempt")
+    if not isinstance(resolved, ResolvedRun):
+        return Decision(State.WAITING, resolved.reason, resolved.message)
     create = (
         *create,
-        readback_job(inputs.job, asked, inputs.settings, readback_number(attempt), attempt),
+        build_readback_job(inputs.job, resolved, inputs.settings, readback_number(attempt), attempt),
     )
     return name_conflict.check(inputs, create) or Decision(
-        STATES[stage_of(attempt)],
+        STAGES[stage_of(attempt)].state,
         Reason.IN_PROGRESS,
-        _lost(attempt, inputs.progress_of_attempt.message),
+        _readback_message(attempt, inputs.progress_of_attempt.message),
         apply,
         create,
         requeue_after=LOOK_AGAIN_SECONDS,
     )
 
 
-def _lost(attempt: AttemptStatus, why: str) -> str:
+def _readback_message(attempt: AttemptStatus, why: str) -> str:
     return f"{attempt.stage} attempt {attempt.number} succeeded, but {why}: its result is read back from S3."
 
 
-def _upkeep(
-    inputs: PlanInput, asked: ResolvedRun, stage: Stage
+def _missing_objects(
+    inputs: PlanInput, resolved: ResolvedRun, stage: Stage
 ) -> tuple[tuple[Manifest, ...], tuple[Manifest, ...]]:
-    """What a run needs besides its attempt, as far as it is not there: to apply, and to create."""
-    wanted = [network_policy(inputs.job, asked.run, inputs.settings)]
-    there = [*inputs.observed.network_policies, *inputs.observed.services]
-    if stage is Stage.TRAIN:
+    """The missing objects of a run besides its Jobs: the objects to apply, and the objects to create."""
+    wanted = [network_policy(inputs.job, resolved.run, inputs.settings)]
+    existing = [*inputs.observed.network_policies, *inputs.observed.services]
+    if STAGE_PODS[stage].is_gang:
         wanted.append(service(inputs.job))
-    apply = [w for w in wanted if not any(_is_same(w, t) and is_subset(w, t) for t in there)]
+    apply = [w for w in wanted if not any(_has_same_name(w, t) and is_subset(w, t) for t in existing)]
     records = inputs.observed.cleanup_records
     made_for = [r["metadata"].get("annotations", {}).get(ANNOTATION_SPEC_DIGEST) for r in records]
-    if asked.spec_digest in made_for:
+    if resolved.spec_digest in made_for:
         return tuple(apply), ()
     number = 1 + max((int(label(r, LABEL_ATTEMPT) or 0) for r in records), default=0)
-    return tuple(apply), (cleanup_record(inputs.job, asked, number, inputs.observed.namespace_uid),)
+    return tuple(apply), (cleanup_record(inputs.job, resolved, number, inputs.observed.namespace_uid),)
 
 
-def _is_same(one: Manifest, other: Manifest) -> bool:
+def _has_same_name(one: Manifest, other: Manifest) -> bool:
     return bool(one["kind"] == other["kind"] and one["metadata"]["name"] == other["metadata"]["name"])
 
 
 def _state(stage: Stage, number: int, *, started: bool) -> State:
-    """Pending until the first pod of all has run."""
-    return State.PENDING if stage is Stage.PREPARE and number == 1 and not started else STATES[stage]
+    """The state of a stage; Pending until the first pod of the run has started."""
+    return State.PENDING if stage is FIRST_STAGE and number == 1 and not started else STAGES[stage].state

@@ -1,4 +1,4 @@
-"""Resolves a FineTuneJob to the run that attempts are made from, or says what blocks it. Pure."""
+"""Resolves a FineTuneJob to the run of its attempts, or to the reason that blocks the job. Pure."""
 
 from collections.abc import Callable
 
@@ -15,20 +15,20 @@ from finetune_trainer import config as trainer
 
 
 def resolve(job: FineTuneJob, observed: Observed, settings: Settings) -> ResolvedRun | Blocked:
-    """What attempts are made from, or the first thing that is missing.
+    """The run of a job, or the first reason that blocks the job.
 
-    From the first Train attempt on, the run is the one that this attempt was made for. The cleanup record
-    holds that run, so neither an upgrade of the operator nor a changed profile invalidates its results, or
-    takes a gang that waits for GPUs out of the queue. Until the spec is frozen this holds only for an attempt
-    that was made for the present generation: a later generation may ask for another run.
+    From the first Train attempt on, the run is the run of that attempt. The cleanup record holds the run, so
+    neither an upgrade of the operator nor a changed profile invalidates its results, or removes a gang that
+    waits for GPUs from its queue. Until the spec is frozen, this applies only to an attempt for the current
+    generation: a later generation may ask for another run.
     """
-    settled = _settled(job)
+    settled = _settled_attempt(job)
     profile = _allowed_profile(job, settings)
     if isinstance(profile, Blocked):
-        return _held(profile) if settled else profile
-    if settled and (remembered := _remembered(job, observed, settled)):
-        return store_access.check_unchanged(job, settings, profile, remembered) or ResolvedRun(
-            remembered, profile, settled.spec_digest
+        return _hold(profile) if settled else profile
+    if settled and (recorded := _recorded_run(job, observed, settled)):
+        return store_access.check_unchanged(job, settings, profile, recorded) or ResolvedRun(
+            recorded, profile, settled.spec_digest
         )
     try:
         model = model_source.source_of(job, observed)
@@ -43,7 +43,7 @@ def resolve(job: FineTuneJob, observed: Observed, settings: Settings) -> Resolve
 
 
 def _allowed_profile(job: FineTuneJob, settings: Settings) -> Profile | Blocked:
-    """The profile of a job; or why the operator's settings do not allow the job."""
+    """The profile of a job, or the reason that the operator's settings do not allow the job."""
     profile = _profile(job, settings)
     if isinstance(profile, Blocked):
         return profile
@@ -51,14 +51,14 @@ def _allowed_profile(job: FineTuneJob, settings: Settings) -> Profile | Blocked:
     return next((refusal for refusal in refusals if refusal), profile)
 
 
-def _held(refusal: Blocked) -> Blocked:
-    """A refusal of a job whose spec is settled: only the settings can have changed."""
+def _hold(refusal: Blocked) -> Blocked:
+    """Turns a refusal into a wait, for a job that has a Train attempt: only the settings can have changed."""
     way_out = "Training has begun, so the job waits until the operator's settings allow this again."
     return Blocked(refusal.reason, f"{refusal.message} {way_out}", passes=True)
 
 
 def _profile(job: FineTuneJob, settings: Settings) -> Profile | Blocked:
-    """The profile that a job names, if jobs of the namespace may use the profile."""
+    """The profile that a job names, or the reason that the namespace may not use the profile."""
     name, namespace = job.spec.resources.profile, job.metadata["namespace"]
     allowed = [n for n, p in sorted(settings.profiles.items()) if allows(p.allowed_namespaces, namespace)]
     if name in allowed:
@@ -74,16 +74,16 @@ def _profile(job: FineTuneJob, settings: Settings) -> Profile | Blocked:
     return Blocked(Reason.PROFILE_UNKNOWN, f"spec.resources.profile: there is no profile {name!r}. {way_out}")
 
 
-def _fits_profile(job: FineTuneJob, _: Settings, profile: Profile) -> Blocked | None:
-    asked = job.spec.resources
+def _check_size(job: FineTuneJob, _: Settings, profile: Profile) -> Blocked | None:
+    resources = job.spec.resources
     for field, value, most in (
-        ("nodes", asked.nodes, profile.max_nodes),
-        ("gpusPerNode", asked.gpus_per_node, profile.max_gpus_per_node),
+        ("nodes", resources.nodes, profile.max_nodes),
+        ("gpusPerNode", resources.gpus_per_node, profile.max_gpus_per_node),
     ):
         if value > most:
             return Blocked(
                 Reason.SPEC_INVALID,
-                f"spec.resources.{field}: {value}; profile {asked.profile} allows at most {most}: ask for"
+                f"spec.resources.{field}: {value}; profile {resources.profile} allows at most {most}: ask for"
                 " fewer.",
             )
     return None
@@ -91,19 +91,19 @@ def _fits_profile(job: FineTuneJob, _: Settings, profile: Profile) -> Blocked | 
 
 CHECKS: tuple[Callable[[FineTuneJob, Settings, Profile], Blocked | None], ...] = (
     store_access.check,
-    _fits_profile,
+    _check_size,
 )
 
 
-def _settled(job: FineTuneJob) -> AttemptStatus | None:
-    """The Train attempt that was made for the spec as it stands; None where there is none for sure."""
+def _settled_attempt(job: FineTuneJob) -> AttemptStatus | None:
+    """The last Train attempt, if the attempt was certainly made for the current spec; else None."""
     attempts = train_attempts(job.status.attempts if job.status else ())
     if not attempts or not (is_frozen(job.status) or attempts[-1].generation == job.metadata["generation"]):
         return None
     return attempts[-1]
 
 
-def _remembered(job: FineTuneJob, observed: Observed, attempt: AttemptStatus) -> trainer.Run | None:
-    """The run that an attempt was made for; None where no cleanup record holds it."""
+def _recorded_run(job: FineTuneJob, observed: Observed, attempt: AttemptStatus) -> trainer.Run | None:
+    """The run that an attempt was made for; None where no cleanup record holds the run."""
     records = records_of(job, observed)
     return next((r.run for r in records if r.run.digest() == attempt.config_digest), None)

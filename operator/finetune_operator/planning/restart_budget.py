@@ -1,4 +1,4 @@
-"""How often a stage may fail: failures count while nothing is gained between them. Pure."""
+"""Counts the failures of a stage since its last progress, and computes the back-off. Pure."""
 
 import hashlib
 from datetime import datetime
@@ -8,15 +8,15 @@ from finetune_operator.objects import since
 from finetune_trainer.contract import FailureClass
 
 FREE_STORAGE_SECONDS = 3600
-"""Storage failures so soon after the first of an outage do not count: a store may be down for a while."""
+"""Storage failures within this time after the first failure of an outage do not count."""
 FIRST_DELAY, LONGEST_DELAY = 10.0, 300.0
 
 
 def since_progress(tries: list[AttemptStatus]) -> list[AttemptStatus]:
     """The failed attempts of a stage since the stage last made progress, oldest first.
 
-    An attempt makes progress when it reaches a later optimizer step than every attempt before it; its own
-    failure is the first to count again. Prepare and Publish have no steps.
+    An attempt makes progress when it reaches a later optimizer step than all earlier attempts. The failure
+    of that attempt is the first failure that counts again. Prepare and Publish have no steps.
     """
     furthest = furthest_step(tries)
     start = next((i for i, a in enumerate(tries) if furthest and a.step == furthest), 0)
@@ -24,15 +24,15 @@ def since_progress(tries: list[AttemptStatus]) -> list[AttemptStatus]:
 
 
 def furthest_step(tries: list[AttemptStatus]) -> int:
-    """The latest optimizer step that an attempt reached; 0 where none is known."""
+    """The latest optimizer step that an attempt reached; 0 where no step is known."""
     return max((a.step or 0 for a in tries), default=0)
 
 
 def failures_since_progress(tries: list[AttemptStatus]) -> list[AttemptStatus]:
     """The failures that count against maxRestarts.
 
-    Preempted attempts never do: nothing is wrong with the job. Nor do Storage failures in the first hour of
-    an outage; any other failure, or progress, ends the outage.
+    Preempted attempts never count, because the job did not cause them. Storage failures in the first hour of
+    an outage do not count either. Any other failure, or progress, ends the outage.
     """
     found: list[AttemptStatus] = []
     outage: datetime | None = None
@@ -53,10 +53,9 @@ def failures_since_progress(tries: list[AttemptStatus]) -> list[AttemptStatus]:
 
 
 def delay(tries: list[AttemptStatus], uid: str) -> float:
-    """Seconds from the last failure to the next attempt: 10 s x 2^n, at most 5 min; n starts at progress.
+    """Seconds from the last failure to the next attempt: 10 s x 2^n, at most 5 min; progress resets n.
 
-    Spread by up to a quarter, by the job's uid instead of randomness, so that jobs that failed together do
-    not come back together.
+    The uid of the job adds up to a quarter, so that jobs that failed together do not start together.
     """
     ended = [i for i, a in enumerate(tries) if a.outcome != "Failed"]
     failures = min(len(tries) - (ended[-1] + 1 if ended else 0), len(since_progress(tries)))

@@ -1,36 +1,12 @@
-"""What the stages reached: taken into the status, and told in a sentence. Pure."""
+"""Writes the result of each stage into the status, and summarizes the result in a sentence. Pure."""
 
 from finetune_operator.api import DataStatus, FineTuneJobStatus, ModelStatus, TrainStatus
-from finetune_operator.planning.wording import counted
-from finetune_trainer.contract import Payload, PreparePayload, PublishPayload, Stage, TrainPayload
+from finetune_operator.planning.wording import count
+from finetune_trainer.contract import PreparePayload, PublishPayload, TrainPayload
 
 
-def accepted(status: FineTuneJobStatus, payload: Payload) -> FineTuneJobStatus:
-    """The status with a stage's result in it."""
-    match payload:
-        case PreparePayload():
-            return _prepared(status, payload)
-        case TrainPayload():
-            return _trained(status, payload)
-        case PublishPayload():
-            return _published(status, payload)
-        case _:
-            return status
-
-
-def told(status: FineTuneJobStatus, stage: Stage) -> str:
-    """A stage's result in a sentence."""
-    match stage:
-        case Stage.PREPARE:
-            return _data(status)
-        case Stage.TRAIN:
-            return _scores(status)
-        case _:
-            return f"The model is published at {status.model.uri if status.model else 'its output'}."
-
-
-def _prepared(status: FineTuneJobStatus, payload: PreparePayload) -> FineTuneJobStatus:
-    # Results of an earlier spec are gone with it.
+def accept_prepare(status: FineTuneJobStatus, payload: PreparePayload) -> FineTuneJobStatus:
+    """The status with the result of Prepare, and without the results of an earlier spec."""
     data = DataStatus(
         digest=payload.data_digest,
         prepared=payload.prepared,
@@ -54,7 +30,8 @@ def _prepared(status: FineTuneJobStatus, payload: PreparePayload) -> FineTuneJob
     )
 
 
-def _trained(status: FineTuneJobStatus, payload: TrainPayload) -> FineTuneJobStatus:
+def accept_train(status: FineTuneJobStatus, payload: TrainPayload) -> FineTuneJobStatus:
+    """The status with the result of Train."""
     training = TrainStatus(
         best_step=payload.best.step,
         best_validation=payload.best.metric,
@@ -67,30 +44,38 @@ def _trained(status: FineTuneJobStatus, payload: TrainPayload) -> FineTuneJobSta
     )
 
 
-def _published(status: FineTuneJobStatus, payload: PublishPayload) -> FineTuneJobStatus:
+def accept_publish(status: FineTuneJobStatus, payload: PublishPayload) -> FineTuneJobStatus:
+    """The status with the result of Publish."""
     published = {"uri": payload.uri, "digest": payload.digest, "size_bytes": payload.size_bytes}
     model = (status.model or ModelStatus()).model_copy(update=published)
     return status.model_copy(update={"model": model, "report": payload.report, "progress": None})
 
 
-def _data(status: FineTuneJobStatus) -> str:
+def summarize_data(status: FineTuneJobStatus) -> str:
+    """Describes the prepared data in a sentence."""
     if status.data is None or status.chosen is None:
         return "The data is prepared."
     rows = status.data.rows
-    classes = f", {counted(status.data.labels, 'class', 'classes')}" if status.data.labels else ""
-    steps = f"{counted(status.chosen.total_steps, 'step')} of {counted(status.chosen.batch_size, 'row')}"
+    classes = f", {count(status.data.labels, 'class', 'classes')}" if status.data.labels else ""
+    steps = f"{count(status.chosen.total_steps, 'step')} of {count(status.chosen.batch_size, 'row')}"
     return (
-        f"{counted(rows.train, 'row')} to train on, {rows.validation:,} to choose on,"
+        f"{count(rows.train, 'row')} to train on, {rows.validation:,} to choose on,"
         f" {rows.test:,} to measure on{classes}; {steps}."
     )
 
 
-def _scores(status: FineTuneJobStatus) -> str:
+def summarize_scores(status: FineTuneJobStatus) -> str:
+    """Describes the scores of the tuned model in a sentence."""
     measured = status.evaluation
     if measured is None or measured.tuned is None:
         return "The model is trained."
     majority = f", majority class {measured.majority.primary:.3f}" if measured.majority else ""
     return (
-        f"{measured.primary_metric} {measured.tuned.primary:.3f} on {counted(measured.rows, 'test row')};"
+        f"{measured.primary_metric} {measured.tuned.primary:.3f} on {count(measured.rows, 'test row')};"
         f" base model {measured.baseline.primary:.3f}{majority}."
     )
+
+
+def summarize_model(status: FineTuneJobStatus) -> str:
+    """Describes the published model in a sentence."""
+    return f"The model is published at {status.model.uri if status.model else 'its output'}."

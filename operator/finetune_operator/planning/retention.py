@@ -1,10 +1,10 @@
-"""What is removed after the end, and when. Pure."""
+"""Decides which objects of a finished job are deleted, and when. Pure."""
 
 from dataclasses import dataclass
 
 from finetune_operator.names import Condition
 from finetune_operator.objects import since
-from finetune_operator.planning.lookup import condition, holds, jobs_of, reference
+from finetune_operator.planning.lookup import condition, is_condition_true, jobs_of, reference
 from finetune_operator.planning.stages import STAGES, is_frozen
 from finetune_operator.planning.types import PlanInput, Reference
 from finetune_operator.rendering.trainer_config import ResolvedRun
@@ -15,23 +15,23 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 @dataclass(frozen=True)
 class Removal:
-    """What of a finished job is to be deleted now, and when to look again."""
+    """The objects of a finished job to delete now, and the seconds until the next reconcile."""
 
     delete: tuple[Reference, ...] = ()
     requeue_after: float | None = None
 
 
 def has_ended(inputs: PlanInput) -> bool:
-    """Whether the job is finished for good.
+    """Whether the job has finished and does not start again.
 
-    A finished job stays finished, with one exception: the spec of a job that failed before a Train pod ran
-    may be corrected. A spec that has changed since and asks for another run than the failed one starts anew.
+    A finished job stays finished, with one exception: a user may correct the spec of a job that failed before
+    a Train pod ran. If the changed spec asks for another run, the job starts again.
     """
     finished = condition(inputs.job.status, Condition.FINISHED)
     if finished is None or finished.status != "True":
         return False
     return not (
-        not holds(inputs.job.status, Condition.SUCCEEDED)
+        not is_condition_true(inputs.job.status, Condition.SUCCEEDED)
         and finished.observed_generation < inputs.job.metadata["generation"]
         and not is_frozen(inputs.job.status)
         and (
@@ -45,7 +45,7 @@ def has_ended(inputs: PlanInput) -> bool:
 def removal(inputs: PlanInput) -> Removal:
     """The children of a finished job after ttl.podsAfterFinished, the FineTuneJob after ttl.afterFinished.
 
-    Deleting a Job deletes its pods, and with them their logs. The cleanup record stays.
+    The deletion of a Job deletes its pods and their logs. The cleanup record stays.
     """
     ttl, meta = inputs.job.spec.ttl, inputs.job.metadata
     passed = since(inputs.status.completion_time or inputs.now, inputs.now)

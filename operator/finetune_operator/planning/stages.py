@@ -1,67 +1,74 @@
-"""The stages of a run: when one is done, and the Job of its next attempt. Pure."""
+"""The table of the stages that a run goes through, and the Job of each attempt. Pure.
 
-from collections.abc import Iterable
+To add a stage, write a row in STAGES, a builder, and the row of its pods in `rendering.stage_pods`.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 from finetune_operator.api import AttemptStatus, FineTuneJob, FineTuneJobStatus
+from finetune_operator.names import Condition, State
 from finetune_operator.objects import Manifest
+from finetune_operator.planning import results
 from finetune_operator.rendering.jobs import stage_job
 from finetune_operator.rendering.trainer_config import ResolvedRun
-from finetune_operator.settings import Settings
-from finetune_trainer.contract import Chosen, FailureClass, Stage
+from finetune_operator.settings import Deadlines, Settings
+from finetune_trainer.contract import Chosen, Digest, FailureClass, Stage
 
-STAGES = (Stage.PREPARE, Stage.TRAIN, Stage.PUBLISH)
+
+@dataclass(frozen=True)
+class StageRow:
+    """The facts about one stage of a run."""
+
+    state: State
+    """The state of the FineTuneJob while an attempt of the stage runs."""
+    condition: Condition
+    """The condition that is True when the stage is done."""
+    deadline: Callable[[Deadlines], int]
+    """How many seconds the pods of an attempt may run."""
+    build_job: Callable[[FineTuneJob, ResolvedRun, Settings, FineTuneJobStatus, int], Manifest]
+    """Builds the Job of the attempt with the given number."""
+    has_result: Callable[[FineTuneJobStatus], bool]
+    """Whether the status holds a result of the stage, for whatever spec."""
+    accept_result: Callable[[FineTuneJobStatus, Any], FineTuneJobStatus]
+    """Returns the status with the payload of the stage in it. The kind of the payload is the stage."""
+    summarize: Callable[[FineTuneJobStatus], str]
+    """Describes the result in a sentence."""
 
 
 def stage_of(attempt: AttemptStatus) -> Stage:
-    """The stage that an attempt tried."""
+    """The stage of an attempt."""
     return Stage(attempt.stage)
 
 
 def train_attempts(attempts: Iterable[AttemptStatus]) -> list[AttemptStatus]:
-    """The Train attempts, oldest first, without those that a change of the spec has superseded."""
+    """The Train attempts, oldest first, without the attempts that a change of the spec has superseded."""
     return [a for a in attempts if stage_of(a) is Stage.TRAIN and a.outcome != "Superseded"]
 
 
 def is_frozen(status: FineTuneJobStatus | None) -> bool:
     """Whether the API server refuses changes of the spec: a Train pod has run, and the stored status says so.
 
-    An edit that the API server admits before it knows of the pod is legitimate, so planning takes the stored
-    status as the answer too, even where the pod is already observed.
+    The API server admits an edit until the status is stored. Planning therefore reads the stored status too,
+    even where it already observes the pod.
     """
     return status is not None and status.training_start_time is not None
 
 
-def done(status: FineTuneJobStatus, stage: Stage, digest: str) -> bool:
+def is_done(status: FineTuneJobStatus, stage: Stage, digest: str) -> bool:
     """Whether the status holds the result of a stage for this spec: of its newest successful attempt."""
-    results = {
-        Stage.PREPARE: status.data and status.chosen,
-        Stage.TRAIN: status.training,
-        Stage.PUBLISH: status.model and status.model.uri,
-    }
     newest = next(
         (a for a in reversed(status.attempts) if stage_of(a) is stage and a.outcome == "Succeeded"), None
     )
-    return bool(results[stage]) and newest is not None and newest.spec_digest == digest
+    return STAGES[stage].has_result(status) and newest is not None and newest.spec_digest == digest
 
 
-def attempt_job(
-    job: FineTuneJob,
-    run: ResolvedRun,
-    settings: Settings,
-    status: FineTuneJobStatus,
-    stage: Stage,
-    number: int,
-) -> Manifest:
-    """The Job of one attempt of a stage."""
-    if stage is Stage.PREPARE:
-        return stage_job(job, run, settings, stage, number)
-    prepared = status.data.digest if status.data else None
-    chosen = train_choices(status, run) if stage is Stage.TRAIN else status.chosen
-    return stage_job(job, run, settings, stage, number, chosen=chosen, prepared=prepared)
+def choose_for_train(status: FineTuneJobStatus, run: ResolvedRun) -> Chosen | None:
+    """The choices of Prepare for the next Train attempt.
 
-
-def train_choices(status: FineTuneJobStatus, run: ResolvedRun) -> Chosen | None:
-    """Prepare's choices; after out of memory with half the micro-batch and the same global batch."""
+    After an attempt that ran out of memory, the micro-batch is halved and the global batch stays the same.
+    """
     first = status.chosen
     earlier = [a for a in train_attempts(status.attempts) if a.spec_digest == run.spec_digest]
     if first is None or not earlier:
@@ -73,10 +80,65 @@ def train_choices(status: FineTuneJobStatus, run: ResolvedRun) -> Chosen | None:
     return first.model_copy(update={"micro_batch_size": micro, "accumulation_steps": accumulation})
 
 
-def readback_job(
+def build_readback_job(
     job: FineTuneJob, run: ResolvedRun, settings: Settings, number: int, attempt: AttemptStatus
 ) -> Manifest:
-    """The Job that reads the durable result of an attempt back from S3, where its message was lost."""
-    return stage_job(
-        job, run, settings, Stage.READBACK, number, readback=(Stage(attempt.stage), attempt.number)
-    )
+    """Builds the Job that reads the result of an attempt back from S3, where its message was lost."""
+    return stage_job(job, run, settings, Stage.READBACK, number, readback=(stage_of(attempt), attempt.number))
+
+
+def _build_prepare_job(
+    job: FineTuneJob, run: ResolvedRun, settings: Settings, _: FineTuneJobStatus, number: int
+) -> Manifest:
+    return stage_job(job, run, settings, Stage.PREPARE, number)
+
+
+def _build_train_job(
+    job: FineTuneJob, run: ResolvedRun, settings: Settings, status: FineTuneJobStatus, number: int
+) -> Manifest:
+    chosen = choose_for_train(status, run)
+    return stage_job(job, run, settings, Stage.TRAIN, number, chosen=chosen, prepared=_data_digest(status))
+
+
+def _build_publish_job(
+    job: FineTuneJob, run: ResolvedRun, settings: Settings, status: FineTuneJobStatus, number: int
+) -> Manifest:
+    chosen = status.chosen
+    return stage_job(job, run, settings, Stage.PUBLISH, number, chosen=chosen, prepared=_data_digest(status))
+
+
+def _data_digest(status: FineTuneJobStatus) -> Digest | None:
+    return status.data.digest if status.data else None
+
+
+STAGES = {
+    Stage.PREPARE: StageRow(
+        state=State.PREPARING,
+        condition=Condition.PREPARED,
+        deadline=lambda deadlines: deadlines.prepare,
+        build_job=_build_prepare_job,
+        has_result=lambda status: bool(status.data and status.chosen),
+        accept_result=results.accept_prepare,
+        summarize=results.summarize_data,
+    ),
+    Stage.TRAIN: StageRow(
+        state=State.TRAINING,
+        condition=Condition.EVALUATED,
+        deadline=lambda deadlines: deadlines.train,
+        build_job=_build_train_job,
+        has_result=lambda status: status.training is not None,
+        accept_result=results.accept_train,
+        summarize=results.summarize_scores,
+    ),
+    Stage.PUBLISH: StageRow(
+        state=State.PUBLISHING,
+        condition=Condition.PUBLISHED,
+        deadline=lambda deadlines: deadlines.publish,
+        build_job=_build_publish_job,
+        has_result=lambda status: bool(status.model and status.model.uri),
+        accept_result=results.accept_publish,
+        summarize=results.summarize_model,
+    ),
+}
+"""The stages of a run, in order. Readback and Cleanup have no row: their Jobs are no attempts of a run."""
+FIRST_STAGE, LAST_STAGE = next(iter(STAGES)), next(reversed(STAGES))

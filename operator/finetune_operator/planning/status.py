@@ -1,4 +1,4 @@
-"""What is shown of a job: conditions, state, progress, one sentence. Status only describes. Pure."""
+"""Describes a job in its status: conditions, state, progress and message. Pure."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,60 +7,61 @@ from finetune_operator.api import ConditionStatus, FineTuneJobStatus, ProgressSt
 from finetune_operator.names import Condition, Reason, State
 from finetune_operator.objects import distance, has_started, pods_of
 from finetune_operator.planning.lookup import condition, find_job
-from finetune_operator.planning.results import told
-from finetune_operator.planning.stages import STAGES, done, stage_of, train_attempts
+from finetune_operator.planning.stages import LAST_STAGE, STAGES, is_done, stage_of, train_attempts
 from finetune_operator.planning.types import Decision, PlanInput
 from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_trainer.contract import Progress, Stage
 
 MESSAGE_LIMIT = 2048
-ENDS = {
+FINAL_STATES = {
     State.SUCCEEDED: "The job has succeeded.",
     State.FAILED: "The job has failed.",
     State.GATE_FAILED: "The job has ended: its gate is not passed.",
 }
-"""The states that nothing follows; how and why is said by the condition Succeeded."""
+"""The final states. The condition Succeeded holds the cause."""
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One condition before it is dated."""
+    """A condition without its last transition time."""
 
     status: bool | None
     reason: str
     message: str
 
 
-def described(inputs: PlanInput, decision: Decision, gate: Fact | None) -> FineTuneJobStatus:
-    """The whole status after a turn; `gate` is the condition GatePassed, None on a job without one."""
-    progress = _progress(inputs, decision)
-    ended = decision.state in ENDS
-    begun = inputs.status.start_time or (inputs.now if decision.create or inputs.status.attempts else None)
+def describe(inputs: PlanInput, decision: Decision, gate: Fact | None) -> FineTuneJobStatus:
+    """The status after a reconcile. `gate` is the condition GatePassed; None on a job without a gate."""
+    progress = _next_progress(inputs, decision)
+    ended = decision.state in FINAL_STATES
+    start_time = inputs.status.start_time or (
+        inputs.now if decision.create or inputs.status.attempts else None
+    )
     shown = decision.state
     message = decision.message
     if decision.all_run and progress and decision.reason == Reason.IN_PROGRESS:
-        message = _step(inputs, progress)
-    stage = (inputs.running and stage_of(inputs.running)) or inputs.stage or Stage.PUBLISH
+        message = _describe_progress(inputs, progress)
+    stage = (inputs.running and stage_of(inputs.running)) or inputs.stage or LAST_STAGE
     updates = {
         "state": shown,
         "stage": stage.value,
         "message": message[:MESSAGE_LIMIT],
-        "start_time": begun,
+        "start_time": start_time,
         "training_start_time": inputs.status.training_start_time
         or (inputs.now if _training_has_started(inputs) else None),
         "completion_time": inputs.now if ended else None,
         "progress": progress,
         "observed_generation": inputs.job.metadata["generation"],
-        "conditions": dated(inputs, _facts(inputs, decision, stage, gate)),
+        "conditions": date_conditions(inputs, _describe_conditions(inputs, decision, stage, gate)),
     }
     return inputs.status.model_copy(update=updates)
 
 
 def _training_has_started(inputs: PlanInput) -> bool:
-    """Whether a Train pod runs or has run for the spec as it stands.
+    """Whether a Train pod has started for the current spec.
 
-    Pods of an attempt for an earlier spec do not count: that attempt is superseded, or the present spec
-    cannot be run and may still be corrected.
+    Pods of an attempt for an earlier spec do not count: the attempt is superseded, or the current spec cannot
+    be run and may still be corrected.
     """
     resolved, generation = isinstance(inputs.resolution, ResolvedRun), inputs.job.metadata["generation"]
     jobs = [
@@ -71,21 +72,21 @@ def _training_has_started(inputs: PlanInput) -> bool:
     return any(has_started(pod) for job in jobs if job for pod in pods_of(inputs.observed.pods, job))
 
 
-def refreshed(inputs: PlanInput) -> FineTuneJobStatus:
-    """The status of a finished job, after an edit that changes nothing about its end."""
+def refresh(inputs: PlanInput) -> FineTuneJobStatus:
+    """The status of a finished job after an edit that does not restart the job."""
     generation = inputs.job.metadata["generation"]
     conditions = [c.model_copy(update={"observed_generation": generation}) for c in inputs.status.conditions]
     return inputs.status.model_copy(update={"observed_generation": generation, "conditions": conditions})
 
 
-def dated(inputs: PlanInput, facts: dict[Condition, Fact]) -> list[ConditionStatus]:
-    """Conditions with the time of their last change."""
-    made = []
+def date_conditions(inputs: PlanInput, facts: dict[Condition, Fact]) -> list[ConditionStatus]:
+    """Adds to each condition the time of its last change."""
+    conditions = []
     for kind, fact in facts.items():
         status = "Unknown" if fact.status is None else str(fact.status)
         before = condition(inputs.job.status, kind)
         same = before is not None and before.status == status
-        made.append(
+        conditions.append(
             ConditionStatus(
                 type=kind.value,
                 status=status,
@@ -95,48 +96,50 @@ def dated(inputs: PlanInput, facts: dict[Condition, Fact]) -> list[ConditionStat
                 last_transition_time=before.last_transition_time if before and same else inputs.now,
             )
         )
-    return made
+    return conditions
 
 
-def _facts(inputs: PlanInput, decision: Decision, stage: Stage, gate: Fact | None) -> dict[Condition, Fact]:
-    return {
-        Condition.PREPARED: _reached(inputs, decision, stage, Stage.PREPARE),
-        Condition.RUNNING: _running(inputs, decision),
-        Condition.EVALUATED: _reached(inputs, decision, stage, Stage.TRAIN),
-        **({Condition.GATE_PASSED: gate} if gate else {}),
-        Condition.PUBLISHED: _reached(inputs, decision, stage, Stage.PUBLISH),
-        Condition.SUSPENDED: _suspended(inputs, decision),
-        Condition.FINISHED: _finished(decision),
-        Condition.SUCCEEDED: _succeeded(decision),
+def _describe_conditions(
+    inputs: PlanInput, decision: Decision, stage: Stage, gate: Fact | None
+) -> dict[Condition, Fact]:
+    facts = {row.condition: _stage_fact(inputs, decision, stage, kind) for kind, row in STAGES.items()} | {
+        Condition.RUNNING: _running_fact(inputs, decision),
+        Condition.SUSPENDED: _suspended_fact(inputs, decision),
+        Condition.FINISHED: _finished_fact(decision),
+        Condition.SUCCEEDED: _succeeded_fact(decision),
     }
+    if gate:
+        facts[Condition.GATE_PASSED] = gate
+    return {kind: facts[kind] for kind in Condition if kind in facts}
 
 
-def _reached(inputs: PlanInput, decision: Decision, stage: Stage, kind: Stage) -> Fact:
-    """Whether a stage's result is there; `stage`: the one that the job is at."""
-    if done(inputs.status, kind, inputs.digest):
-        return Fact(True, Reason.COMPLETED, told(inputs.status, kind))
+def _stage_fact(inputs: PlanInput, decision: Decision, current: Stage, stage: Stage) -> Fact:
+    """The condition of a stage; `current` is the stage that the job has reached."""
+    if is_done(inputs.status, stage, inputs.digest):
+        return Fact(True, Reason.COMPLETED, STAGES[stage].summarize(inputs.status))
     failed = _has_failed(decision)
-    if failed and kind is stage:
-        return Fact(False, decision.reason, _where_told(inputs, decision, kind))
+    if failed and stage is current:
+        return Fact(False, decision.reason, _refer_to_cause(inputs, decision, stage))
     known = False if failed else None
-    if STAGES.index(kind) > STAGES.index(stage):
-        return Fact(known, Reason.NOT_STARTED, f"{kind} has not begun.")
-    return Fact(known, decision.reason if failed else Reason.IN_PROGRESS, f"{kind} has not ended.")
+    order = list(STAGES)
+    if order.index(stage) > order.index(current):
+        return Fact(known, Reason.NOT_STARTED, f"{stage} has not begun.")
+    return Fact(known, decision.reason if failed else Reason.IN_PROGRESS, f"{stage} has not ended.")
 
 
-def _where_told(inputs: PlanInput, decision: Decision, kind: Stage) -> str:
-    """Where the cause of a failure stands: one condition tells the cause, the others point there."""
+def _refer_to_cause(inputs: PlanInput, decision: Decision, stage: Stage) -> str:
+    """Refers to the condition that holds the cause of a failure, so that the cause stands in one place."""
     if decision.reason == Reason.GATE_FAILED:
         return f"The gate is not passed; see the condition {Condition.GATE_PASSED}."
-    last = next((a for a in reversed(inputs.status.attempts) if stage_of(a) is kind), None)
+    last = next((a for a in reversed(inputs.status.attempts) if stage_of(a) is stage), None)
     if last is None or last.outcome != "Failed":
-        return f"{kind} has not succeeded; see the condition {Condition.SUCCEEDED}."
-    return f"{kind} attempt {last.number} failed; see the condition {Condition.SUCCEEDED}."
+        return f"{stage} has not succeeded; see the condition {Condition.SUCCEEDED}."
+    return f"{stage} attempt {last.number} failed; see the condition {Condition.SUCCEEDED}."
 
 
-def _running(inputs: PlanInput, decision: Decision) -> Fact:
-    """Whether all pods of an attempt run. What the pods do changes often and stands in the status itself."""
-    message = ENDS.get(decision.state, decision.message)
+def _running_fact(inputs: PlanInput, decision: Decision) -> Fact:
+    """The condition Running. Progress changes often, so it stands in the message of the status instead."""
+    message = FINAL_STATES.get(decision.state, decision.message)
     if decision.all_run and decision.reason == Reason.IN_PROGRESS and inputs.running:
         message = f"All pods of {inputs.running.stage} attempt {inputs.running.number} run."
     if decision.reason == Reason.RETRYING and inputs.status.attempts:
@@ -147,7 +150,7 @@ def _running(inputs: PlanInput, decision: Decision) -> Fact:
     return Fact(decision.all_run, decision.reason, message)
 
 
-def _suspended(inputs: PlanInput, decision: Decision) -> Fact:
+def _suspended_fact(inputs: PlanInput, decision: Decision) -> Fact:
     if decision.reason == Reason.SUSPENDED_BY_USER:
         return Fact(True, Reason.SUSPENDED_BY_USER, decision.message)
     if decision.reason == Reason.STOPPING and inputs.job.spec.suspend:
@@ -155,13 +158,13 @@ def _suspended(inputs: PlanInput, decision: Decision) -> Fact:
     return Fact(False, Reason.NOT_SUSPENDED, "The job is not suspended.")
 
 
-def _finished(decision: Decision) -> Fact:
-    if ended := ENDS.get(decision.state):
+def _finished_fact(decision: Decision) -> Fact:
+    if ended := FINAL_STATES.get(decision.state):
         return Fact(True, decision.reason, ended)
     return Fact(False, Reason.IN_PROGRESS, "The job has not ended.")
 
 
-def _succeeded(decision: Decision) -> Fact:
+def _succeeded_fact(decision: Decision) -> Fact:
     if decision.state is State.SUCCEEDED:
         return Fact(True, Reason.COMPLETED, decision.message)
     if _has_failed(decision):
@@ -170,11 +173,11 @@ def _succeeded(decision: Decision) -> Fact:
 
 
 def _has_failed(decision: Decision) -> bool:
-    return decision.state in ENDS and decision.state is not State.SUCCEEDED
+    return decision.state in FINAL_STATES and decision.state is not State.SUCCEEDED
 
 
-def _progress(inputs: PlanInput, decision: Decision) -> ProgressStatus | None:
-    """The progress to show: news of the same activity only when what is shown has aged."""
+def _next_progress(inputs: PlanInput, decision: Decision) -> ProgressStatus | None:
+    """The progress to store. Progress within one activity is stored at most every `status_seconds`."""
     before, news = inputs.status.progress, inputs.observed.progress
     if decision.state is State.SUCCEEDED:
         return ProgressStatus(percent=100, activity="Done", updated=inputs.now)
@@ -186,31 +189,31 @@ def _progress(inputs: PlanInput, decision: Decision) -> ProgressStatus | None:
     fresh = before and distance(before.updated, inputs.now) < inputs.settings.status_seconds
     if before and fresh and before.activity == news.activity.value:
         return before
-    return _shown(news, inputs.now)
+    return _progress_status(news, inputs.now)
 
 
-def _rounded(figure: float | None) -> float | None:
-    """Four significant digits: kubectl prints a column's number with all it has."""
+def _round(figure: float | None) -> float | None:
+    """Rounds to four significant digits, because kubectl prints all digits of a number in a column."""
     return None if figure is None else float(f"{figure:.4g}")
 
 
-def _shown(news: Progress, now: datetime) -> ProgressStatus:
+def _progress_status(news: Progress, now: datetime) -> ProgressStatus:
     return ProgressStatus(
         percent=int(news.percent),
         activity=news.activity.value,
         step=news.step,
         total_steps=news.total_steps,
         epoch=news.epoch,
-        loss=_rounded(news.loss),
-        validation=_rounded(news.validation),
-        samples_per_second=_rounded(news.samples_per_second),
-        tokens_per_second=_rounded(news.tokens_per_second),
+        loss=_round(news.loss),
+        validation=_round(news.validation),
+        samples_per_second=_round(news.samples_per_second),
+        tokens_per_second=_round(news.tokens_per_second),
         eta_seconds=round(news.eta_seconds) if news.eta_seconds is not None else None,
         updated=now,
     )
 
 
-def _step(inputs: PlanInput, progress: ProgressStatus) -> str:
+def _describe_progress(inputs: PlanInput, progress: ProgressStatus) -> str:
     """A sentence such as: Training: step 120 of 300, loss 0.52, about 2 min left."""
     parts = []
     if progress.step is not None:

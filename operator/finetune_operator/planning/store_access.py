@@ -1,7 +1,7 @@
 """Decides which S3 stores a job may use, and with whose keys. Pure.
 
-A store is one unit of endpoint, certificate authority and keys: the keys of a store are never mounted beside
-another endpoint, in any role.
+A store is one unit of endpoint, certificate authority and keys: pods never get the keys of a store together
+with another endpoint.
 """
 
 from urllib.parse import urlsplit
@@ -30,19 +30,19 @@ def check(job: FineTuneJob, settings: Settings, profile: Profile) -> Blocked | N
             f"No store is set for {' and '.join(missing)}. In spec.storage set {_choices(job, settings)}; or"
             f" ask for a default store in the operator's profile {job.spec.resources.profile}.",
         )
-    for decide in (_endpoint, _store, _keys, _tls):
-        for field, storage in _named(job, profile).items():
+    for decide in (_check_endpoint, _check_store, _check_keys, _check_tls):
+        for field, storage in _storages_by_field(job, profile).items():
             if refusal := decide(job, settings, field, storage):
                 return refusal
     return None
 
 
 def check_unchanged(
-    job: FineTuneJob, settings: Settings, profile: Profile, begun: trainer.Run
+    job: FineTuneJob, settings: Settings, profile: Profile, run: trainer.Run
 ) -> Blocked | None:
-    """Holds a run whose stores have got other endpoints in the settings since training began."""
+    """Holds a run whose stores have other endpoints in the settings than when training began."""
     for role in STORE_ROLES:
-        before, now = access_of(begun, role).endpoint, store_of(job, role, profile, settings)
+        before, now = access_of(run, role).endpoint, store_of(job, role, profile, settings)
         if now and not same_endpoint(now.endpoint, before):
             return Blocked(
                 Reason.STORE_CHANGED,
@@ -54,8 +54,8 @@ def check_unchanged(
     return None
 
 
-def _named(job: FineTuneJob, profile: Profile) -> dict[str, Storage]:
-    """Each storage of a run by the field that names the storage, or would name another one."""
+def _storages_by_field(job: FineTuneJob, profile: Profile) -> dict[str, Storage]:
+    """The storages of a run, by the field of the spec in which a user changes the storage."""
     own = {
         "data": job.spec.dataset.storage,
         "model": job.spec.model.storage,
@@ -66,7 +66,7 @@ def _named(job: FineTuneJob, profile: Profile) -> dict[str, Storage]:
     return {field: storage for field, storage in storages if storage is not None}
 
 
-def _endpoint(job: FineTuneJob, settings: Settings, field: str, storage: Storage) -> Blocked | None:
+def _check_endpoint(job: FineTuneJob, settings: Settings, field: str, storage: Storage) -> Blocked | None:
     if storage.endpoint is None:
         return None
     if why := why_refused(storage.endpoint):
@@ -80,7 +80,7 @@ def _endpoint(job: FineTuneJob, settings: Settings, field: str, storage: Storage
     )
 
 
-def _store(job: FineTuneJob, settings: Settings, field: str, storage: Storage) -> Blocked | None:
+def _check_store(job: FineTuneJob, settings: Settings, field: str, storage: Storage) -> Blocked | None:
     if storage.endpoint is not None:
         return None
     namespace, name = job.metadata["namespace"], storage.store or ""
@@ -98,8 +98,8 @@ def _store(job: FineTuneJob, settings: Settings, field: str, storage: Storage) -
     return None
 
 
-def _keys(job: FineTuneJob, settings: Settings, field: str, storage: Storage) -> Blocked | None:
-    """A Secret is named, and is not the Secret of a store with another endpoint."""
+def _check_keys(job: FineTuneJob, settings: Settings, field: str, storage: Storage) -> Blocked | None:
+    """Requires that a Secret is named, and that no store with another endpoint owns the Secret."""
     store = None if storage.endpoint else settings.stores[storage.store or ""]
     if storage.secret_ref is None:
         if store and store.secret_ref:
@@ -111,7 +111,7 @@ def _keys(job: FineTuneJob, settings: Settings, field: str, storage: Storage) ->
             f"{f' (and store: {storage.store})' if store else ''}.",
         )
     endpoint = store.endpoint if store else storage.endpoint or ""
-    for name, other in _open_to(job, settings):
+    for name, other in _allowed_stores(job, settings):
         owned = other.secret_ref and other.secret_ref.name == storage.secret_ref.name
         if (
             owned
@@ -127,7 +127,7 @@ def _keys(job: FineTuneJob, settings: Settings, field: str, storage: Storage) ->
     return None
 
 
-def _tls(_: FineTuneJob, settings: Settings, field: str, storage: Storage) -> Blocked | None:
+def _check_tls(_: FineTuneJob, settings: Settings, field: str, storage: Storage) -> Blocked | None:
     endpoint = storage.endpoint or settings.stores[storage.store or ""].endpoint
     if not settings.require_tls or urlsplit(endpoint).scheme == "https":
         return None
@@ -139,19 +139,19 @@ def _tls(_: FineTuneJob, settings: Settings, field: str, storage: Storage) -> Bl
 
 
 def _is_default(store: Store, storage: Storage) -> bool:
-    """Whether a job names the very Secret that the settings give the store."""
+    """Whether a job names the Secret that the settings name for the store."""
     return bool(store.secret_ref and storage.secret_ref and store.secret_ref.name == storage.secret_ref.name)
 
 
-def _open_to(job: FineTuneJob, settings: Settings) -> list[tuple[str, Store]]:
-    """The stores that jobs of the namespace may use."""
+def _allowed_stores(job: FineTuneJob, settings: Settings) -> list[tuple[str, Store]]:
+    """The stores that jobs of the namespace may use, by name."""
     namespace = job.metadata["namespace"]
     return [(n, s) for n, s in sorted(settings.stores.items()) if allows(s.allowed_namespaces, namespace)]
 
 
 def _choices(job: FineTuneJob, settings: Settings) -> str:
-    """What a job of the namespace may write in a storage."""
-    stores = ", ".join(name for name, _ in _open_to(job, settings))
+    """The values of `store` and `endpoint` that a job of the namespace may set."""
+    stores = ", ".join(name for name, _ in _allowed_stores(job, settings))
     choices = [f"store to one of these: {stores}"] if stores else []
     if settings.other_endpoints_are_allowed:
         choices.append("endpoint and secretRef")

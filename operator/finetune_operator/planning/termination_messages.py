@@ -1,6 +1,6 @@
-"""What a pod says with its last breath, taken as data from a tenant. Pure.
+"""Reads the termination messages of pods, as data that a tenant controls. Pure.
 
-It is decoded, checked against what was asked for, stripped of control characters and bounded.
+A message is decoded, checked against the attempt and its run, stripped of control characters and bounded.
 """
 
 import json
@@ -22,24 +22,24 @@ from finetune_trainer.contract import (
 )
 
 NO_DIGEST = "sha256:" + "0" * 64
-"""What a trainer that cannot read its config says for the config's digest."""
+"""The config digest in the message of a trainer that cannot read its config."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a pod's message must be about."""
+    """The attempt that the message of a pod must be about."""
 
     stage: Stage
     attempt: int
     digest: str
     run: trainer.Run | None
-    """What was asked for, where it is still known."""
+    """The run of the attempt; None where the run is no longer known."""
     readback: bool = False
-    """Whether a readback Job says it; it may speak as Readback or as the stage whose result it read."""
+    """Whether a readback Job sends the message, whose stage is then Readback or the stage that was read."""
 
 
-class Unreadable(ValueError):  # noqa: N818 - says what the message is
-    """A pod's message is missing, or is not about what was asked for."""
+class Unreadable(ValueError):  # noqa: N818 - the name describes the message
+    """The message of a pod is missing, cannot be decoded, or is about another attempt."""
 
 
 class OtherVersion(Unreadable):
@@ -47,11 +47,11 @@ class OtherVersion(Unreadable):
 
 
 def message_of(pod: Manifest, expected: Expected) -> TerminationMessage:
-    """A pod's message, about exactly what was asked for.
+    """Reads the message of a pod, which must be about the expected attempt.
 
     Raises:
-        Unreadable: there is none, it cannot be decoded, or it is about something else.
-        OtherVersion: it is of another major contract version.
+        Unreadable: the message is missing, cannot be decoded, or is about another attempt.
+        OtherVersion: the message is of another major contract version.
     """
     text = (terminated(pod) or {}).get("message")
     if not text:
@@ -63,19 +63,19 @@ def message_of(pod: Manifest, expected: Expected) -> TerminationMessage:
     except ContractError as error:
         raise Unreadable(f"its message cannot be read ({clean(str(error), 200)})") from None
     unread = message.config_digest == NO_DIGEST and message.failure is not FailureClass.SUCCESS
-    spoke_as = expected.stage if expected.readback and message.stage is Stage.READBACK else message.stage
-    for what, told, asked in (
-        ("stage", spoke_as.value, expected.stage.value),
+    stage = expected.stage if expected.readback and message.stage is Stage.READBACK else message.stage
+    for what, actual, wanted in (
+        ("stage", stage.value, expected.stage.value),
         ("attempt", str(message.attempt), str(expected.attempt)),
         ("config digest", expected.digest if unread else message.config_digest, expected.digest),
     ):
-        if told != asked:
-            raise Unreadable(f"its message is of {what} {told}, not {asked}")
+        if actual != wanted:
+            raise Unreadable(f"its message is of {what} {actual}, not {wanted}")
     return message
 
 
 def doubt_about(payload: Payload, expected: Expected) -> str | None:
-    """Why a payload cannot be what the stage reached; None where it can."""
+    """Why a payload cannot be the result of the expected attempt; None where the payload is plausible."""
     if payload.kind != expected.stage.value:
         return f"a {payload.kind} result from stage {expected.stage.value}"
     if expected.run is None:
@@ -84,8 +84,8 @@ def doubt_about(payload: Payload, expected: Expected) -> str | None:
         case PreparePayload():
             places = {payload.prepared: expected.run.runs, payload.report: expected.run.runs}
             if payload.chosen.world_size != expected.run.world.size:
-                told, asked = payload.chosen.world_size, expected.run.world.size
-                return f"it chose for {told} processes where {asked} are asked for"
+                actual, wanted = payload.chosen.world_size, expected.run.world.size
+                return f"it chose for {actual} processes where {wanted} are asked for"
         case TrainPayload():
             places = {payload.staging: expected.run.runs}
         case PublishPayload():
@@ -99,7 +99,7 @@ def doubt_about(payload: Payload, expected: Expected) -> str | None:
 
 
 def clean(text: str, limit: int) -> str:
-    """Text of a tenant, fit to be shown: no control or formatting characters, one line, bounded."""
+    """Text of a tenant in one line, without control and formatting characters, cut to `limit` characters."""
     plain = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
     short = " ".join(plain.split())
     return short if len(short) <= limit else short[: limit - 3] + "..."

@@ -7,7 +7,7 @@ from typing import Literal
 from finetune_operator.api import AttemptStatus, FineTuneJob, FineTuneJobStatus
 from finetune_operator.names import State
 from finetune_operator.objects import Manifest
-from finetune_operator.planning.stages import STAGES, done
+from finetune_operator.planning.stages import STAGES, is_done
 from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_operator.settings import Settings
 from finetune_trainer.contract import Progress, Stage
@@ -15,21 +15,21 @@ from finetune_trainer.contract import Progress, Stage
 
 @dataclass(frozen=True)
 class BaseJob:
-    """What a FineTuneJob shows to those that take their model from it."""
+    """The fields of a FineTuneJob that jobs read which start from its model."""
 
     uid: str
     state: State
     end: Literal["Succeeded", "Failed"] | None = None
-    """How it ended; None: it has not, or was changed since and may yet succeed."""
+    """How the job ended; None where the job has not ended, or was changed after its end and may succeed."""
     uri: str | None = None
-    """Folder of its published model."""
+    """Folder of the published model."""
     manifest: str | None = None
     """SHA-256 of the manifest.json in that folder."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What was seen of one FineTuneJob: its children, all matched by the job's uid label, and its base."""
+    """The observed state of one FineTuneJob: its children, matched by the uid label, and its base job."""
 
     jobs: tuple[Manifest, ...] = ()
     """batch/v1 Jobs."""
@@ -39,22 +39,22 @@ class Observed:
     cleanup_records: tuple[Manifest, ...] = ()
     """apps/v1 ControllerRevisions; see rendering.cleanup_record."""
     namespace_uid: str = ""
-    """Uid of the namespace that the FineTuneJob is in."""
+    """Uid of the namespace of the FineTuneJob."""
     foreign: frozenset[tuple[str, str]] = frozenset()
-    """(kind, name) of objects that have a name of ours but are not ours."""
+    """(kind, name) of objects that have a name of the run and do not belong to the run."""
     refused: str | None = None
-    """What the API server said when it refused our last write for this job (RBAC, admission); else None."""
+    """The error of the API server, if it refused the last write for this job (RBAC, admission)."""
     events: tuple[Manifest, ...] = ()
-    """core/v1 Events about pods that hang in waiting and Jobs that get no pods; see `pending.ask_about`."""
+    """core/v1 Events about pods that do not start and Jobs that get no pods; see `pending.ask_about`."""
     progress: Progress | None = None
-    """Newest answer of the running stage's index 0."""
+    """Newest progress of the pod with index 0 of the running attempt."""
     base: BaseJob | None = None
-    """The FineTuneJob that spec.model.fromJob names; None where there is none."""
+    """The FineTuneJob that spec.model.fromJob names; None where no such job exists."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """An object to delete, only if it still has this uid."""
+    """An object to delete, if the object still has this uid."""
 
     kind: Literal["Job", "FineTuneJob", "Pod", "Service", "NetworkPolicy", "ControllerRevision"]
     name: str
@@ -63,34 +63,34 @@ class Reference:
 
 @dataclass(frozen=True)
 class Blocked:
-    """Why no attempt can be made from the job as it stands."""
+    """Why no attempt can be built from the current spec."""
 
     reason: str
     message: str
     passes: bool = False
-    """Whether it may pass without a change of the job, which then waits instead of failing."""
+    """Whether the reason may pass without a change of the job. The job then waits and does not fail."""
 
 
 @dataclass(frozen=True)
 class InProgress:
-    """The running attempt has no end yet.
+    """The running attempt has not ended.
 
-    `collecting`: a pod failed, the others may still say more. `lost`: it succeeded, but its message is gone
-    and has to be read back from S3.
+    `going`: no pod has failed. `collecting`: a pod failed, and the other pods may still report their causes.
+    `lost`: the attempt succeeded, but its message is lost, so a Job reads the result back from S3.
     """
 
     kind: Literal["going", "collecting", "lost"]
     message: str = ""
     requeue_after: float | None = None
     failing: bool = False
-    """Whether a pod was seen to have failed."""
+    """Whether the operator has observed a failed pod."""
     pod: str | None = None
-    """The pod that failed first, as far as is known."""
+    """The pod that failed first, by the state observed so far."""
 
 
 @dataclass(frozen=True)
 class PlanInput:
-    """Everything that one turn decides from; `status` is what is known so far."""
+    """The input of one reconcile. `status` is the stored status with the changes of this reconcile."""
 
     job: FineTuneJob
     observed: Observed
@@ -99,29 +99,29 @@ class PlanInput:
     status: FineTuneJobStatus
     resolution: ResolvedRun | Blocked
     progress_of_attempt: InProgress | None = None
-    """How far the running attempt is; None where none is running."""
+    """How far the running attempt is; None where no attempt is running."""
 
     @property
     def digest(self) -> str:
-        """The spec digest that results have to have been made for."""
+        """The spec digest of results that count."""
         if isinstance(self.resolution, ResolvedRun):
             return self.resolution.spec_digest
         return self.status.attempts[-1].spec_digest if self.status.attempts else ""
 
     @property
     def running(self) -> AttemptStatus | None:
-        """The attempt that has not ended."""
+        """The attempt that has not ended; None where all have ended."""
         return next((a for a in reversed(self.status.attempts) if a.outcome == "Running"), None)
 
     @property
     def stage(self) -> Stage | None:
-        """The first stage whose result is not there; None when all are."""
-        return next((s for s in STAGES if not done(self.status, s, self.digest)), None)
+        """The first stage that is not done; None where all stages are done."""
+        return next((s for s in STAGES if not is_done(self.status, s, self.digest)), None)
 
 
 @dataclass(frozen=True)
 class Stop:
-    """How the running attempt is to end."""
+    """The outcome with which to end the running attempt."""
 
     outcome: Literal["Failed", "Suspended", "Superseded"]
     reason: str
@@ -130,7 +130,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a turn does about a job, and what to tell people about it."""
+    """The decision of one reconcile: the objects to write, and the state, reason and message to show."""
 
     state: State
     reason: str
@@ -154,21 +154,21 @@ class Event:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one turn does, in this order: apply, create, write status if changed, delete, post events.
+    """The writes of one reconcile, in this order: apply, create, update the status, delete, post Events.
 
-    Status is durable before anything is deleted: what an attempt died of is never lost.
+    The status is durable before an object is deleted, so the cause of a failed attempt is never lost.
     """
 
     status: FineTuneJobStatus
     apply: tuple[Manifest, ...] = ()
-    """Server-side applied: Service, NetworkPolicy."""
+    """Objects for server-side apply: Service, NetworkPolicy."""
     create: tuple[Manifest, ...] = ()
-    """Created once and never changed: Jobs."""
+    """Objects that are created once and never changed: Jobs, cleanup records."""
     delete: tuple[Reference, ...] = ()
     events: tuple[Event, ...] = ()
     requeue_after: float | None = None
-    """Seconds until time alone asks for another turn; None: only an event does."""
+    """Seconds until the next reconcile; None where only an event enqueues the job."""
     poll: bool = False
-    """Whether index 0 of the running stage is worth asking for progress."""
+    """Whether to poll the pod with index 0 of the running attempt for progress."""
     notes: tuple[str, ...] = field(default=())
-    """For the log: what was decided and why, one line each."""
+    """Lines for the log: the decision and its reason."""

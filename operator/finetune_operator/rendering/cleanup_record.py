@@ -1,7 +1,7 @@
-"""The cleanup record of a run: a ControllerRevision that says what to delete once the run is gone. Pure.
+"""The cleanup record of a run: a ControllerRevision with the data that the cleanup needs. Pure.
 
-The record exists before the first Job of the run, has no owner, and outlives the FineTuneJob. It starts
-nothing: neither a queueing system, nor a backup, nor a person can turn it into pods. Its data is immutable.
+The record exists before the first Job of the run, has no owner, and outlives the FineTuneJob. Only the
+operator creates pods from the record: a queueing system, a backup or a person cannot. Its data is immutable.
 """
 
 from dataclasses import dataclass
@@ -10,28 +10,28 @@ from typing import Any
 from finetune_operator import names
 from finetune_operator.api import FineTuneJob
 from finetune_operator.objects import Manifest
-from finetune_operator.rendering.metadata import labels
-from finetune_operator.rendering.trainer_config import ResolvedRun, storage_of, uid_of
+from finetune_operator.rendering.metadata import child_name, labels
+from finetune_operator.rendering.trainer_config import ResolvedRun, storage_of
 from finetune_trainer import config as trainer
 from finetune_trainer.contract import Digest, Stage
 
 
 @dataclass(frozen=True)
 class CleanupRecord:
-    """What a ControllerRevision of ours holds."""
+    """The contents of a cleanup record."""
 
     job: FineTuneJob
-    """The FineTuneJob as far as rendering needs it: name, namespace, uid, generation and spec."""
+    """The FineTuneJob with the fields that rendering needs: name, namespace, uid, generation and spec."""
     run: trainer.Run
     spec_digest: Digest
     namespace_uid: str
-    """Uid of the namespace that the run is in: a record restored into another cluster is not acted on."""
+    """Uid of the namespace of the run. Cleanup ignores a record that was restored into another cluster."""
     number: int
 
     @property
     def name(self) -> str:
         """The name of the record and of its cleanup Job."""
-        return names.child_name(self.job.metadata["name"], uid_of(self.job), Stage.CLEANUP, self.number)
+        return child_name(self.job, Stage.CLEANUP, self.number)
 
     @property
     def prefix(self) -> str:
@@ -43,7 +43,7 @@ def cleanup_record(job: FineTuneJob, resolved: ResolvedRun, number: int, namespa
     """The record of a run, for one spec of its FineTuneJob."""
     meta = job.metadata
     spec = job.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
-    # The store is resolved now: a profile that changes later must not send cleanup elsewhere.
+    # The record holds the resolved store, so that a changed profile does not redirect the cleanup.
     storage = storage_of(job, "output", resolved.profile)
     if storage:
         spec["output"]["storage"] = storage.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -51,7 +51,7 @@ def cleanup_record(job: FineTuneJob, resolved: ResolvedRun, number: int, namespa
         "apiVersion": "apps/v1",
         "kind": "ControllerRevision",
         "metadata": {
-            "name": names.child_name(meta["name"], uid_of(job), Stage.CLEANUP, number),
+            "name": child_name(job, Stage.CLEANUP, number),
             "namespace": meta["namespace"],
             "labels": labels(job) | {names.LABEL_ROLE: names.ROLE_CLEANUP, names.LABEL_ATTEMPT: str(number)},
             "annotations": {
@@ -74,10 +74,10 @@ def cleanup_record(job: FineTuneJob, resolved: ResolvedRun, number: int, namespa
 
 
 def read_record(manifest: Manifest) -> CleanupRecord:
-    """Reads a record back.
+    """Reads a cleanup record.
 
     Raises:
-        ValueError: the record is not one of ours, or names another namespace or run than its own.
+        ValueError: the data cannot be read, or names another namespace or run than the metadata.
     """
     meta = manifest["metadata"]
     where = f"ControllerRevision {meta['namespace']}/{meta['name']}"

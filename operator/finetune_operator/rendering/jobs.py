@@ -1,12 +1,13 @@
-"""The Jobs of a run. Pure."""
+"""Renders the Jobs of a run. Pure."""
 
 from finetune_operator import names
 from finetune_operator.api import FineTuneJob
 from finetune_operator.objects import Manifest
 from finetune_operator.rendering import trainer_config
 from finetune_operator.rendering.cleanup_record import CleanupRecord
-from finetune_operator.rendering.metadata import labels, owner
+from finetune_operator.rendering.metadata import child_name, labels, owner
 from finetune_operator.rendering.pods import pod_spec
+from finetune_operator.rendering.stage_pods import STAGE_PODS
 from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_operator.settings import Profile, Settings
 from finetune_trainer import config as trainer
@@ -14,12 +15,12 @@ from finetune_trainer.contract import Chosen, Digest, Stage
 
 CLEANUP_TRIES = 5
 CLEANUP_KEPT_SECONDS = 3600
-"""Seconds that a finished cleanup Job stays to be read. A failed cleanup is tried again after them."""
+"""Seconds that a finished cleanup Job and its log stay. A failed cleanup is tried again after this time."""
 
 
 def stage_job(
     job: FineTuneJob,
-    asked: ResolvedRun,
+    resolved: ResolvedRun,
     settings: Settings,
     stage: Stage,
     number: int,
@@ -28,15 +29,15 @@ def stage_job(
     prepared: Digest | None = None,
     readback: tuple[Stage, int] | None = None,
 ) -> Manifest:
-    """The Job of one attempt, or of one report (`readback`: the stage and attempt to read back).
+    """The Job of one attempt, or of one readback (`readback`: the stage and attempt to read back).
 
-    Every stage is an Indexed Job from one template, so that each pod has an index and a host name. A failed
-    pod is neither replaced nor are its peers stopped by Kubernetes: they are the evidence. Created once,
-    never applied again.
+    Every stage is an Indexed Job from one template, so that each pod has an index and a host name. Kubernetes
+    neither replaces a failed pod nor stops the other pods, because the operator reads the cause of a failure
+    from all pods. The Job is created once and never applied again.
     """
     config = trainer_config.config(
         job,
-        asked.run,
+        resolved.run,
         stage,
         readback[1] if readback else number,
         rendezvous=_rendezvous(job, settings, stage, number),
@@ -46,7 +47,7 @@ def stage_job(
         prepared=prepared,
         readback_stage=readback[0] if readback else None,
     )
-    manifest = _job(job, settings, asked, config, number)
+    manifest = _job(job, settings, resolved, config, number)
     manifest["metadata"]["ownerReferences"] = [owner(job)]
     manifest["spec"]["backoffLimitPerIndex"] = 0
     return manifest
@@ -55,9 +56,9 @@ def stage_job(
 def cleanup_job(record: CleanupRecord, settings: Settings) -> Manifest:
     """The Job that deletes what a deleted run left in S3.
 
-    Created only after the FineTuneJob of the record is gone: no Job that could delete a live run exists
-    before. It has no owner, so that its log stays for a while after the record is deleted. A failed Job is
-    removed after `CLEANUP_KEPT_SECONDS`, and the operator then creates it again from the record.
+    The operator creates the Job only after the FineTuneJob of the record is gone, so that no Job exists that
+    could delete a live run. The Job has no owner, so that its log outlives the record. Kubernetes removes a
+    failed Job after `CLEANUP_KEPT_SECONDS`, and the operator then creates the Job again from the record.
     """
     profile = profile_of(record, settings)
     config = trainer_config.config(
@@ -72,8 +73,8 @@ def cleanup_job(record: CleanupRecord, settings: Settings) -> Manifest:
     resolved = ResolvedRun(record.run, profile, record.spec_digest)
     manifest = _job(record.job, settings, resolved, config, record.number)
     manifest["spec"] |= {
-        # Not by index: a failed pod would keep its finalizer until another takes its place, and a namespace
-        # that is being deleted takes no more pods, so it would never go.
+        # With backoffLimitPerIndex a failed pod keeps its finalizer until its replacement exists. A namespace
+        # that is being deleted accepts no new pods, so the failed pod would block the deletion forever.
         "backoffLimit": CLEANUP_TRIES,
         "activeDeadlineSeconds": settings.deadlines.cleanup,
         "ttlSecondsAfterFinished": CLEANUP_KEPT_SECONDS,
@@ -82,13 +83,13 @@ def cleanup_job(record: CleanupRecord, settings: Settings) -> Manifest:
 
 
 def profile_of(record: CleanupRecord, settings: Settings) -> Profile:
-    """The profile of a cleanup: the one that the FineTuneJob named, or another where that one is gone."""
+    """The profile that the FineTuneJob named, or the first profile where that profile no longer exists."""
     named = settings.profiles.get(record.job.spec.resources.profile)
     return named or next(iter(settings.profiles.values()))
 
 
 def config_of(job_manifest: Manifest) -> trainer.TrainConfig | None:
-    """The config that a Job of ours was created with; None where somebody took it away."""
+    """The config that a Job was created with; None where the annotation is missing or cannot be read."""
     template = job_manifest["spec"]["template"]["metadata"]
     try:
         return trainer.TrainConfig.model_validate_json(template["annotations"][names.ANNOTATION_CONFIG])
@@ -97,7 +98,7 @@ def config_of(job_manifest: Manifest) -> trainer.TrainConfig | None:
 
 
 def _job(
-    job: FineTuneJob, settings: Settings, asked: ResolvedRun, config: trainer.TrainConfig, number: int
+    job: FineTuneJob, settings: Settings, resolved: ResolvedRun, config: trainer.TrainConfig, number: int
 ) -> Manifest:
     job_labels = labels(job) | {
         names.LABEL_STAGE: config.stage.value,
@@ -106,19 +107,17 @@ def _job(
     }
     annotations = {
         names.ANNOTATION_CONFIG_DIGEST: config.run.digest(),
-        names.ANNOTATION_SPEC_DIGEST: asked.spec_digest,
+        names.ANNOTATION_SPEC_DIGEST: resolved.spec_digest,
         names.ANNOTATION_GENERATION: str(job.metadata["generation"]),
         names.ANNOTATION_JOB_NAME: job.metadata["name"],
     }
     rendered = config.model_dump_json(by_alias=True, exclude_none=True)
-    pods = config.run.world.nodes if config.stage is Stage.TRAIN else 1
+    pods = config.run.world.nodes if STAGE_PODS[config.stage].is_gang else 1
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": names.child_name(
-                job.metadata["name"], trainer_config.uid_of(job), config.stage.value, number
-            ),
+            "name": child_name(job, config.stage, number),
             "namespace": job.metadata["namespace"],
             "labels": job_labels,
             "annotations": annotations,
@@ -130,12 +129,12 @@ def _job(
             "podReplacementPolicy": "Failed",
             "template": {
                 "metadata": {
-                    "labels": asked.profile.pod_labels | job_labels,
-                    "annotations": asked.profile.pod_annotations
+                    "labels": resolved.profile.pod_labels | job_labels,
+                    "annotations": resolved.profile.pod_annotations
                     | annotations
                     | {names.ANNOTATION_CONFIG: rendered},
                 },
-                "spec": pod_spec(job, config, settings, asked.profile),
+                "spec": pod_spec(job, config, settings, resolved.profile),
             },
         },
     }
@@ -143,13 +142,13 @@ def _job(
 
 def _rendezvous(job: FineTuneJob, settings: Settings, stage: Stage, number: int) -> trainer.Rendezvous:
     deadline = settings.deadlines.rendezvous
-    if stage is not Stage.TRAIN:
+    if not STAGE_PODS[stage].is_gang:
         return trainer.Rendezvous(startup_deadline_seconds=deadline)
     uid = trainer_config.uid_of(job)
-    master = names.child_name(job.metadata["name"], uid, stage.value, number) + "-0"
+    master = child_name(job, stage, number) + "-0"
     domain = f"{names.run_name(job.metadata['name'], uid)}.{job.metadata['namespace']}.svc"
     return trainer.Rendezvous(
-        # The trailing dot keeps resolvers from trying search domains first, which would be cached as missing.
+        # The trailing dot keeps resolvers from trying the search domains, whose failures would be cached.
         master_address=f"{master}.{domain}.{settings.cluster_domain}.",
         startup_deadline_seconds=deadline,
     )

@@ -1,9 +1,11 @@
-"""The metadata that the objects of a run share: labels, owner reference, common name. Pure."""
+"""Renders the metadata of the objects of a run: names, labels and owner references. Pure."""
 
 from finetune_operator import names
 from finetune_operator.api import FineTuneJob
 from finetune_operator.objects import Manifest
+from finetune_operator.rendering.stage_pods import STAGE_PODS
 from finetune_operator.rendering.trainer_config import uid_of
+from finetune_trainer.contract import Stage
 
 
 def labels(job: FineTuneJob) -> dict[str, str]:
@@ -14,8 +16,13 @@ def labels(job: FineTuneJob) -> dict[str, str]:
     }
 
 
+def child_name(job: FineTuneJob, stage: Stage, number: int) -> str:
+    """The name of the Job of a stage with a number."""
+    return names.child_name(job.metadata["name"], uid_of(job), STAGE_PODS[stage].letter, number)
+
+
 def run_metadata(job: FineTuneJob) -> Manifest:
-    """The metadata of the run's Service and NetworkPolicy, which exist once."""
+    """The metadata of the Service and of the NetworkPolicy of a run."""
     return {
         "name": names.run_name(job.metadata["name"], uid_of(job)),
         "namespace": job.metadata["namespace"],
@@ -27,7 +34,7 @@ def run_metadata(job: FineTuneJob) -> Manifest:
 
 def owner(job: FineTuneJob) -> Manifest:
     """The owner reference by which Kubernetes deletes an object with its FineTuneJob."""
-    # blockOwnerDeletion would ask for a right on finalizers that the operator does not have.
+    # blockOwnerDeletion needs a permission on finalizers that the operator does not have.
     return {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,

@@ -1,4 +1,4 @@
-"""The Service and the NetworkPolicy of a run. Pure."""
+"""Renders the Service and the NetworkPolicies of a run. Pure."""
 
 from ipaddress import ip_network
 
@@ -14,12 +14,12 @@ from finetune_trainer import config as trainer
 from finetune_trainer.contract import PROGRESS_PORT, RENDEZVOUS_PORT, Stage
 
 NAMESPACE_NAME = "kubernetes.io/metadata.name"
-"""Label of every namespace with the name of the namespace."""
+"""Label that Kubernetes sets on every namespace, with the name of the namespace."""
 EVERY_ADDRESS = ("0.0.0.0/0", "::/0")
 
 
 def service(job: FineTuneJob) -> Manifest:
-    """The headless Service by which the pods of a gang find each other, ready or not."""
+    """The headless Service by which the pods of a gang find each other, even before they are ready."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -37,7 +37,7 @@ def service(job: FineTuneJob) -> Manifest:
 
 
 def network_policy(job: FineTuneJob, run: trainer.Run, settings: Settings) -> Manifest:
-    """What the pods of a run may talk to: each other, DNS and the stores; and the operator to them."""
+    """The pods of a run reach each other, DNS and the stores; the operator reaches the pods."""
     own_pods = {"podSelector": {"matchLabels": {names.LABEL_UID: uid_of(job)}}}
     operator = {"namespaceSelector": {"matchLabels": {NAMESPACE_NAME: settings.operator_namespace}}}
     stores = run.stores
@@ -64,7 +64,7 @@ def network_policy(job: FineTuneJob, run: trainer.Run, settings: Settings) -> Ma
 def cleanup_network_policy(record: CleanupRecord, owner: Manifest, settings: Settings) -> Manifest:
     """The egress of a cleanup Job: DNS and the output store. `owner` is the ControllerRevision of the record.
 
-    The NetworkPolicy of the run is gone by then: the FineTuneJob owned it.
+    The NetworkPolicy of the run does not exist any more: the FineTuneJob owned that NetworkPolicy.
     """
     meta = owner["metadata"]
     selected = {names.LABEL_UID: uid_of(record.job), names.LABEL_ROLE: names.ROLE_CLEANUP}
@@ -96,7 +96,7 @@ def cleanup_network_policy(record: CleanupRecord, owner: Manifest, settings: Set
 
 
 def _to_dns(settings: Settings) -> list[Manifest]:
-    """DNS ports at every address; every port of the cluster's DNS pods, which a Service may hide."""
+    """The DNS ports at every address, and every port of the DNS pods of the cluster."""
     dns = settings.dns
     cluster_dns = {
         "namespaceSelector": {"matchLabels": {NAMESPACE_NAME: dns.namespace}},
@@ -115,9 +115,9 @@ def _to_dns(settings: Settings) -> list[Manifest]:
 def _to_stores(settings: Settings, *stores: trainer.StoreAccess) -> list[Manifest]:
     """The addresses and ports of stores, each rule once.
 
-    What the settings know of the egress of a store is found by the endpoint. Without, the port of the
-    endpoint is allowed at every address but those of metadata services, because S3 may be outside the
-    cluster. A policy sees the port behind a Service.
+    The endpoint identifies the store of the settings, whose egress applies. For other endpoints the rule
+    allows the port of the endpoint at every address except metadata services, because S3 may be outside the
+    cluster. A NetworkPolicy applies to the port of the pod behind a Service.
     """
     rules: list[Manifest] = []
     for store in stores:
@@ -131,7 +131,7 @@ def _to_stores(settings: Settings, *stores: trainer.StoreAccess) -> list[Manifes
 
 
 def _peers(egress: Egress) -> list[Manifest]:
-    """The networks and namespaces of a store; where none are known, every pod and every address."""
+    """The networks and namespaces of a store; every pod and every address where the settings name none."""
     pods: list[Manifest] = []
     if egress.namespaces:
         names_in = {"key": NAMESPACE_NAME, "operator": "In", "values": sorted(egress.namespaces)}
@@ -143,7 +143,7 @@ def _peers(egress: Egress) -> list[Manifest]:
 
 
 def _ip_block(cidr: str) -> Manifest:
-    """A network without the metadata services in the network."""
+    """A network, except the addresses of metadata services."""
     network = ip_network(cidr)
     without = [m for m in METADATA_NETWORKS if is_part(ip_network(m), network)]
     return {"ipBlock": {"cidr": cidr} | ({"except": without} if without else {})}

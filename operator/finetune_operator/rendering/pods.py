@@ -1,4 +1,4 @@
-"""The one pod template of all stages: closed, restricted, fed by one file. Pure."""
+"""Renders the pod template of all stages. Pure."""
 
 import math
 from collections.abc import Iterable
@@ -7,6 +7,7 @@ from finetune_operator import names
 from finetune_operator.api import FineTuneJob, SecretRef
 from finetune_operator.objects import Manifest
 from finetune_operator.rendering import trainer_config
+from finetune_operator.rendering.stage_pods import STAGE_PODS
 from finetune_operator.rendering.trainer_config import access_of, same_endpoint
 from finetune_operator.settings import Profile, Settings, Store
 from finetune_trainer import config as trainer
@@ -14,22 +15,14 @@ from finetune_trainer.contract import PROGRESS_PORT, Stage
 
 SMALL_REQUESTS = {"cpu": "100m", "memory": "512Mi"}
 """Requests of pods that only read a result or delete objects."""
-ROLES: dict[Stage, tuple[trainer.StoreRole, ...]] = {
-    Stage.PREPARE: ("data", "model", "output"),
-    Stage.TRAIN: ("data", "model", "output"),
-    Stage.PUBLISH: ("data", "model", "output"),
-    Stage.READBACK: ("output",),
-    Stage.CLEANUP: ("output",),
-}
-"""Whose keys a stage's pods get: no more than it works with."""
 
 _UNITS = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _UNITS |= {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 
 
 def pod_spec(job: FineTuneJob, config: trainer.TrainConfig, settings: Settings, profile: Profile) -> Manifest:
-    """The pods of a Job, as Pod Security `restricted` wants them."""
-    asked = _resources(job, config, profile)
+    """The pod spec of a Job, which meets the Pod Security Standard `restricted`."""
+    limits = _resources(job, config, profile)
     stores = _stores(job, config, settings, profile)
     spec: Manifest = {
         "restartPolicy": "Never",
@@ -47,23 +40,23 @@ def pod_spec(job: FineTuneJob, config: trainer.TrainConfig, settings: Settings, 
                 "name": names.CONTAINER,
                 "image": profile.trainer_image or settings.trainer_image,
                 "imagePullPolicy": settings.image_pull_policy,
-                "env": _environment(config, asked["cpu"]),
+                "env": _environment(config, limits["cpu"]),
                 "ports": [{"name": "progress", "containerPort": PROGRESS_PORT, "protocol": "TCP"}],
-                "resources": {"requests": _requests(config.stage, asked), "limits": asked},
+                "resources": {"requests": _requests(config.stage, limits), "limits": limits},
                 "securityContext": {
                     "allowPrivilegeEscalation": False,
                     "readOnlyRootFilesystem": True,
                     "capabilities": {"drop": ["ALL"]},
                 },
-                # The file only: the log's tail may hold rows of the data.
+                # Only the file: the end of the log may contain rows of the data.
                 "terminationMessagePolicy": "File",
                 "volumeMounts": _mounts(stores),
             }
         ],
         "volumes": _volumes(job, stores, profile),
     }
-    if config.run.world.nodes > 1 and config.stage is Stage.TRAIN:
-        spec["topologySpreadConstraints"] = [_one_pod_a_node(job)]
+    if config.run.world.nodes > 1 and STAGE_PODS[config.stage].is_gang:
+        spec["topologySpreadConstraints"] = [_one_pod_per_node(job, config.stage)]
     return spec | _placement(settings, profile)
 
 
@@ -79,29 +72,29 @@ def credentials_volume(role: trainer.StoreRole) -> str:
 
 
 def _resources(job: FineTuneJob, config: trainer.TrainConfig, profile: Profile) -> dict[str, str]:
-    if config.stage is not Stage.TRAIN:
+    if not STAGE_PODS[config.stage].is_gang:
         return {"cpu": profile.cpu_stages.cpu, "memory": profile.cpu_stages.memory}
     own = job.spec.resources
-    asked = {"cpu": own.cpu or profile.train.cpu, "memory": own.memory or profile.train.memory}
+    limits = {"cpu": own.cpu or profile.train.cpu, "memory": own.memory or profile.train.memory}
     if own.gpus_per_node:
-        asked[profile.gpu_resource] = str(own.gpus_per_node)
-    return asked
+        limits[profile.gpu_resource] = str(own.gpus_per_node)
+    return limits
 
 
 def _requests(stage: Stage, limits: dict[str, str]) -> dict[str, str]:
-    """The resources that the scheduler reserves. Readback and Cleanup need few: they fit on a full node."""
-    if stage in (Stage.READBACK, Stage.CLEANUP):
+    """The resources that the scheduler reserves."""
+    if STAGE_PODS[stage].small_requests:
         return limits | {name: min(limits[name], most, key=cpus) for name, most in SMALL_REQUESTS.items()}
     return limits
 
 
 def _environment(config: trainer.TrainConfig, cpu: str) -> list[Manifest]:
-    """What Kubernetes alone knows, and what libraries insist on; everything else is in the config file."""
-    processes = config.run.world.processes_per_node if config.stage is Stage.TRAIN else 1
+    """The values that only Kubernetes knows, and the variables that libraries need."""
+    processes = config.run.world.processes_per_node if STAGE_PODS[config.stage].is_gang else 1
     known = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid", "NODE_NAME": "spec.nodeName"}
     fixed = {
         "HF_HUB_OFFLINE": "1",
-        "HOME": "/tmp",  # noqa: S108 - a volume of the pod's own
+        "HOME": "/tmp",  # noqa: S108 - a volume of the pod
         "OMP_NUM_THREADS": str(max(1, math.floor(cpus(cpu) / processes))),
     }
     return [
@@ -115,10 +108,11 @@ def _stores(
 ) -> dict[trainer.StoreRole, Store]:
     """The stores whose keys a stage's pods get.
 
-    Keys are mounted only beside the endpoint that they are for: the config may be of a run that began before
-    the settings gave a store another endpoint.
+    Pods get keys only together with the endpoint of the keys: the run may have begun before the settings gave
+    the store another endpoint.
     """
-    stores = {role: trainer_config.store_of(job, role, profile, settings) for role in ROLES[config.stage]}
+    roles = STAGE_PODS[config.stage].store_roles
+    stores = {role: trainer_config.store_of(job, role, profile, settings) for role in roles}
     return {
         role: store
         for role, store in stores.items()
@@ -137,15 +131,15 @@ def _mounts(stores: Iterable[trainer.StoreRole]) -> list[Manifest]:
             }
             for role in stores
         ),
-        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the pod's own
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the pod
         {"name": "cache", "mountPath": "/var/cache/finetune"},
-        {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - a volume of the pod's own
+        {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - a volume of the pod
     ]
 
 
 def _volumes(job: FineTuneJob, stores: dict[trainer.StoreRole, Store], profile: Profile) -> list[Manifest]:
     shared_memory = job.spec.resources.shared_memory or profile.shared_memory
-    # One projected volume, because a mount point cannot be made inside a read-only volume.
+    # One projected volume, because a read-only volume cannot contain another mount point.
     sources: list[Manifest] = [
         {
             "downwardAPI": {
@@ -164,7 +158,7 @@ def _volumes(job: FineTuneJob, stores: dict[trainer.StoreRole, Store], profile: 
             item = {"key": store.ca_bundle_ref.key, "path": f"ca/{role}/ca.crt"}
             sources.append({"configMap": {"name": store.ca_bundle_ref.name, "items": [item]}})
         if store.secret_ref is None:
-            continue  # resolution refuses such a job
+            continue  # store_access refuses a job without a Secret
         secrets.append(_credentials(role, store.secret_ref))
     return [
         {"name": "config", "projected": {"defaultMode": 0o440, "sources": sources}},
@@ -176,10 +170,10 @@ def _volumes(job: FineTuneJob, stores: dict[trainer.StoreRole, Store], profile: 
 
 
 def _credentials(role: trainer.StoreRole, ref: SecretRef) -> Manifest:
-    """The keys of a store; a pod waits for all but the session token.
+    """The volume with the keys of a store; the session token is optional.
 
-    One volume, because the kubelet exchanges the files of a volume all at once: keys and token of different
-    sessions are no credentials.
+    The keys and the token are in one volume, because the kubelet updates the files of a volume together: keys
+    and a token of different sessions are not valid.
     """
     keys = {"accessKey": ref.access_key_key, "secretKey": ref.secret_key_key}
     needed = [{"key": key, "path": path} for path, key in keys.items()]
@@ -194,8 +188,8 @@ def _credentials(role: trainer.StoreRole, ref: SecretRef) -> Manifest:
     }
 
 
-def _one_pod_a_node(job: FineTuneJob) -> Manifest:
-    """Preferred, not demanded: a small cluster may still run a gang on one node."""
+def _one_pod_per_node(job: FineTuneJob, stage: Stage) -> Manifest:
+    """Prefers one pod per node. A small cluster may still run a gang on one node."""
     return {
         "maxSkew": 1,
         "topologyKey": "kubernetes.io/hostname",
@@ -203,7 +197,7 @@ def _one_pod_a_node(job: FineTuneJob) -> Manifest:
         "labelSelector": {
             "matchLabels": {
                 names.LABEL_UID: trainer_config.uid_of(job),
-                names.LABEL_STAGE: Stage.TRAIN.value,
+                names.LABEL_STAGE: stage.value,
             }
         },
     }

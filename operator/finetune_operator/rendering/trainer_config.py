@@ -1,4 +1,4 @@
-"""A FineTuneJob as the trainer's input: what is asked for (config.Run) and each Job's config. Pure."""
+"""Renders the input of the trainer: the run of a FineTuneJob and the config of each Job. Pure."""
 
 import hashlib
 import json
@@ -20,26 +20,26 @@ from finetune_trainer import config as trainer
 from finetune_trainer.contract import Chosen, Digest, Stage
 
 CONFIG_LIMIT_BYTES = 64 * 1024
-"""A rendered config stays below this; it travels as an annotation, of which an object may have 256 KiB."""
+"""The limit of a rendered config, which is an annotation: an object may have 256 KiB of annotations."""
 STORE_ROLES: tuple[trainer.StoreRole, ...] = ("data", "model", "output")
 
 
 @dataclass(frozen=True)
 class ResolvedRun:
-    """What attempts are made from: a job that can be run as it stands."""
+    """The run that attempts are built from, with its profile."""
 
     run: trainer.Run
     profile: Profile
     spec_digest: Digest
-    """See `spec_digest` below; results count only for the same."""
+    """See `spec_digest` below. Results count only for the same digest."""
 
 
 class Unrenderable(ValueError):  # noqa: N818 - names what the job is
-    """The job asks for what the trainer's language cannot say; the text names field, value and way out."""
+    """The trainer's config refuses a value of the job. The message names field, value and remedy."""
 
 
 def storage_of(job: FineTuneJob, role: trainer.StoreRole, profile: Profile) -> Storage | None:
-    """The storage of a role: the job's own for the role, else the job's default, else the profile's store."""
+    """The storage of a role: its own storage, else spec.storage, else the store of the profile."""
     own = {
         "data": job.spec.dataset.storage,
         "model": job.spec.model.storage,
@@ -50,9 +50,9 @@ def storage_of(job: FineTuneJob, role: trainer.StoreRole, profile: Profile) -> S
 
 
 def store_of(job: FineTuneJob, role: trainer.StoreRole, profile: Profile, settings: Settings) -> Store | None:
-    """The endpoint, the certificate authority and the keys of a role, as one unit; None where none is set.
+    """The endpoint, the certificate authority and the keys of a role, as one unit; None without a store.
 
-    The certificate authority, and keys that the job does not name, come from the store that has the endpoint.
+    The certificate authority, and the keys if the job names no Secret, come from the store with the endpoint.
     """
     storage = storage_of(job, role, profile)
     if storage is None:
@@ -70,32 +70,32 @@ def store_of(job: FineTuneJob, role: trainer.StoreRole, profile: Profile, settin
     return store.model_copy(update={"secret_ref": storage.secret_ref})
 
 
-def access_of(asked: trainer.Run, role: trainer.StoreRole) -> trainer.StoreAccess:
-    """The store of a role, as the trainer knows the store."""
-    stores = asked.stores
+def access_of(run: trainer.Run, role: trainer.StoreRole) -> trainer.StoreAccess:
+    """The store of a role in the trainer's config."""
+    stores = run.stores
     return {"data": stores.data, "model": stores.model, "output": stores.output}[role]
 
 
 def same_endpoint(one: str, other: str) -> bool:
-    """Whether two URLs are of one scheme, host and port."""
+    """Whether two URLs have the same scheme, host and port."""
     return _scheme_host_port(one) == _scheme_host_port(other)
 
 
 def port_of(endpoint: str) -> int:
-    """The port of an endpoint, written or implied by the scheme."""
+    """The port of an endpoint: the port in the URL, or the default port of the scheme."""
     parts = urlsplit(endpoint)
     return parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def output_uri(job: FineTuneJob) -> str:
-    """The published model's folder: `<output.uri>/<namespace>/<name>/<suffix or 8 of the uid>/`."""
+    """The folder of the published model: `<output.uri>/<namespace>/<name>/<suffix or 8 of the uid>/`."""
     meta = job.metadata
     last = job.spec.output.suffix or uid_of(job).replace("-", "")[:8]
     return f"{job.spec.output.uri.rstrip('/')}/{meta['namespace']}/{meta['name']}/{last}/"
 
 
 def runs_uri(job: FineTuneJob) -> str:
-    """The folder of everything else of the run: `s3://<output bucket>/.finetune-runs/<namespace>/<uid>/`."""
+    """The folder of all other objects: `s3://<output bucket>/.finetune-runs/<namespace>/<uid>/`."""
     bucket = job.spec.output.uri.removeprefix("s3://").partition("/")[0]
     return f"s3://{bucket}/.finetune-runs/{job.metadata['namespace']}/{uid_of(job)}/"
 
@@ -106,7 +106,7 @@ def uid_of(job: FineTuneJob) -> str:
 
 
 def run(job: FineTuneJob, profile: Profile, model: trainer.ModelSource, settings: Settings) -> trainer.Run:
-    """The run that a job asks for, the same for every stage and attempt.
+    """The run of a job, which is the same for every stage and attempt.
 
     Args:
         job: the FineTuneJob.
@@ -115,7 +115,7 @@ def run(job: FineTuneJob, profile: Profile, model: trainer.ModelSource, settings
         settings: the operator's settings, which hold the stores.
 
     Raises:
-        Unrenderable: a role has no store, or the trainer's language refuses a value.
+        Unrenderable: a role has no store, or the trainer's config refuses a value.
     """
     spec = job.spec
     try:
@@ -150,19 +150,19 @@ def run(job: FineTuneJob, profile: Profile, model: trainer.ModelSource, settings
         raise Unrenderable(str(error)) from None
 
 
-def columns(asked: Columns | None) -> trainer.Columns:
-    """The columns to read: those that the job names, else the trainer's defaults."""
-    return trainer.Columns(**(asked.model_dump(exclude_none=True) if asked else {}))
+def columns(spec: Columns | None) -> trainer.Columns:
+    """The columns to read: the columns that the job names, else the defaults of the trainer."""
+    return trainer.Columns(**(spec.model_dump(exclude_none=True) if spec else {}))
 
 
 def method(job: FineTuneJob) -> trainer.Method:
-    """What of the model is trained; LoRA's alpha defaults to twice the rank."""
-    asked = job.spec.method
-    match asked.type:
+    """The method; alpha of LoRA defaults to twice the rank."""
+    spec = job.spec.method
+    match spec.type:
         case "Full":
             return "Full"
         case "LoRA":
-            lora = asked.lora or LoraSpec()
+            lora = spec.lora or LoraSpec()
             return trainer.Lora(
                 rank=lora.rank,
                 alpha=lora.alpha or 2 * lora.rank,
@@ -171,43 +171,43 @@ def method(job: FineTuneJob) -> trainer.Method:
                 merge=bool(job.spec.output.merge_adapter),
             )
         case "FreezeLayers":
-            if asked.freeze_layers is None:
+            if spec.freeze_layers is None:
                 raise Unrenderable("method.type is FreezeLayers, but method.freezeLayers is not set")
-            return trainer.FreezeLayers(train_last=asked.freeze_layers.train_last)
+            return trainer.FreezeLayers(train_last=spec.freeze_layers.train_last)
 
 
-def spec_digest(job: FineTuneJob, asked: trainer.Run) -> Digest:
-    """SHA-256 of all that a person asks for, also of what is no part of the run: Secrets, memory, profile.
+def spec_digest(job: FineTuneJob, run: trainer.Run) -> Digest:
+    """SHA-256 of the run and of the spec, which includes fields outside the run: Secrets, memory, profile.
 
-    Without the fields that may be changed at any time, which change nothing of what is made; with what the
-    profile adds to the run.
+    The digest excludes the fields that may be changed at any time, because they do not affect the results.
+    The run includes the values that the profile adds.
     """
     spec = job.spec.model_dump(
         mode="json", by_alias=True, exclude=outside_digest(FineTuneJobSpec), exclude_defaults=True
     )
-    text = json.dumps([_without_empty(spec), asked.digest()], sort_keys=True, separators=(",", ":"))
+    text = json.dumps([_remove_empty(spec), run.digest()], sort_keys=True, separators=(",", ":"))
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def _without_empty(spec: dict[str, Any]) -> dict[str, Any]:
-    """Without objects of which all fields are left out or have their defaults."""
-    inner = {k: _without_empty(v) if isinstance(v, dict) else v for k, v in spec.items()}
+def _remove_empty(spec: dict[str, Any]) -> dict[str, Any]:
+    """Removes objects whose fields are all unset or have their defaults."""
+    inner = {k: _remove_empty(v) if isinstance(v, dict) else v for k, v in spec.items()}
     return {key: value for key, value in inner.items() if value != {}}
 
 
 def world(job: FineTuneJob) -> trainer.World:
-    """The gang: processes default to one a GPU, or one on CPUs."""
-    asked = job.spec.resources
+    """The size of the gang. The default is one process for each GPU, or one process without GPUs."""
+    resources = job.spec.resources
     return trainer.World(
-        nodes=asked.nodes,
-        processes_per_node=asked.processes_per_node or asked.gpus_per_node or 1,
-        gpus_per_node=asked.gpus_per_node,
+        nodes=resources.nodes,
+        processes_per_node=resources.processes_per_node or resources.gpus_per_node or 1,
+        gpus_per_node=resources.gpus_per_node,
     )
 
 
 def config(
     job: FineTuneJob,
-    asked: trainer.Run,
+    run: trainer.Run,
     stage: Stage,
     attempt: int,
     *,
@@ -218,7 +218,7 @@ def config(
     prepared: Digest | None = None,
     readback_stage: Stage | None = None,
 ) -> trainer.TrainConfig:
-    """The whole input of one Job's pods."""
+    """The config of the pods of one Job."""
     meta = job.metadata
     return trainer.TrainConfig(
         stage=stage,
@@ -226,7 +226,7 @@ def config(
         job=trainer.JobRef(
             namespace=meta["namespace"], name=meta["name"], uid=uid_of(job), generation=meta["generation"]
         ),
-        run=asked,
+        run=run,
         chosen=chosen,
         prepared=prepared,
         readback_stage=readback_stage.value if readback_stage else None,

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from finetune_operator.api import FineTuneJobStatus
 from finetune_operator.names import Condition, State
 from finetune_operator.objects import Manifest
-from finetune_operator.planning.lookup import condition, holds
+from finetune_operator.planning.lookup import condition, is_condition_true
 from finetune_operator.planning.types import BaseJob
 
 Place = tuple[str, str]
@@ -76,7 +76,7 @@ def base_job(job: Manifest) -> BaseJob:
     except ValidationError:
         return BaseJob(meta["uid"], State.WAITING)  # the state that its own reconcile writes
     shown = BaseJob(meta["uid"], status.state or State.PENDING)
-    if holds(status, Condition.SUCCEEDED) and status.model:
+    if is_condition_true(status, Condition.SUCCEEDED) and status.model:
         return replace(shown, end="Succeeded", uri=status.model.uri, manifest=status.model.digest)
     finished = condition(status, Condition.FINISHED)
     # A failed job whose spec was changed afterwards starts anew.

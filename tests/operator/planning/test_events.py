@@ -1,16 +1,16 @@
-"""Which Events a change of status is worth; the golden cases show the usual ones."""
+"""The Events of a change of status; the golden cases show the usual Events."""
 
 import pytest
 
 from finetune_operator.api import FineTuneJobStatus
 from finetune_operator.names import Reason
-from finetune_operator.planning.events import between
+from finetune_operator.planning.events import events_between
 from finetune_operator.planning.plan import plan
 from tests.operator import scenes
 
 
 def status(reason: str, message: str, **changed: str) -> FineTuneJobStatus:
-    """The status of a job that cannot be run, with other words."""
+    """The status of a job that cannot be run, with another message."""
     job, configured = scenes.job_of({"spec": {"resources": {"profile": "none"}}}), scenes.settings()
     made = plan(job, scenes.observed_of(job, {}, configured), configured, scenes.NOW).status
     conditions = [
@@ -23,29 +23,29 @@ def status(reason: str, message: str, **changed: str) -> FineTuneJobStatus:
 FAILED = status("ColumnsMissing", "Prepare attempt 1 failed. No 'text'.", Finished="True")
 
 
-def test_a_failure_is_told_once_and_says_failed_once() -> None:
-    (event,) = between(None, FAILED)
+def test_a_failure_gives_one_event_that_says_failed_once() -> None:
+    (event,) = events_between(None, FAILED)
 
     assert (event.type, event.reason) == ("Warning", "ColumnsMissing")
     assert event.message == "The job has ended. Prepare attempt 1 failed. No 'text'."
-    assert between(FAILED, FAILED) == ()
+    assert events_between(FAILED, FAILED) == ()
 
 
-def test_a_problem_is_told_when_it_begins_and_when_it_becomes_another() -> None:
+def test_a_problem_gives_an_event_when_it_begins_and_when_its_reason_changes() -> None:
     secret = status(Reason.SECRET_MISSING, "Waiting for Secret demo/s3.")
     key = status(Reason.KEY_MISSING, "Waiting for key secretKey.")
 
-    assert [e.reason for e in between(None, secret)] == ["SecretMissing"]
-    assert between(secret, secret) == ()
-    assert [e.message for e in between(secret, key)] == ["Waiting for key secretKey."]
+    assert [e.reason for e in events_between(None, secret)] == ["SecretMissing"]
+    assert events_between(secret, secret) == ()
+    assert [e.message for e in events_between(secret, key)] == ["Waiting for key secretKey."]
 
 
 @pytest.mark.parametrize("reason", [Reason.WAITING_FOR_PODS, Reason.RETRYING, Reason.STOPPING])
-def test_what_passes_by_itself_is_no_event(reason: Reason) -> None:
-    assert between(None, status(reason, "Soon.")) == ()
+def test_a_reason_that_passes_without_action_gives_no_event(reason: Reason) -> None:
+    assert events_between(None, status(reason, "Soon.")) == ()
 
 
-def test_a_message_is_cut_to_what_an_event_holds_between_letters() -> None:
-    (event,) = between(None, status(Reason.SECRET_MISSING, "\u00e9" * 2000))
+def test_a_message_is_cut_between_characters_to_the_limit_of_an_event() -> None:
+    (event,) = events_between(None, status(Reason.SECRET_MISSING, "\u00e9" * 2000))
 
     assert event.message == "\u00e9" * 500

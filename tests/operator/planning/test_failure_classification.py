@@ -1,4 +1,4 @@
-"""Causes that the golden cases do not show: one pod at a time, and gangs at the edges."""
+"""Causes of failures that the golden cases do not show: single pods, and edge cases of gangs."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -40,7 +40,7 @@ def cause(short: Manifest) -> Failure | None:
 def end(
     *pods: Manifest, failing_for: float | None = None, first: str | None = None, **job: Any
 ) -> Success | Failure | InProgress:
-    """How a gang ended, a pod of which was first seen to fail so many seconds ago."""
+    """The end of a gang whose first failed pod was observed some seconds ago."""
     made, there, expected = gang(*pods, **job)
     since = None if failing_for is None else scenes.NOW - timedelta(seconds=failing_for)
     return end_of(made, there, expected, now=scenes.NOW, collection=60, failing=Failing(since, first))
@@ -60,7 +60,7 @@ def end(
         ({"is": "Failed", "status": {"reason": "UnexpectedAdmissionError"}}, None, "TrainerDied"),
     ],
 )
-def test_without_a_message_kubernetes_own_words_decide(
+def test_without_a_message_the_status_of_the_pod_decides(
     pod: Manifest, failure: str | None, reason: str
 ) -> None:
     found = cause(pod)
@@ -80,7 +80,7 @@ def test_without_a_message_kubernetes_own_words_decide(
         ("DeletionByPodGC", None, "NodeLost"),
     ],
 )
-def test_disruptions_are_told_apart(why: str, failure: str | None, reason: str) -> None:
+def test_disruptions_are_distinguished(why: str, failure: str | None, reason: str) -> None:
     found = cause(
         {
             "code": 137,
@@ -92,7 +92,7 @@ def test_disruptions_are_told_apart(why: str, failure: str | None, reason: str) 
     assert (found.failure, found.reason) == (failure, reason)
 
 
-def test_an_image_that_cannot_be_started_says_why() -> None:
+def test_a_start_error_is_reported_with_its_message() -> None:
     text = 'exec: "python": executable file not found in $PATH'
     ended = {"exitCode": 128, "reason": "StartError", "message": text}
     found = cause(
@@ -123,7 +123,7 @@ def test_pods_that_have_not_failed_have_no_cause(pod: Manifest) -> None:
         "x" * 5000,
     ],
 )
-def test_poisoned_messages_are_unreadable_and_nothing_worse(text: str) -> None:
+def test_invalid_messages_are_unreadable_and_raise_no_other_error(text: str) -> None:
     _, pods, expected = gang({"code": 0, "says": text})
 
     with pytest.raises(Unreadable):
@@ -133,14 +133,14 @@ def test_poisoned_messages_are_unreadable_and_nothing_worse(text: str) -> None:
 @pytest.mark.parametrize(
     "field", [{"stage": "Prepare"}, {"attempt": 2}, {"configDigest": "sha256:" + "1" * 64}]
 )
-def test_messages_about_something_else_are_not_believed(field: Manifest) -> None:
+def test_messages_about_another_attempt_are_unreadable(field: Manifest) -> None:
     _, pods, expected = gang({"code": 0, "says": field})
 
     with pytest.raises(Unreadable, match="its message is of"):
         message_of(pods[0], expected)
 
 
-def test_a_trainer_that_cannot_read_its_config_is_believed_to_have_failed_and_nothing_more() -> None:
+def test_a_message_without_config_digest_can_report_a_failure_but_no_success() -> None:
     unread = {"configDigest": "sha256:" + "0" * 64, "class": "UserConfig", "reason": "ConfigInvalid"}
     found = cause({"code": 2, "says": unread})
     _, pods, expected = gang({"code": 0, "says": unread | {"class": "Success"}})
@@ -151,7 +151,7 @@ def test_a_trainer_that_cannot_read_its_config_is_believed_to_have_failed_and_no
         message_of(pods[0], expected)
 
 
-def test_a_report_may_speak_in_its_own_name() -> None:
+def test_a_readback_may_report_as_stage_readback() -> None:
     _, pods, expected = gang({"code": 0, "says": {"stage": "Readback"}})
 
     with pytest.raises(Unreadable):
@@ -159,12 +159,12 @@ def test_a_report_may_speak_in_its_own_name() -> None:
     assert message_of(pods[0], replace(expected, readback=True)).stage is Stage.READBACK
 
 
-def test_text_of_a_tenant_loses_what_could_harm_a_reader() -> None:
+def test_text_of_a_tenant_loses_control_characters() -> None:
     assert clean("a\x1b[31mb\r\nc\u202ed\u0000 \ud800e", 100) == "a [31mb c d e"
     assert clean("x" * 50, 10) == "xxxxxxx..."
 
 
-def test_pod_that_never_leaves_tells_of_a_lost_node() -> None:
+def test_a_pod_that_stays_after_its_grace_period_is_a_lost_node() -> None:
     leaves = {"metadata": {"deletionTimestamp": "2026-01-01T11:57:00Z"}}
 
     found = cause(leaves)
@@ -173,7 +173,7 @@ def test_pod_that_never_leaves_tells_of_a_lost_node() -> None:
     assert cause({"metadata": {"deletionTimestamp": "2026-01-01T11:59:00Z"}}) is None
 
 
-def test_nothing_has_ended_while_pods_run() -> None:
+def test_a_job_has_not_ended_while_its_pods_run() -> None:
     assert end({"is": "Running"}, {"index": 1, "is": "Running"}) == InProgress("going")
 
 
@@ -189,7 +189,7 @@ def test_all_ended_closes_the_window_early() -> None:
     ("seconds", "decided"), [(None, False), (0, False), (59, False), (61, True), (-7200, True)]
 )
 @pytest.mark.parametrize("at", ["2026-01-01T08:00:00Z", "2026-01-01T11:59:59Z", "2026-01-01T16:00:00Z"])
-def test_the_window_lasts_a_minute_from_the_first_look_whatever_clocks_do(
+def test_the_window_lasts_a_minute_from_the_first_observation_for_all_clocks(
     seconds: float | None, decided: bool, at: str
 ) -> None:
     bug = {"code": 10, "at": at, "says": {"class": "Internal", "reason": "Bug", "message": "m"}}
@@ -198,14 +198,14 @@ def test_the_window_lasts_a_minute_from_the_first_look_whatever_clocks_do(
     assert isinstance(found, Failure) is decided
 
 
-def test_failed_job_without_a_pod_to_ask_is_a_lost_pod() -> None:
+def test_a_failed_job_without_pods_is_a_lost_pod() -> None:
     found = end(status={"is": "Failed"}, failing_for=61)
 
     assert isinstance(found, Failure)
     assert (found.failure, found.reason) == (None, "PodLost")
 
 
-def test_job_seen_complete_before_its_pod_is_waited_for() -> None:
+def test_a_job_that_is_observed_before_its_pod_is_waited_for() -> None:
     found = end({"is": "Running"}, status={"is": "Complete", "at": "2026-01-01T11:59:55Z"})
 
     assert isinstance(found, InProgress)
@@ -220,7 +220,7 @@ def test_success_needs_the_payload_of_its_stage() -> None:
     assert isinstance(end({"code": 0, "says": "success"}, status={"is": "Complete"}), Success)
 
 
-def test_choice_for_another_number_of_processes_is_not_believed() -> None:
+def test_a_choice_for_another_number_of_processes_is_refused() -> None:
     made = scenes.child(JOB, {"stage": "Prepare", "status": {"is": "Complete"}}, CONFIGURED)
     config = config_of(made)
     assert config
@@ -296,7 +296,7 @@ def test_clocks_of_nodes_do_not_choose_the_cause(hours: int) -> None:
     assert found.reason == "First"
 
 
-def test_the_pod_that_was_seen_to_fail_first_is_the_cause_whatever_was_written_since() -> None:
+def test_the_pod_that_was_observed_to_fail_first_stays_the_cause() -> None:
     bug = {"class": "Internal", "reason": "First", "message": "m"}
     diverged = {"class": "Numerical", "reason": "Second", "message": "m"}
     first = {"code": 10, "says": bug, "metadata": {"resourceVersion": "120"}}
@@ -311,7 +311,7 @@ def test_the_pod_that_was_seen_to_fail_first_is_the_cause_whatever_was_written_s
     assert found.reason == "First"
 
 
-def test_the_furthest_step_of_a_gang_is_told() -> None:
+def test_the_furthest_step_of_a_gang_is_recorded() -> None:
     bug = {"class": "Internal", "reason": "Bug", "message": "m", "step": 118}
     lost = {"class": "Communication", "reason": "PeerLost", "message": "m", "step": 120}
 

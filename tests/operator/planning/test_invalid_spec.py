@@ -10,7 +10,7 @@ from finetune_operator.planning.invalid_spec import status_of
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-def told_of(raw: dict[str, Any], now: datetime = NOW) -> dict[str, Any]:
+def status_at(raw: dict[str, Any], now: datetime = NOW) -> dict[str, Any]:
     with pytest.raises(ValidationError) as error:
         FineTuneJob.model_validate(raw)
     return status_of(raw, error.value, now)
@@ -24,8 +24,8 @@ RAW: dict[str, Any] = {
 }
 
 
-def test_the_field_is_named_and_nothing_has_ended() -> None:
-    status = told_of(RAW)
+def test_the_message_names_the_field_and_the_job_has_not_ended() -> None:
+    status = status_at(RAW)
     (condition,) = status["conditions"]
     assert (condition["type"], condition["status"], condition["reason"]) == (
         "Succeeded",
@@ -38,14 +38,14 @@ def test_the_field_is_named_and_nothing_has_ended() -> None:
     assert status["state"] == "Waiting"
 
 
-def test_what_was_known_stays_known() -> None:
+def test_the_stored_status_is_kept() -> None:
     prepared = {"type": "Prepared", "status": "True", "reason": "Completed"}
     attempts = [{"stage": "Train", "number": 1}]
-    status = told_of(RAW | {"status": {"attempts": attempts, "conditions": [prepared]}})
+    status = status_at(RAW | {"status": {"attempts": attempts, "conditions": [prepared]}})
     assert status["attempts"] == attempts
     assert prepared in status["conditions"]
 
 
-def test_said_again_it_is_the_same() -> None:
-    first = told_of(RAW)
-    assert told_of(RAW | {"status": first}, NOW.replace(hour=9)) == first
+def test_the_same_error_gives_the_same_status() -> None:
+    first = status_at(RAW)
+    assert status_at(RAW | {"status": first}, NOW.replace(hour=9)) == first

@@ -1,4 +1,4 @@
-"""Which Events are asked for, what counts as drift, and texts that the golden cases do not show."""
+"""The Events to read, drift, and messages that the golden cases do not show."""
 
 from datetime import timedelta
 from typing import Any
@@ -22,7 +22,7 @@ def hanging(text: str, reason: str = "FailedMount") -> pending.Waiting | None:
     job = prepare()
     pod = scenes.pod(JOB, job, {"is": "Creating"})
     event = scenes.event({"about": "tickets-0b5c3-p1-0", "reason": reason, "message": text})
-    return pending.on(job, [pod], [event])
+    return pending.find_reason(job, [pod], [event])
 
 
 @pytest.mark.parametrize(
@@ -45,13 +45,13 @@ def test_a_pod_that_no_node_takes_says_how_much_it_requests(
     job = scenes.child(asking, {"stage": "Train"}, configured)
     told = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes."}
     pods = [scenes.pod(asking, job, {"is": "Pending", "status": {"conditions": [told]}})]
-    waits = pending.on(job, pods, [])
+    waits = pending.find_reason(job, pods, [])
 
     assert waits
     assert waits.message == f"No node takes pod tickets-0b5c3-t1-0-x, which requests {asks}: 0/3 nodes."
 
 
-def test_events_are_asked_for_pods_that_hang_and_jobs_without_pods() -> None:
+def test_events_are_read_for_pods_that_wait_and_jobs_without_pods() -> None:
     job = prepare(status={"startTime": "2026-01-01T11:50:00Z"})
     creating = scenes.pod(JOB, job, {"is": "Creating"})
     running = scenes.pod(JOB, job, {"is": "Running"})
@@ -61,14 +61,14 @@ def test_events_are_asked_for_pods_that_hang_and_jobs_without_pods() -> None:
     assert pending.ask_about([job], [running], scenes.NOW) == []
 
 
-def test_nothing_is_asked_about_a_job_that_waits_for_the_job_controller_or_has_pods_not_seen_yet() -> None:
+def test_no_events_are_read_for_a_job_before_its_start_or_with_counted_pods() -> None:
     untouched = prepare()
     counted = prepare(status={"startTime": "2026-01-01T11:50:00Z", "active": 1})
 
     assert pending.ask_about([untouched, counted], [], scenes.NOW) == []
 
 
-def test_nothing_is_asked_about_what_is_young_or_over_or_a_cleanup() -> None:
+def test_no_events_are_read_for_a_young_job_a_finished_job_or_a_cleanup() -> None:
     started = {"startTime": "2026-01-01T11:50:00Z"}
     young = prepare(made=(scenes.NOW - timedelta(seconds=2)).isoformat(), status=started)
     over = prepare(status={"is": "Complete"})
@@ -102,7 +102,7 @@ def test_nothing_is_asked_about_what_is_young_or_over_or_a_cleanup() -> None:
         ),
     ],
 )
-def test_mounts_that_fail_say_what_is_missing(text: str, reason: Reason) -> None:
+def test_a_failed_mount_names_the_missing_object(text: str, reason: Reason) -> None:
     found = hanging(text)
 
     assert found
@@ -110,21 +110,21 @@ def test_mounts_that_fail_say_what_is_missing(text: str, reason: Reason) -> None
     assert found.problem
 
 
-def test_missing_key_of_a_secret_is_told_with_the_name_of_the_secret() -> None:
+def test_a_missing_key_is_reported_with_the_name_of_its_secret() -> None:
     found = hanging(FAILED + '"storage-data" : references non-existent secret key: accessKey')
 
     assert found
     assert "key accessKey in Secret s3-keys of namespace" in found.message
 
 
-def test_missing_key_is_looked_for_in_what_the_volume_names() -> None:
+def test_a_missing_key_is_reported_with_the_name_of_its_config_map() -> None:
     found = hanging(FAILED + '"config" : configmap references non-existent config key: ca.crt')
 
     assert found
     assert "ConfigMap company-ca" in found.message
 
 
-def test_newest_event_tells() -> None:
+def test_the_newest_event_decides() -> None:
     job = prepare()
     pod = scenes.pod(JOB, job, {"is": "Creating"})
     about = "tickets-0b5c3-p1-0"
@@ -136,13 +136,13 @@ def test_newest_event_tells() -> None:
         )
     ]
 
-    found = pending.on(job, [pod], events)
+    found = pending.find_reason(job, [pod], events)
 
     assert found
     assert found.reason is Reason.CONFIG_MAP_MISSING
 
 
-def test_sandbox_that_cannot_be_made_is_told() -> None:
+def test_a_failed_sandbox_is_reported() -> None:
     found = hanging("Failed to create pod sandbox: no network", "FailedCreatePodSandBox")
 
     assert found
@@ -150,7 +150,7 @@ def test_sandbox_that_cannot_be_made_is_told() -> None:
     assert "no network" in found.message
 
 
-def test_pods_refused_by_a_webhook_are_told_in_its_words() -> None:
+def test_a_refusal_by_a_webhook_is_reported_with_its_message() -> None:
     event = scenes.event(
         {
             "about": "tickets-0b5c3-p1",
@@ -158,7 +158,7 @@ def test_pods_refused_by_a_webhook_are_told_in_its_words() -> None:
             "message": "Error creating: admission webhook says no",
         }
     )
-    found = pending.on(prepare(), [], [event])
+    found = pending.find_reason(prepare(), [], [event])
 
     assert found
     assert (found.reason, found.message) == (
@@ -167,7 +167,7 @@ def test_pods_refused_by_a_webhook_are_told_in_its_words() -> None:
     )
 
 
-def test_a_job_as_it_was_made_has_not_drifted() -> None:
-    assert pending.drifted(prepare()) is None
-    assert pending.drifted(prepare(spec={"parallelism": 0}))
-    assert pending.drifted(prepare(spec={"activeDeadlineSeconds": 5}))
+def test_an_unchanged_job_has_not_drifted() -> None:
+    assert pending.find_drift(prepare()) is None
+    assert pending.find_drift(prepare(spec={"parallelism": 0}))
+    assert pending.find_drift(prepare(spec={"activeDeadlineSeconds": 5}))

@@ -14,7 +14,7 @@ import yaml
 from finetune_operator.api import AttemptStatus
 from finetune_operator.objects import Manifest
 from finetune_operator.planning.plan import plan
-from finetune_operator.planning.status import ENDS
+from finetune_operator.planning.status import FINAL_STATES
 from finetune_operator.planning.types import Plan
 from finetune_operator.rendering.cleanup_record import read_record
 from finetune_operator.rendering.jobs import config_of
@@ -35,7 +35,7 @@ def test_golden_case(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_planning_again_with_the_status_written_decides_the_same(case: str) -> None:
+def test_a_second_reconcile_makes_the_same_decision(case: str) -> None:
     folder = GOLDEN / case
     short = scenes.read(folder / "observed.yaml")
     configured = scenes.settings(short.get("settings"))
@@ -55,7 +55,7 @@ def test_planning_again_with_the_status_written_decides_the_same(case: str) -> N
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_condition_and_event_says_something(case: str) -> None:
+def test_every_condition_and_event_has_a_message(case: str) -> None:
     made = planned(GOLDEN / case)
 
     assert [c.type for c in made.status.conditions if " " not in c.message] == []
@@ -64,17 +64,17 @@ def test_every_condition_and_event_says_something(case: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_cause_of_an_end_stands_in_one_condition(case: str) -> None:
-    """In `describe`: in the message, in Succeeded, and in the attempt that failed; the others point there."""
+    """The message, Succeeded and the failed attempt hold the cause; other conditions refer to it."""
     status = planned(GOLDEN / case).status
     causes = [a.message for a in status.attempts if a.outcome == "Failed" and a.message]
-    if status.state not in ENDS:
+    if status.state not in FINAL_STATES:
         return
     for condition in status.conditions:
         tells = [c for c in (*causes[-1:], status.message) if c and len(c) > 1 and c in condition.message]
         assert condition.type == "Succeeded" or not tells, condition
 
 
-def test_there_are_enough_cases_to_call_the_behaviour_written_down() -> None:
+def test_at_least_forty_golden_cases_exist() -> None:
     assert len(CASES) >= 40
 
 
@@ -87,7 +87,7 @@ def planned(folder: Path) -> Plan:
 
 
 def shown(made: Plan) -> Manifest:
-    """A plan as few lines that say everything that was decided."""
+    """Abbreviates a plan to the lines that hold its decisions."""
     status = made.status
     lines: Manifest = {
         "apply": [f"{m['kind']} {m['metadata']['name']}" for m in made.apply],

@@ -1,4 +1,4 @@
-"""Edges of the policies that the golden cases do not show."""
+"""Edge cases of the policies that the golden cases do not show."""
 
 from datetime import timedelta
 
@@ -17,7 +17,7 @@ def test_durations(duration: str, seconds: int) -> None:
 
 
 @given(st.integers(-(10**8), 10**8))
-def test_a_clock_that_was_set_back_stalls_nothing_and_ends_nothing_early(seconds: int) -> None:
+def test_a_clock_that_was_set_back_neither_stalls_a_job_nor_ends_it_early(seconds: int) -> None:
     then = scenes.NOW + timedelta(seconds=seconds)
 
     assert distance(then, scenes.NOW) == abs(seconds)

@@ -1,4 +1,4 @@
-"""What the conditions of a job say to people, at each point of its life."""
+"""The messages of the conditions of a job, at each point of its life."""
 
 from typing import Any
 
@@ -39,13 +39,13 @@ def training(**spec: Any) -> dict[str, Any]:
         (Condition.SUCCEEDED, "Unknown: The job has not ended."),
     ],
 )
-def test_while_all_pods_run_each_condition_says_so_in_a_sentence(kind: Condition, says: str) -> None:
+def test_each_condition_has_a_sentence_while_all_pods_run(kind: Condition, says: str) -> None:
     shown = conditions(training(), RUNNING)[kind]
 
     assert f"{shown.status}: {shown.message}".startswith(says)
 
 
-def test_a_suspended_job_says_what_is_still_stopping_and_then_how_it_goes_on() -> None:
+def test_a_suspended_job_reports_stopping_pods_and_then_how_to_resume() -> None:
     stopping = conditions(training(suspend=True), STOPPING)
     suspended = conditions(training(suspend=True), {})
 
@@ -55,7 +55,7 @@ def test_a_suspended_job_says_what_is_still_stopping_and_then_how_it_goes_on() -
     assert suspended["Finished"].message == "The job has not ended."
 
 
-def test_an_ended_job_says_how_in_each_condition() -> None:
+def test_each_condition_of_a_finished_job_describes_the_end() -> None:
     failed = conditions({"spec": {"resources": {"profile": "none"}}}, {})
     published = {"stage": "Publish", "outcome": "Succeeded"}
     attempts = [PREPARED, {"stage": "Train", "outcome": "Succeeded"}, published]
@@ -74,7 +74,7 @@ def failed_train(message: str, **cause: Any) -> dict[str, Any]:
     return {"status": {"reached": "Prepare", "attempts": [PREPARED, attempt]}}
 
 
-def test_the_cause_of_a_failure_is_told_once_and_the_other_conditions_point_there() -> None:
+def test_one_condition_holds_the_cause_of_a_failure_and_the_others_refer_to_it() -> None:
     failed = conditions(failed_train("Row 7 is bad.", **{"class": "UserData"}), {})
 
     assert [kind for kind, c in failed.items() if "Row 7" in c.message] == ["Succeeded"]
@@ -92,7 +92,7 @@ def test_a_job_that_tries_again_says_which_attempt_failed() -> None:
     )
 
 
-def test_a_gate_that_is_not_passed_is_told_by_its_own_condition() -> None:
+def test_the_condition_gate_passed_holds_the_cause_of_a_failed_gate() -> None:
     attempts = [PREPARED, {"stage": "Train", "outcome": "Succeeded"}]
     spec = {"evaluation": {"gate": {"minimum": 0.99}}}
     held = conditions({"spec": spec, "status": {"reached": "Train", "attempts": attempts}}, {})
@@ -101,7 +101,7 @@ def test_a_gate_that_is_not_passed_is_told_by_its_own_condition() -> None:
     assert "gate.minimum 0.99" in held["GatePassed"].message
 
 
-def test_a_job_that_is_edited_by_hand_says_so_while_its_pods_run() -> None:
+def test_drift_is_reported_while_the_pods_run() -> None:
     drifted = {"jobs": [RUNNING["jobs"][0] | {"spec": {"activeDeadlineSeconds": 60}}]}
     shown = conditions(training(), drifted)["Running"]
 

@@ -1,4 +1,4 @@
-"""Which stores and profiles a job may use, and with whose keys: what is allowed, and attacks."""
+"""The stores, keys and profiles that a job may use, and attacks."""
 
 from typing import Any
 
@@ -30,24 +30,26 @@ SETTINGS: Manifest = {"stores": STORES, "profiles": {"default": {"store": "minio
 
 
 def job(spec: Manifest, namespace: str = "demo") -> Any:
-    """A job like BASE that names no storage but what `spec` names."""
+    """A job like BASE with only the storages of `spec`."""
     if "storage" in spec:
         spec = spec | {"storage": dict.fromkeys(("endpoint", "secretRef", "caBundleRef")) | spec["storage"]}
     return scenes.job_of({"metadata": {"namespace": namespace}, "spec": {"storage": None} | spec})
 
 
-def asked(spec: Manifest, changes: Manifest | None = None, namespace: str = "demo") -> ResolvedRun | Blocked:
+def resolve_spec(
+    spec: Manifest, changes: Manifest | None = None, namespace: str = "demo"
+) -> ResolvedRun | Blocked:
     return resolve(job(spec, namespace), Observed(), scenes.settings(scenes.merged(SETTINGS, changes or {})))
 
 
 def resolved(spec: Manifest, changes: Manifest | None = None, namespace: str = "demo") -> trainer.Stores:
-    found = asked(spec, changes, namespace)
+    found = resolve_spec(spec, changes, namespace)
     assert isinstance(found, ResolvedRun), found
     return found.run.stores
 
 
 def blocked(spec: Manifest, changes: Manifest | None = None, namespace: str = "demo") -> tuple[str, str]:
-    found = asked(spec, changes, namespace)
+    found = resolve_spec(spec, changes, namespace)
     assert isinstance(found, Blocked)
     assert not found.passes
     return found.reason, found.message
@@ -66,7 +68,7 @@ def keys(spec: Manifest, changes: Manifest | None = None) -> dict[str, tuple[str
     return found
 
 
-def test_a_job_that_names_nothing_gets_the_store_of_its_profile() -> None:
+def test_a_job_without_storage_gets_the_store_of_its_profile() -> None:
     stores = resolved({})
     assert stores.data == stores.model == stores.output
     assert stores.data == trainer.StoreAccess(endpoint=SITE, ca_bundle=True)
@@ -79,7 +81,7 @@ def test_a_job_may_bring_keys_of_its_own_to_a_store() -> None:
     assert set(keys(spec).values()) == {(SITE, "own")}
 
 
-def test_a_store_without_keys_needs_those_of_the_job() -> None:
+def test_a_store_without_keys_needs_the_keys_of_the_job() -> None:
     reason, message = blocked({"storage": {"store": "archive"}})
     assert reason == Reason.STORAGE_UNSET
     assert "spec.storage: no Secret is named with the keys of store archive" in message
@@ -96,7 +98,7 @@ def test_roles_may_use_different_stores_each_with_its_own_keys() -> None:
     }
 
 
-def test_an_unknown_store_is_refused_with_those_of_the_namespace() -> None:
+def test_an_unknown_store_is_refused_with_the_stores_of_the_namespace() -> None:
     reason, message = blocked({"storage": {"store": "minoi"}})
     assert reason == Reason.STORE_UNKNOWN
     assert (
@@ -192,7 +194,7 @@ def test_attack_the_profile_of_another_team() -> None:
     assert resolved(spec, profiles, namespace="research-eu")
 
 
-def test_an_unknown_profile_is_refused_with_those_of_the_namespace() -> None:
+def test_an_unknown_profile_is_refused_with_the_profiles_of_the_namespace() -> None:
     profiles = {"profiles": {"h100": {"allowedNamespaces": ["research"]}}}
     reason, message = blocked({"resources": {"profile": "h200"}}, profiles)
     assert (reason, message) == (
@@ -222,7 +224,7 @@ def test_plain_http_is_refused_for_stores_and_endpoints() -> None:
 
 
 def trained(configured: Any, spec: Manifest) -> Any:
-    """A job whose first Train attempt has failed, and what is seen of the job."""
+    """A job whose first Train attempt has failed, and its observed state."""
     attempts = [{"stage": "Prepare", "outcome": "Succeeded"}, {"stage": "Train", "outcome": "Failed"}]
     changes = {"spec": {"storage": None} | spec, "status": {"attempts": attempts}}
     made = scenes.job_of(changes, configured=configured)

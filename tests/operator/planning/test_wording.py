@@ -2,8 +2,8 @@
 
 import pytest
 
-from finetune_operator.planning.results import told
-from finetune_operator.planning.wording import counted
+from finetune_operator.planning.stages import STAGES
+from finetune_operator.planning.wording import count
 from finetune_trainer.contract import Stage
 from tests.operator import scenes
 
@@ -12,10 +12,10 @@ from tests.operator import scenes
     ("number", "says"), [(0, "0 classes"), (1, "1 class"), (2, "2 classes"), (1234, "1,234 classes")]
 )
 def test_a_noun_agrees_with_its_number(number: int, says: str) -> None:
-    assert counted(number, "class", "classes") == says
+    assert count(number, "class", "classes") == says
 
 
-def test_the_smallest_data_set_is_told_in_the_singular() -> None:
+def test_the_summary_of_the_smallest_data_set_uses_the_singular() -> None:
     job = scenes.job_of({"status": {"reached": "Train"}})
     assert job.status
     assert job.status.data
@@ -29,7 +29,7 @@ def test_the_smallest_data_set_is_told_in_the_singular() -> None:
     evaluation = job.status.evaluation.model_copy(update={"rows": 1})
     status = job.status.model_copy(update={"data": data, "chosen": chosen, "evaluation": evaluation})
 
-    assert told(status, Stage.PREPARE) == (
+    assert STAGES[Stage.PREPARE].summarize(status) == (
         "1 row to train on, 1 to choose on, 1 to measure on, 1 class; 1 step of 1 row."
     )
-    assert "on 1 test row;" in told(status, Stage.TRAIN)
+    assert "on 1 test row;" in STAGES[Stage.TRAIN].summarize(status)

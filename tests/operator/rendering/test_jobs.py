@@ -1,4 +1,4 @@
-"""The manifests of a run, whole, and what must hold for all of them."""
+"""The manifests of a run, and rules for all manifests."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def every(job: FineTuneJob) -> dict[str, Manifest]:
     }
 
 
-def test_manifests_are_as_written_down() -> None:
+def test_manifests_equal_the_golden_files() -> None:
     found = every(scenes.job_of())
     if os.environ.get("FINETUNE_REGENERATE"):
         GOLDEN.write_text(yaml.safe_dump(json.loads(json.dumps(found)), sort_keys=False, width=105))
@@ -92,14 +92,14 @@ def test_a_session_token_is_mounted_with_the_keys_and_may_be_missing() -> None:
 
 
 @pytest.mark.parametrize("kind", ["readback", "cleanup"])
-def test_report_and_cleanup_get_the_keys_of_the_output_store_alone(kind: str) -> None:
+def test_readback_and_cleanup_get_only_the_keys_of_the_output_store(kind: str) -> None:
     store = {"endpoint": "https://other:9000", "secretRef": {"name": "reads-secret-data"}}
     job = scenes.job_of({"spec": {"dataset": {"storage": store}}})
 
     assert "reads-secret-data" not in str(every(job)[kind]["spec"]["template"]["spec"])
 
 
-def test_the_cleanup_record_outlives_its_fine_tune_job_and_starts_nothing() -> None:
+def test_the_cleanup_record_outlives_its_fine_tune_job_and_creates_no_pods() -> None:
     record = every(scenes.job_of())["cleanupRecord"]
 
     assert record["kind"] == "ControllerRevision"
@@ -107,7 +107,7 @@ def test_the_cleanup_record_outlives_its_fine_tune_job_and_starts_nothing() -> N
     assert record["metadata"]["labels"][names.LABEL_UID] == scenes.UID
 
 
-def test_a_cleanup_job_ends_by_itself_and_is_removed_by_itself() -> None:
+def test_a_cleanup_job_has_a_deadline_and_a_ttl() -> None:
     cleanup = made(scenes.job_of(), Stage.CLEANUP)
 
     assert cleanup["spec"]["activeDeadlineSeconds"] == scenes.settings().deadlines.cleanup
@@ -131,7 +131,7 @@ def test_a_cleanup_job_ends_by_itself_and_is_removed_by_itself() -> None:
         ({"metadata": {"annotations": None}}, "cannot be read"),
     ],
 )
-def test_a_forged_cleanup_record_is_not_acted_on(change: Manifest, message: str) -> None:
+def test_a_forged_cleanup_record_is_refused(change: Manifest, message: str) -> None:
     record = scenes.merged(every(scenes.job_of())["cleanupRecord"], change)
 
     with pytest.raises(ValueError, match=message):
@@ -167,7 +167,7 @@ def test_jobs_ask_for_the_gpus_and_threads_of_their_processes() -> None:
         ("50m", "256Mi", {}),
     ],
 )
-def test_readback_and_cleanup_request_little_and_the_others_all_that_they_may_use(
+def test_only_readback_and_cleanup_request_less_than_their_limits(
     cpu: str, memory: str, requests: dict[str, str]
 ) -> None:
     cpu_stages = {"profiles": {"default": {"cpuStages": {"cpu": cpu, "memory": memory}}}}
@@ -219,7 +219,7 @@ def test_config_at_maximum_lengths_fits_its_annotation() -> None:
     assert all(len(value) <= 63 for value in train["metadata"]["labels"].values())
 
 
-def test_config_survives_the_trip_to_the_trainer() -> None:
+def test_the_trainer_reads_the_rendered_config() -> None:
     job = scenes.job_of()
     config = jobs.config_of(made(job, Stage.TRAIN, chosen=scenes.CHOSEN, prepared=scenes.DIGEST))
 
@@ -247,7 +247,7 @@ def test_config_survives_the_trip_to_the_trainer() -> None:
         ),
     ],
 )
-def test_the_method_is_told_to_the_trainer(spec: Manifest, method: trainer.Method) -> None:
+def test_the_config_holds_the_method(spec: Manifest, method: trainer.Method) -> None:
     job = scenes.job_of({"spec": spec})
     config = jobs.config_of(made(job, Stage.TRAIN, chosen=scenes.CHOSEN, prepared=scenes.DIGEST))
 
@@ -262,7 +262,7 @@ def test_methods_and_their_numbers_have_digests_of_their_own() -> None:
     assert len({run.model_copy(update={"method": method}).digest() for method in methods}) == len(methods)
 
 
-def test_what_a_split_names_reaches_the_trainer_and_one_file_is_asked_for_as_ever() -> None:
+def test_the_config_holds_all_files_of_a_split_and_a_single_file_stays_a_uri() -> None:
     def dataset(changes: Manifest) -> trainer.Dataset:
         return scenes.asked_of(scenes.job_of({"spec": {"dataset": changes}}), scenes.settings()).run.dataset
 
@@ -303,7 +303,7 @@ def test_jobs_with_the_same_output_share_no_folder() -> None:
     assert trainer_config.output_uri(scenes.job_of(later)) == "s3://models/support/demo/tickets/99999999/"
 
 
-def test_spec_digest_tells_what_changes_the_work_and_nothing_else() -> None:
+def test_the_spec_digest_changes_with_the_work_only() -> None:
     def digest(spec: Manifest) -> str:
         return scenes.asked_of(scenes.job_of({"spec": spec}), scenes.settings()).spec_digest
 
@@ -374,6 +374,6 @@ def test_labels_and_annotations_of_the_profile_are_on_the_pods_only(stage: Stage
     ],
 )
 @pytest.mark.parametrize("field", ["pod_labels", "pod_annotations"])
-def test_a_profile_cannot_take_labels_that_the_operator_rests_on(field: str, name: str) -> None:
+def test_a_profile_cannot_set_labels_of_the_operator(field: str, name: str) -> None:
     with pytest.raises(ValidationError, match=name.partition("/")[0]):
         scenes.settings({"profiles": {"default": {field: {name: "x"}}}})

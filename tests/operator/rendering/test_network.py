@@ -1,4 +1,4 @@
-"""Where the pods of a run may go: stores, DNS, and no metadata service."""
+"""The egress of the pods of a run: stores, DNS, and no metadata service."""
 
 import ipaddress
 from typing import Any
@@ -20,7 +20,7 @@ METADATA = [
 
 
 def egress(spec: Manifest, changes: Manifest | None = None) -> list[Manifest]:
-    """The rules to stores: what follows the run's own pods and DNS."""
+    """The rules for stores, which follow the rules for the pods of the run and for DNS."""
     configured = scenes.settings(changes)
     job = scenes.job_of({"spec": spec})
     policy = network.network_policy(job, scenes.asked_of(job, configured).run, configured)
@@ -78,7 +78,7 @@ def test_only_the_networks_and_ports_of_a_store_are_open() -> None:
 
 
 def test_a_store_behind_a_service_of_the_cluster_is_open_by_namespace_at_the_port_of_its_pods() -> None:
-    """The Service maps 443 to 9000; a policy sees the pods."""
+    """The Service maps 443 to 9000; a NetworkPolicy applies to the port of the pods."""
     store = {"endpoint": "https://minio.storage.svc", "egress": {"namespaces": ["storage"], "ports": [9000]}}
     own = {"store": "minio", "endpoint": None, "caBundleRef": None}
 

@@ -1,10 +1,10 @@
-"""A FineTuneJob as the trainer's input."""
+"""The run and the config of a FineTuneJob."""
 
 from typing import Any, get_args
 
 import pytest
 
-from finetune_operator.planning.results import told
+from finetune_operator.planning.stages import STAGES
 from finetune_operator.rendering import trainer_config
 from finetune_trainer.contract import METRICS, PRIMARY_METRIC, MetricName, Stage, Task
 from tests.operator import scenes
@@ -17,19 +17,19 @@ def run(spec: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("task", get_args(Task))
-def test_metrics_default_to_those_of_the_task(task: Task) -> None:
+def test_metrics_default_to_the_metrics_of_the_task(task: Task) -> None:
     measured = run({"task": task}).evaluation
     assert measured.metrics == METRICS[task]
     assert measured.primary_metric == PRIMARY_METRIC[task]
 
 
-def test_every_metric_is_of_one_task_and_what_decides_is_among_them() -> None:
+def test_every_metric_belongs_to_one_task_and_the_primary_metric_is_among_them() -> None:
     named = [metric for metrics in METRICS.values() for metric in metrics]
     assert sorted(named) == sorted(get_args(MetricName))
     assert all(PRIMARY_METRIC[task] in METRICS[task] for task in METRICS)
 
 
-def test_metrics_that_are_asked_for_count() -> None:
+def test_metrics_of_the_spec_override_the_defaults() -> None:
     asked = {"metrics": ["perplexity", "loss"], "primaryMetric": "perplexity"}
     measured = run({"task": "TextGeneration", "evaluation": asked}).evaluation
     assert (measured.metrics, measured.primary_metric) == (("perplexity", "loss"), "perplexity")
@@ -60,19 +60,19 @@ def digest(spec: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("written", DEFAULTS, ids=str)
-def test_a_default_that_is_written_asks_for_the_same(written: dict[str, Any]) -> None:
-    """The API server of an earlier release stored some of them in the job."""
+def test_a_default_in_the_spec_does_not_change_the_digest(written: dict[str, Any]) -> None:
+    """The API server of an earlier release stored some defaults in the job."""
     method = {key: {"type": value["type"]} for key, value in written.items() if key == "method"}
     assert digest(written) == digest(method)
 
 
 @pytest.mark.parametrize("changed", OTHERS, ids=str)
-def test_another_value_asks_for_another_run(changed: dict[str, Any]) -> None:
+def test_another_value_changes_the_digest(changed: dict[str, Any]) -> None:
     method = {key: value for key, value in changed.items() if key == "method"}
     assert digest(changed) != digest(method)
 
 
-def test_what_may_always_be_changed_is_no_part_of_the_digest() -> None:
+def test_fields_that_may_always_be_changed_do_not_affect_the_digest() -> None:
     assert digest({"suspend": True, "ttl": {"podsAfterFinished": "1h", "afterFinished": "2h"}}) == digest({})
 
 
@@ -86,4 +86,4 @@ def test_the_result_of_a_generator_names_no_majority_class() -> None:
     }
     job = scenes.job_of({"status": {"evaluation": evaluation}})
     assert job.status
-    assert told(job.status, Stage.TRAIN) == "loss 1.500 on 1,200 test rows; base model 2.500."
+    assert STAGES[Stage.TRAIN].summarize(job.status) == "loss 1.500 on 1,200 test rows; base model 2.500."

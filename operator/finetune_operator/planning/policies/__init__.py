@@ -1,4 +1,4 @@
-"""The policies: each vetoes or ends a job. One file a policy, `check(inputs) -> Decision | None`. Pure."""
+"""The policies, one for each module: `check(inputs) -> Decision | None` holds or ends a job. Pure."""
 
 from finetune_operator.planning.policies import (
     deadline,
@@ -19,4 +19,4 @@ CHAIN = (
     restart.check,
     stopping.check,
 )
-"""Asked in this order; the first policy that returns a decision decides."""
+"""The policies in their order; the first policy that returns a decision decides."""

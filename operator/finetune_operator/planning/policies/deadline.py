@@ -1,4 +1,4 @@
-"""How long a Job may wait for its pods, and its pods may run. Time in a queue does not count. Pure."""
+"""Limits how long a Job waits for its pods and how long they run. Time in a queue does not count. Pure."""
 
 from datetime import datetime
 
@@ -6,8 +6,8 @@ from finetune_operator.names import Reason, State
 from finetune_operator.objects import Manifest, condition_true, moment, pods_of, since
 from finetune_operator.planning import pending
 from finetune_operator.planning.lookup import find_job, readback_name
+from finetune_operator.planning.stages import STAGES, stage_of
 from finetune_operator.planning.types import Decision, PlanInput, Stop
-from finetune_trainer.contract import Stage
 
 
 def check(inputs: PlanInput) -> Decision | None:
@@ -15,8 +15,8 @@ def check(inputs: PlanInput) -> Decision | None:
     left = remaining(inputs)
     if left is None or left[0] > 0 or inputs.running is None:
         return None
-    running, (_, told) = inputs.running, left
-    message = f"{running.stage} attempt {running.number}: {told}"
+    running, (_, detail) = inputs.running, left
+    message = f"{running.stage} attempt {running.number}: {detail}"
     return Decision(
         State.FAILED,
         Reason.DEADLINE_EXCEEDED,
@@ -26,7 +26,7 @@ def check(inputs: PlanInput) -> Decision | None:
 
 
 def remaining(inputs: PlanInput) -> tuple[float, str] | None:
-    """Seconds until the running attempt has to have come further, and what is said when it has not."""
+    """Seconds until the deadline of the running attempt, and the message for an attempt that misses it."""
     if inputs.running is None or (
         inputs.progress_of_attempt and inputs.progress_of_attempt.kind == "collecting"
     ):
@@ -34,40 +34,35 @@ def remaining(inputs: PlanInput) -> tuple[float, str] | None:
     lost = inputs.progress_of_attempt is not None and inputs.progress_of_attempt.kind == "lost"
     name = readback_name(inputs, inputs.running) if lost else inputs.running.job
     job = find_job(inputs.observed, name)
-    if job is None or _in_queue(job):
+    if job is None or _is_queued(job):
         return None
-    begun = _job_start(job) if lost else inputs.running.running_since or _job_start(job)
-    waits = pending.on(job, pods_of(inputs.observed.pods, job), inputs.observed.events)
+    start = _job_start(job) if lost else inputs.running.running_since or _job_start(job)
+    waits = pending.find_reason(job, pods_of(inputs.observed.pods, job), inputs.observed.events)
     if waits and (lost or not inputs.running.running_since):
         limit = inputs.settings.deadlines.pods_start
-        told = f"its pods did not all start within {limit} s. {waits.message}"
+        detail = f"its pods did not all start within {limit} s. {waits.message}"
     else:
-        limit = _run_limit(inputs, Stage(inputs.running.stage))
-        told = (
+        limit = STAGES[stage_of(inputs.running)].deadline(inputs.settings.deadlines)
+        detail = (
             f"it did not end within {limit} s. The operator's settings (deadlines) allow no more; ask for"
             " less or have them raised."
         )
-    return (limit - since(begun, inputs.now), told) if begun else None
+    return (limit - since(start, inputs.now), detail) if start else None
 
 
-def _in_queue(job: Manifest) -> bool:
+def _is_queued(job: Manifest) -> bool:
     """Whether the Job is suspended, or is admitted and the Job controller has not yet seen the admission.
 
     The Job controller removes the condition Suspended in the same write that sets status.startTime. Until
-    then only the creation of the Job has a time, and the Job may have been created days before its admission.
+    that write the Job has only its creation time, which may be days before its admission.
     """
     return bool(job["spec"].get("suspend") or condition_true(job, "Suspended"))
 
 
-def _run_limit(inputs: PlanInput, stage: Stage) -> int:
-    deadlines = inputs.settings.deadlines
-    return {Stage.PREPARE: deadlines.prepare, Stage.TRAIN: deadlines.train}.get(stage, deadlines.publish)
-
-
 def _job_start(job: Manifest) -> datetime | None:
-    """When a Job began: created, or let go by a queue.
+    """When a Job began: its creation, or its admission by a queue.
 
-    Both times are the control plane's. Pods are not asked: their times are of the clocks of their nodes.
+    The control plane writes both times. Times of pods come from the clocks of their nodes and do not count.
     """
     times = (moment(job["metadata"].get("creationTimestamp")), moment(job.get("status", {}).get("startTime")))
     return max((t for t in times if t), default=None)

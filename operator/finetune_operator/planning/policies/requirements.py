@@ -1,4 +1,4 @@
-"""A job that cannot be run as it stands waits or fails. Pure."""
+"""Holds or fails a job whose current spec cannot be run. Pure."""
 
 from finetune_operator.names import State
 from finetune_operator.planning.types import Decision, PlanInput
@@ -6,7 +6,7 @@ from finetune_operator.rendering.trainer_config import ResolvedRun
 
 
 def check(inputs: PlanInput) -> Decision | None:
-    """Ends or holds a job that cannot be run as it stands; what already runs is left alone."""
+    """Holds or fails a job whose current spec cannot be run. A running attempt goes on."""
     if isinstance(inputs.resolution, ResolvedRun) or inputs.running:
         return None
     state = State.WAITING if inputs.resolution.passes else State.FAILED

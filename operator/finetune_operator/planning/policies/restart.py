@@ -1,4 +1,4 @@
-"""Whether a failed stage gets another attempt, and when. Pure."""
+"""Decides whether and when a failed stage gets another attempt. Pure."""
 
 from dataclasses import dataclass
 
@@ -8,26 +8,26 @@ from finetune_operator.objects import distance
 from finetune_operator.planning.restart_budget import delay, failures_since_progress
 from finetune_operator.planning.stages import stage_of
 from finetune_operator.planning.types import Decision, PlanInput
-from finetune_operator.planning.wording import counted
+from finetune_operator.planning.wording import count
 from finetune_operator.rendering.trainer_config import uid_of
 from finetune_trainer.contract import FailureClass, Stage
 
 NON_RETRYABLE = {FailureClass.USER_CONFIG, FailureClass.USER_DATA, FailureClass.NUMERICAL}
-"""The same again would end the same."""
+"""Failure classes for which another attempt would fail in the same way."""
 DEFINITE = {"StorageDenied", "StorageCertificate", "StorageRefused"}
-"""Storage failures that time does not mend, somebody has to."""
+"""Reasons of Storage failures that a person has to fix."""
 
 
 @dataclass(frozen=True)
 class GiveUp:
-    """No further attempt, and why."""
+    """Why a stage gets no further attempt."""
 
     reason: str
     message: str
 
 
 def check(inputs: PlanInput) -> Decision | None:
-    """Ends a job whose stage is beyond help; holds one that waits for its next attempt."""
+    """Fails a job whose stage gets no further attempt; holds a job that waits for its next attempt."""
     stage = inputs.stage
     if inputs.running or stage is None:
         return None
@@ -45,7 +45,7 @@ def check(inputs: PlanInput) -> Decision | None:
 
 
 def verdict(inputs: PlanInput, stage: Stage, tries: list[AttemptStatus]) -> GiveUp | None:
-    """Why a stage gets no further attempt; None where it does."""
+    """Why a stage gets no further attempt; None where the stage gets another attempt."""
     failed = [a for a in tries if a.outcome == "Failed"]
     if tries and tries[-1].outcome == "Failed":
         last = tries[-1]
@@ -58,14 +58,14 @@ def verdict(inputs: PlanInput, stage: Stage, tries: list[AttemptStatus]) -> Give
         if failures > most:
             return GiveUp(
                 Reason.RETRIES_EXHAUSTED,
-                f"{stage} failed {counted(failures, 'time')} without progress; the operator's settings allow"
-                f" {counted(most, 'restart')}. The last cause: {_cause(last)}",
+                f"{stage} failed {count(failures, 'time')} without progress; the operator's settings allow"
+                f" {count(most, 'restart')}. The last cause: {_cause(last)}",
             )
     return None
 
 
 def _out_of_memory(inputs: PlanInput, stage: Stage, failed: list[AttemptStatus]) -> str | None:
-    """What to do about memory, where a smaller micro-batch cannot help (any more)."""
+    """What the user can do about memory; None where the next attempt halves the micro-batch."""
     if stage is not Stage.TRAIN:
         return (
             "Ask an administrator to raise the memory of this stage's pods: cpuStages.memory of the profile"
@@ -85,7 +85,7 @@ def _out_of_memory(inputs: PlanInput, stage: Stage, failed: list[AttemptStatus])
 
 
 def _where_to_look(inputs: PlanInput) -> str:
-    """The log, where the last pod itself said nothing. Its Job stays; those of earlier attempts are gone."""
+    """The command that shows the log of the last pod, if the pod left no message of its own."""
     last = inputs.status.attempts[-1] if inputs.status.attempts else None
     if last is None or last.pod is None or last.reason not in (Reason.TRAINER_DIED, last.failure):
         return ""

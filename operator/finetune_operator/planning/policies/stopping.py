@@ -1,32 +1,32 @@
-"""The next attempt waits until the pods of the one before are gone. Pure."""
+"""Holds the next attempt until the pods of the previous attempt are gone. Pure."""
 
 from finetune_operator.names import Reason, State
 from finetune_operator.objects import kept_alive_by
-from finetune_operator.planning.events import keeps_alive
+from finetune_operator.planning.events import describe_sidecars
 from finetune_operator.planning.lookup import is_over, jobs_of, live_run_pods
 from finetune_operator.planning.stages import STAGES
 from finetune_operator.planning.types import Decision, PlanInput
-from finetune_operator.planning.wording import counted
+from finetune_operator.planning.wording import count
 from finetune_trainer.contract import Stage
 
 
 def check(inputs: PlanInput) -> Decision | None:
-    """Holds a job while pods of ended attempts are still there.
+    """Holds a job while pods of ended attempts exist.
 
-    Two gangs at work on one run would compete for its GPUs, and for nodes that the new one waits for. A pod
-    whose node does not answer is given up in the end: no two writers share a place in S3.
+    Two gangs of one run would compete for GPUs and nodes. The operator does not wait forever for a pod whose
+    node does not answer: each attempt writes to its own folder in S3.
     """
     if inputs.running:
         return None
     pods = live_run_pods(inputs)
     jobs = jobs_of(inputs.job, inputs.observed, *STAGES, Stage.READBACK)
-    if going := [j for j in jobs if not is_over(inputs, j)] if not pods else []:
-        message = f"Waiting for Job {going[0]['metadata']['name']} of an earlier attempt to go."
+    if unfinished := [j for j in jobs if not is_over(inputs, j)] if not pods else []:
+        message = f"Waiting for Job {unfinished[0]['metadata']['name']} of an earlier attempt to go."
         return Decision(State.WAITING, Reason.STOPPING, message, requeue_after=10)
     if not pods:
         return None
     first = pods[0]["metadata"]["name"]
-    message = f"Waiting for {counted(len(pods), 'pod')} of an earlier attempt to end: {first}."
+    message = f"Waiting for {count(len(pods), 'pod')} of an earlier attempt to end: {first}."
     if kept := [pod for pod in pods if kept_alive_by(pod)]:
-        message = f"{message} {keeps_alive(kept[0])}"
+        message = f"{message} {describe_sidecars(kept[0])}"
     return Decision(State.WAITING, Reason.STOPPING, message, requeue_after=10)

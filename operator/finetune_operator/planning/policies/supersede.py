@@ -1,4 +1,4 @@
-"""A changed spec supersedes the attempt that was made for the old one, until the spec is frozen. Pure."""
+"""Stops the attempt for an earlier spec, until the spec is frozen. Pure."""
 
 from finetune_operator.names import Reason, State
 from finetune_operator.planning.stages import is_frozen
@@ -7,11 +7,12 @@ from finetune_operator.rendering.trainer_config import ResolvedRun
 
 
 def check(inputs: PlanInput) -> Decision | None:
-    """Stops an attempt that was made for another run than the spec asks for.
+    """Stops an attempt for another run than the run of the current spec.
 
-    A Train attempt whose pods wait for a node is superseded like a Prepare attempt. So is a Train attempt
-    whose pods run while the stored status does not say so yet: the API server has admitted the edit, so the
-    edit counts, and training starts again. The fields that may be changed at any time are no part of a run.
+    A Train attempt whose pods wait for a node is superseded like a Prepare attempt. A Train attempt whose
+    pods run is superseded too, as long as the stored status has no training start time: the API server has
+    admitted the edit, so training starts again. The fields that may be changed at any time do not affect the
+    run.
     """
     running = inputs.running
     if (

@@ -1,25 +1,25 @@
-"""`spec.suspend` stops the run's pods and keeps its results. Pure."""
+"""Stops the pods of a job with `spec.suspend`; the results of its stages stay. Pure."""
 
 from finetune_operator.names import Reason, State
 from finetune_operator.planning.lookup import live_run_pods
 from finetune_operator.planning.types import Decision, PlanInput, Stop
-from finetune_operator.planning.wording import counted
+from finetune_operator.planning.wording import count
 
 
 def check(inputs: PlanInput) -> Decision | None:
-    """Holds a suspended job; its Job is deleted, so that its pods save and leave."""
+    """Holds a suspended job. The operator deletes its Job, so that the pods save a checkpoint and stop."""
     if not inputs.job.spec.suspend:
         return None
     stage = inputs.running.stage if inputs.running else inputs.stage
     stop = None
     if running := inputs.running:
-        told = f"spec.suspend was set during {running.stage} attempt {running.number}."
-        stop = Stop("Suspended", Reason.SUSPENDED_BY_USER, told)
+        message = f"spec.suspend was set during {running.stage} attempt {running.number}."
+        stop = Stop("Suspended", Reason.SUSPENDED_BY_USER, message)
     if pods := live_run_pods(inputs):
         return Decision(
             State.WAITING,
             Reason.STOPPING,
-            f"Suspending: {counted(len(pods), 'pod is', 'pods are')} still stopping.",
+            f"Suspending: {count(len(pods), 'pod is', 'pods are')} still stopping.",
             stop=stop,
             requeue_after=10,
         )

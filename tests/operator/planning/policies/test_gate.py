@@ -1,4 +1,4 @@
-"""What passes a gate and what does not, and what is said of it."""
+"""Figures that pass or fail a gate, and the messages about them."""
 
 import math
 from typing import Any, get_args
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from finetune_operator.api import GateSpec
 from finetune_operator.planning.policies import gate
-from finetune_operator.planning.policies.gate import judged
+from finetune_operator.planning.policies.gate import check_limits
 from finetune_trainer.contract import HIGHER_IS_BETTER, Evaluation, Interval, MetricName, Scores
 from tests.operator import scenes
 
@@ -18,7 +18,7 @@ FIGURES = st.floats(-1, 1, width=32).filter(lambda figure: str(figure) != "-0.0"
 
 
 def measured(tuned: Any = 0.8, delta: Any = (0.05, 0.1, 0.15)) -> Evaluation:
-    """An evaluation with one metric; None leaves out what it stands for."""
+    """An evaluation with one metric; None leaves the figure out."""
 
     def scores(low: float, value: float, high: float) -> Scores:
         interval = Interval.model_construct(value=value, low=low, high=high)
@@ -35,14 +35,14 @@ def measured(tuned: Any = 0.8, delta: Any = (0.05, 0.1, 0.15)) -> Evaluation:
 
 
 def passes(limits: GateSpec, evaluation: Evaluation | None, *, higher_is_better: bool = True) -> bool:
-    held = judged(limits, evaluation, "accuracy", higher_is_better=higher_is_better)
+    held = check_limits(limits, evaluation, "accuracy", higher_is_better=higher_is_better)
     assert held
     return all(each.met for each in held)
 
 
-def said(limits: GateSpec, evaluation: Evaluation, *, higher_is_better: bool = True) -> str:
+def message_of(limits: GateSpec, evaluation: Evaluation, *, higher_is_better: bool = True) -> str:
     return "; ".join(
-        h.told for h in judged(limits, evaluation, "accuracy", higher_is_better=higher_is_better)
+        h.message for h in check_limits(limits, evaluation, "accuracy", higher_is_better=higher_is_better)
     )
 
 
@@ -63,11 +63,13 @@ def test_equal_passes(value: float) -> None:
 
 
 @pytest.mark.parametrize(("value", "limit"), [(0.85 - 0.8, 0.05), (0.1 + 0.2, 0.3), (1 / 3 * 3 - 1, 0.0)])
-def test_equal_passes_whatever_float_arithmetic_made_of_it(value: float, limit: float) -> None:
+def test_a_figure_equal_to_the_limit_passes_despite_float_rounding(value: float, limit: float) -> None:
     evaluation = measured(value, (value, value, value))
 
     assert passes(GateSpec(minimum=limit, maximum=limit, minimum_improvement=limit), evaluation)
-    assert f"accuracy {limit:g} meets gate.minimum {limit:g}" in said(GateSpec(minimum=limit), evaluation)
+    assert f"accuracy {limit:g} meets gate.minimum {limit:g}" in message_of(
+        GateSpec(minimum=limit), evaluation
+    )
 
 
 @given(st.tuples(FIGURES, FIGURES, FIGURES).map(sorted), FIGURES)
@@ -89,7 +91,7 @@ def test_a_metric_and_its_negative_get_the_same_verdict(delta: list[float], limi
     limits = GateSpec(minimum_improvement=limit)
     turned = [0.0 - figure for figure in reversed(delta)]
 
-    assert judged(limits, measured(delta=delta), "accuracy", higher_is_better=True) == judged(
+    assert check_limits(limits, measured(delta=delta), "accuracy", higher_is_better=True) == check_limits(
         limits, measured(delta=turned), "accuracy", higher_is_better=False
     )
 
@@ -109,26 +111,26 @@ def test_every_limit_that_is_set_must_be_met(
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("limits", [{"minimum": -1}, {"maximum": 1}, {"minimum_improvement": -1}], ids=str)
-def test_what_is_not_finite_passes_nothing(wrong: float, limits: dict[str, float]) -> None:
+def test_a_figure_that_is_not_finite_passes_no_limit(wrong: float, limits: dict[str, float]) -> None:
     for higher in (True, False):
         evaluation = measured(wrong, (wrong, wrong, wrong))
         assert not passes(GateSpec(**limits), evaluation, higher_is_better=higher)
-        assert "is missing" in said(GateSpec(**limits), evaluation, higher_is_better=higher)
+        assert "is missing" in message_of(GateSpec(**limits), evaluation, higher_is_better=higher)
 
 
 @pytest.mark.parametrize("limits", [{"minimum": -1}, {"maximum": 1}, {"minimum_improvement": -1}], ids=str)
-def test_what_is_missing_passes_nothing(limits: dict[str, float]) -> None:
+def test_a_missing_figure_passes_no_limit(limits: dict[str, float]) -> None:
     assert not passes(GateSpec(**limits), measured(tuned=None, delta=None))
     assert not passes(GateSpec(**limits), None)
-    assert not judged(GateSpec(**limits), measured(), "mcc", higher_is_better=True)[0].met
+    assert not check_limits(GateSpec(**limits), measured(), "mcc", higher_is_better=True)[0].met
 
 
-def test_the_sentence_has_the_numbers() -> None:
-    assert said(GateSpec(minimum=0.9, minimum_improvement=0.05), measured()) == (
+def test_the_message_has_the_figures() -> None:
+    assert message_of(GateSpec(minimum=0.9, minimum_improvement=0.05), measured()) == (
         "accuracy 0.8 misses gate.minimum 0.9; improvement over the base model 0.1, 95 % interval 0.05 to"
         " 0.15, whose lower end meets gate.minimumImprovement 0.05"
     )
-    assert said(
+    assert message_of(
         GateSpec(maximum=2.5, minimum_improvement=0.5),
         measured(3.25, (-1, -0.6, -0.2)),
         higher_is_better=False,
@@ -140,7 +142,7 @@ def test_the_sentence_has_the_numbers() -> None:
 
 @given(FIGURES, FIGURES)
 def test_the_figure_shown_is_on_its_side_of_the_limit(value: float, limit: float) -> None:
-    shown = float(said(GateSpec(minimum=limit), measured(value)).split()[1])
+    shown = float(message_of(GateSpec(minimum=limit), measured(value)).split()[1])
 
     assert (shown >= limit) is passes(GateSpec(minimum=limit), measured(value)) or math.isclose(
         shown, limit, rel_tol=1e-14
@@ -148,9 +150,10 @@ def test_the_figure_shown_is_on_its_side_of_the_limit(value: float, limit: float
 
 
 def test_a_figure_just_below_the_limit_is_not_shown_as_the_limit() -> None:
-    assert said(GateSpec(minimum=0.8), measured(0.79999)) == "accuracy 0.79999 misses gate.minimum 0.8"
+    assert message_of(GateSpec(minimum=0.8), measured(0.79999)) == "accuracy 0.79999 misses gate.minimum 0.8"
     assert (
-        said(GateSpec(minimum=0.79998), measured(0.79996)) == "accuracy 0.79996 misses gate.minimum 0.79998"
+        message_of(GateSpec(minimum=0.79998), measured(0.79996))
+        == "accuracy 0.79996 misses gate.minimum 0.79998"
     )
 
 
@@ -163,5 +166,5 @@ def test_the_gate_may_be_changed_until_training_starts_and_asks_for_another_run(
     gated = scenes.job_of({"spec": {"evaluation": {"gate": {"minimum": 0.8}}}})
 
     one, other = (scenes.asked_of(job, scenes.settings()) for job in (plain, gated))
-    assert one.run.digest() == other.run.digest()  # what was prepared and trained is the same
+    assert one.run.digest() == other.run.digest()  # the prepared data and the trained model stay valid
     assert one.spec_digest != other.spec_digest

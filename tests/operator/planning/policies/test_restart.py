@@ -1,4 +1,4 @@
-"""Which failures count, for how long, and how long a stage waits for its next attempt."""
+"""The failures that count, and the back-off of a stage."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -21,7 +21,7 @@ Try = tuple[str, int] | tuple[str, int, int]
 
 
 def tried(*failures: Try) -> tuple[PlanInput, list[AttemptStatus]]:
-    """Train attempts that failed with a class, so many minutes after the first, having reached a step."""
+    """Failed Train attempts: class, minutes after the first attempt, and reached step."""
     short = {"stage": "Train", "outcome": "Failed", "reason": "R", "message": "m"}
     job = scenes.job_of({"status": {"reached": "Prepare", "attempts": [short]}})
     assert job.status
@@ -51,12 +51,12 @@ def judged(*failures: Try) -> GiveUp | None:
 
 
 @pytest.mark.parametrize("failure", ["UserConfig", "UserData", "Numerical"])
-def test_what_would_end_the_same_is_not_tried_again(failure: str) -> None:
+def test_a_failure_that_would_repeat_is_not_tried_again(failure: str) -> None:
     assert judged((failure, 0))
 
 
 @pytest.mark.parametrize("failure", ["Communication", "Hang", "Internal"])
-def test_faults_are_tried_again_three_times(failure: str) -> None:
+def test_failures_are_tried_again_three_times(failure: str) -> None:
     assert judged(*[(failure, i) for i in range(3)]) is None
     given_up = judged(*[(failure, i) for i in range(4)])
     assert given_up
@@ -73,7 +73,7 @@ def test_storage_does_not_count_for_the_first_hour() -> None:
     assert judged(*[("Storage", minutes) for minutes in (0, 61, 66, 71, 76)])
 
 
-def test_out_of_memory_is_tried_once_with_less() -> None:
+def test_out_of_memory_is_tried_again_once_with_half_the_micro_batch() -> None:
     assert judged(("OutOfMemory", 0)) is None
     given_up = judged(("OutOfMemory", 0), ("OutOfMemory", 1))
     assert given_up
@@ -131,7 +131,7 @@ def test_the_free_hour_of_storage_counts_from_the_first_failure_of_an_outage() -
     assert judged(*first, ("Hang", 599), *later, *[("Storage", m) for m in (661, 662, 663)])
 
 
-def test_waits_begin_anew_after_progress() -> None:
+def test_the_back_off_starts_again_after_progress() -> None:
     without = tried(*[("Preempted", i, 100) for i in range(7)])[1]
     advancing = tried(*[("Preempted", i, 100 * i) for i in range(1, 8)])[1]
 
@@ -151,10 +151,10 @@ CLASSES = [*["Preempted"] * 30, *["Storage"] * 6, *["Hang"] * 2, "Internal", "Ou
     ),
     st.integers(0, 20),
 )
-def test_what_is_left_out_of_the_history_changes_no_decision(
+def test_dropped_attempts_change_no_decision(
     failures: list[tuple[str, int, int | None]], max_restarts: int
 ) -> None:
-    """After each attempt the bounded history decides as the whole one would."""
+    """After each attempt, the bounded history gives the same decision as the whole history."""
     minutes, tries = 0, []
     for failure, passed, step in failures:
         minutes += passed

@@ -1,0 +1,30 @@
+"""The facts about each stage that Jobs and pods are rendered from. Pure."""
+
+from dataclasses import dataclass
+
+from finetune_trainer import config as trainer
+from finetune_trainer.contract import Stage
+
+
+@dataclass(frozen=True)
+class StagePods:
+    """The pods of a stage. `planning.stages` holds the other facts about the stages of a run."""
+
+    letter: str
+    """The letter of the stage in the names of its Jobs; the letters of all stages differ."""
+    store_roles: tuple[trainer.StoreRole, ...]
+    """The store roles whose keys the pods get."""
+    is_gang: bool = False
+    """Whether the Job has one pod for each node, with the GPUs and the resources for training."""
+    small_requests: bool = False
+    """Whether the pods request few resources, so that they fit on a full node."""
+
+
+STAGE_PODS = {
+    Stage.PREPARE: StagePods("p", ("data", "model", "output")),
+    Stage.TRAIN: StagePods("t", ("data", "model", "output"), is_gang=True),
+    Stage.PUBLISH: StagePods("u", ("data", "model", "output")),
+    Stage.READBACK: StagePods("r", ("output",), small_requests=True),
+    Stage.CLEANUP: StagePods("c", ("output",), small_requests=True),
+}
+"""One row for each Stage of the contract."""
