@@ -6,8 +6,6 @@ Jobs are made by resources.py itself, as plan would have created them; pods come
 import copy
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -29,8 +27,10 @@ from finetune_trainer.contract import (
     Stage,
     TerminationMessage,
 )
+from tests.operator.cases import NOW as NOW
+from tests.operator.cases import merged as merged
+from tests.operator.cases import settings as settings
 
-NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 UID = "0b5c3f1e-7a52-4d3c-9f5e-2f3a9c1d8e7b"
 DIGEST = "sha256:" + "a" * 64
 NAMESPACE_UID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
@@ -68,23 +68,6 @@ CHOSEN = Chosen(
     zero_stage=2,
     total_steps=300,
 )
-
-
-def settings(changes: Manifest | None = None) -> Settings:
-    return Settings.model_validate(merged({"trainer_image": "registry/trainer:1"}, changes or {}))
-
-
-def merged(base: Any, changes: Any) -> Any:
-    """Deep merge of mappings; null takes a key away; anything else replaces."""
-    if not (isinstance(base, dict) and isinstance(changes, dict)):
-        return copy.deepcopy(changes)
-    result = copy.deepcopy(base)
-    for key, value in changes.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = merged(result.get(key), value)
-    return result
 
 
 def job_of(changes: Manifest | None = None, *, configured: Settings | None = None) -> FineTuneJob:
@@ -346,20 +329,6 @@ def observed_of(job: FineTuneJob, short: Manifest, configured: Settings) -> Obse
         progress=Progress.model_validate(short["progress"]) if "progress" in short else None,
         base=_base_job(job, short),
     )
-
-
-def read(path: Path) -> Any:
-    return yaml.load(path.read_text(), PlainDates) or {}  # noqa: S506 - a SafeLoader without dates
-
-
-class PlainDates(yaml.SafeLoader):
-    """Leaves timestamps as text, as the Kubernetes API has them."""
-
-
-PlainDates.yaml_implicit_resolvers = {
-    key: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
-    for key, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
 
 
 def _run(job: FineTuneJob, configured: Settings) -> Any:
