@@ -187,7 +187,7 @@ def _named(value: Any) -> bool:
 
 def read_all(path: Path) -> list[Any]:
     """The documents of a YAML file."""
-    loaded = yaml.load_all(path.read_text(), PlainDates)  # noqa: S506 - a SafeLoader without dates
+    loaded = yaml.load_all(path.read_text(), PlainDates)
     return [document for document in loaded if document is not None]
 
 
