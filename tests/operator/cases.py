@@ -22,7 +22,7 @@ from finetune_trainer.contract import Progress
 
 GOLDEN = Path(__file__).parent / "planning/golden"
 DEFAULTS = GOLDEN / "defaults"
-CASES = sorted(path.parent.name for path in GOLDEN.glob("*/plan.yaml"))
+CASES = sorted(path.parent.name for path in GOLDEN.glob("*/job.yaml"))
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
 
