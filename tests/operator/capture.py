@@ -37,8 +37,8 @@ def capture(namespace: str, name: str, folder: Path, now: datetime) -> None:
         raise LookupError(f"FineTuneJob {namespace}/{name} does not exist")
     own = _list(CHILDREN, "-n", namespace, "-l", f"{LABEL_UID}={job['metadata']['uid']}")
     objects = [typed(found["kind"], found) for found in own]
-    hanging = ask_about(*([o for o in objects if o["kind"] == kind] for kind in ("Job", "Pod")), now)
-    about = {uid for uids in hanging for uid in uids}
+    jobs, pods = ([o for o in objects if o["kind"] == kind] for kind in ("Job", "Pod"))
+    about = {uid for uids in ask_about(jobs, pods, now) for uid in uids}
     told = _list("events", "-n", namespace) if about else []
     objects += [_event(found) for found in told if found["involvedObject"].get("uid") in about]
     if base := (job["spec"]["model"].get("fromJob") or {}).get("name"):

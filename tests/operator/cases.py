@@ -74,7 +74,7 @@ def case_of(job: Manifest, objects: list[Manifest], context: Context) -> Case:
 
     def is_own(found: Manifest) -> bool:
         labels: Manifest = found["metadata"].get("labels") or {}
-        return labels.get(LABEL_UID) == run
+        return bool(labels.get(LABEL_UID) == run)
 
     def own(kind: str) -> tuple[Manifest, ...]:
         return tuple(found for found in objects if found["kind"] == kind and is_own(found))
@@ -152,6 +152,7 @@ def pod_of(job: Manifest) -> Manifest:
 @cache
 def default(name: str) -> Manifest:
     """The object in defaults/<name>.yaml."""
+    document: Manifest
     (document,) = read_all(DEFAULTS / f"{name}.yaml")
     return document
 
