@@ -1,36 +1,33 @@
 """Short words for what a cluster looks like, expanded to the objects that Kubernetes would show.
 
-Jobs are made by resources.py itself, as plan would have created them; pods come from their templates.
+Jobs come from finetune_operator.rendering, as plan would have created them; pods come from their templates.
 """
 
 import copy
 import json
-from dataclasses import replace
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from finetune_operator.api import FineTuneJob
-from finetune_operator.names import State
 from finetune_operator.objects import Manifest
-from finetune_operator.planning.model_source import source_of
-from finetune_operator.planning.types import BaseJob, Blocked, Observed
+from finetune_operator.planning.types import Observed
 from finetune_operator.rendering import jobs, network, trainer_config
 from finetune_operator.rendering.cleanup_record import cleanup_record
 from finetune_operator.rendering.metadata import child_name
 from finetune_operator.settings import Settings
+from finetune_trainer import config as trainer
 from finetune_trainer.contract import (
     CONTRACT_VERSION,
     Chosen,
     FailureClass,
-    Progress,
     Stage,
     TerminationMessage,
 )
+from tests.operator.cases import NOW, merged, settings
 
-NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+__all__ = ["NOW", "merged", "settings"]
+
 UID = "0b5c3f1e-7a52-4d3c-9f5e-2f3a9c1d8e7b"
 DIGEST = "sha256:" + "a" * 64
 NAMESPACE_UID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
@@ -49,14 +46,6 @@ spec:
     secretRef: {{name: s3-keys}}
     caBundleRef: {{name: company-ca}}
 """)
-BASE_JOB = BaseJob(
-    uid="5f3c9a10-2b4d-4e6f-8a1b-9c8d7e6f5a4b",
-    state=State.SUCCEEDED,
-    end="Succeeded",
-    uri="s3://models/support/demo/languages/v1/",
-    manifest="sha256:" + "b" * 64,
-)
-"""What the job that spec.model.fromJob names has published, unless a case says otherwise."""
 CHOSEN = Chosen(
     epochs=3,
     batch_size=32,
@@ -70,49 +59,19 @@ CHOSEN = Chosen(
 )
 
 
-def settings(changes: Manifest | None = None) -> Settings:
-    return Settings.model_validate(merged({"trainer_image": "registry/trainer:1"}, changes or {}))
-
-
-def merged(base: Any, changes: Any) -> Any:
-    """Deep merge of mappings; null takes a key away; anything else replaces."""
-    if not (isinstance(base, dict) and isinstance(changes, dict)):
-        return copy.deepcopy(changes)
-    result = copy.deepcopy(base)
-    for key, value in changes.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = merged(result.get(key), value)
-    return result
-
-
 def job_of(changes: Manifest | None = None, *, configured: Settings | None = None) -> FineTuneJob:
-    """A FineTuneJob like BASE. In its status, `reached` fills in the results up to a stage, attempts need
-    only what matters, and conditions may be written as {Type: status}."""
+    """A FineTuneJob like BASE. In its status, `reached` fills in the results up to a stage, and attempts need
+    only what matters."""
     document = merged(BASE, {k: v for k, v in (changes or {}).items() if k != "status"})
     short = (changes or {}).get("status")
     job = FineTuneJob.model_validate(document)
     if short is None:
         return job
     run = _run(job, configured or settings())
-    status = {k: v for k, v in short.items() if k not in ("reached", "attempts", "conditions")}
+    status = {k: v for k, v in short.items() if k not in ("reached", "attempts")}
     for stage in reached(short.get("reached")):
         status = merged(_result(run, stage), status)
     status["attempts"] = [_attempt(job, run, a) for a in short.get("attempts", ())]
-    status["conditions"] = [
-        {
-            "type": kind,
-            "status": str(held) if not isinstance(held, dict) else held["status"],
-            "reason": "Completed" if not isinstance(held, dict) else held["reason"],
-            "message": "So it was before.",
-            "observedGeneration": job.metadata["generation"]
-            if not isinstance(held, dict)
-            else held.get("generation", job.metadata["generation"]),
-            "lastTransitionTime": "2026-01-01T11:00:00Z",
-        }
-        for kind, held in short.get("conditions", {}).items()
-    ]
     return FineTuneJob.model_validate(document | {"status": status})
 
 
@@ -123,17 +82,12 @@ def reached(stage: str | None) -> list[Stage]:
 
 
 def child(job: FineTuneJob, short: Manifest, configured: Settings) -> Manifest:
-    """A Job of ours or a cleanup record: {stage, attempt, made, metadata, spec, status, of: job}."""
-    if "of" in short:
-        job = job_of(merged(_plain(job), short["of"]))
+    """A Job of ours or a cleanup record: {stage, attempt, made, metadata, spec, status}."""
     asked = asked_of(job, configured)
     stage, number = Stage(short["stage"]), short.get("attempt", 1)
     if stage is Stage.CLEANUP:
         made = cleanup_record(job, asked, number, NAMESPACE_UID)
     else:
-        chosen = CHOSEN
-        if micro := short.get("microBatch"):
-            chosen = CHOSEN.model_copy(update={"micro_batch_size": micro, "accumulation_steps": 16 // micro})
         started = stage in (Stage.TRAIN, Stage.PUBLISH)
         made = jobs.stage_job(
             job,
@@ -141,9 +95,8 @@ def child(job: FineTuneJob, short: Manifest, configured: Settings) -> Manifest:
             configured,
             stage,
             number,
-            chosen=chosen if started else None,
+            chosen=CHOSEN if started else None,
             prepared=DIGEST if started else None,
-            readback=(Stage(short["reports"]), short.get("reported", 1)) if "reports" in short else None,
         )
     made["metadata"] |= {
         "uid": f"uid-{made['metadata']['name']}",
@@ -313,10 +266,10 @@ def payload(run: Any, stage: Stage) -> Manifest:
 
 
 def observed_of(job: FineTuneJob, short: Manifest, configured: Settings) -> Observed:
-    """What is seen: {jobs, pods, shared, events, foreign, progress, refused, base}.
+    """What is seen: {jobs, shared}.
 
     Jobs listed with `pods` bring their own. `shared`: which of the run's other objects are there
-    (NetworkPolicy, Service, cleanup). `base`: in what the base job differs from BASE_JOB; null: it is gone.
+    (NetworkPolicy, Service, cleanup).
     """
     jobs, pods = [], []
     for each in short.get("jobs", ()):
@@ -325,41 +278,18 @@ def observed_of(job: FineTuneJob, short: Manifest, configured: Settings) -> Obse
             jobs.append(made)
         pods += [pod(job, made, p) for p in each.get("pods", ())]
     shared = short.get("shared", ["NetworkPolicy", "Service", "cleanup"])
-    records = (
-        [child(job, {"stage": "Cleanup"} | short.get("cleanup", {}), configured)]
-        if "cleanup" in shared
-        else []
-    )
+    records = (child(job, {"stage": "Cleanup"}, configured),) if "cleanup" in shared else ()
     run = _run(job, configured)
     return Observed(
-        jobs=tuple(made for made in jobs if made["kind"] == "Job"),
-        cleanup_records=(*records, *(made for made in jobs if made["kind"] == "ControllerRevision")),
+        jobs=tuple(jobs),
+        cleanup_records=records,
         namespace_uid=NAMESPACE_UID,
         pods=tuple(pods),
         services=(stored(network.service(job)),) if "Service" in shared else (),
         network_policies=(
             (stored(network.network_policy(job, run, configured)),) if "NetworkPolicy" in shared else ()
         ),
-        foreign=frozenset((kind, name) for kind, name in short.get("foreign", ())),
-        refused=short.get("refused"),
-        events=tuple(event(e) for e in short.get("events", ())),
-        progress=Progress.model_validate(short["progress"]) if "progress" in short else None,
-        base=_base_job(job, short),
     )
-
-
-def read(path: Path) -> Any:
-    return yaml.load(path.read_text(), PlainDates) or {}  # noqa: S506 - a SafeLoader without dates
-
-
-class PlainDates(yaml.SafeLoader):
-    """Leaves timestamps as text, as the Kubernetes API has them."""
-
-
-PlainDates.yaml_implicit_resolvers = {
-    key: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
-    for key, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
 
 
 def _run(job: FineTuneJob, configured: Settings) -> Any:
@@ -371,17 +301,8 @@ def _run(job: FineTuneJob, configured: Settings) -> Any:
         return trainer_config.run(good, profile, _source(good), configured)
 
 
-def _source(job: FineTuneJob) -> Any:
-    """The base model of a job whose base job, if it has one, is BASE_JOB."""
-    source = source_of(job, Observed(base=BASE_JOB))
-    return _source(FineTuneJob.model_validate(BASE)) if isinstance(source, Blocked) else source
-
-
-def _base_job(job: FineTuneJob, short: Manifest) -> BaseJob | None:
-    if job.spec.model.from_job is None:
-        return None
-    changes = short.get("base", {})
-    return None if changes is None else replace(BASE_JOB, **changes)
+def _source(job: FineTuneJob) -> trainer.ModelSource:
+    return trainer.ModelSource(uri=job.spec.model.uri)
 
 
 def _result(run: Any, stage: Stage) -> Manifest:
@@ -412,22 +333,17 @@ def _attempt(job: FineTuneJob, run: Any, short: Manifest) -> Manifest:
     stage, number = short["stage"], short.get("number", 1)
     name = child_name(job, Stage(stage), number)
     ended = short.get("outcome", "Running") != "Running"
-    if "of" in short:
-        user_triggered = job_of(merged(_plain(job), short["of"]))
-        run = _run(user_triggered, settings())
-    else:
-        user_triggered = job
     full = {
         "number": number,
         "generation": job.metadata["generation"],
         "configDigest": run.digest(),
-        "specDigest": trainer_config.spec_digest(user_triggered, run),
+        "specDigest": trainer_config.spec_digest(job, run),
         "job": name,
         "jobUid": f"uid-{name}",
         "startTime": "2026-01-01T11:50:00Z",
         "outcome": "Running",
     } | ({"endTime": "2026-01-01T11:55:00Z"} if ended else {})
-    return full | {key: value for key, value in short.items() if key != "of"}
+    return full | short
 
 
 def pod_status(of: Manifest, short: Manifest) -> Manifest:
@@ -474,7 +390,3 @@ def event(short: Manifest) -> Manifest:
         "message": short["message"],
         "lastTimestamp": short.get("at", "2026-01-01T11:59:50Z"),
     }
-
-
-def _plain(job: FineTuneJob) -> Manifest:
-    return job.model_dump(mode="json", by_alias=True, exclude={"status"}, exclude_none=True)

@@ -1,52 +1,50 @@
-"""Golden cases: golden/<what it shows>/{job,observed,plan}.yaml, written in the words of scenes.py.
+"""Golden cases: golden/<what it shows>/{job,observed,plan}.yaml. See golden/README.md.
 
-`FINETUNE_REGENERATE=1 pytest tests/operator/test_plan.py` writes each plan.yaml anew. Read what it wrote.
+`FINETUNE_REGENERATE=1 pytest tests/operator/planning/test_plan.py` writes each plan.yaml anew. Read the diff.
 """
 
 import os
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from finetune_operator.api import AttemptStatus
 from finetune_operator.objects import Manifest
 from finetune_operator.planning.plan import plan
 from finetune_operator.planning.status import FINAL_STATES
-from finetune_operator.planning.types import Plan
-from finetune_operator.rendering.cleanup_record import read_record
-from finetune_operator.rendering.jobs import config_of
-from tests.operator import scenes
-
-GOLDEN = Path(__file__).parent / "golden"
-CASES = sorted(p.name for p in GOLDEN.iterdir() if p.is_dir())
+from tests.operator.cases import (
+    CASES,
+    DEFAULTS,
+    GOLDEN,
+    all_expanded,
+    default,
+    merged,
+    read_all,
+    read_case,
+    text_of,
+)
+from tests.operator.plan_text import diff, shown
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_golden_case(case: str) -> None:
     folder = GOLDEN / case
-    made = shown(planned(folder))
+    made = shown(read_case(folder).plan())
     expected = folder / "plan.yaml"
     if os.environ.get("FINETUNE_REGENERATE"):
-        expected.write_text(yaml.dump(made, Dumper=Readable, sort_keys=False, width=105, allow_unicode=True))
-    assert made == scenes.read(expected)
+        expected.write_text(text_of(made))
+    if difference := diff(*read_all(expected), made):
+        pytest.fail(f"{folder.name}: the plan is another.\n{difference}", pytrace=False)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_second_reconcile_makes_the_same_decision(case: str) -> None:
-    folder = GOLDEN / case
-    short = scenes.read(folder / "observed.yaml")
-    configured = scenes.settings(short.get("settings"))
-    job = scenes.job_of(scenes.read(folder / "job.yaml"), configured=configured)
-    now = datetime.fromisoformat(short.get("now", scenes.NOW.isoformat()))
-    observed = scenes.observed_of(job, short, configured)
+def test_planning_again_with_the_status_written_decides_the_same(case: str) -> None:
+    read = read_case(GOLDEN / case)
 
-    first = plan(job, observed, configured, now)
-    assert plan(job, observed, configured, now) == first
+    first = read.plan()
+    assert read.plan() == first
 
-    again = plan(job.model_copy(update={"status": first.status}), observed, configured, now)
+    job = read.job.model_copy(update={"status": first.status})
+    again = plan(job, read.observed, read.settings, read.now)
     assert {r.name for r in first.delete} <= {r.name for r in again.delete} or again.delete == first.delete
     assert [a.model_dump() for a in again.status.attempts] == [a.model_dump() for a in first.status.attempts]
     if not first.create:
@@ -55,8 +53,8 @@ def test_a_second_reconcile_makes_the_same_decision(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_condition_and_event_has_a_message(case: str) -> None:
-    made = planned(GOLDEN / case)
+def test_every_condition_and_event_says_something(case: str) -> None:
+    made = read_case(GOLDEN / case).plan()
 
     assert [c.type for c in made.status.conditions if " " not in c.message] == []
     assert [e.reason for e in made.events if " " not in e.message] == []
@@ -64,8 +62,8 @@ def test_every_condition_and_event_has_a_message(case: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_cause_of_an_end_stands_in_one_condition(case: str) -> None:
-    """The message, Succeeded and the failed attempt hold the cause; other conditions refer to it."""
-    status = planned(GOLDEN / case).status
+    """In `describe`: in the message, in Succeeded, and in the attempt that failed; the others point there."""
+    status = read_case(GOLDEN / case).plan().status
     causes = [a.message for a in status.attempts if a.outcome == "Failed" and a.message]
     if status.state not in FINAL_STATES:
         return
@@ -74,74 +72,60 @@ def test_the_cause_of_an_end_stands_in_one_condition(case: str) -> None:
         assert condition.type == "Succeeded" or not tells, condition
 
 
-def test_at_least_forty_golden_cases_exist() -> None:
+def test_there_are_enough_cases_to_call_the_behaviour_written_down() -> None:
     assert len(CASES) >= 40
 
 
-def planned(folder: Path) -> Plan:
-    short = scenes.read(folder / "observed.yaml")
-    configured = scenes.settings(short.get("settings"))
-    job = scenes.job_of(scenes.read(folder / "job.yaml"), configured=configured)
-    now = datetime.fromisoformat(short.get("now", scenes.NOW.isoformat()))
-    return plan(job, scenes.observed_of(job, short, configured), configured, now)
+def test_a_diff_shows_the_lines_of_the_plan_that_differ() -> None:
+    found = diff({"state": "Training", "stage": "Train"}, {"state": "Failed", "stage": "Train"})
+    assert found.splitlines()[-3:] == ["-state: Training", "+state: Failed", " stage: Train"]
+    assert diff({"state": "Failed"}, {"state": "Failed"}) == ""
 
 
-def shown(made: Plan) -> Manifest:
-    """Abbreviates a plan to the lines that hold its decisions."""
-    status = made.status
-    lines: Manifest = {
-        "apply": [f"{m['kind']} {m['metadata']['name']}" for m in made.apply],
-        "create": [_created(m) for m in made.create],
-        "delete": [f"{r.kind} {r.name}" for r in made.delete],
-        "events": [f"{e.type} {e.reason}: {e.message}" for e in made.events],
-        "requeue_after": made.requeue_after if made.requeue_after is None else round(made.requeue_after, 1),
-        "poll": made.poll or None,
-        "state": status.state.value if status.state else None,
-        "stage": status.stage,
-        "message": status.message,
-        "progress": status.progress.model_dump(mode="json", exclude_none=True) if status.progress else None,
-        "attempts": [_attempt(a) for a in status.attempts],
-        "attempts_dropped": status.attempts_dropped.model_dump() if status.attempts_dropped else None,
-        "conditions": {c.type: f"{c.status} {c.reason}" for c in status.conditions},
-        "training_start_time": status.training_start_time.isoformat() if status.training_start_time else None,
-        "completion_time": status.completion_time.isoformat() if status.completion_time else None,
-    }
-    return {key: value for key, value in lines.items() if value not in (None, [], {})}
+def test_a_case_may_hold_whole_objects_or_only_the_differences_from_a_default(tmp_path: Path) -> None:
+    case = GOLDEN / "prepare-failed-by-user-data"
+    (job,), (short,) = read_all(case / "job.yaml"), read_all(case / "observed.yaml")
+    whole = {"kind": "List", "items": list(all_expanded(short["items"]))}
+
+    (tmp_path / "job.yaml").write_text(text_of(*all_expanded([job])))
+    (tmp_path / "observed.yaml").write_text(text_of(whole))
+    in_a_list = read_case(tmp_path)
+    (tmp_path / "observed.yaml").write_text(text_of(*whole["items"]))
+    in_documents = read_case(tmp_path)
+
+    assert in_a_list == in_documents == read_case(case)
 
 
-def _created(manifest: Manifest) -> str:
-    words = [manifest["kind"], manifest["metadata"]["name"]]
-    if manifest["kind"] == "ControllerRevision":
-        parent = read_record(manifest).run.model.parent
-        model = [f"model of {parent.name} ({parent.uid[:8]})"] if parent else []
-        return ", ".join([" ".join(words), *model])
-    config = config_of(manifest)
-    assert config
-    words.append(
-        f"{manifest['spec']['completions']} pods" if manifest["spec"]["completions"] > 1 else "1 pod"
-    )
-    if config.readback_stage:
-        words.append(f"reads back {config.readback_stage} attempt {config.attempt}")
-    if config.chosen:
-        words.append(f"micro-batch {config.chosen.micro_batch_size} x {config.chosen.accumulation_steps}")
-    if parent := config.run.model.parent:
-        words.append(f"model of {parent.name} ({parent.uid[:8]})")
-    return ", ".join([" ".join(words[:2]), *words[2:]])
+def test_a_pod_has_the_metadata_and_spec_that_the_job_controller_gives() -> None:
+    job = {"from": "train", "metadata": {"name": "t", "uid": "u"}}
+    _, pod = all_expanded([job, {"kind": "Pod", "from": ["t", "running"], "metadata": {"name": "t-0-x"}}])
+
+    assert pod["metadata"]["name"] == "t-0-x"
+    assert pod["metadata"]["ownerReferences"][0]["uid"] == "u"
+    assert pod["metadata"]["labels"]["batch.kubernetes.io/controller-uid"] == "u"
+    assert pod["spec"] == default("train")["spec"]["template"]["spec"]
+    assert pod["status"] == default("running")["status"]
 
 
-def _attempt(attempt: AttemptStatus) -> str:
-    words = f"{attempt.stage} {attempt.number} {attempt.outcome}"
-    if attempt.micro_batch_size:
-        words += f", micro-batch {attempt.micro_batch_size}"
-    if attempt.reason:
-        words += f", {attempt.failure or 'no class'}/{attempt.reason}: {attempt.message}"
-    if attempt.pod:
-        words += f" [{attempt.pod} on {attempt.node}, exit code {attempt.exit_code}]"
-    return words
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"a": None}, {"b": [{"name": "x", "v": 1}, {"name": "y"}]}),
+        ({"b": [{"name": "y", "v": 2}]}, {"a": 1, "b": [{"name": "x", "v": 1}, {"name": "y", "v": 2}]}),
+        ({"b": [{"name": "z"}]}, {"a": 1, "b": [{"name": "x", "v": 1}, {"name": "y"}, {"name": "z"}]}),
+        ({"b": [{"name": "y"}, {"name": "x"}]}, {"a": 1, "b": [{"name": "y"}, {"name": "x", "v": 1}]}),
+        ({"b": [3]}, {"a": 1, "b": [3]}),
+    ],
+)
+def test_differences_are_merged_into_a_default(changes: Manifest, expected: Manifest) -> None:
+    assert merged({"a": 1, "b": [{"name": "x", "v": 1}, {"name": "y"}]}, changes) == expected
 
 
-class Readable(yaml.SafeDumper):
-    """Long text over several lines, no anchors."""
+def test_each_default_is_used() -> None:
+    written = [document for case in CASES for document in read_all(GOLDEN / case / "observed.yaml")]
+    items = [item for document in written for item in document.get("items", ())]
+    items += [read_all(GOLDEN / case / "job.yaml")[0] for case in CASES]
+    names = [each["from"] for each in items if "from" in each]
+    used = {name for each in names for name in ([each] if isinstance(each, str) else each)}
 
-    def ignore_aliases(self, data: Any) -> bool:
-        return data is not None
+    assert {path.stem for path in DEFAULTS.iterdir()} - used == {"namespace"}

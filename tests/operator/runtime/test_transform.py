@@ -2,22 +2,18 @@
 
 import json
 from dataclasses import replace
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune_operator.names import KIND
 from finetune_operator.objects import is_subset
-from finetune_operator.planning.plan import plan
 from finetune_operator.planning.types import Observed
 from finetune_operator.runtime.cluster import typed
 from finetune_operator.runtime.transform import FIELDS
 from tests.operator import scenes
+from tests.operator.cases import CASES, GOLDEN, read_case
 
-GOLDEN = Path(__file__).parents[1] / "planning/golden"
-CASES = sorted(p.name for p in GOLDEN.iterdir() if p.is_dir())
 LARGE = "x" * 250_000
 
 
@@ -34,16 +30,11 @@ def kept(observed: Observed) -> Observed:
 
 @pytest.mark.parametrize("case", CASES)
 def test_planning_reads_no_field_that_is_dropped(case: str) -> None:
-    folder = GOLDEN / case
-    short = scenes.read(folder / "observed.yaml")
-    configured = scenes.settings(short.get("settings"))
-    job = scenes.job_of(scenes.read(folder / "job.yaml"), configured=configured)
-    now = datetime.fromisoformat(short.get("now", scenes.NOW.isoformat()))
-    observed = scenes.observed_of(job, short, configured)
+    read = read_case(GOLDEN / case)
 
-    made = plan(job, observed, configured, now)
+    made = read.plan()
 
-    assert plan(job, kept(observed), configured, now) == made
+    assert replace(read, observed=kept(read.observed)).plan() == made
     for manifest in made.apply:  # what is compared with what is there
         assert is_subset(manifest, typed(manifest["kind"], manifest))
 
