@@ -1,5 +1,6 @@
 """Every Job of the namespace is suspended and admitted by turns, as a queueing system does, on real pods."""
 
+import json
 import threading
 from collections.abc import Iterator
 
@@ -8,6 +9,7 @@ import pytest
 from examples import demo
 from tests.e2e.scene import (
     END_SECONDS,
+    SLOW_SECONDS,
     Scene,
     attempts,
     cleaned_up,
@@ -21,6 +23,19 @@ MUTATION = (
     'Object{metadata: Object.metadata{labels: {"kueue.x-k8s.io/queue-name": "default"}},'
     " spec: Object.spec{suspend: true}}"
 )
+
+
+def is_suspended(scene: Scene) -> bool:
+    """Whether a Job that is created now would be suspended; the API server keeps nothing of it."""
+    container = {"name": "probe", "image": "registry.local:5000/probe"}
+    job = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "probe"},
+        "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [container]}}},
+    }
+    answer = scene.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", given=job)
+    return bool(json.loads(answer)["spec"].get("suspend"))
 
 
 @pytest.fixture
@@ -61,6 +76,7 @@ def queued(scene: Scene) -> Iterator[Scene]:
     admitter = threading.Thread(target=admit)
     for made in (policy, binding):
         demo.kubectl(scene.target, "apply", "-f", "-", given=made)
+    until("the policy is in force", SLOW_SECONDS, lambda: is_suspended(scene))
     admitter.start()
     yield scene
     ended.set()
