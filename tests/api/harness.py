@@ -91,13 +91,19 @@ class Operator:
     def leads(self) -> bool:
         return self.metric("finetune_operator_leader") == 1
 
-    def metric(self, name: str) -> float | None:
-        """Sum of a metric over all its labels (or those in the name)."""
+    def metrics(self) -> list[str] | None:
+        """The lines of one scrape; None while the operator does not answer."""
         try:
             text = urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5).read()
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return None
-        lines = [line for line in text.decode().splitlines() if not line.startswith("#")]
+        return [line for line in text.decode().splitlines() if not line.startswith("#")]
+
+    def metric(self, name: str) -> float | None:
+        """Sum of a metric over all its labels (or those in the name)."""
+        lines = self.metrics()
+        if lines is None:
+            return None
         found = [
             float(line.rpartition(" ")[2])
             for line in lines

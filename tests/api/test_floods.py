@@ -59,9 +59,9 @@ def first_job_seconds(scene: Scene, name: str) -> float:
 
 
 def late(operator: Operator, seconds: str) -> float:
-    """How often the event loop was later than so many seconds."""
-    count = operator.metric(f"{LAG}_count") or 0
-    return count - (operator.metric(f'{LAG}_bucket{{le="{seconds}"}}') or 0)
+    """How often the event loop was later than so many seconds, by one scrape."""
+    values = dict(line.rpartition(" ")[::2] for line in operator.metrics() or ())
+    return float(values[f"{LAG}_count"]) - float(values[f'{LAG}_bucket{{le="{seconds}"}}'])
 
 
 def test_a_flood_of_large_jobs_ends_no_operator_and_holds_up_no_neighbour(
