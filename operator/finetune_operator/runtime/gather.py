@@ -17,6 +17,8 @@ from finetune_operator.runtime.cache import Cache
 from finetune_operator.runtime.cluster import Cluster
 from finetune_trainer.contract import Progress
 
+NAMESPACE_SECONDS = 5.0
+"""The uid of a namespace is read again after this long."""
 REREAD_SECONDS = 15.0
 """Interval between two reads of an object that is not watched."""
 
@@ -88,10 +90,24 @@ async def reread_pods(read_state: ReadState, cache: Cache, cluster: Cluster) -> 
         cache.put(pod)
 
 
-async def read_namespace(read_state: ReadState, cluster: Cluster) -> None:
-    """Reads the uid of the namespace once: the namespace cannot change while the FineTuneJob exists."""
-    if not read_state.namespace_uid:
-        read_state.namespace_uid = await cluster.namespace_uid(read_state.namespace)
+async def read_namespace(
+    read_state: ReadState, cluster: Cluster, known: dict[str, tuple[float, str]]
+) -> None:
+    """Reads the uid of the namespace once: the namespace cannot change while the FineTuneJob exists.
+
+    Args:
+        read_state: the state of the run.
+        cluster: the API server.
+        known: by namespace, when its uid was read (time.monotonic()) and the uid. Jobs that are created
+            together share one read; a namespace is not deleted and created anew within NAMESPACE_SECONDS.
+    """
+    if read_state.namespace_uid:
+        return
+    read_at, uid = known.get(read_state.namespace, (float("-inf"), ""))
+    if time.monotonic() - read_at > NAMESPACE_SECONDS:
+        read_at, uid = time.monotonic(), await cluster.namespace_uid(read_state.namespace)
+        known[read_state.namespace] = read_at, uid
+    read_state.namespace_uid = uid
 
 
 async def recheck_foreign(read_state: ReadState, cache: Cache, cluster: Cluster) -> None:

@@ -76,6 +76,7 @@ class Reconciler:
     clock: Callable[[], datetime]
     """The API server's time; see ServerClock."""
     _memories: dict[str, RunMemory] = field(default_factory=dict)
+    _namespaces: dict[str, tuple[float, str]] = field(default_factory=dict)
     _cleaner: Cleaner = field(init=False)
 
     def __post_init__(self) -> None:
@@ -118,7 +119,7 @@ class Reconciler:
             self.poller.follow(run, None)
             await self._report_invalid(raw, memory, invalid_spec.status_of(raw, error, now), now)
             return None
-        await gather.read_namespace(memory.read_state, self.cluster)
+        await gather.read_namespace(memory.read_state, self.cluster, self._namespaces)
         await gather.recheck_foreign(memory.read_state, self.cache, self.cluster)
         await gather.reread_pods(memory.read_state, self.cache, self.cluster)
         await gather.read_events(memory.read_state, self.cache, self.cluster, now)

@@ -144,3 +144,17 @@ def test_a_refused_read_is_reported_before_a_refused_write(cache: Cache, read_st
     assert gather.observed(read_state, cache, None, "create jobs: no").refused == "create jobs: no"
     cache.note_readable("Pod", "demo", "list pods: no")
     assert gather.observed(read_state, cache, None, "create jobs: no").refused == "list pods: no"
+
+
+async def test_jobs_created_together_share_one_read_of_their_namespace(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: dict[str, tuple[float, str]] = {}
+    clock = [0.0]
+    monkeypatch.setattr("finetune_operator.runtime.gather.time.monotonic", lambda: clock[0])
+    for seconds, reads in ((0.0, 1), (4.9, 1), (5.1, 2)):
+        clock[0] = seconds
+        state = ReadState("run", "demo")
+        await gather.read_namespace(state, server.cluster, known)
+        assert state.namespace_uid == scenes.NAMESPACE_UID
+        assert len(server.calls) == reads
