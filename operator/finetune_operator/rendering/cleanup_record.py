@@ -43,7 +43,7 @@ def cleanup_record(job: FineTuneJob, resolved: ResolvedRun, number: int, namespa
     """The record of a run, for one spec of its FineTuneJob."""
     meta = job.metadata
     spec = job.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
-    # The record holds the resolved store, so that a changed profile does not redirect the cleanup.
+    # The record names the store of the run itself, so that a changed profile does not redirect the cleanup.
     storage = storage_of(job, "output", resolved.profile)
     if storage:
         spec["output"]["storage"] = storage.model_dump(mode="json", by_alias=True, exclude_none=True)
