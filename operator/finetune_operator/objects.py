@@ -72,6 +72,13 @@ def kept_alive_by(pod: Manifest) -> list[str]:
     ]
 
 
+def has_other_containers(pod: Manifest) -> bool:
+    """Whether containers or native sidecars beside the trainer have been injected into a pod."""
+    status = pod.get("status", {})
+    sidecars = [s for s in status.get("initContainerStatuses") or [] if "running" in s.get("state", {})]
+    return len(status.get("containerStatuses") or []) > 1 or bool(sidecars)
+
+
 def live(pods: Iterable[Manifest], now: datetime) -> list[Manifest]:
     """The pods that run or may run, without the pods whose node no longer answers."""
     return [p for p in pods if not has_ended(p) and not is_stuck(p, now)]

@@ -12,6 +12,8 @@ from finetune_operator.objects import (
     Manifest,
     condition_true,
     distance,
+    has_ended,
+    has_other_containers,
     index_of,
     is_stuck,
     moment,
@@ -138,9 +140,20 @@ def cause_of(pod: Manifest, expected: Expected, now: datetime) -> Failure | None
 
 def _all_succeeded(job: Manifest, pods: list[Manifest]) -> bool:
     """Whether the trainer of each index has exit code 0. The Job controller waits for the whole pods."""
-    done = {index_of(pod) for pod in pods if (terminated(pod) or {}).get("exitCode") == 0}
+    done = {index_of(pod) for pod in pods if _trainer_succeeded(pod)}
     wanted: int = job["spec"].get("completions", 1)
     return len(done) >= wanted
+
+
+def _trainer_succeeded(pod: Manifest) -> bool:
+    """Whether the trainer has exit code 0 and nothing but other containers can keep the pod alive.
+
+    The kubelet ends a pod without other containers right after the trainer. The next stage would have to wait
+    for that end, so the attempt is in progress until then.
+    """
+    if (terminated(pod) or {}).get("exitCode") != 0:
+        return False
+    return has_ended(pod) or has_other_containers(pod)
 
 
 def _success(

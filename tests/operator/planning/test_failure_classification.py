@@ -248,6 +248,14 @@ def test_a_gang_has_succeeded_when_all_trainers_have_although_sidecars_keep_the_
     assert end(first) == InProgress("going")
 
 
+def test_a_pod_without_sidecars_is_in_progress_until_the_kubelet_ends_the_pod() -> None:
+    ended = {"code": 0, "says": "success", "status": {"phase": "Running"}}
+    second = {"index": 1, "code": 0}
+
+    assert end(ended, second) == InProgress("going")
+    assert isinstance(end(ended | {"status": {"phase": "Succeeded"}}, second), Success)
+
+
 @pytest.mark.parametrize("code", [1, 137])
 def test_a_sidecar_that_fails_does_not_make_a_success_a_failure(code: int) -> None:
     failed = {"phase": "Failed"}
