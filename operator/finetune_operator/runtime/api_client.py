@@ -326,6 +326,8 @@ def _error(request: str, response: aiohttp.ClientResponse, data: bytes | bytearr
             return ExpiredError(message)
         case 401 | 408 | 429:
             return UnavailableError(message, _retry_after(response))
+        case 500 if "failed calling webhook" in message:
+            return RefusedError(message)  # the status of the job names the webhook until somebody mends it
         case status if status >= 500:  # noqa: PLR2004 - server errors
             return UnavailableError(message, _retry_after(response))
         case _:

@@ -105,6 +105,18 @@ async def test_each_refusal_raises_its_exception_with_a_message(
     assert len(server.requests) == 1
 
 
+async def test_a_webhook_that_cannot_be_called_refuses_the_request(server: Server, caller: Caller) -> None:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        message = (
+            'Internal error occurred: failed calling webhook "jobs.example": Post "https://hook.example": EOF'
+        )
+        return web.json_response({"reason": "InternalError", "message": message}, status=500)
+
+    server.answer = answer
+    with pytest.raises(RefusedError, match=r'failed calling webhook "jobs\.example"'):
+        await caller(60).request("create", "Job", "ns", body={})
+
+
 async def test_retry_after_is_kept_in_the_exception(server: Server, caller: Caller) -> None:
     server.answer = answering(429, headers={"Retry-After": "7"})
     with pytest.raises(UnavailableError) as raised:
