@@ -83,16 +83,17 @@ class Cleaner:
             case "start":
                 await self._start(record, manifest)
             case "completed":
+                # The record last: if the operator ends in between, the cleanup is repeated.
                 meta = manifest["metadata"]
-                await self.cluster.delete(
-                    meta["namespace"], Reference("ControllerRevision", meta["name"], meta["uid"])
-                )
-                self.cache.remove(manifest)
                 job = self.cache.child(meta["labels"][LABEL_UID], "Job", record.name)
                 if job and step.delete_job:
                     await self.cluster.delete(
                         meta["namespace"], Reference("Job", record.name, job["metadata"]["uid"])
                     )
+                await self.cluster.delete(
+                    meta["namespace"], Reference("ControllerRevision", meta["name"], meta["uid"])
+                )
+                self.cache.remove(manifest)
                 self._messages.pop(meta["uid"], None)
                 metrics.cleanup_failed(record.job.metadata["namespace"], record.prefix, failed=False)
             case "failed":

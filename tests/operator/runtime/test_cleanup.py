@@ -192,7 +192,7 @@ async def test_a_completed_cleanup_job_is_deleted_while_a_sidecar_keeps_its_pod_
     await desk.reconcile()
 
     deletes = [call for call in desk.server.writes() if call.startswith("delete")]
-    assert deletes == [f"delete ControllerRevision {RECORD}", f"delete Job {RECORD}"]
+    assert deletes == [f"delete Job {RECORD}", f"delete ControllerRevision {RECORD}"]
 
 
 async def test_a_failed_cleanup_is_retried_and_names_the_folder_in_an_event_a_metric_and_the_log(
