@@ -28,7 +28,8 @@ ANNOTATION_CONFIG: Final = f"{GROUP}/config"
 """The config file of the trainer, on the pod; the downward API mounts the annotation."""
 ANNOTATION_CONFIG_DIGEST: Final = f"{GROUP}/config-digest"
 ANNOTATION_SPEC_DIGEST: Final = f"{GROUP}/spec-digest"
-"""SHA-256 of the spec that a Job was made for, without the fields that may be changed at any time."""
+"""SHA-256 of the spec without `suspend` and `ttl`, together with the run settings that the operator derived
+from the spec and the profile."""
 ANNOTATION_GENERATION: Final = f"{GROUP}/generation"
 """metadata.generation of the FineTuneJob that a Job was made for."""
 ANNOTATION_JOB_NAME: Final = f"{GROUP}/job-name"
@@ -142,7 +143,7 @@ class Reason(StrEnum):
 
 
 def child_name(job_name: str, job_uid: str, letter: str, number: int) -> str:
-    """`<name cut to 40>-<5 of the uid>-<letter of the stage><number>`.
+    """`<name cut to 40>-<first 5 characters of the uid>-<letter of the stage><number>`.
 
     The name leaves room for the pod index and the host name within 63 characters. The uid distinguishes the
     children from the children of a deleted job of the same name.

@@ -274,7 +274,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"evaluation.metrics": ["macroF1", "macroF1"]}, "spec.evaluation.metrics[1]: Duplicate value"),
     ({"evaluation.metrics": ["f1"]}, "spec.evaluation.metrics[0]: Unsupported value"),
     ({"evaluation.metrics": ["mcc"] * 17}, "spec.evaluation.metrics: Too many"),
-    ({"evaluation.gate": {}}, "set minimum (or maximum) or minimumImprovement"),
+    ({"evaluation.gate": {}}, "set at least one limit, or remove gate"),
     ({"evaluation.gate": {"minimum": 80}}, "spec.evaluation.gate.minimum: Invalid value"),
     ({"evaluation.gate": {"minimum": "0.8"}}, "spec.evaluation.gate.minimum: Invalid value"),
     ({"evaluation.gate": {"minimum": -1.5}}, "spec.evaluation.gate.minimum: Invalid value"),
@@ -379,15 +379,15 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"task": "TextGeneration", "evaluation.gate": {"minimum": 0.8}},
-        "gate.maximum for one of which less is better",
+        "gate.maximum where lower is better",
     ),
     (
         {"task": "TextGeneration", "evaluation": {"primaryMetric": "tokenAccuracy", "gate": {"maximum": 1}}},
-        "gate.minimum is for a primaryMetric of which more is better",
+        "use gate.minimum for metrics where higher is better",
     ),
     ({"training.trainOn": "All"}, "training.trainOn is for the task TextGeneration"),
     ({"task": "TextGeneration", "training.trainOn": "Prompt"}, "training.trainOn: Unsupported value"),
-    ({"evaluation.gate": {"maximum": 0.8}}, "gate.minimum is for a primaryMetric of which more is better"),
+    ({"evaluation.gate": {"maximum": 0.8}}, "use gate.minimum for metrics where higher is better"),
     ({"evaluation.gate": {"minimumImprovement": 5}}, "gate.minimumImprovement must be at most 1"),
     (
         {"dataset.test": {"uri": "s3://data/tickets/train.jsonl"}},

@@ -213,7 +213,7 @@ class RowCounts(Model):
 
 
 class Findings(Model):
-    """How many findings the data doctor wrote into its report."""
+    """How many findings the data report has."""
 
     errors: NonNegativeInt = 0
     """Findings that left rows out."""
@@ -264,7 +264,7 @@ class PreparePayload(Model):
     chosen: Chosen
     findings: Findings
     report: Uri
-    """The data doctor's report (JSON)."""
+    """The data report (JSON)."""
 
 
 class Best(Model):
@@ -345,6 +345,7 @@ class TerminationMessage(Model):
     step: NonNegativeInt | None = None
     epoch: FiniteFloat | None = None
     checkpoint: CheckpointRef | None = None
+    """Reserved; not set yet."""
     payload: Payload | None = None
     result: ResultRef | None = None
 

@@ -104,7 +104,7 @@ def _trained(store: Store, config: TrainConfig) -> TrainPayload:
 
 
 def _findings(store: Store, config: TrainConfig) -> JsonValue:
-    """What the data doctor reported; null if the report is gone, which spoils nothing."""
+    """The data report; null if the report is gone, which spoils nothing."""
     message = results.find(store, config, Stage.PREPARE)
     if message is None or not isinstance(message.payload, PreparePayload):
         return None

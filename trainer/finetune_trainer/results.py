@@ -1,7 +1,7 @@
 """Durable results: what a stage reached outlives its pods.
 
-`<run.runs>attempts/<stage>-<attempt>-<8 of the pod's uid>/result.json` holds the termination message
-and, under `detail`, what is too large for it.
+`<run.runs>attempts/<stage>-<attempt>-<first 8 characters of the pod's uid>/result.json` holds the termination
+message and, under `detail`, what is too large for it.
 """
 
 import hashlib

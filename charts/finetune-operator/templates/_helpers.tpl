@@ -85,7 +85,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   resources: [controllerrevisions]
   verbs: [get, list, watch, create, delete]
 - apiGroups: [""]
-  # Only its uid: a cleanup record restored into another cluster is not acted on.
+  # Only the uid is read: the operator ignores a cleanup record that was restored into another cluster.
   resources: [namespaces]
   verbs: [get]
 - apiGroups: [""]
@@ -98,7 +98,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   resources: [networkpolicies]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
-  # Why a pod hangs before it starts stands nowhere else.
+  # Only Events report why a pod does not start.
   resources: [events]
   verbs: [list]
 - apiGroups: [events.k8s.io]

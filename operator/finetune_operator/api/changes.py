@@ -27,7 +27,7 @@ class Change(StrEnum):
 
 
 class Covered(Enum):
-    """Another way in which the spec digest covers a field."""
+    """Fields that the spec digest covers through the run, not directly."""
 
     BY_THE_RUN = "run"
     """The run holds the field's value, or the default of the task. The spec digest leaves the field out, so
@@ -100,7 +100,7 @@ def _marked(model: type[BaseModel], path: str, optional: tuple[str, ...]) -> Ite
 
 
 def _keeps(field: Marked) -> str:
-    """CEL: a field has the value that it had; absent counts as a value.
+    """CEL: the field has the same value as before; a field that was absent stays absent.
 
     Written with has(): the API server estimates the cost of a comparison of optionals (`.?`) far too high.
     """

@@ -15,8 +15,7 @@ def gate_rules(metric: str) -> tuple[JsonDict, ...]:
     return (
         rule(
             f"!has({gate}) || ({metric} in {lower} ? !has({gate}.minimum) : !has({gate}.maximum))",
-            "gate.minimum is for a primaryMetric of which more is better, gate.maximum for one of which less"
-            " is better: set the other one",
+            "use gate.minimum for metrics where higher is better, and gate.maximum where lower is better",
             ".evaluation.gate",
         ),
         rule(
@@ -39,8 +38,7 @@ class GateSpec(Model):
     model_config = rules(
         rule(
             "has(self.minimum) || has(self.maximum) || has(self.minimumImprovement)",
-            "set minimum (or maximum) or minimumImprovement: an empty gate stops nothing; to have none leave"
-            " gate out",
+            "set at least one limit, or remove gate",
         )
     )
 

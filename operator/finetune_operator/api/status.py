@@ -62,11 +62,12 @@ class AttemptStatus(Model):
     number: PositiveInt
     """Counts the tries at this stage from 1."""
     generation: NonNegativeInt
-    """The spec's generation that it was made for."""
+    """metadata.generation of the FineTuneJob that this attempt was made for."""
     config_digest: Annotated[str, Field(max_length=71)]
-    """SHA-256 of the run, as the trainer was told of it."""
+    """SHA-256 of the run settings in the trainer's configuration."""
     spec_digest: Annotated[str, Field(max_length=71)]
-    """SHA-256 of the spec without suspend and ttl; results count only while the spec asks for the same."""
+    """SHA-256 of the spec without suspend and ttl, together with the run settings. Results of this attempt
+    count only while the job has the same spec digest."""
     job: Annotated[str, Field(max_length=63)]
     """Name of its batch/v1 Job."""
     job_uid: Annotated[str, Field(max_length=63)] | None = None
@@ -193,7 +194,7 @@ class FineTuneJobStatus(Model):
     """Attempts of all stages, oldest first. Of more than 60 attempts, old ones that no longer matter, such as
     preempted ones, are left out and counted in attemptsDropped."""
     attempts_dropped: DroppedAttempts | None = None
-    """Number of attempts that are no longer in attempts."""
+    """Attempts that status.attempts no longer lists: how many, and how they ended."""
     data: DataStatus | None = None
     """Results of Prepare about the data."""
     chosen: Chosen | None = None

@@ -176,7 +176,7 @@ def _result(pod: Manifest, expected: Expected) -> End:
     except Unreadable as error:
         return InProgress("lost", str(error))
     if message.failure is not FailureClass.SUCCESS or message.payload is None:
-        return InProgress("lost", "its message does not tell of a success")
+        return InProgress("lost", "its termination message does not report success")
     if doubt := doubt_about(message.payload, expected):
         text = f"Its result cannot be trusted: {doubt}."
         return Failure(Reason.RESULT_UNREADABLE, text, pod=_name(pod), node=pod["spec"].get("nodeName"))

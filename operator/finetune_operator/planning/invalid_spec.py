@@ -16,8 +16,8 @@ def status_of(raw: Manifest, error: ValidationError, now: datetime) -> dict[str,
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     message = (
-        f"{where}: {first['msg']}. This version of the operator cannot read the job (the schema it was stored"
-        " under was another): correct the field, the job goes on by itself."
+        f"{where}: {first['msg']}. This version of the operator cannot read the job: it was stored with"
+        " another version of the CustomResourceDefinition. Correct the field; the job then goes on by itself."
     )
     before = raw.get("status") or {}
     condition = {

@@ -32,7 +32,8 @@ class StageRow:
     has_result: Callable[[FineTuneJobStatus], bool]
     """Whether the status holds a result of the stage, for whatever spec."""
     accept_result: Callable[[FineTuneJobStatus, Any], FineTuneJobStatus]
-    """Returns the status with the payload of the stage in it. The kind of the payload is the stage."""
+    """Returns the status with the payload of the stage in it. The payload's type is that of the
+    stage, for example PreparePayload."""
     summarize: Callable[[FineTuneJobStatus], str]
     """Describes the result in a sentence."""
 
@@ -57,7 +58,10 @@ def is_frozen(status: FineTuneJobStatus | None) -> bool:
 
 
 def is_done(status: FineTuneJobStatus, stage: Stage, digest: str) -> bool:
-    """Whether the status holds the result of a stage for this spec: of its newest successful attempt."""
+    """Whether a stage is done for a spec.
+
+    The newest successful attempt of the stage has this spec digest, and its result is in the status.
+    """
     newest = next(
         (a for a in reversed(status.attempts) if stage_of(a) is stage and a.outcome == "Succeeded"), None
     )

@@ -15,7 +15,7 @@ from finetune_trainer.contract import Progress, Stage
 
 @dataclass(frozen=True)
 class BaseJob:
-    """The fields of a FineTuneJob that jobs read which start from its model."""
+    """The facts about a base job that its dependent jobs need."""
 
     uid: str
     state: State
@@ -103,7 +103,7 @@ class PlanInput:
 
     @property
     def digest(self) -> str:
-        """The spec digest of results that count."""
+        """The spec digest that results must have to count for the current spec."""
         if isinstance(self.resolution, ResolvedRun):
             return self.resolution.spec_digest
         return self.status.attempts[-1].spec_digest if self.status.attempts else ""

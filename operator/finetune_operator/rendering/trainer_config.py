@@ -88,7 +88,10 @@ def port_of(endpoint: str) -> int:
 
 
 def output_uri(job: FineTuneJob) -> str:
-    """The folder of the published model: `<output.uri>/<namespace>/<name>/<suffix or 8 of the uid>/`."""
+    """The folder of the published model: `<output.uri>/<namespace>/<name>/<suffix>/`.
+
+    The default of the suffix is the first 8 characters of the uid.
+    """
     meta = job.metadata
     last = job.spec.output.suffix or uid_of(job).replace("-", "")[:8]
     return f"{job.spec.output.uri.rstrip('/')}/{meta['namespace']}/{meta['name']}/{last}/"

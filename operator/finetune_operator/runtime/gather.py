@@ -122,7 +122,9 @@ async def recheck_foreign(read_state: ReadState, cache: Cache, cluster: Cluster)
 async def read_conflicting(
     read_state: ReadState, cache: Cache, cluster: Cluster, kind: str, name: str
 ) -> None:
-    """Reads the object that has a name of this run: the run's own goes into the cache, another is foreign.
+    """Reads the object that has a name of this run.
+
+    An object of this run is stored in the cache; any other object is recorded as foreign.
 
     Raises:
         MissingError: no object has the name.
@@ -155,7 +157,10 @@ async def read_events(read_state: ReadState, cache: Cache, cluster: Cluster, now
 
 
 def _next_object(uids: list[str], known: Mapping[str, tuple[Manifest, ...]]) -> str:
-    """The object whose Events are read next: the last one while its Events explain; else the next one."""
+    """The object whose Events are read next.
+
+    Keeps reading the same object while its Events explain the wait; else takes the next object.
+    """
     last = next((number for number, uid in enumerate(uids) if uid in known), -1)
     if last >= 0 and pending.explains(known[uids[last]]):
         return uids[last]

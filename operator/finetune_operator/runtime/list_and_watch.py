@@ -83,7 +83,7 @@ async def _list_until_complete(cluster: Cluster, cache: Cache, scope: Scope) -> 
 async def _resync_until_lost(
     cluster: Cluster, cache: Cache, scope: Scope, enqueue: Enqueue, resync_seconds: float
 ) -> None:
-    """Lists the scope every few minutes and enqueues its runs, so a missed event is only late.
+    """Lists the scope every few minutes and enqueues its runs, so a missed event only delays a reconcile.
 
     Returns when the API server refuses to list FineTuneJobs.
     """

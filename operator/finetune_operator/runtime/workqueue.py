@@ -12,7 +12,7 @@ from finetune_operator.runtime import metrics
 FIRST_BACKOFF_SECONDS = 1.0
 LAST_BACKOFF_SECONDS = 60.0
 BACKGROUND_EVERY = 8
-"""Every so many keys, a worker takes a background key first, even while user-triggered keys wait."""
+"""Every 8th key is taken from the background queue first, even while user-triggered keys wait."""
 log = logging.getLogger(__name__)
 
 

@@ -187,7 +187,7 @@ def sources_of() -> Callable[..., Sources]:
 
 @pytest.fixture(scope="session")
 def doctor() -> dict[str, object]:
-    """A data doctor's report with something of everything."""
+    """A data report with something of everything."""
     edges = (0, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
     counts = (12, 900, 3400, 4100, 1100, 80, 8, 0, 0, 0)
     lengths = {

@@ -13,11 +13,11 @@ def shown(document: Any) -> str:
 
 @pytest.mark.parametrize("document", [None, "junk", {"findings": "none"}, {"rows": {"train": "many"}}, [1]])
 def test_a_report_that_is_gone_or_damaged_spoils_nothing(document: object) -> None:
-    assert "not there any more" in shown(document)
+    assert "no longer exists" in shown(document)
 
 
 def test_no_findings_are_good_news() -> None:
-    assert "found nothing to mend" in shown({"findings": []})
+    assert "found nothing to correct" in shown({"findings": []})
 
 
 def test_findings_name_their_lines_and_how_many_more(doctor: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""PURE: the data doctor. Rows -> examples that can be used, and findings that say what is wrong and where."""
+"""PURE: the data check. Rows -> examples that can be used, and findings that say what is wrong and where."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence

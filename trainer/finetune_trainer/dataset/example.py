@@ -1,4 +1,4 @@
-"""What the data doctor and the splits know of a row, whatever its task."""
+"""What the data check and the splits know of a row, whatever its task."""
 
 from dataclasses import dataclass
 from typing import Protocol

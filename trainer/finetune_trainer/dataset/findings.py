@@ -1,4 +1,4 @@
-"""What the data doctor has to say, and the splits it speaks of."""
+"""The findings of the data check, and the splits that they are about."""
 
 from collections.abc import Iterable
 from itertools import islice

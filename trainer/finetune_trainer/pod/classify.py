@@ -189,17 +189,20 @@ def _never_started(seen: Observed, stop: Stop) -> Verdict:
 
 
 def _left(seen: Observed, left: Verdict, causes: list[Verdict]) -> Verdict:
-    """Preempted: what became of saving."""
+    """Preempted: how the ranks ended."""
     for cause in causes:
         if cause.failure is FailureClass.PREEMPTED and cause.rank is not None:
             return cause
     for cause in causes:
         if cause.failure not in {FailureClass.PREEMPTED, FailureClass.COMMUNICATION}:
-            message = f"The pod was told to end; saving failed: {cause.message}"
+            message = f"The pod was told to end, and a process failed while it ended: {cause.message}"
             return Verdict(FailureClass.PREEMPTED, "SaveFailed", message, cause.hint, cause.rank)
     if seen.stop and seen.stop.why is Why.GRACE_OVER:
         message = f"The pod was told to end; ranks were not ready to leave within {seen.stop.detail}."
-        hint = "Give it a longer grace period; what was done since the last checkpoint is lost."
+        hint = (
+            "Set a longer grace period (deadlines.stop of the operator's settings). The next attempt starts"
+            " the stage from its beginning."
+        )
         return Verdict(FailureClass.PREEMPTED, "GraceOver", message, hint)
     if seen.stop and seen.stop.why is Why.TOLD_TWICE:
         message = "The pod was told to end a second time and stopped at once."

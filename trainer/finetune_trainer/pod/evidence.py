@@ -17,7 +17,7 @@ LOG_TAIL = "log-tail.txt"
 
 
 def keep(config: TrainConfig, places: Places) -> None:
-    """Uploads every file of evidence below `attempts/<stage>-<attempt>-<8 of the pod's uid>/evidence/`.
+    """Uploads every file of evidence to the folder `evidence/` beside the result of the attempt.
 
     Raises:
         StageFailure: the store does not take it.

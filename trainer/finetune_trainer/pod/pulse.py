@@ -43,7 +43,7 @@ class FilePulse:
 
     @property
     def leave_requested(self) -> bool:
-        """Whether this rank was asked (SIGUSR1) to save and leave at the next step edge."""
+        """Whether this rank was asked (SIGUSR1) to end after its current step."""
         return self._leave_requested
 
     @property

@@ -1,4 +1,4 @@
-"""What the data doctor found. Pure."""
+"""The section of the report about the data: findings, rows, lengths. Pure."""
 
 from collections.abc import Iterator
 
@@ -47,7 +47,7 @@ class _Lengths(_Told):
 
 
 class DataReport(_Told):
-    """The data doctor's report."""
+    """The data report."""
 
     findings: tuple[Finding, ...] = ()
     files: dict[str, tuple[_File, ...]] = {}
@@ -62,9 +62,7 @@ def section(document: JsonValue) -> Section:
     try:
         report = DataReport.model_validate(document)
     except ValidationError:
-        return Section(
-            "data", "Data", (paragraph("The data doctor's report of this run is not there any more."),)
-        )
+        return Section("data", "Data", (paragraph("The data report of this run no longer exists."),))
     return Section("data", "Data", tuple(_parts(report)))
 
 
@@ -82,7 +80,7 @@ def _parts(report: DataReport) -> Iterator[Html]:
 
 def _findings(findings: tuple[Finding, ...]) -> Iterator[Html]:
     if not findings:
-        yield paragraph("The data doctor found nothing to mend.")
+        yield paragraph("The data check found nothing to correct.")
         return
     yield tag("ul", *map(_finding, findings[:_FINDINGS]), class_="findings")
     if len(findings) > _FINDINGS:

@@ -29,7 +29,7 @@ class Sources:
     record: TrainingRecord
     trained: TrainPayload
     data: JsonValue
-    """The data doctor's report; null where it is gone."""
+    """The data report; null where it is gone."""
 
 
 def render(of: Sources) -> str:

@@ -90,7 +90,7 @@ class Preparing(Protocol[Row]):
         """Whether what is left of the rows after cutting can be learnt."""
 
     def shown(self, tokenizer: Any, rows: Sequence[Row], encoded: Sequence[Encoding]) -> dict[str, JsonValue]:
-        """The task's own part of the data doctor's report: what is learnt of the training rows."""
+        """The task's own part of the data report: what is learnt of the training rows."""
 
 
 class Learning(Protocol):

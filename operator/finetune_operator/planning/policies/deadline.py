@@ -44,8 +44,8 @@ def remaining(inputs: PlanInput) -> tuple[float, str] | None:
     else:
         limit = STAGES[stage_of(inputs.running)].deadline(inputs.settings.deadlines)
         detail = (
-            f"it did not end within {limit} s. The operator's settings (deadlines) allow no more; ask for"
-            " less or have them raised."
+            f"it did not end within {limit} s, the deadline in the operator's settings (deadlines): reduce"
+            " the work, or ask the admin to raise the deadline."
         )
     return (limit - since(start, inputs.now), detail) if start else None
 

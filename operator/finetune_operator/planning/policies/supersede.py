@@ -1,4 +1,4 @@
-"""Stops the attempt for an earlier spec, until the spec is frozen. Pure."""
+"""Stops an attempt that was made for an earlier spec, until the spec is frozen. Pure."""
 
 from finetune_operator.names import Reason, State
 from finetune_operator.planning.stages import is_frozen
@@ -7,7 +7,7 @@ from finetune_operator.rendering.trainer_config import ResolvedRun
 
 
 def check(inputs: PlanInput) -> Decision | None:
-    """Stops an attempt for another run than the run of the current spec.
+    """Stops an attempt that was made for an earlier spec.
 
     A Train attempt whose pods wait for a node is superseded like a Prepare attempt. A Train attempt whose
     pods run is superseded too, as long as the stored status has no training start time: the API server has
@@ -22,7 +22,7 @@ def check(inputs: PlanInput) -> Decision | None:
         or running.spec_digest == inputs.digest
     ):
         return None
-    message = "The spec was changed: Prepare starts again for the new one."
+    message = "The spec was changed: Prepare starts again for the new spec."
     return Decision(
         State.PREPARING,
         Reason.SPEC_CHANGED,

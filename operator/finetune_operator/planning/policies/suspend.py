@@ -7,7 +7,10 @@ from finetune_operator.planning.wording import count
 
 
 def check(inputs: PlanInput) -> Decision | None:
-    """Holds a suspended job. The operator deletes its Job, so that the pods save a checkpoint and stop."""
+    """Holds a suspended job. The operator deletes its Job, so that its pods stop.
+
+    The next attempt starts the stage from the beginning.
+    """
     if not inputs.job.spec.suspend:
         return None
     stage = inputs.running.stage if inputs.running else inputs.stage
