@@ -22,9 +22,9 @@ from finetune_trainer.config import (
     TrainSplit,
 )
 from finetune_trainer.contract import METRICS, Task
-from finetune_trainer.dataset import tokenise
-from finetune_trainer.dataset.lines import ONE_FILE
-from finetune_trainer.tasks.protocol import preparing
+from finetune_trainer.data import tokenise
+from finetune_trainer.data.lines import ONE_FILE
+from finetune_trainer.tasks.registry import preparing
 
 SECTIONS = REPOSITORY / "examples/data/debian-sections/train.jsonl"
 QUESTION = "\n\nIn one line: "

@@ -19,15 +19,15 @@ from bench.train_throughput.lesson import (
 )
 from finetune_trainer.config import Training
 from finetune_trainer.contract import Chosen
-from finetune_trainer.dataset.data import Prepared, Split
-from finetune_trainer.models.model import pad_token, quiet
-from finetune_trainer.tasks.protocol import learning
+from finetune_trainer.data.batches import Layout, steps_per_epoch
+from finetune_trainer.data.shards import Prepared, Split
+from finetune_trainer.models.load import pad_token, quiet
+from finetune_trainer.models.packing import Packing
+from finetune_trainer.tasks.registry import learning
 from finetune_trainer.tasks.text_generation.model import packing_of
 from finetune_trainer.training import loop
-from finetune_trainer.training.batches import Layout, steps_per_epoch
-from finetune_trainer.training.gang import Gang, meet
-from finetune_trainer.training.packing import Packing
-from finetune_trainer.training.zero import own_clip
+from finetune_trainer.training.deepspeed_config import own_clip
+from finetune_trainer.training.distributed import Gang, meet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -17,13 +17,7 @@ from finetune_operator.rendering.cleanup_record import cleanup_record
 from finetune_operator.rendering.metadata import child_name
 from finetune_operator.settings import Settings
 from finetune_trainer import config as trainer
-from finetune_trainer.contract import (
-    CONTRACT_VERSION,
-    Chosen,
-    FailureClass,
-    Stage,
-    TerminationMessage,
-)
+from finetune_trainer.contract import CONTRACT_VERSION, Chosen, FailureClass, Stage, TerminationMessage
 from tests.operator.cases import NOW, merged, settings
 
 __all__ = ["NOW", "merged", "settings"]

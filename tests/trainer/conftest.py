@@ -16,7 +16,6 @@ from minio import Minio
 from minio.deleteobjects import DeleteObject
 
 from devcluster.objectstore import Kind, ObjectStore, object_store
-from finetune_trainer import results
 from finetune_trainer.config import (
     Dataset,
     EvaluationSpec,
@@ -47,9 +46,10 @@ from finetune_trainer.contract import (
     Task,
     TerminationMessage,
 )
-from finetune_trainer.dataset.data import Prepared, Split, store_prepared
-from finetune_trainer.models import basemodel
-from finetune_trainer.places import Places
+from finetune_trainer.data.shards import Prepared, Split, store_prepared
+from finetune_trainer.models import base_model
+from finetune_trainer.paths import Places
+from finetune_trainer.s3 import results
 from finetune_trainer.s3.store import Store, open_store
 from tests.trainer.storage import give_authority, give_keys, root_client
 from tests.trainer.storeproxy import StoreProxy
@@ -175,10 +175,10 @@ def given_run(store: Store, bucket: str, access: StoreAccess) -> Callable[..., T
     ) -> TrainConfig:
         home = f"s3://{bucket}/"
         for path in base.iterdir():
-            if path.name in {"config.json", "model.safetensors", *basemodel.COPIED_FILES}:
+            if path.name in {"config.json", "model.safetensors", *base_model.COPIED_FILES}:
                 store.upload(path, f"{home}base/{path.name}")
         with TemporaryDirectory() as folder:
-            model_digest = basemodel.download(store, f"{home}base/", Path(folder))
+            model_digest = base_model.download(store, f"{home}base/", Path(folder))
         data_digest = "sha256:" + secrets.token_hex(32)
         rows = {name: len(getattr(prepared, name)) for name in ("train", "validation", "test")}
         run = Run(

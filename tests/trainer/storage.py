@@ -19,7 +19,7 @@ from minio.datatypes import Part
 from devcluster import binaries
 from devcluster.objectstore import Kind, ObjectStore
 from finetune_trainer.config import StoreRole
-from finetune_trainer.places import Places
+from finetune_trainer.paths import Places
 
 on_both_stores = pytest.mark.parametrize("s3", get_args(Kind), indirect=True)
 """Runs a test against each S3 server; without it, only the first is meant."""

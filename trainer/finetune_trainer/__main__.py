@@ -13,7 +13,7 @@ signal.signal(signal.SIGTERM, lambda *_: os._exit(8))
 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 from finetune_trainer.contract import PROGRESS_PORT  # noqa: E402 - these imports take long enough to be told to leave
-from finetune_trainer.places import Places  # noqa: E402
+from finetune_trainer.paths import Places  # noqa: E402
 from finetune_trainer.pod.supervisor import main  # noqa: E402
 
 parser = argparse.ArgumentParser(

@@ -308,7 +308,7 @@ def _text_of(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _error(request: str, response: aiohttp.ClientResponse, data: bytes | bytearray) -> ApiError:
+def _error(request: str, response: aiohttp.ClientResponse, data: bytes | bytearray) -> ApiError:  # noqa: PLR0911 - one a class
     """The exception for an answer of 300 or more. The class of the exception decides about retries."""
     try:
         status = json.loads(data)

@@ -7,14 +7,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from finetune_trainer.contract import FailureClass
-from finetune_trainer.dataset.data import Prepared
+from finetune_trainer.data.shards import Prepared
 from finetune_trainer.failures import StageFailure
+from finetune_trainer.models.collate import padded
 from finetune_trainer.models.verify import LOGITS, TOLERANCE, verify
-from finetune_trainer.places import Places
+from finetune_trainer.paths import Places
+from finetune_trainer.report.record import MODEL_FOLDER, VERIFICATION
 from finetune_trainer.tasks.text_classification import learning
 from finetune_trainer.tasks.text_classification.model import load_classifier
-from finetune_trainer.training.inputs import padded
-from finetune_trainer.training.record import MODEL_FOLDER, VERIFICATION
 
 CONFIG: Any = SimpleNamespace(run=SimpleNamespace(task="TextClassification", method="Full"))
 

@@ -17,7 +17,7 @@ from finetune_trainer.config import (
     TrainSplit,
 )
 from finetune_trainer.contract import Stage
-from finetune_trainer.places import Places
+from finetune_trainer.paths import Places
 from finetune_trainer.pod.evidence import evidence, keep
 from finetune_trainer.s3.store import Store
 

@@ -13,10 +13,10 @@ import torch
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Activity, FailureClass, Progress, RankFile
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.places import Places
+from finetune_trainer.paths import Places
 from finetune_trainer.pod.errors import explain, trace
 from finetune_trainer.pod.evidence import evidence
-from finetune_trainer.pod.pulse import FilePulse
+from finetune_trainer.pod.heartbeat_file import FilePulse
 
 STORE = {"endpoint": "http://127.0.0.1:1"}
 CONFIG = {

@@ -28,7 +28,7 @@ from finetune_trainer.config import (
     World,
 )
 from finetune_trainer.contract import FailureClass, RankFile, Stage, TerminationMessage
-from finetune_trainer.places import Places
+from finetune_trainer.paths import Places
 from finetune_trainer.pod.processes import descendants
 
 SUPERVISED = Path(__file__).parents[1] / "programs" / "supervised.py"

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
+from finetune_trainer.data.batches import epoch_batches
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models.model import quiet
+from finetune_trainer.models.collate import NO_LABEL, lengths
+from finetune_trainer.models.load import quiet
 from finetune_trainer.pod.rank import leave
 from finetune_trainer.tasks.text_classification import learning
 from finetune_trainer.training import loop
-from finetune_trainer.training.batches import epoch_batches
-from finetune_trainer.training.gang import meet
-from finetune_trainer.training.inputs import NO_LABEL, lengths
+from finetune_trainer.training.distributed import meet
 from tests.trainer.programs import truth
 
 LOSS, GRADIENT, LEAVE = "loss", "gradient", "leave"

@@ -23,9 +23,9 @@ import torch
 import torch.distributed as dist
 
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models import weights
-from finetune_trainer.training import gang as together
-from finetune_trainer.training.gang import Gang, meet
+from finetune_trainer.training import best_weights
+from finetune_trainer.training import distributed as together
+from finetune_trainer.training.distributed import Gang, meet
 
 WORLD = 3
 SHARES: dict[str, list[list[int]]] = {
@@ -80,9 +80,9 @@ def outcomes(gang: Gang, folder: Path) -> dict[str, Any]:
         found[f"asked {asked}"] = ended(lambda pulse=pulse: together.leave_together(gang, pulse))
     torch.manual_seed(gang.rank)
     module = torch.nn.Linear(2, 2)
-    weights.keep(gang, module, folder / f"only-first-{gang.rank}" / "weights.safetensors")
+    best_weights.keep(gang, module, folder / f"only-first-{gang.rank}" / "weights.safetensors")
     # The file is on the disk of the first rank alone.
-    weights.spread(gang, module, folder / f"only-first-{gang.rank}" / "weights.safetensors")
+    best_weights.spread(gang, module, folder / f"only-first-{gang.rank}" / "weights.safetensors")
     found["weights"] = module.weight.tolist()
     return found
 

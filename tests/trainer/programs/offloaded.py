@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from finetune_trainer.config import Lora, Method, Offload
-from finetune_trainer.models.model import quiet
+from finetune_trainer.models.load import quiet
 from finetune_trainer.pod.rank import leave
-from finetune_trainer.training.gang import meet
+from finetune_trainer.training.distributed import meet
 from tests.trainer.programs import truth
 
 CASES: tuple[tuple[int, Offload], ...] = (

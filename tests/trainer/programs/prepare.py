@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from finetune_trainer import prepare
 from finetune_trainer.config import TrainConfig
-from finetune_trainer.places import Places
+from finetune_trainer.paths import Places
+from finetune_trainer.stages import prepare
 
 
 class Silent:

@@ -7,10 +7,10 @@ import os
 import sys
 from pathlib import Path
 
-from finetune_trainer import prepare  # noqa: F401 - imported before the forks, for their speed
-from finetune_trainer.dataset import tokenise
-from finetune_trainer.places import Places
+from finetune_trainer.data import tokenise
+from finetune_trainer.paths import Places
 from finetune_trainer.pod import rank
+from finetune_trainer.stages import prepare  # noqa: F401 - imported before the forks, for their speed
 
 tokenise.model_types("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
 for root in map(Path, sys.argv[1:]):

@@ -12,9 +12,10 @@ from pathlib import Path
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Activity, FailureClass
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.places import Places
+from finetune_trainer.heartbeat import Pulse
+from finetune_trainer.paths import Places
 from finetune_trainer.pod import rank
-from finetune_trainer.stage import Pulse, StageResult
+from finetune_trainer.stages.result import StageResult
 
 NUMBER = os.environ.get("RANK", "0")
 SAVE_SECONDS = float(os.environ.get("SAVE_SECONDS", "1"))

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from finetune_trainer.places import Places
+from finetune_trainer.paths import Places
 from finetune_trainer.pod.supervisor import main
 
 SCRIPTED = Path(__file__).with_name("scripted_rank.py")

@@ -18,18 +18,19 @@ from transformers import set_seed
 
 from finetune_trainer.config import Method, Offload, Training
 from finetune_trainer.contract import Chosen
-from finetune_trainer.dataset.data import Prepared, Split
-from finetune_trainer.dataset.lines import FileSpan
-from finetune_trainer.models import method
-from finetune_trainer.models.model import quiet
+from finetune_trainer.data.batches import Layout, steps_per_epoch
+from finetune_trainer.data.lines import FileSpan
+from finetune_trainer.data.shards import Prepared, Split
+from finetune_trainer.heartbeat import Pulse
+from finetune_trainer.models import methods
+from finetune_trainer.models.load import quiet
+from finetune_trainer.models.packing import Packing
 from finetune_trainer.pod.rank import leave
-from finetune_trainer.stage import Pulse
-from finetune_trainer.tasks.protocol import Learning, learning
+from finetune_trainer.tasks.base import Learning
+from finetune_trainer.tasks.registry import learning
 from finetune_trainer.training import loop
-from finetune_trainer.training.batches import Layout, steps_per_epoch
-from finetune_trainer.training.gang import Gang, meet
-from finetune_trainer.training.packing import Packing
-from finetune_trainer.training.zero import own_clip
+from finetune_trainer.training.deepspeed_config import own_clip
+from finetune_trainer.training.distributed import Gang, meet
 
 ROWS, CLASSES, BATCH, VOCABULARY = 21, 3, 8, 50
 STANDING_STILL = 1e-30
@@ -49,7 +50,7 @@ class Subject:
         """The same weights every time; an adapter is given some, for a new one changes nothing."""
         set_seed(1)
         model = self.learning.load(base, Prepared(self.rows, self.rows, self.rows, self.labels))
-        tuned = method.applied(how, model, self.learning.head(model), seed=1)
+        tuned = methods.applied(how, model, self.learning.head(model), seed=1)
         with torch.no_grad():
             for name, weight in tuned.named_parameters():
                 if ".lora_B." in name:

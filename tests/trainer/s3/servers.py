@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 from devcluster import pki
 from finetune_trainer.config import StoreAccess
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.places import Places
+from finetune_trainer.paths import Places
 from finetune_trainer.s3.store import open_store
 
 

@@ -7,7 +7,7 @@ from devcluster import pki
 from devcluster.objectstore import ObjectStore
 from finetune_trainer.config import StoreAccess
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.places import Places
+from finetune_trainer.paths import Places
 from finetune_trainer.s3.store import open_store
 from tests.trainer.s3.servers import answering, failure_of, tls_server
 from tests.trainer.storage import give_authority, give_keys, on_both_stores

@@ -4,7 +4,7 @@ import pytest
 
 from devcluster import pki
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.places import Places
+from finetune_trainer.paths import Places
 from finetune_trainer.s3.credentials import Credentials, read_ca_bundle, read_credentials
 from tests.trainer.storage import give_authority, give_keys, give_version
 

@@ -12,7 +12,7 @@ from minio import Minio
 from devcluster.objectstore import ObjectStore
 from finetune_trainer.config import StoreAccess
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.places import Places
+from finetune_trainer.paths import Places
 from finetune_trainer.s3 import downloads
 from finetune_trainer.s3.checksums import Stated
 from finetune_trainer.s3.store import Store, open_store

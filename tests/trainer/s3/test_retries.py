@@ -6,7 +6,7 @@ import pytest
 from finetune_trainer.config import StoreAccess
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.places import Places
+from finetune_trainer.paths import Places
 from finetune_trainer.s3 import retries
 from finetune_trainer.s3.credentials import Credentials
 from finetune_trainer.s3.retries import persist

@@ -9,7 +9,7 @@ from minio import Minio
 from devcluster.objectstore import ObjectStore
 from finetune_trainer.config import StoreAccess
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.places import Places
+from finetune_trainer.paths import Places
 from finetune_trainer.s3.store import open_store
 from tests.trainer.storage import add_user, give_keys, on_both_stores
 

@@ -14,7 +14,7 @@ from devcluster.objectstore import ObjectStore
 from finetune_trainer.config import StoreAccess
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.places import Places
+from finetune_trainer.paths import Places
 from finetune_trainer.s3.answers import of_answer
 from finetune_trainer.s3.sessiontoken import SessionToken
 from finetune_trainer.s3.store import Store, open_store

@@ -7,7 +7,7 @@ import pytest
 from devcluster.objectstore import ObjectStore
 from finetune_trainer.config import StoreAccess
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.places import Places
+from finetune_trainer.paths import Places
 from finetune_trainer.s3.store import Store, open_store
 from tests.trainer.s3.servers import failure_of
 from tests.trainer.storage import add_user, give_keys, on_both_stores

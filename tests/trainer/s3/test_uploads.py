@@ -8,7 +8,7 @@ from minio import Minio
 
 from finetune_trainer.config import StoreAccess
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.places import Places
+from finetune_trainer.paths import Places
 from finetune_trainer.s3.store import Store, open_store
 from tests.trainer.storage import on_both_stores, uploads_of
 from tests.trainer.storeproxy import Fault, Operation, StoreProxy

@@ -16,19 +16,19 @@ from minio.deleteobjects import DeleteObject
 from minio.lifecycleconfig import LifecycleConfig
 from minio.retention import GOVERNANCE, Retention
 from minio.versioningconfig import VersioningConfig
+from tests.trainer.test_results import UID, Silent, config_of
 
 from devcluster.objectstore import ObjectStore
-from finetune_trainer import cleanup
 from finetune_trainer.config import StoreAccess
 from finetune_trainer.contract import CleanupPayload, FailureClass
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.places import Places
+from finetune_trainer.paths import Places
 from finetune_trainer.s3 import deletions
 from finetune_trainer.s3.deletions import Cleared
 from finetune_trainer.s3.store import open_store
+from finetune_trainer.stages import cleanup
 from tests.trainer.s3.test_rights import GUIDE, documented
 from tests.trainer.storage import add_user, give_keys, on_both_stores
-from tests.trainer.test_results import UID, Silent, config_of
 
 RUN = f".finetune-runs/ns/{UID}/"
 

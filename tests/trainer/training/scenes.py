@@ -3,7 +3,7 @@
 from dataclasses import fields
 from typing import Any
 
-from finetune_trainer.training.scene import Scene
+from finetune_trainer.training.context import Scene
 
 
 def scene_with(**parts: Any) -> Scene:

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from torch._C import _distributed_c10d as native
 from torch.testing._internal.distributed import multi_threaded_pg as threads
 
-from finetune_trainer.dataset.data import Split
+from finetune_trainer.data.shards import Split
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.stage import Pulse
-from finetune_trainer.tasks.protocol import Answers, Tensors
+from finetune_trainer.heartbeat import Pulse
+from finetune_trainer.tasks.base import Answers, Tensors
+from finetune_trainer.training.context import Scene
+from finetune_trainer.training.distributed import Gang
 from finetune_trainer.training.evaluate import over_rows
-from finetune_trainer.training.gang import Gang
-from finetune_trainer.training.scene import Scene
 from tests.trainer.training.scenes import scene_with
 
 CALM: Any = SimpleNamespace(leave_requested=False)

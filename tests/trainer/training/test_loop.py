@@ -49,8 +49,8 @@ def plain_steps(subject: str, base: Path, method: object) -> list[tuple[float, f
     from torch.nn.functional import cross_entropy  # noqa: PLC0415
 
     from finetune_trainer.config import Method  # noqa: PLC0415
-    from finetune_trainer.training.batches import epoch_batches  # noqa: PLC0415
-    from finetune_trainer.training.inputs import lengths, padded  # noqa: PLC0415
+    from finetune_trainer.data.batches import epoch_batches  # noqa: PLC0415
+    from finetune_trainer.models.collate import lengths, padded  # noqa: PLC0415
     from tests.trainer.programs import truth  # noqa: PLC0415
 
     what = truth.SUBJECTS[subject]

@@ -13,10 +13,12 @@ from safetensors.torch import load_file
 from finetune_trainer.config import Lora, TrainConfig
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models import adapter, basemodel, weights
-from finetune_trainer.places import Places
-from finetune_trainer.tasks.protocol import Learning, learning
-from finetune_trainer.training.record import MODEL_FOLDER, VERIFICATION
+from finetune_trainer.models import base_model, lora
+from finetune_trainer.paths import Places
+from finetune_trainer.report.record import MODEL_FOLDER, VERIFICATION
+from finetune_trainer.tasks.base import Learning
+from finetune_trainer.tasks.registry import learning
+from finetune_trainer.training import best_weights
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ def verify(config: TrainConfig, places: Places, staged: Path) -> tuple[Path, flo
     """
     task, method = learning(config.run.task), config.run.method
     folder, verification = staged / MODEL_FOLDER, staged / VERIFICATION
-    base = basemodel.fetch(config, places)[0] if isinstance(method, Lora) else None
+    base = base_model.fetch(config, places)[0] if isinstance(method, Lora) else None
     tuned: Any = task.load_published(folder, base)
     difference = _compare(task, tuned, verification, TOLERANCE)
     if not isinstance(method, Lora) or not method.merge:
@@ -56,11 +58,11 @@ def verify(config: TrainConfig, places: Places, staged: Path) -> tuple[Path, flo
     log.info("the adapter on the base model: the largest difference of a logit is %.1e", difference)
     whole = places.scratch / "merged"
     rmtree(whole, ignore_errors=True)
-    model = adapter.merged(tuned)
+    model = lora.merged(tuned)
     model.config.name_or_path = ""
     model.save_pretrained(whole)
     del tuned, model
-    for name in basemodel.TOKENIZER_FILES:
+    for name in base_model.TOKENIZER_FILES:
         if (folder / name).is_file():
             copyfile(folder / name, whole / name)
     return whole, _compare(task, task.load_published(whole, None), verification, MERGED_TOLERANCE)
@@ -75,7 +77,7 @@ def _compare(task: Learning, model: torch.nn.Module, verification: Path, toleran
         verification: inputs as the task collates them, and LOGITS, shape [rows, width] (safetensors).
         tolerance: see TOLERANCE.
     """
-    if spoilt := weights.not_finite(model):
+    if spoilt := best_weights.not_finite(model):
         raise StageFailure(
             FailureClass.NUMERICAL,
             "NonFiniteWeights",

@@ -7,10 +7,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from finetune_trainer import results
 from finetune_trainer.config import TrainConfig
-from finetune_trainer.places import Places
+from finetune_trainer.paths import Places
 from finetune_trainer.pod import console
+from finetune_trainer.s3 import results
 from finetune_trainer.s3.store import open_store
 
 LOG_TAIL = "log-tail.txt"

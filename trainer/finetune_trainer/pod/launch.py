@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Stage
-from finetune_trainer.places import Places
+from finetune_trainer.paths import Places
 
 RANK_PROGRAM = ("-m", "finetune_trainer.pod.rank")
 AGENT_PATIENCE_SECONDS = 5

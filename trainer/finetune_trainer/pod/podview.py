@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_trainer.contract import RankFile
-from finetune_trainer.places import Places
+from finetune_trainer.paths import Places
 from finetune_trainer.pod import processes
 from finetune_trainer.pod.classify import Death, Observed
 from finetune_trainer.pod.launch import Launch

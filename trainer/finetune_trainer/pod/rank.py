@@ -21,20 +21,14 @@ from typing import NoReturn, Protocol, cast
 from pydantic import JsonValue
 
 from finetune_trainer.config import TrainConfig
-from finetune_trainer.contract import (
-    Activity,
-    ExitCode,
-    FailureClass,
-    ResultRef,
-    Stage,
-    TerminationMessage,
-)
+from finetune_trainer.contract import Activity, ExitCode, FailureClass, ResultRef, Stage, TerminationMessage
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.places import Places
+from finetune_trainer.heartbeat import Pulse
+from finetune_trainer.paths import Places
 from finetune_trainer.pod import console
 from finetune_trainer.pod.errors import explain
-from finetune_trainer.pod.pulse import FilePulse
-from finetune_trainer.stage import Pulse, StageResult
+from finetune_trainer.pod.heartbeat_file import FilePulse
+from finetune_trainer.stages.result import StageResult
 
 _DURABLE = {Stage.PREPARE, Stage.TRAIN, Stage.PUBLISH}
 """Stages whose result is stored. A report re-reads one; a cleanup must leave nothing behind."""
@@ -96,7 +90,7 @@ def _stage(
     if config.stage not in _DURABLE:
         return _module(config.stage).run(config, places, pulse), None
     # The S3 client is only needed here, and importing it must come after the first sign of life.
-    from finetune_trainer import results  # noqa: PLC0415
+    from finetune_trainer.s3 import results  # noqa: PLC0415
     from finetune_trainer.s3.store import open_store  # noqa: PLC0415
 
     store = open_store(config.run.stores.output, "output", places)
@@ -130,7 +124,7 @@ def _stage(
 
 def _module(stage: Stage) -> _StageModule:
     """The stage's module; torch is imported here or not at all."""
-    return cast("_StageModule", importlib.import_module(f"finetune_trainer.{stage.lower()}"))
+    return cast("_StageModule", importlib.import_module(f"finetune_trainer.stages.{stage.lower()}"))
 
 
 def _on_leave(pulse: FilePulse, *, at_once: bool) -> "_Handler":

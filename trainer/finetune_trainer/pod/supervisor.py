@@ -16,16 +16,16 @@ from pydantic import ValidationError
 
 from finetune_trainer.config import ConfigError, TrainConfig
 from finetune_trainer.contract import FailureClass, Progress, TerminationMessage
-from finetune_trainer.places import Places
+from finetune_trainer.paths import Places
 from finetune_trainer.pod import console, processes
 from finetune_trainer.pod.cgroup import oom_kills, usable_cpus
 from finetune_trainer.pod.classify import Verdict, classify
 from finetune_trainer.pod.endpoint import Endpoint
-from finetune_trainer.pod.lastword import compose, say, without_config
 from finetune_trainer.pod.launch import RANK_PROGRAM, Launch, launch
 from finetune_trainer.pod.logtail import LogTail
 from finetune_trainer.pod.podview import PodView, look, observed, rank_files
 from finetune_trainer.pod.rendezvous import MasterSearch
+from finetune_trainer.pod.termination import compose, say, without_config
 from finetune_trainer.pod.watchdog import Scene, Stop, Why, decide, listen
 
 TICK_SECONDS = 0.2

@@ -10,7 +10,7 @@ from pathlib import Path
 from finetune_trainer.config import StoreRole
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.places import Places
+from finetune_trainer.paths import Places
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from finetune_trainer.config import StoreAccess, StoreRole
 from finetune_trainer.contract import Digest, FailureClass
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.places import Places
+from finetune_trainer.paths import Places
 from finetune_trainer.s3 import deletions, downloads, uploads
 from finetune_trainer.s3.clients import connect
 from finetune_trainer.s3.credentials import Credentials, read_ca_bundle, read_credentials

@@ -6,10 +6,10 @@ from pydantic import NonNegativeInt, PositiveInt, ValidationError
 
 from finetune_trainer.config import digest_of
 from finetune_trainer.contract import Activity, Digest, MetricName, Model, Task
-from finetune_trainer.tasks.protocol import Learning
-from finetune_trainer.training.gang import from_first
-from finetune_trainer.training.packing import Packing
-from finetune_trainer.training.scene import Scene
+from finetune_trainer.models.packing import Packing
+from finetune_trainer.tasks.base import Learning
+from finetune_trainer.training.context import Scene
+from finetune_trainer.training.distributed import from_first
 
 
 class BaselineKey(Model):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
-from finetune_trainer.training.record import CurvePoint
+from finetune_trainer.report.record import CurvePoint
 
 if TYPE_CHECKING:
     from finetune_trainer.training.loop import Step

@@ -6,11 +6,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from finetune_trainer.dataset.data import Split
-from finetune_trainer.tasks.protocol import Answers
-from finetune_trainer.training.gang import gathered_rows, leave_together
-from finetune_trainer.training.inputs import Tensors, lengths
-from finetune_trainer.training.scene import Scene
+from finetune_trainer.data.shards import Split
+from finetune_trainer.models.collate import Tensors, lengths
+from finetune_trainer.tasks.base import Answers
+from finetune_trainer.training.context import Scene
+from finetune_trainer.training.distributed import gathered_rows, leave_together
 
 Compute = Callable[[Tensors], torch.Tensor]
 """Inputs on the device -> one row of numbers for each, shape [rows, width]."""

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from finetune_trainer.contract import HIGHER_IS_BETTER, Activity, Best, MetricName
-from finetune_trainer.models import weights
-from finetune_trainer.pod.progress import Meter
-from finetune_trainer.training.batches import Layout, steps_per_epoch
+from finetune_trainer.data.batches import Layout, steps_per_epoch
+from finetune_trainer.report.record import CurvePoint, EpochRow
+from finetune_trainer.training import best_weights
+from finetune_trainer.training.context import Scene
 from finetune_trainer.training.curve import Curve
+from finetune_trainer.training.deepspeed_config import own_clip
+from finetune_trainer.training.distributed import from_first
 from finetune_trainer.training.evaluate import over_rows
-from finetune_trainer.training.gang import from_first
 from finetune_trainer.training.loop import (
     AtEpochEnd,
     Edge,
@@ -23,9 +25,7 @@ from finetune_trainer.training.loop import (
     evaluated_epochs,
     non_finite,
 )
-from finetune_trainer.training.record import CurvePoint, EpochRow
-from finetune_trainer.training.scene import Scene
-from finetune_trainer.training.zero import own_clip
+from finetune_trainer.training.meter import Meter
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def tune(scene: Scene, *, first_percent: float, last_percent: float) -> Tuned:
         if not best or better(primary, value, best[-1].metric):
             best.append(Best(step=step, metric=value))
             scene.pulse.beat(Activity.SAVING)
-            weights.keep(gang, model, scene.best_weights)
+            best_weights.keep(gang, model, scene.best_weights)
         if gang.first:
             log.info("epoch %d: %s %.4f on validation rows", epoch, primary, value)
 

@@ -11,15 +11,15 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from finetune_trainer.config import Offload, Training
 from finetune_trainer.contract import Chosen, FailureClass
-from finetune_trainer.dataset.data import Split
-from finetune_trainer.dataset.lines import Line
+from finetune_trainer.data.batches import FILLER, Layout, deal, epoch_batches, steps_per_epoch
+from finetune_trainer.data.lines import Line
+from finetune_trainer.data.shards import Split
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.stage import Pulse
-from finetune_trainer.tasks.protocol import Numbers
-from finetune_trainer.training.batches import FILLER, Layout, deal, epoch_batches, steps_per_epoch
-from finetune_trainer.training.gang import Gang, gathered, preempted, summed
-from finetune_trainer.training.inputs import NO_LABEL, Tensors, lengths
-from finetune_trainer.training.zero import Precision, deepspeed_config, engine_clip
+from finetune_trainer.heartbeat import Pulse
+from finetune_trainer.models.collate import NO_LABEL, Tensors, lengths
+from finetune_trainer.tasks.base import Numbers
+from finetune_trainer.training.deepspeed_config import Precision, deepspeed_config, engine_clip
+from finetune_trainer.training.distributed import Gang, gathered, preempted, summed
 
 MOST_EVALUATIONS = 5
 _SCHEDULES = {"Linear": "linear", "Cosine": "cosine", "Constant": "constant_with_warmup"}

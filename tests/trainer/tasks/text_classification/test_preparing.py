@@ -12,8 +12,8 @@ from finetune_trainer.config import (
     Stores,
     TrainSplit,
 )
-from finetune_trainer.tasks.text_classification import preparing
-from finetune_trainer.tasks.text_classification.preparing import LabelledText
+from finetune_trainer.tasks.text_classification import data
+from finetune_trainer.tasks.text_classification.data import LabelledText
 
 ACCESS = StoreAccess(endpoint="https://minio:9000")
 RUN = Run(
@@ -30,7 +30,7 @@ RUN = Run(
 
 
 def read(row: str) -> LabelledText | str:
-    return preparing.example(7, json.loads(row), RUN)
+    return data.example(7, json.loads(row), RUN)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def test_a_label_may_be_a_number_or_a_truth_value(label: str, name: str) -> None
 
 
 def test_both_columns_are_needed() -> None:
-    assert preparing.absent(["body", "label"], RUN) == ("text",)
-    assert preparing.absent(["label", "text"], RUN) == ()
+    assert data.absent(["body", "label"], RUN) == ("text",)
+    assert data.absent(["label", "text"], RUN) == ()
 
 
 def test_texts_with_more_than_one_label_are_named_with_their_lines() -> None:
@@ -67,14 +67,14 @@ def test_texts_with_more_than_one_label_are_named_with_their_lines() -> None:
     rows = [LabelledText(line, text, label) for line, (text, label) in enumerate(pairs, start=1)]
     homes = {"train": "s3://d/train", "validation": "s3://d/train", "test": "s3://d/test"}
     splits = {"train": rows[1:], "validation": rows[:1], "test": []}
-    (finding, *_) = preparing.check_rows(splits, homes)
+    (finding, *_) = data.check_rows(splits, homes)
     assert (finding.code, finding.count) == ("ConflictingLabels", 1)
     assert "2 is 'y', 1 is 'x'" in finding.lines[0]
 
 
 def labels(train: list[LabelledText], test: list[LabelledText]) -> list[str]:
     uris = {"train": "s3://d/train", "validation": "s3://d/validation", "test": "s3://d/test"}
-    findings = preparing.check_rows({"train": train, "validation": [], "test": test}, uris)
+    findings = data.check_rows({"train": train, "validation": [], "test": test}, uris)
     return [finding.code for finding in findings]
 
 

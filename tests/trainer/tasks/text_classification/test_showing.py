@@ -2,11 +2,11 @@ from collections.abc import Callable
 
 import pytest
 
-from finetune_trainer.reporting.markup import joined
+from finetune_trainer.report.markup import joined
+from finetune_trainer.report.record import TrainingRecord
 from finetune_trainer.tasks.text_classification.showing import sections
-from finetune_trainer.training.record import TrainingRecord
-from tests.trainer.reporting.conftest import record_of as records
-from tests.trainer.reporting.reading import read, texts
+from tests.trainer.report.conftest import record_of as records
+from tests.trainer.report.reading import read, texts
 
 record_of = records
 Records = Callable[..., TrainingRecord]

@@ -19,11 +19,11 @@ from transformers import (
 )
 
 from finetune_trainer.contract import FailureClass
+from finetune_trainer.data.batches import FILLER
 from finetune_trainer.failures import StageFailure
+from finetune_trainer.models.collate import NO_LABEL
+from finetune_trainer.models.packing import Packing
 from finetune_trainer.tasks.text_generation import inputs, learning, metrics, model
-from finetune_trainer.training.batches import FILLER
-from finetune_trainer.training.inputs import NO_LABEL
-from finetune_trainer.training.packing import Packing
 from tests.trainer.programs.truth import trained_rows
 
 if TYPE_CHECKING:

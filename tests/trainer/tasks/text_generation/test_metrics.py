@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from finetune_trainer.contract import METRICS
-from finetune_trainer.tasks.comparing import RESAMPLES
+from finetune_trainer.tasks.bootstrap import RESAMPLES
 from finetune_trainer.tasks.text_generation import metrics
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch  # noqa: F401 - before transformers, which would otherwise do without it for good
 
 from finetune_trainer.config import Columns, Run
-from finetune_trainer.dataset.example import Encoding
-from finetune_trainer.dataset.findings import SplitName
-from finetune_trainer.dataset.tokenise import load_tokenizer
+from finetune_trainer.data.example import Encoding
+from finetune_trainer.data.findings import SplitName
+from finetune_trainer.data.tokenise import load_tokenizer
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.tasks.text_generation import preparing
+from finetune_trainer.tasks.text_generation import data
 from finetune_trainer.tasks.text_generation.rows import Passage, passage
 
 TALK = [
@@ -62,11 +62,11 @@ def row(train_on: str = "Completion", **values: Any) -> Passage:
 
 def parts(tokenizer: Any, encoded: Encoding) -> list[tuple[str, bool]]:
     """The text of a row, in pieces that are learnt or not."""
-    return [(part["text"], part["trained"]) for part in preparing._parts(tokenizer, encoded)]  # type: ignore[index,call-overload]
+    return [(part["text"], part["trained"]) for part in data._parts(tokenizer, encoded)]  # type: ignore[index,call-overload]
 
 
 def encoded(tokenizer: Any, train_on: str = "Completion", **values: Any) -> list[tuple[str, bool]]:
-    (found,) = preparing.encode(tokenizer, [row(train_on, **values)], run(train_on))
+    (found,) = data.encode(tokenizer, [row(train_on, **values)], run(train_on))
     return parts(tokenizer, found)
 
 
@@ -87,7 +87,7 @@ def test_raw_text_is_learnt_whole(tokenizer: Any) -> None:
 
 def test_a_prompt_has_the_tokens_that_it_has_alone(tokenizer: Any) -> None:
     """'gre' and 'green' are other tokens: in use the model is given the first."""
-    (found,) = preparing.encode(tokenizer, [row(prompt="red and gre", completion="en")], run())
+    (found,) = data.encode(tokenizer, [row(prompt="red and gre", completion="en")], run())
     alone = tokenizer("red and gre")["input_ids"]
     assert found.ids[: len(alone)].tolist() == alone
     whole = tokenizer("red and green")["input_ids"]
@@ -162,8 +162,8 @@ def test_a_tokenizer_without_an_end_is_refused(tokenizer: Any) -> None:
 
 def test_conversations_that_the_template_refuses_are_listed(tokenizer: Any) -> None:
     rows = [row(messages=TALK), row(text="a")]
-    found = preparing.encode(with_template(tokenizer, STRICT + MARKED), rows, run())
-    (finding,) = preparing.check_encoded({"train": rows}, {"train": found}, HOMES)
+    found = data.encode(with_template(tokenizer, STRICT + MARKED), rows, run())
+    (finding,) = data.check_encoded({"train": rows}, {"train": found}, HOMES)
     assert (finding.level, finding.code, finding.count) == ("error", "ChatTemplateRefused", 1)
     assert finding.message.endswith("; the first: line 9.")
     assert finding.lines == ("9: no system",)
@@ -171,8 +171,8 @@ def test_conversations_that_the_template_refuses_are_listed(tokenizer: Any) -> N
 
 def cut(tokenizer: Any, most: int, **values: Any) -> tuple[str, list[tuple[str, bool]]]:
     rows = [row(**values)]
-    whole = preparing.encode(tokenizer, rows, run())
-    (short,) = preparing.cut(tokenizer, rows, whole, most)
+    whole = data.encode(tokenizer, rows, run())
+    (short,) = data.cut(tokenizer, rows, whole, most)
     assert len(short.ids) == min(most, len(whole[0].ids))
     return tokenizer.decode(whole[0].ids), parts(tokenizer, short)
 
@@ -196,16 +196,16 @@ def test_texts_and_conversations_lose_their_end(tokenizer: Any) -> None:
 
 def test_a_row_without_anything_to_learn_is_an_error(tokenizer: Any) -> None:
     rows = [row(messages=TALK), row(text="abc")]
-    short = preparing.cut(tokenizer, rows, preparing.encode(tokenizer, rows, run()), 6)
-    (finding,) = preparing.check_encoded({"train": rows}, {"train": short}, HOMES)
+    short = data.cut(tokenizer, rows, data.encode(tokenizer, rows, run()), 6)
+    (finding,) = data.check_encoded({"train": rows}, {"train": short}, HOMES)
     assert (finding.level, finding.code, finding.count) == ("error", "NoTrainedTokens", 1)
     assert finding.lines == ("9: none of 6 tokens is learnt",)
 
 
 def test_the_report_shows_what_is_learnt(tokenizer: Any) -> None:
     rows = [row(text="abc")] * 5
-    whole = preparing.encode(tokenizer, rows, run())
-    told = preparing.shown(tokenizer, rows, whole)
+    whole = data.encode(tokenizer, rows, run())
+    told = data.shown(tokenizer, rows, whole)
     assert told["trainedTokens"] == sum(int(one.trained.sum()) for one in whole if one.trained is not None)
     assert len(told["samples"]) == 3  # type: ignore[arg-type]
     assert told["samples"][0] == {  # type: ignore[index,call-overload]
@@ -227,15 +227,15 @@ def test_the_report_shows_what_is_learnt(tokenizer: Any) -> None:
     ],
 )
 def test_a_file_needs_the_columns_of_one_kind_of_row(there: list[str], lacking: tuple[str, ...]) -> None:
-    assert preparing.absent(there, run()) == lacking
+    assert data.absent(there, run()) == lacking
 
 
 def test_only_models_that_write_from_left_to_right_are_taken() -> None:
-    known = preparing.model_types()
+    known = data.model_types()
     assert {"llama", "mistral", "qwen2", "qwen3", "gpt2", "gemma3_text", "phi3"} <= known
     assert not {"bert", "roberta", "bart", "t5"} & known
 
 
 def test_there_are_no_classes() -> None:
-    assert preparing.classes([row(text="a")]) == ()
-    assert np.array_equal(preparing.labels([row(text="a")], ()), [0])
+    assert data.classes([row(text="a")]) == ()
+    assert np.array_equal(data.labels([row(text="a")], ()), [0])

@@ -1,9 +1,9 @@
-from finetune_trainer.reporting.markup import joined
+from finetune_trainer.report.markup import joined
+from finetune_trainer.report.record import TrainingRecord
 from finetune_trainer.tasks.text_generation.showing import sections
-from finetune_trainer.training.record import TrainingRecord
-from tests.trainer.reporting.conftest import generator as generators
-from tests.trainer.reporting.conftest import record_of as records
-from tests.trainer.reporting.reading import texts
+from tests.trainer.report.conftest import generator as generators
+from tests.trainer.report.conftest import record_of as records
+from tests.trainer.report.reading import texts
 
 generator, record_of = generators, records
 

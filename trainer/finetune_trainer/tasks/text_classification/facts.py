@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pydantic import FiniteFloat, NonNegativeInt, PositiveInt
 
 from finetune_trainer.contract import Model
-from finetune_trainer.tasks.comparing import Contestant
+from finetune_trainer.tasks.bootstrap import Contestant
 from finetune_trainer.tasks.text_classification.metrics import Predicted, by_class, confusion
 
 Kind = Literal["fixed", "broken", "wrong"]

@@ -11,27 +11,22 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from finetune_trainer.contract import Evaluation, MetricName
-from finetune_trainer.dataset import tokenise
-from finetune_trainer.dataset.data import Prepared, Split
-from finetune_trainer.models.model import load_saved
-from finetune_trainer.tasks.comparing import Contestant
-from finetune_trainer.tasks.protocol import Numbers, Tensors
+from finetune_trainer.data import tokenise
+from finetune_trainer.data.batches import FILLER
+from finetune_trainer.data.shards import Prepared, Split
+from finetune_trainer.models.collate import NO_LABEL, padded, subset
+from finetune_trainer.models.load import load_saved
+from finetune_trainer.models.packing import Packing
+from finetune_trainer.tasks.base import Numbers, Tensors
+from finetune_trainer.tasks.bootstrap import Contestant
 from finetune_trainer.tasks.text_classification import facts as told
 from finetune_trainer.tasks.text_classification import metrics, probe
 from finetune_trainer.tasks.text_classification.metrics import Predicted
-from finetune_trainer.tasks.text_classification.model import (
-    classify,
-    load_body,
-    load_classifier,
-    mean_pooled,
-)
+from finetune_trainer.tasks.text_classification.model import classify, load_body, load_classifier, mean_pooled
 from finetune_trainer.tasks.text_classification.probe import Probe
 from finetune_trainer.training.baseline import BaselineKey
-from finetune_trainer.training.batches import FILLER
+from finetune_trainer.training.context import Scene
 from finetune_trainer.training.evaluate import over_rows
-from finetune_trainer.training.inputs import NO_LABEL, padded, subset
-from finetune_trainer.training.packing import Packing
-from finetune_trainer.training.scene import Scene
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune_trainer.contract import Evaluation, MetricName
-from finetune_trainer.tasks.comparing import RESAMPLES, Contestant, compared
+from finetune_trainer.tasks.bootstrap import RESAMPLES, Contestant, compared
 
 Predicted = npt.NDArray[np.int64]
 """A class for each row, shape [rows]."""

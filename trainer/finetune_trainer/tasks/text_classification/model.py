@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from finetune_trainer.models.model import LOCAL, check_complete, on, pad_token, unusable
+from finetune_trainer.models.load import LOCAL, check_complete, on, pad_token, unusable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

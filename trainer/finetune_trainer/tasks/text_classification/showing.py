@@ -2,17 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from finetune_trainer.reporting.figures import count, plural
-from finetune_trainer.reporting.markup import (
-    Html,
-    Section,
-    bar_cell,
-    bar_head,
-    foreign,
-    paragraph,
-    table,
-    tag,
-)
+from finetune_trainer.report.markup import Html, Section, bar_cell, bar_head, foreign, paragraph, table, tag
+from finetune_trainer.report.numbers import count, plural
+from finetune_trainer.report.record import TrainingRecord
 from finetune_trainer.tasks.text_classification.facts import (
     EXAMPLES,
     ClassificationFacts,
@@ -20,7 +12,6 @@ from finetune_trainer.tasks.text_classification.facts import (
     ExampleRow,
     Kind,
 )
-from finetune_trainer.training.record import TrainingRecord
 
 _CLASSES, _MATRIX, _PAIRS, _LABEL, _SHORT, _FILE = 50, 30, 10, 40, 24, 120
 _SHADES = 8

@@ -1,8 +1,8 @@
 """What model card and report say of a text classifier. Pure."""
 
-from finetune_trainer.models.markdown import cell, listed
+from finetune_trainer.report.markdown import cell, listed
+from finetune_trainer.report.record import TrainingRecord
 from finetune_trainer.tasks.text_classification.facts import ClassificationFacts
-from finetune_trainer.training.record import TrainingRecord
 
 PIPELINE = "text-classification"
 AUTO = "AutoModelForSequenceClassification"

@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from finetune_trainer.dataset.data import Split
-from finetune_trainer.tasks.protocol import Numbers, Tensors
-from finetune_trainer.training.batches import FILLER
-from finetune_trainer.training.inputs import NO_LABEL, padded
+from finetune_trainer.data.batches import FILLER
+from finetune_trainer.data.shards import Split
+from finetune_trainer.models.collate import NO_LABEL, padded
+from finetune_trainer.tasks.base import Numbers, Tensors
 
 Ids = npt.NDArray[np.int64]
 OURS = frozenset({"labels", "places"})

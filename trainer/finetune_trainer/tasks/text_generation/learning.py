@@ -13,10 +13,12 @@ from pydantic import FiniteFloat
 from torch.nn.functional import cross_entropy
 
 from finetune_trainer.contract import Activity, Evaluation, MetricName
-from finetune_trainer.dataset.data import Prepared, Split
-from finetune_trainer.models.model import LOCAL, load_saved, on
-from finetune_trainer.tasks.comparing import Contestant
-from finetune_trainer.tasks.protocol import Answers, Numbers, Tensors
+from finetune_trainer.data.shards import Prepared, Split
+from finetune_trainer.models.collate import NO_LABEL, lengths, work_of
+from finetune_trainer.models.load import LOCAL, load_saved, on
+from finetune_trainer.models.packing import Packing
+from finetune_trainer.tasks.base import Answers, Numbers, Tensors
+from finetune_trainer.tasks.bootstrap import Contestant
 from finetune_trainer.tasks.text_generation import facts as told
 from finetune_trainer.tasks.text_generation import metrics, model
 from finetune_trainer.tasks.text_generation.inputs import (
@@ -29,11 +31,9 @@ from finetune_trainer.tasks.text_generation.inputs import (
 )
 from finetune_trainer.tasks.text_generation.metrics import Sums
 from finetune_trainer.training.baseline import Baseline, BaselineKey
+from finetune_trainer.training.context import Scene
+from finetune_trainer.training.distributed import from_first
 from finetune_trainer.training.evaluate import over_rows
-from finetune_trainer.training.gang import from_first
-from finetune_trainer.training.inputs import NO_LABEL, lengths, work_of
-from finetune_trainer.training.packing import Packing
-from finetune_trainer.training.scene import Scene
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune_trainer.contract import Evaluation, MetricName
-from finetune_trainer.tasks.comparing import RESAMPLES, Contestant, compared
+from finetune_trainer.tasks.bootstrap import RESAMPLES, Contestant, compared
 
 Sums = npt.NDArray[np.float64]
 """Of each row, shape [rows, 3]: negative log-likelihood (natural), trained tokens, tokens that are the

@@ -10,9 +10,9 @@ import torch
 
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models.model import LOCAL, check_complete, unusable
+from finetune_trainer.models.load import LOCAL, check_complete, unusable
+from finetune_trainer.models.packing import Packing
 from finetune_trainer.tasks.text_generation.inputs import Ids, positions_of
-from finetune_trainer.training.packing import Packing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from finetune_trainer.config import Columns, TrainOn
-from finetune_trainer.dataset.texts import kind_of, normalised, spoilt
+from finetune_trainer.data.texts import kind_of, normalised, spoilt
 
 Role = Literal["system", "user", "assistant", "tool"]
 _ROLES: tuple[Role, ...] = get_args(Role)

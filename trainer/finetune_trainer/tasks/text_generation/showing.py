@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from finetune_trainer.reporting.figures import count, plural
-from finetune_trainer.reporting.markup import Html, Section, foreign, paragraph, tag
+from finetune_trainer.report.markup import Html, Section, foreign, paragraph, tag
+from finetune_trainer.report.numbers import count, plural
+from finetune_trainer.report.record import TrainingRecord
 from finetune_trainer.tasks.text_generation.facts import Continuation
-from finetune_trainer.training.record import TrainingRecord
 
 _SHOWN, _FILE = 600, 120
 """Characters of each text, of which report.json has more, and of a file's name."""

@@ -1,8 +1,8 @@
 """What the model card says of a text generator. Pure."""
 
-from finetune_trainer.models.markdown import cell
+from finetune_trainer.report.markdown import cell
+from finetune_trainer.report.record import TrainingRecord
 from finetune_trainer.tasks.text_generation.facts import GenerationFacts
-from finetune_trainer.training.record import TrainingRecord
 
 PIPELINE = "text-generation"
 AUTO = "AutoModelForCausalLM"

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from finetune_trainer.config import TrainOn
 from finetune_trainer.contract import FailureClass
-from finetune_trainer.dataset.example import Encoding
-from finetune_trainer.dataset.tokenise import read
+from finetune_trainer.data.example import Encoding
+from finetune_trainer.data.tokenise import read
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.tasks.text_generation.chat import Written, template_of, written
 from finetune_trainer.tasks.text_generation.rows import Passage

@@ -1,0 +1,56 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_trainer.data.batches import FILLER, Layout, Rows, deal, epoch_batches, steps_per_epoch
+
+layouts = st.builds(Layout, st.integers(1, 5), st.integers(1, 4), st.integers(1, 4))
+
+
+@settings(deadline=None, max_examples=60)
+@given(rows=st.integers(1, 400), batch=st.integers(1, 40), seed=st.integers(0, 5), epoch=st.integers(0, 3))
+def test_every_row_comes_exactly_once_an_epoch_and_only_the_last_batch_is_short(
+    rows: int, batch: int, seed: int, epoch: int
+) -> None:
+    lengths = np.random.default_rng(0).integers(1, 50, rows)
+    batches = epoch_batches(lengths, batch, seed=seed, epoch=epoch)
+    assert sorted(np.concatenate(batches)) == list(range(rows))
+    assert [len(one) for one in batches[:-1]] == [batch] * (len(batches) - 1)
+    assert len(batches) == steps_per_epoch(rows, batch)
+
+
+@settings(deadline=None, max_examples=60)
+@given(layout=layouts, share=st.floats(0.01, 1))
+def test_dealing_loses_no_row_and_gives_every_rank_the_same_number_of_places(
+    layout: Layout, share: float
+) -> None:
+    batch = np.arange(max(1, int(layout.batch * share)))
+    dealt = deal(batch, layout)
+    assert dealt.shape == (layout.accumulation, layout.world, layout.micro_batch)
+    assert sorted(dealt[dealt != FILLER]) == list(batch)
+
+
+def test_epochs_differ_and_the_same_epoch_is_the_same_everywhere() -> None:
+    lengths = np.arange(1, 101)
+    first, again = (epoch_batches(lengths, 8, seed=1, epoch=0) for _ in range(2))
+    other = epoch_batches(lengths, 8, seed=1, epoch=1)
+    assert all(np.array_equal(one, two) for one, two in zip(first, again, strict=True))
+    assert not all(np.array_equal(one, two) for one, two in zip(first, other, strict=True))
+
+
+def test_grouping_by_length_saves_most_of_the_padding() -> None:
+    lengths = np.random.default_rng(2).integers(5, 129, 3000)
+
+    def padded(batches: list[Rows]) -> int:
+        return sum(len(batch) * lengths[batch].max() for batch in batches)
+
+    grouped = padded(epoch_batches(lengths, 32, seed=0, epoch=0))
+    at_random = padded(np.array_split(np.random.default_rng(0).permutation(3000), 94))
+    assert grouped - lengths.sum() < 0.1 * (at_random - lengths.sum())
+
+
+def test_ranks_get_rows_of_like_length_in_the_same_micro_batch() -> None:
+    lengths = np.sort(np.random.default_rng(3).integers(1, 500, 64))[::-1].copy()
+    dealt = deal(np.arange(64), Layout(micro_batch=4, accumulation=4, world=4))
+    longest = lengths[dealt].max(axis=2)
+    assert (longest.max(axis=1) - longest.min(axis=1)).max() <= 30

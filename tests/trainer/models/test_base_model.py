@@ -1,0 +1,68 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from finetune_trainer.config import TrainConfig
+from finetune_trainer.contract import Chosen
+from finetune_trainer.data.shards import Prepared
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.models import base_model
+from finetune_trainer.paths import Places
+from finetune_trainer.s3.store import Store
+
+CHOSEN = Chosen(
+    epochs=1,
+    batch_size=8,
+    micro_batch_size=8,
+    accumulation_steps=1,
+    world_size=1,
+    learning_rate=0.01,
+    max_length=16,
+    zero_stage=0,
+    total_steps=13,
+)
+
+
+@pytest.fixture
+def config(given_run: Callable[..., TrainConfig], tiny_base: Path, learnable: Prepared) -> TrainConfig:
+    return given_run(tiny_base, learnable, CHOSEN)
+
+
+def test_a_spoilt_cache_is_fetched_again_and_a_whole_one_is_not(
+    config: TrainConfig, places: Places, store: Store
+) -> None:
+    folder, digest = base_model.fetch(config, places)
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert base_model.fetch(config, places) == (folder, digest)
+    assert weights.read_bytes() == whole
+    store.delete([f"{config.run.model.uri}/model.safetensors"])
+    assert base_model.fetch(config, places) == (folder, digest)
+
+
+def test_a_model_that_changed_since_prepare_is_refused(
+    config: TrainConfig, places: Places, store: Store
+) -> None:
+    store.write(f"{config.run.model.uri}/config.json", b'{"model_type": "bert"}')
+    with pytest.raises(StageFailure, match="ModelChanged"):
+        base_model.fetch(config, places)
+
+
+def test_only_json_and_safetensors_are_read() -> None:
+    names = frozenset(
+        {
+            "config.json",
+            "tokenizer.json",
+            "model.safetensors",
+            "pytorch_model.bin",
+            "modeling.py",
+            "README.md",
+        }
+    )
+    assert base_model.files_read(names, None, "s3://b/m/") == (
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    )

@@ -1,0 +1,122 @@
+"""Each method from training to what is published: two ranks, ZeRO, a real S3 server, then plain libraries."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.trainer.stages.test_train import chosen_for, ranks, trained
+from transformers import AutoModelForSequenceClassification
+
+from finetune_trainer.config import FreezeLayers, Lora, Method, TrainConfig
+from finetune_trainer.contract import Stage
+from finetune_trainer.data.shards import Prepared
+from finetune_trainer.paths import Places
+from finetune_trainer.s3.store import Store
+from finetune_trainer.stages import publish
+from finetune_trainer.tasks.text_classification import learning
+from finetune_trainer.tasks.text_classification.model import classify
+
+PULSE = SimpleNamespace(beat=lambda *_args, **_fields: None, leave_requested=False)
+
+
+@pytest.fixture
+def tuned(
+    given_run: Callable[..., TrainConfig], tiny_base: Path, learnable: Prepared, places: Places, store: Store
+) -> Callable[[Method, int], Path]:
+    """Trains by a method at a ZeRO stage and publishes; gives the published folder."""
+
+    def make(method: Method, zero_stage: int) -> Path:
+        config = given_run(tiny_base, learnable, chosen_for(learnable, zero_stage=zero_stage), method)
+        ended = ranks(config, places, "pod-one-")
+        assert ended.returncode == 0, ended.stderr[-4000:]
+        payload, _ = trained(store, config)
+        assert payload.evaluation.tuned
+        assert payload.evaluation.tuned.primary > 0.9
+        publish.run(config.model_copy(update={"stage": Stage.PUBLISH}), places, PULSE)
+        folder = places.root / "published"
+        for entry in store.list(config.run.output):
+            store.download(entry.uri, folder / entry.uri.removeprefix(config.run.output))
+        return folder
+
+    return make
+
+
+def by_card(folder: Path, base: Path) -> Any:
+    """The model as the card of an adapter says it is made."""
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code.replace("path/to/this/folder", str(folder)).replace("path/to/the/base/model", str(base)), names)  # noqa: S102
+    return names["model"].eval()
+
+
+def check_answers(model: Any, folder: Path, prepared: Prepared) -> None:
+    """The model gives the probabilities that Train measured, to the digits that are written down."""
+    told = [json.loads(line) for line in (folder / "evaluation/predictions.jsonl").read_text().splitlines()]
+    inputs = learning.collate(prepared.test, range(len(prepared.test)), 0, None)
+    with torch.no_grad():
+        shares = classify(model, inputs).softmax(dim=1)
+    labels = model.config.id2label
+    for row, line in zip(shares.tolist(), told, strict=True):
+        found = {labels[number]: share for number, share in enumerate(row)}
+        assert found == pytest.approx(line["probabilities"], abs=1e-5)
+
+
+def test_an_adapter_works_on_its_base_model_by_plain_peft(
+    tuned: Callable[[Method, int], Path], tiny_base: Path, learnable: Prepared
+) -> None:
+    folder = tuned(Lora(rank=4, alpha=8, dropout=0.1), 2)
+    assert not (folder / "model.safetensors").exists()
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"].startswith("s3://")
+    assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 8, 0.1)
+    weights = load_file(folder / "adapter_model.safetensors")
+    assert sum(name.endswith(".lora_A.weight") for name in weights) == 2 * 6
+    assert {name for name in weights if ".lora_" not in name} == {
+        f"base_model.model.{module}.{kind}"
+        for module in ("classifier", "bert.pooler.dense")
+        for kind in ("weight", "bias")
+    }
+    check_answers(by_card(folder, tiny_base), folder, learnable)
+
+
+def test_a_merged_adapter_is_a_model_of_its_own_and_only_its_layers_differ_from_the_base(
+    tuned: Callable[[Method, int], Path], tiny_base: Path, learnable: Prepared
+) -> None:
+    folder = tuned(Lora(rank=4, alpha=8, target_modules=("query", "output.dense"), merge=True), 3)
+    assert not list(folder.glob("adapter*"))
+    check_answers(AutoModelForSequenceClassification.from_pretrained(folder), folder, learnable)
+    changed = {name for name in differing(folder, tiny_base) if not name.startswith("pooler.")}
+    ends = ("attention.self.query.weight", "attention.output.dense.weight", "layer.{}.output.dense.weight")
+    assert changed == {
+        f"encoder.layer.{number}.{end}" if not end.startswith("layer") else f"encoder.{end.format(number)}"
+        for number in range(2)
+        for end in ends
+    }
+
+
+def test_frozen_layers_stay_as_they_are_to_the_bit(
+    tuned: Callable[[Method, int], Path], tiny_base: Path, learnable: Prepared
+) -> None:
+    folder = tuned(FreezeLayers(train_last=1), 3)
+    check_answers(AutoModelForSequenceClassification.from_pretrained(folder), folder, learnable)
+    base = load_file(tiny_base / "model.safetensors")
+    trained = {name for name in base if name.startswith(("encoder.layer.1.", "pooler."))}
+    # The bias of keys moves all scores of a query alike, so that it has no gradient to speak of.
+    assert differing(folder, tiny_base) >= {name for name in trained if not name.endswith("key.bias")}
+    assert differing(folder, tiny_base) <= trained
+
+
+def differing(folder: Path, base: Path) -> set[str]:
+    """Names of the base model's weights that are others in a tuned one."""
+    tuned = load_file(folder / "model.safetensors")
+    return {
+        name
+        for name, weight in load_file(base / "model.safetensors").items()
+        if not torch.equal(tuned[f"bert.{name}"], weight)
+    }

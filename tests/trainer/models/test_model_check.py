@@ -1,0 +1,132 @@
+import json
+
+import pytest
+
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.models import model_check
+
+GOOD = frozenset({"config.json", "model.safetensors", "tokenizer.json"})
+WANTED = model_check.Wanted(frozenset({"bert"}), "classification head", "an encoder")
+FOLDER = "s3://models/x/"
+
+
+def header(**tensors: tuple[str, list[int], list[int]]) -> bytes:
+    return json.dumps(
+        {name: {"dtype": d, "shape": s, "data_offsets": o} for name, (d, s, o) in tensors.items()}
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (frozenset(), "ModelMissing"),
+        (frozenset({"sub/config.json"}), "ModelMissing"),
+        (frozenset({"adapter_config.json", "adapter_model.safetensors"}), "ModelIsAdapter"),
+        (GOOD | {"adapter_config.json"}, "ModelIsAdapter"),
+        (GOOD | {"modeling_x.py"}, "RemoteCode"),
+        (GOOD | {"sub/evil.so"}, "RemoteCode"),
+        ((GOOD - {"model.safetensors"}) | {"pytorch_model.bin"}, "PickleWeights"),
+        (GOOD - {"model.safetensors"}, "WeightsMissing"),
+        (GOOD - {"tokenizer.json"}, "TokenizerMissing"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_refused(names: frozenset[str], reason: str) -> None:
+    with pytest.raises(StageFailure) as failure:
+        model_check.check_names(names, FOLDER)
+    assert failure.value.reason == reason
+
+
+def test_pickles_beside_safetensors_are_only_mentioned() -> None:
+    (warning,) = model_check.check_names(GOOD | {"pytorch_model.bin"}, FOLDER)
+    assert "pytorch_model.bin is not read" in warning
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"{", "ModelCorrupt"),
+        (b"[]", "ModelCorrupt"),
+        (b'{"model_type": "bert", "auto_map": {"AutoModel": "x.Y"}}', "RemoteCode"),
+        (b'{"model_type": "made-up"}', "ModelUnsupported"),
+        (b"{}", "ModelUnsupported"),
+        (b'{"model_type": ["bert"]}', "ModelUnsupported"),
+        (b'{"model_type": {}}', "ModelUnsupported"),
+        (b"[" * 100_000, "ModelCorrupt"),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_refused(text: bytes, reason: str) -> None:
+    with pytest.raises(StageFailure) as failure:
+        model_check.check_config(
+            text, FOLDER, model_check.Wanted(frozenset({"bert"}), "classification head", "an encoder")
+        )
+    assert failure.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("index", "reason"),
+    [
+        (None, "ModelShardMissing"),
+        (b'{"weight_map": {"a": "two.safetensors"}}', "ModelShardMissing"),
+        (b'{"weight_map": {"a": "../one.safetensors"}}', "ModelShardMissing"),
+        (b'{"weight_map": {"a": 1}}', "ModelShardMissing"),
+        (b'{"weight_map": {}}', "ModelCorrupt"),
+        (b"[]", "ModelCorrupt"),
+        (b"{", "ModelCorrupt"),
+    ],
+)
+def test_an_index_names_only_shards_that_are_there(index: bytes | None, reason: str) -> None:
+    with pytest.raises(StageFailure) as failure:
+        model_check.shards(frozenset({"one.safetensors"}), index, FOLDER)
+    assert failure.value.reason == reason
+
+
+def test_all_shards_of_the_index_are_read() -> None:
+    index = b'{"weight_map": {"a": "2.safetensors", "b": "1.safetensors", "c": "2.safetensors"}}'
+    names = frozenset({"1.safetensors", "2.safetensors", "3.safetensors"})
+    read = model_check.shards(names, index, FOLDER)
+    assert read == {"1.safetensors": {"b"}, "2.safetensors": {"a", "c"}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"nonsense",
+        b"[]",
+        b"{}",
+        header(a=("F32", [2], [0, 4])),
+        header(a=("F32", [2], [0, 8]), b=("F32", [2], [4, 12])),
+        header(a=("F32", [2], [8, 16])),
+        header(a=("F32", [-2], [0, -8])),
+        header(a=("F32", [2], [8, 0])),
+        header(a=("F99", [2], [0, 8])),
+        header(a=("F32", [True], [0, 4])),
+    ],
+)
+def test_a_header_that_lies_is_refused(text: bytes) -> None:
+    with pytest.raises(StageFailure) as failure:
+        model_check.header(text, 8 + len(text) + 8, FOLDER + "model.safetensors")
+    assert failure.value.reason == "ModelCorrupt"
+
+
+def test_a_file_that_is_too_short_or_too_long_is_refused() -> None:
+    text = header(a=("F32", [2, 2], [0, 16]))
+    assert model_check.header(text, 8 + len(text) + 16, FOLDER).tensors == {"a": (2, 2)}
+    for wrong in (15, 17):
+        with pytest.raises(StageFailure, match="ModelCorrupt"):
+            model_check.header(text, 8 + len(text) + wrong, FOLDER)
+
+
+@pytest.mark.parametrize(
+    ("first", "size"), [(b"", 0), (b"1234567", 7), ((200).to_bytes(8, "little"), 100), (b"\xff" * 8, 10**12)]
+)
+def test_a_header_length_beyond_the_file_or_100_mb_is_refused(first: bytes, size: int) -> None:
+    with pytest.raises(StageFailure, match="ModelCorrupt"):
+        model_check.header_length(first, size, FOLDER)
+
+
+def test_positions_are_the_smaller_of_model_and_tokenizer() -> None:
+    assert model_check.positions({"model_type": "bert", "max_position_embeddings": 512}, 10**30) == 512
+    assert model_check.positions({"model_type": "bert", "max_position_embeddings": 512}, 128) == 128
+    roberta = {"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}
+    assert model_check.positions(roberta, 10**30) == 512
+    assert model_check.positions({"model_type": "t5"}, 10**30) is None

@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+
+from finetune_trainer.config import FreezeLayers, Lora, Offload, Run
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.models import plan
+from finetune_trainer.tasks.text_classification.data import AUTO as CLASSES
+from finetune_trainer.tasks.text_generation.data import AUTO as TOKENS
+
+
+def run(nodes: int = 1, **training: object) -> Run:
+    store = {"endpoint": "https://s3"}
+    return Run.model_validate(
+        {
+            "task": "TextClassification",
+            "model": {"uri": "s3://m/x"},
+            "dataset": {"train": {"uri": "s3://d/t"}, "validation": {"split": 0.1}, "test": {"split": 0.1}},
+            "training": training,
+            "world": {"nodes": nodes},
+            "evaluation": {"metrics": ["accuracy"]},
+            "output": "s3://o/x/",
+            "runs": "s3://o/r/",
+            "stores": {"data": store, "model": store, "output": store},
+        }
+    )
+
+
+@pytest.mark.parametrize(("rows", "epochs"), [(10, 10), (1200, 10), (3200, 4), (6000, 2), (10**6, 2)])
+def test_12000_rows_are_seen_in_2_to_10_epochs(rows: int, epochs: int) -> None:
+    assert plan.epochs_for(rows) == epochs
+
+
+@pytest.mark.parametrize(
+    ("rows", "world", "micro", "batch"),
+    [
+        (1000, 1, None, 32),
+        (1000, 2, None, 32),
+        (1000, 3, None, 33),
+        (1000, 5, None, 30),
+        (1000, 100, None, 100),
+        (20, 2, None, 20),
+        (21, 4, None, 20),
+        (1000, 2, 12, 24),
+        (1000, 1, 64, 64),
+    ],
+)
+def test_the_batch_is_near_32_and_divisible(rows: int, world: int, micro: int | None, batch: int) -> None:
+    assert plan.batch_size(rows, world, micro) == batch
+
+
+@pytest.mark.parametrize(
+    ("share", "micro"), [(32, 16), (16, 16), (11, 11), (33, 11), (17, 1), (1, 1), (30, 15)]
+)
+def test_the_micro_batch_is_the_largest_divisor_up_to_16(share: int, micro: int) -> None:
+    assert plan.micro_batch_size(share, 512, None) == micro
+
+
+@pytest.mark.parametrize(
+    ("share", "longest", "micro"),
+    [(32, 2048, 2), (32, 64, 32), (64, 64, 64), (128, 64, 64), (16, 4096, 1), (16, 5000, 1), (21, 512, 7)],
+)
+def test_rows_laid_end_to_end_share_4096_tokens(share: int, longest: int, micro: int) -> None:
+    assert plan.micro_batch_size(share, longest, TOKENS.tokens_at_once) == micro
+
+
+def test_a_generator_keeps_the_longest_row_whole_up_to_2048_tokens() -> None:
+    lengths = np.array([20] * 99 + [500], dtype=np.int64)
+    assert plan.typical_length(lengths, TOKENS.percentile) == 500
+    assert plan.choose(run(), 3200, 500, 1, None, TOKENS).max_length == 504
+    assert plan.choose(run(), 3200, 9000, 1, None, TOKENS).max_length == 2048
+    assert plan.choose(run(), 3200, 9000, 1, 1024, TOKENS).max_length == 1024
+
+
+def test_the_length_holds_99_of_100_rows() -> None:
+    lengths = np.array([20] * 99 + [500], dtype=np.int64)
+    typical = plan.typical_length(lengths, 99)
+    assert plan.max_length(typical, 512, 512) % 8 == 0
+    assert plan.max_length(typical, 512, 512) >= np.percentile(lengths, 99)
+    assert plan.max_length(4000, 512, 512) == 512
+    assert plan.max_length(4000, 128, 512) == 128
+    assert plan.max_length(4000, None, 512) == 512
+
+
+def test_auto_everywhere_fits_together() -> None:
+    chosen = plan.choose(run(nodes=2), 3200, 100, 22_000_000, 512, CLASSES)
+    assert (chosen.epochs, chosen.batch_size, chosen.micro_batch_size, chosen.accumulation_steps) == (
+        4,
+        32,
+        16,
+        1,
+    )
+    assert (chosen.learning_rate, chosen.max_length, chosen.zero_stage, chosen.total_steps) == (
+        5e-5,
+        104,
+        2,
+        400,
+    )
+    assert plan.choose(run(), 3200, 100, 100_000_000, 512, CLASSES).learning_rate == 2e-5
+    assert plan.choose(run(), 3200, 100, 1, 512, CLASSES).zero_stage == 0
+
+
+def test_lora_learns_faster() -> None:
+    asked = run().model_copy(update={"method": Lora()})
+    assert plan.choose(asked, 3200, 100, 7_000_000_000, 512, CLASSES).learning_rate == 2e-4
+    assert plan.learning_rate(FreezeLayers(train_last=2), 7_000_000_000) == 2e-5
+
+
+@pytest.mark.parametrize(
+    ("world", "offload", "stage"),
+    [(1, "None", 0), (2, "None", 2), (1, "Optimizer", 2), (1, "OptimizerAndParameters", 3)],
+)
+def test_what_is_offloaded_decides_the_zero_stage(world: int, offload: Offload, stage: int) -> None:
+    assert plan.zero_stage(world, offload) == stage
+
+
+@pytest.mark.parametrize(
+    ("nodes", "training", "rows", "reason", "says"),
+    [
+        (4, {"batchSize": 30}, 1000, "BatchIndivisible", "28 or 32"),
+        (4, {"batchSize": 2}, 1000, "BatchIndivisible", "4"),
+        (2, {"batchSize": 16, "microBatchSize": 3}, 1000, "BatchIndivisible", "1, 2, 4 or 8"),
+        (2, {"batchSize": 16, "microBatchSize": 3}, 1000, "BatchIndivisible", "12 or 18"),
+        (1, {"batchSize": 64}, 63, "BatchTooLarge", "63"),
+        (4, {}, 3, "BatchTooLarge", "fewer processes"),
+        (1, {"maxLength": 513}, 1000, "MaxLengthTooLong", "512"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_what_could(
+    nodes: int, training: dict[str, object], rows: int, reason: str, says: str
+) -> None:
+    with pytest.raises(StageFailure) as failure:
+        plan.choose(run(nodes, **training), rows, 100, 1, 512, CLASSES)
+    assert failure.value.reason == reason
+    assert says in failure.value.message + failure.value.hint

@@ -1,0 +1,46 @@
+from collections.abc import Callable
+
+from finetune_trainer.config import ParentJob
+from finetune_trainer.report import model_card, provenance
+from finetune_trainer.report.markup import joined
+from finetune_trainer.report.page import Sources
+from finetune_trainer.report.record import TrainingRecord
+from finetune_trainer.s3.manifest import Ancestor
+from tests.trainer.report.reading import texts
+
+DIGEST = "sha256:" + "ab" * 32
+
+
+def shown(of: Sources) -> str:
+    known = provenance.facts(of.config, of.chosen, of.staged, of.record)
+    return joined(provenance.section(known, of.config, of.staged, of.trained).content)
+
+
+def test_the_card_and_the_report_tell_the_same(
+    record_of: Callable[..., TrainingRecord], sources_of: Callable[..., Sources]
+) -> None:
+    of = sources_of(record_of(["a", "b"]))
+    card = model_card.render(of.config, of.chosen, of.staged, of.record)
+    rows = texts(shown(of), "tr")
+    for fact in provenance.facts(of.config, of.chosen, of.staged, of.record):
+        assert fact.what + fact.value in rows
+        assert f"| {fact.what} |" in card
+    assert "GPU time2 h 44 min" in rows
+    assert "peak memory of a process12.3 GB" in rows
+
+
+def test_what_it_descends_from_is_told_where_another_job_published_the_base(
+    record_of: Callable[..., TrainingRecord], sources_of: Callable[..., Sources]
+) -> None:
+    of = sources_of(record_of(["a", "b"]))
+    assert "Lineage" not in shown(of)
+    parent = ParentJob(namespace="support", name="tickets-v0", uid="77", manifest=DIGEST)
+    first = Ancestor(uri="s3://models/minilm", digest=DIGEST)
+    base = Ancestor(uri="s3://v0", digest=DIGEST, published_by=parent)
+    descended = of.staged.model_copy(update={"lineage": (first, base)})
+    assert provenance.ancestors(descended)[0] == ("s3://models/minilm", DIGEST, "")
+    known = provenance.facts(of.config, of.chosen, descended, of.record)
+    markup = joined(provenance.section(known, of.config, descended, of.trained).content)
+    assert f"s3://v0{DIGEST}FineTuneJob support/tickets-v0 (uid 77, manifest {DIGEST})" in texts(markup, "tr")
+    card = model_card.render(of.config, of.chosen, descended, of.record)
+    assert "FineTuneJob support/tickets-v0" in card

@@ -1,0 +1,101 @@
+"""Prepare of a text generator against a real S3 server: rows of all three kinds, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.trainer.test_prepare import Job, lines
+
+from finetune_trainer.config import StoreAccess
+from finetune_trainer.contract import METRICS
+from finetune_trainer.data.shards import load_prepared
+from finetune_trainer.paths import Places
+from finetune_trainer.s3.store import Store
+from tests.trainer.data.written import parquet
+
+GENERATION = {
+    "task": "TextGeneration",
+    "evaluation": {"metrics": METRICS["TextGeneration"], "primaryMetric": "loss"},
+    "dataset__test": {"split": 0.1},
+}
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    """Conversations, completions and texts in turn, no two alike."""
+    kinds = (
+        lambda n: {
+            "messages": [{"role": "user", "content": f"Q {n}"}, {"role": "assistant", "content": "Yes."}]
+        },
+        lambda n: {"prompt": f"Question {n}:", "completion": f" answer {n % 5}"},
+        lambda n: {"text": f"Text number {n}."},
+    )
+    return [kinds[n % 3](n) for n in range(count)]
+
+
+@pytest.fixture
+def job(bucket: str, access: StoreAccess, places: Places, store: Store, tiny_llama: Path) -> Job:
+    made = Job(bucket, access, places, store)
+    for path in tiny_llama.iterdir():
+        made.put(f"model/{path.name}", path.read_bytes())
+    made.put("data/train.jsonl", lines(*rows(120)))
+    return made
+
+
+def test_rows_of_all_kinds_are_stored_with_what_is_learnt_and_shown(job: Job) -> None:
+    payload = job.prepare(**GENERATION)
+    assert payload.labels == 0
+    assert payload.rows.model_dump() == {"train": 96, "validation": 12, "test": 12, "dropped": 0}
+    prepared = load_prepared(job.store, payload.prepared, job.places)
+    train = prepared.train
+    learnt = [train.trained[train.offsets[row] : train.offsets[row + 1]] for row in range(len(train))]
+    assert all(row[1:].any() and not row[0] for row in learnt)
+    assert all(train.row(row)[0] == 0 and train.row(row)[-1] == 1 for row in range(len(train)))
+    longest = max(map(len, learnt))
+    assert payload.chosen.max_length == -(-longest // 8) * 8
+    assert payload.truncated_tokens == 0
+    report = json.loads(job.store.read(payload.report))
+    assert report["trainedTokens"] == int(train.trained.sum())
+    assert [sample["line"] for sample in report["samples"]] == list(map(str, train.rows[:3]))
+    assert "".join(part["text"] for part in report["samples"][0]["parts"]).startswith("<s>")
+    assert job.prepare(**GENERATION, training__trainOn="All").prepared != payload.prepared
+
+
+def test_conversations_come_as_parquet_too(job: Job) -> None:
+    job.put("data/rows.parquet", parquet(rows(120)))
+    as_lines = job.prepare(**GENERATION)
+    as_columns = job.prepare(**GENERATION, dataset__train__uri="s3://BUCKET/data/rows.parquet")
+    one, other = (
+        load_prepared(job.store, payload.prepared, job.places) for payload in (as_lines, as_columns)
+    )
+    for name in ("train", "validation", "test"):
+        for array in ("tokens", "offsets", "trained", "rows"):
+            assert (getattr(getattr(one, name), array) == getattr(getattr(other, name), array)).all()
+
+
+def test_a_file_without_a_kind_of_row_names_the_columns(job: Job) -> None:
+    job.put("data/train.jsonl", lines(*({"body": str(n)} for n in range(20))))
+    failure = job.refused(**GENERATION)
+    assert failure.reason == "ColumnsMissing"
+    assert "'messages' and no 'completion' and no 'text'; it has body" in failure.message
+
+
+def test_bad_rows_are_listed(job: Job) -> None:
+    job.put("data/train.jsonl", lines(*rows(30), {"messages": [{"role": "bot", "content": "x"}]}))
+    failure = job.refused(**GENERATION)
+    assert failure.reason == "TooManyBadRows"
+    assert "line 31 message 1 of 'messages' has a role other than system" in failure.message
+
+
+def test_rows_with_nothing_left_to_learn_fail_with_their_lines(job: Job) -> None:
+    failure = job.refused(**GENERATION, training__maxLength=8)
+    assert failure.reason == "NoTrainedTokens"
+    assert "maxLength" in failure.message
+
+
+def test_a_classifier_is_no_language_model(job: Job, tiny_base: Path) -> None:
+    for path in tiny_base.iterdir():
+        job.put(f"model/{path.name}", path.read_bytes())
+    failure = job.refused(**GENERATION)
+    assert failure.reason == "ModelUnsupported"
+    assert "language model head" in failure.message

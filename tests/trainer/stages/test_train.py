@@ -1,0 +1,137 @@
+"""The whole training stage: real ranks under torchrun, DeepSpeed, a real S3 server."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from finetune_trainer.config import TrainConfig
+from finetune_trainer.contract import Chosen, RankFile, Stage, TrainPayload
+from finetune_trainer.data.batches import steps_per_epoch
+from finetune_trainer.data.shards import Prepared
+from finetune_trainer.paths import Places
+from finetune_trainer.report.record import RECORD, TrainingRecord
+from finetune_trainer.s3 import results
+from finetune_trainer.s3.manifest import read_manifest
+from finetune_trainer.s3.store import Store
+from finetune_trainer.tasks.text_classification.probe import Probe
+
+
+def chosen_for(prepared: Prepared, **values: object) -> Chosen:
+    usual = {"epochs": 3, "batch_size": 8, "micro_batch_size": 2, "accumulation_steps": 2, "world_size": 2}
+    given = {**usual, "learning_rate": 0.01, "max_length": 16, "zero_stage": 2, **values}
+    steps = steps_per_epoch(len(prepared.train), given["batch_size"]) * given["epochs"]
+    return Chosen.model_validate({**given, "total_steps": steps})
+
+
+def ranks(config: TrainConfig, places: Places, uid: str) -> "subprocess.CompletedProcess[str]":
+    """Both ranks of one pod, as the supervisor would start them."""
+    places.config.parent.mkdir(parents=True, exist_ok=True)
+    places.config.write_text(config.model_dump_json(by_alias=True))
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *(f"--nproc-per-node={config.run.world.size}", "--no-python", sys.executable),
+            *("-m", "finetune_trainer.pod.rank", "--root", str(places.root)),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "POD_UID": uid},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def rank_file(places: Places, rank: int) -> RankFile:
+    return RankFile.model_validate_json((places.ranks / f"{rank}.json").read_text())
+
+
+def trained(store: Store, config: TrainConfig) -> tuple[TrainPayload, TrainingRecord]:
+    message = results.find(store, config, Stage.TRAIN)
+    assert message
+    assert isinstance(message.payload, TrainPayload)
+    return message.payload, TrainingRecord.model_validate_json(store.read(message.payload.staging + RECORD))
+
+
+def test_training_ends_with_scores_that_agree_and_the_next_attempt_uses_the_stored_baseline(
+    given_run: Callable[..., TrainConfig],
+    tiny_base: Path,
+    learnable: Prepared,
+    places: Places,
+    store: Store,
+) -> None:
+    config = given_run(tiny_base, learnable, chosen_for(learnable))
+    ended = ranks(config, places, "pod-one-")
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    payload, record = trained(store, config)
+    assert rank_file(places, 1).payload is None
+    check_scores(payload, learnable, store, config)
+    check_staging(payload, record, places, store)
+    assert record.classification
+    assert not record.classification.probe.reused
+
+    # A mark in the stored baseline that a new measurement would not make; the next attempt runs ZeRO-3.
+    (entry,) = store.list(f"{config.run.runs}baseline/")
+    stored = Probe.model_validate_json(store.read(entry.uri))
+    marked = stored.model_copy(update={"predictions": (2,) * 41})
+    store.write(entry.uri, marked.model_dump_json(by_alias=True).encode())
+    store.delete([found.uri for found in store.list(f"{config.run.runs}attempts/train-")])
+    again = config.model_copy(update={"attempt": 2, "chosen": chosen_for(learnable, zero_stage=3)})
+    ended = ranks(again, places, "pod-two-")
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    second, second_record = trained(store, again)
+    assert second_record.classification
+    assert second_record.classification.probe.reused
+    share = float(np.mean(learnable.test.labels == 2))
+    assert second.evaluation.baseline.metrics["accuracy"].value == pytest.approx(share)
+    # The same rows in the same order from the same start: ZeRO-3 learns what ZeRO-2 learned.
+    assert [row.training_loss for row in second_record.history] == pytest.approx(
+        [row.training_loss for row in record.history], rel=1e-3
+    )
+    assert second.staging != payload.staging
+
+
+def check_scores(payload: TrainPayload, prepared: Prepared, store: Store, config: TrainConfig) -> None:
+    """One word gives the class away: the tuned model finds it; all figures are what scikit-learn computes."""
+    evaluation = payload.evaluation
+    assert evaluation.rows == 41
+    assert evaluation.tuned
+    assert evaluation.tuned.primary > 0.9
+    assert evaluation.majority.primary < 0.3
+    text = store.read(f"{config.run.runs}report/predictions.jsonl").decode()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [line["line"] for line in lines] == list(range(1, 42))
+    truth = [line["label"] for line in lines]
+    for column, scores in (
+        ("majority", evaluation.majority),
+        ("linearProbe", evaluation.baseline),
+        ("tuned", evaluation.tuned),
+    ):
+        answers = [line[column] for line in lines]
+        macro = f1_score(truth, answers, average="macro", labels=prepared.labels, zero_division=0)
+        assert {name: interval.value for name, interval in scores.metrics.items()} == pytest.approx(
+            {
+                "accuracy": accuracy_score(truth, answers),
+                "macroF1": macro,
+                "mcc": matthews_corrcoef(truth, answers),
+            }
+        )
+    for line in lines:
+        assert sum(line["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert max(line["probabilities"], key=line["probabilities"].get) == line["tuned"]
+
+
+def check_staging(payload: TrainPayload, record: TrainingRecord, places: Places, store: Store) -> None:
+    """The folder is complete, tells no path of this machine, and the best epoch is one that was measured."""
+    manifest = read_manifest(store, payload.staging)
+    assert manifest
+    assert {file.path for file in manifest.files} >= {"model/model.safetensors", "model/tokenizer.json"}
+    assert payload.best.metric == max(row.validation for row in record.history)
+    assert payload.best.step in {row.step for row in record.history}
+    assert str(places.root) not in store.read(payload.staging + "model/config.json").decode()

@@ -1,0 +1,105 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+
+from finetune_trainer.training import best_weights
+from finetune_trainer.training.distributed import Gang
+
+ALONE = Gang(0, 0, 1, torch.device("cpu"))
+TRAINED = {"head.weight", "head.bias", "seen"}
+
+
+class Net(torch.nn.Module):
+    """A frozen body, a head that another name shares, a buffer that is saved and one that is not."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.body = torch.nn.Linear(4, 4).requires_grad_(requires_grad=False)
+        self.head = torch.nn.Linear(4, 3)
+        self.tied = self.head
+        self.register_buffer("seen", torch.tensor(float(seed)))
+        self.register_buffer("scratch", torch.full((2,), float(seed)), persistent=False)
+
+
+@pytest.fixture
+def alone() -> Iterator[Gang]:
+    """A gang of one, with its process group."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield ALONE
+    dist.destroy_process_group()
+
+
+def test_what_may_be_trained_is_kept_and_comes_back_and_the_rest_stays(alone: Gang, tmp_path: Path) -> None:
+    tuned, plain = Net(1), Net(2)
+    best_weights.keep(alone, tuned, tmp_path / "best" / "weights.safetensors")
+    kept = load_file(tmp_path / "best" / "weights.safetensors")
+    assert kept.keys() == TRAINED
+    frozen = plain.body.weight.clone()
+    best_weights.spread(alone, plain, tmp_path / "best" / "weights.safetensors")
+    restored = plain.state_dict()
+    assert all(torch.equal(restored[name], tuned.state_dict()[name]) for name in TRAINED)
+    assert plain.tied is plain.head
+    assert torch.equal(plain.body.weight, frozen)
+    assert torch.equal(plain.get_buffer("scratch"), torch.full((2,), 2.0))
+
+
+def test_a_full_disk_leaves_what_was_kept_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "weights.safetensors"
+    best_weights.keep(ALONE, Net(1), path)
+    before = path.read_bytes()
+
+    def full(_: object, unfinished: Path) -> None:
+        unfinished.write_bytes(b"the first bytes")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(best_weights, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        best_weights.keep(ALONE, Net(2), path)
+    assert path.read_bytes() == before
+
+
+def test_only_the_first_rank_writes(tmp_path: Path) -> None:
+    best_weights.keep(Gang(1, 1, 2, torch.device("cpu")), Net(1), tmp_path / "weights.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_of_another_model_are_not_taken(alone: Gang, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    best_weights.keep(alone, Net(1), path)
+    kept = load_file(path)
+    save_file({**kept, "other.weight": torch.zeros(3)}, path)
+    with pytest.raises(AssertionError, match=r"other\.weight"):
+        best_weights.spread(alone, Net(2), path)
+    del kept["head.bias"]
+    save_file(kept, path)
+    with pytest.raises(KeyError, match=r"head\.bias"):
+        best_weights.spread(alone, Net(2), path)
+    save_file({**kept, "head.bias": torch.zeros(4)}, path)
+    with pytest.raises(RuntimeError, match="size"):
+        best_weights.spread(alone, Net(2), path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("body.weight", ["body.weight"]),
+        ("head.bias", ["head.bias"]),
+        ("tied.weight", ["head.weight"]),
+        ("seen", ["seen"]),
+        ("scratch", []),
+    ],
+)
+def test_a_number_that_is_none_is_found_in_all_that_is_saved(
+    name: str, told: list[str], value: float
+) -> None:
+    net = Net(1)
+    assert best_weights.not_finite(net) == []
+    tensors = dict(net.named_buffers()) | dict(net.named_parameters(remove_duplicate=False))
+    tensors[name].data.view(-1)[-1] = value
+    assert best_weights.not_finite(net) == told

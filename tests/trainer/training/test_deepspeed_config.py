@@ -1,0 +1,56 @@
+import json
+
+import pytest
+
+from finetune_trainer.config import Offload, Training
+from finetune_trainer.contract import Chosen
+from finetune_trainer.training.deepspeed_config import deepspeed_config, engine_clip, own_clip
+
+
+def chosen(stage: int) -> Chosen:
+    return Chosen(
+        epochs=1,
+        batch_size=32,
+        micro_batch_size=4,
+        accumulation_steps=4,
+        world_size=2,
+        learning_rate=5e-5,
+        max_length=48,
+        zero_stage=stage,
+        total_steps=10,
+    )
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_nothing_is_left_to_auto_and_the_batch_adds_up(stage: int) -> None:
+    config = deepspeed_config(chosen(stage), Training(), "float32", "None")
+    assert '"auto"' not in json.dumps(config)
+    assert config["zero_optimization"]["stage"] == stage
+    micro, steps = config["train_micro_batch_size_per_gpu"], config["gradient_accumulation_steps"]
+    assert config["train_batch_size"] == micro * steps * 2
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_exactly_one_of_engine_and_loop_clips(stage: int) -> None:
+    assert {engine_clip(stage, 0.7), own_clip(stage, 0.7)} == {0.0, 0.7}
+    assert (own_clip(stage, 0.7) > 0) == (stage == 0)
+    assert deepspeed_config(chosen(stage), Training(max_gradient_norm=0.7), "float32", "None")[
+        "gradient_clipping"
+    ] == engine_clip(stage, 0.7)
+
+
+def test_bfloat16_is_autocast_with_float32_weights() -> None:
+    config = deepspeed_config(chosen(2), Training(), "bfloat16", "None")
+    assert config["torch_autocast"]["enabled"]
+    assert not config["bf16"]["enabled"]
+    assert not config["fp16"]["enabled"]
+
+
+def test_what_is_offloaded_is_in_the_memory_of_the_host() -> None:
+    def offloaded(offload: Offload) -> dict[str, str]:
+        zero = deepspeed_config(chosen(3), Training(), "float32", offload)["zero_optimization"]
+        return {name: place["device"] for name, place in zero.items() if name.startswith("offload")}
+
+    assert offloaded("None") == {}
+    assert offloaded("Optimizer") == {"offload_optimizer": "cpu"}
+    assert offloaded("OptimizerAndParameters") == {"offload_optimizer": "cpu", "offload_param": "cpu"}

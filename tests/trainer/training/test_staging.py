@@ -1,0 +1,104 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from finetune_trainer.config import TrainConfig
+from finetune_trainer.data.shards import Prepared
+from finetune_trainer.models.collate import lengths
+from finetune_trainer.models.verify import LOGITS
+from finetune_trainer.paths import Places
+from finetune_trainer.report.record import MODEL_FOLDER, VERIFICATION
+from finetune_trainer.s3.manifest import MANIFEST, download_folder, read_manifest
+from finetune_trainer.s3.store import Store
+from finetune_trainer.training import staging
+from tests.trainer import test_publish
+
+Hand = Callable[[], str]
+stage = test_publish.stage
+
+
+@pytest.fixture
+def hand(
+    given_run: Callable[..., TrainConfig],
+    tiny_base: Path,
+    learnable: Prepared,
+    stage: test_publish.Stager,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Hand:
+    """Stages the model of a run, again each time."""
+    given: list[tuple[Any, ...]] = []
+    usual = staging.stage
+
+    def watched(*arguments: Any) -> str:
+        given.append(arguments)
+        return usual(*arguments)
+
+    monkeypatch.setattr(staging, "stage", watched)
+    stage(given_run(tiny_base, learnable, test_publish.CHOSEN))
+    return lambda: usual(*given[0])
+
+
+@pytest.mark.parametrize("most", [1, 2, 5, 40, 41, 64])
+def test_rows_of_all_lengths_are_verified_and_the_longest_always(
+    hand: Hand, store: Store, learnable: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(staging, "VERIFIED_ROWS", most)
+    store.download(hand() + VERIFICATION, tmp_path / "verification")
+    stored = load_file(tmp_path / "verification")
+    there = lengths(learnable.test)
+    taken = stored["attention_mask"].sum(1).tolist()
+    assert len(taken) == len(stored[LOGITS]) == min(most, len(there))
+    assert max(taken) == there.max()
+    assert most == 1 or min(taken) == there.min()
+    rows = {tuple(learnable.test.row(number).tolist()) for number in range(len(there))}
+    padded = stored["input_ids"].tolist()
+    found = [tuple(ids[:count]) for ids, count in zip(padded, taken, strict=True)]
+    assert set(found) <= rows
+    assert len(set(found)) == len(found)
+
+
+def test_what_an_attempt_before_left_on_the_disk_is_not_handed_over(
+    hand: Hand, store: Store, places: Places, tmp_path: Path
+) -> None:
+    left = places.scratch / "staging" / MODEL_FOLDER / "pytorch_model.bin"
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.write_bytes(b"of another model")
+    uri = hand()
+    manifest = download_folder(store, uri, tmp_path / "staged")
+    assert not any("pytorch_model" in file.path for file in manifest.files)
+    assert {entry.uri for entry in store.list(uri)} == {
+        f"{uri}{path}" for path in (MANIFEST, *(file.path for file in manifest.files))
+    }
+
+
+def test_a_pod_that_is_cut_off_harms_no_folder_but_its_own(
+    hand: Hand, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("POD_UID", "aaaaaaaa-0000")
+    first = hand()
+    manifest = read_manifest(store, first)
+    assert manifest
+    monkeypatch.setenv("POD_UID", "bbbbbbbb-0000")
+    upload = store.upload
+
+    def cut_off(path: Path, uri: str) -> Any:
+        if uri.endswith(VERIFICATION):
+            raise ConnectionError("the pod is gone")
+        return upload(path, uri)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "upload", cut_off)
+        with pytest.raises(ConnectionError):
+            hand()
+    folders = {entry.uri.rpartition("staging/")[2].partition("/")[0] for entry in store.list(cut(first))}
+    assert {"1-aaaaaaaa", "1-bbbbbbbb"} <= folders
+    assert read_manifest(store, cut(first) + "1-bbbbbbbb/") is None
+    assert download_folder(store, first, tmp_path / "staged") == manifest
+
+
+def cut(folder: str) -> str:
+    """The folder above."""
+    return folder.rstrip("/").rpartition("/")[0] + "/"

@@ -1,0 +1,81 @@
+"""PURE: from the rows of the files to training, validation and test rows, with no text in two of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_trainer.config import Dataset
+from finetune_trainer.contract import FailureClass
+from finetune_trainer.data.doctor import overlap, without_overlap
+from finetune_trainer.data.findings import Finding, SplitName
+from finetune_trainer.data.splitting import held_out
+from finetune_trainer.failures import StageFailure
+
+Splits = dict[SplitName, list[Any]]
+"""Rows of a task's own kind, each an Example."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """The three splits."""
+
+    splits: Splits
+    left_out: int
+    """Rows left out because their text is held out elsewhere."""
+    findings: tuple[Finding, ...]
+
+
+def partition(
+    files: Mapping[SplitName, Sequence[Any]], uris: Mapping[SplitName, str], dataset: Dataset, seed: int
+) -> Partition:
+    """Leaves out what overlaps, then draws the shares, both of the training rows: test, then validation.
+
+    Held-out files are never made smaller for the training rows' sake; a text that is in both counts for test.
+
+    Raises:
+        StageFailure: SplitTooSmall (a share comes to no row), NoRows (none is left).
+    """
+    findings: list[Finding] = []
+    test, validation = list(files.get("test", ())), list(files.get("validation", ()))
+    validation, out_of_validation = without_overlap(validation, test)
+    findings += overlap(out_of_validation, uris.get("validation", ""), "validation", "test")
+    train, out_of_train = without_overlap(files["train"], [*validation, *test])
+    findings += overlap(out_of_train, uris["train"], "training", "validation or test")
+    for name, rows in (("train", train), *_given(validation, test, dataset)):
+        if not rows:
+            raise StageFailure(
+                FailureClass.USER_DATA,
+                "NoRows",
+                f"dataset.{name}: no row is left after those that are also held out were left out.",
+                "Give each split texts of its own.",
+            )
+    total = len(train)
+    if dataset.test.split is not None:
+        train, test = _drawn(train, dataset.test.split, seed, "test", total)
+    if dataset.validation.split is not None:
+        train, validation = _drawn(train, dataset.validation.split, seed, "validation", total)
+    return Partition(
+        {"train": train, "validation": validation, "test": test},
+        len(out_of_train) + len(out_of_validation),
+        tuple(findings),
+    )
+
+
+def _given(validation: list[Any], test: list[Any], dataset: Dataset) -> list[tuple[str, list[Any]]]:
+    """The held-out splits that have a file of their own."""
+    splits = (("validation", validation, dataset.validation), ("test", test, dataset.test))
+    return [(name, rows) for name, rows, spec in splits if spec.split is None]
+
+
+def _drawn(rows: list[Any], share: float, seed: int, name: str, total: int) -> tuple[list[Any], list[Any]]:
+    """What stays and what is held out, the share being one of `total` rows."""
+    drawn = held_out(rows, min(1.0, share * total / len(rows)), seed)
+    if not drawn or len(drawn) == len(rows):
+        raise StageFailure(
+            FailureClass.USER_CONFIG,
+            "SplitTooSmall",
+            f"dataset.{name}.split: {share:g} of {total:,} training rows leaves no row on one of the sides.",
+            "Take another share, more rows, or a file of its own.",
+        )
+    kept = [row for number, row in enumerate(rows) if number not in drawn]
+    return kept, [rows[number] for number in sorted(drawn)]

@@ -1,0 +1,22 @@
+"""What a stage is given and what it gives back: `run(config, places, pulse) -> StageResult`."""
+
+from typing import Protocol
+
+from finetune_trainer.contract import Activity
+
+
+class Pulse(Protocol):
+    """A rank's sign of life. Cheap: call it at every step."""
+
+    def beat(self, activity: Activity, *, quiet_seconds: float | None = None, **progress: object) -> None:
+        """Says what is being done now and how far it is.
+
+        Args:
+            activity: what is being done.
+            quiet_seconds: how long the rank may be silent from here; the config's hang time-out if None.
+            progress: fields of contract.Progress by their Python names; others keep their value.
+        """
+
+    @property
+    def leave_requested(self) -> bool:
+        """Whether this rank was asked (SIGUSR1) to save and leave at the next step edge."""

@@ -1,0 +1,67 @@
+"""Tokenised rows as padded tensors."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from finetune_trainer.data.batches import FILLER
+from finetune_trainer.data.shards import Split
+from finetune_trainer.models.packing import Work
+
+Tensors = dict[str, torch.Tensor]
+NO_LABEL = -100
+"""Stands where nothing is to be learnt; Trainer leaves it out when it counts labels."""
+
+
+def lengths(split: Split) -> npt.NDArray[np.int64]:
+    """Tokens of each row, shape [rows]."""
+    return np.diff(split.offsets).astype(np.int64)
+
+
+def work_of(split: Split, numbers: Sequence[int] | npt.NDArray[np.int64]) -> Work:
+    """What is in some rows; a FILLER is a row of one token, of which nothing is learnt."""
+    spans = [slice(split.offsets[n], split.offsets[n + 1]) for n in numbers if n != FILLER]
+    learnt = [np.flatnonzero(split.trained[span][1:]) for span in spans]
+    counts = [span.stop - span.start for span in spans] + [1] * (len(numbers) - len(spans))
+    return Work(
+        lengths=np.array(counts, dtype=np.int64),
+        learnt=sum(map(len, learnt)),
+        first=min((int(positions[0]) for positions in learnt if len(positions)), default=max(counts) - 1),
+    )
+
+
+def padded(split: Split, numbers: Sequence[int] | npt.NDArray[np.int64], pad_id: int) -> Tensors:
+    """Some rows, padded on the right to the longest of them.
+
+    Args:
+        split: the rows.
+        numbers: which of them; FILLER stands for a row of one token.
+        pad_id: the tokenizer's padding token.
+
+    Returns:
+        `input_ids` and `attention_mask`, int64, shape [rows, longest].
+    """
+    spans = [(0, 1) if n == FILLER else (int(split.offsets[n]), int(split.offsets[n + 1])) for n in numbers]
+    longest = max(end - start for start, end in spans)
+    ids = np.full((len(spans), longest), pad_id, dtype=np.int64)
+    mask = np.zeros((len(spans), longest), dtype=np.int64)
+    for place, (start, end) in enumerate(spans):
+        ids[place, : end - start] = split.tokens[start:end]
+        mask[place, : end - start] = 1
+    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+
+
+def subset(split: Split, numbers: npt.NDArray[np.int64]) -> Split:
+    """Some rows of a split, as a split of their own."""
+    counts = lengths(split)[numbers]
+    spans = [slice(split.offsets[n], split.offsets[n + 1]) for n in numbers]
+    return Split(
+        tokens=np.concatenate([split.tokens[span] for span in spans]),
+        trained=np.concatenate([split.trained[span] for span in spans]),
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        labels=split.labels[numbers],
+        rows=split.rows[numbers],
+        files=split.files,
+    )

@@ -1,0 +1,59 @@
+"""What the model card says of the method: how the model was tuned, and how an adapter is used. Pure."""
+
+from finetune_trainer.config import ALL_LINEAR, FreezeLayers, Lora, Method
+from finetune_trainer.report.record import TrainingRecord
+
+
+def tuned_how(method: Method) -> str:
+    """How it was tuned, in a few words after `fine-tuned`."""
+    match method:
+        case "Full":
+            return "in full"
+        case Lora():
+            published = "merged into the base model's weights" if method.merge else "published as such"
+            return f"with a LoRA adapter, {published},"
+        case FreezeLayers():
+            layers = "layer" if method.train_last == 1 else f"{method.train_last} layers"
+            return f"in its last {layers}, all before them frozen,"
+
+
+def trained(method: Method, record: TrainingRecord) -> str:
+    """What was trained, in figures."""
+    number = record.trained_parameters or record.parameters
+    share = f"{number:,} of {record.parameters:,} parameters ({number / record.parameters:.2%})"
+    match method:
+        case "Full":
+            return "every weight"
+        case Lora():
+            where = (
+                "all linear layers"
+                if ALL_LINEAR in method.target_modules
+                else "the linear layers " + ", ".join(method.target_modules)
+            )
+            return (
+                f"LoRA of rank {method.rank}, alpha {method.alpha}, dropout {method.dropout:g} on {where},"
+                f" and the head if there is a new one: {share}"
+            )
+        case FreezeLayers():
+            return f"the last {method.train_last} layers and what follows them: {share}"
+
+
+def needs_base(method: Method) -> bool:
+    """Whether what is published works only together with the base model."""
+    return isinstance(method, Lora) and not method.merge
+
+
+def loading(auto: str) -> str:
+    """Python that makes model and tokenizer of an adapter and its base model."""
+    return (
+        "from peft import PeftModel\n"
+        f"from transformers import AutoConfig, AutoTokenizer, {auto}\n\n"
+        'adapter = "path/to/this/folder"\n'
+        f"base = {auto}.from_pretrained(\n"
+        '    "path/to/the/base/model",\n'
+        "    config=AutoConfig.from_pretrained(adapter),\n"
+        "    ignore_mismatched_sizes=True,\n"
+        ")\n"
+        "model = PeftModel.from_pretrained(base, adapter).merge_and_unload()\n"
+        "tokenizer = AutoTokenizer.from_pretrained(adapter)"
+    )

@@ -1,0 +1,98 @@
+"""How a model was made: settings, digests, versions, durations. Pure; model card and report say the same."""
+
+from dataclasses import dataclass
+
+from finetune_trainer.config import ParentJob, TrainConfig
+from finetune_trainer.contract import Chosen, TrainPayload
+from finetune_trainer.report import method, numbers
+from finetune_trainer.report.markup import Section, code, foreign, table
+from finetune_trainer.report.record import TrainingRecord
+from finetune_trainer.s3.manifest import Manifest
+
+_LONG = 300
+ANCESTORS = ("descends from, oldest first", "digest of its files", "published by")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing to know."""
+
+    what: str
+    value: str
+    """May come from outside: to be escaped."""
+    literal: bool = False
+    """Whether it is something to copy, such as a digest."""
+
+
+def facts(config: TrainConfig, chosen: Chosen, staged: Manifest, record: TrainingRecord) -> list[Fact]:
+    """Everything that somebody needs to make the model again."""
+    training, rows = config.run.training, record.rows
+    return [
+        Fact("base model", config.run.model.uri, literal=True),
+        Fact("parameters", f"{record.parameters:,}"),
+        Fact("trained", method.trained(config.run.method, record)),
+        Fact("digest of the base model", staged.base_model, literal=True),
+        Fact("digest of the prepared data", staged.data, literal=True),
+        Fact("digest of the configuration", staged.config, literal=True),
+        Fact("rows", f"{rows['train']} training, {rows['validation']} validation, {rows['test']} test"),
+        Fact("epochs", f"{chosen.epochs} ({chosen.total_steps} steps), kept: step {record.best.step}"),
+        Fact(
+            "batch",
+            f"{chosen.batch_size} rows = {chosen.micro_batch_size} x {chosen.accumulation_steps} "
+            f"accumulation steps x {chosen.world_size} processes",
+        ),
+        Fact(
+            "learning rate",
+            f"{chosen.learning_rate:g}, {training.schedule.lower()}, warm-up {training.warmup_fraction:.0%}",
+        ),
+        Fact(
+            "optimizer",
+            f"AdamW, weight decay {training.weight_decay:g}, clipping {training.max_gradient_norm:g}",
+        ),
+        Fact("maximum length", f"{chosen.max_length} tokens; longer texts are cut"),
+        Fact("numbers", f"{record.precision}, weights float32, ZeRO stage {chosen.zero_stage}"),
+        Fact("seed", str(training.seed)),
+        Fact(
+            "ran on",
+            f"{record.devices}, {record.training_seconds:.0f} s, {record.rows_per_second:.1f} rows/s",
+        ),
+        Fact("versions", ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))),
+    ]
+
+
+def ancestors(staged: Manifest) -> list[tuple[str, str, str]]:
+    """Columns ANCESTORS of all models that it descends from, where another FineTuneJob published the base."""
+    if not any(ancestor.published_by for ancestor in staged.lineage):
+        return []
+    return [(ancestor.uri, ancestor.digest, _publisher(ancestor.published_by)) for ancestor in staged.lineage]
+
+
+def _publisher(job: ParentJob | None) -> str:
+    if job is None:
+        return ""
+    return f"FineTuneJob {job.namespace}/{job.name} (uid {job.uid}, manifest {job.manifest})"
+
+
+def section(known: list[Fact], config: TrainConfig, staged: Manifest, trained: TrainPayload) -> Section:
+    """All of it as a table, with what it cost."""
+    job = config.job
+    every = [
+        Fact("FineTuneJob", f"{job.namespace}/{job.name}, uid {job.uid}"),
+        Fact("training ended", staged.created),
+        *known,
+        Fact("peak memory of a process", numbers.size(trained.peak_memory_bytes)),
+        Fact(
+            "GPU time",
+            numbers.duration(trained.gpu_seconds) if trained.gpu_seconds else "none: trained on CPUs",
+        ),
+        Fact("published at", config.run.output, literal=True),
+    ]
+    lines = [(fact.what, code(fact.value) if fact.literal else foreign(fact.value, _LONG)) for fact in every]
+    tables = [table("Settings and origins", ("what", "value"), lines, kind="words")]
+    if descent := ancestors(staged):
+        rows = [
+            (foreign(uri, _LONG), code(digest), foreign(publisher, _LONG))
+            for uri, digest, publisher in descent
+        ]
+        tables.append(table("Lineage", ANCESTORS, rows, kind="words"))
+    return Section("making", "How it was made", tuple(tables))

@@ -1,0 +1,137 @@
+"""The publishing stage: a fresh process verifies the staged model and publishes it, manifest last."""
+
+import json
+import logging
+from pathlib import Path
+from shutil import copyfile, copytree, rmtree
+
+from pydantic import JsonValue
+
+from finetune_trainer.config import TrainConfig
+from finetune_trainer.contract import (
+    Activity,
+    Chosen,
+    FailureClass,
+    PreparePayload,
+    PublishPayload,
+    Stage,
+    TrainPayload,
+)
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.heartbeat import Pulse
+from finetune_trainer.paths import Places
+from finetune_trainer.report import model_card, page
+from finetune_trainer.report.page import Sources
+from finetune_trainer.report.record import PREDICTIONS, RECORD, TrainingRecord
+from finetune_trainer.s3 import results
+from finetune_trainer.s3.manifest import Manifest, download_folder, upload_folder
+from finetune_trainer.s3.store import Store, open_store
+from finetune_trainer.stages.preflight import check_output_free
+from finetune_trainer.stages.result import StageResult
+
+log = logging.getLogger(__name__)
+
+CARD, REPORT, PAGE = "README.md", "report.json", "report.html"
+
+
+def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
+    """Verifies what Train staged and copies it to `run.output`. Run again, it comes to the same end.
+
+    Raises:
+        StageFailure: UserConfig (OutputExists), Storage, Numerical, Internal.
+    """
+    pulse.beat(Activity.CHECKING_STORE, percent=0.0)
+    store = open_store(config.run.stores.output, "output", places)
+    check_output_free(store, config)
+    chosen, trained = _chosen(config), _trained(store, config)
+    staged_folder, folder = places.scratch / "staged", places.scratch / "published"
+    for left in (staged_folder, folder):
+        rmtree(left, ignore_errors=True)
+    pulse.beat(Activity.LOADING, percent=5.0)
+    staged = download_folder(store, trained.staging, staged_folder)
+    pulse.beat(Activity.VERIFYING, percent=30.0)
+    # torch only from here on: a refusal above comes within a second.
+    from finetune_trainer.models.load import quiet  # noqa: PLC0415
+    from finetune_trainer.models.verify import verify  # noqa: PLC0415
+
+    quiet()
+    model_folder, difference = verify(config, places, staged_folder)
+    log.info("reloaded from %s: the largest difference of a logit is %.1e", trained.staging, difference)
+    pulse.beat(Activity.UPLOADING, percent=60.0)
+    record = TrainingRecord.model_validate_json((staged_folder / RECORD).read_bytes())
+    copytree(model_folder, folder)
+    sources = Sources(config, chosen, staged, record, trained, _findings(store, config))
+    _assemble(staged_folder, folder, sources)
+    manifest = Manifest.of(
+        folder,
+        job=config.job,
+        created=staged.created,
+        base_model=staged.base_model,
+        data=staged.data,
+        config=staged.config,
+        lineage=staged.lineage,
+    )
+    digest = upload_folder(store, folder, config.run.output, manifest)
+    for name in (CARD, REPORT, PAGE):
+        store.upload(folder / name, f"{config.run.runs}report/{name}")
+    size = manifest.size + len(manifest.encode())
+    payload = PublishPayload(
+        uri=config.run.output, digest=digest, size_bytes=size, report=f"{config.run.output}{PAGE}"
+    )
+    return StageResult(
+        payload,
+        f"Published {size / 1e6:.1f} MB at {config.run.output}; reloaded and verified, "
+        f"largest difference of a logit {difference:.1e}.",
+    )
+
+
+def _chosen(config: TrainConfig) -> Chosen:
+    if config.chosen is None:
+        raise StageFailure(FailureClass.INTERNAL, "ChosenMissing", "the config carries no result of Prepare")
+    return config.chosen
+
+
+def _trained(store: Store, config: TrainConfig) -> TrainPayload:
+    message = results.find(store, config, Stage.TRAIN)
+    if message is None or not isinstance(message.payload, TrainPayload):
+        raise StageFailure(
+            FailureClass.STORAGE,
+            "TrainResultMissing",
+            f"no result of Train with this configuration lies below {config.run.runs}attempts/",
+            "something deleted it; apply the job again under another name",
+        )
+    return message.payload
+
+
+def _findings(store: Store, config: TrainConfig) -> JsonValue:
+    """The data report; null if the report is gone, which spoils nothing."""
+    message = results.find(store, config, Stage.PREPARE)
+    if message is None or not isinstance(message.payload, PreparePayload):
+        return None
+    if store.head(message.payload.report) is None:
+        return None
+    document: JsonValue = json.loads(store.read(message.payload.report))
+    return document
+
+
+def _assemble(staged_folder: Path, folder: Path, sources: Sources) -> None:
+    """Adds to the published model: card, configuration, report and predictions."""
+    config, chosen, staged, record = sources.config, sources.chosen, sources.staged, sources.record
+    (folder / "evaluation").mkdir()
+    copyfile(staged_folder / PREDICTIONS, folder / "evaluation" / PREDICTIONS)
+    (folder / CARD).write_text(model_card.render(config, chosen, staged, record))
+    (folder / PAGE).write_text(page.render(sources), encoding="utf-8")
+    _write(
+        folder / "finetune-config.json",
+        {
+            "job": config.job.model_dump(mode="json", by_alias=True),
+            "run": config.run.model_dump(mode="json", by_alias=True),
+            "chosen": chosen.model_dump(mode="json", by_alias=True),
+            "lineage": [ancestor.model_dump(mode="json", by_alias=True) for ancestor in staged.lineage],
+        },
+    )
+    _write(folder / REPORT, {**record.model_dump(mode="json", by_alias=True), "data": sources.data})
+
+
+def _write(path: Path, document: JsonValue) -> None:
+    path.write_text(json.dumps(document, ensure_ascii=False, indent=1, sort_keys=True) + "\n")

@@ -1,0 +1,34 @@
+"""The report stage: reads a stage's durable result back, because its message was lost."""
+
+from finetune_trainer.config import TrainConfig
+from finetune_trainer.contract import Activity, FailureClass, Stage
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.heartbeat import Pulse
+from finetune_trainer.paths import Places
+from finetune_trainer.s3 import results
+from finetune_trainer.s3.store import open_store
+from finetune_trainer.stages.result import StageResult
+
+
+def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
+    """Gives back what `config.readback_stage` reached.
+
+    Raises:
+        StageFailure: ResultMissing when no success of that stage and config is stored.
+    """
+    pulse.beat(Activity.CHECKING_STORE)
+    if config.readback_stage is None:
+        raise StageFailure(
+            FailureClass.INTERNAL, "ReadbackStageMissing", "The config names no readbackStage.", ""
+        )
+    stage = Stage(config.readback_stage)
+    store = open_store(config.run.stores.output, "output", places)
+    message = results.find(store, config, stage)
+    if message is None:
+        raise StageFailure(
+            FailureClass.STORAGE,
+            "ResultMissing",
+            f"No result of {stage} with this config lies below {config.run.runs}attempts/.",
+            "The stage has to run again.",
+        )
+    return StageResult(message.payload, message.message, message.step, message.epoch)

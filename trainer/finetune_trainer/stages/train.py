@@ -1,0 +1,92 @@
+"""The training stage, top to bottom: measure the base model, train, measure the result, hand it over."""
+
+import gc
+import resource
+import time
+from functools import partial
+
+import numpy as np
+import torch
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from finetune_trainer.config import TrainConfig
+from finetune_trainer.contract import Activity, FailureClass, TrainPayload
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.heartbeat import Pulse
+from finetune_trainer.models.load import on, quiet
+from finetune_trainer.paths import Places
+from finetune_trainer.report.record import sentence
+from finetune_trainer.stages.result import StageResult
+from finetune_trainer.tasks.base import Answers
+from finetune_trainer.training import baseline, best_weights, staging
+from finetune_trainer.training.context import Scene, set_scene
+from finetune_trainer.training.distributed import Gang, largest
+from finetune_trainer.training.evaluate import over_rows
+from finetune_trainer.training.fit import tune
+from finetune_trainer.training.staging import Outcome
+
+LOADED, MEASURED, TRAINED, TESTED, DONE = 2.0, 10.0, 90.0, 95.0, 100.0
+"""How far the stage is, in percent, after each of its parts."""
+
+
+def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
+    """Trains as Prepare decided; every rank runs this, rank 0 writes.
+
+    Raises:
+        StageFailure: UserConfig (GPU or weights missing), Numerical, Communication, Storage, Preempted.
+    """
+    began = time.monotonic()
+    quiet()
+    scene = set_scene(config, places, pulse)
+    base, reused = baseline.measured(scene, LOADED, MEASURED)
+    scene = scene.packed_by(base.packing)
+    tuned = tune(scene, first_percent=MEASURED, last_percent=TRAINED)
+    model, answers = _test(scene)
+    peak = int(largest(scene.gang, _peak_memory(scene.gang)))
+    epochs = float(scene.chosen.epochs)
+    if not scene.gang.first:
+        return StageResult(None, "The first rank has the result.", tuned.steps, epochs)
+    outcome = Outcome(model, answers, base, reused, tuned)
+    facts = staging.record_of(scene, outcome)
+    uri = staging.stage(scene, outcome, facts, partial(scene.tell, Activity.UPLOADING, TESTED, DONE))
+    gpus = scene.gang.world if scene.gang.device.type == "cuda" else 0
+    payload = TrainPayload(
+        best=tuned.best,
+        evaluation=facts.evaluation,
+        staging=uri,
+        peak_memory_bytes=peak,
+        gpu_seconds=round(gpus * (time.monotonic() - began)),
+    )
+    return StageResult(payload, sentence(facts.evaluation), tuned.steps, epochs)
+
+
+def _test(scene: Scene) -> tuple[torch.nn.Module, Answers]:
+    """The best weights, in float32 and without DeepSpeed, on the test rows: exactly what is published."""
+    # The engine, its optimizer and the gradients go first: they are the larger part of the memory.
+    gc.collect()
+    if scene.gang.device.type == "cuda":
+        torch.cuda.empty_cache()
+    unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
+    model = on(scene.gang.device, scene.load_model())
+    best_weights.spread(scene.gang, model, scene.best_weights)
+    answers = over_rows(
+        scene,
+        partial(scene.learning.answers, model),
+        scene.prepared.test,
+        partial(scene.tell, Activity.EVALUATING_TUNED, TRAINED, TESTED),
+    )
+    if spoilt := int((~np.isfinite(answers).all(axis=1)).sum()):
+        raise StageFailure(
+            FailureClass.NUMERICAL,
+            "NonFiniteLogits",
+            f"the tuned model answers {spoilt} test rows with something that is no number",
+            "lower training.learningRate, or use precision Float32",
+        )
+    return model, answers
+
+
+def _peak_memory(gang: Gang) -> float:
+    """Bytes: of the GPU where there is one, else of this process."""
+    if gang.device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated())
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

@@ -1,0 +1,255 @@
+"""PURE: rows of text classification: one text and one label; the classes are the training rows' labels."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune_trainer.config import Run
+from finetune_trainer.data import tokenise
+from finetune_trainer.data.doctor import grouped
+from finetune_trainer.data.example import Encoding
+from finetune_trainer.data.findings import LISTED, Finding, SplitName, warning
+from finetune_trainer.data.texts import kind_of, normalised, spoilt
+from finetune_trainer.models.plan import AutoLimits
+
+HEAD = "classification head"
+SUITABLE = "an encoder such as bert, roberta, deberta-v2, distilbert or modernbert"
+AUTO = AutoLimits(longest=512, percentile=99, tokens_at_once=None)
+_EXCERPT = 60
+_SMALL_CLASS = 10
+_IMBALANCE = 50
+_MANY_CLASSES = 2
+"""Fewer rows than this for each class look like labels that name the row."""
+
+
+@dataclass(frozen=True)
+class LabelledText:
+    """A row that can be used."""
+
+    line: int
+    text: str
+    label: str
+
+    @property
+    def key(self) -> str:
+        """What makes two texts the same: NFKC, case folded, white space as one space."""
+        return normalised(self.text)
+
+    @property
+    def identity(self) -> str:
+        """A text that occurs again repeats, whatever its label."""
+        return self.key
+
+    @property
+    def stratum(self) -> str:
+        """The class."""
+        return self.label
+
+    @property
+    def excerpt(self) -> str:
+        """The start of the text."""
+        return self.text[:_EXCERPT]
+
+
+def model_types() -> frozenset[str]:
+    """Model types for which transformers has a sequence classification head."""
+    return tokenise.model_types("MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES")
+
+
+def example(line: int, values: Mapping[str, Any], run: Run) -> LabelledText | str:
+    """Text and label of a row, or why it has none.
+
+    A label may be a text, a number or a truth value, written as in JSON; a text must be a text.
+    """
+    columns = run.dataset.columns
+    for column in (columns.text, columns.label):
+        if column not in values:
+            return f"has no {column!r}"
+    text, label = values[columns.text], values[columns.label]
+    if not isinstance(text, str):
+        return f"{columns.text!r} is {kind_of(text)}, not a text"
+    if isinstance(label, list | dict):
+        return f"{columns.label!r} is {kind_of(label)}, not one label"
+    name = "" if label is None else label if isinstance(label, str) else json.dumps(label)
+    text, name = text.strip(), name.strip()
+    for column, value in ((columns.text, text), (columns.label, name)):
+        if not value:
+            return f"{column!r} is empty"
+        if spoilt(value):
+            return f"{column!r} holds a NUL or half a character"
+    return LabelledText(line, text, name)
+
+
+def absent(there: Collection[str], run: Run) -> tuple[str, ...]:
+    """Both columns are needed."""
+    columns = run.dataset.columns
+    return tuple(name for name in (columns.text, columns.label) if name not in there)
+
+
+def classes(train: Sequence[LabelledText]) -> tuple[str, ...]:
+    """All labels, in the order of their code points: the same rows in another order give the same head."""
+    return tuple(sorted({row.label for row in train}))
+
+
+def labels(rows: Sequence[LabelledText], classes: Sequence[str]) -> npt.NDArray[np.int32]:
+    """Number of each row's class, shape [rows]."""
+    number = {label: index for index, label in enumerate(classes)}
+    return np.array([number[row.label] for row in rows], dtype=np.int32)
+
+
+def encode(tokenizer: Any, rows: Sequence[LabelledText], run: Run) -> list[Encoding]:
+    """Each text whole, with the special tokens that the model wants around it."""
+    return [Encoding(ids) for ids in tokenise.encode(tokenizer, [row.text for row in rows])]
+
+
+def cut(
+    tokenizer: Any, rows: Sequence[LabelledText], encoded: Sequence[Encoding], max_length: int
+) -> list[Encoding]:
+    """The same with long texts encoded again, for the closing special tokens have to stay."""
+    long = [number for number, row in enumerate(encoded) if len(row.ids) > max_length]
+    again = tokenise.encode(tokenizer, [rows[number].text for number in long], max_length)
+    shorter = dict(zip(long, map(Encoding, again), strict=True))
+    return [shorter.get(number, row) for number, row in enumerate(encoded)]
+
+
+def check_encoded(
+    splits: Mapping[SplitName, Sequence[LabelledText]],
+    encoded: Mapping[SplitName, Sequence[Encoding]],
+    homes: Mapping[SplitName, str],
+) -> list[Finding]:
+    """A text that was cut still has its label."""
+    return []
+
+
+def shown(
+    tokenizer: Any,
+    rows: Sequence[LabelledText],
+    encoded: Sequence[Encoding],
+) -> dict[str, Any]:
+    """What is learnt of a row is its label, which the report counts anyway."""
+    return {}
+
+
+def check_rows(
+    splits: Mapping[SplitName, Sequence[LabelledText]], homes: Mapping[SplitName, str]
+) -> list[Finding]:
+    """Whether the classes can be learnt and measured."""
+    counts = Counter(row.label for row in splits["train"])
+    conflicts = _conflicting(splits, homes)
+    if len(counts) < 2:  # noqa: PLR2004 - a choice needs two
+        only = "only one label" if counts else "no label"
+        single = Finding(
+            level="error",
+            code="SingleClass",
+            message=f"The {len(splits['train']):,} training rows of {homes['train']} have {only}; "
+            "at least two classes are needed.",
+            file=homes["train"],
+            lines=tuple(_named(label, counts[label]) for label in counts),
+        )
+        return [*conflicts, single]
+    return [*conflicts, *_unseen(splits, homes, counts), *_spelling(counts), *_balance(counts)]
+
+
+def _conflicting(
+    splits: Mapping[SplitName, Sequence[LabelledText]], homes: Mapping[SplitName, str]
+) -> list[Finding]:
+    """Texts of a file that occur with more than one label."""
+    files: dict[str, list[LabelledText]] = defaultdict(list)
+    for name, rows in splits.items():
+        files[homes[name]] += rows
+    findings = []
+    for file, rows in files.items():
+        groups = [
+            group for group in grouped(rows, lambda row: row.key) if len({row.label for row in group}) > 1
+        ]
+        if groups:
+            lines = tuple(
+                ", ".join(f"{row.line} is {row.label[:40]!r}" for row in group[:4])
+                for group in groups[:LISTED]
+            )
+            findings.append(
+                Finding(
+                    level="warning",
+                    code="ConflictingLabels",
+                    message=f"{len(groups):,} texts of {file} occur with more than one label.",
+                    file=file,
+                    count=len(groups),
+                    lines=lines,
+                )
+            )
+    return findings
+
+
+def _unseen(
+    splits: Mapping[SplitName, Sequence[LabelledText]], uris: Mapping[SplitName, str], known: Counter[str]
+) -> list[Finding]:
+    findings = []
+    for name in ("validation", "test"):
+        rows = [row for row in splits[name] if row.label not in known]
+        if rows:
+            labels = len({row.label for row in rows})
+            where = ", ".join(str(row.line) for row in rows[:5])
+            findings.append(
+                Finding(
+                    level="error",
+                    code="LabelUnseen",
+                    message=f"{len(rows):,} {name} rows of {uris[name]} have labels that no training row has"
+                    f" ({labels:,} different; line {where}).",
+                    file=uris[name],
+                    count=len(rows),
+                    lines=tuple(f"{row.line}: {row.label[:60]}" for row in rows[:LISTED]),
+                )
+            )
+    return findings
+
+
+def _spelling(counts: Counter[str]) -> list[Finding]:
+    alike: dict[str, list[str]] = defaultdict(list)
+    for label in counts:
+        alike[" ".join(label.casefold().split())].append(label)
+    return [
+        warning(
+            "LabelSpelling",
+            f"{len(labels)} labels differ only in spelling.",
+            (_named(label, counts[label]) for label in sorted(labels)),
+        )
+        for labels in alike.values()
+        if len(labels) > 1
+    ]
+
+
+def _named(label: str, rows: int) -> str:
+    """A class in the report."""
+    return f"{label[:_EXCERPT]!r}: {rows:,} training rows"
+
+
+def _balance(counts: Counter[str]) -> list[Finding]:
+    findings = []
+    small = sorted(label for label, count in counts.items() if count < _SMALL_CLASS)
+    if small:
+        findings.append(
+            warning(
+                "SmallClass",
+                f"{len(small)} classes have fewer than {_SMALL_CLASS} training rows.",
+                (_named(label, counts[label]) for label in small),
+            )
+        )
+    (most, high), (least, low) = counts.most_common(1)[0], min(counts.items(), key=lambda item: item[1])
+    if high > _IMBALANCE * low:
+        findings.append(
+            warning(
+                "Imbalance",
+                f"The largest class has {high:,} training rows, the smallest only {low:,}.",
+                (_named(most, high), _named(least, low)),
+            )
+        )
+    if len(counts) * _MANY_CLASSES > counts.total():
+        findings.append(
+            warning("ManyClasses", f"{len(counts):,} labels for {counts.total():,} rows: the label column?")
+        )
+    return findings

@@ -1,0 +1,143 @@
+"""What every part of the training stage looks at: the gang, the store, the rows and the base model."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import torch
+import torch.distributed as dist
+from transformers import set_seed
+
+from finetune_trainer.config import TrainConfig, Training
+from finetune_trainer.contract import Activity, Chosen, Digest, FailureClass
+from finetune_trainer.data.shards import Prepared, Split, load_prepared
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.heartbeat import Pulse
+from finetune_trainer.models import base_model, methods
+from finetune_trainer.models.load import pad_token
+from finetune_trainer.models.packing import Packing
+from finetune_trainer.paths import Places
+from finetune_trainer.s3.store import Store, open_store
+from finetune_trainer.tasks.base import Learning, Numbers, Tensors
+from finetune_trainer.tasks.registry import learning
+from finetune_trainer.training.deepspeed_config import Precision
+from finetune_trainer.training.distributed import Gang, meet
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The run as one rank sees it; nothing here changes."""
+
+    config: TrainConfig
+    chosen: Chosen
+    places: Places
+    pulse: Pulse
+    gang: Gang
+    store: Store
+    prepared: Prepared
+    data_digest: Digest
+    base: Path
+    """The base model's files."""
+    base_digest: Digest
+    pad_id: int
+    precision: Precision
+    packing: Packing | None = None
+    """When rows are laid end to end; the baseline says so, see Baseline.packing."""
+
+    @property
+    def learning(self) -> Learning:
+        """What the task does while it is learnt and measured."""
+        return learning(self.config.run.task)
+
+    def collated(self, split: Split, numbers: Numbers) -> Tensors:
+        """Some rows as the model's inputs."""
+        return self.learning.collate(split, numbers, self.pad_id, self.packing)
+
+    def packed_by(self, packing: Packing | None) -> Self:
+        """The same run, with rows laid end to end where that pays."""
+        return replace(self, packing=packing)
+
+    def load_model(self) -> torch.nn.Module:
+        """The base model with what the method trains of it; the same on every rank.
+
+        Raises:
+            StageFailure: UserConfig.
+        """
+        run = self.config.run
+        set_seed(run.training.seed)
+        model = self.learning.load(self.base, self.prepared)
+        return methods.applied(run.method, model, self.learning.head(model), run.training.seed)
+
+    @property
+    def best_weights(self) -> Path:
+        """Where rank 0 keeps the best weights so far."""
+        return self.places.scratch / "best.safetensors"
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of one pass without gradients: they need less memory than those with."""
+        return 2 * self.chosen.micro_batch_size
+
+    def tell(self, activity: Activity, before: float, after: float, share: float) -> None:
+        """Says that a part of the stage, from `before` to `after` percent, is done to this share (0 to 1)."""
+        self.pulse.beat(activity, percent=before + (after - before) * share)
+
+
+def set_scene(config: TrainConfig, places: Places, pulse: Pulse) -> Scene:
+    """Meets the other ranks, then reads rows and model; on every node one rank downloads, the others wait.
+
+    Raises:
+        StageFailure: Communication if the others do not come, UserConfig without a GPU, Storage.
+    """
+    if config.chosen is None or config.prepared is None:
+        raise StageFailure(FailureClass.INTERNAL, "ChosenMissing", "the config carries no result of Prepare")
+    gang = _meet(config, config.chosen, pulse)
+    pulse.beat(Activity.LOADING, percent=0.0)
+    store = open_store(config.run.stores.output, "output", places)
+    folder = f"{config.run.runs}prepared/{config.prepared.removeprefix('sha256:')[:16]}/"
+    downloads = gang.local_rank == 0
+    if not downloads:
+        dist.barrier()
+    # The cache is the node's: whoever comes second finds everything there, and checks it again.
+    prepared = load_prepared(store, folder, places)
+    base, base_digest = base_model.fetch(config, places)
+    if downloads:
+        dist.barrier()
+    return Scene(
+        config=config,
+        chosen=config.chosen,
+        places=places,
+        pulse=pulse,
+        gang=gang,
+        store=store,
+        prepared=prepared,
+        data_digest=config.prepared,
+        base=base,
+        base_digest=base_digest,
+        pad_id=pad_token(base),
+        precision=precision(config.run.training, gang),
+    )
+
+
+def precision(training: Training, gang: Gang) -> Precision:
+    """What matrix products compute in; `Auto` is bfloat16 where a GPU has it."""
+    if training.precision == "Auto":
+        return "bfloat16" if gang.device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if training.precision == "BFloat16" else "float32"
+
+
+def _meet(config: TrainConfig, chosen: Chosen, pulse: Pulse) -> Gang:
+    startup = config.rendezvous.startup_deadline_seconds
+    pulse.beat(Activity.RENDEZVOUS, quiet_seconds=startup + 60)
+    gang = meet(
+        gpus=config.run.world.gpus_per_node > 0,
+        startup_seconds=startup,
+        hang_seconds=config.hang_timeout_seconds,
+    )
+    if gang.world != chosen.world_size:
+        raise StageFailure(
+            FailureClass.INTERNAL,
+            "WorldSizeDiffers",
+            f"{gang.world} processes met where Prepare planned for {chosen.world_size}",
+        )
+    return gang

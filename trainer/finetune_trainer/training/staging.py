@@ -1,0 +1,134 @@
+"""What training leaves in S3: the tuned model for verification, predictions, and the record of the run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from shutil import copyfile, rmtree
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from finetune_trainer.contract import Activity
+from finetune_trainer.models import methods
+from finetune_trainer.models.base_model import COPIED_FILES
+from finetune_trainer.models.collate import lengths
+from finetune_trainer.models.lineage import lineage_of
+from finetune_trainer.models.load import on
+from finetune_trainer.models.verify import LOGITS
+from finetune_trainer.report.record import (
+    MODEL_FOLDER,
+    PREDICTIONS,
+    RECORD,
+    VERIFICATION,
+    TrainingRecord,
+    versions,
+)
+from finetune_trainer.s3.manifest import Manifest, upload_folder
+from finetune_trainer.s3.results import writer
+from finetune_trainer.tasks.base import Answers
+from finetune_trainer.training.baseline import Baseline
+from finetune_trainer.training.context import Scene
+from finetune_trainer.training.fit import Tuned
+
+VERIFIED_ROWS = 64
+"""Test rows whose logits Publish compares, where the task has no reason for fewer."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What rank 0 holds when everything is measured."""
+
+    model: torch.nn.Module
+    """The tuned model, float32, on the device."""
+    answers: Answers
+    """Of the tuned model on the test rows."""
+    baseline: Baseline
+    reused: bool
+    """Whether the baseline was measured by an earlier attempt."""
+    tuned: Tuned
+
+
+def record_of(scene: Scene, outcome: Outcome) -> TrainingRecord:
+    """The record of this run; the intervals are computed here."""
+    prepared, tuned, learning = scene.prepared, outcome.tuned, scene.learning
+    trained, parameters = methods.sizes(outcome.model)
+    return TrainingRecord(
+        evaluation=learning.evaluation(scene, outcome.baseline, outcome.answers),
+        **learning.facts(scene, outcome.model, outcome.baseline, outcome.answers, reused=outcome.reused),
+        best=tuned.best,
+        history=tuned.history,
+        curve=tuned.curve,
+        rows={
+            "train": len(prepared.train),
+            "validation": len(prepared.validation),
+            "test": len(prepared.test),
+        },
+        parameters=parameters,
+        trained_parameters=trained,
+        precision=scene.precision,
+        devices=_devices(scene),
+        training_seconds=tuned.seconds,
+        rows_per_second=tuned.rows_per_second,
+        tokens_per_second=tuned.tokens_per_second,
+        versions=versions(),
+    )
+
+
+def stage(scene: Scene, outcome: Outcome, facts: TrainingRecord, advanced: Callable[[float], None]) -> str:
+    """Writes everything to a new folder in S3, its manifest last, and the predictions beside.
+
+    Returns:
+        URI of the folder.
+    """
+    scene.pulse.beat(Activity.SAVING)
+    folder = scene.places.scratch / "staging"
+    rmtree(folder, ignore_errors=True)
+    model_folder = folder / MODEL_FOLDER
+    model = on(torch.device("cpu"), outcome.model)
+    methods.save(model, model_folder, scene.config.run.model.uri)
+    for name in COPIED_FILES:
+        if (scene.base / name).is_file():
+            copyfile(scene.base / name, model_folder / name)
+    _write_verification(scene, model, folder / VERIFICATION)
+    lines = scene.learning.prediction_lines(scene, outcome.baseline, outcome.answers)
+    predictions = "".join(f"{line}\n" for line in lines)
+    (folder / PREDICTIONS).write_text(predictions)
+    (folder / RECORD).write_text(facts.model_dump_json(by_alias=True))
+    config = scene.config
+    manifest = Manifest.of(
+        folder,
+        job=config.job,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        base_model=scene.base_digest,
+        data=scene.data_digest,
+        config=config.run.digest(),
+        lineage=lineage_of(config.run, scene.store, scene.base_digest),
+    )
+    uri = f"{config.run.runs}staging/{config.attempt}-{writer()}/"
+    advanced(0.0)
+    upload_folder(scene.store, folder, uri, manifest)
+    scene.store.write(f"{config.run.runs}report/{PREDICTIONS}", predictions.encode())
+    advanced(1.0)
+    return uri
+
+
+def _write_verification(scene: Scene, model: torch.nn.Module, path: Path) -> None:
+    """Inputs and logits of some test rows of all lengths, for Publish to compute again."""
+    test = scene.prepared.test
+    by_length = np.argsort(lengths(test), kind="stable")
+    most = min(VERIFIED_ROWS, scene.learning.verified_rows(model, test))
+    # Of one row the longest is taken, of more both ends and what lies between.
+    sample = by_length[np.unique(np.linspace(len(test) - 1, 0, most).astype(np.int64))]
+    inputs = scene.collated(test, sample)
+    with torch.no_grad():
+        logits = scene.learning.logits(model, inputs)
+    save_file({**inputs, LOGITS: logits.contiguous()}, path)
+
+
+def _devices(scene: Scene) -> str:
+    gang = scene.gang
+    if gang.device.type == "cuda":
+        return f"{gang.world} x {torch.cuda.get_device_name()}"
+    return f"{gang.world} CPU processes with {torch.get_num_threads()} threads each"
