@@ -155,7 +155,9 @@ def write_rows(case: Case, base: Path, target: Path) -> int:
     whole = task.encode(tokenizer, examples, run)
     encoded = task.cut(tokenizer, examples, whole, case.longest)
     split = tokenise.as_split(examples, encoded, task.labels(examples, task.classes(examples)), ONE_FILE)
-    np.savez(target, tokens=split.tokens, offsets=split.offsets, labels=split.labels, trained=split.trained)
+    np.savez(
+        target, tokens=split.tokens, offsets=split.offsets, labels=split.labels, loss_mask=split.loss_mask
+    )
     return len(split.tokens)
 
 

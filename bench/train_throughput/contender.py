@@ -48,11 +48,11 @@ def main() -> None:
     """Trains."""
     who, lesson, still, count = sys.argv[1], Lesson.read(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
     # The libraries print too, and they shall not do it in between.
-    answers = os.fdopen(os.dup(1), "w")
+    predictions = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
     def say(what: Any) -> None:
-        print(json.dumps(what), file=answers, flush=True)
+        print(json.dumps(what), file=predictions, flush=True)
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]

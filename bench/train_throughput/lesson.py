@@ -17,7 +17,7 @@ WARMUP_FRACTION = 0.1
 MOST_GRADIENT_NORM = 1.0
 STANDING_STILL = 1e-30
 """A learning rate that moves nothing."""
-NO_LABEL = -100
+IGNORE_INDEX = -100
 STILL = "-still"
 """Ends the name of a model's folder that drops nothing out."""
 
@@ -99,7 +99,7 @@ class Rows:
     offsets: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int32]
     """Number of each row's class."""
-    trained: npt.NDArray[np.bool_]
+    loss_mask: npt.NDArray[np.bool_]
     """Which tokens are learnt, where tokens are."""
 
     @classmethod
@@ -111,7 +111,7 @@ class Rows:
                 tokens=file["tokens"][: offsets[-1]],
                 offsets=offsets,
                 labels=file["labels"][: lesson.count],
-                trained=file["trained"][: offsets[-1]],
+                loss_mask=file["loss_mask"][: offsets[-1]],
             )
 
     def as_dicts(self, task: str) -> list[dict[str, Any]]:
@@ -120,6 +120,8 @@ class Rows:
         for number, label in enumerate(self.labels):
             span = slice(self.offsets[number], self.offsets[number + 1])
             ids = self.tokens[span].tolist()
-            learnt = np.where(self.trained[span], self.tokens[span], NO_LABEL).tolist()
-            found.append({"input_ids": ids, "labels": int(label) if task == "TextClassification" else learnt})
+            loss_mask = np.where(self.loss_mask[span], self.tokens[span], IGNORE_INDEX).tolist()
+            found.append(
+                {"input_ids": ids, "labels": int(label) if task == "TextClassification" else loss_mask}
+            )
         return found

@@ -78,7 +78,7 @@ def train(lesson: Lesson, callbacks: list[TrainerCallback]) -> Outcome:
             losses=task.losses,
             forward=task.FORWARD,
             clip=own_clip(_ZERO_STAGE, MOST_GRADIENT_NORM),
-            pulse=Calm(),
+            heartbeat=Calm(),
             model=model,
             args=args,
         )
@@ -123,7 +123,7 @@ def _split(lesson: Lesson) -> Split:
         offsets=rows.offsets,
         labels=rows.labels,
         rows=np.arange(1, lesson.count + 1, dtype=np.int64),
-        trained=rows.trained,
+        loss_mask=rows.loss_mask,
     )
 
 

@@ -48,7 +48,7 @@ from finetune_trainer.contract import (
 )
 from finetune_trainer.data.shards import Prepared, Split, store_prepared
 from finetune_trainer.models import base_model
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3 import results
 from finetune_trainer.s3.store import Store, open_store
 from tests.trainer.storage import give_authority, give_keys, root_client
@@ -97,9 +97,9 @@ def access(s3: ObjectStore) -> StoreAccess:
 
 
 @pytest.fixture
-def places(tmp_path: Path, s3: ObjectStore) -> Places:
+def paths(tmp_path: Path, s3: ObjectStore) -> Paths:
     """A trainer's root folder with keys and authority of all three roles."""
-    root = Places(tmp_path / "root")
+    root = Paths(tmp_path / "root")
     assert s3.ca_file
     for role in get_args(StoreRole):
         give_keys(root, role, s3.access_key, s3.secret_key)
@@ -108,8 +108,8 @@ def places(tmp_path: Path, s3: ObjectStore) -> Places:
 
 
 @pytest.fixture
-def store(access: StoreAccess, places: Places) -> Store:
-    return open_store(access, "output", places)
+def store(access: StoreAccess, paths: Paths) -> Store:
+    return open_store(access, "output", paths)
 
 
 @pytest.fixture
@@ -259,7 +259,7 @@ def learnable() -> Prepared:
             offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             labels=labels.astype(np.int32),
             rows=np.arange(first_line, first_line + rows).astype(np.int64),
-            trained=np.zeros(counts.sum(), dtype=np.bool_),
+            loss_mask=np.zeros(counts.sum(), dtype=np.bool_),
         )
 
     return Prepared(split(101, 1), split(31, 102), split(41, 1), ("blue", "green", "red"))

@@ -19,7 +19,7 @@ from minio.datatypes import Part
 from devcluster import binaries
 from devcluster.objectstore import Kind, ObjectStore
 from finetune_trainer.config import StoreRole
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 
 on_both_stores = pytest.mark.parametrize("s3", get_args(Kind), indirect=True)
 """Runs a test against each S3 server; without it, only the first is meant."""
@@ -35,16 +35,16 @@ def root_client(server: ObjectStore) -> Minio:
     )
 
 
-def give_keys(places: Places, role: StoreRole, access_key: str, secret_key: str) -> None:
-    folder = places.credentials(role)
+def give_keys(paths: Paths, role: StoreRole, access_key: str, secret_key: str) -> None:
+    folder = paths.credentials(role)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "accessKey").write_text(access_key)
     (folder / "secretKey").write_text(secret_key)
 
 
-def give_version(places: Places, role: StoreRole, **files: str) -> None:
+def give_version(paths: Paths, role: StoreRole, **files: str) -> None:
     """Puts the next version of a Secret in place of the last as the kubelet does: all files at once."""
-    folder = places.credentials(role)
+    folder = paths.credentials(role)
     folder.mkdir(parents=True, exist_ok=True)
     link = folder / "..data"
     old = folder / link.readlink() if link.is_symlink() else None
@@ -73,8 +73,8 @@ def session_keys(server: ObjectStore) -> MinioCredentials:
     ).retrieve()
 
 
-def give_authority(places: Places, role: StoreRole, pem: bytes) -> None:
-    path = places.ca_bundle(role)
+def give_authority(paths: Paths, role: StoreRole, pem: bytes) -> None:
+    path = paths.ca_bundle(role)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(pem)
 

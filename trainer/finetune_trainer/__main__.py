@@ -13,7 +13,7 @@ signal.signal(signal.SIGTERM, lambda *_: os._exit(8))
 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 from finetune_trainer.contract import PROGRESS_PORT  # noqa: E402 - these imports take long enough to be told to leave
-from finetune_trainer.paths import Places  # noqa: E402
+from finetune_trainer.paths import Paths  # noqa: E402
 from finetune_trainer.pod.supervisor import main  # noqa: E402
 
 parser = argparse.ArgumentParser(
@@ -31,4 +31,4 @@ parser.add_argument(
     help=f"for /progress, /metrics, /healthz; 0 is any free one (default: {PROGRESS_PORT})",
 )
 given = parser.parse_args()
-sys.exit(main(Places(given.root.absolute()), given.port))
+sys.exit(main(Paths(given.root.absolute()), given.port))

@@ -5,7 +5,7 @@ from typing import Protocol
 from finetune_trainer.contract import Activity
 
 
-class Pulse(Protocol):
+class Heartbeat(Protocol):
     """A rank's sign of life. Cheap: call it at every step."""
 
     def beat(self, activity: Activity, *, quiet_seconds: float | None = None, **progress: object) -> None:

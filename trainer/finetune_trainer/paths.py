@@ -7,7 +7,7 @@ from finetune_trainer.config import StoreRole
 
 
 @dataclass(frozen=True)
-class Places:
+class Paths:
     """All paths of a trainer, below one root: `/` in a pod, any folder in a test."""
 
     root: Path = Path("/")

@@ -10,7 +10,7 @@ from finetune_trainer.config import Dataset
 from finetune_trainer.data import sources
 from finetune_trainer.data.sources import DataFile
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store
 from tests.trainer.data.written import FORMATS
 
@@ -125,23 +125,23 @@ def test_a_file_in_two_splits_or_twice_in_one_is_refused(store: Store, bucket: s
 
 
 def test_files_are_fetched_with_their_digests_and_called_by_what_tells_them_apart(
-    store: Store, bucket: str, places: Places, put: Any
+    store: Store, bucket: str, paths: Paths, put: Any
 ) -> None:
     put("train/y=1/part-0.csv", "train/y=2/part-0.csv")
     uris = sources.find(store, dataset(bucket))["train"].uris
-    first, second = sources.fetch(store, uris, places)
+    first, second = sources.fetch(store, uris, paths)
     assert (first.name, second.name) == ("y=1/part-0.csv", "y=2/part-0.csv")
     assert first.path.read_bytes() == b"content of train/y=1/part-0.csv"
     assert (first.size, first.digest != second.digest) == (31, True)
 
 
 def test_a_folder_that_is_named_like_a_file_is_explained(
-    store: Store, bucket: str, places: Places, put: Any
+    store: Store, bucket: str, paths: Paths, put: Any
 ) -> None:
     put("train/a.csv")
     for uri, says in ((f"s3://{bucket}/train", "is a folder, not a file"), (f"s3://{bucket}/x", "not exist")):
         with pytest.raises(StageFailure, match=says) as failure:
-            sources.fetch(store, [uri], places)
+            sources.fetch(store, [uri], paths)
         assert failure.value.reason == "ObjectMissing"
 
 

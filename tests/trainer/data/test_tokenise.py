@@ -236,7 +236,7 @@ def test_every_row_of_a_split_is_as_it_was_encoded(made: list[list[tuple[int, bo
     encoded = [
         Encoding(
             np.array([number for number, _ in row], dtype=np.int32),
-            np.array([learnt for _, learnt in row], dtype=np.bool_),
+            np.array([loss_mask for _, loss_mask in row], dtype=np.bool_),
         )
         for row in made
     ]
@@ -248,10 +248,12 @@ def test_every_row_of_a_split_is_as_it_was_encoded(made: list[list[tuple[int, bo
     for number, row in enumerate(encoded):
         span = slice(split.offsets[number], split.offsets[number + 1])
         assert split.row(number).tolist() == row.ids.tolist()
-        assert row.trained is not None
-        assert split.trained[span].tolist() == row.trained.tolist()
-    assert split.places() == [("a.csv", 1), ("a.csv", 2), *(("b.csv", n) for n in range(1, 5))][: len(made)]
-    assert (split.tokens.dtype, split.offsets.dtype, split.rows.dtype, split.trained.dtype) == (
+        assert row.loss_mask is not None
+        assert split.loss_mask[span].tolist() == row.loss_mask.tolist()
+    assert (
+        split.locations() == [("a.csv", 1), ("a.csv", 2), *(("b.csv", n) for n in range(1, 5))][: len(made)]
+    )
+    assert (split.tokens.dtype, split.offsets.dtype, split.rows.dtype, split.loss_mask.dtype) == (
         *map(np.dtype, (np.int32, np.int64, np.int64, np.bool_)),
     )
 
@@ -261,4 +263,4 @@ def test_where_no_tokens_are_learnt_none_of_a_split_is() -> None:
     split = tokenise.as_split(
         [LabelledText(1, "", "")], [row], np.zeros(1, dtype=np.int32), [FileSpan(file="", before=0)]
     )
-    assert split.trained.tolist() == [False, False]
+    assert split.loss_mask.tolist() == [False, False]

@@ -8,7 +8,7 @@ from finetune_trainer.contract import Chosen
 from finetune_trainer.data.shards import Prepared
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import base_model
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store
 
 CHOSEN = Chosen(
@@ -30,24 +30,24 @@ def config(given_run: Callable[..., TrainConfig], tiny_base: Path, learnable: Pr
 
 
 def test_a_spoilt_cache_is_fetched_again_and_a_whole_one_is_not(
-    config: TrainConfig, places: Places, store: Store
+    config: TrainConfig, paths: Paths, store: Store
 ) -> None:
-    folder, digest = base_model.fetch(config, places)
+    folder, digest = base_model.fetch(config, paths)
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert base_model.fetch(config, places) == (folder, digest)
+    assert base_model.fetch(config, paths) == (folder, digest)
     assert weights.read_bytes() == whole
     store.delete([f"{config.run.model.uri}/model.safetensors"])
-    assert base_model.fetch(config, places) == (folder, digest)
+    assert base_model.fetch(config, paths) == (folder, digest)
 
 
 def test_a_model_that_changed_since_prepare_is_refused(
-    config: TrainConfig, places: Places, store: Store
+    config: TrainConfig, paths: Paths, store: Store
 ) -> None:
     store.write(f"{config.run.model.uri}/config.json", b'{"model_type": "bert"}')
     with pytest.raises(StageFailure, match="ModelChanged"):
-        base_model.fetch(config, places)
+        base_model.fetch(config, paths)
 
 
 def test_only_json_and_safetensors_are_read() -> None:

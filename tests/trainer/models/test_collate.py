@@ -47,14 +47,14 @@ def test_a_filler_is_one_token_and_never_the_longest(learnable: Prepared) -> Non
 @pytest.mark.parametrize("numbers", [[3, 1, 1, 40], [40], list(range(41))[::-1]])
 def test_a_subset_holds_just_those_rows_in_that_order(learnable: Prepared, numbers: list[int]) -> None:
     whole = learnable.test
-    whole.trained[::3] = True
+    whole.loss_mask[::3] = True
     part = subset(whole, np.array(numbers))
     assert rows_of(part) == [whole.row(number).tolist() for number in numbers]
     assert part.labels.tolist() == whole.labels[numbers].tolist()
     assert part.rows.tolist() == whole.rows[numbers].tolist()
     assert lengths(part).tolist() == lengths(whole)[numbers].tolist()
     spans = [slice(whole.offsets[number], whole.offsets[number + 1]) for number in numbers]
-    assert part.trained.tolist() == [flag for span in spans for flag in whole.trained[span].tolist()]
+    assert part.loss_mask.tolist() == [flag for span in spans for flag in whole.loss_mask[span].tolist()]
     for kept in fields(Split):
         before, after = getattr(whole, kept.name), getattr(part, kept.name)
         assert type(after) is type(before)
@@ -63,5 +63,5 @@ def test_a_subset_holds_just_those_rows_in_that_order(learnable: Prepared, numbe
 
 def test_all_rows_are_a_subset_that_is_the_same(learnable: Prepared) -> None:
     part = subset(learnable.train, np.arange(len(learnable.train)))
-    for kept in ("tokens", "offsets", "labels", "rows", "trained"):
+    for kept in ("tokens", "offsets", "labels", "rows", "loss_mask"):
         assert np.array_equal(getattr(part, kept), getattr(learnable.train, kept))

@@ -10,36 +10,36 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.trainer.stages.test_train import chosen_for, ranks, trained
 from transformers import AutoModelForSequenceClassification
 
 from finetune_trainer.config import FreezeLayers, Lora, Method, TrainConfig
 from finetune_trainer.contract import Stage
 from finetune_trainer.data.shards import Prepared
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store
 from finetune_trainer.stages import publish
 from finetune_trainer.tasks.text_classification import learning
 from finetune_trainer.tasks.text_classification.model import classify
+from tests.trainer.stages.test_train import chosen_for, ranks, trained
 
 PULSE = SimpleNamespace(beat=lambda *_args, **_fields: None, leave_requested=False)
 
 
 @pytest.fixture
 def tuned(
-    given_run: Callable[..., TrainConfig], tiny_base: Path, learnable: Prepared, places: Places, store: Store
+    given_run: Callable[..., TrainConfig], tiny_base: Path, learnable: Prepared, paths: Paths, store: Store
 ) -> Callable[[Method, int], Path]:
     """Trains by a method at a ZeRO stage and publishes; gives the published folder."""
 
     def make(method: Method, zero_stage: int) -> Path:
         config = given_run(tiny_base, learnable, chosen_for(learnable, zero_stage=zero_stage), method)
-        ended = ranks(config, places, "pod-one-")
+        ended = ranks(config, paths, "pod-one-")
         assert ended.returncode == 0, ended.stderr[-4000:]
         payload, _ = trained(store, config)
         assert payload.evaluation.tuned
         assert payload.evaluation.tuned.primary > 0.9
-        publish.run(config.model_copy(update={"stage": Stage.PUBLISH}), places, PULSE)
-        folder = places.root / "published"
+        publish.run(config.model_copy(update={"stage": Stage.PUBLISH}), paths, PULSE)
+        folder = paths.root / "published"
         for entry in store.list(config.run.output):
             store.download(entry.uri, folder / entry.uri.removeprefix(config.run.output))
         return folder

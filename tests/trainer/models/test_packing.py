@@ -18,8 +18,8 @@ def test_the_costs_of_llama_7b_are_those_of_its_sizes() -> None:
     assert pytest.approx(32000 / (12 * 32 * 4096)) == SEVEN_BILLION.head
 
 
-def work(lengths: list[int], learnt: int, first: int = 0) -> Work:
-    return Work(np.array(lengths), learnt, first)
+def work(lengths: list[int], loss_mask: int, first: int = 0) -> Work:
+    return Work(np.array(lengths), loss_mask, first)
 
 
 @pytest.mark.parametrize(
@@ -56,10 +56,10 @@ def test_of_some_rows_the_tokens_and_those_that_are_learnt() -> None:
     found = work_of(rows, [3, FILLER, 5])
     spans = [slice(rows.offsets[n], rows.offsets[n + 1]) for n in (3, 5)]
     assert found.lengths.tolist() == [*(span.stop - span.start for span in spans), 1]
-    assert found.learnt == sum(rows.trained[span].sum() for span in spans)
-    assert found.first == min(int(rows.trained[span].argmax()) for span in spans) - 1
+    assert found.loss_mask == sum(rows.loss_mask[span].sum() for span in spans)
+    assert found.first == min(int(rows.loss_mask[span].argmax()) for span in spans) - 1
 
 
 def test_of_a_filler_nothing_is_learnt_and_one_position_is_left() -> None:
     found = work_of(trained_rows(), [FILLER, FILLER])
-    assert (found.lengths.tolist(), found.learnt, found.first) == ([1, 1], 0, 0)
+    assert (found.lengths.tolist(), found.loss_mask, found.first) == ([1, 1], 0, 0)

@@ -11,7 +11,7 @@ from finetune_trainer.data.shards import Prepared
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.collate import padded
 from finetune_trainer.models.verify import LOGITS, TOLERANCE, verify
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.report.record import MODEL_FOLDER, VERIFICATION
 from finetune_trainer.tasks.text_classification import learning
 from finetune_trainer.tasks.text_classification.model import load_classifier
@@ -33,7 +33,7 @@ def staged(tiny_base: Path, learnable: Prepared, folder: Path, scale: float = 1.
 
 
 def check(folder: Path) -> tuple[Path, float]:
-    return verify(CONFIG, Places(folder / "root"), folder)
+    return verify(CONFIG, Paths(folder / "root"), folder)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e5])

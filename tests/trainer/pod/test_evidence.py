@@ -17,13 +17,13 @@ from finetune_trainer.config import (
     TrainSplit,
 )
 from finetune_trainer.contract import Stage
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.pod.evidence import evidence, keep
 from finetune_trainer.s3.store import Store
 
 
 @pytest.fixture
-def config(places: Places, access: StoreAccess, bucket: str) -> TrainConfig:
+def config(paths: Paths, access: StoreAccess, bucket: str) -> TrainConfig:
     run = Run(
         task="TextClassification",
         model=ModelSource(uri="s3://models/minilm/"),
@@ -39,29 +39,29 @@ def config(places: Places, access: StoreAccess, bucket: str) -> TrainConfig:
     )
     job = JobRef(namespace="team", name="tickets", uid="u-1", generation=1)
     known = TrainConfig(stage=Stage.TRAIN, attempt=2, job=job, run=run)
-    places.config.parent.mkdir(parents=True, exist_ok=True)
-    places.config.write_text(known.model_dump_json(by_alias=True))
+    paths.config.parent.mkdir(parents=True, exist_ok=True)
+    paths.config.write_text(known.model_dump_json(by_alias=True))
     return known
 
 
 @pytest.fixture
-def left_behind(places: Places) -> Places:
-    places.ranks.mkdir(parents=True)
-    places.stacks.mkdir()
-    (places.scratch / "log-tail.txt").write_text("the end")
-    (places.ranks / "0.json").write_text("{}")
-    (places.stacks / "0.txt").write_text("in work")
-    (places.stacks / "1.txt").write_text("")
-    return places
+def left_behind(paths: Paths) -> Paths:
+    paths.ranks.mkdir(parents=True)
+    paths.stacks.mkdir()
+    (paths.scratch / "log-tail.txt").write_text("the end")
+    (paths.ranks / "0.json").write_text("{}")
+    (paths.stacks / "0.txt").write_text("in work")
+    (paths.stacks / "1.txt").write_text("")
+    return paths
 
 
-def test_only_files_that_say_something_are_evidence(left_behind: Places) -> None:
+def test_only_files_that_say_something_are_evidence(left_behind: Paths) -> None:
     names = [str(file.relative_to(left_behind.scratch)) for file in evidence(left_behind)]
     assert names == ["log-tail.txt", "ranks/0.json", "stacks/0.txt"]
 
 
 def test_evidence_reaches_the_store(
-    left_behind: Places, config: TrainConfig, store: Store, monkeypatch: pytest.MonkeyPatch
+    left_behind: Paths, config: TrainConfig, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POD_UID", "0123456789abcdef")
     keep(config, left_behind)
@@ -71,7 +71,7 @@ def test_evidence_reaches_the_store(
     assert len(list(store.list(folder))) == 3
 
 
-def test_it_is_a_program_of_its_own(left_behind: Places, config: TrainConfig, store: Store) -> None:
+def test_it_is_a_program_of_its_own(left_behind: Paths, config: TrainConfig, store: Store) -> None:
     command = [sys.executable, "-m", "finetune_trainer.pod.evidence", "--root", str(left_behind.root)]
     subprocess.run(command, check=True, env={**os.environ, "POD_UID": "fedcba9876543210"})
     assert store.read(f"{config.run.runs}attempts/train-2-fedcba98/evidence/log-tail.txt") == b"the end"

@@ -13,10 +13,10 @@ import torch
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Activity, FailureClass, Progress, RankFile
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.pod.errors import explain, trace
 from finetune_trainer.pod.evidence import evidence
-from finetune_trainer.pod.heartbeat_file import FilePulse
+from finetune_trainer.pod.heartbeat_file import FileHeartbeat
 
 STORE = {"endpoint": "http://127.0.0.1:1"}
 CONFIG = {
@@ -42,27 +42,27 @@ CONFIG = {
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Places:
-    places = Places(tmp_path)
-    places.config.parent.mkdir(parents=True)
-    places.config.write_text(json.dumps(CONFIG))
-    return places
+def room(tmp_path: Path) -> Paths:
+    paths = Paths(tmp_path)
+    paths.config.parent.mkdir(parents=True)
+    paths.config.write_text(json.dumps(CONFIG))
+    return paths
 
 
 @pytest.fixture
-def pulse(room: Places) -> FilePulse:
-    return FilePulse(TrainConfig.read(room.config), room, 0)
+def heartbeat(room: Paths) -> FileHeartbeat:
+    return FileHeartbeat(TrainConfig.read(room.config), room, 0)
 
 
-def rank_file(places: Places, rank: int = 0) -> RankFile:
-    return RankFile.model_validate_json((places.ranks / f"{rank}.json").read_bytes())
+def rank_file(paths: Paths, rank: int = 0) -> RankFile:
+    return RankFile.model_validate_json((paths.ranks / f"{rank}.json").read_bytes())
 
 
-def progress(places: Places) -> Progress:
-    return Progress.model_validate_json(places.progress.read_bytes())
+def progress(paths: Paths) -> Progress:
+    return Progress.model_validate_json(paths.progress.read_bytes())
 
 
-def test_a_stage_without_credentials_ends_as_a_mistake_of_the_user(room: Places) -> None:
+def test_a_stage_without_credentials_ends_as_a_mistake_of_the_user(room: Paths) -> None:
     command = [sys.executable, "-m", "finetune_trainer.pod.rank", "--root", str(room.root)]
     ended = subprocess.run(
         command, check=False, capture_output=True, text=True, env={**os.environ, "RANK": "5"}
@@ -74,63 +74,67 @@ def test_a_stage_without_credentials_ends_as_a_mistake_of_the_user(room: Places)
     assert not room.progress.exists()
 
 
-@pytest.mark.parametrize("module", ["supervisor", "rank", "pulse", "errors", "launch"])
+@pytest.mark.parametrize("module", ["supervisor", "rank", "heartbeat_file", "errors", "launch"])
 def test_nothing_heavy_is_imported_before_the_first_sign_of_life(module: str) -> None:
     heavy = "{'torch', 'numpy', 'transformers', 'deepspeed', 'obstore', 'minio'}"
     program = f"import sys, finetune_trainer.pod.{module}; sys.exit(bool({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_the_first_beat_makes_the_file(room: Places, pulse: FilePulse) -> None:
+def test_the_first_beat_makes_the_file(room: Paths, heartbeat: FileHeartbeat) -> None:
     assert not room.progress.exists()
-    pulse.beat(Activity.STARTING)
+    heartbeat.beat(Activity.STARTING)
     told = rank_file(room)
     assert (told.pid, told.activity, told.quiet_seconds) == (os.getpid(), Activity.STARTING, 600)
     assert (progress(room).attempt, progress(room).activity) == (3, Activity.STARTING)
 
 
-def test_beats_of_the_same_activity_write_a_few_times_a_second_only(room: Places, pulse: FilePulse) -> None:
-    pulse.beat(Activity.TRAINING, step=1)
+def test_beats_of_the_same_activity_write_a_few_times_a_second_only(
+    room: Paths, heartbeat: FileHeartbeat
+) -> None:
+    heartbeat.beat(Activity.TRAINING, step=1)
     written = {rank_file(room).heartbeat}
     for step in range(2, 5000):
-        pulse.beat(Activity.TRAINING, step=step)
-        written.add(pulse._written)
+        heartbeat.beat(Activity.TRAINING, step=step)
+        written.add(heartbeat._written)
     assert len(written) < 10
 
 
 def test_a_change_of_activity_is_written_at_once_with_all_that_was_held_back(
-    room: Places, pulse: FilePulse
+    room: Paths, heartbeat: FileHeartbeat
 ) -> None:
-    pulse.beat(Activity.TRAINING, step=1, loss=0.5)
-    pulse.beat(Activity.TRAINING, step=2, epoch=0.25)
+    heartbeat.beat(Activity.TRAINING, step=1, loss=0.5)
+    heartbeat.beat(Activity.TRAINING, step=2, epoch=0.25)
     assert progress(room).step == 1
-    pulse.beat(Activity.SAVING, quiet_seconds=1800)
+    heartbeat.beat(Activity.SAVING, quiet_seconds=1800)
     assert (progress(room).step, progress(room).epoch, progress(room).loss) == (2, 0.25, 0.5)
     told = rank_file(room)
     assert (told.activity, told.quiet_seconds, told.step) == (Activity.SAVING, 1800, 2)
 
 
-def test_a_loss_that_is_not_finite_becomes_unknown_and_stops_nothing(room: Places, pulse: FilePulse) -> None:
-    pulse.beat(Activity.TRAINING, step=1, loss=0.5)
-    pulse.beat(Activity.EVALUATING, step=2, loss=float("nan"))
+def test_a_loss_that_is_not_finite_becomes_unknown_and_stops_nothing(
+    room: Paths, heartbeat: FileHeartbeat
+) -> None:
+    heartbeat.beat(Activity.TRAINING, step=1, loss=0.5)
+    heartbeat.beat(Activity.EVALUATING, step=2, loss=float("nan"))
     assert (progress(room).step, progress(room).loss) == (2, None)
 
 
-def test_a_misspelt_field_is_a_bug_that_shows_at_once(pulse: FilePulse) -> None:
+def test_a_misspelt_field_is_a_bug_that_shows_at_once(heartbeat: FileHeartbeat) -> None:
     with pytest.raises(TypeError, match="los"):
-        pulse.beat(Activity.TRAINING, los=1)
+        heartbeat.beat(Activity.TRAINING, los=1)
 
 
-def test_only_global_rank_0_writes_progress(room: Places) -> None:
-    FilePulse(TrainConfig.read(room.config), room, 1).beat(Activity.TRAINING, step=1)
+def test_only_global_rank_0_writes_progress(room: Paths) -> None:
+    FileHeartbeat(TrainConfig.read(room.config), room, 1).beat(Activity.TRAINING, step=1)
     assert rank_file(room, 1).step == 1
     assert not room.progress.exists()
 
 
-def test_the_first_outcome_stays(room: Places, pulse: FilePulse) -> None:
-    pulse.beat(Activity.TRAINING, step=4, epoch=0.5)
-    pulse.end(failure=FailureClass.NUMERICAL, reason="LossNotFinite", message="step 4")
-    pulse.end(failure=FailureClass.INTERNAL, reason="Later", message="later")
+def test_the_first_outcome_stays(room: Paths, heartbeat: FileHeartbeat) -> None:
+    heartbeat.beat(Activity.TRAINING, step=4, epoch=0.5)
+    heartbeat.end(failure=FailureClass.NUMERICAL, reason="LossNotFinite", message="step 4")
+    heartbeat.end(failure=FailureClass.INTERNAL, reason="Later", message="later")
     told = rank_file(room)
     assert (told.failure, told.reason, told.step, told.epoch) == (
         FailureClass.NUMERICAL,
@@ -221,7 +225,7 @@ def test_of_an_error_only_texts_of_known_origin_are_told(error: Exception, text:
     assert trace(error).splitlines()[-1] == text
 
 
-def test_the_whole_text_of_an_error_is_kept_as_evidence(room: Places) -> None:
+def test_the_whole_text_of_an_error_is_kept_as_evidence(room: Paths) -> None:
     room.config.write_text(
         json.dumps(CONFIG | {"stage": "Prepare", "run": CONFIG["run"] | {"runs": "s3://a"}})
     )

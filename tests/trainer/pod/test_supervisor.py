@@ -28,7 +28,7 @@ from finetune_trainer.config import (
     World,
 )
 from finetune_trainer.contract import FailureClass, RankFile, Stage, TerminationMessage
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.pod.processes import descendants
 
 SUPERVISED = Path(__file__).parents[1] / "programs" / "supervised.py"
@@ -66,7 +66,7 @@ def a_training(
 
 
 def write_config(root: Path, config: TrainConfig) -> None:
-    file = Places(root).config
+    file = Paths(root).config
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(config.model_dump_json(by_alias=True))
 
@@ -75,12 +75,12 @@ def write_config(root: Path, config: TrainConfig) -> None:
 class Pod:
     """A supervisor that runs as in a pod, below a folder of its own."""
 
-    places: Places
+    paths: Paths
     process: subprocess.Popen[bytes]
     output: Path
 
     def message(self) -> TerminationMessage:
-        return TerminationMessage.decode(self.places.termination_log.read_bytes())
+        return TerminationMessage.decode(self.paths.termination_log.read_bytes())
 
     def ending(self) -> tuple[int, FailureClass, str]:
         """Exit code, class and reason, once it has ended."""
@@ -91,7 +91,7 @@ class Pod:
         return self.output.read_text()
 
     def rank_file(self, rank: int) -> RankFile:
-        return RankFile.model_validate_json((self.places.ranks / f"{rank}.json").read_bytes())
+        return RankFile.model_validate_json((self.paths.ranks / f"{rank}.json").read_bytes())
 
     def until_working(self, *ranks: int) -> None:
         """Waits until these ranks have taken their first step."""
@@ -127,7 +127,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Pod]]:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "JOB_COMPLETION_INDEX": str(node), **environment},
             )
-        pods.append(Pod(Places(root), process, output))
+        pods.append(Pod(Paths(root), process, output))
         return pods[-1]
 
     yield begin
@@ -198,7 +198,7 @@ def test_a_million_lines_pass_through_and_the_last_are_kept(start: Callable[...,
 def test_a_process_left_behind_is_ended_and_does_not_hold_up_the_end(start: Callable[..., Pod]) -> None:
     pod = start(a_config(), "0=leave-a-child")
     assert pod.ending()[0] == 0
-    left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(pod.places.root) in _text(path)]
+    left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(pod.paths.root) in _text(path)]
     assert left == []
 
 
@@ -212,8 +212,8 @@ def _text(path: Path) -> str:
 def test_a_failed_pod_keeps_the_end_of_its_log(start: Callable[..., Pod]) -> None:
     pod = start(a_config(), "0=bug")
     pod.ending()
-    assert (pod.places.scratch / "log-tail.txt").read_text().endswith("\nKeyError")
-    assert (pod.places.errors / "0.txt").read_text().endswith("\nKeyError: 'labels'\n")
+    assert (pod.paths.scratch / "log-tail.txt").read_text().endswith("\nKeyError")
+    assert (pod.paths.errors / "0.txt").read_text().endswith("\nKeyError: 'labels'\n")
 
 
 def test_progress_is_served_while_the_stage_runs(start: Callable[..., Pod]) -> None:
@@ -233,14 +233,14 @@ def test_a_hang_is_noticed_and_leaves_stacks(start: Callable[..., Pod]) -> None:
     pod = start(a_config(), "0=hang")
     assert pod.ending() == (9, FailureClass.HANG, "RankSilent")
     assert pod.message().message == "No sign of life from rank 0 for 2 s while Evaluating."
-    assert "in hang" in (pod.places.stacks / "0.txt").read_text()
+    assert "in hang" in (pod.paths.stacks / "0.txt").read_text()
 
 
 def test_a_stopped_process_counts_as_a_hang(start: Callable[..., Pod]) -> None:
     pod = start(a_config(), "0=freeze")
     assert pod.ending() == (9, FailureClass.HANG, "RankSilent")
     assert "its process is stopped" in pod.message().message
-    assert "state T" in (pod.places.stacks / "states.txt").read_text()
+    assert "state T" in (pod.paths.stacks / "states.txt").read_text()
 
 
 def test_one_process_leaves_at_once_when_told(start: Callable[..., Pod]) -> None:
@@ -248,7 +248,7 @@ def test_one_process_leaves_at_once_when_told(start: Callable[..., Pod]) -> None
     pod.until_working(0)
     pod.process.send_signal(signal.SIGTERM)
     assert pod.ending() == (8, FailureClass.PREEMPTED, "Preempted")
-    assert not (pod.places.scratch / "saved-0").exists()
+    assert not (pod.paths.scratch / "saved-0").exists()
 
 
 def test_a_rank_that_has_not_begun_is_just_ended(start: Callable[..., Pod]) -> None:
@@ -300,7 +300,7 @@ def memory_limit() -> Iterator[Path]:
 def test_it_is_a_good_first_process_of_a_container(start: Callable[..., Pod]) -> None:
     alone = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
     pod = start(a_config(), "0=work", *alone)
-    until(lambda: (pod.places.ranks / "0.json").exists() and pod.rank_file(0).step)
+    until(lambda: (pod.paths.ranks / "0.json").exists() and pod.rank_file(0).step)
     supervisor = next(iter(_children(pod.process.pid)))
     assert pod.rank_file(0).pid < 10
     os.kill(supervisor, signal.SIGTERM)
@@ -332,8 +332,8 @@ def test_one_of_two_hangs_and_both_leave_their_stacks(start: Callable[..., Pod])
     pod = start(a_training(), "0=work,1=hang")
     assert pod.ending() == (9, FailureClass.HANG, "RankSilent")
     assert "rank 1" in pod.message().message
-    assert "in work" in (pod.places.stacks / "0.txt").read_text()
-    assert "in hang" in (pod.places.stacks / "1.txt").read_text()
+    assert "in work" in (pod.paths.stacks / "0.txt").read_text()
+    assert "in hang" in (pod.paths.stacks / "1.txt").read_text()
 
 
 def test_two_processes_save_before_they_leave(start: Callable[..., Pod]) -> None:
@@ -341,8 +341,8 @@ def test_two_processes_save_before_they_leave(start: Callable[..., Pod]) -> None
     pod.until_working(0, 1)
     pod.process.send_signal(signal.SIGTERM)
     assert pod.ending() == (8, FailureClass.PREEMPTED, "Preempted")
-    assert (pod.places.scratch / "saved-0").exists()
-    assert (pod.places.scratch / "saved-1").exists()
+    assert (pod.paths.scratch / "saved-0").exists()
+    assert (pod.paths.scratch / "saved-1").exists()
 
 
 def test_a_save_that_fails_is_said(start: Callable[..., Pod]) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from finetune_trainer.data.batches import epoch_batches
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models.collate import NO_LABEL, lengths
+from finetune_trainer.models.collate import IGNORE_INDEX, lengths
 from finetune_trainer.models.load import quiet
 from finetune_trainer.pod.rank import leave
 from finetune_trainer.tasks.text_classification import learning
@@ -66,11 +66,11 @@ def main() -> None:
 
     def losses(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
         # Only the rank that holds the row sees its loss.
-        usual, numbers = usual_losses(outputs, labels), running[-1].owners[labels != NO_LABEL]
+        usual, numbers = usual_losses(outputs, labels), running[-1].owners[labels != IGNORE_INDEX]
         return torch.where(numbers == poisoned, torch.nan, usual) if fault == LOSS else usual
 
     loop.Loop, learning.losses = Watched, losses
-    outcomes: dict[str, Any] = {"place": "{}:{}".format(*split.place(poisoned))}
+    outcomes: dict[str, Any] = {"place": "{}:{}".format(*split.location(poisoned))}
     for fault in (LOSS, GRADIENT, LEAVE):
         try:
             truth.steps(gang, truth.CLASSIFICATION, base, 2, 2, 2, Asked(gang.rank))

@@ -76,8 +76,8 @@ def outcomes(gang: Gang, folder: Path) -> dict[str, Any]:
 
         found[name] = ended(gather)
     for asked in (None, 0, 2):
-        pulse: Any = SimpleNamespace(leave_requested=gang.rank == asked)
-        found[f"asked {asked}"] = ended(lambda pulse=pulse: together.leave_together(gang, pulse))
+        heartbeat: Any = SimpleNamespace(leave_requested=gang.rank == asked)
+        found[f"asked {asked}"] = ended(lambda heartbeat=heartbeat: together.leave_together(gang, heartbeat))
     torch.manual_seed(gang.rank)
     module = torch.nn.Linear(2, 2)
     best_weights.keep(gang, module, folder / f"only-first-{gang.rank}" / "weights.safetensors")

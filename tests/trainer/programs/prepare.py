@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from finetune_trainer.config import TrainConfig
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.stages import prepare
 
 
@@ -15,8 +15,8 @@ class Silent:
         pass
 
 
-places = Places(Path(sys.argv[1]))
-result = prepare.run(TrainConfig.read(places.config), places, Silent())
+paths = Paths(Path(sys.argv[1]))
+result = prepare.run(TrainConfig.read(paths.config), paths, Silent())
 assert result.payload is not None
 Path(sys.argv[2]).write_text(result.payload.model_dump_json(by_alias=True))
 loaded = [name for name in sys.modules if name.startswith("torch.")]

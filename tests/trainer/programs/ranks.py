@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from finetune_trainer.data import tokenise
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.pod import rank
 from finetune_trainer.stages import prepare  # noqa: F401 - imported before the forks, for their speed
 
@@ -19,5 +19,5 @@ for root in map(Path, sys.argv[1:]):
         log = os.open(root / "log.txt", os.O_WRONLY | os.O_CREAT)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        rank.leave(rank.main(Places(root)))
+        rank.leave(rank.main(Paths(root)))
     os.waitpid(child, 0)

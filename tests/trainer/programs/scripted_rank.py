@@ -12,26 +12,26 @@ from pathlib import Path
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Activity, FailureClass
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.heartbeat import Pulse
-from finetune_trainer.paths import Places
+from finetune_trainer.heartbeat import Heartbeat
+from finetune_trainer.paths import Paths
 from finetune_trainer.pod import rank
 from finetune_trainer.stages.result import StageResult
 
 NUMBER = os.environ.get("RANK", "0")
 SAVE_SECONDS = float(os.environ.get("SAVE_SECONDS", "1"))
 DONE = StageResult(None, "scripted and done", step=7)
-Behaviour = Callable[[Places, Pulse], StageResult]
+Behaviour = Callable[[Paths, Heartbeat], StageResult]
 
 
 def leave(code: int) -> Behaviour:
-    def behave(_places: Places, _pulse: Pulse) -> StageResult:
+    def behave(_places: Paths, _pulse: Heartbeat) -> StageResult:
         os._exit(code)
 
     return behave
 
 
 def die(number: signal.Signals) -> Behaviour:
-    def behave(_places: Places, _pulse: Pulse) -> StageResult:
+    def behave(_places: Paths, _pulse: Heartbeat) -> StageResult:
         os.kill(os.getpid(), number)
         time.sleep(3600)
         return DONE
@@ -40,70 +40,70 @@ def die(number: signal.Signals) -> Behaviour:
 
 
 def fail(error: Exception) -> Behaviour:
-    def behave(_places: Places, _pulse: Pulse) -> StageResult:
+    def behave(_places: Paths, _pulse: Heartbeat) -> StageResult:
         raise error
 
     return behave
 
 
-def succeed(_places: Places, _pulse: Pulse) -> StageResult:
+def succeed(_places: Paths, _pulse: Heartbeat) -> StageResult:
     return DONE
 
 
-def work(places: Places, pulse: Pulse) -> StageResult:
+def work(paths: Paths, heartbeat: Heartbeat) -> StageResult:
     """Works until it is asked to leave, then saves for a while."""
     step = 0
-    while not pulse.leave_requested:
+    while not heartbeat.leave_requested:
         step += 1
-        pulse.beat(Activity.TRAINING, step=step, percent=50, loss=0.5)
+        heartbeat.beat(Activity.TRAINING, step=step, percent=50, loss=0.5)
         time.sleep(0.02)
-    pulse.beat(Activity.SAVING, quiet_seconds=SAVE_SECONDS + 60)
+    heartbeat.beat(Activity.SAVING, quiet_seconds=SAVE_SECONDS + 60)
     time.sleep(SAVE_SECONDS)
-    (places.scratch / f"saved-{NUMBER}").write_text(str(step))
+    (paths.scratch / f"saved-{NUMBER}").write_text(str(step))
     raise StageFailure(FailureClass.PREEMPTED, "Preempted", f"saved at step {step}")
 
 
-def fail_to_save(places: Places, pulse: Pulse) -> StageResult:
-    while not pulse.leave_requested:
-        pulse.beat(Activity.TRAINING, step=1)
+def fail_to_save(paths: Paths, heartbeat: Heartbeat) -> StageResult:
+    while not heartbeat.leave_requested:
+        heartbeat.beat(Activity.TRAINING, step=1)
         time.sleep(0.02)
-    del places
+    del paths
     raise StageFailure(FailureClass.STORAGE, "StorageDenied", "no right to write", "ask for it")
 
 
-def hang(_places: Places, pulse: Pulse) -> StageResult:
-    pulse.beat(Activity.EVALUATING, quiet_seconds=1.5, step=3)
+def hang(_places: Paths, heartbeat: Heartbeat) -> StageResult:
+    heartbeat.beat(Activity.EVALUATING, quiet_seconds=1.5, step=3)
     time.sleep(3600)
     return DONE
 
 
-def freeze(_places: Places, pulse: Pulse) -> StageResult:
-    pulse.beat(Activity.TRAINING, quiet_seconds=1.5, step=3)
+def freeze(_places: Paths, heartbeat: Heartbeat) -> StageResult:
+    heartbeat.beat(Activity.TRAINING, quiet_seconds=1.5, step=3)
     os.kill(os.getpid(), signal.SIGSTOP)
     return DONE
 
 
-def deaf(_places: Places, pulse: Pulse) -> StageResult:
+def deaf(_places: Paths, heartbeat: Heartbeat) -> StageResult:
     """Hears neither SIGUSR1 nor SIGTERM, but lives."""
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     while True:
-        pulse.beat(Activity.TRAINING, step=1)
+        heartbeat.beat(Activity.TRAINING, step=1)
         time.sleep(0.02)
 
 
-def chatter(_places: Places, _pulse: Pulse) -> StageResult:
+def chatter(_places: Paths, _pulse: Heartbeat) -> StageResult:
     sys.stdout.writelines(f"line {number}\n" for number in range(1_000_000))
     return DONE
 
 
-def mutter(_places: Places, _pulse: Pulse) -> StageResult:
+def mutter(_places: Paths, _pulse: Heartbeat) -> StageResult:
     for _ in range(64):
         sys.stdout.write("." * 1_000_000)
     return DONE
 
 
-def leave_a_child(_places: Places, _pulse: Pulse) -> StageResult:
+def leave_a_child(_places: Paths, _pulse: Heartbeat) -> StageResult:
     """A grandchild in a session of its own that outlives its parent and keeps the pipe open."""
     if not os.fork():
         os.setsid()
@@ -111,14 +111,14 @@ def leave_a_child(_places: Places, _pulse: Pulse) -> StageResult:
     return DONE
 
 
-def allocate(_places: Places, pulse: Pulse) -> StageResult:
+def allocate(_places: Paths, heartbeat: Heartbeat) -> StageResult:
     kept = []
     while True:
-        pulse.beat(Activity.TRAINING)
+        heartbeat.beat(Activity.TRAINING)
         kept.append(bytearray(b"x" * 16_000_000))
 
 
-def crash(_places: Places, _pulse: Pulse) -> StageResult:
+def crash(_places: Paths, _pulse: Heartbeat) -> StageResult:
     ctypes.string_at(0)
     return DONE
 
@@ -156,8 +156,8 @@ class Stage:
     def __init__(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
 
-    def run(self, _config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
-        return self.behaviour(places, pulse)
+    def run(self, _config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
+        return self.behaviour(paths, heartbeat)
 
 
 if __name__ == "__main__":
@@ -170,4 +170,4 @@ if __name__ == "__main__":
         time.sleep(3600)
     rank._DURABLE = set()
     rank._module = lambda _stage: Stage(BEHAVIOURS[mine])
-    rank.leave(rank.main(Places(given.root)))
+    rank.leave(rank.main(Paths(given.root)))

@@ -21,7 +21,7 @@ from finetune_trainer.contract import Chosen
 from finetune_trainer.data.batches import Layout, steps_per_epoch
 from finetune_trainer.data.lines import FileSpan
 from finetune_trainer.data.shards import Prepared, Split
-from finetune_trainer.heartbeat import Pulse
+from finetune_trainer.heartbeat import Heartbeat
 from finetune_trainer.models import methods
 from finetune_trainer.models.load import quiet
 from finetune_trainer.models.packing import Packing
@@ -68,7 +68,7 @@ def labelled_rows() -> Split:
         labels=(np.arange(ROWS) % CLASSES).astype(np.int32),
         rows=(np.arange(ROWS) + 100).astype(np.int64),
         files=(FileSpan(file="a.csv", before=0), FileSpan(file="b.csv", before=90)),
-        trained=np.zeros(counts.sum(), dtype=np.bool_),
+        loss_mask=np.zeros(counts.sum(), dtype=np.bool_),
     )
 
 
@@ -112,7 +112,7 @@ def steps(
     zero_stage: int,
     micro_batch: int,
     accumulation: int,
-    pulse: Pulse,
+    heartbeat: Heartbeat,
     *,
     how: Method = "Full",
     offload: Offload = "None",
@@ -150,7 +150,7 @@ def steps(
             losses=subject.learning.losses,
             forward=subject.learning.FORWARD,
             clip=own_clip(zero_stage, training.max_gradient_norm),
-            pulse=pulse,
+            heartbeat=heartbeat,
             model=model,
             args=args,
         )
@@ -169,7 +169,7 @@ def main() -> None:
     for asked in map(json.loads, sys.argv[4:]):
         how: Method = TypeAdapter(Method).validate_python(asked[0])
         for case in asked[1]:
-            figures = steps(gang, subject, base, *case, pulse=Calm(), how=how)
+            figures = steps(gang, subject, base, *case, heartbeat=Calm(), how=how)
             measured[json.dumps([asked[0], case])] = figures
     if gang.first:
         result.write_text(json.dumps(measured))

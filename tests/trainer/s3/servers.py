@@ -18,16 +18,16 @@ from cryptography.x509.oid import NameOID
 from devcluster import pki
 from finetune_trainer.config import StoreAccess
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import open_store
 
 
-def failure_of(access: StoreAccess, places: Places, uri: str = "s3://bucket/key") -> StageFailure:
+def failure_of(access: StoreAccess, paths: Paths, uri: str = "s3://bucket/key") -> StageFailure:
     """Both clients of a store fail in the same way."""
     with pytest.raises(StageFailure) as asked:
-        open_store(access, "data", places).head(uri)
+        open_store(access, "data", paths).head(uri)
     with pytest.raises(StageFailure) as moved:
-        open_store(access, "data", places).read_range(uri, 0, 1)
+        open_store(access, "data", paths).read_range(uri, 0, 1)
     assert (asked.value.failure, asked.value.reason) == (moved.value.failure, moved.value.reason)
     assert access.endpoint in asked.value.message
     return asked.value

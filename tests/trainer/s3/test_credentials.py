@@ -4,29 +4,29 @@ import pytest
 
 from devcluster import pki
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3.credentials import Credentials, read_ca_bundle, read_credentials
 from tests.trainer.storage import give_authority, give_keys, give_version
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
-    here = Places(tmp_path)
+def paths(tmp_path: Path) -> Paths:
+    here = Paths(tmp_path)
     give_keys(here, "data", "somebody", "a secret")
     return here
 
 
-def test_keys_come_from_files_and_are_never_printed(places: Places) -> None:
-    assert read_credentials(places, "data") == Credentials("somebody", "a secret")
-    assert "secret" not in repr(read_credentials(places, "data"))
-    (places.credentials("data") / "sessionToken").write_text("a token")
-    assert read_credentials(places, "data") == Credentials("somebody", "a secret", "a token")
+def test_keys_come_from_files_and_are_never_printed(paths: Paths) -> None:
+    assert read_credentials(paths, "data") == Credentials("somebody", "a secret")
+    assert "secret" not in repr(read_credentials(paths, "data"))
+    (paths.credentials("data") / "sessionToken").write_text("a token")
+    assert read_credentials(paths, "data") == Credentials("somebody", "a secret", "a token")
 
 
 @pytest.mark.parametrize("around", ["{}\r\n", " {}", "{}\n\n", "\ufeff{}"])
-def test_white_space_around_keys_is_removed_with_a_warning(places: Places, around: str) -> None:
-    give_keys(places, "data", "somebody", around.format("a secret"))
-    keys = read_credentials(places, "data")
+def test_white_space_around_keys_is_removed_with_a_warning(paths: Paths, around: str) -> None:
+    give_keys(paths, "data", "somebody", around.format("a secret"))
+    keys = read_credentials(paths, "data")
     assert (keys.access_key, keys.secret_key) == ("somebody", "a secret")
     assert ["secretKey of the data store had white space" in warning for warning in keys.warnings] == [True]
 
@@ -41,13 +41,13 @@ def test_white_space_around_keys_is_removed_with_a_warning(places: Places, aroun
         (b"two\nlines", "more than one line"),
     ],
 )
-def test_a_key_that_is_not_there_is_named(places: Places, content: bytes | None, says: str) -> None:
-    path = places.credentials("data") / "secretKey"
+def test_a_key_that_is_not_there_is_named(paths: Paths, content: bytes | None, says: str) -> None:
+    path = paths.credentials("data") / "secretKey"
     path.unlink()
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(StageFailure, match="CredentialsMissing") as failure:
-        read_credentials(places, "data")
+        read_credentials(paths, "data")
     assert "secretKey of the data store" in failure.value.message
     assert says in failure.value.message
 
@@ -55,33 +55,33 @@ def test_a_key_that_is_not_there_is_named(places: Places, content: bytes | None,
 @pytest.mark.parametrize(
     "content", [None, b"", b"no certificate", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"]
 )
-def test_a_bundle_without_a_certificate_is_refused(places: Places, content: bytes | None) -> None:
+def test_a_bundle_without_a_certificate_is_refused(paths: Paths, content: bytes | None) -> None:
     if content is not None:
-        give_authority(places, "data", content)
+        give_authority(paths, "data", content)
     with pytest.raises(StageFailure, match="CaBundleInvalid"):
-        read_ca_bundle(places, "data")
+        read_ca_bundle(paths, "data")
 
 
-def test_a_bundle_holds_many_authorities_and_comes_with_plain_line_ends(places: Places) -> None:
+def test_a_bundle_holds_many_authorities_and_comes_with_plain_line_ends(paths: Paths) -> None:
     many = [pki.certificate_pem(pki.new_authority(f"authority {n}").certificate).decode() for n in range(3)]
-    give_authority(places, "data", ("\ufeff" + "".join(many).replace("\n", "\r\n")).encode())
-    assert read_ca_bundle(places, "data") == "".join(many)
+    give_authority(paths, "data", ("\ufeff" + "".join(many).replace("\n", "\r\n")).encode())
+    assert read_ca_bundle(paths, "data") == "".join(many)
 
 
-def test_keys_of_two_versions_of_a_secret_are_never_mixed(places: Places) -> None:
-    give_version(places, "data", accessKey="one", secretKey="1", sessionToken="of one")
-    folder = places.credentials("data")
-    assert read_credentials(places, "data") == Credentials("one", "1", "of one")
+def test_keys_of_two_versions_of_a_secret_are_never_mixed(paths: Paths) -> None:
+    give_version(paths, "data", accessKey="one", secretKey="1", sessionToken="of one")
+    folder = paths.credentials("data")
+    assert read_credentials(paths, "data") == Credentials("one", "1", "of one")
     reads = Path.read_bytes
 
     def overtaken(path: Path) -> bytes:
         """The Secret changes when its first key has been read."""
         found = reads(path)
         if found == b"one":
-            give_version(places, "data", accessKey="two", secretKey="2")
+            give_version(paths, "data", accessKey="two", secretKey="2")
         return found
 
     with pytest.MonkeyPatch.context() as while_reading:
         while_reading.setattr(Path, "read_bytes", overtaken)
-        assert read_credentials(places, "data") == Credentials("two", "2")
+        assert read_credentials(paths, "data") == Credentials("two", "2")
     assert sorted(path.name for path in folder.iterdir()) == ["..data", "accessKey", "secretKey", "v1"]

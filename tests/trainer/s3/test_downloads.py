@@ -12,7 +12,7 @@ from minio import Minio
 from devcluster.objectstore import ObjectStore
 from finetune_trainer.config import StoreAccess
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3 import downloads
 from finetune_trainer.s3.checksums import Stated
 from finetune_trainer.s3.store import Store, open_store
@@ -30,8 +30,8 @@ def sha256(data: bytes) -> str:
 
 
 @pytest.fixture
-def proxied(s3_proxy: StoreProxy, places: Places) -> Store:
-    return open_store(StoreAccess(endpoint=s3_proxy.endpoint), "data", places)
+def proxied(s3_proxy: StoreProxy, paths: Paths) -> Store:
+    return open_store(StoreAccess(endpoint=s3_proxy.endpoint), "data", paths)
 
 
 Put = Callable[[Store, Minio, str, str], None]

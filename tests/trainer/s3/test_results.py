@@ -6,7 +6,7 @@ from minio import Minio
 from finetune_trainer.config import StoreAccess, TrainConfig
 from finetune_trainer.contract import CleanupPayload, FailureClass, Stage, TerminationMessage
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3 import results
 from finetune_trainer.s3.store import Store
 from finetune_trainer.stages import cleanup, readback
@@ -97,19 +97,19 @@ def test_two_pods_of_one_attempt_write_to_two_places(
 
 @on_both_stores
 def test_report_gives_back_what_the_lost_message_said(
-    store: Store, bucket: str, access: StoreAccess, places: Places
+    store: Store, bucket: str, access: StoreAccess, paths: Paths
 ) -> None:
     config = config_of(bucket, access, reported="Train")
     with pytest.raises(StageFailure, match="ResultMissing"):
-        readback.run(config, places, Silent())
+        readback.run(config, paths, Silent())
     results.save(store, config, Stage.TRAIN, message(config, 1))
-    told = readback.run(config, places, Silent())
+    told = readback.run(config, paths, Silent())
     assert (told.message, told.payload) == ("attempt 1", CleanupPayload(objects=1, uploads=0))
 
 
 @on_both_stores
 def test_cleanup_removes_the_run_and_nothing_else_and_again_is_harmless(
-    store: Store, s3_admin: Minio, bucket: str, access: StoreAccess, places: Places
+    store: Store, s3_admin: Minio, bucket: str, access: StoreAccess, paths: Paths
 ) -> None:
     config = config_of(bucket, access)
     for key in ("attempts/a/result.json", "prepared/x/index.json", "staging/w/model.safetensors", "deep/er/"):
@@ -120,9 +120,9 @@ def test_cleanup_removes_the_run_and_nothing_else_and_again_is_harmless(
     ]
     for uri in others:
         store.write(uri, b"x")
-    assert cleanup.run(config, places, Silent()).payload == CleanupPayload(objects=4, uploads=1)
+    assert cleanup.run(config, paths, Silent()).payload == CleanupPayload(objects=4, uploads=1)
     assert sorted(entry.uri for entry in store.list(f"s3://{bucket}/")) == sorted(others)
-    assert cleanup.run(config, places, Silent()).payload == CleanupPayload(objects=0, uploads=0)
+    assert cleanup.run(config, paths, Silent()).payload == CleanupPayload(objects=0, uploads=0)
 
 
 @on_both_stores
@@ -135,7 +135,7 @@ def test_cleanup_ends_what_publish_was_uploading_to_the_jobs_own_folder(
     s3_admin: Minio,
     bucket: str,
     access: StoreAccess,
-    places: Places,
+    paths: Paths,
     output: str,
     cleaned_up: int,
 ) -> None:
@@ -144,7 +144,7 @@ def test_cleanup_ends_what_publish_was_uploading_to_the_jobs_own_folder(
     store.write(f"s3://{bucket}/{output}config.json", b"published")
     config = config_of(bucket, access)
     run = config.run.model_copy(update={"output": f"s3://{bucket}/{output}"})
-    payload = cleanup.run(config.model_copy(update={"run": run}), places, Silent()).payload
+    payload = cleanup.run(config.model_copy(update={"run": run}), paths, Silent()).payload
     assert payload == CleanupPayload(objects=0, uploads=cleaned_up)
     assert uploads_of(s3_admin, bucket, key) == 1 - cleaned_up
     assert store.read(f"s3://{bucket}/{output}config.json") == b"published"
@@ -152,9 +152,9 @@ def test_cleanup_ends_what_publish_was_uploading_to_the_jobs_own_folder(
 
 @pytest.mark.parametrize("path", ["", "runs/", f"runs/{UID}/", f"ns/{UID}", f"x/../ns/{UID}/"])
 def test_cleanup_refuses_a_folder_that_is_not_the_jobs_own(
-    store: Store, bucket: str, access: StoreAccess, places: Places, path: str
+    store: Store, bucket: str, access: StoreAccess, paths: Paths, path: str
 ) -> None:
     store.write(f"s3://{bucket}/runs/precious", b"x")
     with pytest.raises(StageFailure, match="CleanupRefused"):
-        cleanup.run(config_of(bucket, access, runs=f"s3://{bucket}/{path}"), places, Silent())
+        cleanup.run(config_of(bucket, access, runs=f"s3://{bucket}/{path}"), paths, Silent())
     assert store.read(f"s3://{bucket}/runs/precious") == b"x"

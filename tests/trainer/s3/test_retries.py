@@ -6,7 +6,7 @@ import pytest
 from finetune_trainer.config import StoreAccess
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3 import retries
 from finetune_trainer.s3.credentials import Credentials
 from finetune_trainer.s3.retries import persist
@@ -119,10 +119,10 @@ def test_what_was_never_answered_is_tried_again_but_not_for_ever(clock: Clock) -
     ],
 )
 def test_what_may_mend_is_tried_five_times_and_the_rest_once(
-    places: Places, status: int, reason: str, requests: int
+    paths: Paths, status: int, reason: str, requests: int
 ) -> None:
     with answering(status) as (endpoint, seen):
-        reader = open_store(StoreAccess(endpoint=endpoint), "data", places)
+        reader = open_store(StoreAccess(endpoint=endpoint), "data", paths)
         with pytest.raises(StageFailure, match=reason):
             reader.read_range("s3://bucket/key", 0, 1)
     assert len(seen) == requests
@@ -132,7 +132,7 @@ def test_what_may_mend_is_tried_five_times_and_the_rest_once(
 @pytest.mark.parametrize(
     ("endpoint", "says"), [("http://127.0.0.1:9", "refused"), ("http://no.such.host.invalid", "resolved")]
 )
-def test_a_store_that_is_not_there_is_unreachable(places: Places, endpoint: str, says: str) -> None:
-    failure = failure_of(StoreAccess(endpoint=endpoint), places)
+def test_a_store_that_is_not_there_is_unreachable(paths: Paths, endpoint: str, says: str) -> None:
+    failure = failure_of(StoreAccess(endpoint=endpoint), paths)
     assert failure.reason == "StorageUnreachable"
     assert says in failure.message

@@ -9,7 +9,7 @@ from minio import Minio
 from devcluster.objectstore import ObjectStore
 from finetune_trainer.config import StoreAccess
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import open_store
 from tests.trainer.storage import add_user, give_keys, on_both_stores
 
@@ -27,11 +27,11 @@ def documented(purpose: str) -> dict[str, list[str]]:
 
 
 def test_with_the_rights_to_read_inputs_are_read_and_nothing_is_written(
-    s3: ObjectStore, access: StoreAccess, places: Places, bucket: str, tmp_path: Path
+    s3: ObjectStore, access: StoreAccess, paths: Paths, bucket: str, tmp_path: Path
 ) -> None:
-    open_store(access, "output", places).write(f"s3://{bucket}/data/a", b"hello")
-    give_keys(places, "data", *add_user(s3, bucket, documented("reading"), tmp_path))
-    reader = open_store(access, "data", places)
+    open_store(access, "output", paths).write(f"s3://{bucket}/data/a", b"hello")
+    give_keys(paths, "data", *add_user(s3, bucket, documented("reading"), tmp_path))
+    reader = open_store(access, "data", paths)
     assert [entry.size for entry in reader.list(f"s3://{bucket}/data/")] == [5]
     assert reader.read(f"s3://{bucket}/data/a") == b"hello"
     assert reader.read_range(f"s3://{bucket}/data/a", 1, 2) == b"el"
@@ -47,10 +47,10 @@ def test_with_the_rights_to_read_inputs_are_read_and_nothing_is_written(
 
 @pytest.mark.usefixtures("small_parts")
 def test_with_the_rights_to_write_everything_is_done_that_a_job_and_its_cleanup_do(
-    s3: ObjectStore, s3_admin: Minio, access: StoreAccess, places: Places, bucket: str, tmp_path: Path
+    s3: ObjectStore, s3_admin: Minio, access: StoreAccess, paths: Paths, bucket: str, tmp_path: Path
 ) -> None:
-    give_keys(places, "output", *add_user(s3, bucket, documented("writing"), tmp_path))
-    writer = open_store(access, "output", places)
+    give_keys(paths, "output", *add_user(s3, bucket, documented("writing"), tmp_path))
+    writer = open_store(access, "output", paths)
     large = tmp_path / "large"
     large.write_bytes(b"x" * (6 * 1024 * 1024))
     sent = writer.upload(large, f"s3://{bucket}/runs/large")

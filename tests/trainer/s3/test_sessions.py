@@ -14,7 +14,7 @@ from devcluster.objectstore import ObjectStore
 from finetune_trainer.config import StoreAccess
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3.answers import of_answer
 from finetune_trainer.s3.sessiontoken import SessionToken
 from finetune_trainer.s3.store import Store, open_store
@@ -28,19 +28,19 @@ def jwt(**claims: object) -> str:
     return f"e30.{payload}.c2ln"
 
 
-def give_session(places: Places, s3: ObjectStore, token: str | None = None) -> None:
+def give_session(paths: Paths, s3: ObjectStore, token: str | None = None) -> None:
     """The next version of the Secret, with new temporary keys."""
     keys = session_keys(s3)
     files = {"accessKey": keys.access_key, "secretKey": keys.secret_key}
-    give_version(places, "output", **files, sessionToken=token or keys.session_token or "")
+    give_version(paths, "output", **files, sessionToken=token or keys.session_token or "")
 
 
 @pytest.mark.usefixtures("small_parts")
 def test_transfers_go_on_when_temporary_keys_are_exchanged(
-    s3: ObjectStore, access: StoreAccess, places: Places, bucket: str, tmp_path: Path
+    s3: ObjectStore, access: StoreAccess, paths: Paths, bucket: str, tmp_path: Path
 ) -> None:
-    give_session(places, s3)
-    store = open_store(access, "output", places)
+    give_session(paths, s3)
+    store = open_store(access, "output", paths)
     large = tmp_path / "large"
     large.write_bytes(bytes(range(256)) * 40_960)
 
@@ -52,10 +52,10 @@ def test_transfers_go_on_when_temporary_keys_are_exchanged(
         assert len(store.list(f"s3://{bucket}/")) == 2
 
     everything()
-    give_session(places, s3)
+    give_session(paths, s3)
     everything()
     # Both clients use the keys that are there now, not those that still work.
-    give_version(places, "output", accessKey="nobody", secretKey="no key")
+    give_version(paths, "output", accessKey="nobody", secretKey="no key")
     for act in calls(store, bucket):
         with pytest.raises(StageFailure, match="InvalidAccessKeyId"):
             act()
@@ -63,12 +63,12 @@ def test_transfers_go_on_when_temporary_keys_are_exchanged(
 
 @pytest.mark.usefixtures("hasty")
 def test_what_expired_keys_were_refused_is_done_with_new_ones(
-    s3: ObjectStore, access: StoreAccess, places: Places, bucket: str, monkeypatch: pytest.MonkeyPatch
+    s3: ObjectStore, access: StoreAccess, paths: Paths, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = open_store(access, "output", places)
+    store = open_store(access, "output", paths)
     for act in calls(store, bucket)[1:]:
-        give_session(places, s3, jwt(exp=NOW.timestamp()))
-        monkeypatch.setattr("finetune_trainer.s3.retries.sleep", lambda _: give_session(places, s3))
+        give_session(paths, s3, jwt(exp=NOW.timestamp()))
+        monkeypatch.setattr("finetune_trainer.s3.retries.sleep", lambda _: give_session(paths, s3))
         act()
 
 
@@ -84,10 +84,10 @@ def calls(store: Store, bucket: str) -> list[Callable[[], object]]:
 
 @pytest.mark.usefixtures("hasty")
 def test_an_expired_token_is_named_with_its_end(
-    s3: ObjectStore, access: StoreAccess, places: Places, bucket: str
+    s3: ObjectStore, access: StoreAccess, paths: Paths, bucket: str
 ) -> None:
-    give_session(places, s3, jwt(exp=int(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp())))
-    store = open_store(access, "output", places)
+    give_session(paths, s3, jwt(exp=int(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp())))
+    store = open_store(access, "output", paths)
     for act in calls(store, bucket):
         with pytest.raises(StageFailure, match="SessionTokenExpired") as failure:
             act()
@@ -97,21 +97,21 @@ def test_an_expired_token_is_named_with_its_end(
 
 
 def test_temporary_keys_without_their_token_say_that_it_may_be_missing(
-    s3: ObjectStore, access: StoreAccess, places: Places, bucket: str
+    s3: ObjectStore, access: StoreAccess, paths: Paths, bucket: str
 ) -> None:
     keys = session_keys(s3)
-    give_keys(places, "output", keys.access_key, keys.secret_key)
+    give_keys(paths, "output", keys.access_key, keys.secret_key)
     with pytest.raises(StageFailure, match="StorageDenied") as failure:
-        open_store(access, "output", places).list(f"s3://{bucket}/")
+        open_store(access, "output", paths).list(f"s3://{bucket}/")
     assert "session token" in failure.value.hint
 
 
 def test_a_token_of_other_keys_is_denied_with_all_three_names(
-    s3: ObjectStore, access: StoreAccess, places: Places, bucket: str
+    s3: ObjectStore, access: StoreAccess, paths: Paths, bucket: str
 ) -> None:
-    give_session(places, s3, session_keys(s3).session_token)
+    give_session(paths, s3, session_keys(s3).session_token)
     with pytest.raises(StageFailure, match="StorageDenied") as failure:
-        open_store(access, "output", places).list(f"s3://{bucket}/")
+        open_store(access, "output", paths).list(f"s3://{bucket}/")
     assert "sessionToken is valid until 20" in failure.value.message
     assert "accessKey, secretKey and sessionToken" in failure.value.hint
 

@@ -7,7 +7,7 @@ import pytest
 from devcluster.objectstore import ObjectStore
 from finetune_trainer.config import StoreAccess
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
 from tests.trainer.s3.servers import failure_of
 from tests.trainer.storage import add_user, give_keys, on_both_stores
@@ -47,13 +47,13 @@ def test_too_large_an_object_is_refused_before_it_is_read(store: Store, bucket: 
 
 
 def test_a_forbidden_bucket_is_denied_and_after_the_grant_it_is_read(
-    s3: ObjectStore, store: Store, access: StoreAccess, places: Places, bucket: str, tmp_path: Path
+    s3: ObjectStore, store: Store, access: StoreAccess, paths: Paths, bucket: str, tmp_path: Path
 ) -> None:
     store.write(f"s3://{bucket}/mine/a", b"x")
-    give_keys(places, "data", *add_user(s3, bucket, {}, tmp_path))
-    assert failure_of(access, places, f"s3://{bucket}/mine/a").reason == "StorageDenied"
-    give_keys(places, "data", *add_user(s3, bucket, {"mine/*": ["s3:GetObject"]}, tmp_path))
-    reader = open_store(access, "data", places)
+    give_keys(paths, "data", *add_user(s3, bucket, {}, tmp_path))
+    assert failure_of(access, paths, f"s3://{bucket}/mine/a").reason == "StorageDenied"
+    give_keys(paths, "data", *add_user(s3, bucket, {"mine/*": ["s3:GetObject"]}, tmp_path))
+    reader = open_store(access, "data", paths)
     assert reader.read(f"s3://{bucket}/mine/a") == b"x"
     with pytest.raises(StageFailure, match="StorageDenied"):
         reader.write(f"s3://{bucket}/mine/a", b"y")

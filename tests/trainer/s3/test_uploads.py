@@ -8,7 +8,7 @@ from minio import Minio
 
 from finetune_trainer.config import StoreAccess
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
 from tests.trainer.storage import on_both_stores, uploads_of
 from tests.trainer.storeproxy import Fault, Operation, StoreProxy
@@ -62,9 +62,9 @@ def test_what_people_open_has_the_content_type_that_browsers_show(
 @pytest.mark.usefixtures("hasty", "small_parts", "impatient")
 @pytest.mark.parametrize("fault", ["reset", "hang", "slow down", "error", "truncate", "flip", "lose answer"])
 def test_an_upload_in_parts_ends_well_whatever_part_of_it_goes_wrong(
-    fault: Fault, s3_proxy: StoreProxy, places: Places, s3_admin: Minio, bucket: str, file: Path
+    fault: Fault, s3_proxy: StoreProxy, paths: Paths, s3_admin: Minio, bucket: str, file: Path
 ) -> None:
-    store = open_store(StoreAccess(endpoint=s3_proxy.endpoint), "output", places)
+    store = open_store(StoreAccess(endpoint=s3_proxy.endpoint), "output", paths)
     steps: tuple[Operation, ...] = ("begin upload", "put part", "complete upload")
     for step in steps:
         uri = f"s3://{bucket}/{step}"
@@ -81,14 +81,14 @@ def test_an_upload_in_parts_ends_well_whatever_part_of_it_goes_wrong(
 @pytest.mark.usefixtures("hasty", "small_parts")
 def test_an_upload_that_nobody_could_end_is_found_later(
     s3_proxy: StoreProxy,
-    places: Places,
+    paths: Paths,
     s3_admin: Minio,
     bucket: str,
     file: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("finetune_trainer.s3.uploads.TRIES", 2)
-    store = open_store(StoreAccess(endpoint=s3_proxy.endpoint), "output", places)
+    store = open_store(StoreAccess(endpoint=s3_proxy.endpoint), "output", paths)
     s3_proxy.suffer("reset", "complete upload", "abort upload")
     with pytest.raises(StageFailure, match="StorageUnreachable"):
         store.upload(file, f"s3://{bucket}/runs/a/large")

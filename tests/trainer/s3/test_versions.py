@@ -16,17 +16,17 @@ from minio.deleteobjects import DeleteObject
 from minio.lifecycleconfig import LifecycleConfig
 from minio.retention import GOVERNANCE, Retention
 from minio.versioningconfig import VersioningConfig
-from tests.trainer.test_results import UID, Silent, config_of
 
 from devcluster.objectstore import ObjectStore
 from finetune_trainer.config import StoreAccess
 from finetune_trainer.contract import CleanupPayload, FailureClass
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3 import deletions
 from finetune_trainer.s3.deletions import Cleared
 from finetune_trainer.s3.store import open_store
 from finetune_trainer.stages import cleanup
+from tests.trainer.s3.test_results import UID, Silent, config_of
 from tests.trainer.s3.test_rights import GUIDE, documented
 from tests.trainer.storage import add_user, give_keys, on_both_stores
 
@@ -62,8 +62,8 @@ def rights(*purposes: str) -> dict[str, list[str]]:
     return {on: sorted({right for each in listed for right in each[on]}) for on in ("", "*")}
 
 
-def cleaned(bucket: str, access: StoreAccess, places: Places) -> tuple[CleanupPayload, str]:
-    result = cleanup.run(config_of(bucket, access), places, Silent())
+def cleaned(bucket: str, access: StoreAccess, paths: Paths) -> tuple[CleanupPayload, str]:
+    result = cleanup.run(config_of(bucket, access), paths, Silent())
     assert isinstance(result.payload, CleanupPayload)
     return result.payload, result.message
 
@@ -73,29 +73,29 @@ def test_keys_that_may_delete_versions_leave_nothing_of_the_run_and_touch_nothin
     s3: ObjectStore,
     s3_admin: Minio,
     access: StoreAccess,
-    places: Places,
+    paths: Paths,
     versioned: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     at_once: int,
 ) -> None:
     monkeypatch.setattr(deletions, "_BATCH", at_once)
-    give_keys(places, "output", *add_user(s3, versioned, rights("writing", "clearing up in"), tmp_path))
-    payload, message = cleaned(versioned, access, places)
+    give_keys(paths, "output", *add_user(s3, versioned, rights("writing", "clearing up in"), tmp_path))
+    payload, message = cleaned(versioned, access, paths)
     assert entries(s3_admin, versioned, RUN) == []
     assert len(entries(s3_admin, versioned, "tuned/")) == 2
     # Four puts and one marker were there, two markers more came from deleting the two current objects.
     assert payload == CleanupPayload(objects=2, uploads=0, versions=7)
     assert "7 older versions and delete markers" in message
-    assert cleaned(versioned, access, places)[0] == CleanupPayload(objects=0, uploads=0)
+    assert cleaned(versioned, access, paths)[0] == CleanupPayload(objects=0, uploads=0)
 
 
 def test_keys_that_may_not_delete_versions_say_how_many_stay_and_what_removes_them(
-    s3: ObjectStore, s3_admin: Minio, access: StoreAccess, places: Places, versioned: str, tmp_path: Path
+    s3: ObjectStore, s3_admin: Minio, access: StoreAccess, paths: Paths, versioned: str, tmp_path: Path
 ) -> None:
     denied = ["s3:DeleteObjectVersion"]
-    give_keys(places, "output", *add_user(s3, versioned, rights("writing"), tmp_path, denied=denied))
-    payload, message = cleaned(versioned, access, places)
+    give_keys(paths, "output", *add_user(s3, versioned, rights("writing"), tmp_path, denied=denied))
+    payload, message = cleaned(versioned, access, paths)
     assert payload == CleanupPayload(objects=2, uploads=0, versions_left=7)
     assert len(entries(s3_admin, versioned, RUN)) == 7
     for word in ("7 older versions", "s3:DeleteObjectVersion", "NoncurrentVersionExpiration"):
@@ -103,14 +103,14 @@ def test_keys_that_may_not_delete_versions_say_how_many_stay_and_what_removes_th
 
 
 def test_keys_that_may_not_even_list_versions_say_so_of_a_bucket_that_keeps_them(
-    s3_admin: Minio, access: StoreAccess, places: Places, versioned: str, monkeypatch: pytest.MonkeyPatch
+    s3_admin: Minio, access: StoreAccess, paths: Paths, versioned: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def denied(*_: object) -> None:
         """As other stores answer; MinIO lets everyone list versions who may list objects."""
         raise StageFailure(FailureClass.STORAGE, "StorageDenied", "refuses to list versions")
 
     monkeypatch.setattr(deletions, "_versions", denied)
-    payload, message = cleaned(versioned, access, places)
+    payload, message = cleaned(versioned, access, paths)
     assert payload == CleanupPayload(objects=2, uploads=0, versions_left=2)
     assert "at least 2 older versions" in message
     assert list(s3_admin.list_objects(versioned, prefix=RUN, recursive=True)) == []
@@ -118,23 +118,23 @@ def test_keys_that_may_not_even_list_versions_say_so_of_a_bucket_that_keeps_them
 
 @on_both_stores
 def test_a_bucket_without_versions_is_cleared_with_the_rights_to_write(
-    s3: ObjectStore, s3_admin: Minio, access: StoreAccess, places: Places, bucket: str, tmp_path: Path
+    s3: ObjectStore, s3_admin: Minio, access: StoreAccess, paths: Paths, bucket: str, tmp_path: Path
 ) -> None:
     put(s3_admin, bucket, f"{RUN}a")
-    give_keys(places, "output", *add_user(s3, bucket, rights("writing"), tmp_path))
-    payload, message = cleaned(bucket, access, places)
+    give_keys(paths, "output", *add_user(s3, bucket, rights("writing"), tmp_path))
+    payload, message = cleaned(bucket, access, paths)
     assert payload == CleanupPayload(objects=1, uploads=0)
     assert "version" not in message
 
 
 def test_versions_under_a_lock_are_counted_as_left(
-    s3_admin: Minio, access: StoreAccess, places: Places
+    s3_admin: Minio, access: StoreAccess, paths: Paths
 ) -> None:
     bucket = "locked-for-a-day"
     s3_admin.make_bucket(bucket, object_lock=True)
     until = Retention(GOVERNANCE, datetime.now(UTC) + timedelta(days=1))
     s3_admin.put_object(bucket, "run/a", io.BytesIO(b"x"), 1, retention=until)
-    cleared = open_store(access, "output", places).clear(f"s3://{bucket}/run/")
+    cleared = open_store(access, "output", paths).clear(f"s3://{bucket}/run/")
     assert cleared == Cleared(objects=1, versions=1, versions_left=1)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.trainer.test_prepare import Job, job, lines  # noqa: F401 - a fixture
 
 from devcluster.controlplane import free_ports
 from finetune_trainer.config import Rendezvous, TrainConfig
@@ -23,8 +22,9 @@ from finetune_trainer.contract import (
     TerminationMessage,
     acts_on_terminals,
 )
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from tests.trainer.data.written import parquet
+from tests.trainer.stages.test_prepare import Job, job, lines  # noqa: F401 - a fixture
 
 MARK = "zqsecret"
 """Part of every value of every row."""
@@ -160,7 +160,7 @@ def ranks(job: Job) -> Callable[[dict[str, Case]], dict[str, Ended]]:  # noqa: F
     """Runs Prepare for each case in a rank of its own."""
 
     def run(cases: dict[str, Case]) -> dict[str, Ended]:
-        roots = {name: job.places.root / name for name in cases}
+        roots = {name: job.paths.root / name for name in cases}
         for name, case in cases.items():
             job.put(f"{name}/{case.name}", case.train)
             job.put(f"{name}/test.jsonl", rows(40, 60) if case.test is None else case.test)
@@ -172,22 +172,22 @@ def ranks(job: Job) -> Callable[[dict[str, Case]], dict[str, Ended]]:  # noqa: F
             }
             if "dataset__test" in changes:
                 del changes["dataset__test__uri"]
-            places = Places(roots[name])
-            places.config.parent.mkdir(parents=True)
-            places.config.write_text(job.config(**changes).model_dump_json(by_alias=True))
+            paths = Paths(roots[name])
+            paths.config.parent.mkdir(parents=True)
+            paths.config.write_text(job.config(**changes).model_dump_json(by_alias=True))
             for part in ("var", "etc/finetune/ca"):
-                (places.root / part).symlink_to(job.places.root / part)
+                (paths.root / part).symlink_to(job.paths.root / part)
         program = Path(__file__).parent / "programs" / "ranks.py"
         subprocess.run([sys.executable, program, *roots.values()], check=True, timeout=300)
-        return {name: ended(Places(root)) for name, root in roots.items()}
+        return {name: ended(Paths(root)) for name, root in roots.items()}
 
     return run
 
 
-def ended(places: Places) -> Ended:
-    told = RankFile.model_validate_json((places.ranks / "0.json").read_bytes())
-    log = (places.root / "log.txt").read_text()
-    return Ended(told, log, places.progress.read_text(), told.hint)
+def ended(paths: Paths) -> Ended:
+    told = RankFile.model_validate_json((paths.ranks / "0.json").read_bytes())
+    log = (paths.root / "log.txt").read_text()
+    return Ended(told, log, paths.progress.read_text(), told.hint)
 
 
 def assert_nothing_is_told(cases: dict[str, Case], left: dict[str, Ended], job: Job) -> None:  # noqa: F811
@@ -224,26 +224,26 @@ def test_whatever_is_wrong_with_conversations_no_value_of_them_is_told(
     assert_nothing_is_told(CHATS, ranks(CHATS), job)
 
 
-def pod(places: Places, config: TrainConfig) -> tuple[TerminationMessage, str]:
+def pod(paths: Paths, config: TrainConfig) -> tuple[TerminationMessage, str]:
     """Runs one stage as a pod does: its last words, and what `kubectl logs` shows."""
-    places.config.parent.mkdir(parents=True, exist_ok=True)
-    places.config.write_text(config.model_dump_json(by_alias=True))
+    paths.config.parent.mkdir(parents=True, exist_ok=True)
+    paths.config.write_text(config.model_dump_json(by_alias=True))
     ended = subprocess.run(
-        [sys.executable, "-m", "finetune_trainer", "--root", str(places.root), "--port", "0"],
+        [sys.executable, "-m", "finetune_trainer", "--root", str(paths.root), "--port", "0"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         timeout=300,
         check=False,
     )
-    return TerminationMessage.decode(places.termination_log.read_bytes()), ended.stdout.decode()
+    return TerminationMessage.decode(paths.termination_log.read_bytes()), ended.stdout.decode()
 
 
 def test_training_tells_no_value_of_a_row(job: Job) -> None:  # noqa: F811
     job.put("data/train.jsonl", rows(60))
     job.put("data/test.jsonl", rows(40, 60))
     config = job.config(world={"nodes": 1}, training={"epochs": 1}, runs=f"s3://{job.bucket}/ns/runs/")
-    prepared, said = pod(job.places, config)
+    prepared, said = pod(job.paths, config)
     assert isinstance(prepared.payload, PreparePayload), said
     given = {
         "stage": Stage.TRAIN,
@@ -251,7 +251,7 @@ def test_training_tells_no_value_of_a_row(job: Job) -> None:  # noqa: F811
         "prepared": prepared.payload.data_digest,
         "rendezvous": Rendezvous(master_port=free_ports(1)[0]),
     }
-    trained, more = pod(job.places, config.model_copy(update=given))
+    trained, more = pod(job.paths, config.model_copy(update=given))
     assert trained.failure is FailureClass.SUCCESS, more
     told = f"{prepared} {trained} {said} {more} {job.places.progress.read_text()}"
     assert MARK not in told.lower()
@@ -260,9 +260,9 @@ def test_training_tells_no_value_of_a_row(job: Job) -> None:  # noqa: F811
 def test_names_of_columns_and_files_do_not_act_on_a_terminal(job: Job) -> None:  # noqa: F811
     ugly = "bo\x1b[2J\x9b31m\u202edy\u2028"
     job.put("data/train.jsonl", lines(*({ugly: f"w{n}"} for n in range(60))))
-    told, said = pod(job.places, job.config())
+    told, said = pod(job.paths, job.config())
     assert told.reason == "ColumnsMissing"
     assert r"it has bo\x1b[2J\x9b31m\u202edy\u2028" in told.message
     assert told.message in said
-    shown = job.places.termination_log.read_text() + said.replace("\n", "")
+    shown = job.paths.termination_log.read_text() + said.replace("\n", "")
     assert not any(map(acts_on_terminals, shown))

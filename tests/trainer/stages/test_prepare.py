@@ -21,7 +21,7 @@ from finetune_trainer.contract import Activity, FailureClass, PreparePayload
 from finetune_trainer.data.shards import load_prepared
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.lineage import lineage_of
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3.manifest import Ancestor, Manifest
 from finetune_trainer.s3.store import Store
 from finetune_trainer.stages import prepare
@@ -64,7 +64,7 @@ class Job:
 
     bucket: str
     access: StoreAccess
-    places: Places
+    paths: Paths
     store: Store
 
     def put(self, key: str, data: bytes) -> None:
@@ -101,7 +101,7 @@ class Job:
         )
 
     def prepare(self, **changes: Any) -> PreparePayload:
-        payload = prepare.run(self.config(**changes), self.places, Silent()).payload
+        payload = prepare.run(self.config(**changes), self.paths, Silent()).payload
         assert isinstance(payload, PreparePayload)
         return payload
 
@@ -116,8 +116,8 @@ class Job:
 
 
 @pytest.fixture
-def job(bucket: str, access: StoreAccess, places: Places, store: Store, tiny_base: Path) -> Job:
-    made = Job(bucket, access, places, store)
+def job(bucket: str, access: StoreAccess, paths: Paths, store: Store, tiny_base: Path) -> Job:
+    made = Job(bucket, access, paths, store)
     for path in tiny_base.iterdir():
         made.put(f"model/{path.name}", path.read_bytes())
     made.put("data/train.jsonl", lines(*rows(200)))
@@ -132,7 +132,7 @@ def test_good_rows_are_counted_split_tokenised_and_stored(job: Job, tiny_base: P
     assert payload.rows.model_dump() == {"train": 180, "validation": 20, "test": 100, "dropped": 0}
     assert (payload.labels, payload.parameters) == (2, sum(weight.size for weight in weights))
     assert (payload.chosen.batch_size, payload.chosen.max_length, payload.chosen.zero_stage) == (32, 8, 2)
-    prepared = load_prepared(job.store, payload.prepared, job.places)
+    prepared = load_prepared(job.store, payload.prepared, job.paths)
     assert (len(prepared.train), len(prepared.validation), len(prepared.test)) == (180, 20, 100)
     assert prepared.labels == ("a", "b")
     assert len(prepared.train.tokens) == payload.tokens == 180 * 3
@@ -151,7 +151,7 @@ def test_a_stage_goes_on_when_its_keys_are_exchanged(job: Job, s3: ObjectStore, 
         keys = session_keys(s3)
         for role in get_args(StoreRole):
             files = {"accessKey": keys.access_key, "secretKey": keys.secret_key}
-            give_version(job.places, role, **files, sessionToken=keys.session_token or "")
+            give_version(job.paths, role, **files, sessionToken=keys.session_token or "")
         remove_user(s3, user)
 
     class Exchanging(Silent):
@@ -160,8 +160,8 @@ def test_a_stage_goes_on_when_its_keys_are_exchanged(job: Job, s3: ObjectStore, 
                 exchange()
 
     for role in get_args(StoreRole):
-        give_keys(job.places, role, user, secret)
-    result = prepare.run(job.config(), job.places, Exchanging())
+        give_keys(job.paths, role, user, secret)
+    result = prepare.run(job.config(), job.paths, Exchanging())
     assert isinstance(result.payload, PreparePayload)
     assert result.payload.rows.train == 180
 
@@ -182,15 +182,15 @@ def test_an_incomplete_folder_is_prepared_again(job: Job) -> None:
     first = job.prepare()
     job.store.delete([first.prepared + "train-00000.safetensors"])
     assert job.prepare() == first
-    assert len(load_prepared(job.store, first.prepared, job.places).train) == 180
+    assert len(load_prepared(job.store, first.prepared, job.paths).train) == 180
 
 
 def test_no_torch_is_loaded_in_a_process_of_its_own(job: Job, tmp_path: Path) -> None:
-    job.places.config.parent.mkdir(parents=True, exist_ok=True)
-    job.places.config.write_text(job.config().model_dump_json(by_alias=True))
+    job.paths.config.parent.mkdir(parents=True, exist_ok=True)
+    job.paths.config.write_text(job.config().model_dump_json(by_alias=True))
     program = Path(__file__).parent / "programs" / "prepare.py"
     out = tmp_path / "payload.json"
-    subprocess.run([sys.executable, program, job.places.root, out], check=True, timeout=120)
+    subprocess.run([sys.executable, program, job.paths.root, out], check=True, timeout=120)
     payload = PreparePayload.model_validate_json(out.read_bytes())
     assert payload == job.prepare()
 
@@ -288,13 +288,13 @@ def test_a_split_of_folders_and_files_knows_where_each_row_comes_from(job: Job) 
     train = {"uris": ["s3://BUCKET/more/", "s3://BUCKET/last.ndjson.gz"]}
     payload = job.prepare(dataset__train=train)
     assert payload.rows.model_dump() == {"train": 180, "validation": 20, "test": 100, "dropped": 0}
-    prepared = load_prepared(job.store, payload.prepared, job.places)
-    places = [prepared.train.place(index) for index in range(180)]
-    for (key, line), tokens in zip(places, map(prepared.train.row, range(180)), strict=True):
+    prepared = load_prepared(job.store, payload.prepared, job.paths)
+    paths = [prepared.train.location(index) for index in range(180)]
+    for (key, line), tokens in zip(paths, map(prepared.train.row, range(180)), strict=True):
         text = str(parts[key][line - (2 if "tsv" in key else 1)]["text"])
         assert [f"w{token}" for token in tokens] == text.split()
-    assert {key for key, _ in places} == set(parts)
-    assert prepared.test.place(0) == ("test.jsonl", 1)
+    assert {key for key, _ in paths} == set(parts)
+    assert prepared.test.location(0) == ("test.jsonl", 1)
     report = json.loads(job.store.read(payload.report))
     assert [finding["code"] for finding in report["findings"]] == ["FilesIgnored"]
     assert [file["uri"].removeprefix(f"s3://{job.bucket}/") for file in report["files"]["train"]] == [
@@ -306,11 +306,11 @@ def test_a_split_of_folders_and_files_knows_where_each_row_comes_from(job: Job) 
 
 def test_the_same_rows_in_any_format_come_to_the_same_tokens(job: Job) -> None:
     texts = [{name: str(value) for name, value in row.items()} for row in rows(200)]
-    first = load_prepared(job.store, job.prepare().prepared, job.places)
+    first = load_prepared(job.store, job.prepare().prepared, job.paths)
     for name, write in FORMATS.items():
         job.put(f"same/{name}", write(texts))
         payload = job.prepare(dataset__train__uri=f"s3://BUCKET/same/{name}")
-        again = load_prepared(job.store, payload.prepared, job.places)
+        again = load_prepared(job.store, payload.prepared, job.paths)
         for split in ("train", "validation"):
             one, other = getattr(first, split), getattr(again, split)
             assert np.array_equal(one.tokens, other.tokens), name
@@ -558,7 +558,7 @@ def test_an_output_that_may_not_be_written_is_found_before_any_work(
     job: Job, s3: ObjectStore, tmp_path: Path, s3_admin: Minio
 ) -> None:
     reading = {"": ["s3:ListBucket"], "*": ["s3:GetObject"]}
-    give_keys(job.places, "output", *add_user(s3, job.bucket, reading, tmp_path))
+    give_keys(job.paths, "output", *add_user(s3, job.bucket, reading, tmp_path))
     before = job.keys()
     failure = job.refused()
     assert failure.reason == "StorageDenied"
@@ -568,7 +568,7 @@ def test_an_output_that_may_not_be_written_is_found_before_any_work(
 
 
 def test_white_space_around_a_key_is_in_the_report(job: Job, s3: ObjectStore) -> None:
-    give_keys(job.places, "data", s3.access_key, s3.secret_key + "\n")
+    give_keys(job.paths, "data", s3.access_key, s3.secret_key + "\n")
     payload = job.prepare()
     report = json.loads(job.store.read(payload.report))
     assert "secretKey of the data store" in report["findings"][0]["message"]
@@ -612,12 +612,12 @@ def test_the_batches_that_prepare_says_would_do_do(job: Job) -> None:
 def test_forbidden_data_and_a_missing_bucket_are_told_apart_and_the_right_keys_are_taken(
     job: Job, s3: ObjectStore, tmp_path: Path
 ) -> None:
-    give_keys(job.places, "data", *add_user(s3, job.bucket, {}, tmp_path))
+    give_keys(job.paths, "data", *add_user(s3, job.bucket, {}, tmp_path))
     denied = job.refused()
     assert (denied.failure, denied.reason) == (FailureClass.STORAGE, "StorageDenied")
     assert f"s3://{job.bucket}/data/" in denied.message
     assert job.access.endpoint in denied.message
-    give_keys(job.places, "data", s3.access_key, s3.secret_key)
+    give_keys(job.paths, "data", s3.access_key, s3.secret_key)
     assert job.refused(dataset__train__uri="s3://no-such-bucket/x.jsonl").reason == "BucketMissing"
     assert job.prepare().rows.train == 180
 
@@ -626,20 +626,20 @@ def test_a_wrong_authority_is_named_and_the_right_one_is_taken_with_any_line_end
     job: Job, s3: ObjectStore
 ) -> None:
     assert s3.ca_file
-    give_authority(job.places, "model", pki.certificate_pem(pki.new_authority("another").certificate))
+    give_authority(job.paths, "model", pki.certificate_pem(pki.new_authority("another").certificate))
     failure = job.refused()
     assert failure.reason == "StorageCertificate"
     assert "authority is unknown" in failure.message
     assert "caBundleRef" in failure.hint
-    give_authority(job.places, "model", s3.ca_file.read_bytes().replace(b"\n", b"\r\n"))
+    give_authority(job.paths, "model", s3.ca_file.read_bytes().replace(b"\n", b"\r\n"))
     assert job.prepare().rows.train == 180
 
 
 def test_an_empty_key_names_what_to_look_at_and_a_full_one_is_taken(job: Job, s3: ObjectStore) -> None:
-    give_keys(job.places, "output", s3.access_key, "\n")
+    give_keys(job.paths, "output", s3.access_key, "\n")
     failure = job.refused()
     assert failure.reason == "CredentialsMissing"
     assert "secretKey of the output store's Secret is empty" in failure.message
     assert "storage.secretRef" in failure.hint
-    give_keys(job.places, "output", s3.access_key, s3.secret_key)
+    give_keys(job.paths, "output", s3.access_key, s3.secret_key)
     assert job.prepare().rows.train == 180

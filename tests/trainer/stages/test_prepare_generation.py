@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.trainer.test_prepare import Job, lines
 
 from finetune_trainer.config import StoreAccess
 from finetune_trainer.contract import METRICS
 from finetune_trainer.data.shards import load_prepared
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store
 from tests.trainer.data.written import parquet
+from tests.trainer.stages.test_prepare import Job, lines
 
 GENERATION = {
     "task": "TextGeneration",
@@ -34,8 +34,8 @@ def rows(count: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def job(bucket: str, access: StoreAccess, places: Places, store: Store, tiny_llama: Path) -> Job:
-    made = Job(bucket, access, places, store)
+def job(bucket: str, access: StoreAccess, paths: Paths, store: Store, tiny_llama: Path) -> Job:
+    made = Job(bucket, access, paths, store)
     for path in tiny_llama.iterdir():
         made.put(f"model/{path.name}", path.read_bytes())
     made.put("data/train.jsonl", lines(*rows(120)))
@@ -46,16 +46,16 @@ def test_rows_of_all_kinds_are_stored_with_what_is_learnt_and_shown(job: Job) ->
     payload = job.prepare(**GENERATION)
     assert payload.labels == 0
     assert payload.rows.model_dump() == {"train": 96, "validation": 12, "test": 12, "dropped": 0}
-    prepared = load_prepared(job.store, payload.prepared, job.places)
+    prepared = load_prepared(job.store, payload.prepared, job.paths)
     train = prepared.train
-    learnt = [train.trained[train.offsets[row] : train.offsets[row + 1]] for row in range(len(train))]
-    assert all(row[1:].any() and not row[0] for row in learnt)
+    loss_mask = [train.loss_mask[train.offsets[row] : train.offsets[row + 1]] for row in range(len(train))]
+    assert all(row[1:].any() and not row[0] for row in loss_mask)
     assert all(train.row(row)[0] == 0 and train.row(row)[-1] == 1 for row in range(len(train)))
-    longest = max(map(len, learnt))
+    longest = max(map(len, loss_mask))
     assert payload.chosen.max_length == -(-longest // 8) * 8
     assert payload.truncated_tokens == 0
     report = json.loads(job.store.read(payload.report))
-    assert report["trainedTokens"] == int(train.trained.sum())
+    assert report["trainedTokens"] == int(train.loss_mask.sum())
     assert [sample["line"] for sample in report["samples"]] == list(map(str, train.rows[:3]))
     assert "".join(part["text"] for part in report["samples"][0]["parts"]).startswith("<s>")
     assert job.prepare(**GENERATION, training__trainOn="All").prepared != payload.prepared
@@ -65,11 +65,9 @@ def test_conversations_come_as_parquet_too(job: Job) -> None:
     job.put("data/rows.parquet", parquet(rows(120)))
     as_lines = job.prepare(**GENERATION)
     as_columns = job.prepare(**GENERATION, dataset__train__uri="s3://BUCKET/data/rows.parquet")
-    one, other = (
-        load_prepared(job.store, payload.prepared, job.places) for payload in (as_lines, as_columns)
-    )
+    one, other = (load_prepared(job.store, payload.prepared, job.paths) for payload in (as_lines, as_columns))
     for name in ("train", "validation", "test"):
-        for array in ("tokens", "offsets", "trained", "rows"):
+        for array in ("tokens", "offsets", "loss_mask", "rows"):
             assert (getattr(getattr(one, name), array) == getattr(getattr(other, name), array)).all()
 
 

@@ -17,7 +17,7 @@ from finetune_trainer.contract import Best, Chosen, FailureClass, PublishPayload
 from finetune_trainer.data.shards import Prepared
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import base_model, lineage, lora, methods
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.report.record import CurvePoint, EpochRow
 from finetune_trainer.s3 import results
 from finetune_trainer.s3.manifest import MANIFEST, Manifest, ManifestFile, digest_of_file, read_manifest
@@ -28,7 +28,7 @@ from finetune_trainer.tasks.text_classification.model import load_classifier
 from finetune_trainer.tasks.text_classification.probe import Probe
 from finetune_trainer.training import staging
 from finetune_trainer.training.baseline import BaselineKey
-from finetune_trainer.training.context import Scene
+from finetune_trainer.training.context import Context
 from finetune_trainer.training.distributed import Gang
 from finetune_trainer.training.fit import Tuned
 from finetune_trainer.training.staging import Outcome
@@ -53,7 +53,7 @@ Stager = Callable[[TrainConfig], TrainConfig]
 
 
 @pytest.fixture
-def stage(tiny_base: Path, learnable: Prepared, places: Places, store: Store) -> Stager:
+def stage(tiny_base: Path, learnable: Prepared, paths: Paths, store: Store) -> Stager:
     """Ends the Train of a run; the tuned model is an untrained one, which is as good here."""
 
     def end(config: TrainConfig) -> TrainConfig:
@@ -67,7 +67,7 @@ def stage(tiny_base: Path, learnable: Prepared, places: Places, store: Store) ->
         truth = learnable.test.labels.astype(np.int64)
         random = np.random.default_rng(2)
         logits = random.normal(size=(len(truth), 3)).astype(np.float32)
-        answers = random.integers(0, 3, len(truth))
+        predictions = random.integers(0, 3, len(truth))
         digest = "sha256:" + "1" * 64
         key = BaselineKey(
             task="TextClassification",
@@ -85,7 +85,7 @@ def stage(tiny_base: Path, learnable: Prepared, places: Places, store: Store) ->
             strength=1.0,
             validation=0.5,
             rows=101,
-            predictions=tuple(answers),
+            predictions=tuple(predictions),
         )
         best = Best(step=13, metric=0.5)
         history = (EpochRow(epoch=1, step=13, training_loss=1.0, validation=0.5),)
@@ -93,11 +93,11 @@ def stage(tiny_base: Path, learnable: Prepared, places: Places, store: Store) ->
         tuned = Tuned(
             best, history, (point,), steps=13, seconds=9.0, rows_per_second=11.0, tokens_per_second=80.0
         )
-        scene = Scene(
+        context = Context(
             config=config,
             chosen=CHOSEN,
-            places=places,
-            pulse=PULSE,
+            paths=paths,
+            heartbeat=PULSE,
             gang=Gang(0, 0, 1, torch.device("cpu")),
             store=store,
             prepared=learnable,
@@ -108,8 +108,8 @@ def stage(tiny_base: Path, learnable: Prepared, places: Places, store: Store) ->
             precision="float32",
         )
         outcome = Outcome(model, logits, probe, reused=False, tuned=tuned)
-        record = staging.record_of(scene, outcome)
-        uri = staging.stage(scene, outcome, record, lambda _share: None)
+        record = staging.record_of(context, outcome)
+        uri = staging.stage(context, outcome, record, lambda _share: None)
         payload = TrainPayload(
             best=best, evaluation=record.evaluation, staging=uri, peak_memory_bytes=1, gpu_seconds=0
         )
@@ -153,9 +153,9 @@ def published(store: Store, config: TrainConfig) -> dict[str, bytes]:
 
 @on_both_stores
 def test_the_published_folder_is_whole_loads_alone_and_says_what_it_is(
-    staged: TrainConfig, places: Places, store: Store, tmp_path: Path
+    staged: TrainConfig, paths: Paths, store: Store, tmp_path: Path
 ) -> None:
-    result = publish.run(staged, places, PULSE)
+    result = publish.run(staged, paths, PULSE)
     payload = result.payload
     assert isinstance(payload, PublishPayload)
     files = published(store, staged)
@@ -188,19 +188,19 @@ def test_the_published_folder_is_whole_loads_alone_and_says_what_it_is(
 
 @on_both_stores
 def test_publishing_again_after_a_crash_before_the_manifest_ends_with_the_same_bytes(
-    staged: TrainConfig, places: Places, store: Store
+    staged: TrainConfig, paths: Paths, store: Store
 ) -> None:
-    first = publish.run(staged, places, PULSE).payload
+    first = publish.run(staged, paths, PULSE).payload
     before = published(store, staged)
     store.delete([staged.run.output + MANIFEST, staged.run.output + "README.md"])
-    assert publish.run(staged, places, PULSE).payload == first
+    assert publish.run(staged, paths, PULSE).payload == first
     assert published(store, staged) == before
 
 
 def test_a_model_tells_all_that_it_descends_from(
-    staged: TrainConfig, stage: Stager, places: Places, store: Store, tmp_path: Path
+    staged: TrainConfig, stage: Stager, paths: Paths, store: Store, tmp_path: Path
 ) -> None:
-    first = publish.run(staged, places, PULSE).payload
+    first = publish.run(staged, paths, PULSE).payload
     assert isinstance(first, PublishPayload)
     parent = ParentJob(namespace="team", name="tickets", uid=staged.job.uid, manifest=first.digest)
     changes = {
@@ -216,7 +216,7 @@ def test_a_model_tells_all_that_it_descends_from(
     folder = tmp_path / "base"
     lineage.check_files(first.uri, kept, folder, base_model.download(store, first.uri, folder))
 
-    publish.run(stage(config), places, PULSE)
+    publish.run(stage(config), paths, PULSE)
 
     files = published(store, config)
     origin, base = Manifest.model_validate_json(files[MANIFEST]).lineage
@@ -230,21 +230,19 @@ def test_a_model_tells_all_that_it_descends_from(
         assert text in card
 
 
-def test_a_model_of_another_run_is_never_overwritten(
-    staged: TrainConfig, places: Places, store: Store
-) -> None:
+def test_a_model_of_another_run_is_never_overwritten(staged: TrainConfig, paths: Paths, store: Store) -> None:
     other = staged.job.model_copy(update={"uid": "somebody-else"})
     theirs = read_manifest(store, staging_of(staged, store))
     assert theirs
     store.write(staged.run.output + MANIFEST, theirs.model_copy(update={"job": other}).encode())
     with pytest.raises(StageFailure, match="OutputExists") as caught:
-        publish.run(staged, places, PULSE)
+        publish.run(staged, paths, PULSE)
     assert caught.value.failure is FailureClass.USER_CONFIG
 
 
 @pytest.mark.parametrize("fault", ["bit flipped", "not a number", "other weights", "manifest gone"])
 def test_a_damaged_staging_folder_is_found_and_nothing_is_published(
-    fault: str, staged: TrainConfig, places: Places, store: Store, tmp_path: Path
+    fault: str, staged: TrainConfig, paths: Paths, store: Store, tmp_path: Path
 ) -> None:
     staging, name = staging_of(staged, store), "model/model.safetensors"
     file = tmp_path / "model.safetensors"
@@ -267,7 +265,7 @@ def test_a_damaged_staging_folder_is_found_and_nothing_is_published(
         "manifest gone": (FailureClass.STORAGE, "FolderIncomplete"),
     }
     with pytest.raises(StageFailure) as caught:
-        publish.run(staged, places, PULSE)
+        publish.run(staged, paths, PULSE)
     assert (caught.value.failure, caught.value.reason) == reasons[fault]
     assert store.list(staged.run.output) == []
 
@@ -284,7 +282,7 @@ def adapted(
     "fault", ["not a number", "other adapter", "other head", "weight missing", "base changed"]
 )
 def test_an_adapter_that_is_not_the_one_that_was_trained_is_found_and_nothing_is_published(
-    fault: str, adapted: TrainConfig, places: Places, store: Store, tmp_path: Path
+    fault: str, adapted: TrainConfig, paths: Paths, store: Store, tmp_path: Path
 ) -> None:
     staging, name = staging_of(adapted, store), "model/adapter_model.safetensors"
     file = tmp_path / "adapter.safetensors"
@@ -312,13 +310,13 @@ def test_an_adapter_that_is_not_the_one_that_was_trained_is_found_and_nothing_is
         "base changed": (FailureClass.USER_CONFIG, "ModelChanged"),
     }
     with pytest.raises(StageFailure) as caught:
-        publish.run(adapted, places, PULSE)
+        publish.run(adapted, paths, PULSE)
     assert (caught.value.failure, caught.value.reason) == reasons[fault]
     assert store.list(adapted.run.output) == []
 
 
 def test_a_merged_model_other_than_its_adapter_is_found_and_nothing_is_published(
-    adapted: TrainConfig, places: Places, store: Store, monkeypatch: pytest.MonkeyPatch
+    adapted: TrainConfig, paths: Paths, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def badly(model: Any) -> Any:
         for module in model.modules():
@@ -329,5 +327,5 @@ def test_a_merged_model_other_than_its_adapter_is_found_and_nothing_is_published
     merged = lora.merged
     monkeypatch.setattr(lora, "merged", badly)
     with pytest.raises(StageFailure, match="VerificationFailed"):
-        publish.run(adapted, places, PULSE)
+        publish.run(adapted, paths, PULSE)
     assert store.list(adapted.run.output) == []

@@ -8,19 +8,19 @@ from typing import get_args
 
 import pytest
 from minio import Minio
-from tests.trainer.test_prepare import Job, Silent
-from tests.trainer.test_publish import PULSE, published, restage, staging_of
 
 from devcluster.objectstore import Kind, ObjectStore
 from finetune_trainer.config import StoreAccess, TrainConfig
 from finetune_trainer.contract import CleanupPayload, FailureClass, Stage
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3 import retries
 from finetune_trainer.s3.manifest import MANIFEST, Manifest
 from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.stages import cleanup, prepare, publish
-from tests.trainer import test_prepare, test_publish
+from tests.trainer.stages import test_prepare, test_publish
+from tests.trainer.stages.test_prepare import Job, Silent
+from tests.trainer.stages.test_publish import PULSE, published, restage, staging_of
 from tests.trainer.storage import on_both_stores, uploads_of
 from tests.trainer.storeproxy import Fault, Operation, StoreProxy
 
@@ -74,9 +74,9 @@ def access(s3_proxy: StoreProxy) -> StoreAccess:
 
 
 @pytest.fixture
-def direct(s3: ObjectStore, places: Places) -> Store:
+def direct(s3: ObjectStore, paths: Paths) -> Store:
     """The store without the proxy."""
-    return open_store(StoreAccess(endpoint=s3.endpoint, ca_bundle=True), "output", places)
+    return open_store(StoreAccess(endpoint=s3.endpoint, ca_bundle=True), "output", paths)
 
 
 def fails(stage: Callable[[], object], fault: Fault) -> None:
@@ -114,22 +114,22 @@ def test_prepare_ends_with_the_right_rows_or_says_what_the_store_does(
     fault: Fault, job: Job, s3_proxy: StoreProxy, direct: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = job.config()
-    well = prepare.run(config, job.places, Silent()).payload
+    well = prepare.run(config, job.paths, Silent()).payload
     assert well
     rows = contents(direct, well.prepared)
     direct.delete([entry.uri for entry in direct.list(config.run.runs)])
 
     s3_proxy.suffer(fault, "get", below="/model/")
-    fails(lambda: prepare.run(config, job.places, Silent()), fault)
+    fails(lambda: prepare.run(config, job.paths, Silent()), fault)
     s3_proxy.heal()
     if fault not in OF_A_READING:
         s3_proxy.suffer(fault, "put", below="/validation-")
-        fails(lambda: prepare.run(config, job.places, Silent()), fault)
+        fails(lambda: prepare.run(config, job.paths, Silent()), fault)
         s3_proxy.heal()
     assert "index.json" not in contents(direct, well.prepared)
 
     stumble(fault, s3_proxy, monkeypatch)
-    assert prepare.run(config, job.places, Silent()).payload == well
+    assert prepare.run(config, job.paths, Silent()).payload == well
     assert contents(direct, well.prepared) == rows
 
 
@@ -137,32 +137,32 @@ def test_prepare_ends_with_the_right_rows_or_says_what_the_store_does(
 def test_publish_ends_with_the_right_model_or_none(
     fault: Fault,
     staged: TrainConfig,
-    places: Places,
+    paths: Paths,
     s3_proxy: StoreProxy,
     direct: Store,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    well = publish.run(staged, places, PULSE).payload
+    well = publish.run(staged, paths, PULSE).payload
     model = published(direct, staged)
     direct.delete([entry.uri for entry in direct.list(staged.run.output)])
 
     s3_proxy.suffer(fault, "get", below="/staging/")
-    fails(lambda: publish.run(staged, places, PULSE), fault)
+    fails(lambda: publish.run(staged, paths, PULSE), fault)
     s3_proxy.heal()
     assert published(direct, staged) == {}
     if fault not in OF_A_READING:
         s3_proxy.suffer(fault, "put", below="/models/tuned/tokenizer")
-        fails(lambda: publish.run(staged, places, PULSE), fault)
+        fails(lambda: publish.run(staged, paths, PULSE), fault)
         s3_proxy.heal()
         assert MANIFEST not in published(direct, staged)
         s3_proxy.suffer(fault, "put", below=MANIFEST)
-        fails(lambda: publish.run(staged, places, PULSE), fault)
+        fails(lambda: publish.run(staged, paths, PULSE), fault)
         s3_proxy.heal()
         there = published(direct, staged)
         assert MANIFEST not in there or there == model
 
     stumble(fault, s3_proxy, monkeypatch)
-    assert publish.run(staged, places, PULSE).payload == well
+    assert publish.run(staged, paths, PULSE).payload == well
     assert published(direct, staged) == model
 
 
@@ -201,7 +201,7 @@ def test_a_model_that_is_published_in_parts_is_whole_or_not_there_and_its_parts_
     reasons: set[str],
     *,
     in_parts: TrainConfig,
-    places: Places,
+    paths: Paths,
     s3_proxy: StoreProxy,
     s3_admin: Minio,
     bucket: str,
@@ -211,7 +211,7 @@ def test_a_model_that_is_published_in_parts_is_whole_or_not_there_and_its_parts_
     monkeypatch.setattr("finetune_trainer.s3.uploads.TRIES", 2)
     s3_proxy.suffer(fault, step, "abort upload")
     with pytest.raises(StageFailure) as caught:
-        publish.run(in_parts, places, PULSE)
+        publish.run(in_parts, paths, PULSE)
     assert caught.value.failure is FailureClass.STORAGE
     assert caught.value.reason in reasons
     s3_proxy.heal()
@@ -219,13 +219,13 @@ def test_a_model_that_is_published_in_parts_is_whole_or_not_there_and_its_parts_
     key = f"{in_parts.run.output}evaluation/predictions.jsonl".removeprefix(f"s3://{bucket}/")
     left = uploads_of(s3_admin, bucket, key)
 
-    publish.run(in_parts, places, PULSE)
+    publish.run(in_parts, paths, PULSE)
     files = published(direct, in_parts)
     manifest = Manifest.model_validate_json(files[MANIFEST])
     assert {file.path: file.digest for file in manifest.files} == {
         path: "sha256:" + sha256(data).hexdigest() for path, data in files.items() if path != MANIFEST
     }
-    cleaned_up = cleanup.run(in_parts.model_copy(update={"stage": Stage.CLEANUP}), places, PULSE).payload
+    cleaned_up = cleanup.run(in_parts.model_copy(update={"stage": Stage.CLEANUP}), paths, PULSE).payload
     assert isinstance(cleaned_up, CleanupPayload)
     assert cleaned_up.uploads == left
     assert uploads_of(s3_admin, bucket, key) == 0

@@ -35,7 +35,7 @@ from finetune_trainer.contract import (
     TrainPayload,
 )
 from finetune_trainer.models import base_model
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store
 
 ROWS = Path(__file__).parents[2] / "examples" / "data" / "debian-sections"
@@ -86,15 +86,15 @@ def sections(store: Store, bucket: str, minilm: Path, access: StoreAccess) -> Tr
 
 
 @pytest.fixture
-def pod(places: Places) -> Callable[[TrainConfig], TerminationMessage]:
+def pod(paths: Paths) -> Callable[[TrainConfig], TerminationMessage]:
     """Runs one stage as a pod does and gives back its termination message."""
 
     def start(config: TrainConfig) -> TerminationMessage:
-        places.config.parent.mkdir(parents=True, exist_ok=True)
-        places.config.write_text(config.model_dump_json(by_alias=True))
+        paths.config.parent.mkdir(parents=True, exist_ok=True)
+        paths.config.write_text(config.model_dump_json(by_alias=True))
         began = time.monotonic()
         ended = subprocess.run(
-            [sys.executable, "-m", "finetune_trainer", "--root", str(places.root), "--port", "0"],
+            [sys.executable, "-m", "finetune_trainer", "--root", str(paths.root), "--port", "0"],
             env={**os.environ, "OMP_NUM_THREADS": "1", "POD_UID": f"{config.stage.lower()}-pod"},
             capture_output=True,
             text=True,
@@ -102,7 +102,7 @@ def pod(places: Places) -> Callable[[TrainConfig], TerminationMessage]:
             check=False,
         )
         print(f"{config.stage}: {time.monotonic() - began:.1f} s")  # noqa: T201 - shown with -rP
-        message = TerminationMessage.decode(places.termination_log.read_bytes())
+        message = TerminationMessage.decode(paths.termination_log.read_bytes())
         assert message.failure is FailureClass.SUCCESS, ended.stderr[-4000:]
         assert ended.returncode == 0
         return message

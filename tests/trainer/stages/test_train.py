@@ -15,7 +15,7 @@ from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Chosen, RankFile, Stage, TrainPayload
 from finetune_trainer.data.batches import steps_per_epoch
 from finetune_trainer.data.shards import Prepared
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.report.record import RECORD, TrainingRecord
 from finetune_trainer.s3 import results
 from finetune_trainer.s3.manifest import read_manifest
@@ -30,15 +30,15 @@ def chosen_for(prepared: Prepared, **values: object) -> Chosen:
     return Chosen.model_validate({**given, "total_steps": steps})
 
 
-def ranks(config: TrainConfig, places: Places, uid: str) -> "subprocess.CompletedProcess[str]":
+def ranks(config: TrainConfig, paths: Paths, uid: str) -> "subprocess.CompletedProcess[str]":
     """Both ranks of one pod, as the supervisor would start them."""
-    places.config.parent.mkdir(parents=True, exist_ok=True)
-    places.config.write_text(config.model_dump_json(by_alias=True))
+    paths.config.parent.mkdir(parents=True, exist_ok=True)
+    paths.config.write_text(config.model_dump_json(by_alias=True))
     return subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
             *(f"--nproc-per-node={config.run.world.size}", "--no-python", sys.executable),
-            *("-m", "finetune_trainer.pod.rank", "--root", str(places.root)),
+            *("-m", "finetune_trainer.pod.rank", "--root", str(paths.root)),
         ],
         env={**os.environ, "OMP_NUM_THREADS": "1", "POD_UID": uid},
         capture_output=True,
@@ -48,8 +48,8 @@ def ranks(config: TrainConfig, places: Places, uid: str) -> "subprocess.Complete
     )
 
 
-def rank_file(places: Places, rank: int) -> RankFile:
-    return RankFile.model_validate_json((places.ranks / f"{rank}.json").read_text())
+def rank_file(paths: Paths, rank: int) -> RankFile:
+    return RankFile.model_validate_json((paths.ranks / f"{rank}.json").read_text())
 
 
 def trained(store: Store, config: TrainConfig) -> tuple[TrainPayload, TrainingRecord]:
@@ -63,16 +63,16 @@ def test_training_ends_with_scores_that_agree_and_the_next_attempt_uses_the_stor
     given_run: Callable[..., TrainConfig],
     tiny_base: Path,
     learnable: Prepared,
-    places: Places,
+    paths: Paths,
     store: Store,
 ) -> None:
     config = given_run(tiny_base, learnable, chosen_for(learnable))
-    ended = ranks(config, places, "pod-one-")
+    ended = ranks(config, paths, "pod-one-")
     assert ended.returncode == 0, ended.stderr[-4000:]
     payload, record = trained(store, config)
-    assert rank_file(places, 1).payload is None
+    assert rank_file(paths, 1).payload is None
     check_scores(payload, learnable, store, config)
-    check_staging(payload, record, places, store)
+    check_staging(payload, record, paths, store)
     assert record.classification
     assert not record.classification.probe.reused
 
@@ -83,7 +83,7 @@ def test_training_ends_with_scores_that_agree_and_the_next_attempt_uses_the_stor
     store.write(entry.uri, marked.model_dump_json(by_alias=True).encode())
     store.delete([found.uri for found in store.list(f"{config.run.runs}attempts/train-")])
     again = config.model_copy(update={"attempt": 2, "chosen": chosen_for(learnable, zero_stage=3)})
-    ended = ranks(again, places, "pod-two-")
+    ended = ranks(again, paths, "pod-two-")
     assert ended.returncode == 0, ended.stderr[-4000:]
     second, second_record = trained(store, again)
     assert second_record.classification
@@ -113,13 +113,13 @@ def check_scores(payload: TrainPayload, prepared: Prepared, store: Store, config
         ("linearProbe", evaluation.baseline),
         ("tuned", evaluation.tuned),
     ):
-        answers = [line[column] for line in lines]
-        macro = f1_score(truth, answers, average="macro", labels=prepared.labels, zero_division=0)
+        predictions = [line[column] for line in lines]
+        macro = f1_score(truth, predictions, average="macro", labels=prepared.labels, zero_division=0)
         assert {name: interval.value for name, interval in scores.metrics.items()} == pytest.approx(
             {
-                "accuracy": accuracy_score(truth, answers),
+                "accuracy": accuracy_score(truth, predictions),
                 "macroF1": macro,
-                "mcc": matthews_corrcoef(truth, answers),
+                "mcc": matthews_corrcoef(truth, predictions),
             }
         )
     for line in lines:
@@ -127,11 +127,11 @@ def check_scores(payload: TrainPayload, prepared: Prepared, store: Store, config
         assert max(line["probabilities"], key=line["probabilities"].get) == line["tuned"]
 
 
-def check_staging(payload: TrainPayload, record: TrainingRecord, places: Places, store: Store) -> None:
+def check_staging(payload: TrainPayload, record: TrainingRecord, paths: Paths, store: Store) -> None:
     """The folder is complete, tells no path of this machine, and the best epoch is one that was measured."""
     manifest = read_manifest(store, payload.staging)
     assert manifest
     assert {file.path for file in manifest.files} >= {"model/model.safetensors", "model/tokenizer.json"}
     assert payload.best.metric == max(row.validation for row in record.history)
     assert payload.best.step in {row.step for row in record.history}
-    assert str(places.root) not in store.read(payload.staging + "model/config.json").decode()
+    assert str(paths.root) not in store.read(payload.staging + "model/config.json").decode()

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 from tests.trainer.models.test_method import by_card
-from tests.trainer.test_train import chosen_for, ranks, trained
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_trainer.config import Lora, TrainConfig
 from finetune_trainer.contract import METRICS, Stage, Task, TrainPayload
 from finetune_trainer.data.shards import Prepared, Split
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.report.record import TrainingRecord
 from finetune_trainer.s3.store import Store
 from finetune_trainer.stages import publish
+from tests.trainer.stages.test_train import chosen_for, ranks, trained
 
 PULSE = SimpleNamespace(beat=lambda *_args, **_fields: None, leave_requested=False)
 TASK: Task = "TextGeneration"
@@ -32,19 +32,19 @@ def language() -> Prepared:
     random = np.random.default_rng(12)
 
     def split(rows: int, first_line: int) -> Split:
-        tokens, learnt = [], []
+        tokens, loss_mask = [], []
         for row in range(rows):
             last = 40 + row % 3
             prompt = [BOS, *random.integers(80, 200, random.integers(1, 8)), last]
             completion = [*WORDS[last], EOS]
             tokens.append(np.array([*prompt, *completion], dtype=np.int32))
-            learnt.append(np.array([False] * len(prompt) + [True] * len(completion)))
+            loss_mask.append(np.array([False] * len(prompt) + [True] * len(completion)))
         return Split(
             tokens=np.concatenate(tokens),
             offsets=np.cumsum([0, *map(len, tokens)]).astype(np.int64),
             labels=np.zeros(rows, dtype=np.int32),
             rows=np.arange(first_line, first_line + rows).astype(np.int64),
-            trained=np.concatenate(learnt),
+            loss_mask=np.concatenate(loss_mask),
         )
 
     return Prepared(split(101, 1), split(31, 102), split(41, 1), ())
@@ -54,17 +54,17 @@ def test_a_generator_learns_a_toy_language_and_is_published(
     given_run: Callable[..., TrainConfig],
     tiny_llama: Path,
     language: Prepared,
-    places: Places,
+    paths: Paths,
     store: Store,
     tmp_path: Path,
 ) -> None:
     chosen = chosen_for(language, zero_stage=3, max_length=32)
     config = given_run(tiny_llama, language, chosen, task=TASK, metrics=METRICS[TASK])
-    ended = ranks(config, places, "pod-one-")
+    ended = ranks(config, paths, "pod-one-")
     assert ended.returncode == 0, ended.stderr[-4000:]
     payload, record = trained(store, config)
     check_scores(payload, record, language, store, config)
-    publish.run(config.model_copy(update={"stage": Stage.PUBLISH}), places, PULSE)
+    publish.run(config.model_copy(update={"stage": Stage.PUBLISH}), paths, PULSE)
     check_published(store, config, language, tmp_path / "published")
 
 
@@ -72,33 +72,33 @@ def test_an_adapter_of_a_generator_works_on_its_base_model_as_the_card_says(
     given_run: Callable[..., TrainConfig],
     tiny_llama: Path,
     language: Prepared,
-    places: Places,
+    paths: Paths,
     store: Store,
     tmp_path: Path,
 ) -> None:
     chosen = chosen_for(language, zero_stage=3, max_length=32)
     method = Lora(rank=8, alpha=16)
     config = given_run(tiny_llama, language, chosen, method, task=TASK, metrics=METRICS[TASK])
-    ended = ranks(config, places, "pod-one-")
+    ended = ranks(config, paths, "pod-one-")
     assert ended.returncode == 0, ended.stderr[-4000:]
     payload, _ = trained(store, config)
     assert payload.evaluation.delta
     assert payload.evaluation.delta.metrics["loss"].high < -1
-    publish.run(config.model_copy(update={"stage": Stage.PUBLISH}), places, PULSE)
+    publish.run(config.model_copy(update={"stage": Stage.PUBLISH}), paths, PULSE)
     folder = fetched(store, config, tmp_path / "published")
     assert not (folder / "model.safetensors").exists()
     model, test = by_card(folder, tiny_llama), language.test
     lines = [json.loads(line) for line in (folder / "evaluation/predictions.jsonl").read_text().splitlines()]
     for place, line in enumerate(lines):
-        ids, learnt = torch.tensor(test.row(place).astype(int)), trained_of(test, place)
+        ids, loss_mask = torch.tensor(test.row(place).astype(int)), trained_of(test, place)
         with torch.no_grad():
             likelihoods = model(input_ids=ids[None]).logits[0].log_softmax(dim=1)
-        nll = -likelihoods[:-1][torch.arange(len(ids) - 1), ids[1:]][learnt[1:]]
+        nll = -likelihoods[:-1][torch.arange(len(ids) - 1), ids[1:]][loss_mask[1:]]
         assert nll.sum().item() == pytest.approx(line["tunedNll"], rel=1e-4, abs=1e-4)
 
 
 def trained_of(split: Split, row: int) -> torch.Tensor:
-    return torch.from_numpy(split.trained[split.offsets[row] : split.offsets[row + 1]])
+    return torch.from_numpy(split.loss_mask[split.offsets[row] : split.offsets[row + 1]])
 
 
 def check_scores(
@@ -118,7 +118,7 @@ def check_scores(
     ]
     assert [line["line"] for line in lines] == list(range(1, 42))
     tokens = sum(line["tokens"] for line in lines)
-    assert tokens == int(language.test.trained.sum())
+    assert tokens == int(language.test.loss_mask.sum())
     for model, scores in (("base", told.baseline), ("tuned", told.tuned)):
         loss = sum(line[f"{model}Nll"] for line in lines) / tokens
         assert {name: interval.value for name, interval in scores.metrics.items()} == pytest.approx(

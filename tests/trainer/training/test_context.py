@@ -9,10 +9,10 @@ from finetune_trainer.config import Training
 from finetune_trainer.contract import Activity, FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.packing import Packing
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.training import context as stage
 from finetune_trainer.training.distributed import Gang
-from tests.trainer.training.scenes import scene_with
+from tests.trainer.training.contexts import scene_with
 
 ALONE = Gang(0, 0, 1, torch.device("cpu"))
 
@@ -29,8 +29,8 @@ class Heard:
         self.beats.append((activity, progress))
 
 
-def scene(pulse: Any) -> stage.Scene:
-    return scene_with(chosen=SimpleNamespace(micro_batch_size=3), pulse=pulse)
+def context(heartbeat: Any) -> stage.Context:
+    return scene_with(chosen=SimpleNamespace(micro_batch_size=3), heartbeat=heartbeat)
 
 
 @pytest.mark.parametrize(
@@ -42,13 +42,13 @@ def test_without_a_gpu_only_who_asks_for_bfloat16_gets_it(asked: Any, computes: 
 
 @pytest.mark.parametrize(("share", "percent"), [(0.0, 20.0), (0.5, 25.0), (1.0, 30.0)])
 def test_a_share_of_a_part_is_told_as_percent_of_the_stage(share: float, percent: float) -> None:
-    pulse = Heard()
-    scene(pulse).tell(Activity.EVALUATING, 20, 30, share)
-    assert pulse.beats == [(Activity.EVALUATING, {"percent": percent})]
+    heartbeat = Heard()
+    context(heartbeat).report_progress(Activity.EVALUATING, 20, 30, share)
+    assert heartbeat.beats == [(Activity.EVALUATING, {"percent": percent})]
 
 
 def test_packing_changes_nothing_else_of_a_run() -> None:
-    before, packing = scene(Heard()), Packing(pair=0, head=0)
+    before, packing = context(Heard()), Packing(pair=0, head=0)
     packed = before.packed_by(packing)
     assert packed.packing == packing
     assert replace(packed, packing=None) == before
@@ -56,14 +56,14 @@ def test_packing_changes_nothing_else_of_a_run() -> None:
 
 
 def test_twice_as_many_rows_as_are_trained_at_once() -> None:
-    assert scene(Heard()).rows_at_once == 6
+    assert context(Heard()).rows_at_once == 6
 
 
 @pytest.mark.parametrize("lacking", ["chosen", "prepared"])
 def test_a_run_that_was_not_prepared_meets_nobody(tmp_path: Any, lacking: str) -> None:
     config: Any = SimpleNamespace(**{"chosen": object(), "prepared": "sha256:0", lacking: None})
-    pulse = Heard()
+    heartbeat = Heard()
     with pytest.raises(StageFailure, match="ChosenMissing") as caught:
-        stage.set_scene(config, Places(tmp_path), pulse)
+        stage.open_context(config, Paths(tmp_path), heartbeat)
     assert caught.value.failure is FailureClass.INTERNAL
-    assert pulse.beats == []
+    assert heartbeat.beats == []

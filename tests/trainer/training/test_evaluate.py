@@ -17,12 +17,12 @@ from torch.testing._internal.distributed import multi_threaded_pg as threads
 
 from finetune_trainer.data.shards import Split
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.heartbeat import Pulse
-from finetune_trainer.tasks.base import Answers, Tensors
-from finetune_trainer.training.context import Scene
+from finetune_trainer.heartbeat import Heartbeat
+from finetune_trainer.tasks.base import Predictions, Tensors
+from finetune_trainer.training.context import Context
 from finetune_trainer.training.distributed import Gang
 from finetune_trainer.training.evaluate import over_rows
-from tests.trainer.training.scenes import scene_with
+from tests.trainer.training.contexts import scene_with
 
 CALM: Any = SimpleNamespace(leave_requested=False)
 LEAVING: Any = SimpleNamespace(leave_requested=True)
@@ -64,16 +64,16 @@ def rows(counts: list[int]) -> Split:
         offsets=np.cumsum([0, *counts]).astype(np.int64),
         labels=np.zeros(len(counts), dtype=np.int32),
         rows=numbers + 1,
-        trained=np.zeros(sum(counts), dtype=np.bool_),
+        loss_mask=np.zeros(sum(counts), dtype=np.bool_),
     )
 
 
-def scene(gang: Gang, at_once: int, pulse: Pulse = CALM) -> Scene:
+def context(gang: Gang, at_once: int, heartbeat: Heartbeat = CALM) -> Context:
     """What is asked of a run here; it takes twice the micro-batch at once."""
     return scene_with(
         config=SimpleNamespace(run=SimpleNamespace(task="TextClassification")),
         chosen=SimpleNamespace(micro_batch_size=at_once // 2),
-        pulse=pulse,
+        heartbeat=heartbeat,
         gang=gang,
         pad_id=0,
     )
@@ -93,9 +93,9 @@ class Model:
         return torch.stack([numbers, inputs["attention_mask"].sum(1)], 1).to(self.dtype)
 
 
-def asked(gang: Gang, split: Split, at_once: int) -> tuple[Answers, list[list[int]], list[float]]:
+def asked(gang: Gang, split: Split, at_once: int) -> tuple[Predictions, list[list[int]], list[float]]:
     model, shares = Model(), []
-    found = over_rows(scene(gang, at_once), model, split, shares.append)
+    found = over_rows(context(gang, at_once), model, split, shares.append)
     return found, model.passes, shares
 
 
@@ -131,7 +131,7 @@ def test_float64_stays_float64(ranked: Ranked) -> None:
     split = rows([1, 2, 3])
 
     def exact(gang: Gang) -> Any:
-        return over_rows(scene(gang, 2), Model(torch.float64), split, lambda _: None)
+        return over_rows(context(gang, 2), Model(torch.float64), split, lambda _: None)
 
     assert [found.dtype for found in ranked(3, exact)] == [np.float64] * 3
 
@@ -145,8 +145,8 @@ def test_all_leave_after_eight_rounds_when_one_is_asked_to(
     split = rows([1] * (2 * 3 * rounds))
 
     def act(gang: Gang) -> Any:
-        pulse = LEAVING if gang.rank == asked else CALM
-        return over_rows(scene(gang, 2, pulse), models[gang.rank], split, lambda _: None)
+        heartbeat = LEAVING if gang.rank == asked else CALM
+        return over_rows(context(gang, 2, heartbeat), models[gang.rank], split, lambda _: None)
 
     ends = ranked(3, act)
     assert [len(model.passes) for model in models] == [passes] * 3

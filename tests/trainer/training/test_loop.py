@@ -62,9 +62,9 @@ def plain_steps(subject: str, base: Path, method: object) -> list[tuple[float, f
         if subject == "classification":
             labels = torch.tensor(split.labels[batch].astype(int))
         else:
-            learnt = [split.trained[slice(*split.offsets[[row, row + 1]])] for row in batch]
+            loss_mask = [split.loss_mask[slice(*split.offsets[[row, row + 1]])] for row in batch]
             labels = inputs["input_ids"].clone()
-            for place, row in enumerate(learnt):
+            for place, row in enumerate(loss_mask):
                 labels[place, : len(row)][~torch.tensor(row)] = -100
                 labels[place, len(row) :] = -100
             logits, labels = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()

@@ -9,12 +9,12 @@ from finetune_trainer.config import TrainConfig
 from finetune_trainer.data.shards import Prepared
 from finetune_trainer.models.collate import lengths
 from finetune_trainer.models.verify import LOGITS
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.report.record import MODEL_FOLDER, VERIFICATION
 from finetune_trainer.s3.manifest import MANIFEST, download_folder, read_manifest
 from finetune_trainer.s3.store import Store
 from finetune_trainer.training import staging
-from tests.trainer import test_publish
+from tests.trainer.stages import test_publish
 
 Hand = Callable[[], str]
 stage = test_publish.stage
@@ -61,9 +61,9 @@ def test_rows_of_all_lengths_are_verified_and_the_longest_always(
 
 
 def test_what_an_attempt_before_left_on_the_disk_is_not_handed_over(
-    hand: Hand, store: Store, places: Places, tmp_path: Path
+    hand: Hand, store: Store, paths: Paths, tmp_path: Path
 ) -> None:
-    left = places.scratch / "staging" / MODEL_FOLDER / "pytorch_model.bin"
+    left = paths.scratch / "staging" / MODEL_FOLDER / "pytorch_model.bin"
     left.parent.mkdir(parents=True, exist_ok=True)
     left.write_bytes(b"of another model")
     uri = hand()

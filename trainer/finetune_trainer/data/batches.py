@@ -69,6 +69,6 @@ def deal(batch: Rows, layout: Layout) -> Rows:
     Neighbours in length go to the ranks in turn, so that all have equal work. A short batch has as many
     micro-batches as a full one on every rank: they step together.
     """
-    places = np.full(layout.batch, FILLER, dtype=np.int64)
-    places[: len(batch)] = batch
-    return places.reshape(layout.accumulation, layout.micro_batch, layout.world).transpose(0, 2, 1)
+    dealt = np.full(layout.batch, FILLER, dtype=np.int64)
+    dealt[: len(batch)] = batch
+    return dealt.reshape(layout.accumulation, layout.micro_batch, layout.world).transpose(0, 2, 1)

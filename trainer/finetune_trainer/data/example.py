@@ -37,7 +37,7 @@ class Encoding:
 
     ids: npt.NDArray[np.int32]
     """Token ids, special tokens included, shape [tokens]."""
-    trained: npt.NDArray[np.bool_] | None = None
+    loss_mask: npt.NDArray[np.bool_] | None = None
     """Which of the tokens are to be learnt, shape [tokens]; None where a task learns no tokens."""
     fault: str = ""
     """Why a row has no tokens; may quote the row, so that the report alone shows it."""

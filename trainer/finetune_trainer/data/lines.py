@@ -35,11 +35,11 @@ class Line(int):
         return line
 
     def __str__(self) -> str:
-        file, line = place(int(self), self.spans)
+        file, line = location(int(self), self.spans)
         return f"{file}:{line}" if len(self.spans) > 1 else str(line)
 
 
-def place(number: int, spans: Sequence[FileSpan]) -> tuple[str, int]:
+def location(number: int, spans: Sequence[FileSpan]) -> tuple[str, int]:
     """File and 1-based line of a row."""
     span = spans[bisect_left(spans, number, key=lambda span: span.before) - 1]
     return span.file, number - span.before

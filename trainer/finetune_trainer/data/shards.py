@@ -18,9 +18,9 @@ from safetensors.numpy import load_file, save
 
 from finetune_trainer.contract import Digest, FailureClass, Model
 from finetune_trainer.data.findings import SplitName
-from finetune_trainer.data.lines import ONE_FILE, FileSpan, place
+from finetune_trainer.data.lines import ONE_FILE, FileSpan, location
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store
 
 INDEX = "index.json"
@@ -39,7 +39,7 @@ class Split:
     """Index into `Prepared.labels`, 0 for a task without classes; length n."""
     rows: npt.NDArray[np.int64]
     """1-based line of the row, counted on through the files of its split; length n."""
-    trained: npt.NDArray[np.bool_]
+    loss_mask: npt.NDArray[np.bool_]
     """Which tokens are to be learnt, none for a task that learns no tokens; as long as `tokens`."""
 
     files: tuple[FileSpan, ...] = ONE_FILE
@@ -48,13 +48,13 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def place(self, index: int) -> tuple[str, int]:
+    def location(self, index: int) -> tuple[str, int]:
         """File and 1-based line that a row comes from."""
-        return place(int(self.rows[index]), self.files)
+        return location(int(self.rows[index]), self.files)
 
-    def places(self) -> list[tuple[str, int]]:
+    def locations(self) -> list[tuple[str, int]]:
         """File and 1-based line that each row comes from."""
-        return [self.place(index) for index in range(len(self))]
+        return [self.location(index) for index in range(len(self))]
 
     def row(self, index: int) -> npt.NDArray[np.int32]:
         """The token ids of one row."""
@@ -129,7 +129,7 @@ def read_index(store: Store, folder: str) -> Index | None:
     return index if all(there.get(folder + shard.file) == shard.size for shard in shards) else None
 
 
-def load_prepared(store: Store, folder: str, places: Places) -> Prepared:
+def load_prepared(store: Store, folder: str, paths: Paths) -> Prepared:
     """Reads the shards through the node's cache; every byte is checked against the index.
 
     Raises:
@@ -143,7 +143,7 @@ def load_prepared(store: Store, folder: str, places: Places) -> Prepared:
             f"{folder} holds no complete prepared data.",
             "Something deleted it; apply the job again under another name.",
         )
-    cache = places.cache / "prepared"
+    cache = paths.cache / "prepared"
     train, validation, test = (
         replace(
             _joined([_fetch(store, folder, shard, cache) for shard in index.splits.get(name, ())]),
@@ -166,7 +166,7 @@ def _parts(split: Split) -> list[Split]:
             offsets=split.offsets[first : last + 1] - split.offsets[first],
             labels=split.labels[first:last],
             rows=split.rows[first:last],
-            trained=split.trained[split.offsets[first] : split.offsets[last]],
+            loss_mask=split.loss_mask[split.offsets[first] : split.offsets[last]],
         )
         for first, last in pairwise(cuts)
     ]
@@ -178,7 +178,7 @@ def _tensors(split: Split) -> dict[str, npt.NDArray[Any]]:
         "offsets": np.ascontiguousarray(split.offsets, dtype=np.int64),
         "labels": np.ascontiguousarray(split.labels, dtype=np.int32),
         "rows": np.ascontiguousarray(split.rows, dtype=np.int64),
-        "trained": np.ascontiguousarray(split.trained, dtype=np.bool_),
+        "loss_mask": np.ascontiguousarray(split.loss_mask, dtype=np.bool_),
     }
 
 
@@ -192,11 +192,13 @@ def _fetch(store: Store, folder: str, shard: Shard, cache: Path) -> Split:
             raise _corrupt(folder + shard.file, f"its SHA-256 is {got.digest}, the index says {shard.digest}")
     try:
         tensors: dict[str, Any] = load_file(path)
-        split = Split(**{name: tensors[name] for name in ("tokens", "offsets", "labels", "rows", "trained")})
+        split = Split(
+            **{name: tensors[name] for name in ("tokens", "offsets", "labels", "rows", "loss_mask")}
+        )
     except (SafetensorError, KeyError) as error:
         raise _corrupt(folder + shard.file, str(error)) from None
     fits = len(split.offsets) == len(split) + 1 and split.offsets[-1] == len(split.tokens)
-    if not fits or len(split.trained) != len(split.tokens):
+    if not fits or len(split.loss_mask) != len(split.tokens):
         raise _corrupt(folder + shard.file, "its arrays do not fit together")
     return split
 
@@ -209,7 +211,7 @@ def _joined(parts: list[Split]) -> Split:
             offsets=np.zeros(1, dtype=np.int64),
             labels=empty,
             rows=np.zeros(0, dtype=np.int64),
-            trained=np.zeros(0, dtype=np.bool_),
+            loss_mask=np.zeros(0, dtype=np.bool_),
         )
     starts = np.cumsum([0, *(len(part.tokens) for part in parts)])
     return Split(
@@ -219,7 +221,7 @@ def _joined(parts: list[Split]) -> Split:
         ),
         labels=np.concatenate([part.labels for part in parts]),
         rows=np.concatenate([part.rows for part in parts]),
-        trained=np.concatenate([part.trained for part in parts]),
+        loss_mask=np.concatenate([part.loss_mask for part in parts]),
     )
 
 

@@ -24,7 +24,7 @@ from finetune_trainer.data.parquet import PARQUET_NAMES
 from finetune_trainer.data.parquet_worker import Open, parquet_process
 from finetune_trainer.data.readers import Opened, open_rows
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store
 
 
@@ -78,9 +78,9 @@ def find(store: Store, dataset: Dataset) -> dict[SplitName, Found]:
     return found
 
 
-def fetch(store: Store, uris: Sequence[str], places: Places) -> tuple[DataFile, ...]:
+def fetch(store: Store, uris: Sequence[str], paths: Paths) -> tuple[DataFile, ...]:
     """Downloads the files of a split into the scratch folder."""
-    return tuple(_fetched(store, uri, name, places) for uri, name in zip(uris, names(uris), strict=True))
+    return tuple(_fetched(store, uri, name, paths) for uri, name in zip(uris, names(uris), strict=True))
 
 
 def read(split: SplitName, files: Sequence[DataFile], wanted: Collection[str], reader: Reader) -> Source:
@@ -118,8 +118,8 @@ def _split(store: Store, named: Mapping[str, str]) -> Found:
     return Found(tuple(uris), tuple(notes))
 
 
-def _fetched(store: Store, uri: str, name: str, places: Places) -> DataFile:
-    path = places.scratch / "data" / hashlib.sha256(uri.encode()).hexdigest()[:16]
+def _fetched(store: Store, uri: str, name: str, paths: Paths) -> DataFile:
+    path = paths.scratch / "data" / hashlib.sha256(uri.encode()).hexdigest()[:16]
     try:
         transfer = store.download(uri, path)
     except StageFailure as failure:

@@ -130,7 +130,7 @@ def as_split(
     """Examples and their tokens as the arrays that training reads."""
     return Split(
         tokens=np.concatenate([*(row.ids for row in encoded), np.zeros(0, dtype=np.int32)]),
-        trained=np.concatenate([*map(_trained, encoded), np.zeros(0, dtype=np.bool_)]),
+        loss_mask=np.concatenate([*map(_trained, encoded), np.zeros(0, dtype=np.bool_)]),
         offsets=np.cumsum([0, *(len(row.ids) for row in encoded)], dtype=np.int64),
         labels=labels,
         rows=np.array([example.line for example in examples], dtype=np.int64),
@@ -139,7 +139,7 @@ def as_split(
 
 
 def _trained(row: Encoding) -> npt.NDArray[np.bool_]:
-    return np.zeros(len(row.ids), dtype=np.bool_) if row.trained is None else row.trained
+    return np.zeros(len(row.ids), dtype=np.bool_) if row.loss_mask is None else row.loss_mask
 
 
 def _without_torch() -> None:

@@ -10,7 +10,7 @@ from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Digest, FailureClass, PreparePayload, Stage
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.model_check import INDEX, shards
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3 import results
 from finetune_trainer.s3.store import Store, open_store
 
@@ -56,7 +56,7 @@ def download(store: Store, uri: str, folder: Path) -> Digest:
     )
 
 
-def fetch(config: TrainConfig, places: Places) -> tuple[Path, Digest]:
+def fetch(config: TrainConfig, paths: Paths) -> tuple[Path, Digest]:
     """The base model's folder in this node's cache, exactly as Prepare saw it, and its digest.
 
     Processes of one node that call this at once wait for the first of them.
@@ -64,16 +64,16 @@ def fetch(config: TrainConfig, places: Places) -> tuple[Path, Digest]:
     Raises:
         StageFailure: Storage; UserConfig (ModelChanged) if the files are others now.
     """
-    output = open_store(config.run.stores.output, "output", places)
+    output = open_store(config.run.stores.output, "output", paths)
     expected = _expected(output, config)
-    cache = places.cache / "models"
+    cache = paths.cache / "models"
     folder = cache / expected.removeprefix("sha256:")[:16]
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if _cached(folder) == expected:
             return folder, expected
-        store = open_store(config.run.stores.model, "model", places)
+        store = open_store(config.run.stores.model, "model", paths)
         uri = config.run.model.uri.rstrip("/") + "/"
         found = download(store, uri, folder)
     if found != expected:

@@ -11,7 +11,7 @@ from finetune_trainer.data.shards import Split
 from finetune_trainer.models.packing import Work
 
 Tensors = dict[str, torch.Tensor]
-NO_LABEL = -100
+IGNORE_INDEX = -100
 """Stands where nothing is to be learnt; Trainer leaves it out when it counts labels."""
 
 
@@ -23,12 +23,12 @@ def lengths(split: Split) -> npt.NDArray[np.int64]:
 def work_of(split: Split, numbers: Sequence[int] | npt.NDArray[np.int64]) -> Work:
     """What is in some rows; a FILLER is a row of one token, of which nothing is learnt."""
     spans = [slice(split.offsets[n], split.offsets[n + 1]) for n in numbers if n != FILLER]
-    learnt = [np.flatnonzero(split.trained[span][1:]) for span in spans]
+    loss_mask = [np.flatnonzero(split.loss_mask[span][1:]) for span in spans]
     counts = [span.stop - span.start for span in spans] + [1] * (len(numbers) - len(spans))
     return Work(
         lengths=np.array(counts, dtype=np.int64),
-        learnt=sum(map(len, learnt)),
-        first=min((int(positions[0]) for positions in learnt if len(positions)), default=max(counts) - 1),
+        loss_tokens=sum(map(len, loss_mask)),
+        first=min((int(positions[0]) for positions in loss_mask if len(positions)), default=max(counts) - 1),
     )
 
 
@@ -59,7 +59,7 @@ def subset(split: Split, numbers: npt.NDArray[np.int64]) -> Split:
     spans = [slice(split.offsets[n], split.offsets[n + 1]) for n in numbers]
     return Split(
         tokens=np.concatenate([split.tokens[span] for span in spans]),
-        trained=np.concatenate([split.trained[span] for span in spans]),
+        loss_mask=np.concatenate([split.loss_mask[span] for span in spans]),
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         labels=split.labels[numbers],
         rows=split.rows[numbers],

@@ -18,7 +18,7 @@ class Work:
 
     lengths: npt.NDArray[np.int64]
     """Tokens of each row, shape [rows]."""
-    learnt: int
+    loss_tokens: int
     """How many of the tokens are learnt."""
     first: int
     """The first position of any row after which a token is learnt."""
@@ -52,5 +52,5 @@ class Packing(Model):
         rows, tokens, longest = len(work.lengths), int(work.lengths.sum()), int(work.lengths.max())
         padded = rows * longest
         more_pairs = tokens**2 - padded * longest
-        more_logits = work.learnt - rows * (longest - work.first)
+        more_logits = work.loss_tokens - rows * (longest - work.first)
         return tokens - padded + more_pairs * self.pair + more_logits * self.head <= 0

@@ -14,7 +14,7 @@ from finetune_trainer.config import Lora, TrainConfig
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import base_model, lora
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.report.record import MODEL_FOLDER, VERIFICATION
 from finetune_trainer.tasks.base import Learning
 from finetune_trainer.tasks.registry import learning
@@ -30,7 +30,7 @@ MERGED_TOLERANCE = 1e-3
 """The same for a model whose adapter was merged: its products are rounded in another order."""
 
 
-def verify(config: TrainConfig, places: Places, staged: Path) -> tuple[Path, float]:
+def verify(config: TrainConfig, paths: Paths, staged: Path) -> tuple[Path, float]:
     """Loads what Train staged from its files alone and compares its logits; merges an adapter if asked.
 
     An adapter is compared on the base model as it is in S3 now; merging begins with what was compared, and
@@ -38,7 +38,7 @@ def verify(config: TrainConfig, places: Places, staged: Path) -> tuple[Path, flo
 
     Args:
         config: the trainer's input.
-        places: of this pod.
+        paths: of this pod.
         staged: what Train staged.
 
     Returns:
@@ -50,13 +50,13 @@ def verify(config: TrainConfig, places: Places, staged: Path) -> tuple[Path, flo
     """
     task, method = learning(config.run.task), config.run.method
     folder, verification = staged / MODEL_FOLDER, staged / VERIFICATION
-    base = base_model.fetch(config, places)[0] if isinstance(method, Lora) else None
+    base = base_model.fetch(config, paths)[0] if isinstance(method, Lora) else None
     tuned: Any = task.load_published(folder, base)
     difference = _compare(task, tuned, verification, TOLERANCE)
     if not isinstance(method, Lora) or not method.merge:
         return folder, difference
     log.info("the adapter on the base model: the largest difference of a logit is %.1e", difference)
-    whole = places.scratch / "merged"
+    whole = paths.scratch / "merged"
     rmtree(whole, ignore_errors=True)
     model = lora.merged(tuned)
     model.config.name_or_path = ""

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from finetune_trainer.config import TrainConfig
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.pod import console
 from finetune_trainer.s3 import results
 from finetune_trainer.s3.store import open_store
@@ -16,22 +16,22 @@ from finetune_trainer.s3.store import open_store
 LOG_TAIL = "log-tail.txt"
 
 
-def keep(config: TrainConfig, places: Places) -> None:
+def keep(config: TrainConfig, paths: Paths) -> None:
     """Uploads every file of evidence to the folder `evidence/` beside the result of the attempt.
 
     Raises:
         StageFailure: the store does not take it.
     """
     folder = f"{config.run.runs}attempts/{config.stage.lower()}-{config.attempt}-{results.writer()}/evidence/"
-    store = open_store(config.run.stores.output, "output", places)
-    for file in evidence(places):
-        store.write(f"{folder}{file.relative_to(places.scratch)}", file.read_bytes())
+    store = open_store(config.run.stores.output, "output", paths)
+    for file in evidence(paths):
+        store.write(f"{folder}{file.relative_to(paths.scratch)}", file.read_bytes())
 
 
-def evidence(places: Places) -> list[Path]:
+def evidence(paths: Paths) -> list[Path]:
     """The files worth keeping."""
-    files = [places.scratch / LOG_TAIL, places.agent, *places.ranks.glob("*.json")]
-    files += [*places.stacks.glob("*"), *places.errors.glob("*")]
+    files = [paths.scratch / LOG_TAIL, paths.agent, *paths.ranks.glob("*.json")]
+    files += [*paths.stacks.glob("*"), *paths.errors.glob("*")]
     return sorted(file for file in files if file.is_file() and file.stat().st_size)
 
 
@@ -39,5 +39,5 @@ if __name__ == "__main__":
     console.set_up(sys.stderr, "evidence")
     parser = argparse.ArgumentParser()
     parser.add_argument("--root", type=Path, required=True)
-    here = Places(parser.parse_args().root)
+    here = Paths(parser.parse_args().root)
     keep(TrainConfig.read(here.config), here)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Activity, Model, Progress, RankFile
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 
 WRITES_SECONDS = 0.25
 """Least time between two writes of an unchanged activity, so that a beat costs microseconds at every step."""
@@ -18,18 +18,18 @@ _OWN = {"contract_version", "stage", "attempt", "activity", "heartbeat"}
 _FIELDS = set(Progress.model_fields) - _OWN
 
 
-class FilePulse:
+class FileHeartbeat:
     """Writes what a rank does to files that its supervisor reads; any thread may call it.
 
     Args:
         config: the trainer's input.
-        places: where the files go; nothing is written before the first beat.
+        paths: where the files go; nothing is written before the first beat.
         rank: global rank; 0 also writes the progress document.
     """
 
-    def __init__(self, config: TrainConfig, places: Places, rank: int) -> None:
-        self._file = places.ranks / f"{rank}.json"
-        self._progress_file = places.progress if rank == 0 else None
+    def __init__(self, config: TrainConfig, paths: Paths, rank: int) -> None:
+        self._file = paths.ranks / f"{rank}.json"
+        self._progress_file = paths.progress if rank == 0 else None
         self._usual_quiet = float(config.hang_timeout_seconds)
         self._state = RankFile(pid=os.getpid(), heartbeat=time.time(), quiet_seconds=self._usual_quiet)
         self._progress = Progress(stage=config.stage, attempt=config.attempt)
@@ -39,7 +39,7 @@ class FilePulse:
         self._leave_requested = False
         self.held = False
         """Set by `hold`."""
-        places.ranks.mkdir(parents=True, exist_ok=True)
+        paths.ranks.mkdir(parents=True, exist_ok=True)
 
     @property
     def leave_requested(self) -> bool:
@@ -60,7 +60,7 @@ class FilePulse:
         self.held = True
 
     def beat(self, activity: Activity, *, quiet_seconds: float | None = None, **progress: object) -> None:
-        """Says what is being done now and how far it is; see `stage.Pulse`.
+        """Says what is being done now and how far it is; see `heartbeat.Heartbeat`.
 
         Raises:
             TypeError: a field that contract.Progress does not have.

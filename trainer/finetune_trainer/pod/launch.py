@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Stage
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 
 RANK_PROGRAM = ("-m", "finetune_trainer.pod.rank")
 AGENT_PATIENCE_SECONDS = 5
@@ -30,7 +30,7 @@ class Launch:
 
 def launch(
     config: TrainConfig,
-    places: Places,
+    paths: Paths,
     *,
     node: int,
     cpus: int,
@@ -42,7 +42,7 @@ def launch(
 
     Args:
         config: the trainer's input.
-        places: its root is handed on to the ranks.
+        paths: its root is handed on to the ranks.
         node: index of this pod in its gang.
         cpus: CPUs that this pod may use; shared out among its processes.
         environment: this process's own, handed on.
@@ -50,7 +50,7 @@ def launch(
         program: what Python runs as a rank.
     """
     world = config.run.world
-    rank = (*program, "--root", str(places.root))
+    rank = (*program, "--root", str(paths.root))
     if config.stage is not Stage.TRAIN:
         return Launch(
             argv=(sys.executable, *rank),
@@ -64,7 +64,7 @@ def launch(
     python = ("--no-python", sys.executable)
     return Launch(
         argv=(
-            *(sys.executable, "-m", "finetune_trainer.pod.agent", str(places.agent)),
+            *(sys.executable, "-m", "finetune_trainer.pod.agent", str(paths.agent)),
             f"--nnodes={world.nodes}",
             f"--nproc-per-node={world.processes_per_node}",
             f"--node-rank={node}",

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_trainer.contract import RankFile
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.pod import processes
 from finetune_trainer.pod.classify import Death, Observed
 from finetune_trainer.pod.launch import Launch
@@ -30,40 +30,40 @@ class PodView:
     stop: Stop | None = None
 
 
-def look(places: Places, view: PodView) -> None:
+def look(paths: Paths, view: PodView) -> None:
     """Brings the picture up to date: exits, rank files, processes that are gone."""
     now = time.time()
     exits = processes.reap()
     if view.child in exits:
         view.child_code, view.child_ended = exits[view.child], now
-    view.files = rank_files(places, view)
+    view.files = rank_files(paths, view)
     for rank, file in view.files.items():
         if rank not in view.gone and not processes.alive(file.pid):
             view.gone[rank] = now
 
 
-def rank_files(places: Places, view: PodView) -> dict[int, RankFile]:
+def rank_files(paths: Paths, view: PodView) -> dict[int, RankFile]:
     """What the ranks say; a file that cannot be read keeps its last content."""
     files = {}
     for rank in view.launch.ranks:
         try:
-            files[rank] = RankFile.model_validate_json((places.ranks / f"{rank}.json").read_bytes())
+            files[rank] = RankFile.model_validate_json((paths.ranks / f"{rank}.json").read_bytes())
         except (OSError, ValidationError):
             if rank in view.files:
                 files[rank] = view.files[rank]
     return files
 
 
-def observed(view: PodView, places: Places, oom: int | None, tail: str) -> Observed:
+def observed(view: PodView, paths: Paths, oom: int | None, tail: str) -> Observed:
     """All that is known at the end, for `classify`.
 
     Args:
         view: the last picture.
-        places: where torchrun's report lies.
+        paths: where torchrun's report lies.
         oom: processes of this container that the kernel killed for memory since the start, if it says so.
         tail: last lines of the log.
     """
-    report = _agent_report(places)
+    report = _agent_report(paths)
     deaths = []
     if view.launch.agent:
         for death in report.get("deaths", []):
@@ -89,9 +89,9 @@ def observed(view: PodView, places: Places, oom: int | None, tail: str) -> Obser
     )
 
 
-def _agent_report(places: Places) -> dict[str, Any]:
+def _agent_report(paths: Paths) -> dict[str, Any]:
     try:
-        report = json.loads(places.agent.read_bytes())
+        report = json.loads(paths.agent.read_bytes())
     except (OSError, ValueError):
         return {}
     return report if isinstance(report, dict) else {}

@@ -23,11 +23,11 @@ from pydantic import JsonValue
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Activity, ExitCode, FailureClass, ResultRef, Stage, TerminationMessage
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.heartbeat import Pulse
-from finetune_trainer.paths import Places
+from finetune_trainer.heartbeat import Heartbeat
+from finetune_trainer.paths import Paths
 from finetune_trainer.pod import console
 from finetune_trainer.pod.errors import explain
-from finetune_trainer.pod.heartbeat_file import FilePulse
+from finetune_trainer.pod.heartbeat_file import FileHeartbeat
 from finetune_trainer.stages.result import StageResult
 
 _DURABLE = {Stage.PREPARE, Stage.TRAIN, Stage.PUBLISH}
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 class _StageModule(Protocol):
     """What every stage module has."""
 
-    def run(self, config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
+    def run(self, config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
         """Runs the stage."""
 
 
@@ -47,31 +47,31 @@ class _Leave(BaseException):
     """SIGUSR1 in a stage of one process: it is started again from the beginning, so it leaves at once."""
 
 
-def main(places: Places) -> ExitCode:
+def main(paths: Paths) -> ExitCode:
     """Runs this rank; its rank file says all that the exit code cannot."""
     rank = int(os.environ.get("RANK", "0"))
     console.set_up(sys.stderr, f"rank {rank}: %(name)s")
-    config = TrainConfig.read(places.config)
-    places.stacks.mkdir(parents=True, exist_ok=True)
+    config = TrainConfig.read(paths.config)
+    paths.stacks.mkdir(parents=True, exist_ok=True)
     faulthandler.enable()
-    stack = (places.stacks / f"{rank}.txt").open("w")
+    stack = (paths.stacks / f"{rank}.txt").open("w")
     faulthandler.register(signal.SIGUSR2, stack, all_threads=True)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    pulse = FilePulse(config, places, rank)
+    heartbeat = FileHeartbeat(config, paths, rank)
     try:
         # The file comes after the handlers: until it exists nobody knows this pid and sends signals.
-        signal.signal(signal.SIGUSR1, _on_leave(pulse, at_once=config.stage is not Stage.TRAIN))
-        pulse.beat(Activity.STARTING)
-        result, stored = _stage(config, places, pulse, rank)
+        signal.signal(signal.SIGUSR1, _on_leave(heartbeat, at_once=config.stage is not Stage.TRAIN))
+        heartbeat.beat(Activity.STARTING)
+        result, stored = _stage(config, paths, heartbeat, rank)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     except _Leave:
-        text = f"Told to leave while {pulse.activity}; the stage is started again from the beginning."
-        pulse.end(failure=FailureClass.PREEMPTED, reason="Preempted", message=text)
+        text = f"Told to leave while {heartbeat.activity}; the stage is started again from the beginning."
+        heartbeat.end(failure=FailureClass.PREEMPTED, reason="Preempted", message=text)
         return ExitCode.SUCCESS
     except BaseException as error:  # noqa: BLE001 - whatever it is, it gets a class
-        pulse.hold()
-        return _failed(error, pulse, places.errors / f"{rank}.txt")
-    pulse.end(
+        heartbeat.hold()
+        return _failed(error, heartbeat, paths.errors / f"{rank}.txt")
+    heartbeat.end(
         failure=FailureClass.SUCCESS,
         reason="Done",
         message=result.message[:1000],
@@ -84,23 +84,23 @@ def main(places: Places) -> ExitCode:
 
 
 def _stage(
-    config: TrainConfig, places: Places, pulse: FilePulse, rank: int
+    config: TrainConfig, paths: Paths, heartbeat: FileHeartbeat, rank: int
 ) -> tuple[StageResult, ResultRef | None]:
     """Does the work, unless a pod before this one has finished it."""
     if config.stage not in _DURABLE:
-        return _module(config.stage).run(config, places, pulse), None
+        return _module(config.stage).run(config, paths, heartbeat), None
     # The S3 client is only needed here, and importing it must come after the first sign of life.
     from finetune_trainer.s3 import results  # noqa: PLC0415
     from finetune_trainer.s3.store import open_store  # noqa: PLC0415
 
-    store = open_store(config.run.stores.output, "output", places)
+    store = open_store(config.run.stores.output, "output", paths)
     found = results.find(store, config, config.stage)
     if found:
         log.info("%s is already done: %s", config.stage, found.result.uri if found.result else "")
         return StageResult(found.payload, found.message, found.step, found.epoch), found.result
     began = time.time()
-    result = _module(config.stage).run(config, places, pulse)
-    pulse.hold()
+    result = _module(config.stage).run(config, paths, heartbeat)
+    heartbeat.hold()
     if rank != 0:
         return result, None
     message = TerminationMessage(
@@ -127,10 +127,10 @@ def _module(stage: Stage) -> _StageModule:
     return cast("_StageModule", importlib.import_module(f"finetune_trainer.stages.{stage.lower()}"))
 
 
-def _on_leave(pulse: FilePulse, *, at_once: bool) -> "_Handler":
+def _on_leave(heartbeat: FileHeartbeat, *, at_once: bool) -> "_Handler":
     def leave(_number: int, _frame: FrameType | None) -> None:
-        pulse.request_leave()
-        if at_once and not pulse.held:
+        heartbeat.request_leave()
+        if at_once and not heartbeat.held:
             raise _Leave
 
     return leave
@@ -140,7 +140,7 @@ class _Handler(Protocol):
     def __call__(self, number: int, frame: FrameType | None, /) -> None: ...
 
 
-def _failed(error: BaseException, pulse: FilePulse, whole: Path) -> ExitCode:
+def _failed(error: BaseException, heartbeat: FileHeartbeat, whole: Path) -> ExitCode:
     """The traceback to the log, one sentence to the rank file; what may quote rows to a file of evidence."""
     failure = error if isinstance(error, StageFailure) else explain(error)
     if failure.failure is not FailureClass.PREEMPTED:
@@ -149,7 +149,7 @@ def _failed(error: BaseException, pulse: FilePulse, whole: Path) -> ExitCode:
             whole.parent.mkdir(parents=True, exist_ok=True)
             whole.write_text("".join(traceback.format_exception(error)), errors="backslashreplace")
     try:
-        pulse.end(
+        heartbeat.end(
             failure=failure.failure,
             reason=failure.reason,
             message=_printable(failure.message[:1000]),
@@ -176,4 +176,4 @@ def leave(code: int) -> NoReturn:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--root", type=Path, required=True)
-    leave(main(Places(parser.parse_args().root)))
+    leave(main(Paths(parser.parse_args().root)))

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from finetune_trainer.config import ConfigError, TrainConfig
 from finetune_trainer.contract import FailureClass, Progress, TerminationMessage
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.pod import console, processes
 from finetune_trainer.pod.cgroup import oom_kills, usable_cpus
 from finetune_trainer.pod.classify import Verdict, classify
@@ -26,7 +26,7 @@ from finetune_trainer.pod.logtail import LogTail
 from finetune_trainer.pod.podview import PodView, look, observed, rank_files
 from finetune_trainer.pod.rendezvous import MasterSearch
 from finetune_trainer.pod.termination import compose, say, without_config
-from finetune_trainer.pod.watchdog import Scene, Stop, Why, decide, listen
+from finetune_trainer.pod.watchdog import Context, Stop, Why, decide, listen
 
 TICK_SECONDS = 0.2
 STACK_SECONDS = 2.0
@@ -41,28 +41,28 @@ MakeLaunch = Callable[[float], Launch]
 log = logging.getLogger(__name__)
 
 
-def main(places: Places, port: int, program: Sequence[str] = RANK_PROGRAM) -> int:
+def main(paths: Paths, port: int, program: Sequence[str] = RANK_PROGRAM) -> int:
     """Runs one stage to its end, whatever end; returns the exit code.
 
     Args:
-        places: where files lie.
+        paths: where files lie.
         port: of the endpoint; 0 is any free one.
         program: what Python runs as a rank.
     """
     console.set_up(sys.stdout, "supervisor")
     processes.take_over()
     try:
-        config = TrainConfig.read(places.config)
+        config = TrainConfig.read(paths.config)
     except ConfigError as error:
         hint = "The operator wrote this file: operator and trainer image may not fit together."
         verdict = Verdict(FailureClass.USER_CONFIG, "ConfigInvalid", str(error), hint)
-        return say(places, without_config(places, verdict))
+        return say(paths, without_config(paths, verdict))
     node = int(os.environ.get("JOB_COMPLETION_INDEX", "0"))
 
     def make(seconds_left: float) -> Launch:
         return launch(
             config,
-            places,
+            paths,
             node=node,
             cpus=usable_cpus(),
             environment=os.environ,
@@ -71,49 +71,49 @@ def main(places: Places, port: int, program: Sequence[str] = RANK_PROGRAM) -> in
         )
 
     try:
-        message = supervise(config, places, make, port)
+        message = supervise(config, paths, make, port)
     except Exception as error:
         log.exception("the supervisor itself failed")
         processes.end_descendants()
         text = f"The supervisor failed: {type(error).__name__}: {error}"
         message = compose(config, Verdict(FailureClass.INTERNAL, "SupervisorFailed", text), {})
-    return say(places, message)
+    return say(paths, message)
 
 
-def supervise(config: TrainConfig, places: Places, make: MakeLaunch, port: int) -> TerminationMessage:
+def supervise(config: TrainConfig, paths: Paths, make: MakeLaunch, port: int) -> TerminationMessage:
     """Starts the ranks, waits for their end or brings it about, and says why.
 
     `processes.take_over` must have been called. When this returns, nothing below this process is alive.
 
     Args:
         config: the trainer's input.
-        places: where files lie.
+        paths: where files lie.
         make: what to start, given the seconds left of the start-up deadline.
         port: of the endpoint; 0 is any free one.
     """
-    _clear(places)
+    _clear(paths)
     killed_before = oom_kills()
     view = PodView(make(config.rendezvous.startup_deadline_seconds))
-    endpoint = _serve(config, places, port)
+    endpoint = _serve(config, paths, port)
     tail = LogTail()
     try:
-        _watch(config, places, view, make, tail)
+        _watch(config, paths, view, make, tail)
     finally:
         stuck = processes.end_descendants()
         tail.close()
     if stuck:
         log.warning("processes stuck in the kernel are left behind: %s", sorted(stuck))
-    view.files = rank_files(places, view)
+    view.files = rank_files(paths, view)
     killed = oom_kills()
     rise = None if killed is None or killed_before is None else killed - killed_before
-    verdict = classify(observed(view, places, rise, tail.text()))
-    _keep_evidence(config, places, verdict, tail)
+    verdict = classify(observed(view, paths, rise, tail.text()))
+    _keep_evidence(config, paths, verdict, tail)
     if endpoint:
         endpoint.close()
     return compose(config, verdict, view.files)
 
 
-def _watch(config: TrainConfig, places: Places, view: PodView, make: MakeLaunch, tail: LogTail) -> None:
+def _watch(config: TrainConfig, paths: Paths, view: PodView, make: MakeLaunch, tail: LogTail) -> None:
     """The life of the ranks, until its end or until it has been ended."""
     meeting = config.rendezvous
     deadline = time.monotonic() + meeting.startup_deadline_seconds
@@ -131,7 +131,7 @@ def _watch(config: TrainConfig, places: Places, view: PodView, make: MakeLaunch,
         if view.child is None and (search is None or search.found.address):
             view.launch = make(left)
             view.child = processes.spawn(view.launch.argv, view.launch.environment, tail.write_end)
-        look(places, view)
+        look(paths, view)
         if view.child_code is not None:
             return
         now = time.monotonic()
@@ -139,7 +139,7 @@ def _watch(config: TrainConfig, places: Places, view: PodView, make: MakeLaunch,
         looked = now
         if told in {signal.SIGTERM, signal.SIGINT}:
             view.stop = _ask_to_leave(view)
-        scene = Scene(
+        context = Context(
             expected=view.launch.ranks,
             files=view.files,
             silent=view.silent,
@@ -149,11 +149,11 @@ def _watch(config: TrainConfig, places: Places, view: PodView, make: MakeLaunch,
             leaving_since=view.leaving_since,
             grace_seconds=grace,
         )
-        view.stop = view.stop or decide(scene)
+        view.stop = view.stop or decide(context)
         if view.stop and search and view.stop.why is Why.NEVER_STARTED:
             view.stop = _not_met(view.stop, search, config)
         if view.stop:
-            _end(view, places)
+            _end(view, paths)
             return
 
 
@@ -170,13 +170,13 @@ def _ask_to_leave(view: PodView) -> Stop | None:
     return None
 
 
-def _end(view: PodView, places: Places) -> None:
+def _end(view: PodView, paths: Paths) -> None:
     """Ends the ranks; torchrun gets a moment to say how."""
     if view.stop is None or view.child is None:
         return
     log.info("ending the ranks: %s %s", view.stop.why, view.stop.detail)
     if view.stop.why is Why.HANG:
-        _write_stacks(view, places)
+        _write_stacks(view, paths)
     if not view.launch.agent:
         return
     ranks = processes.descendants(view.child)
@@ -188,15 +188,15 @@ def _end(view: PodView, places: Places) -> None:
         time.sleep(TICK_SECONDS / 4)
 
 
-def _write_stacks(view: PodView, places: Places) -> None:
+def _write_stacks(view: PodView, paths: Paths) -> None:
     """Asks every rank for its stack, and notes what the kernel says of each."""
     ours = processes.descendants()
     ranks = {rank: file.pid for rank, file in view.files.items() if file.pid in ours}
     processes.send(set(ranks.values()), signal.SIGUSR2)
     time.sleep(STACK_SECONDS)
-    places.stacks.mkdir(parents=True, exist_ok=True)
+    paths.stacks.mkdir(parents=True, exist_ok=True)
     states = [f"rank {rank} pid {pid} state {processes.state(pid)}" for rank, pid in sorted(ranks.items())]
-    (places.stacks / "states.txt").write_text("\n".join(states) + "\n")
+    (paths.stacks / "states.txt").write_text("\n".join(states) + "\n")
     if view.stop and processes.state(ranks.get(view.stop.ranks[0], 0)) == "T":
         detail = f"{view.stop.detail}, its process is stopped"
         view.stop = Stop(view.stop.why, view.stop.time, view.stop.ranks, detail)
@@ -210,13 +210,13 @@ def _not_met(stop: Stop, search: MasterSearch, config: TrainConfig) -> Stop:
     return Stop(why, stop.time, stop.ranks, detail)
 
 
-def _serve(config: TrainConfig, places: Places, port: int) -> Endpoint | None:
+def _serve(config: TrainConfig, paths: Paths, port: int) -> Endpoint | None:
     """A taken port costs the progress, never the run."""
     nothing = Progress(stage=config.stage, attempt=config.attempt)
 
     def progress() -> Progress:
         try:
-            return Progress.model_validate_json(places.progress.read_bytes())
+            return Progress.model_validate_json(paths.progress.read_bytes())
         except (OSError, ValidationError):
             return nothing
 
@@ -235,14 +235,14 @@ def _serve(config: TrainConfig, places: Places, port: int) -> Endpoint | None:
     return endpoint
 
 
-def _keep_evidence(config: TrainConfig, places: Places, verdict: Verdict, tail: LogTail) -> None:
+def _keep_evidence(config: TrainConfig, paths: Paths, verdict: Verdict, tail: LogTail) -> None:
     """Best effort and bounded; not where there was no fault, or where the store is the fault."""
     if verdict.failure in {FailureClass.SUCCESS, FailureClass.PREEMPTED, FailureClass.STORAGE}:
         return
-    tail.save(places.scratch / "log-tail.txt")
-    if not places.credentials("output").is_dir():
+    tail.save(paths.scratch / "log-tail.txt")
+    if not paths.credentials("output").is_dir():
         return
-    argv = (sys.executable, "-m", "finetune_trainer.pod.evidence", "--root", str(places.root))
+    argv = (sys.executable, "-m", "finetune_trainer.pod.evidence", "--root", str(paths.root))
     output = LogTail()
     child = processes.spawn(argv, os.environ, output.write_end)
     deadline = time.monotonic() + EVIDENCE_SECONDS
@@ -255,10 +255,10 @@ def _keep_evidence(config: TrainConfig, places: Places, verdict: Verdict, tail: 
     output.close()
 
 
-def _clear(places: Places) -> None:
+def _clear(paths: Paths) -> None:
     """Nothing of an earlier container in this pod may speak for this one."""
-    folders = (places.ranks, places.stacks, places.errors)
-    stale: list[Path] = [places.agent, places.progress, *(file for at in folders for file in at.glob("*"))]
+    folders = (paths.ranks, paths.stacks, paths.errors)
+    stale: list[Path] = [paths.agent, paths.progress, *(file for at in folders for file in at.glob("*"))]
     for file in stale:
         file.unlink(missing_ok=True)
     for folder in folders:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import ExitCode, FailureClass, RankFile, Stage, TerminationMessage
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.pod.classify import Verdict
 
 UNKNOWN_DIGEST = "sha256:" + "0" * 64
@@ -34,10 +34,10 @@ def compose(config: TrainConfig, verdict: Verdict, files: Mapping[int, RankFile]
     )
 
 
-def without_config(places: Places, verdict: Verdict) -> TerminationMessage:
+def without_config(paths: Paths, verdict: Verdict) -> TerminationMessage:
     """A message although the config cannot be used; says which stage it is if that much can be read."""
     try:
-        document = json.loads(places.config.read_bytes())
+        document = json.loads(paths.config.read_bytes())
         stage, attempt = Stage(document["stage"]), max(1, int(document["attempt"]))
     except (OSError, ValueError, LookupError, TypeError):
         stage, attempt = Stage.PREPARE, 1
@@ -52,12 +52,12 @@ def without_config(places: Places, verdict: Verdict) -> TerminationMessage:
     )
 
 
-def say(places: Places, message: TerminationMessage) -> int:
+def say(paths: Paths, message: TerminationMessage) -> int:
     """Leaves the message where the kubelet looks; one write, because the mounted file cannot be replaced."""
     log.info("%s (%s): %s", message.failure, message.reason, message.message)
     try:
-        places.termination_log.parent.mkdir(parents=True, exist_ok=True)
-        places.termination_log.write_bytes(message.encode())
+        paths.termination_log.parent.mkdir(parents=True, exist_ok=True)
+        paths.termination_log.write_bytes(message.encode())
     except OSError:
         log.exception("the termination message could not be written")
     return ExitCode.of(message.failure)

@@ -49,7 +49,7 @@ class Silence:
 
 
 @dataclass(frozen=True)
-class Scene:
+class Context:
     """What the supervisor sees of its gang."""
 
     expected: tuple[int, ...]
@@ -81,53 +81,59 @@ def listen(
     }
 
 
-def decide(scene: Scene) -> Stop | None:
+def decide(context: Context) -> Stop | None:
     """Whether to end the ranks; None while all is well or a wait has not run out."""
-    leaving = _leaving(scene)
+    leaving = _leaving(context)
     if leaving:
         return leaving
-    hanging = _hanging(scene)
+    hanging = _hanging(context)
     if hanging:
-        worst = scene.files[hanging[0]]
-        seconds = scene.silent[hanging[0]].seconds
-        return Stop(Why.HANG, scene.now, hanging, f"{seconds:.0f} s while {worst.activity}")
-    missing = tuple(rank for rank in scene.expected if rank not in scene.files)
-    if missing and scene.start_seconds_left <= 0:
-        return Stop(Why.NEVER_STARTED, scene.now, missing)
-    return _lingering(scene)
+        worst = context.files[hanging[0]]
+        seconds = context.silent[hanging[0]].seconds
+        return Stop(Why.HANG, context.now, hanging, f"{seconds:.0f} s while {worst.activity}")
+    missing = tuple(rank for rank in context.expected if rank not in context.files)
+    if missing and context.start_seconds_left <= 0:
+        return Stop(Why.NEVER_STARTED, context.now, missing)
+    return _lingering(context)
 
 
-def _leaving(scene: Scene) -> Stop | None:
-    if scene.leaving_since is None:
+def _leaving(context: Context) -> Stop | None:
+    if context.leaving_since is None:
         return None
-    if any(rank not in scene.files for rank in scene.expected):
-        return Stop(Why.NOTHING_TO_SAVE, scene.now)
-    if scene.now - scene.leaving_since >= scene.grace_seconds:
-        working = tuple(rank for rank in scene.expected if scene.files[rank].ended is None)
-        return Stop(Why.GRACE_OVER, scene.now, working, f"{scene.grace_seconds:.0f} s")
+    if any(rank not in context.files for rank in context.expected):
+        return Stop(Why.NOTHING_TO_SAVE, context.now)
+    if context.now - context.leaving_since >= context.grace_seconds:
+        working = tuple(rank for rank in context.expected if context.files[rank].ended is None)
+        return Stop(Why.GRACE_OVER, context.now, working, f"{context.grace_seconds:.0f} s")
     return None
 
 
-def _hanging(scene: Scene) -> tuple[int, ...]:
+def _hanging(context: Context) -> tuple[int, ...]:
     """Ranks that are silent for too long; in a collective all are, and the one furthest behind began it."""
     over = [
         rank
-        for rank, file in scene.files.items()
-        if file.ended is None and rank not in scene.gone and scene.silent[rank].seconds > file.quiet_seconds
+        for rank, file in context.files.items()
+        if file.ended is None
+        and rank not in context.gone
+        and context.silent[rank].seconds > file.quiet_seconds
     ]
-    return tuple(sorted(over, key=lambda rank: (scene.files[rank].step or 0, scene.files[rank].heartbeat)))
+    return tuple(
+        sorted(over, key=lambda rank: (context.files[rank].step or 0, context.files[rank].heartbeat))
+    )
 
 
-def _lingering(scene: Scene) -> Stop | None:
+def _lingering(context: Context) -> Stop | None:
     working = tuple(
         rank
-        for rank in scene.expected
-        if rank not in scene.gone and not ((file := scene.files.get(rank)) and file.ended)
+        for rank in context.expected
+        if rank not in context.gone and not ((file := context.files.get(rank)) and file.ended)
     )
-    ends = [file.ended for file in scene.files.values() if file.ended]
-    failed = [file.ended for file in scene.files.values() if file.ended and file.failure not in _NO_FAULT]
-    fell = [time for rank, time in scene.gone.items() if not ((file := scene.files.get(rank)) and file.ended)]
-    if failed and working and scene.leaving_since is not None and not fell:
+    ends = [file.ended for file in context.files.values() if file.ended]
+    failed = [file.ended for file in context.files.values() if file.ended and file.failure not in _NO_FAULT]
+    fell = [
+        time for rank, time in context.gone.items() if not ((file := context.files.get(rank)) and file.ended)
+    ]
+    if failed and working and context.leaving_since is not None and not fell:
         return None  # The others may still save, within the grace period.
     if failed or fell:
         patience, since = LINGER_SECONDS, min(failed + fell)
@@ -135,4 +141,4 @@ def _lingering(scene: Scene) -> Stop | None:
         patience, since = FAREWELL_SECONDS, max(ends)
     else:
         return None
-    return Stop(Why.LINGERING, scene.now, working) if scene.now - since >= patience else None
+    return Stop(Why.LINGERING, context.now, working) if context.now - since >= patience else None

@@ -8,7 +8,7 @@ from finetune_trainer.report.charts import Axis, Mark, intervals, tick_labels
 from finetune_trainer.report.markup import Html, Section, joined, paragraph, prose, table, tag
 from finetune_trainer.report.record import base_name
 
-Contestant = tuple[str, str, Scores]
+ScoredModel = tuple[str, str, Scores]
 """Class of its marks, name, and what it scores."""
 
 
@@ -20,14 +20,14 @@ def section(evaluation: Evaluation, explained: str) -> Section:
         explained: the task's own words on how to read the figures.
     """
     baseline = base_name(evaluation)
-    contestants = _contestants(evaluation, baseline)
-    drawings = [drawn for names in _alike(evaluation) for drawn in _drawings(names, evaluation, contestants)]
+    models = _models(evaluation, baseline)
+    drawings = [drawn for names in _alike(evaluation) for drawn in _drawings(names, evaluation, models)]
     return Section(
         "results",
         "Results",
         (
-            tag("div", _legend(contestants), *drawings, class_="forests"),
-            _table(evaluation, contestants, baseline),
+            tag("div", _legend(models), *drawings, class_="forests"),
+            _table(evaluation, models, baseline),
             paragraph(
                 f"All models answered the same {numbers.plural(evaluation.rows, 'test row')}. Intervals: "
                 "95 % percentile bootstrap, 1,000 resamples of the test rows; that of the difference is "
@@ -40,7 +40,7 @@ def section(evaluation: Evaluation, explained: str) -> Section:
     )
 
 
-def _contestants(evaluation: Evaluation, baseline: str) -> list[Contestant]:
+def _models(evaluation: Evaluation, baseline: str) -> list[ScoredModel]:
     known = (
         ("majority", "majority class", evaluation.majority),
         ("baseline", baseline, evaluation.baseline),
@@ -49,18 +49,18 @@ def _contestants(evaluation: Evaluation, baseline: str) -> list[Contestant]:
     return [(kind, name, scores) for kind, name, scores in known if scores is not None]
 
 
-def _legend(contestants: Sequence[Contestant]) -> Html:
-    items = (tag("li", tag("span", class_=f"swatch {kind}"), f" {name}") for kind, name, _ in contestants)
+def _legend(models: Sequence[ScoredModel]) -> Html:
+    items = (tag("li", tag("span", class_=f"swatch {kind}"), f" {name}") for kind, name, _ in models)
     return tag("ul", *items, class_="legend", aria_hidden="true")
 
 
 def _drawings(
-    names: Sequence[MetricName], evaluation: Evaluation, contestants: Sequence[Contestant]
+    names: Sequence[MetricName], evaluation: Evaluation, models: Sequence[ScoredModel]
 ) -> Iterator[Html]:
     """Scores and, side by side with them, differences, of metrics that can share an axis."""
-    lines, primary, bounded = len(contestants), evaluation.primary_metric, HIGHER_IS_BETTER[names[0]]
+    lines, primary, bounded = len(models), evaluation.primary_metric, HIGHER_IS_BETTER[names[0]]
     scored = {
-        name: [Mark(kind, who, of) for kind, who, scores in contestants if (of := scores.metrics.get(name))]
+        name: [Mark(kind, who, of) for kind, who, scores in models if (of := scores.metrics.get(name))]
         for name in names
     }
     axis = Axis.around([*_ends(scored), 0.0, *([1.0] if bounded else [])])
@@ -110,19 +110,19 @@ def _forest(
     )
 
 
-def _table(evaluation: Evaluation, contestants: Sequence[Contestant], baseline: str) -> Html:
-    head = ["metric", *(name for _, name, _ in contestants)]
+def _table(evaluation: Evaluation, models: Sequence[ScoredModel], baseline: str) -> Html:
+    head = ["metric", *(name for _, name, _ in models)]
     if evaluation.delta:
         head.append(f"difference to the {baseline}")
-    rows = [_row(name, evaluation, contestants) for name in evaluation.baseline.metrics]
+    rows = [_row(name, evaluation, models) for name in evaluation.baseline.metrics]
     return table("All metrics, with 95 % intervals", head, rows)
 
 
-def _row(name: MetricName, evaluation: Evaluation, contestants: Sequence[Contestant]) -> list[Html | str]:
+def _row(name: MetricName, evaluation: Evaluation, models: Sequence[ScoredModel]) -> list[Html | str]:
     label = numbers.NAMES[name]
     direction = "" if HIGHER_IS_BETTER[name] else tag("small", "less is better")
     first = joined([tag("strong", label) if name == evaluation.primary_metric else label, direction])
-    cells = [_value(scores.metrics.get(name)) for _, _, scores in contestants]
+    cells = [_value(scores.metrics.get(name)) for _, _, scores in models]
     if evaluation.delta:
         cells.append(_value(evaluation.delta.metrics.get(name), signed=True))
     return [first, *cells]

@@ -10,7 +10,7 @@ from pathlib import Path
 from finetune_trainer.config import StoreRole
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +26,13 @@ class Credentials:
     """What was put right while reading."""
 
 
-def read_credentials(places: Places, role: StoreRole) -> Credentials:
+def read_credentials(paths: Paths, role: StoreRole) -> Credentials:
     """Reads the files accessKey, secretKey and sessionToken of a role, all of one version of the Secret.
 
     Raises:
         StageFailure: CredentialsMissing names the file that is absent, empty or not text.
     """
-    folder = places.credentials(role)
+    folder = paths.credentials(role)
     while True:
         # The kubelet removes the files of a version, one by one, when the next one is in its place.
         version = _version(folder)
@@ -89,13 +89,13 @@ def _missing(role: StoreRole, name: str, what: str) -> StageFailure:
     )
 
 
-def read_ca_bundle(places: Places, role: StoreRole) -> str:
+def read_ca_bundle(paths: Paths, role: StoreRole) -> str:
     """The store's own certificate authorities as PEM with plain line ends.
 
     Raises:
         StageFailure: CaBundleInvalid when the file is absent, holds no certificate, or only expired ones.
     """
-    path = places.ca_bundle(role)
+    path = paths.ca_bundle(role)
     try:
         text = path.read_bytes().decode("ascii", errors="ignore").replace("\r\n", "\n").replace("\r", "\n")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -48,17 +48,17 @@ def delete(clients: Clients, bucket: str, keys: Sequence[str]) -> None:
         raise _not_deleted(clients, bucket, refusal)
 
 
-def clear(clients: Clients, below: S3Uri, advanced: Callable[[float], None]) -> Cleared:
+def clear(clients: Clients, below: S3Uri, on_progress: Callable[[float], None]) -> Cleared:
     """Deletes every object below a prefix, then their versions, as far as the keys may.
 
     Args:
         clients: of the store.
         below: the prefix.
-        advanced: told how much is done, from 0 to 1.
+        on_progress: told how much is done, from 0 to 1.
     """
     keys = persist(lambda: _keys(clients, below), f"list {below}", clients)
     kept = bool(keys) and _keeps_versions(clients, S3Uri(below.bucket, keys[0]))
-    for batch in _batches(keys, advanced):
+    for batch in _batches(keys, on_progress):
         delete(clients, below.bucket, batch)
     try:
         versions = persist(lambda: list(_versions(clients, below)), f"list versions of {below}", clients)
@@ -66,14 +66,14 @@ def clear(clients: Clients, below: S3Uri, advanced: Callable[[float], None]) -> 
         if failure.reason not in _NOT_LISTED:
             raise
         return Cleared(len(keys), versions_left=len(keys) if kept else 0)
-    left = sum(_left(clients, below.bucket, batch) for batch in _batches(versions, advanced))
+    left = sum(_left(clients, below.bucket, batch) for batch in _batches(versions, on_progress))
     return Cleared(len(keys), len(versions) - left, left)
 
 
-def _batches(items: Sequence[_Item], advanced: Callable[[float], None]) -> Iterator[Sequence[_Item]]:
+def _batches(items: Sequence[_Item], on_progress: Callable[[float], None]) -> Iterator[Sequence[_Item]]:
     for start in range(0, len(items), _BATCH):
         yield items[start : start + _BATCH]
-        advanced(min(start + _BATCH, len(items)) / len(items))
+        on_progress(min(start + _BATCH, len(items)) / len(items))
 
 
 def _keys(clients: Clients, below: S3Uri) -> list[str]:

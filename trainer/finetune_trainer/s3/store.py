@@ -13,7 +13,7 @@ from pathlib import Path
 from finetune_trainer.config import StoreAccess, StoreRole
 from finetune_trainer.contract import Digest, FailureClass
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3 import deletions, downloads, uploads
 from finetune_trainer.s3.clients import connect
 from finetune_trainer.s3.credentials import Credentials, read_ca_bundle, read_credentials
@@ -106,21 +106,21 @@ class Store:
             deletions.delete(self._clients, bucket, names)
         return sum(len(names) for names in keys.values())
 
-    def clear(self, prefix: str, advanced: Callable[[float], None] = lambda _: None) -> Cleared:
+    def clear(self, prefix: str, on_progress: Callable[[float], None] = lambda _: None) -> Cleared:
         """Deletes every object whose key starts with the prefix, and its versions where the keys may.
 
         Args:
             prefix: URI.
-            advanced: told how much is done, from 0 to 1.
+            on_progress: told how much is done, from 0 to 1.
         """
-        return deletions.clear(self._clients, _parse(prefix), advanced)
+        return deletions.clear(self._clients, _parse(prefix), on_progress)
 
     def abort_uploads(self, prefix: str) -> int:
         """Aborts every multipart upload below a prefix. Returns how many."""
         return uploads.abort_unfinished(self._clients, _parse(prefix))
 
 
-def open_store(access: StoreAccess, role: StoreRole, places: Places) -> Store:
+def open_store(access: StoreAccess, role: StoreRole, paths: Paths) -> Store:
     """Reads credentials and authorities of a role; nothing is sent yet.
 
     Raises:
@@ -128,8 +128,8 @@ def open_store(access: StoreAccess, role: StoreRole, places: Places) -> Store:
     """
     store = Store(
         access,
-        lambda: read_credentials(places, role),
-        read_ca_bundle(places, role) if access.ca_bundle else None,
+        lambda: read_credentials(paths, role),
+        read_ca_bundle(paths, role) if access.ca_bundle else None,
     )
     for warning in store.warnings:
         log.warning(warning)

@@ -3,14 +3,14 @@
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Activity, CleanupPayload, FailureClass
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.heartbeat import Pulse
-from finetune_trainer.paths import Places
+from finetune_trainer.heartbeat import Heartbeat
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import open_store
 from finetune_trainer.s3.uris import UriError, parse
 from finetune_trainer.stages.result import StageResult
 
 
-def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
+def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     """Deletes everything below `run.runs`, aborts uploads there and those of Publish. Again is harmless.
 
     Raises:
@@ -18,11 +18,11 @@ def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
     """
     _check(config)
     runs = config.run.runs
-    store = open_store(config.run.stores.output, "output", places)
-    pulse.beat(Activity.CLEANING_UP, percent=0)
+    store = open_store(config.run.stores.output, "output", paths)
+    heartbeat.beat(Activity.CLEANING_UP, percent=0)
     # Uploads first: one that completed in between would otherwise stay behind as an object.
     uploads = sum(store.abort_uploads(folder) for folder in (runs, *_outputs(config)))
-    cleared = store.clear(runs, lambda share: pulse.beat(Activity.CLEANING_UP, percent=100 * share))
+    cleared = store.clear(runs, lambda share: heartbeat.beat(Activity.CLEANING_UP, percent=100 * share))
     payload = CleanupPayload(
         objects=cleared.objects,
         uploads=uploads,

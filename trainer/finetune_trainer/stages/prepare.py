@@ -29,10 +29,10 @@ from finetune_trainer.data.partition import Partition, partition
 from finetune_trainer.data.shards import Prepared, read_index, store_prepared
 from finetune_trainer.data.sources import DataFile
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.heartbeat import Pulse
+from finetune_trainer.heartbeat import Heartbeat
 from finetune_trainer.models import base_model, layer_names, lineage, model_check, model_folder
 from finetune_trainer.models.plan import choose, typical_length
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.stages import preflight
 from finetune_trainer.stages.result import StageResult
@@ -86,26 +86,26 @@ class _Work:
     """Found before any row was read."""
 
 
-def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
+def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     """Checks everything that needs no GPU, decides every `Auto` and stores the tokenised rows.
 
     Raises:
         StageFailure: UserConfig, UserData or Storage, with the reason in docs/reasons.md.
     """
     preflight.check_uris(config.run)
-    pulse.beat(Activity.CHECKING_STORE, percent=0, quiet_seconds=_SLOW_SECONDS)
+    heartbeat.beat(Activity.CHECKING_STORE, percent=0, quiet_seconds=_SLOW_SECONDS)
     stores = config.run.stores
-    output = open_store(stores.output, "output", places)
-    data = open_store(stores.data, "data", places)
-    models = open_store(stores.model, "model", places)
+    output = open_store(stores.output, "output", paths)
+    data = open_store(stores.data, "data", paths)
+    models = open_store(stores.model, "model", paths)
     preflight.check_output_free(output, config)
     preflight.check_writable(output, config)
     parent = lineage.keep_parent(config.run, models, output)
     found = sources.find(data, config.run.dataset)
-    files = {name: sources.fetch(data, split.uris, places) for name, split in found.items()}
-    pulse.beat(Activity.CHECKING_MODEL, percent=10, quiet_seconds=_SLOW_SECONDS)
+    files = {name: sources.fetch(data, split.uris, paths) for name, split in found.items()}
+    heartbeat.beat(Activity.CHECKING_MODEL, percent=10, quiet_seconds=_SLOW_SECONDS)
     task = preparing(config.run.task)
-    base = _base(config, task, models, places)
+    base = _base(config, task, models, paths)
     if parent:
         lineage.check_files(config.run.model.uri, parent, base.folder, base.digest)
     digest = _data_digest(config, base, files)
@@ -114,18 +114,18 @@ def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
     notes = [warning("Note", f"{text}.") for text in (*sorted(keys), *base.warnings)]
     ignored = [note for split in found.values() for note in split.notes]
     work = _Work(config, task, output, base, files, folder, (*notes, *ignored))
-    facts = _stored(work) or _prepare_rows(work, pulse)
-    pulse.beat(Activity.DONE, percent=100)
+    facts = _stored(work) or _prepare_rows(work, heartbeat)
+    heartbeat.beat(Activity.DONE, percent=100)
     return _result(work, digest, facts)
 
 
-def _base(config: TrainConfig, task: Preparing[Any], store: Store, places: Places) -> _Base:
+def _base(config: TrainConfig, task: Preparing[Any], store: Store, paths: Paths) -> _Base:
     """Checks the model from outside before its weights are downloaded for their digest."""
     uri = config.run.model.uri.rstrip("/") + "/"
     wanted = model_check.Wanted(task.model_types(), task.HEAD, task.SUITABLE)
     inspection = model_folder.inspect(store, uri, wanted)
     layer_names.check(config.run.method, inspection.weights)
-    fresh = places.scratch / "model"
+    fresh = paths.scratch / "model"
     shutil.rmtree(fresh, ignore_errors=True)
     digest = base_model.download(store, uri, fresh)
     tokenizer = tokenise.load_tokenizer(fresh)
@@ -172,10 +172,10 @@ def _stored(work: _Work) -> Facts | None:
     return facts
 
 
-def _prepare_rows(work: _Work, pulse: Pulse) -> Facts:
+def _prepare_rows(work: _Work, heartbeat: Heartbeat) -> Facts:
     """Reads, checks, splits and tokenises all rows; the index is the last thing written."""
     run, task = work.config.run, work.task
-    pulse.beat(Activity.CHECKING_DATA, percent=20, quiet_seconds=_SLOW_SECONDS)
+    heartbeat.beat(Activity.CHECKING_DATA, percent=20, quiet_seconds=_SLOW_SECONDS)
     reader = partial(task.example, run=run)
     wanted = frozenset(run.dataset.columns.model_dump().values())
     read = {name: sources.read(name, files, wanted, reader) for name, files in work.files.items()}
@@ -200,7 +200,7 @@ def _prepare_rows(work: _Work, pulse: Pulse) -> Facts:
     findings += doctor.few_test_rows(len(parts.splits["test"]))
     _fail_on_errors(work, findings)
 
-    pulse.beat(Activity.TOKENISING, percent=40, quiet_seconds=_SLOW_SECONDS)
+    heartbeat.beat(Activity.TOKENISING, percent=40, quiet_seconds=_SLOW_SECONDS)
     encoded = {name: task.encode(work.base.tokenizer, rows, run) for name, rows in parts.splits.items()}
     lengths = {name: Lengths.of(rows) for name, rows in encoded.items()}
     typical = typical_length(lengths["train"].array, task.AUTO.percentile)
@@ -222,7 +222,7 @@ def _prepare_rows(work: _Work, pulse: Pulse) -> Facts:
         labels=labels,
     )
 
-    pulse.beat(Activity.UPLOADING, percent=80, quiet_seconds=_SLOW_SECONDS)
+    heartbeat.beat(Activity.UPLOADING, percent=80, quiet_seconds=_SLOW_SECONDS)
     facts = Facts(
         rows=_row_counts(parts, sum(len(source.bad) for source in read.values())),
         labels=len(labels),

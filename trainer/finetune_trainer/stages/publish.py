@@ -18,8 +18,8 @@ from finetune_trainer.contract import (
     TrainPayload,
 )
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.heartbeat import Pulse
-from finetune_trainer.paths import Places
+from finetune_trainer.heartbeat import Heartbeat
+from finetune_trainer.paths import Paths
 from finetune_trainer.report import model_card, page
 from finetune_trainer.report.page import Sources
 from finetune_trainer.report.record import PREDICTIONS, RECORD, TrainingRecord
@@ -34,30 +34,30 @@ log = logging.getLogger(__name__)
 CARD, REPORT, PAGE = "README.md", "report.json", "report.html"
 
 
-def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
+def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     """Verifies what Train staged and copies it to `run.output`. Run again, it comes to the same end.
 
     Raises:
         StageFailure: UserConfig (OutputExists), Storage, Numerical, Internal.
     """
-    pulse.beat(Activity.CHECKING_STORE, percent=0.0)
-    store = open_store(config.run.stores.output, "output", places)
+    heartbeat.beat(Activity.CHECKING_STORE, percent=0.0)
+    store = open_store(config.run.stores.output, "output", paths)
     check_output_free(store, config)
     chosen, trained = _chosen(config), _trained(store, config)
-    staged_folder, folder = places.scratch / "staged", places.scratch / "published"
+    staged_folder, folder = paths.scratch / "staged", paths.scratch / "published"
     for left in (staged_folder, folder):
         rmtree(left, ignore_errors=True)
-    pulse.beat(Activity.LOADING, percent=5.0)
+    heartbeat.beat(Activity.LOADING, percent=5.0)
     staged = download_folder(store, trained.staging, staged_folder)
-    pulse.beat(Activity.VERIFYING, percent=30.0)
+    heartbeat.beat(Activity.VERIFYING, percent=30.0)
     # torch only from here on: a refusal above comes within a second.
     from finetune_trainer.models.load import quiet  # noqa: PLC0415
     from finetune_trainer.models.verify import verify  # noqa: PLC0415
 
     quiet()
-    model_folder, difference = verify(config, places, staged_folder)
+    model_folder, difference = verify(config, paths, staged_folder)
     log.info("reloaded from %s: the largest difference of a logit is %.1e", trained.staging, difference)
-    pulse.beat(Activity.UPLOADING, percent=60.0)
+    heartbeat.beat(Activity.UPLOADING, percent=60.0)
     record = TrainingRecord.model_validate_json((staged_folder / RECORD).read_bytes())
     copytree(model_folder, folder)
     sources = Sources(config, chosen, staged, record, trained, _findings(store, config))

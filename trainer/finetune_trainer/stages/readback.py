@@ -3,26 +3,26 @@
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Activity, FailureClass, Stage
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.heartbeat import Pulse
-from finetune_trainer.paths import Places
+from finetune_trainer.heartbeat import Heartbeat
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3 import results
 from finetune_trainer.s3.store import open_store
 from finetune_trainer.stages.result import StageResult
 
 
-def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
+def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     """Gives back what `config.readback_stage` reached.
 
     Raises:
         StageFailure: ResultMissing when no success of that stage and config is stored.
     """
-    pulse.beat(Activity.CHECKING_STORE)
+    heartbeat.beat(Activity.CHECKING_STORE)
     if config.readback_stage is None:
         raise StageFailure(
             FailureClass.INTERNAL, "ReadbackStageMissing", "The config names no readbackStage.", ""
         )
     stage = Stage(config.readback_stage)
-    store = open_store(config.run.stores.output, "output", places)
+    store = open_store(config.run.stores.output, "output", paths)
     message = results.find(store, config, stage)
     if message is None:
         raise StageFailure(

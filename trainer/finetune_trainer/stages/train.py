@@ -12,14 +12,14 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Activity, FailureClass, TrainPayload
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.heartbeat import Pulse
+from finetune_trainer.heartbeat import Heartbeat
 from finetune_trainer.models.load import on, quiet
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.report.record import sentence
 from finetune_trainer.stages.result import StageResult
-from finetune_trainer.tasks.base import Answers
+from finetune_trainer.tasks.base import Predictions
 from finetune_trainer.training import baseline, best_weights, staging
-from finetune_trainer.training.context import Scene, set_scene
+from finetune_trainer.training.context import Context, open_context
 from finetune_trainer.training.distributed import Gang, largest
 from finetune_trainer.training.evaluate import over_rows
 from finetune_trainer.training.fit import tune
@@ -29,7 +29,7 @@ LOADED, MEASURED, TRAINED, TESTED, DONE = 2.0, 10.0, 90.0, 95.0, 100.0
 """How far the stage is, in percent, after each of its parts."""
 
 
-def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
+def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     """Trains as Prepare decided; every rank runs this, rank 0 writes.
 
     Raises:
@@ -37,19 +37,21 @@ def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
     """
     began = time.monotonic()
     quiet()
-    scene = set_scene(config, places, pulse)
-    base, reused = baseline.measured(scene, LOADED, MEASURED)
-    scene = scene.packed_by(base.packing)
-    tuned = tune(scene, first_percent=MEASURED, last_percent=TRAINED)
-    model, answers = _test(scene)
-    peak = int(largest(scene.gang, _peak_memory(scene.gang)))
-    epochs = float(scene.chosen.epochs)
-    if not scene.gang.first:
+    context = open_context(config, paths, heartbeat)
+    base, reused = baseline.measured(context, LOADED, MEASURED)
+    context = context.packed_by(base.packing)
+    tuned = tune(context, first_percent=MEASURED, last_percent=TRAINED)
+    model, predictions = _test(context)
+    peak = int(largest(context.gang, _peak_memory(context.gang)))
+    epochs = float(context.chosen.epochs)
+    if not context.gang.first:
         return StageResult(None, "The first rank has the result.", tuned.steps, epochs)
-    outcome = Outcome(model, answers, base, reused, tuned)
-    facts = staging.record_of(scene, outcome)
-    uri = staging.stage(scene, outcome, facts, partial(scene.tell, Activity.UPLOADING, TESTED, DONE))
-    gpus = scene.gang.world if scene.gang.device.type == "cuda" else 0
+    outcome = Outcome(model, predictions, base, reused, tuned)
+    facts = staging.record_of(context, outcome)
+    uri = staging.stage(
+        context, outcome, facts, partial(context.report_progress, Activity.UPLOADING, TESTED, DONE)
+    )
+    gpus = context.gang.world if context.gang.device.type == "cuda" else 0
     payload = TrainPayload(
         best=tuned.best,
         evaluation=facts.evaluation,
@@ -60,29 +62,29 @@ def run(config: TrainConfig, places: Places, pulse: Pulse) -> StageResult:
     return StageResult(payload, sentence(facts.evaluation), tuned.steps, epochs)
 
 
-def _test(scene: Scene) -> tuple[torch.nn.Module, Answers]:
+def _test(context: Context) -> tuple[torch.nn.Module, Predictions]:
     """The best weights, in float32 and without DeepSpeed, on the test rows: exactly what is published."""
     # The engine, its optimizer and the gradients go first: they are the larger part of the memory.
     gc.collect()
-    if scene.gang.device.type == "cuda":
+    if context.gang.device.type == "cuda":
         torch.cuda.empty_cache()
     unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
-    model = on(scene.gang.device, scene.load_model())
-    best_weights.spread(scene.gang, model, scene.best_weights)
-    answers = over_rows(
-        scene,
-        partial(scene.learning.answers, model),
-        scene.prepared.test,
-        partial(scene.tell, Activity.EVALUATING_TUNED, TRAINED, TESTED),
+    model = on(context.gang.device, context.load_model())
+    best_weights.spread(context.gang, model, context.best_weights)
+    predictions = over_rows(
+        context,
+        partial(context.learning.predictions, model),
+        context.prepared.test,
+        partial(context.report_progress, Activity.EVALUATING_TUNED, TRAINED, TESTED),
     )
-    if spoilt := int((~np.isfinite(answers).all(axis=1)).sum()):
+    if spoilt := int((~np.isfinite(predictions).all(axis=1)).sum()):
         raise StageFailure(
             FailureClass.NUMERICAL,
             "NonFiniteLogits",
             f"the tuned model answers {spoilt} test rows with something that is no number",
             "lower training.learningRate, or use precision Float32",
         )
-    return model, answers
+    return model, predictions
 
 
 def _peak_memory(gang: Gang) -> float:

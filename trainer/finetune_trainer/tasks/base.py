@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from finetune_trainer.report.markup import Section
     from finetune_trainer.report.record import TrainingRecord
     from finetune_trainer.training.baseline import Baseline, BaselineKey
-    from finetune_trainer.training.context import Scene
+    from finetune_trainer.training.context import Context
 
 Tensors = dict[str, "torch.Tensor"]
-Answers = npt.NDArray[np.floating[Any]]
+Predictions = npt.NDArray[np.floating[Any]]
 """What a model says about each row, shape [rows, width]; what the numbers mean is the task's own."""
 Numbers = Sequence[int] | npt.NDArray[np.int64]
 Row = TypeVar("Row", bound=Example)
@@ -128,7 +128,7 @@ class Learning(Protocol):
     def collate(self, split: "Split", numbers: Numbers, pad_id: int, packing: "Packing | None") -> Tensors:
         """Some rows as the model's inputs, with two more tensors of one shape.
 
-        `labels`: what is to be learnt, NO_LABEL elsewhere. `places`: which of the rows each label is of,
+        `labels`: what is to be learnt, IGNORE_INDEX elsewhere. `row_index`: the row of each label,
         from 0. FILLER stands for a row that carries no loss.
 
         Args:
@@ -139,9 +139,9 @@ class Learning(Protocol):
         """
 
     def losses(self, outputs: Any, labels: "torch.Tensor") -> "torch.Tensor":
-        """The loss of each label that is not NO_LABEL, in their order, flat."""
+        """The loss of each label that is not IGNORE_INDEX, in their order, flat."""
 
-    def answers(self, model: "torch.nn.Module", inputs: Tensors) -> "torch.Tensor":
+    def predictions(self, model: "torch.nn.Module", inputs: Tensors) -> "torch.Tensor":
         """What a model says about each row, float32 or float64, shape [rows, width]."""
 
     def logits(self, model: "torch.nn.Module", inputs: Tensors) -> "torch.Tensor":
@@ -150,11 +150,11 @@ class Learning(Protocol):
     def verified_rows(self, model: "torch.nn.Module", split: "Split") -> int:
         """Of how many rows Publish compares the logits: as many as can be stored and computed at once."""
 
-    def measured(self, metric: MetricName, answers: Answers, split: "Split", classes: int) -> float:
+    def measured(self, metric: MetricName, predictions: Predictions, split: "Split", classes: int) -> float:
         """One metric of one model on one split."""
 
     def measure_baseline(
-        self, scene: "Scene", key: "BaselineKey", advanced: Callable[[float], None]
+        self, context: "Context", key: "BaselineKey", on_progress: Callable[[float], None]
     ) -> "Baseline | None":
         """What the tuned model is compared with; a collective call, its result on rank 0 alone."""
 
@@ -165,23 +165,29 @@ class Learning(Protocol):
             ValidationError: it is none of this task.
         """
 
-    def evaluation(self, scene: "Scene", baseline: Any, answers: Answers) -> Evaluation:
+    def evaluation(self, context: "Context", baseline: Any, predictions: Predictions) -> Evaluation:
         """Base model and tuned model on the test rows, with intervals."""
 
     def facts(
-        self, scene: "Scene", model: "torch.nn.Module", baseline: Any, answers: Answers, *, reused: bool
+        self,
+        context: "Context",
+        model: "torch.nn.Module",
+        baseline: Any,
+        predictions: Predictions,
+        *,
+        reused: bool,
     ) -> Any:
         """The task's own part of the training record; asked on rank 0 alone.
 
         Args:
-            scene: the run.
+            context: the run.
             model: the tuned one, whole, on the device.
             baseline: what it is compared with.
-            answers: of the tuned model on the test rows.
+            predictions: of the tuned model on the test rows.
             reused: whether an earlier attempt measured the baseline.
         """
 
-    def prediction_lines(self, scene: "Scene", baseline: Any, answers: Answers) -> Iterator[str]:
+    def prediction_lines(self, context: "Context", baseline: Any, predictions: Predictions) -> Iterator[str]:
         """One JSON line a test row: everything needed to compute every metric again."""
 
 

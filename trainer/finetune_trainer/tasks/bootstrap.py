@@ -12,7 +12,7 @@ RESAMPLES = 1000
 PRIMARY_DIGITS = 4
 """kubectl prints a column's number with all its digits."""
 CONFIDENCE = 0.95
-Contestant = Literal["majority", "baseline", "tuned"]
+ModelRole = Literal["majority", "baseline", "tuned"]
 Points = Mapping[MetricName, float]
 """What one model scores."""
 Resampled = Mapping[MetricName, npt.NDArray[np.float64]]
@@ -20,8 +20,8 @@ Resampled = Mapping[MetricName, npt.NDArray[np.float64]]
 
 
 def compared(
-    points: Mapping[Contestant, Points],
-    resampled: Mapping[Contestant, Resampled],
+    points: Mapping[ModelRole, Points],
+    resampled: Mapping[ModelRole, Resampled],
     *,
     rows: int,
     metrics: Sequence[MetricName],

@@ -8,7 +8,7 @@ from finetune_trainer.config import digest_of
 from finetune_trainer.contract import Activity, Digest, MetricName, Model, Task
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.tasks.base import Learning
-from finetune_trainer.training.context import Scene
+from finetune_trainer.training.context import Context
 from finetune_trainer.training.distributed import from_first
 
 
@@ -35,36 +35,36 @@ class Baseline(Model):
     """When rows are laid end to end; None where the base model does not keep them apart."""
 
 
-def measured(scene: Scene, before: float, after: float) -> tuple[Baseline, bool]:
+def measured(context: Context, before: float, after: float) -> tuple[Baseline, bool]:
     """The baseline, and whether an earlier attempt had stored it; a collective call.
 
     Args:
-        scene: the run.
+        context: the run.
         before: percent of the stage that is done.
         after: percent of the stage that is done afterwards.
     """
-    run = scene.config.run
+    run = context.config.run
     key = BaselineKey(
         task=run.task,
-        model=scene.base_digest,
-        data=scene.data_digest,
-        max_length=scene.chosen.max_length,
+        model=context.base_digest,
+        data=context.data_digest,
+        max_length=context.chosen.max_length,
         primary_metric=run.evaluation.primary_metric,
         seed=run.training.seed,
-        code=scene.learning.METRIC_CODE,
+        code=context.learning.METRIC_CODE,
     )
     where = uri(run.runs, key)
-    advanced = partial(scene.tell, Activity.EVALUATING_BASELINE, before, after)
-    advanced(0.0)
+    on_progress = partial(context.report_progress, Activity.EVALUATING_BASELINE, before, after)
+    on_progress(0.0)
     found = None
-    if scene.gang.first and scene.store.head(where):
-        found = read(scene.learning, scene.store.read(where), key, len(scene.prepared.test))
-    if found := from_first(scene.gang, found):
+    if context.gang.first and context.store.head(where):
+        found = read(context.learning, context.store.read(where), key, len(context.prepared.test))
+    if found := from_first(context.gang, found):
         return found, True
-    fresh = scene.learning.measure_baseline(scene, key, advanced)
-    if fresh and scene.gang.first:
-        scene.store.write(where, fresh.model_dump_json(by_alias=True).encode())
-    return from_first(scene.gang, fresh), False
+    fresh = context.learning.measure_baseline(context, key, on_progress)
+    if fresh and context.gang.first:
+        context.store.write(where, fresh.model_dump_json(by_alias=True).encode())
+    return from_first(context.gang, fresh), False
 
 
 def uri(runs: str, key: BaselineKey) -> str:

@@ -12,11 +12,11 @@ from finetune_trainer.config import TrainConfig, Training
 from finetune_trainer.contract import Activity, Chosen, Digest, FailureClass
 from finetune_trainer.data.shards import Prepared, Split, load_prepared
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.heartbeat import Pulse
+from finetune_trainer.heartbeat import Heartbeat
 from finetune_trainer.models import base_model, methods
 from finetune_trainer.models.load import pad_token
 from finetune_trainer.models.packing import Packing
-from finetune_trainer.paths import Places
+from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.tasks.base import Learning, Numbers, Tensors
 from finetune_trainer.tasks.registry import learning
@@ -25,13 +25,13 @@ from finetune_trainer.training.distributed import Gang, meet
 
 
 @dataclass(frozen=True)
-class Scene:
+class Context:
     """The run as one rank sees it; nothing here changes."""
 
     config: TrainConfig
     chosen: Chosen
-    places: Places
-    pulse: Pulse
+    paths: Paths
+    heartbeat: Heartbeat
     gang: Gang
     store: Store
     prepared: Prepared
@@ -71,19 +71,19 @@ class Scene:
     @property
     def best_weights(self) -> Path:
         """Where rank 0 keeps the best weights so far."""
-        return self.places.scratch / "best.safetensors"
+        return self.paths.scratch / "best.safetensors"
 
     @property
     def rows_at_once(self) -> int:
         """Rows of one pass without gradients: they need less memory than those with."""
         return 2 * self.chosen.micro_batch_size
 
-    def tell(self, activity: Activity, before: float, after: float, share: float) -> None:
+    def report_progress(self, activity: Activity, before: float, after: float, share: float) -> None:
         """Says that a part of the stage, from `before` to `after` percent, is done to this share (0 to 1)."""
-        self.pulse.beat(activity, percent=before + (after - before) * share)
+        self.heartbeat.beat(activity, percent=before + (after - before) * share)
 
 
-def set_scene(config: TrainConfig, places: Places, pulse: Pulse) -> Scene:
+def open_context(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> Context:
     """Meets the other ranks, then reads rows and model; on every node one rank downloads, the others wait.
 
     Raises:
@@ -91,23 +91,23 @@ def set_scene(config: TrainConfig, places: Places, pulse: Pulse) -> Scene:
     """
     if config.chosen is None or config.prepared is None:
         raise StageFailure(FailureClass.INTERNAL, "ChosenMissing", "the config carries no result of Prepare")
-    gang = _meet(config, config.chosen, pulse)
-    pulse.beat(Activity.LOADING, percent=0.0)
-    store = open_store(config.run.stores.output, "output", places)
+    gang = _meet(config, config.chosen, heartbeat)
+    heartbeat.beat(Activity.LOADING, percent=0.0)
+    store = open_store(config.run.stores.output, "output", paths)
     folder = f"{config.run.runs}prepared/{config.prepared.removeprefix('sha256:')[:16]}/"
     downloads = gang.local_rank == 0
     if not downloads:
         dist.barrier()
     # The cache is the node's: whoever comes second finds everything there, and checks it again.
-    prepared = load_prepared(store, folder, places)
-    base, base_digest = base_model.fetch(config, places)
+    prepared = load_prepared(store, folder, paths)
+    base, base_digest = base_model.fetch(config, paths)
     if downloads:
         dist.barrier()
-    return Scene(
+    return Context(
         config=config,
         chosen=config.chosen,
-        places=places,
-        pulse=pulse,
+        paths=paths,
+        heartbeat=heartbeat,
         gang=gang,
         store=store,
         prepared=prepared,
@@ -126,9 +126,9 @@ def precision(training: Training, gang: Gang) -> Precision:
     return "bfloat16" if training.precision == "BFloat16" else "float32"
 
 
-def _meet(config: TrainConfig, chosen: Chosen, pulse: Pulse) -> Gang:
+def _meet(config: TrainConfig, chosen: Chosen, heartbeat: Heartbeat) -> Gang:
     startup = config.rendezvous.startup_deadline_seconds
-    pulse.beat(Activity.RENDEZVOUS, quiet_seconds=startup + 60)
+    heartbeat.beat(Activity.RENDEZVOUS, quiet_seconds=startup + 60)
     gang = meet(
         gpus=config.run.world.gpus_per_node > 0,
         startup_seconds=startup,

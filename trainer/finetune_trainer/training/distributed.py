@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.heartbeat import Pulse
+from finetune_trainer.heartbeat import Heartbeat
 
 Number = TypeVar("Number", bound=np.floating[Any])
 
@@ -144,13 +144,13 @@ def gathered_rows(
     return result
 
 
-def leave_together(gang: Gang, pulse: Pulse) -> None:
+def leave_together(gang: Gang, heartbeat: Heartbeat) -> None:
     """Ends every rank if any of them was asked to leave; a collective decision.
 
     Raises:
         StageFailure: Preempted, on all ranks.
     """
-    if summed(gang, [float(pulse.leave_requested)])[0]:
+    if summed(gang, [float(heartbeat.leave_requested)])[0]:
         raise preempted()
 
 

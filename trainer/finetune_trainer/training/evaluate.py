@@ -8,8 +8,8 @@ import torch
 
 from finetune_trainer.data.shards import Split
 from finetune_trainer.models.collate import Tensors, lengths
-from finetune_trainer.tasks.base import Answers
-from finetune_trainer.training.context import Scene
+from finetune_trainer.tasks.base import Predictions
+from finetune_trainer.training.context import Context
 from finetune_trainer.training.distributed import gathered_rows, leave_together
 
 Compute = Callable[[Tensors], torch.Tensor]
@@ -18,39 +18,41 @@ _ROUNDS_BETWEEN_DECISIONS = 8
 """A collective costs little, but not nothing: ask that seldom whether somebody was told to leave."""
 
 
-def over_rows(scene: Scene, compute: Compute, split: Split, advanced: Callable[[float], None]) -> Answers:
+def over_rows(
+    context: Context, compute: Compute, split: Split, on_progress: Callable[[float], None]
+) -> Predictions:
     """Runs a model over all rows of a split, shared out over the ranks; a collective call.
 
     Rows of similar length go together. Every rank makes the same number of passes, for at ZeRO-3 a pass is
     a collective; a rank without work left repeats a batch and forgets it.
 
     Args:
-        scene: the run.
+        context: the run.
         compute: the model.
         split: the rows.
-        advanced: told the share done, 0 to 1.
+        on_progress: told the share done, 0 to 1.
 
     Returns:
         Shape [rows of the split, width], on every rank.
     """
-    gang, at_once = scene.gang, scene.rows_at_once
+    gang, at_once = context.gang, context.rows_at_once
     order = np.argsort(-lengths(split), kind="stable").astype(np.int64)
     batches = [order[start : start + at_once] for start in range(0, len(order), at_once)]
     rounds = -(-len(batches) // gang.world)
-    values: list[Answers] = []
+    values: list[Predictions] = []
     numbers: list[npt.NDArray[np.int64]] = []
     for turn in range(rounds):
         mine = turn * gang.world + gang.rank
         batch = batches[min(mine, len(batches) - 1)]
-        inputs = {name: tensor.to(gang.device) for name, tensor in scene.collated(split, batch).items()}
+        inputs = {name: tensor.to(gang.device) for name, tensor in context.collated(split, batch).items()}
         with torch.no_grad():
             computed = compute(inputs).cpu().numpy()
         if mine < len(batches):
             values.append(computed)
             numbers.append(batch)
-        advanced((turn + 1) / rounds)
+        on_progress((turn + 1) / rounds)
         if turn % _ROUNDS_BETWEEN_DECISIONS == _ROUNDS_BETWEEN_DECISIONS - 1:
-            leave_together(gang, scene.pulse)
+            leave_together(gang, context.heartbeat)
     width = computed.shape[1]
     return gathered_rows(
         gang,

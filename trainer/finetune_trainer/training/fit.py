@@ -10,7 +10,7 @@ from finetune_trainer.contract import HIGHER_IS_BETTER, Activity, Best, MetricNa
 from finetune_trainer.data.batches import Layout, steps_per_epoch
 from finetune_trainer.report.record import CurvePoint, EpochRow
 from finetune_trainer.training import best_weights
-from finetune_trainer.training.context import Scene
+from finetune_trainer.training.context import Context
 from finetune_trainer.training.curve import Curve
 from finetune_trainer.training.deepspeed_config import own_clip
 from finetune_trainer.training.distributed import from_first
@@ -47,50 +47,50 @@ class Tuned:
     tokens_per_second: float
 
 
-def tune(scene: Scene, *, first_percent: float, last_percent: float) -> Tuned:
+def tune(context: Context, *, first_percent: float, last_percent: float) -> Tuned:
     """Trains; the weights that do best on the validation rows end up in `scene.best_weights` on rank 0.
 
     Raises:
         StageFailure: Numerical, Preempted; on all ranks alike.
     """
-    run, chosen, gang = scene.config.run, scene.chosen, scene.gang
-    seed, train, primary = run.training.seed, scene.prepared.train, run.evaluation.primary_metric
+    run, chosen, gang = context.config.run, context.chosen, context.gang
+    seed, train, primary = run.training.seed, context.prepared.train, run.evaluation.primary_metric
     per_epoch = steps_per_epoch(len(train), chosen.batch_size)
     total = chosen.epochs * per_epoch
     args = arguments(
         chosen,
         run.training,
-        scene.precision,
+        context.precision,
         run.offload,
-        folder=str(scene.places.scratch / "trainer"),
+        folder=str(context.paths.scratch / "trainer"),
         gpus=gang.device.type == "cuda",
         steps=total,
     )
-    model = scene.load_model()
+    model = context.load_model()
     loop = Loop(
         gang=gang,
-        batches=RankBatches(train, Layout.of(chosen), rank=gang.rank, seed=seed, collate=scene.collated),
-        losses=scene.learning.losses,
-        forward=scene.learning.FORWARD,
+        batches=RankBatches(train, Layout.of(chosen), rank=gang.rank, seed=seed, collate=context.collated),
+        losses=context.learning.losses,
+        forward=context.learning.FORWARD,
         clip=own_clip(chosen.zero_stage, run.training.max_gradient_norm),
-        pulse=scene.pulse,
+        heartbeat=context.heartbeat,
         model=model,
         args=args,
     )
-    tally = _Tally(scene, Meter(total, first_percent, last_percent), per_epoch)
+    tally = _Tally(context, Meter(total, first_percent, last_percent), per_epoch)
     history: list[EpochRow] = []
     best: list[Best] = []
 
     def at_epoch_end(epoch: int, step: int) -> None:
-        value = _validation(scene, loop)
+        value = _validation(context, loop)
         if not math.isfinite(value):
             raise non_finite("Loss", "loss of the validation rows after the last update", step, [])
-        scene.pulse.beat(Activity.EVALUATING, validation=value)
+        context.heartbeat.beat(Activity.EVALUATING, validation=value)
         history.append(EpochRow(epoch=epoch, step=step, training_loss=tally.mean_loss(), validation=value))
         if not best or better(primary, value, best[-1].metric):
             best.append(Best(step=step, metric=value))
-            scene.pulse.beat(Activity.SAVING)
-            best_weights.keep(gang, model, scene.best_weights)
+            context.heartbeat.beat(Activity.SAVING)
+            best_weights.keep(gang, model, context.best_weights)
         if gang.first:
             log.info("epoch %d: %s %.4f on validation rows", epoch, primary, value)
 
@@ -116,29 +116,29 @@ def better(metric: MetricName, value: float, best: float) -> bool:
     return value > best if HIGHER_IS_BETTER[metric] else value < best
 
 
-def _validation(scene: Scene, loop: Loop) -> float:
+def _validation(context: Context, loop: Loop) -> float:
     """The primary metric on the validation rows, the same number on every rank."""
     engine = loop.model_wrapped
     engine.eval()
-    prepared, learning = scene.prepared, scene.learning
-    answers = over_rows(
-        scene,
-        partial(learning.answers, engine),
+    prepared, learning = context.prepared, context.learning
+    predictions = over_rows(
+        context,
+        partial(learning.predictions, engine),
         prepared.validation,
-        lambda _: scene.pulse.beat(Activity.EVALUATING),
+        lambda _: context.heartbeat.beat(Activity.EVALUATING),
     )
     engine.train()
-    primary = scene.config.run.evaluation.primary_metric
-    value = learning.measured(primary, answers, prepared.validation, len(prepared.labels))
+    primary = context.config.run.evaluation.primary_metric
+    value = learning.measured(primary, predictions, prepared.validation, len(prepared.labels))
     # Ranks on unlike machines may round differently; a decision must be the same everywhere.
-    return float(from_first(scene.gang, value))
+    return float(from_first(context.gang, value))
 
 
 class _Tally:
     """Counts the steps and tells people how it goes."""
 
-    def __init__(self, scene: Scene, meter: Meter, steps_per_epoch: int) -> None:
-        self.scene, self.meter, self.steps_per_epoch = scene, meter, steps_per_epoch
+    def __init__(self, context: Context, meter: Meter, steps_per_epoch: int) -> None:
+        self.context, self.meter, self.steps_per_epoch = context, meter, steps_per_epoch
         self.curve = Curve(meter.total_steps)
         self.rows = self.tokens = 0
         self.seconds = 0.0
@@ -156,7 +156,7 @@ class _Tally:
         self.curve = self.curve.after(step)
         self.meter = self.meter.after(step.number, now=now, samples=self.rows, tokens=self.tokens)
         fields = self.meter.fields()
-        self.scene.pulse.beat(
+        self.context.heartbeat.beat(
             Activity.TRAINING,
             epoch=step.number / self.steps_per_epoch,
             loss=step.loss,
@@ -164,7 +164,7 @@ class _Tally:
             learning_rate=step.learning_rate,
             **fields,
         )
-        if self.scene.gang.first and now - self._logged > _LOG_SECONDS:
+        if self.context.gang.first and now - self._logged > _LOG_SECONDS:
             self._logged = now
             log.info(
                 "step %d of %d: loss %.4f, gradient norm %.3f, %.1f rows/s",

@@ -15,8 +15,8 @@ from finetune_trainer.data.batches import FILLER, Layout, deal, epoch_batches, s
 from finetune_trainer.data.lines import Line
 from finetune_trainer.data.shards import Split
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.heartbeat import Pulse
-from finetune_trainer.models.collate import NO_LABEL, Tensors, lengths
+from finetune_trainer.heartbeat import Heartbeat
+from finetune_trainer.models.collate import IGNORE_INDEX, Tensors, lengths
 from finetune_trainer.tasks.base import Numbers
 from finetune_trainer.training.deepspeed_config import Precision, deepspeed_config, engine_clip
 from finetune_trainer.training.distributed import Gang, gathered, preempted, summed
@@ -26,7 +26,7 @@ _SCHEDULES = {"Linear": "linear", "Cosine": "cosine", "Constant": "constant_with
 _NAMED_ROWS = 10
 
 Collate = Callable[[Split, Numbers], Tensors]
-"""Rows of a split, FILLER among them -> the model's inputs, `labels` and `places`."""
+"""Rows of a split, FILLER among them -> the model's inputs, `labels` and `row_index`."""
 Losses = Callable[[Any, torch.Tensor], torch.Tensor]
 """The model's outputs and `labels` -> the loss of each label, see tasks.protocol.Learning."""
 
@@ -82,7 +82,7 @@ class Loop(Trainer):
         losses: Losses,
         forward: Mapping[str, Any],
         clip: float,
-        pulse: Pulse,
+        heartbeat: Heartbeat,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs, compute_loss_func=self._mean_over_batch)
@@ -90,7 +90,7 @@ class Loop(Trainer):
         # Our labels stand where they are predicted, also those of a language model.
         self._loss_shifts_labels = False
         self.losses, self.forward = losses, dict(forward)
-        self.gang, self.batches, self.clip, self.pulse = gang, batches, clip, pulse
+        self.gang, self.batches, self.clip, self.heartbeat = gang, batches, clip, heartbeat
         self.taken: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.owners = torch.empty(0, dtype=torch.int64)
         self.seen_rows = self.seen_tokens = 0
@@ -113,7 +113,7 @@ class Loop(Trainer):
     def compute_loss(self, model: Any, inputs: Tensors, *args: Any, **kwargs: Any) -> Any:
         """The loss of one micro-batch; at the last one of a step all ranks agree that it may be taken."""
         rows = inputs.pop("rows")
-        self.owners = rows[inputs.pop("places")]
+        self.owners = rows[inputs.pop("row_index")]
         there = rows[rows != FILLER].cpu().numpy()
         self.seen_rows += len(there)
         self.seen_tokens += int(lengths(self.batches.split)[there].sum())
@@ -130,7 +130,7 @@ class Loop(Trainer):
         Trainer counts the labels of all ranks and micro-batches, and undoes the averaging over ranks.
         """
         losses = self.losses(outputs, labels)
-        self.taken.append((losses.detach(), self.owners[labels != NO_LABEL]))
+        self.taken.append((losses.detach(), self.owners[labels != IGNORE_INDEX]))
         return losses.sum() / num_items_in_batch
 
     def _agree(self) -> None:
@@ -145,7 +145,7 @@ class Loop(Trainer):
                 float(self.seen_rows),
                 float(self.seen_tokens),
                 float(len(bad)),
-                float(self.pulse.leave_requested),
+                float(self.heartbeat.leave_requested),
             ],
         )
         self.taken, self.seen_rows, self.seen_tokens = [], 0, 0

@@ -27,9 +27,9 @@ from finetune_trainer.report.record import (
 )
 from finetune_trainer.s3.manifest import Manifest, upload_folder
 from finetune_trainer.s3.results import writer
-from finetune_trainer.tasks.base import Answers
+from finetune_trainer.tasks.base import Predictions
 from finetune_trainer.training.baseline import Baseline
-from finetune_trainer.training.context import Scene
+from finetune_trainer.training.context import Context
 from finetune_trainer.training.fit import Tuned
 
 VERIFIED_ROWS = 64
@@ -42,7 +42,7 @@ class Outcome:
 
     model: torch.nn.Module
     """The tuned model, float32, on the device."""
-    answers: Answers
+    predictions: Predictions
     """Of the tuned model on the test rows."""
     baseline: Baseline
     reused: bool
@@ -50,13 +50,15 @@ class Outcome:
     tuned: Tuned
 
 
-def record_of(scene: Scene, outcome: Outcome) -> TrainingRecord:
+def record_of(context: Context, outcome: Outcome) -> TrainingRecord:
     """The record of this run; the intervals are computed here."""
-    prepared, tuned, learning = scene.prepared, outcome.tuned, scene.learning
+    prepared, tuned, learning = context.prepared, outcome.tuned, context.learning
     trained, parameters = methods.sizes(outcome.model)
     return TrainingRecord(
-        evaluation=learning.evaluation(scene, outcome.baseline, outcome.answers),
-        **learning.facts(scene, outcome.model, outcome.baseline, outcome.answers, reused=outcome.reused),
+        evaluation=learning.evaluation(context, outcome.baseline, outcome.predictions),
+        **learning.facts(
+            context, outcome.model, outcome.baseline, outcome.predictions, reused=outcome.reused
+        ),
         best=tuned.best,
         history=tuned.history,
         curve=tuned.curve,
@@ -67,8 +69,8 @@ def record_of(scene: Scene, outcome: Outcome) -> TrainingRecord:
         },
         parameters=parameters,
         trained_parameters=trained,
-        precision=scene.precision,
-        devices=_devices(scene),
+        precision=context.precision,
+        devices=_devices(context),
         training_seconds=tuned.seconds,
         rows_per_second=tuned.rows_per_second,
         tokens_per_second=tuned.tokens_per_second,
@@ -76,59 +78,61 @@ def record_of(scene: Scene, outcome: Outcome) -> TrainingRecord:
     )
 
 
-def stage(scene: Scene, outcome: Outcome, facts: TrainingRecord, advanced: Callable[[float], None]) -> str:
+def stage(
+    context: Context, outcome: Outcome, facts: TrainingRecord, on_progress: Callable[[float], None]
+) -> str:
     """Writes everything to a new folder in S3, its manifest last, and the predictions beside.
 
     Returns:
         URI of the folder.
     """
-    scene.pulse.beat(Activity.SAVING)
-    folder = scene.places.scratch / "staging"
+    context.heartbeat.beat(Activity.SAVING)
+    folder = context.paths.scratch / "staging"
     rmtree(folder, ignore_errors=True)
     model_folder = folder / MODEL_FOLDER
     model = on(torch.device("cpu"), outcome.model)
-    methods.save(model, model_folder, scene.config.run.model.uri)
+    methods.save(model, model_folder, context.config.run.model.uri)
     for name in COPIED_FILES:
-        if (scene.base / name).is_file():
-            copyfile(scene.base / name, model_folder / name)
-    _write_verification(scene, model, folder / VERIFICATION)
-    lines = scene.learning.prediction_lines(scene, outcome.baseline, outcome.answers)
+        if (context.base / name).is_file():
+            copyfile(context.base / name, model_folder / name)
+    _write_verification(context, model, folder / VERIFICATION)
+    lines = context.learning.prediction_lines(context, outcome.baseline, outcome.predictions)
     predictions = "".join(f"{line}\n" for line in lines)
     (folder / PREDICTIONS).write_text(predictions)
     (folder / RECORD).write_text(facts.model_dump_json(by_alias=True))
-    config = scene.config
+    config = context.config
     manifest = Manifest.of(
         folder,
         job=config.job,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        base_model=scene.base_digest,
-        data=scene.data_digest,
+        base_model=context.base_digest,
+        data=context.data_digest,
         config=config.run.digest(),
-        lineage=lineage_of(config.run, scene.store, scene.base_digest),
+        lineage=lineage_of(config.run, context.store, context.base_digest),
     )
     uri = f"{config.run.runs}staging/{config.attempt}-{writer()}/"
-    advanced(0.0)
-    upload_folder(scene.store, folder, uri, manifest)
-    scene.store.write(f"{config.run.runs}report/{PREDICTIONS}", predictions.encode())
-    advanced(1.0)
+    on_progress(0.0)
+    upload_folder(context.store, folder, uri, manifest)
+    context.store.write(f"{config.run.runs}report/{PREDICTIONS}", predictions.encode())
+    on_progress(1.0)
     return uri
 
 
-def _write_verification(scene: Scene, model: torch.nn.Module, path: Path) -> None:
+def _write_verification(context: Context, model: torch.nn.Module, path: Path) -> None:
     """Inputs and logits of some test rows of all lengths, for Publish to compute again."""
-    test = scene.prepared.test
+    test = context.prepared.test
     by_length = np.argsort(lengths(test), kind="stable")
-    most = min(VERIFIED_ROWS, scene.learning.verified_rows(model, test))
+    most = min(VERIFIED_ROWS, context.learning.verified_rows(model, test))
     # Of one row the longest is taken, of more both ends and what lies between.
     sample = by_length[np.unique(np.linspace(len(test) - 1, 0, most).astype(np.int64))]
-    inputs = scene.collated(test, sample)
+    inputs = context.collated(test, sample)
     with torch.no_grad():
-        logits = scene.learning.logits(model, inputs)
+        logits = context.learning.logits(model, inputs)
     save_file({**inputs, LOGITS: logits.contiguous()}, path)
 
 
-def _devices(scene: Scene) -> str:
-    gang = scene.gang
+def _devices(context: Context) -> str:
+    gang = context.gang
     if gang.device.type == "cuda":
         return f"{gang.world} x {torch.cuda.get_device_name()}"
     return f"{gang.world} CPU processes with {torch.get_num_threads()} threads each"

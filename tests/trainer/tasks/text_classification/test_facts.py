@@ -5,8 +5,8 @@ from finetune_trainer.tasks.text_classification.facts import EXCERPT, examples, 
 
 def test_predictions_survive_huge_logits() -> None:
     logits = np.array([[1e4, 0.0, -1e4]], dtype=np.float32)
-    answers = {name: np.array([0]) for name in ("majority", "baseline", "tuned")}
-    (line,) = prediction_lines([("a.csv", 7)], np.array([1]), answers, logits, ("a", "b", "c"))
+    predictions = {name: np.array([0]) for name in ("majority", "baseline", "tuned")}
+    (line,) = prediction_lines([("a.csv", 7)], np.array([1]), predictions, logits, ("a", "b", "c"))
     assert line.startswith('{"file": "a.csv", "line": 7, "label": "b"')
     assert '"probabilities": {"a": 1.0, "b": 0.0, "c": 0.0}' in line
 
@@ -17,11 +17,11 @@ def test_the_surest_rows_of_each_kind_are_kept_with_their_text() -> None:
     after = np.array([0, 0, 1, 1] * 10)
     logits = np.zeros((40, 2), dtype=np.float32)
     logits[np.arange(40), after] = np.arange(40)
-    answers = {"majority": truth, "baseline": before, "tuned": after}
+    predictions = {"majority": truth, "baseline": before, "tuned": after}
     found = examples(
         [("a.csv", line) for line in range(1, 41)],
         truth,
-        answers,
+        predictions,
         logits,
         ("a", "b"),
         lambda row: f"row {row} " + "x" * 999,

@@ -8,7 +8,7 @@ from sklearn.metrics import precision_recall_fscore_support as per_class
 
 from finetune_trainer.contract import Evaluation, Scores
 from finetune_trainer.tasks.text_classification.metrics import (
-    Contestant,
+    ModelRole,
     Predicted,
     by_class,
     compare,
@@ -23,58 +23,60 @@ METRICS = ("accuracy", "macroF1", "microF1", "weightedF1", "mcc")
 def rows(seed: int, count: int = 200, classes: int = 6, right: float = 0.6) -> tuple[Predicted, Predicted]:
     random = np.random.default_rng(seed)
     truth = random.integers(0, classes, count)
-    answers = np.where(random.random(count) < right, truth, random.integers(0, classes, count))
-    return truth, answers
+    predictions = np.where(random.random(count) < right, truth, random.integers(0, classes, count))
+    return truth, predictions
 
 
 @pytest.mark.parametrize("case", ["usual", "class never true", "class never seen", "always the same"])
 def test_every_metric_equals_scikit_learns(case: str) -> None:
-    truth, answers = rows(1)
+    truth, predictions = rows(1)
     classes = 6
     if case == "class never true":
         truth = np.where(truth == 3, 2, truth)
     if case == "class never seen":
         classes = 8
     if case == "always the same":
-        answers = np.full_like(answers, 4)
+        predictions = np.full_like(predictions, 4)
     options: dict[str, Any] = {"labels": range(classes), "zero_division": 0}
-    assert measure(truth, answers, classes) == pytest.approx(
+    assert measure(truth, predictions, classes) == pytest.approx(
         {
-            "accuracy": accuracy_score(truth, answers),
-            "macroF1": f1_score(truth, answers, average="macro", **options),
-            "microF1": f1_score(truth, answers, average="micro", **options),
-            "weightedF1": f1_score(truth, answers, average="weighted", **options),
-            "mcc": matthews_corrcoef(truth, answers),
+            "accuracy": accuracy_score(truth, predictions),
+            "macroF1": f1_score(truth, predictions, average="macro", **options),
+            "microF1": f1_score(truth, predictions, average="micro", **options),
+            "weightedF1": f1_score(truth, predictions, average="weighted", **options),
+            "mcc": matthews_corrcoef(truth, predictions),
         },
         abs=1e-12,
     )
 
 
 def test_confusion_matrix_and_classes_equal_scikit_learns() -> None:
-    truth, answers = rows(2)
+    truth, predictions = rows(2)
     labels = [f"c{k}" for k in range(7)]
-    assert np.array_equal(confusion(truth, answers, 7), confusion_matrix(truth, answers, labels=range(7)))
-    precision, recall, f1, support = per_class(truth, answers, labels=range(7), zero_division=0)
-    figures = by_class(truth, answers, labels)
+    assert np.array_equal(
+        confusion(truth, predictions, 7), confusion_matrix(truth, predictions, labels=range(7))
+    )
+    precision, recall, f1, support = per_class(truth, predictions, labels=range(7), zero_division=0)
+    figures = by_class(truth, predictions, labels)
     assert [row.precision for row in figures] == pytest.approx(list(precision))
     assert [row.recall for row in figures] == pytest.approx(list(recall))
     assert [row.f1 for row in figures] == pytest.approx(list(f1))
     assert [row.support for row in figures] == list(support)
 
 
-def compared(answers: dict[Contestant, Predicted], truth: Predicted, **options: Any) -> Evaluation:
+def compared(predictions: dict[ModelRole, Predicted], truth: Predicted, **options: Any) -> Evaluation:
     return compare(
-        truth, answers, **{"classes": 6, "metrics": METRICS, "primary": "macroF1", "seed": 3, **options}
+        truth, predictions, **{"classes": 6, "metrics": METRICS, "primary": "macroF1", "seed": 3, **options}
     )
 
 
 def test_intervals_agree_with_resampling_the_rows_one_by_one() -> None:
-    truth, answers = rows(4)
-    evaluation = compared({"majority": np.zeros_like(truth), "baseline": answers}, truth)
+    truth, predictions = rows(4)
+    evaluation = compared({"majority": np.zeros_like(truth), "baseline": predictions}, truth)
     random = np.random.default_rng(0)
     resampled = [random.integers(0, len(truth), len(truth)) for _ in range(1000)]
     scores = [
-        f1_score(truth[pick], answers[pick], average="macro", labels=range(6), zero_division=0)
+        f1_score(truth[pick], predictions[pick], average="macro", labels=range(6), zero_division=0)
         for pick in resampled
     ]
     interval = evaluation.baseline.metrics["macroF1"]
@@ -83,18 +85,20 @@ def test_intervals_agree_with_resampling_the_rows_one_by_one() -> None:
 
 
 def test_the_difference_of_equal_models_is_exactly_nothing_because_resamples_are_paired() -> None:
-    truth, answers = rows(5)
-    evaluation = compared({"majority": np.zeros_like(truth), "baseline": answers, "tuned": answers}, truth)
+    truth, predictions = rows(5)
+    evaluation = compared(
+        {"majority": np.zeros_like(truth), "baseline": predictions, "tuned": predictions}, truth
+    )
     assert evaluation.delta
     for interval in evaluation.delta.metrics.values():
         assert (interval.low, interval.value, interval.high) == (0, 0, 0)
 
 
 def test_a_paired_interval_is_narrower_than_that_of_either_model() -> None:
-    truth, answers = rows(6, count=1000)
-    better = answers.copy()
+    truth, predictions = rows(6, count=1000)
+    better = predictions.copy()
     better[:50] = truth[:50]
-    evaluation = compared({"majority": np.zeros_like(truth), "baseline": answers, "tuned": better}, truth)
+    evaluation = compared({"majority": np.zeros_like(truth), "baseline": predictions, "tuned": better}, truth)
     assert evaluation.delta
     assert evaluation.tuned
 
@@ -106,24 +110,26 @@ def test_a_paired_interval_is_narrower_than_that_of_either_model() -> None:
 
 
 def test_the_same_seed_gives_the_same_intervals_and_the_primary_metric_is_always_there() -> None:
-    truth, answers = rows(7)
-    models: dict[Contestant, Predicted] = {
+    truth, predictions = rows(7)
+    models: dict[ModelRole, Predicted] = {
         "majority": np.zeros_like(truth),
-        "baseline": answers,
-        "tuned": answers,
+        "baseline": predictions,
+        "tuned": predictions,
     }
     first, second = (compared(models, truth, metrics=("accuracy",), primary="mcc") for _ in range(2))
     assert first == second
     assert set(first.baseline.metrics) == {"accuracy", "mcc"}
-    assert first.baseline.primary == round(matthews_corrcoef(truth, answers), 4)
+    assert first.baseline.primary == round(matthews_corrcoef(truth, predictions), 4)
 
 
 @pytest.mark.parametrize(("count", "classes"), [(1000, 10), (10_000, 40)])
 def test_intervals_for_three_models_take_less_than_two_seconds(count: int, classes: int) -> None:
-    truth, answers = rows(8, count, classes)
+    truth, predictions = rows(8, count, classes)
     other = rows(9, count, classes)[1]
     began = time.process_time()
-    compared({"majority": np.zeros_like(truth), "baseline": answers, "tuned": other}, truth, classes=classes)
+    compared(
+        {"majority": np.zeros_like(truth), "baseline": predictions, "tuned": other}, truth, classes=classes
+    )
     assert time.process_time() - began < 2
 
 

@@ -26,7 +26,7 @@ def rows(seed: int, count: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
 
 def fitted(validation: tuple[np.ndarray, np.ndarray], test: np.ndarray) -> Probe:
     return linear_probe(
-        rows(1, 120, 1.0), validation, test, majority=2, classes=4, key=KEY, advanced=lambda: None
+        rows(1, 120, 1.0), validation, test, majority=2, classes=4, key=KEY, on_progress=lambda: None
     )
 
 

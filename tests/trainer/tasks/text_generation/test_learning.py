@@ -21,7 +21,7 @@ from transformers import (
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.data.batches import FILLER
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models.collate import NO_LABEL
+from finetune_trainer.models.collate import IGNORE_INDEX
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.tasks.text_generation import inputs, learning, metrics, model
 from tests.trainer.programs.truth import trained_rows
@@ -48,7 +48,7 @@ def alone(llama: "PreTrainedModel", number: int) -> torch.Tensor:
 
 
 def test_rows_laid_end_to_end_have_the_logits_that_they_have_alone(llama: "PreTrainedModel") -> None:
-    packed = inputs.model_inputs(inputs.end_to_end(ROWS, SOME, 2))
+    packed = inputs.model_inputs(inputs.pack_rows(ROWS, SOME, 2))
     packed.pop("logits_to_keep")
     expected = torch.cat([alone(llama, number) for number in SOME])
     with torch.no_grad():
@@ -70,26 +70,26 @@ def test_sums_are_those_of_cross_entropy_row_by_row(
 ) -> None:
     given = learning.collate(ROWS, [*SOME, FILLER], 2, packing)
     with torch.no_grad():
-        sums = learning.answers(llama, given).numpy()
+        sums = learning.predictions(llama, given).numpy()
     assert sums[len(SOME)].tolist() == [0, 0, 0]
     for place, number in enumerate(SOME):
         logits = alone(llama, number)[:-1]
-        learnt = torch.tensor(ROWS.trained[ROWS.offsets[number] : ROWS.offsets[number + 1]][1:])
+        loss_mask = torch.tensor(ROWS.loss_mask[ROWS.offsets[number] : ROWS.offsets[number + 1]][1:])
         following = torch.tensor(ROWS.row(number)[1:].astype(np.int64))
-        expected = cross_entropy(logits.double()[learnt], following[learnt], reduction="sum")
+        expected = cross_entropy(logits.double()[loss_mask], following[loss_mask], reduction="sum")
         assert sums[place, metrics.NLL] == pytest.approx(float(expected), rel=1e-5)
-        assert sums[place, metrics.TOKENS] == int(learnt.sum())
-        assert sums[place, metrics.HITS] == int((logits.argmax(1) == following)[learnt].sum())
+        assert sums[place, metrics.TOKENS] == int(loss_mask.sum())
+        assert sums[place, metrics.HITS] == int((logits.argmax(1) == following)[loss_mask].sum())
 
 
 def test_the_loss_is_torchs_cross_entropy_to_1e_9() -> None:
     logits = torch.randn(1, 40, 30, dtype=torch.float32, generator=torch.Generator().manual_seed(1))
     labels = torch.arange(40) % 30
-    sums = learning.answers(_Fixed(logits), {
+    sums = learning.predictions(_Fixed(logits), {
         "input_ids": torch.zeros(1, 40, dtype=torch.int64),
         "position_ids": torch.arange(40)[None],
         "labels": labels,
-        "places": torch.zeros(40, dtype=torch.int64),
+        "row_index": torch.zeros(40, dtype=torch.int64),
     })  # fmt: skip
     expected = cross_entropy(logits[0], labels, reduction="none").double().mean()
     assert metrics.measure(sums.numpy())["loss"] == pytest.approx(float(expected), rel=1e-9)
@@ -108,28 +108,28 @@ def test_packed_and_padded_learn_the_same_labels() -> None:
     packed = learning.collate(ROWS, [*SOME, FILLER], 2, ALWAYS)
     padded = learning.collate(ROWS, [*SOME, FILLER], 2, None)
     for given in (packed, padded):
-        there = given["labels"] != NO_LABEL
-        pairs = list(zip(given["places"][there].tolist(), given["labels"][there].tolist(), strict=True))
+        there = given["labels"] != IGNORE_INDEX
+        pairs = list(zip(given["row_index"][there].tolist(), given["labels"][there].tolist(), strict=True))
         assert len(pairs) == sum(
-            int(ROWS.trained[ROWS.offsets[number] + 1 : ROWS.offsets[number + 1]].sum()) for number in SOME
+            int(ROWS.loss_mask[ROWS.offsets[number] + 1 : ROWS.offsets[number + 1]].sum()) for number in SOME
         )
         assert pairs == [
             (place, int(token))
             for place, number in enumerate(SOME)
-            for token, learnt in zip(
+            for token, loss_mask in zip(
                 ROWS.row(number)[1:],
-                ROWS.trained[ROWS.offsets[number] + 1 : ROWS.offsets[number + 1]],
+                ROWS.loss_mask[ROWS.offsets[number] + 1 : ROWS.offsets[number + 1]],
                 strict=True,
             )
-            if learnt
+            if loss_mask
         ]
     assert len(learning.collate(ROWS, [FILLER], 2, ALWAYS)["labels"]) == 1
-    assert learning.collate(ROWS, [FILLER], 2, None)["labels"].tolist() == [[NO_LABEL]]
+    assert learning.collate(ROWS, [FILLER], 2, None)["labels"].tolist() == [[IGNORE_INDEX]]
 
 
 def test_padded_rows_have_logits_from_the_first_learnt_token_on(llama: "PreTrainedModel") -> None:
     begins = {
-        n: int(ROWS.trained[ROWS.offsets[n] : ROWS.offsets[n + 1]].argmax()) - 1 for n in range(len(ROWS))
+        n: int(ROWS.loss_mask[ROWS.offsets[n] : ROWS.offsets[n + 1]].argmax()) - 1 for n in range(len(ROWS))
     }
     some = sorted(begins, key=lambda number: begins[number])[-4:]
     first = begins[some[0]]
@@ -156,12 +156,12 @@ def test_the_last_logits_of_each_row(llama: "PreTrainedModel", packing: Packing 
 
 
 def test_models_that_keep_rows_apart_are_told_from_those_that_do_not(llama: "PreTrainedModel") -> None:
-    assert model.keeps_rows_apart(llama)
+    assert model.supports_packing(llama)
     torch.manual_seed(0)
     gpt = GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=32, initializer_range=0.3)
-    assert model.keeps_rows_apart(GPT2LMHeadModel(gpt).eval())
+    assert model.supports_packing(GPT2LMHeadModel(gpt).eval())
     mamba = MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, state_size=4)
-    assert not model.keeps_rows_apart(MambaForCausalLM(mamba).eval())
+    assert not model.supports_packing(MambaForCausalLM(mamba).eval())
 
 
 def test_the_costs_of_packing_are_those_of_the_models_sizes(llama: "PreTrainedModel") -> None:
@@ -178,7 +178,7 @@ def test_a_model_that_reads_ahead_is_refused() -> None:
         initializer_range=0.3,
     )  # fmt: skip
     with pytest.raises(StageFailure, match="ModelUnusable") as caught:
-        model.keeps_rows_apart(BertLMHeadModel(config).eval())
+        model.supports_packing(BertLMHeadModel(config).eval())
     assert caught.value.failure is FailureClass.USER_CONFIG
 
 
@@ -197,7 +197,7 @@ def test_a_prompt_ends_where_learning_begins_and_half_of_a_text_is_one() -> None
     prompts = learning._prompts(ROWS)
     assert len(prompts) == 5
     for number, (prompt, rest) in enumerate(prompts):
-        trained = ROWS.trained[ROWS.offsets[number] : ROWS.offsets[number + 1]]
+        trained = ROWS.loss_mask[ROWS.offsets[number] : ROWS.offsets[number + 1]]
         start = int(trained.argmax())
         assert len(prompt) == (start if start > 1 else max(1, len(trained) // 2))
         assert np.array_equal(np.r_[prompt, rest], ROWS.row(number)[: len(prompt) + len(rest)])

@@ -109,9 +109,9 @@ def test_a_message_of_weight_0_is_given_not_learnt(tokenizer: Any) -> None:
     assert (first, second) == (False, True)
     assert "Green." in start
     assert end == "Pepper.</s>"
-    assert [learnt for text, learnt in encoded(tokenizer, "All", messages=quiet) if "Green." in text] == [
-        False
-    ]
+    assert [
+        loss_mask for text, loss_mask in encoded(tokenizer, "All", messages=quiet) if "Green." in text
+    ] == [False]
 
 
 def test_all_learns_the_prompt_too(tokenizer: Any) -> None:
@@ -206,7 +206,9 @@ def test_the_report_shows_what_is_learnt(tokenizer: Any) -> None:
     rows = [row(text="abc")] * 5
     whole = data.encode(tokenizer, rows, run())
     told = data.shown(tokenizer, rows, whole)
-    assert told["trainedTokens"] == sum(int(one.trained.sum()) for one in whole if one.trained is not None)
+    assert told["trainedTokens"] == sum(
+        int(one.loss_mask.sum()) for one in whole if one.loss_mask is not None
+    )
     assert len(told["samples"]) == 3  # type: ignore[arg-type]
     assert told["samples"][0] == {  # type: ignore[index,call-overload]
         "line": "9",

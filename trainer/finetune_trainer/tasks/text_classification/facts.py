@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pydantic import FiniteFloat, NonNegativeInt, PositiveInt
 
 from finetune_trainer.contract import Model
-from finetune_trainer.tasks.bootstrap import Contestant
+from finetune_trainer.tasks.bootstrap import ModelRole
 from finetune_trainer.tasks.text_classification.metrics import Predicted, by_class, confusion
 
 Kind = Literal["fixed", "broken", "wrong"]
@@ -62,9 +62,9 @@ class ClassificationFacts(Model):
     """The classes, one by one, as each model sees them."""
 
     labels: tuple[str, ...]
-    confusion: dict[Contestant, tuple[tuple[NonNegativeInt, ...], ...]]
+    confusion: dict[ModelRole, tuple[tuple[NonNegativeInt, ...], ...]]
     """Row: true class; column: predicted class; both in the order of `labels`."""
-    classes: dict[Contestant, tuple[ClassRow, ...]]
+    classes: dict[ModelRole, tuple[ClassRow, ...]]
     fixed: NonNegativeInt
     """Test rows that the tuned model has right and the linear probe wrong."""
     broken: NonNegativeInt
@@ -75,50 +75,50 @@ class ClassificationFacts(Model):
 
 
 def confusions(
-    truth: Predicted, answers: Mapping[Contestant, Predicted], classes: int
-) -> dict[Contestant, tuple[tuple[int, ...], ...]]:
+    truth: Predicted, predictions: Mapping[ModelRole, Predicted], classes: int
+) -> dict[ModelRole, tuple[tuple[int, ...], ...]]:
     """The confusion matrix of each model as plain numbers."""
     return {
         model: tuple(tuple(int(cell) for cell in row) for row in confusion(truth, predicted, classes))
-        for model, predicted in answers.items()
+        for model, predicted in predictions.items()
     }
 
 
 def class_rows(
-    truth: Predicted, answers: Mapping[Contestant, Predicted], labels: Sequence[str]
-) -> dict[Contestant, tuple[ClassRow, ...]]:
+    truth: Predicted, predictions: Mapping[ModelRole, Predicted], labels: Sequence[str]
+) -> dict[ModelRole, tuple[ClassRow, ...]]:
     """Per-class figures of each model as documents."""
     return {
         model: tuple(ClassRow(**vars(figures)) for figures in by_class(truth, predicted, labels))
-        for model, predicted in answers.items()
+        for model, predicted in predictions.items()
     }
 
 
 def prediction_lines(
-    places: Sequence[tuple[str, int]],
+    locations: Sequence[tuple[str, int]],
     truth: Predicted,
-    answers: Mapping[Contestant, Predicted],
+    predictions: Mapping[ModelRole, Predicted],
     logits: npt.NDArray[np.float32],
     labels: Sequence[str],
 ) -> Iterator[str]:
     """One JSON line a test row: everything needed to compute every metric again.
 
     Args:
-        places: file and 1-based line of each row.
+        locations: file and 1-based line of each row.
         truth: true classes, shape [rows].
-        answers: predicted classes of each model, shape [rows].
+        predictions: predicted classes of each model, shape [rows].
         logits: of the tuned model, shape [rows, classes].
         labels: class names.
     """
     probabilities = _probabilities(logits)
-    for row, (file, line) in enumerate(places):
+    for row, (file, line) in enumerate(locations):
         document = {
             "file": file,
             "line": line,
             "label": labels[truth[row]],
-            "majority": labels[answers["majority"][row]],
-            "linearProbe": labels[answers["baseline"][row]],
-            "tuned": labels[answers["tuned"][row]],
+            "majority": labels[predictions["majority"][row]],
+            "linearProbe": labels[predictions["baseline"][row]],
+            "tuned": labels[predictions["tuned"][row]],
             "probabilities": {
                 label: round(float(value), 6) for label, value in zip(labels, probabilities[row], strict=True)
             },
@@ -127,9 +127,9 @@ def prediction_lines(
 
 
 def examples(
-    places: Sequence[tuple[str, int]],
+    locations: Sequence[tuple[str, int]],
     truth: Predicted,
-    answers: Mapping[Contestant, Predicted],
+    predictions: Mapping[ModelRole, Predicted],
     logits: npt.NDArray[np.float32],
     labels: Sequence[str],
     text: Callable[[int], str],
@@ -137,15 +137,15 @@ def examples(
     """Rows to look at, the surest answers of each kind first.
 
     Args:
-        places: file and 1-based line of each row.
+        locations: file and 1-based line of each row.
         truth: true classes, shape [rows].
-        answers: predicted classes of each model, shape [rows].
+        predictions: predicted classes of each model, shape [rows].
         logits: of the tuned model, shape [rows, classes].
         labels: class names.
         text: tells the text of a row by its number, counted from 0.
     """
     sure = _probabilities(logits).max(axis=1)
-    before, after = answers["baseline"] == truth, answers["tuned"] == truth
+    before, after = predictions["baseline"] == truth, predictions["tuned"] == truth
     masks: dict[Kind, npt.NDArray[np.bool_]] = {
         "fixed": ~before & after,
         "broken": before & ~after,
@@ -155,12 +155,12 @@ def examples(
     return tuple(
         ExampleRow(
             kind=kind,
-            file=places[row][0],
-            line=places[row][1],
+            file=locations[row][0],
+            line=locations[row][1],
             text=text(int(row))[:EXCERPT],
             label=labels[truth[row]],
-            probe=labels[answers["baseline"][row]],
-            tuned=labels[answers["tuned"][row]],
+            probe=labels[predictions["baseline"][row]],
+            tuned=labels[predictions["tuned"][row]],
             probability=round(float(sure[row]), 6),
         )
         for kind in get_args(Kind)

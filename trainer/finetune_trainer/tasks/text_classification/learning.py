@@ -14,18 +14,18 @@ from finetune_trainer.contract import Evaluation, MetricName
 from finetune_trainer.data import tokenise
 from finetune_trainer.data.batches import FILLER
 from finetune_trainer.data.shards import Prepared, Split
-from finetune_trainer.models.collate import NO_LABEL, padded, subset
+from finetune_trainer.models.collate import IGNORE_INDEX, padded, subset
 from finetune_trainer.models.load import load_saved
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.tasks.base import Numbers, Tensors
-from finetune_trainer.tasks.bootstrap import Contestant
+from finetune_trainer.tasks.bootstrap import ModelRole
 from finetune_trainer.tasks.text_classification import facts as told
 from finetune_trainer.tasks.text_classification import metrics, probe
 from finetune_trainer.tasks.text_classification.metrics import Predicted
 from finetune_trainer.tasks.text_classification.model import classify, load_body, load_classifier, mean_pooled
 from finetune_trainer.tasks.text_classification.probe import Probe
 from finetune_trainer.training.baseline import BaselineKey
-from finetune_trainer.training.context import Scene
+from finetune_trainer.training.context import Context
 from finetune_trainer.training.evaluate import over_rows
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 METRIC_CODE = "1"
 """Raised when the meaning of a metric or of the linear probe changes."""
 FORWARD: dict[str, Any] = {}
-Answers = npt.NDArray[np.float32]
+Predictions = npt.NDArray[np.float32]
 """Logits, shape [rows, classes]."""
 
 
@@ -72,21 +72,21 @@ def load_published(folder: Path, base: Path | None) -> torch.nn.Module:
 
 def collate(split: Split, numbers: Numbers, pad_id: int, packing: Packing | None) -> Tensors:
     """Padded rows and their classes, `labels` of shape [rows]; encoders read no packed rows."""
-    labels = [NO_LABEL if number == FILLER else int(split.labels[number]) for number in numbers]
+    labels = [IGNORE_INDEX if number == FILLER else int(split.labels[number]) for number in numbers]
     return {
         **padded(split, numbers, pad_id),
         "labels": torch.tensor(labels),
-        "places": torch.arange(len(labels)),
+        "row_index": torch.arange(len(labels)),
     }
 
 
 def losses(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
     """Cross entropy of each row, shape [rows with a label]."""
-    there = labels != NO_LABEL
+    there = labels != IGNORE_INDEX
     return cross_entropy(outputs.logits.float()[there], labels[there], reduction="none")
 
 
-def answers(model: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
+def predictions(model: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
     """Logits of each row, shape [rows, classes]."""
     return classify(model, inputs)
 
@@ -101,17 +101,19 @@ def verified_rows(model: torch.nn.Module, split: Split) -> int:
     return len(split)
 
 
-def measured(metric: MetricName, answers: Answers, split: Split, classes: int) -> float:
+def measured(metric: MetricName, predictions: Predictions, split: Split, classes: int) -> float:
     """One metric of one model."""
-    return metrics.measure(_truth(split), answers.argmax(axis=1), classes)[metric]
+    return metrics.measure(_truth(split), predictions.argmax(axis=1), classes)[metric]
 
 
-def measure_baseline(scene: Scene, key: BaselineKey, advanced: Callable[[float], None]) -> Probe | None:
+def measure_baseline(
+    context: Context, key: BaselineKey, on_progress: Callable[[float], None]
+) -> Probe | None:
     """Majority class and linear probe on the test rows."""
-    prepared = scene.prepared
+    prepared = context.prepared
     train = subset(prepared.train, probe.probe_rows(len(prepared.train), key.seed))
-    features = _features(scene, (train, prepared.validation, prepared.test), advanced)
-    if not scene.gang.first:
+    features = _features(context, (train, prepared.validation, prepared.test), on_progress)
+    if not context.gang.first:
         return None
     return probe.linear_probe(
         (features[0], _truth(train)),
@@ -120,7 +122,7 @@ def measure_baseline(scene: Scene, key: BaselineKey, advanced: Callable[[float],
         majority=probe.most_frequent(_truth(prepared.train)),
         classes=len(prepared.labels),
         key=key,
-        advanced=lambda: advanced(1.0),
+        on_progress=lambda: on_progress(1.0),
     )
 
 
@@ -133,13 +135,13 @@ def read_baseline(document: bytes) -> Probe:
     return Probe.model_validate_json(document)
 
 
-def evaluation(scene: Scene, baseline: Probe, answers: Answers) -> Evaluation:
+def evaluation(context: Context, baseline: Probe, predictions: Predictions) -> Evaluation:
     """Majority class, linear probe and tuned model on the test rows."""
-    run = scene.config.run
+    run = context.config.run
     return metrics.compare(
-        _truth(scene.prepared.test),
-        _predicted(scene, baseline, answers),
-        classes=len(scene.prepared.labels),
+        _truth(context.prepared.test),
+        _predicted(context, baseline, predictions),
+        classes=len(context.prepared.labels),
         metrics=run.evaluation.metrics,
         primary=run.evaluation.primary_metric,
         seed=run.training.seed,
@@ -147,17 +149,17 @@ def evaluation(scene: Scene, baseline: Probe, answers: Answers) -> Evaluation:
 
 
 def facts(
-    scene: Scene,
+    context: Context,
     model: torch.nn.Module,
     baseline: Probe,
-    answers: Answers,
+    predictions: Predictions,
     *,
     reused: bool,
 ) -> dict[str, Any]:
     """Classes, confusion matrices, flips, rows to look at and the probe."""
-    test, classes = scene.prepared.test, scene.prepared.labels
-    truth, predicted = _truth(test), _predicted(scene, baseline, answers)
-    tokenizer = tokenise.load_tokenizer(scene.base)
+    test, classes = context.prepared.test, context.prepared.labels
+    truth, predicted = _truth(test), _predicted(context, baseline, predictions)
+    tokenizer = tokenise.load_tokenizer(context.base)
     return {
         "classification": told.ClassificationFacts(
             labels=classes,
@@ -168,10 +170,10 @@ def facts(
                 strength=baseline.strength, validation=baseline.validation, rows=baseline.rows, reused=reused
             ),
             examples=told.examples(
-                test.places(),
+                test.locations(),
                 truth,
                 predicted,
-                answers,
+                predictions,
                 classes,
                 lambda place: tokenise.decoded(tokenizer, test.row(place)),
             ),
@@ -179,38 +181,40 @@ def facts(
     }
 
 
-def prediction_lines(scene: Scene, baseline: Probe, answers: Answers) -> Iterator[str]:
+def prediction_lines(context: Context, baseline: Probe, predictions: Predictions) -> Iterator[str]:
     """One JSON line a test row, with the tuned model's probability of every class."""
-    test = scene.prepared.test
-    predicted = _predicted(scene, baseline, answers)
-    return told.prediction_lines(test.places(), _truth(test), predicted, answers, scene.prepared.labels)
+    test = context.prepared.test
+    predicted = _predicted(context, baseline, predictions)
+    return told.prediction_lines(
+        test.locations(), _truth(test), predicted, predictions, context.prepared.labels
+    )
 
 
 def _features(
-    scene: Scene, splits: tuple[Split, ...], advanced: Callable[[float], None]
+    context: Context, splits: tuple[Split, ...], on_progress: Callable[[float], None]
 ) -> list[npt.NDArray[np.float32]]:
     """Mean-pooled features of the base model, frozen, by all ranks together; shape [rows, hidden] each."""
-    body = load_body(scene.base, scene.gang.device)
+    body = load_body(context.base, context.gang.device)
     every, before = sum(len(split) for split in splits), 0
     features = []
     for split in splits:
-        share = partial(_advanced, advanced, before / every, len(split) / every)
-        features.append(over_rows(scene, partial(mean_pooled, body), split, share))
+        share = partial(_advanced, on_progress, before / every, len(split) / every)
+        features.append(over_rows(context, partial(mean_pooled, body), split, share))
         before += len(split)
     return features
 
 
-def _advanced(advanced: Callable[[float], None], before: float, part: float, share: float) -> None:
-    advanced(before + part * share)
+def _advanced(on_progress: Callable[[float], None], before: float, part: float, share: float) -> None:
+    on_progress(before + part * share)
 
 
 def _truth(split: Split) -> Predicted:
     return split.labels.astype(np.int64)
 
 
-def _predicted(scene: Scene, baseline: Probe, answers: Answers) -> dict[Contestant, Predicted]:
+def _predicted(context: Context, baseline: Probe, predictions: Predictions) -> dict[ModelRole, Predicted]:
     return {
-        "majority": np.full(len(scene.prepared.test), baseline.majority, dtype=np.int64),
+        "majority": np.full(len(context.prepared.test), baseline.majority, dtype=np.int64),
         "baseline": np.array(baseline.predictions, dtype=np.int64),
-        "tuned": answers.argmax(axis=1),
+        "tuned": predictions.argmax(axis=1),
     }

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune_trainer.contract import Evaluation, MetricName
-from finetune_trainer.tasks.bootstrap import RESAMPLES, Contestant, compared
+from finetune_trainer.tasks.bootstrap import RESAMPLES, ModelRole, compared
 
 Predicted = npt.NDArray[np.int64]
 """A class for each row, shape [rows]."""
@@ -47,7 +47,7 @@ def measure(truth: Predicted, predicted: Predicted, classes: int) -> dict[Metric
 
 def compare(
     truth: Predicted,
-    answers: Mapping[Contestant, Predicted],
+    predictions: Mapping[ModelRole, Predicted],
     *,
     classes: int,
     metrics: Sequence[MetricName],
@@ -60,14 +60,14 @@ def compare(
 
     Args:
         truth: true class of each row, shape [rows].
-        answers: predicted classes, shape [rows], for `majority`, `baseline` and, once it exists, `tuned`.
+        predictions: predicted classes, shape [rows], for `majority`, `baseline` and, once it exists, `tuned`.
         classes: number of training labels.
         metrics: what to report; the primary metric is added where it is missing.
         primary: the metric that decides.
         seed: of the resampling.
     """
-    points = {model: measure(truth, predicted, classes) for model, predicted in answers.items()}
-    resampled = _bootstrap(truth, answers, classes, seed)
+    points = {model: measure(truth, predicted, classes) for model, predicted in predictions.items()}
+    resampled = _bootstrap(truth, predictions, classes, seed)
     return compared(points, resampled, rows=len(truth), metrics=metrics, primary=primary)
 
 
@@ -97,24 +97,24 @@ def flips(truth: Predicted, before: Predicted, after: Predicted) -> dict[str, in
 
 
 def _bootstrap(
-    truth: Predicted, answers: Mapping[Contestant, Predicted], classes: int, seed: int
-) -> dict[Contestant, dict[MetricName, Figures]]:
+    truth: Predicted, predictions: Mapping[ModelRole, Predicted], classes: int, seed: int
+) -> dict[ModelRole, dict[MetricName, Figures]]:
     """Metrics of every model in every resample, each of shape [RESAMPLES].
 
     Drawing n rows with replacement is a multinomial draw over the distinct combinations (true class, answer
     of each model): the same distribution, far fewer numbers than RESAMPLES x rows.
     """
     combinations, occurrences = np.unique(
-        np.stack([truth, *answers.values()], axis=1), axis=0, return_counts=True
+        np.stack([truth, *predictions.values()], axis=1), axis=0, return_counts=True
     )
     rows = len(truth)
     random = np.random.default_rng(seed)
     block = max(1, _BLOCK // len(combinations))
-    parts: dict[Contestant, list[dict[MetricName, Figures]]] = {model: [] for model in answers}
+    parts: dict[ModelRole, list[dict[MetricName, Figures]]] = {model: [] for model in predictions}
     for start in range(0, RESAMPLES, block):
         size = min(block, RESAMPLES - start)
         drawn = random.multinomial(rows, occurrences / rows, size=size).astype(np.float64)
-        for column, model in enumerate(answers, start=1):
+        for column, model in enumerate(predictions, start=1):
             counts = _counts(combinations[:, 0], combinations[:, column], drawn, classes)
             parts[model].append(_from_counts(*counts))
     return {

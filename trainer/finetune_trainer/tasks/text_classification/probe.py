@@ -54,7 +54,7 @@ def linear_probe(
     majority: int,
     classes: int,
     key: BaselineKey,
-    advanced: Callable[[], None],
+    on_progress: Callable[[], None],
 ) -> Probe:
     """Fits logistic regressions on standardised features and keeps the one that validation prefers.
 
@@ -67,7 +67,7 @@ def linear_probe(
         majority: the most frequent class of all training rows.
         classes: number of training labels.
         key: what this baseline depends on.
-        advanced: called after each of the candidates.
+        on_progress: called after each of the candidates.
     """
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - heavy
     from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
@@ -78,11 +78,11 @@ def linear_probe(
     for strength in STRENGTHS:
         probe = LogisticRegression(C=strength, max_iter=_ITERATIONS, random_state=key.seed)
         probe.fit(known, train[1])
-        answers = probe.predict(held_out).astype(np.int64)
-        value = measure(validation[1], answers, classes)[key.primary_metric]
+        predictions = probe.predict(held_out).astype(np.int64)
+        value = measure(validation[1], predictions, classes)[key.primary_metric]
         if best is None or value > best[0]:
             best = (value, strength, probe)
-        advanced()
+        on_progress()
     assert best is not None  # noqa: S101 - STRENGTHS is not empty
     predictions = best[2].predict(scaler.transform(test))
     return Probe(

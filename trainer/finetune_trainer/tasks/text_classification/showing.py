@@ -180,7 +180,7 @@ def _examples(facts: ClassificationFacts) -> Section:
 
 
 def _example(row: ExampleRow) -> Html:
-    answers = (
+    predictions = (
         ("true class", row.label, "", None),
         ("linear probe", row.probe, "", _MARKS[row.probe == row.label]),
         ("this model", row.tuned, f" {row.probability:.0%}", _MARKS[row.tuned == row.label]),
@@ -196,7 +196,7 @@ def _example(row: ExampleRow) -> Html:
                     tag("dt", who),
                     tag("dd", foreign(said, _LABEL), sure, class_=mark),
                 )
-                for who, said, sure, mark in answers
+                for who, said, sure, mark in predictions
             ),
         ),
         tag("small", f"line {count(row.line)} of ", foreign(row.file, _FILE)),

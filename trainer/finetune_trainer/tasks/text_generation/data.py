@@ -97,7 +97,7 @@ def check_encoded(
         empty = [
             (row.line, f"none of {len(encoding.ids)} tokens is learnt")
             for row, encoding in pairs
-            if not encoding.fault and (encoding.trained is None or not encoding.trained.any())
+            if not encoding.fault and (encoding.loss_mask is None or not encoding.loss_mask.any())
         ]
         for code, what, found in (
             ("ChatTemplateRefused", "are conversations that the tokenizer's chat template refuses", refused),
@@ -120,9 +120,9 @@ def check_encoded(
 
 def shown(tokenizer: Any, rows: Sequence[Passage], encoded: Sequence[Encoding]) -> dict[str, JsonValue]:
     """How many tokens are learnt, and the first rows as the model reads them, so that a person can see."""
-    learnt = sum(int(row.trained.sum()) for row in encoded if row.trained is not None)
+    loss_mask = sum(int(row.loss_mask.sum()) for row in encoded if row.loss_mask is not None)
     return {
-        "trainedTokens": learnt,
+        "trainedTokens": loss_mask,
         "samples": [
             {"line": str(row.line), "tokens": len(encoding.ids), "parts": _parts(tokenizer, encoding)}
             for row, encoding in zip(rows[:_SHOWN_ROWS], encoded, strict=False)
@@ -133,10 +133,10 @@ def shown(tokenizer: Any, rows: Sequence[Passage], encoded: Sequence[Encoding]) 
 def _parts(tokenizer: Any, row: Encoding) -> list[JsonValue]:
     """A row's text, special tokens included, in pieces that are learnt or not."""
     ids = row.ids[:_SHOWN_TOKENS]
-    learnt = np.zeros(len(ids), dtype=np.bool_) if row.trained is None else row.trained[: len(ids)]
-    edges = [0, *(np.flatnonzero(np.diff(learnt)) + 1).tolist(), len(ids)]
+    loss_mask = np.zeros(len(ids), dtype=np.bool_) if row.loss_mask is None else row.loss_mask[: len(ids)]
+    edges = [0, *(np.flatnonzero(np.diff(loss_mask)) + 1).tolist(), len(ids)]
     return [
-        {"text": tokenizer.decode(ids[start:end].tolist()), "trained": bool(learnt[start])}
+        {"text": tokenizer.decode(ids[start:end].tolist()), "trained": bool(loss_mask[start])}
         for start, end in pairwise(edges)
         if end > start
     ]

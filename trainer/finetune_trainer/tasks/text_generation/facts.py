@@ -40,15 +40,15 @@ class GenerationFacts(Model):
     """Whether an earlier attempt had measured the base model."""
 
 
-def prediction_lines(places: Sequence[tuple[str, int]], base: Sums, tuned: Sums) -> Iterator[str]:
+def prediction_lines(locations: Sequence[tuple[str, int]], base: Sums, tuned: Sums) -> Iterator[str]:
     """One JSON line a test row: the sums from which every metric is computed.
 
     Args:
-        places: file and 1-based line of each row.
+        locations: file and 1-based line of each row.
         base: sums of the base model.
         tuned: sums of the tuned model.
     """
-    for row, (file, line) in enumerate(places):
+    for row, (file, line) in enumerate(locations):
         document: dict[str, str | float] = {"file": file, "line": line, "tokens": int(base[row, TOKENS])}
         for model, sums in (("base", base), ("tuned", tuned)):
             document |= {f"{model}Nll": float(sums[row, NLL]), f"{model}Hits": int(sums[row, HITS])}
@@ -56,7 +56,7 @@ def prediction_lines(places: Sequence[tuple[str, int]], base: Sums, tuned: Sums)
 
 
 def continuations(
-    places: Sequence[tuple[str, int]],
+    locations: Sequence[tuple[str, int]],
     given: Sequence[tuple[str, str]],
     base: Sequence[str],
     tuned: Sequence[str],
@@ -64,7 +64,7 @@ def continuations(
     """Side by side what both models write.
 
     Args:
-        places: file and 1-based line of each.
+        locations: file and 1-based line of each.
         given: prompt and expected text of each.
         base: what the base model writes.
         tuned: what the tuned model writes.
@@ -78,5 +78,5 @@ def continuations(
             base=before[:MOST_CHARACTERS],
             tuned=after[:MOST_CHARACTERS],
         )
-        for (file, line), (prompt, expected), before, after in zip(places, given, base, tuned, strict=True)
+        for (file, line), (prompt, expected), before, after in zip(locations, given, base, tuned, strict=True)
     )

@@ -8,15 +8,15 @@ import torch
 
 from finetune_trainer.data.batches import FILLER
 from finetune_trainer.data.shards import Split
-from finetune_trainer.models.collate import NO_LABEL, padded
+from finetune_trainer.models.collate import IGNORE_INDEX, padded
 from finetune_trainer.tasks.base import Numbers, Tensors
 
 Ids = npt.NDArray[np.int64]
-OURS = frozenset({"labels", "places"})
+OURS = frozenset({"labels", "row_index"})
 """What no model is given."""
 
 
-def end_to_end(split: Split, numbers: Numbers, pad_id: int) -> Tensors:
+def pack_rows(split: Split, numbers: Numbers, pad_id: int) -> Tensors:
     """Some rows as one row without padding; where positions start again at 0 another row begins.
 
     There is no attention mask on purpose: transformers keeps the rows apart by their positions, and with
@@ -29,42 +29,42 @@ def end_to_end(split: Split, numbers: Numbers, pad_id: int) -> Tensors:
 
     Returns:
         `input_ids` and `position_ids`, shape [1, tokens]; `logits_to_keep`, the positions after which a
-        token is learnt, shape [kept]; `labels`, those tokens, and `places`, both of shape [kept].
+        token is learnt, shape [kept]; `labels`, those tokens, and `row_index`, both of shape [kept].
     """
     rows = [_row(split, int(number), pad_id) for number in numbers]
     lengths = [len(ids) for ids, _ in rows]
     labels = np.concatenate([labels for _, labels in rows])
-    places = np.repeat(np.arange(len(rows)), lengths)
+    row_index = np.repeat(np.arange(len(rows)), lengths)
     # A filler keeps one position, so that no micro-batch is without any.
-    fillers = np.array([number == FILLER for number in numbers])[places]
-    kept = np.flatnonzero((labels != NO_LABEL) | fillers)
+    fillers = np.array([number == FILLER for number in numbers])[row_index]
+    kept = np.flatnonzero((labels != IGNORE_INDEX) | fillers)
     return {
         "input_ids": torch.from_numpy(np.concatenate([ids for ids, _ in rows]))[None],
         "position_ids": torch.from_numpy(np.concatenate([np.arange(length) for length in lengths]))[None],
         "logits_to_keep": torch.from_numpy(kept),
         "labels": torch.from_numpy(labels[kept]),
-        "places": torch.from_numpy(places[kept]),
+        "row_index": torch.from_numpy(row_index[kept]),
     }
 
 
-def side_by_side(split: Split, numbers: Numbers, pad_id: int) -> Tensors:
+def pad_rows(split: Split, numbers: Numbers, pad_id: int) -> Tensors:
     """Some rows, padded on the right, so that no model can see the padding.
 
     Returns:
         `input_ids` and `attention_mask`, shape [rows, longest]; `logits_to_keep`, the positions from the
         first after which a token of any row is learnt to the last, shape [kept]; `labels`, the tokens that
-        follow there, and `places`, both of shape [rows, kept].
+        follow there, and `row_index`, both of shape [rows, kept].
     """
     inputs = padded(split, numbers, pad_id)
-    labels = torch.full_like(inputs["input_ids"], NO_LABEL)
+    labels = torch.full_like(inputs["input_ids"], IGNORE_INDEX)
     for place, number in enumerate(numbers):
         _, row = _row(split, int(number), pad_id)
         labels[place, : len(row)] = torch.from_numpy(row)
-    learnt = torch.nonzero((labels != NO_LABEL).any(0)).flatten()
+    loss_mask = torch.nonzero((labels != IGNORE_INDEX).any(0)).flatten()
     # Fillers alone keep one position, so that no micro-batch is without any.
-    kept = torch.arange(int(learnt[0]) if len(learnt) else labels.shape[1] - 1, labels.shape[1])
-    places = torch.arange(len(labels))[:, None].expand(-1, len(kept)).contiguous()
-    return {**inputs, "logits_to_keep": kept, "labels": labels[:, kept], "places": places}
+    kept = torch.arange(int(loss_mask[0]) if len(loss_mask) else labels.shape[1] - 1, labels.shape[1])
+    row_index = torch.arange(len(labels))[:, None].expand(-1, len(kept)).contiguous()
+    return {**inputs, "logits_to_keep": kept, "labels": labels[:, kept], "row_index": row_index}
 
 
 def row_count(inputs: Tensors) -> int:
@@ -97,9 +97,9 @@ def positions_of(rows: Sequence[Ids]) -> Tensors:
 def _row(split: Split, number: int, pad_id: int) -> tuple[Ids, Ids]:
     """Tokens of a row and, at each, the one that follows where it is learnt."""
     if number == FILLER:
-        return np.array([pad_id]), np.array([NO_LABEL])
+        return np.array([pad_id]), np.array([IGNORE_INDEX])
     span = slice(split.offsets[number], split.offsets[number + 1])
     ids = split.tokens[span].astype(np.int64)
-    labels = np.full(len(ids), NO_LABEL, dtype=np.int64)
-    labels[:-1] = np.where(split.trained[span][1:], ids[1:], NO_LABEL)
+    labels = np.full(len(ids), IGNORE_INDEX, dtype=np.int64)
+    labels[:-1] = np.where(split.loss_mask[span][1:], ids[1:], IGNORE_INDEX)
     return ids, labels

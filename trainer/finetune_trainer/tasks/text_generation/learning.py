@@ -14,24 +14,24 @@ from torch.nn.functional import cross_entropy
 
 from finetune_trainer.contract import Activity, Evaluation, MetricName
 from finetune_trainer.data.shards import Prepared, Split
-from finetune_trainer.models.collate import NO_LABEL, lengths, work_of
+from finetune_trainer.models.collate import IGNORE_INDEX, lengths, work_of
 from finetune_trainer.models.load import LOCAL, load_saved, on
 from finetune_trainer.models.packing import Packing
-from finetune_trainer.tasks.base import Answers, Numbers, Tensors
-from finetune_trainer.tasks.bootstrap import Contestant
+from finetune_trainer.tasks.base import Numbers, Predictions, Tensors
+from finetune_trainer.tasks.bootstrap import ModelRole
 from finetune_trainer.tasks.text_generation import facts as told
 from finetune_trainer.tasks.text_generation import metrics, model
 from finetune_trainer.tasks.text_generation.inputs import (
     Ids,
-    end_to_end,
     last_tokens,
     model_inputs,
+    pack_rows,
+    pad_rows,
     row_count,
-    side_by_side,
 )
 from finetune_trainer.tasks.text_generation.metrics import Sums
 from finetune_trainer.training.baseline import Baseline, BaselineKey
-from finetune_trainer.training.context import Scene
+from finetune_trainer.training.context import Context
 from finetune_trainer.training.distributed import from_first
 from finetune_trainer.training.evaluate import over_rows
 
@@ -84,25 +84,25 @@ def load_published(folder: Path, base: Path | None) -> torch.nn.Module:
 def collate(split: Split, numbers: Numbers, pad_id: int, packing: Packing | None) -> Tensors:
     """Rows laid end to end where that pays, else padded; `labels` stand where they are predicted."""
     packed = packing is not None and packing.pays(work_of(split, numbers))
-    return (end_to_end if packed else side_by_side)(split, numbers, pad_id)
+    return (pack_rows if packed else pad_rows)(split, numbers, pad_id)
 
 
 def losses(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
     """Cross entropy of each token that is learnt."""
-    there = labels.flatten() != NO_LABEL
+    there = labels.flatten() != IGNORE_INDEX
     logits = _kept(outputs, labels)
-    return cross_entropy(logits, labels.flatten(), reduction="none", ignore_index=NO_LABEL)[there]
+    return cross_entropy(logits, labels.flatten(), reduction="none", ignore_index=IGNORE_INDEX)[there]
 
 
-def answers(network: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
+def predictions(network: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
     """Sums of each row, float64, shape [rows, 3]; see metrics.Sums."""
     logits = _kept(network(**model_inputs(inputs), **FORWARD), inputs["labels"])
-    labels, places = inputs["labels"].flatten(), inputs["places"].flatten()
-    there = labels != NO_LABEL
-    nll = cross_entropy(logits, labels, reduction="none", ignore_index=NO_LABEL)
+    labels, paths = inputs["labels"].flatten(), inputs["row_index"].flatten()
+    there = labels != IGNORE_INDEX
+    nll = cross_entropy(logits, labels, reduction="none", ignore_index=IGNORE_INDEX)
     each = torch.stack([nll.double(), there.double(), (logits.argmax(-1) == labels).double()], dim=1)
     sums = torch.zeros(row_count(inputs), 3, dtype=torch.float64, device=logits.device)
-    return sums.index_add_(0, places[there], each[there])
+    return sums.index_add_(0, paths[there], each[there])
 
 
 def logits(network: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
@@ -123,28 +123,30 @@ def verified_rows(network: Any, split: Split) -> int:
     return max(1, min(_VERIFIED_BYTES // (4 * vocabulary), by_tokens, len(split)))
 
 
-def measured(metric: MetricName, answers: Answers, split: Split, classes: int) -> float:
+def measured(metric: MetricName, predictions: Predictions, split: Split, classes: int) -> float:
     """One metric of one model."""
-    return metrics.measure(answers.astype(np.float64))[metric]
+    return metrics.measure(predictions.astype(np.float64))[metric]
 
 
-def measure_baseline(scene: Scene, key: BaselineKey, advanced: Callable[[float], None]) -> BaseModel | None:
+def measure_baseline(
+    context: Context, key: BaselineKey, on_progress: Callable[[float], None]
+) -> BaseModel | None:
     """The base model on the test rows, and how it goes on after some of them."""
-    base = on(scene.gang.device, load(scene.base, scene.prepared))
-    apart = bool(from_first(scene.gang, model.keeps_rows_apart(base)))
+    base = on(context.gang.device, load(context.base, context.prepared))
+    apart = bool(from_first(context.gang, model.supports_packing(base)))
     packing = model.packing_of(base) if apart else None
     if not apart:
         log.info("rows are padded: the model does not keep them apart when they are laid end to end")
-    test = scene.prepared.test
-    sums = over_rows(scene.packed_by(packing), partial(answers, base), test, advanced)
-    if not scene.gang.first:
+    test = context.prepared.test
+    sums = over_rows(context.packed_by(packing), partial(predictions, base), test, on_progress)
+    if not context.gang.first:
         return None
     return BaseModel(
         key=key,
         test_rows=len(test),
         packing=packing,
         sums=tuple(tuple(row) for row in sums.tolist()),
-        continuations=_continued(scene, base),
+        continuations=_continued(context, base),
     )
 
 
@@ -157,10 +159,10 @@ def read_baseline(document: bytes) -> BaseModel:
     return BaseModel.model_validate_json(document)
 
 
-def evaluation(scene: Scene, baseline: BaseModel, answers: Answers) -> Evaluation:
+def evaluation(context: Context, baseline: BaseModel, predictions: Predictions) -> Evaluation:
     """Base model and tuned model on the test rows."""
-    run = scene.config.run
-    sums: dict[Contestant, Sums] = {"baseline": _sums(baseline), "tuned": answers.astype(np.float64)}
+    run = context.config.run
+    sums: dict[ModelRole, Sums] = {"baseline": _sums(baseline), "tuned": predictions.astype(np.float64)}
     return metrics.compare(
         sums,
         metrics=run.evaluation.metrics,
@@ -170,32 +172,34 @@ def evaluation(scene: Scene, baseline: BaseModel, answers: Answers) -> Evaluatio
 
 
 def facts(
-    scene: Scene, network: torch.nn.Module, baseline: BaseModel, answers: Answers, *, reused: bool
+    context: Context, network: torch.nn.Module, baseline: BaseModel, predictions: Predictions, *, reused: bool
 ) -> dict[str, Any]:
     """What both models write after the first test rows' prompts."""
-    test = scene.prepared.test
-    scene.pulse.beat(Activity.EVALUATING_TUNED)
-    tokenizer = _tokenizer(scene)
+    test = context.prepared.test
+    context.heartbeat.beat(Activity.EVALUATING_TUNED)
+    tokenizer = _tokenizer(context)
     given = [
         (tokenizer.decode(prompt), tokenizer.decode(rest, skip_special_tokens=True))
         for prompt, rest in _prompts(test)
     ]
     return {
         "generation": told.GenerationFacts(
-            test_tokens=int(answers[:, metrics.TOKENS].sum()),
+            test_tokens=int(predictions[:, metrics.TOKENS].sum()),
             packed=baseline.packing is not None,
             new_tokens=NEW_TOKENS,
             continuations=told.continuations(
-                test.places()[: len(given)], given, baseline.continuations, _continued(scene, network)
+                test.locations()[: len(given)], given, baseline.continuations, _continued(context, network)
             ),
             reused=reused,
         )
     }
 
 
-def prediction_lines(scene: Scene, baseline: BaseModel, answers: Answers) -> Iterator[str]:
+def prediction_lines(context: Context, baseline: BaseModel, predictions: Predictions) -> Iterator[str]:
     """One JSON line a test row, with the sums of both models."""
-    return told.prediction_lines(scene.prepared.test.places(), _sums(baseline), answers.astype(np.float64))
+    return told.prediction_lines(
+        context.prepared.test.locations(), _sums(baseline), predictions.astype(np.float64)
+    )
 
 
 def _kept(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
@@ -207,11 +211,11 @@ def _kept(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
     return kept.float().flatten(0, -2)
 
 
-def _continued(scene: Scene, network: torch.nn.Module) -> tuple[str, ...]:
+def _continued(context: Context, network: torch.nn.Module) -> tuple[str, ...]:
     """What a model writes after the prompts of the first test rows; on one rank alone."""
-    tokenizer = _tokenizer(scene)
-    prompts = [prompt for prompt, _ in _prompts(scene.prepared.test)]
-    written = model.write_on(network, prompts, [tokenizer.eos_token_id], scene.pad_id, NEW_TOKENS)
+    tokenizer = _tokenizer(context)
+    prompts = [prompt for prompt, _ in _prompts(context.prepared.test)]
+    written = model.generate(network, prompts, [tokenizer.eos_token_id], context.pad_id, NEW_TOKENS)
     return tuple(tokenizer.decode(ids, skip_special_tokens=True) for ids in written)
 
 
@@ -223,7 +227,7 @@ def _prompts(split: Split) -> list[tuple[Ids, Ids]]:
     found = []
     for number in range(min(_CONTINUED_ROWS, len(split))):
         span = slice(split.offsets[number], split.offsets[number + 1])
-        ids, trained = split.tokens[span].astype(np.int64), split.trained[span]
+        ids, trained = split.tokens[span].astype(np.int64), split.loss_mask[span]
         start = int(trained.argmax())
         if start <= 1:
             start = max(1, len(ids) // 2)
@@ -233,8 +237,8 @@ def _prompts(split: Split) -> list[tuple[Ids, Ids]]:
     return found
 
 
-def _tokenizer(scene: Scene) -> Any:
-    return transformers.AutoTokenizer.from_pretrained(scene.base, **LOCAL)
+def _tokenizer(context: Context) -> Any:
+    return transformers.AutoTokenizer.from_pretrained(context.base, **LOCAL)
 
 
 def _sums(baseline: BaseModel) -> Sums:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune_trainer.contract import Evaluation, MetricName
-from finetune_trainer.tasks.bootstrap import RESAMPLES, Contestant, compared
+from finetune_trainer.tasks.bootstrap import RESAMPLES, ModelRole, compared
 
 Sums = npt.NDArray[np.float64]
 """Of each row, shape [rows, 3]: negative log-likelihood (natural), trained tokens, tokens that are the
@@ -26,7 +26,7 @@ def measure(sums: Sums) -> dict[MetricName, float]:
 
 
 def compare(
-    sums: Mapping[Contestant, Sums], *, metrics: Sequence[MetricName], primary: MetricName, seed: int
+    sums: Mapping[ModelRole, Sums], *, metrics: Sequence[MetricName], primary: MetricName, seed: int
 ) -> Evaluation:
     """All models on the same rows; every resample draws rows, and the same rows for all models.
 
@@ -42,8 +42,8 @@ def compare(
 
 
 def _bootstrap(
-    sums: Mapping[Contestant, Sums], rows: int, seed: int
-) -> dict[Contestant, dict[MetricName, npt.NDArray[np.float64]]]:
+    sums: Mapping[ModelRole, Sums], rows: int, seed: int
+) -> dict[ModelRole, dict[MetricName, npt.NDArray[np.float64]]]:
     """Metrics of every model in every resample, each of shape [RESAMPLES]."""
     every = np.concatenate(list(sums.values()), axis=1)
     random = np.random.default_rng(seed)

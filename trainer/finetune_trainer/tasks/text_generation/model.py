@@ -51,7 +51,7 @@ def load_language_model(folder: Path) -> "PreTrainedModel":
     return model  # type: ignore[no-any-return]
 
 
-def keeps_rows_apart(model: "PreTrainedModel") -> bool:
+def supports_packing(model: "PreTrainedModel") -> bool:
     """Whether rows that are laid end to end get the logits that they have alone.
 
     Raises:
@@ -88,7 +88,7 @@ def packing_of(model: "PreTrainedModel") -> Packing:
     )
 
 
-def write_on(
+def generate(
     model: torch.nn.Module, prompts: Sequence[Ids], ends: Sequence[int], pad_id: int, most: int
 ) -> list[Ids]:
     """How a model goes on after each prompt, greedily, up to one of the `ends` or `most` tokens."""

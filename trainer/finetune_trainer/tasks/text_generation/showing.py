@@ -41,11 +41,11 @@ def sections(record: TrainingRecord) -> Sequence[Section]:
 def _continuation(one: Continuation) -> Html:
     # Of a long prompt the end decides how it goes on.
     left_out = "…" if len(one.prompt) > _SHOWN else ""
-    answers = (("expected", one.expected), ("base model", one.base), ("this model", one.tuned))
+    predictions = (("expected", one.expected), ("base model", one.base), ("this model", one.tuned))
     return tag(
         "article",
         tag("p", left_out + one.prompt[-_SHOWN:], dir="auto"),
-        tag("dl", *(tag("div", tag("dt", who), _said(text)) for who, text in answers)),
+        tag("dl", *(tag("div", tag("dt", who), _said(text)) for who, text in predictions)),
         tag("small", f"line {count(one.line)} of ", foreign(one.file, _FILE)),
         class_="example",
     )

@@ -75,15 +75,15 @@ def shortened(marks: Marks, row: Encoding, max_length: int, *, keeps_end: bool) 
     With `keeps_end` what is given loses its beginning, down to half of the row; then, and otherwise, the
     row loses its end.
     """
-    if len(row.ids) <= max_length or row.trained is None:
+    if len(row.ids) <= max_length or row.loss_mask is None:
         return row
-    if not keeps_end or not row.trained.any():
-        return _row(row.ids[:max_length], row.trained[:max_length])
-    head, first = len(marks.start), int(row.trained.argmax())
+    if not keeps_end or not row.loss_mask.any():
+        return _row(row.ids[:max_length], row.loss_mask[:max_length])
+    head, first = len(marks.start), int(row.loss_mask.argmax())
     room = max_length - head
     kept = max(room - (len(row.ids) - first), min(first - head, room // 2))
     there = np.r_[0:head, first - kept : first + room - kept]
-    return _row(row.ids[there], row.trained[there])
+    return _row(row.ids[there], row.loss_mask[there])
 
 
 def _texts(tokenizer: Any, marks: Marks, rows: Sequence[Passage], train_on: TrainOn) -> list[Encoding]:
@@ -101,9 +101,9 @@ def _texts(tokenizer: Any, marks: Marks, rows: Sequence[Passage], train_on: Trai
         given = _started(marks, prompt) if prompt else list(marks.start)
         ids = given + completion if prompt else _started(marks, completion)
         ids = [*ids, *([] if ids[-1] == marks.eos else [marks.eos])]
-        learnt = np.ones(len(ids), dtype=np.bool_)
-        learnt[: len(given) if train_on == "Completion" else len(marks.start)] = False
-        found.append(_row(np.array(ids, dtype=np.int32), learnt))
+        loss_mask = np.ones(len(ids), dtype=np.bool_)
+        loss_mask[: len(given) if train_on == "Completion" else len(marks.start)] = False
+        found.append(_row(np.array(ids, dtype=np.int32), loss_mask))
     return found
 
 
@@ -129,7 +129,7 @@ def _conversation(
     row: Passage,
     chat: Written,
     ids: npt.NDArray[np.int32],
-    places: npt.NDArray[np.int64],
+    offsets: npt.NDArray[np.int64],
     train_on: TrainOn,
 ) -> Encoding:
     """A conversation with what is learnt of it; what follows the last learnt token is left out.
@@ -137,28 +137,28 @@ def _conversation(
     Of a message's end only EOS is learnt, where the template writes it: nothing is written after it. Where
     the template ends the last message otherwise, EOS follows.
     """
-    learnt = np.full(len(ids), train_on == "All")
+    loss_mask = np.full(len(ids), train_on == "All")
     end = 0
     spoken = (message for message in row.messages if message.role == "assistant")
     for message, span in zip(spoken, chat.spans, strict=True):
-        tokens = _tokens_of(ids, places, span, marks.eos)
-        learnt[tokens] = bool(message.weight)
+        tokens = _tokens_of(ids, offsets, span, marks.eos)
+        loss_mask[tokens] = bool(message.weight)
         end = tokens.stop if message.weight else end
     ended = end > 0 and ids[end - 1] == marks.eos
     if end and (train_on == "Completion" or not ended):
-        ids, learnt = ids[:end], learnt[:end]
+        ids, loss_mask = ids[:end], loss_mask[:end]
     if end and not ended:
-        ids, learnt = np.append(ids, np.int32(marks.eos)), np.append(learnt, np.True_)
+        ids, loss_mask = np.append(ids, np.int32(marks.eos)), np.append(loss_mask, np.True_)
     twice = int(len(marks.start) > 0 and ids[:2].tolist() == [marks.start[0]] * 2)
-    return _row(ids[twice:], learnt[twice:])
+    return _row(ids[twice:], loss_mask[twice:])
 
 
 def _tokens_of(
-    ids: npt.NDArray[np.int32], places: npt.NDArray[np.int64], span: tuple[int, int], eos: int
+    ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64], span: tuple[int, int], eos: int
 ) -> slice:
     """The tokens that begin within a span, up to its EOS; also one that stands right behind it."""
     inside = np.flatnonzero(
-        (places[:, 0] >= span[0]) & (places[:, 0] < span[1]) & (places[:, 1] > places[:, 0])
+        (offsets[:, 0] >= span[0]) & (offsets[:, 0] < span[1]) & (offsets[:, 1] > offsets[:, 0])
     )
     if not len(inside):
         return slice(0, 0)
@@ -167,10 +167,10 @@ def _tokens_of(
     return slice(start, start + int(ends[-1]) + 1 if len(ends) else end)
 
 
-def _row(ids: npt.NDArray[np.int32], learnt: npt.NDArray[np.bool_]) -> Encoding:
+def _row(ids: npt.NDArray[np.int32], loss_mask: npt.NDArray[np.bool_]) -> Encoding:
     """The first token follows from nothing, so that nothing can be learnt of it."""
-    learnt[:1] = False
-    return Encoding(ids, learnt)
+    loss_mask[:1] = False
+    return Encoding(ids, loss_mask)
 
 
 def _started(marks: Marks, ids: Ids) -> Ids:
@@ -193,6 +193,6 @@ def _with_places(
         return []
     found = read(tokenizer, texts, add_special_tokens=False, return_offsets_mapping=True)
     return [
-        (np.array(ids, dtype=np.int32), np.array(places, dtype=np.int64).reshape(-1, 2))
-        for ids, places in zip(found["input_ids"], found["offset_mapping"], strict=True)
+        (np.array(ids, dtype=np.int32), np.array(offsets, dtype=np.int64).reshape(-1, 2))
+        for ids, offsets in zip(found["input_ids"], found["offset_mapping"], strict=True)
     ]

@@ -3,9 +3,9 @@
 from dataclasses import fields
 from typing import Any
 
-from finetune_trainer.training.context import Scene
+from finetune_trainer.training.context import Context
 
 
-def scene_with(**parts: Any) -> Scene:
+def scene_with(**parts: Any) -> Context:
     """A Scene of these parts; all others are None."""
-    return Scene(**{field.name: parts.get(field.name) for field in fields(Scene)})
+    return Context(**{field.name: parts.get(field.name) for field in fields(Context)})
