@@ -16,16 +16,7 @@ from finetune_trainer.contract.base import (
     printable,
     speaks,
 )
-from finetune_trainer.contract.evaluation import (
-    HIGHER_IS_BETTER,
-    METRICS,
-    PRIMARY_METRIC,
-    Evaluation,
-    Interval,
-    MetricName,
-    Scores,
-    Task,
-)
+from finetune_trainer.contract.evaluation import Evaluation, Interval, Scores
 from finetune_trainer.contract.messages import MAX_MESSAGE_BYTES, CheckpointRef, ResultRef, TerminationMessage
 from finetune_trainer.contract.outcomes import ExitCode, FailureClass, Stage
 from finetune_trainer.contract.payloads import (
@@ -47,6 +38,17 @@ from finetune_trainer.contract.progress import (
     Progress,
     RankFile,
 )
+from finetune_trainer.contract.tasks import (
+    HIGHER_IS_BETTER,
+    METRIC_TABLE,
+    METRICS,
+    PRIMARY_METRIC,
+    TASKS,
+    TITLES,
+    Metric,
+    MetricName,
+    Task,
+)
 
 __all__ = [
     "CONTRACT_VERSION",
@@ -54,9 +56,12 @@ __all__ = [
     "MAX_MESSAGE_BYTES",
     "MAX_PROGRESS_BYTES",
     "METRICS",
+    "METRIC_TABLE",
     "PRIMARY_METRIC",
     "PROGRESS_PORT",
     "RENDEZVOUS_PORT",
+    "TASKS",
+    "TITLES",
     "Activity",
     "Best",
     "CheckpointRef",
@@ -71,6 +76,7 @@ __all__ = [
     "Hint",
     "Interval",
     "Message",
+    "Metric",
     "MetricName",
     "Model",
     "Payload",

@@ -1,6 +1,6 @@
-"""Tasks, metrics, and the comparison of the base model with the tuned model."""
+"""The comparison of the base model with the tuned model."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import (
     Field,
@@ -9,37 +9,7 @@ from pydantic import (
 )
 
 from finetune_trainer.contract.base import Model
-
-Task = Literal["TextClassification", "TextGeneration"]
-
-
-MetricName = Literal[
-    "accuracy", "macroF1", "microF1", "weightedF1", "mcc", "loss", "perplexity", "tokenAccuracy"
-]
-
-
-HIGHER_IS_BETTER: dict[MetricName, bool] = {
-    "accuracy": True,
-    "macroF1": True,
-    "microF1": True,
-    "weightedF1": True,
-    "mcc": True,
-    "loss": False,
-    "perplexity": False,
-    "tokenAccuracy": True,
-}
-"""Which way each metric is better; those of which more is better are at most 1."""
-
-
-METRICS: dict[Task, tuple[MetricName, ...]] = {
-    "TextClassification": ("accuracy", "macroF1", "microF1", "weightedF1", "mcc"),
-    "TextGeneration": ("loss", "perplexity", "tokenAccuracy"),
-}
-"""The metrics of each task, all of which are reported unless a job asks for fewer."""
-
-
-PRIMARY_METRIC: dict[Task, MetricName] = {"TextClassification": "macroF1", "TextGeneration": "loss"}
-"""The metric that decides where a job does not say."""
+from finetune_trainer.contract.tasks import MetricName
 
 
 class Interval(Model):
