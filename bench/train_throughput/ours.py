@@ -28,6 +28,7 @@ from finetune_trainer.tasks.text_generation.model import packing_of
 from finetune_trainer.training import loop
 from finetune_trainer.training.deepspeed_config import own_clip
 from finetune_trainer.training.distributed import Gang, meet
+from finetune_trainer.training.loader import RankBatches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -68,7 +69,7 @@ def train(lesson: Lesson, callbacks: list[TrainerCallback]) -> Outcome:
         model = task.load(base, Prepared(split, split, split, _labels(split)))
         run = loop.Loop(
             gang=gang,
-            batches=loop.RankBatches(
+            batches=RankBatches(
                 split,
                 Layout.of(chosen),
                 rank=gang.rank,

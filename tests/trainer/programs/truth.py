@@ -29,6 +29,7 @@ from finetune_trainer.pod.rank import leave
 from finetune_trainer.tasks.base import Learning
 from finetune_trainer.tasks.registry import learning
 from finetune_trainer.training import loop
+from finetune_trainer.training.loader import RankBatches
 from finetune_trainer.training.deepspeed_config import own_clip
 from finetune_trainer.training.distributed import Gang, meet
 
@@ -137,7 +138,7 @@ def steps(
             chosen, training, "float32", offload, folder=folder, gpus=False, steps=chosen.total_steps
         )
         model = subject.load(base, how)
-        batches = loop.RankBatches(
+        batches = RankBatches(
             subject.rows,
             Layout.of(chosen),
             rank=gang.rank,

@@ -180,7 +180,7 @@ def test_the_same_inputs_are_prepared_once(job: Job) -> None:
 @on_both_stores
 def test_an_incomplete_folder_is_prepared_again(job: Job) -> None:
     first = job.prepare()
-    job.store.delete([first.prepared + "train-00000.safetensors"])
+    job.store.delete([first.prepared + "train-00000.arrow"])
     assert job.prepare() == first
     assert len(load_prepared(job.store, first.prepared, job.paths).train) == 180
 

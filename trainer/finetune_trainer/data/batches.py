@@ -38,6 +38,34 @@ def steps_per_epoch(rows: int, batch_size: int) -> int:
     return -(-rows // batch_size)
 
 
+@dataclass(frozen=True)
+class Position:
+    """Where a run is in its rows."""
+
+    epoch: int
+    """Counted from 0."""
+    batch: int
+    """Global batches of the epoch that were seen."""
+
+
+def position(samples: int, rows: int, batch_size: int) -> Position:
+    """Where a run is that has seen so many samples; the inverse of `samples_seen`.
+
+    Raises:
+        ValueError: the samples end inside a global batch.
+    """
+    epoch, within = divmod(samples, rows) if rows else (0, 0)
+    if within % batch_size:
+        raise ValueError(f"{samples} samples end inside a batch of {batch_size} rows")
+    return Position(epoch, within // batch_size)
+
+
+def samples_seen(steps: int, rows: int, batch_size: int) -> int:
+    """Samples of the first so many optimizer steps; the last step of an epoch may have fewer rows."""
+    epochs, within = divmod(steps, steps_per_epoch(rows, batch_size))
+    return epochs * rows + within * batch_size
+
+
 def epoch_batches(lengths: Rows, batch_size: int, *, seed: int, epoch: int) -> list[Rows]:
     """The global batches of one epoch: every row exactly once, rows of similar length together.
 

@@ -1,22 +1,26 @@
-"""Tokenised rows in S3: written once by Prepare, read by every rank of every attempt. No torch here.
+"""Prepared rows in S3: written once by Prepare while it reads, mapped by every rank of every attempt. No torch.
 
-Folder: `<split>-<n>.safetensors` shards, then `index.json`, written last, with the SHA-256 of each shard.
+Folder: `<split>-<n>.arrow` shards (Arrow IPC files, not compressed), then `index.json`, written last, with the
+SHA-256 of each shard. A task says which columns its shards have; those named here are known to all tasks.
 """
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Annotated, Any, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from pydantic import Field, JsonValue, NonNegativeInt, ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
 from finetune_trainer.contract import Digest, FailureClass, Model
+from finetune_trainer.data.columns import Column, Ragged, Values, column, lists
 from finetune_trainer.data.findings import SplitName
 from finetune_trainer.data.lines import ONE_FILE, FileSpan, location
 from finetune_trainer.failures import StageFailure
@@ -24,29 +28,47 @@ from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store
 
 INDEX = "index.json"
-SHARD_TOKENS = 16 * 1024 * 1024
-"""A shard is closed when it holds so many (64 MiB of tokens)."""
+SHARD_BYTES = 64 * 1024 * 1024
+"""A shard is closed when its columns hold so many."""
+ROW, TOKENS, LOSS_MASK, LABEL = "row", "tokens", "loss_mask", "label"
+ROW_FIELD = pa.field(ROW, pa.int64())
+"""1-based line of the row, counted on through the files of its split; every shard has the column."""
+TOKENS_FIELD = pa.field(TOKENS, pa.list_(pa.int32()))
+"""Token ids."""
+LOSS_MASK_FIELD = pa.field(LOSS_MASK, pa.list_(pa.uint8()))
+"""1 for each token that is learnt, else 0; as long as the tokens. Missing: no token is learnt."""
+LABEL_FIELD = pa.field(LABEL, pa.int32())
+"""Index into `Prepared.labels`. Missing: 0 for all rows."""
+_BATCH_ROWS = 2048
+_COMMON = (ROW, TOKENS, LOSS_MASK, LABEL)
 
 
 @dataclass(frozen=True)
 class Split:
     """Rows of one split; row i has the tokens `tokens[offsets[i]:offsets[i + 1]]`."""
 
-    tokens: npt.NDArray[np.int32]
+    tokens: Values[np.int32]
+    """Token ids of all rows, end to end: in memory, or mapped from the shards."""
     offsets: npt.NDArray[np.int64]
     """Length n + 1."""
     labels: npt.NDArray[np.int32]
     """Index into `Prepared.labels`, 0 for a task without classes; length n."""
     rows: npt.NDArray[np.int64]
     """1-based line of the row, counted on through the files of its split; length n."""
-    loss_mask: npt.NDArray[np.bool_]
+    loss_mask: Values[np.bool_]
     """Which tokens are to be learnt, none for a task that learns no tokens; as long as `tokens`."""
-
     files: tuple[FileSpan, ...] = ONE_FILE
     """Where `rows` begin to count in which file."""
+    more: Mapping[str, Column] = field(default_factory=dict)
+    """The columns that only this task has, by name; each has n rows."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each row, shape [n]; computed once."""
+        return np.diff(self.offsets).astype(np.int64)
 
     def location(self, index: int) -> tuple[str, int]:
         """File and 1-based line that a row comes from."""
@@ -75,11 +97,13 @@ class Prepared:
 class Shard(Model):
     """One file of a split."""
 
-    file: Annotated[str, Field(pattern=r"^[a-z]+-[0-9]{5}\.safetensors$")]
+    file: Annotated[str, Field(pattern=r"^[a-z]+-[0-9]{5}\.arrow$")]
     digest: Digest
     size: NonNegativeInt
     """Bytes."""
     rows: NonNegativeInt
+    tokens: NonNegativeInt
+    """0 for a task without tokens."""
 
 
 class Index(Model):
@@ -93,26 +117,117 @@ class Index(Model):
     """What Prepare keeps with the shards."""
 
 
+class ShardWriter:
+    """Writes the rows of one split as they come; a shard is uploaded while the next is made.
+
+    Use as a context manager: leaving the block ends the upload in progress and deletes the local files.
+    """
+
+    def __init__(self, store: Store, folder: str, split: SplitName, schema: pa.Schema, scratch: Path) -> None:
+        """Writes nothing yet.
+
+        Args:
+            store: where the shards go.
+            folder: URI, ends in a slash.
+            split: whose rows they are.
+            schema: columns of every record batch, ROW_FIELD first.
+            scratch: existing folder on this machine's disk; holds two shards at most.
+        """
+        self._store, self._folder, self._split, self._schema = store, folder, split, schema
+        self._local = TemporaryDirectory(dir=scratch, prefix=f"{split}-")
+        self._uploads = ThreadPoolExecutor(1, thread_name_prefix="shard-upload")
+        self._pending: Future[Shard] | None = None
+        self._shards: list[Shard] = []
+        self._begin()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._uploads.shutdown(wait=True, cancel_futures=True)
+        self._sink.close()
+        self._local.cleanup()
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Adds rows of the writer's schema.
+
+        Raises:
+            StageFailure: Storage, an upload failed.
+        """
+        self._file.write_batch(batch)
+        self._rows += batch.num_rows
+        if TOKENS in batch.schema.names:
+            self._tokens += len(batch.column(TOKENS).values)
+        self._bytes += batch.nbytes
+        if self._bytes >= SHARD_BYTES:
+            self._end()
+            self._begin()
+
+    def finish(self) -> tuple[Shard, ...]:
+        """Uploads what is left; a split without rows has one shard without rows.
+
+        Raises:
+            StageFailure: Storage, an upload failed.
+        """
+        number = len(self._shards) + (self._pending is not None)
+        if self._rows or not number:
+            self._end()
+        self._settle()
+        return tuple(self._shards)
+
+    def _begin(self) -> None:
+        self._rows = self._tokens = self._bytes = 0
+        number = len(self._shards) + (self._pending is not None)
+        self._path = Path(self._local.name) / f"{self._split}-{number:05d}.arrow"
+        self._sink = pa.OSFile(str(self._path), "wb")
+        self._file = pa.ipc.new_file(self._sink, self._schema)
+
+    def _end(self) -> None:
+        self._file.close()
+        self._sink.close()
+        # One upload at a time: the disk never holds more than two shards of a split.
+        self._settle()
+        self._pending = self._uploads.submit(self._upload, self._path, self._rows, self._tokens)
+
+    def _settle(self) -> None:
+        if self._pending is not None:
+            self._shards.append(self._pending.result())
+            self._pending = None
+
+    def _upload(self, path: Path, rows: int, tokens: int) -> Shard:
+        size = path.stat().st_size
+        digest = self._store.upload(path, self._folder + path.name).digest
+        path.unlink()
+        return Shard(file=path.name, digest=digest, size=size, rows=rows, tokens=tokens)
+
+
+def write_index(store: Store, folder: str, index: Index) -> None:
+    """Makes the folder complete: every shard that the index names must be stored already."""
+    store.write(folder + INDEX, index.model_dump_json(by_alias=True).encode())
+
+
 def store_prepared(
     store: Store, folder: str, prepared: Prepared, extra: Mapping[str, JsonValue] | None = None
 ) -> Index:
-    """Writes the shards, then the index. Writing the same rows again gives the same bytes."""
+    """Writes rows that are in memory. Writing the same rows again gives the same bytes."""
     splits: dict[SplitName, tuple[Shard, ...]] = {}
     for name in get_args(SplitName):
-        shards = []
-        for number, part in enumerate(_parts(getattr(prepared, name))):
-            data = save(_tensors(part))
-            file = f"{name}-{number:05d}.safetensors"
-            digest = store.write(folder + file, data).digest
-            shards.append(Shard(file=file, digest=digest, size=len(data), rows=len(part)))
-        splits[name] = tuple(shards)
+        split: Split = getattr(prepared, name)
+        schema = pa.schema([ROW_FIELD, TOKENS_FIELD, LOSS_MASK_FIELD, LABEL_FIELD])
+        with TemporaryDirectory() as scratch:
+            with ShardWriter(store, folder, name, schema, Path(scratch)) as writer:
+                for batch in _batches(split, schema):
+                    writer.write(batch)
+                splits[name] = writer.finish()
     index = Index(
         labels=prepared.labels,
         splits=splits,
         files={name: getattr(prepared, name).files for name in get_args(SplitName)},
         extra=dict(extra or {}),
     )
-    store.write(folder + INDEX, index.model_dump_json(by_alias=True).encode())
+    write_index(store, folder, index)
     return index
 
 
@@ -130,10 +245,12 @@ def read_index(store: Store, folder: str) -> Index | None:
 
 
 def load_prepared(store: Store, folder: str, paths: Paths) -> Prepared:
-    """Reads the shards through the node's cache; every byte is checked against the index.
+    """Maps the shards from the node's cache; every byte is checked against the index.
+
+    Tokens and other lists stay on disk until they are read; 28 bytes of each row are in memory.
 
     Raises:
-        StageFailure: PreparedMissing (no complete folder), PreparedCorrupt (a digest or an array is wrong).
+        StageFailure: PreparedMissing (no complete folder), PreparedCorrupt (a digest or a column is wrong).
     """
     index = read_index(store, folder)
     if index is None:
@@ -145,84 +262,98 @@ def load_prepared(store: Store, folder: str, paths: Paths) -> Prepared:
         )
     cache = paths.cache / "prepared"
     train, validation, test = (
-        replace(
-            _joined([_fetch(store, folder, shard, cache) for shard in index.splits.get(name, ())]),
-            files=index.files[name],
+        _mapped(
+            {
+                folder + shard.file: _fetch(store, folder, shard, cache)
+                for shard in index.splits.get(name, ())
+            },
+            index.files[name],
         )
         for name in get_args(SplitName)
     )
     return Prepared(train, validation, test, index.labels)
 
 
-def _parts(split: Split) -> list[Split]:
-    """Cuts at row ends so that a part holds about SHARD_TOKENS; a split without rows is one empty part."""
-    marks = np.arange(0, max(1, len(split.tokens)), SHARD_TOKENS)
-    cuts = sorted({*np.searchsorted(split.offsets, marks).tolist(), 0, len(split)})
-    if cuts == [0]:
-        return [split]
-    return [
-        Split(
-            tokens=split.tokens[split.offsets[first] : split.offsets[last]],
-            offsets=split.offsets[first : last + 1] - split.offsets[first],
-            labels=split.labels[first:last],
-            rows=split.rows[first:last],
-            loss_mask=split.loss_mask[split.offsets[first] : split.offsets[last]],
-        )
-        for first, last in pairwise(cuts)
-    ]
+def _batches(split: Split, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    for start in range(0, len(split), _BATCH_ROWS):
+        rows = range(start, min(start + _BATCH_ROWS, len(split)))
+        spans = [slice(split.offsets[row], split.offsets[row + 1]) for row in rows]
+        columns = [
+            pa.array(split.rows[rows.start : rows.stop], pa.int64()),
+            lists([split.tokens[span] for span in spans], TOKENS_FIELD.type),
+            lists([split.loss_mask[span] for span in spans], LOSS_MASK_FIELD.type),
+            pa.array(split.labels[rows.start : rows.stop], pa.int32()),
+        ]
+        yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _tensors(split: Split) -> dict[str, npt.NDArray[Any]]:
-    return {
-        "tokens": np.ascontiguousarray(split.tokens, dtype=np.int32),
-        "offsets": np.ascontiguousarray(split.offsets, dtype=np.int64),
-        "labels": np.ascontiguousarray(split.labels, dtype=np.int32),
-        "rows": np.ascontiguousarray(split.rows, dtype=np.int64),
-        "loss_mask": np.ascontiguousarray(split.loss_mask, dtype=np.bool_),
-    }
-
-
-def _fetch(store: Store, folder: str, shard: Shard, cache: Path) -> Split:
+def _fetch(store: Store, folder: str, shard: Shard, cache: Path) -> Path:
     # The name is the content's digest: what another job cached is either right or fetched again.
-    path = cache / f"{shard.digest.removeprefix('sha256:')}.safetensors"
+    path = cache / f"{shard.digest.removeprefix('sha256:')}.arrow"
     if not path.exists() or _digest(path) != shard.digest:
         got = store.download(folder + shard.file, path)
         if got.digest != shard.digest:
             path.unlink()
             raise _corrupt(folder + shard.file, f"its SHA-256 is {got.digest}, the index says {shard.digest}")
+    return path
+
+
+def _mapped(shards: Mapping[str, Path], files: tuple[FileSpan, ...]) -> Split:
+    batches: list[pa.RecordBatch] = []
+    for uri, path in shards.items():
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            schema = batches[0].schema if batches else reader.schema
+            if reader.schema != schema or ROW not in schema.names:
+                raise pa.ArrowInvalid("its columns are not those of the split")
+            batches += [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        except (pa.ArrowException, OSError) as error:
+            raise _corrupt(uri, str(error)) from None
+    schema = batches[0].schema if batches else pa.schema([ROW_FIELD])
     try:
-        tensors: dict[str, Any] = load_file(path)
-        split = Split(
-            **{name: tensors[name] for name in ("tokens", "offsets", "labels", "rows", "loss_mask")}
-        )
-    except (SafetensorError, KeyError) as error:
-        raise _corrupt(folder + shard.file, str(error)) from None
-    fits = len(split.offsets) == len(split) + 1 and split.offsets[-1] == len(split.tokens)
-    if not fits or len(split.loss_mask) != len(split.tokens):
-        raise _corrupt(folder + shard.file, "its arrays do not fit together")
-    return split
+        columns = {
+            of.name: column(of, [batch.column(number) for batch in batches])
+            for number, of in enumerate(schema)
+        }
+        return _split(columns, files)
+    except pa.ArrowException as error:
+        raise _corrupt(next(iter(shards)), str(error)) from None
 
 
-def _joined(parts: list[Split]) -> Split:
-    if not parts:
-        empty = np.zeros(0, dtype=np.int32)
-        return Split(
-            tokens=empty,
-            offsets=np.zeros(1, dtype=np.int64),
-            labels=empty,
-            rows=np.zeros(0, dtype=np.int64),
-            loss_mask=np.zeros(0, dtype=np.bool_),
-        )
-    starts = np.cumsum([0, *(len(part.tokens) for part in parts)])
+def _split(columns: Mapping[str, Column], files: tuple[FileSpan, ...]) -> Split:
+    rows = _numbers(columns[ROW])
+    nothing = Ragged(np.zeros(0, np.int32), np.zeros(len(rows) + 1, np.int64))
+    tokens = _lists(columns.get(TOKENS, nothing))
+    # A view of one False: a task that learns no tokens pays nothing for the mask.
+    unlearnt = Ragged(np.broadcast_to(np.False_, len(tokens.values)), tokens.offsets)
+    loss_mask = _lists(columns.get(LOSS_MASK, unlearnt))
+    if not np.array_equal(loss_mask.offsets, tokens.offsets):
+        raise pa.ArrowInvalid("a row has not as many entries in loss_mask as in tokens")
     return Split(
-        tokens=np.concatenate([part.tokens for part in parts]),
-        offsets=np.concatenate(
-            [part.offsets[:-1] + start for part, start in zip(parts, starts, strict=False)] + [starts[-1:]]
-        ),
-        labels=np.concatenate([part.labels for part in parts]),
-        rows=np.concatenate([part.rows for part in parts]),
-        loss_mask=np.concatenate([part.loss_mask for part in parts]),
+        tokens=tokens.values,
+        offsets=tokens.offsets,
+        labels=_numbers(columns.get(LABEL, np.zeros(len(rows), np.int32))),
+        rows=rows,
+        loss_mask=_truth(loss_mask.values),
+        files=files,
+        more={name: values for name, values in columns.items() if name not in _COMMON},
     )
+
+
+def _numbers(values: Column) -> npt.NDArray[Any]:
+    if isinstance(values, Ragged):
+        raise pa.ArrowInvalid("a column of numbers holds lists")
+    return values
+
+
+def _lists(values: Column) -> Ragged:
+    if not isinstance(values, Ragged):
+        raise pa.ArrowInvalid("a column of lists holds numbers")
+    return values
+
+
+def _truth(values: Values[Any]) -> Values[np.bool_]:
+    return values.view(np.bool_)
 
 
 def _digest(path: Path) -> Digest:

@@ -15,11 +15,11 @@ from finetune_trainer.training.curve import Curve
 from finetune_trainer.training.deepspeed_config import own_clip
 from finetune_trainer.training.distributed import from_first
 from finetune_trainer.training.evaluate import over_rows
+from finetune_trainer.training.loader import RankBatches
 from finetune_trainer.training.loop import (
     AtEpochEnd,
     Edge,
     Loop,
-    RankBatches,
     Step,
     arguments,
     evaluated_epochs,
@@ -69,7 +69,14 @@ def tune(context: Context, *, first_percent: float, last_percent: float) -> Tune
     model = context.load_model()
     loop = Loop(
         gang=gang,
-        batches=RankBatches(train, Layout.of(chosen), rank=gang.rank, seed=seed, collate=context.collated),
+        batches=RankBatches(
+            train,
+            Layout.of(chosen),
+            rank=gang.rank,
+            seed=seed,
+            collate=context.collated,
+            device=gang.device,
+        ),
         losses=context.learning.losses,
         forward=context.learning.FORWARD,
         clip=own_clip(chosen.zero_stage, run.training.max_gradient_norm),

@@ -1,7 +1,7 @@
 """The optimisation loop: Hugging Face's Trainer on a DeepSpeed engine, with our batches, loss and guards."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,22 +11,19 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from finetune_trainer.config import Offload, Training
 from finetune_trainer.contract import Chosen, FailureClass
-from finetune_trainer.data.batches import FILLER, Layout, deal, epoch_batches, steps_per_epoch
+from finetune_trainer.data.batches import FILLER
 from finetune_trainer.data.lines import Line
-from finetune_trainer.data.shards import Split
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat
-from finetune_trainer.models.collate import IGNORE_INDEX, Tensors, lengths
-from finetune_trainer.tasks.base import Numbers
+from finetune_trainer.models.collate import IGNORE_INDEX, Tensors
 from finetune_trainer.training.deepspeed_config import Precision, deepspeed_config, engine_clip
 from finetune_trainer.training.distributed import Gang, gathered, preempted, summed
+from finetune_trainer.training.loader import RankBatches
 
 MOST_EVALUATIONS = 5
 _SCHEDULES = {"Linear": "linear", "Cosine": "cosine", "Constant": "constant_with_warmup"}
 _NAMED_ROWS = 10
 
-Collate = Callable[[Split, Numbers], Tensors]
-"""Rows of a split, FILLER among them -> the model's inputs, `labels` and `row_index`."""
 Losses = Callable[[Any, torch.Tensor], torch.Tensor]
 """The model's outputs and `labels` -> the loss of each label, see tasks.protocol.Learning."""
 
@@ -45,30 +42,6 @@ class Step:
     rows: int
     tokens: int
     seconds: float
-
-
-class RankBatches(DataLoader):  # type: ignore[type-arg]
-    """This rank's micro-batches, epoch after epoch; what Trainer wants as its data loader."""
-
-    def __init__(self, split: Split, layout: Layout, *, rank: int, seed: int, collate: Collate) -> None:
-        self.split, self.layout, self.rank, self.seed, self.collate = split, layout, rank, seed, collate
-        self.epoch = 0
-        super().__init__(range(len(split.labels)), batch_size=layout.micro_batch)  # type: ignore[arg-type]
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Trainer before every epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        """Micro-batches of one epoch."""
-        return steps_per_epoch(len(self.split.labels), self.layout.batch) * self.layout.accumulation
-
-    def __iter__(self) -> Iterator[Tensors]:  # type: ignore[override]
-        """Micro-batches; `rows` says which rows of the split they hold."""
-        batches = epoch_batches(lengths(self.split), self.layout.batch, seed=self.seed, epoch=self.epoch)
-        for batch in batches:
-            for rows in deal(batch, self.layout)[:, self.rank]:
-                yield {**self.collate(self.split, rows), "rows": torch.from_numpy(rows.copy())}
 
 
 class Loop(Trainer):
@@ -116,7 +89,7 @@ class Loop(Trainer):
         self.owners = rows[inputs.pop("row_index")]
         there = rows[rows != FILLER].cpu().numpy()
         self.seen_rows += len(there)
-        self.seen_tokens += int(lengths(self.batches.split)[there].sum())
+        self.seen_tokens += int(self.batches.split.lengths[there].sum())
         loss = super().compute_loss(model, {**inputs, **self.forward}, *args, **kwargs)
         if self.accelerator.sync_gradients:
             self._agree()

@@ -1,0 +1,107 @@
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_trainer.data.batches import FILLER, Layout, Rows, position, samples_seen, steps_per_epoch
+from finetune_trainer.data.shards import Split
+from finetune_trainer.models.collate import Tensors
+from finetune_trainer.tasks.base import Numbers
+from finetune_trainer.training.loader import RankBatches, ahead
+
+BATCH = 8
+
+
+def rows_of(count: int) -> Split:
+    lengths = np.random.default_rng(0).integers(1, 9, count)
+    return Split(
+        tokens=np.zeros(lengths.sum(), np.int32),
+        offsets=np.cumsum([0, *lengths], dtype=np.int64),
+        labels=np.zeros(count, np.int32),
+        rows=np.arange(count, dtype=np.int64),
+        loss_mask=np.zeros(lengths.sum(), np.bool_),
+    )
+
+
+def collate(_split: Split, numbers: Numbers) -> Tensors:
+    return {"numbers": torch.tensor(numbers)}
+
+
+def loader(world: int, rank: int, seen: int, count: int) -> RankBatches:
+    layout = Layout(micro_batch=2, accumulation=BATCH // 2 // world, world=world)
+    return RankBatches(rows_of(count), layout, rank=rank, seed=3, collate=collate, seen=seen)
+
+
+def global_batches(world: int, seen: int, count: int, epochs: int) -> list[list[int]]:
+    """The rows of each optimizer step after `seen` samples, by all ranks together."""
+    ranks = [loader(world, rank, seen, count) for rank in range(world)]
+    found = []
+    for epoch in range(ranks[0].epoch, epochs):
+        for one in ranks:
+            one.set_epoch(epoch)
+        accumulation = ranks[0].layout.accumulation
+        per_rank = [[batch["rows"].tolist() for batch in one] for one in ranks]
+        for first in range(0, len(per_rank[0]), accumulation):
+            step = [row for mine in per_rank for rows in mine[first : first + accumulation] for row in rows]
+            found.append(sorted(row for row in step if row != FILLER))
+    return found
+
+
+@settings(deadline=None, max_examples=25)
+@given(count=st.integers(1, 50), steps=st.integers(0, 14), world=st.sampled_from([1, 2, 4]))
+def test_a_run_that_continues_sees_what_a_run_that_never_stopped_sees_with_any_number_of_ranks(
+    count: int, steps: int, world: int
+) -> None:
+    whole = global_batches(1, 0, count, epochs=2)
+    steps = min(steps, len(whole))
+    seen = samples_seen(steps, count, BATCH)
+    assert global_batches(world, seen, count, epochs=2) == whole[steps:]
+    assert sum(map(len, whole[:steps])) == seen
+
+
+@given(steps=st.integers(0, 10**6), rows=st.integers(1, 10**4), batch=st.integers(1, 100))
+def test_the_position_of_the_samples_seen_is_that_of_the_steps(steps: int, rows: int, batch: int) -> None:
+    found = position(samples_seen(steps, rows, batch), rows, batch)
+    assert divmod(steps, steps_per_epoch(rows, batch)) == (found.epoch, found.batch)
+
+
+def test_samples_that_end_inside_a_batch_are_refused() -> None:
+    with pytest.raises(ValueError, match="13 samples end inside a batch of 8 rows"):
+        loader(1, 0, 13, 40)
+
+
+def test_a_thread_is_ahead_of_the_model_by_so_many_micro_batches_and_not_more() -> None:
+    made: list[int] = []
+    reached = threading.Event()
+
+    def make(numbers: Rows) -> int:
+        made.append(int(numbers[0]))
+        if len(made) == 4:
+            reached.set()
+        return made[-1]
+
+    found = ahead(make, (np.array([number]) for number in range(10)), 3, lambda: None)
+    assert next(found) == 0
+    assert reached.wait(10)
+    found.close()  # type: ignore[attr-defined]
+    assert made == [0, 1, 2, 3]
+    assert not any(thread.name.startswith("collate") for thread in threading.enumerate())
+
+
+def test_what_collating_raises_is_raised_where_the_batch_is_asked_for() -> None:
+    def make(numbers: Rows) -> int:
+        if numbers[0] == 1:
+            raise RuntimeError("no such row")
+        return int(numbers[0])
+
+    def numbers() -> Iterator[Rows]:
+        yield from (np.array([number]) for number in range(3))
+
+    found = ahead(make, numbers(), 2, lambda: None)
+    assert next(found) == 0
+    with pytest.raises(RuntimeError, match="no such row"):
+        next(found)
