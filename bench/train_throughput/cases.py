@@ -154,7 +154,10 @@ def write_rows(case: Case, base: Path, target: Path) -> int:
     tokenizer = tokenise.load_tokenizer(base)
     whole = task.encode(tokenizer, examples, run)
     encoded = task.cut(tokenizer, examples, whole, case.longest)
-    split = tokenise.as_split(examples, encoded, task.labels(examples, task.classes(examples)), ONE_FILE)
+    strata = [example.stratum for example in examples]
+    classes = list(task.classes(set(strata)))
+    labels = np.array([classes.index(name) if classes else 0 for name in strata], np.int32)
+    split = tokenise.as_split(examples, encoded, labels, ONE_FILE)
     np.savez(
         target, tokens=split.tokens, offsets=split.offsets, labels=split.labels, loss_mask=split.loss_mask
     )

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from finetune_trainer.contract import (
     CONTRACT_VERSION,
     MAX_MESSAGE_BYTES,
+    Account,
     Best,
     CheckpointRef,
     Chosen,
@@ -91,6 +92,15 @@ def longest_prepare() -> PreparePayload:
         ),
         findings=Findings(errors=10**9, warnings=10**9),
         report=LONGEST_URI,
+        account=Account(
+            read=10**11,
+            left_out={f"ReasonOfTwentyFour{number:06d}": 10**10 for number in range(8)},
+            repeated=10**10,
+            columns=10**6,
+            columns_used=10,
+            classes=10**5,
+            classes_learnt=10**5,
+        ),
     )
 
 

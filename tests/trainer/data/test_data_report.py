@@ -4,15 +4,16 @@ from pathlib import Path
 import numpy as np
 
 from finetune_trainer.data.data_report import Lengths, document
-from finetune_trainer.data.example import Encoding
+from finetune_trainer.data.rows import Part, Strata
 from finetune_trainer.data.sources import DataFile
 from finetune_trainer.tasks.text_classification.data import LabelledText
+from tests.trainer.data.kept import kept
 
 DIGEST = "sha256:" + "0" * 64
 
 
 def lengths(*counts: int) -> Lengths:
-    return Lengths.of([Encoding(np.zeros(count, dtype=np.int32)) for count in counts])
+    return Lengths(np.array(counts, dtype=np.int32))
 
 
 def test_what_a_limit_cuts_off_is_counted_in_rows_and_tokens() -> None:
@@ -37,8 +38,11 @@ def test_the_report_names_every_file_of_every_split_and_counts_classes() -> None
     def files(*names: str) -> tuple[DataFile, ...]:
         return tuple(DataFile(f"s3://d/{name}", name, Path("/x"), DIGEST, 7) for name in names)
 
-    def rows(*labels: str) -> list[LabelledText]:
-        return [LabelledText(line, f"text {line}", label) for line, label in enumerate(labels, start=1)]
+    names = Strata()
+
+    def rows(*labels: str) -> Part:
+        texts = [LabelledText(line, f"text {line}", label) for line, label in enumerate(labels, start=1)]
+        return kept(texts, names).whole()
 
     made = document(
         {"train": rows("a", "b", "b"), "validation": rows("b"), "test": rows("a")},

@@ -1,13 +1,17 @@
 from collections.abc import Iterable, Iterator
 from functools import partial
+from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 
 from finetune_trainer.data import doctor
 from finetune_trainer.data.doctor import Source, Unread
 from finetune_trainer.data.findings import Finding
-from finetune_trainer.data.readers import FileFaultError, Opened, Row, open_rows
+from finetune_trainer.data.readers import BadRow, FileFaultError, Opened, Row, open_rows
+from finetune_trainer.data.rows import Part, RowWriter, Strata
 from finetune_trainer.tasks.text_classification.data import LabelledText
+from tests.trainer.data.kept import kept
 
 
 def read(line: int, values: dict[str, str]) -> LabelledText | str:
@@ -20,6 +24,11 @@ def absent(there: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in ("text", "label") if name not in there)
 
 
+def read_source(home: str, unread: list[Unread]) -> Source:
+    writer = RowWriter(Path(mkdtemp(prefix="rows-")) / "rows.arrow", Strata())
+    return doctor.read_source(home, unread, read, writer)
+
+
 def source(files: dict[str, str]) -> Source:
     """The data set of these files, by their names."""
     unread = [
@@ -27,7 +36,7 @@ def source(files: dict[str, str]) -> Source:
         for name, text in files.items()
     ]
     home = f"s3://data/{next(iter(files))}" if len(files) == 1 else f"dataset.train ({len(files)} files)"
-    return doctor.read_source(home, unread, read)
+    return read_source(home, unread)
 
 
 def check(text: str, max_bad: float = 0.01, name: str = "rows.jsonl") -> list[Finding]:
@@ -38,8 +47,9 @@ def check_all(files: dict[str, str], max_bad: float = 0.01) -> list[Finding]:
     return doctor.check_source(source(files), absent, max_bad)
 
 
-def rows(*pairs: tuple[str, str]) -> list[LabelledText]:
-    return [LabelledText(line, text, label) for line, (text, label) in enumerate(pairs, start=1)]
+def rows(*pairs: tuple[str, str]) -> Part:
+    texts = [LabelledText(line, text, label) for line, (text, label) in enumerate(pairs, start=1)]
+    return kept(texts).whole()
 
 
 def test_missing_columns_name_those_that_are_there() -> None:
@@ -93,10 +103,11 @@ GOOD_LINE = '{"text": "a", "label": "b"}\n'
 
 def test_rows_are_counted_on_through_the_files_and_named_by_file_and_line() -> None:
     read = source({"a.jsonl": GOOD_LINE * 2 + "\n", "b.csv": "text,label\nc,d\n", "c.jsonl": GOOD_LINE})
-    assert [row.line for row in read.examples] == [1, 2, 4, 5]
-    assert [str(row.line) for row in read.examples] == ["a.jsonl:1", "a.jsonl:2", "b.csv:2", "c.jsonl:1"]
-    assert [row.line for row in source({"a.jsonl": GOOD_LINE}).examples] == [1]
-    assert str(source({"a.jsonl": GOOD_LINE}).examples[0].line) == "1"
+    examples = read.usable.whole().first(9)
+    assert [row.line for row in examples] == [1, 2, 4, 5]
+    assert [str(row.line) for row in examples] == ["a.jsonl:1", "a.jsonl:2", "b.csv:2", "c.jsonl:1"]
+    (only,) = source({"a.jsonl": GOOD_LINE}).usable.whole().first(9)
+    assert (only.line, str(only.line)) == (1, "1")
 
 
 def test_bad_rows_of_several_files_are_counted_together_and_named_by_file_and_line() -> None:
@@ -135,7 +146,7 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_read() -> None:
     assert (error.code, error.count) == ("DataCorrupt", 2)
     assert "s3://data/a.jsonl cannot be read: it is one JSON array" in error.message
     assert [line.split(":")[0] for line in error.lines] == ["a.jsonl", "c.csv"]
-    assert len(source({"a.jsonl": "[1]", "b.jsonl": GOOD_LINE}).examples) == 1
+    assert len(source({"a.jsonl": "[1]", "b.jsonl": GOOD_LINE}).usable) == 1
 
 
 def test_a_file_whose_end_cannot_be_read_is_an_error_whatever_came_before() -> None:
@@ -146,16 +157,16 @@ def test_a_file_whose_end_cannot_be_read_is_an_error_whatever_came_before() -> N
 
         return Opened(rows(), (), ())
 
-    read_to_there = doctor.read_source("s3://data/a.gz", [Unread("s3://data/a.gz", "a.gz", broken)], read)
+    read_to_there = read_source("s3://data/a.gz", [Unread("s3://data/a.gz", "a.gz", broken)])
     (error,) = doctor.check_source(read_to_there, absent, 0.5)
     assert (error.code, error.lines) == ("DataCorrupt", ())
     assert error.message == "s3://data/a.gz cannot be read: its gzip is truncated."
 
 
 def test_rows_whose_text_is_held_out_are_left_out_of_training() -> None:
-    kept, left_out = doctor.without_overlap(rows(("A  cat", "x"), ("a dog", "x")), rows(("a CAT", "y")))
-    assert [row.text for row in kept] == ["a dog"]
-    assert [row.text for row in left_out] == ["A  cat"]
+    stay, left_out = doctor.without_overlap(rows(("A  cat", "x"), ("a dog", "x")), [rows(("a CAT", "y"))])
+    assert [row.text for row in stay.first(9)] == ["a dog"]
+    assert [row.text for row in left_out.first(9)] == ["A  cat"]
 
 
 def test_rows_that_repeat_another_are_counted() -> None:
@@ -167,3 +178,21 @@ def test_rows_that_repeat_another_are_counted() -> None:
 def test_few_test_rows_are_said_to_tell_little() -> None:
     assert [finding.code for finding in doctor.few_test_rows(99)] == ["FewTestRows"]
     assert doctor.few_test_rows(100) == []
+
+
+def test_reasons_of_bad_rows_are_counted_without_their_numbers_and_only_so_many() -> None:
+    bad = doctor.BadRows()
+    for line in range(200):
+        bad.add(BadRow(line, f"is not JSON (Expecting value: character {line})"))
+    assert dict(bad.reasons) == {"is not JSON (Expecting value: character …)": 200}
+    for line in range(100):
+        bad.add(BadRow(line, "x" * line))
+    assert len(bad.reasons) == doctor.MOST_REASONS + 1
+    assert (sum(bad.reasons.values()), bad.count, len(bad.first)) == (300, 300, 100)
+
+
+def test_names_of_columns_are_kept_up_to_a_limit() -> None:
+    text = "".join(f'{{"text": "a", "label": "b", "own {n}": 1}}\n' for n in range(doctor.MOST_COLUMNS * 2))
+    (file,) = source({"a.jsonl": text}).files
+    assert len(file.columns) <= doctor.MOST_COLUMNS + 100
+    assert file.columns["text"] == doctor.MOST_COLUMNS * 2

@@ -9,8 +9,10 @@ from finetune_trainer.config import Dataset, HeldOut, TrainSplit
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.data.findings import SplitName
 from finetune_trainer.data.partition import Partition, partition
+from finetune_trainer.data.rows import Part, Strata
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.tasks.text_classification.data import LabelledText as Row
+from tests.trainer.data.kept import kept
 
 Files = dict[SplitName, list[Row]]
 TRAIN, VALIDATION, TEST = "s3://d/train.csv", "s3://d/validation.csv", "s3://d/test.csv"
@@ -28,7 +30,9 @@ def parted(files: Files, seed: int = 1, **shares: float) -> Partition:
         name: HeldOut(uri=URIS[name]) if name in files else HeldOut(split=shares.get(name, 0.1))
         for name in ("validation", "test")
     }
-    return partition(files, uris, Dataset(train=TrainSplit(uri=TRAIN), **held), seed)
+    names = Strata()
+    rows_of = {name: kept(examples, names) for name, examples in files.items()}
+    return partition(rows_of, uris, Dataset(train=TrainSplit(uri=TRAIN), **held), seed)
 
 
 def refused(files: Files, **shares: float) -> StageFailure:
@@ -37,8 +41,8 @@ def refused(files: Files, **shares: float) -> StageFailure:
     return caught.value
 
 
-def lines(found: list[Any]) -> list[int]:
-    return [row.line for row in found]
+def lines(found: Part) -> list[int]:
+    return [row.line for row in found.first(1000)]
 
 
 _TEXTS = st.lists(st.tuples(st.integers(0, 30), st.sampled_from("abc")), min_size=1, max_size=60)
@@ -61,14 +65,14 @@ def test_every_row_is_in_one_split_or_left_out_and_no_text_is_in_two(
     except StageFailure as failure:
         assert failure.reason in {"NoRows", "SplitTooSmall"}  # noqa: PT017 - which of the two is tested below
         return
-    texts = {name: {row.key for row in split} for name, split in found.splits.items()}
+    texts = {name: {row.key for row in split.first(1000)} for name, split in found.splits.items()}
     assert not texts["train"] & texts["validation"]
     assert not texts["train"] & texts["test"]
     assert not texts["validation"] & texts["test"]
-    assert all(found.splits.values())
+    assert all(map(len, found.splits.values()))
     assert sum(map(len, found.splits.values())) + found.left_out == sum(map(len, files.values()))
     for name, split in found.splits.items():
-        assert not Counter(split) - Counter(files.get(name, files["train"]))
+        assert not Counter(split.first(1000)) - Counter(files.get(name, files["train"]))
         assert lines(split) == sorted(lines(split))
 
 
@@ -121,7 +125,7 @@ def test_both_shares_are_of_the_training_rows_that_are_left() -> None:
 def test_each_class_gives_its_share_to_both() -> None:
     train = [*rows(*range(80)), *rows(*range(100, 120), label="b", first=81)]
     found = parted({"train": train}, validation=0.1, test=0.2)
-    assert {name: Counter(row.label for row in split) for name, split in found.splits.items()} == {
+    assert {name: split.counts() for name, split in found.splits.items()} == {
         "train": {"a": 56, "b": 14},
         "validation": {"a": 8, "b": 2},
         "test": {"a": 16, "b": 4},
@@ -131,9 +135,11 @@ def test_each_class_gives_its_share_to_both() -> None:
 def test_the_test_rows_do_not_depend_on_the_validation_share_but_on_the_seed() -> None:
     train = rows(*range(100))
     drawn = parted({"train": train}, validation=0.1, test=0.2).splits
-    assert parted({"train": train}, validation=0.1, test=0.2).splits == drawn
-    assert parted({"train": train}, validation=0.4, test=0.2).splits["test"] == drawn["test"]
-    assert parted({"train": train}, 2, validation=0.1, test=0.2).splits["test"] != drawn["test"]
+    tested = lines(drawn["test"])
+    again = parted({"train": train}, validation=0.1, test=0.2).splits
+    assert [lines(split) for split in again.values()] == [lines(split) for split in drawn.values()]
+    assert lines(parted({"train": train}, validation=0.4, test=0.2).splits["test"]) == tested
+    assert lines(parted({"train": train}, 2, validation=0.1, test=0.2).splits["test"]) != tested
 
 
 def test_three_texts_are_enough_for_three_splits() -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,9 @@ from hypothesis import strategies as st
 
 from finetune_trainer.config import Dataset
 from finetune_trainer.data import sources
+from finetune_trainer.data.doctor import Source
+from finetune_trainer.data.findings import SplitName
+from finetune_trainer.data.rows import RowWriter, Strata
 from finetune_trainer.data.sources import DataFile
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.paths import Paths
@@ -159,8 +163,20 @@ def on_disk(folder: Path, files: Mapping[str, bytes]) -> list[DataFile]:
     ]
 
 
-def kept(line: int, values: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
-    return line, dict(values)
+@dataclass(frozen=True)
+class Kept:
+    line: int
+    values: dict[str, Any]
+    key = identity = stratum = excerpt = ""
+
+
+def read(split: SplitName, files: list[DataFile], wanted: set[str]) -> tuple[Source, list[Kept]]:
+    """What the files hold, and the usable rows."""
+    writer = RowWriter(files[0].path.parent / "usable.arrow", Strata(), frozenset(wanted))
+    source = sources.read(
+        split, files, wanted, lambda line, values: Kept(line, dict(values)), writer, lambda _: None
+    )
+    return source, source.usable.whole().first(10_000)
 
 
 @settings(max_examples=20)  # each starts a process for its Parquet
@@ -168,18 +184,18 @@ def kept(line: int, values: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
 def test_rows_are_the_same_in_every_format_and_compression(folder: Path, rows: list[dict[str, str]]) -> None:
     for name, write in FORMATS.items():
         files = on_disk(folder, {name: write(rows)})
-        source = sources.read("train", files, {"text", "label"}, kept)
-        assert (source.home, source.bad, source.files[0].fault) == (f"s3://data/{name}", [], "")
-        assert [values for _, values in source.examples] == rows, name
+        source, usable = read("train", files, {"text", "label"})
+        assert (source.home, source.bad.count, source.files[0].fault) == (f"s3://data/{name}", 0, "")
+        assert [row.values for row in usable] == rows, name
 
 
 def test_files_of_one_split_may_have_different_formats(folder: Path) -> None:
     rows = [{"text": str(number), "label": "a"} for number in range(3)]
     files = on_disk(folder, {name: write(rows) for name, write in FORMATS.items()})
-    source = sources.read("train", files, {"text", "label"}, kept)
+    source, usable = read("train", files, {"text", "label"})
     assert source.home == f"dataset.train ({len(FORMATS)} files)"
-    assert [values for _, values in source.examples] == rows * len(FORMATS)
-    said = [str(line) for line, _ in source.examples]
+    assert [row.values for row in usable] == rows * len(FORMATS)
+    said = [str(row.line) for row in usable]
     assert said[:4] == ["rows.jsonl:1", "rows.jsonl:2", "rows.jsonl:3", "rows.ndjson.gz:1"]
     assert said[-6:] == [f"rows.tsv.zst:{line}" for line in (2, 3, 4)] + [
         f"rows.parquet:{line}" for line in (1, 2, 3)
@@ -189,10 +205,10 @@ def test_files_of_one_split_may_have_different_formats(folder: Path) -> None:
 def test_a_file_that_cannot_be_read_is_a_fault_of_that_file(folder: Path) -> None:
     good = FORMATS["rows.jsonl"]([{"text": "a", "label": "b"}])
     files = on_disk(folder, {"a.parquet": b"nothing", "b.jsonl": good, "c.jsonl.gz": b"\x1f\x8bnothing"})
-    source = sources.read("test", files, {"text"}, kept)
+    source, usable = read("test", files, {"text"})
     assert ["no Parquet" in file.fault or "damaged" in file.fault for file in source.files] == [
         True,
         False,
         True,
     ]
-    assert [str(line) for line, _ in source.examples] == ["b.jsonl:1"]
+    assert [str(row.line) for row in usable] == ["b.jsonl:1"]

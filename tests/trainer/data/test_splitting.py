@@ -1,12 +1,22 @@
 from collections import Counter
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.data.splitting import held_out
+from finetune_trainer.data import splitting
+from finetune_trainer.data.rows import hashed
 from finetune_trainer.tasks.text_classification.data import LabelledText as Example
 
 _ROWS = st.lists(st.tuples(st.integers(0, 60), st.sampled_from("abcd")), min_size=1, max_size=200)
+
+
+def held_out(every: list[Example], share: float, seed: int) -> list[int]:
+    """The numbers of the rows that are held out."""
+    names = sorted({row.label for row in every})
+    keys = np.array([hashed(row.key) for row in every], np.uint64)
+    strata = np.array([names.index(row.label) for row in every], np.int32)
+    return np.flatnonzero(splitting.held_out(keys, strata, names, share, seed)).tolist()
 
 
 def examples(rows: list[tuple[int, str]]) -> list[Example]:
@@ -53,3 +63,13 @@ def test_a_row_more_moves_few_others() -> None:
     more = [*every, Example(101, "one more", "a")]
     after = {more[number].key for number in held_out(more, 0.2, 1)}
     assert len(before - after) <= 1
+
+
+@given(st.lists(st.integers(1, 9), max_size=40), st.integers(0, 60))
+def test_sizes_are_taken_in_their_order_as_long_as_they_fit(sizes: list[int], room: int) -> None:
+    expected, left = [], room
+    for place, size in enumerate(sizes):
+        if size <= left:
+            expected.append(place)
+            left -= size
+    assert splitting._fitting(np.array(sizes, np.int64), room).tolist() == expected

@@ -29,9 +29,9 @@ from finetune_trainer.pod.rank import leave
 from finetune_trainer.tasks.base import TaskModel
 from finetune_trainer.tasks.registry import model_of
 from finetune_trainer.training import loop
-from finetune_trainer.training.loader import RankBatches
 from finetune_trainer.training.deepspeed_config import own_clip
 from finetune_trainer.training.distributed import Gang, meet
+from finetune_trainer.training.loader import RankBatches
 
 ROWS, CLASSES, BATCH, VOCABULARY = 21, 3, 8, 50
 STANDING_STILL = 1e-30

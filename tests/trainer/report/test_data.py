@@ -53,3 +53,25 @@ def test_thousands_of_findings_and_classes_are_bounded(doctor: dict[str, Any]) -
     assert len(markup) < 300_000
     assert "488 more findings" in markup
     assert "the 20 largest of 1,000" in markup
+
+
+def test_what_became_of_every_row_is_shown_and_adds_up(doctor: dict[str, Any]) -> None:
+    account = {
+        "read": 11_114,
+        "leftOut": {"BadRows": 112, "Overlap": 2},
+        "badRowReasons": {"'text' is empty": 100, "is not JSON <b>": 12},
+        "repeated": 5,
+        "columns": 7,
+        "columnsUsed": 2,
+        "classes": 3,
+        "classesLearnt": 3,
+    }
+    rows = texts(shown({**doctor, "account": account}), "tr")
+    assert "rows in all files11,114" in rows
+    assert [row for row in rows if row.startswith("left out")] == [
+        "left out: BadRows112",
+        "left out: Overlap2",
+    ]
+    assert "of these bad rows: is not JSON <b>12" in rows
+    assert "classes learnt, of all classes3 of 3" in rows
+    assert sum(doctor["rows"].values()) + sum(account["leftOut"].values()) == account["read"]  # type: ignore[attr-defined]

@@ -11,6 +11,8 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch  # noqa: F401 - before transformers, which Prepare would otherwise load without it for good
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from minio import Minio
 from safetensors.numpy import load_file, save
 
@@ -264,6 +266,70 @@ def test_few_bad_rows_and_rows_that_are_also_tested_are_left_out_and_counted(job
     assert payload.rows.train + payload.rows.validation == 200
     report = json.loads(job.store.read(payload.report))
     assert [finding["code"] for finding in report["findings"]] == ["BadRows", "Overlap"]
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    train=st.lists(st.sampled_from(["good", "again", "tested", "junk", "label", "blank"]), max_size=40),
+    tested=st.lists(st.sampled_from(["good", "again", "junk", "blank"]), max_size=12),
+)
+def test_every_row_of_the_files_is_in_a_split_or_left_out_for_a_reason(
+    job: Job, train: list[str], tested: list[str]
+) -> None:
+    def written(kinds: list[str], first: int, extra: int) -> bytes:
+        made = {
+            "again": lines(rows(1, first)[0]),
+            "tested": lines(rows(1, 200)[0]),
+            "junk": b"nonsense\n",
+            "label": b'{"text": "w2", "label": ["a"]}\n',
+            "blank": b"\n",
+        }
+        unique = iter(rows(len(kinds) + extra, first))
+        body = [lines(next(unique)) if kind == "good" else made[kind] for kind in kinds]
+        return b"".join(body) + lines(*(next(unique) for _ in range(extra)))
+
+    job.put("data/train.jsonl", written(train, 0, 60))
+    job.put("data/test.jsonl", written(tested, 200, 10))
+    payload = job.prepare(dataset__maxBadRowFraction=0.9)
+    account, counts = payload.account, payload.rows
+    assert account is not None
+    blank = train.count("blank") + tested.count("blank")
+    assert account.read == len(train) + 60 + len(tested) + 10 - blank
+    assert account.read == counts.train + counts.validation + counts.test + sum(account.left_out.values())
+    assert counts.dropped == sum(account.left_out.values())
+    junk = train.count("junk") + train.count("label") + tested.count("junk")
+    assert account.left_out.get("BadRows", 0) == junk
+    prepared = load_prepared(job.store, payload.prepared, job.paths)
+    assert [len(getattr(prepared, name)) for name in ("train", "validation", "test")] == [
+        counts.train,
+        counts.validation,
+        counts.test,
+    ]
+    assert (account.columns, account.columns_used) == (2, 2)
+    assert (account.classes, account.classes_learnt) == (2, 2)
+    told = json.loads(job.store.read(payload.report))["account"]
+    assert sum(told["badRowReasons"].values()) == junk
+    assert told["columnNames"] == {"text": True, "label": True}
+
+
+def test_every_pass_says_how_far_it_is(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune_trainer.data.pace._SECONDS", 0.0)
+    said: list[tuple[Activity, int, float]] = []
+
+    class Listening(Silent):
+        def beat(self, activity: Activity, **progress: Any) -> None:
+            if "rows" in progress:
+                said.append((activity, progress["rows"], progress["percent"]))
+
+    prepare.run(job.config(), job.paths, Listening())
+    furthest = {activity: rows for activity, rows, _ in said}
+    assert furthest == {
+        Activity.CHECKING_DATA: 300,
+        Activity.TOKENISING: 300,
+        Activity.UPLOADING: 300,
+    }
+    percents = [percent for _, _, percent in said]
+    assert percents == sorted(percents)
 
 
 def test_csv_gzip_and_a_byte_order_mark_are_read(job: Job) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from finetune_trainer.config import StoreAccess
@@ -55,7 +56,7 @@ def test_rows_of_all_kinds_are_stored_with_what_is_learnt_and_shown(job: Job) ->
     assert payload.chosen.max_length == -(-longest // 8) * 8
     assert payload.truncated_tokens == 0
     report = json.loads(job.store.read(payload.report))
-    assert report["trainedTokens"] == int(train.loss_mask.sum())
+    assert report["trainedTokens"] == int(np.asarray(train.loss_mask).sum())
     assert [sample["line"] for sample in report["samples"]] == list(map(str, train.rows[:3]))
     assert "".join(part["text"] for part in report["samples"][0]["parts"]).startswith("<s>")
     assert job.prepare(**GENERATION, training__trainOn="All").prepared != payload.prepared
@@ -68,7 +69,7 @@ def test_conversations_come_as_parquet_too(job: Job) -> None:
     one, other = (load_prepared(job.store, payload.prepared, job.paths) for payload in (as_lines, as_columns))
     for name in ("train", "validation", "test"):
         for array in ("tokens", "offsets", "loss_mask", "rows"):
-            assert (getattr(getattr(one, name), array) == getattr(getattr(other, name), array)).all()
+            assert np.array_equal(getattr(getattr(one, name), array), getattr(getattr(other, name), array))
 
 
 def test_a_file_without_a_kind_of_row_names_the_columns(job: Job) -> None:
@@ -89,6 +90,42 @@ def test_rows_with_nothing_left_to_learn_fail_with_their_lines(job: Job) -> None
     failure = job.refused(**GENERATION, training__maxLength=8)
     assert failure.reason == "NoTrainedTokens"
     assert "maxLength" in failure.message
+
+
+def long_prefix(first: int, count: int) -> list[dict[str, Any]]:
+    """Conversations whose answer lies beyond 32 tokens."""
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"{number} " + "word " * 200},
+                {"role": "assistant", "content": "Yes."},
+            ]
+        }
+        for number in range(first, first + count)
+    ]
+
+
+def test_a_conversation_whose_answer_is_cut_off_is_left_out_and_counted(job: Job) -> None:
+    job.put("data/train.jsonl", lines(*rows(198), *long_prefix(0, 2)))
+    settings = {**GENERATION, "training__maxLength": 32}
+    payload = job.prepare(**settings)
+    assert payload.rows.train + payload.rows.validation + payload.rows.test == 198
+    assert payload.rows.dropped == 2
+    assert payload.account is not None
+    assert (payload.account.read, payload.account.left_out) == (200, {"NoTrainedTokens": 2})
+    report = json.loads(job.store.read(payload.report))
+    lost = [finding for finding in report["findings"] if finding["code"] == "NoTrainedTokens"]
+    assert {finding["level"] for finding in lost} == {"warning"}
+    assert sorted(line.split(":")[0] for finding in lost for line in finding["lines"]) == ["199", "200"]
+    assert report["account"]["leftOut"] == {"NoTrainedTokens": 2}
+    prepared = load_prepared(job.store, payload.prepared, job.paths)
+    stored = [line for name in ("train", "validation", "test") for line in getattr(prepared, name).rows]
+    assert sorted(stored) == list(range(1, 199))
+
+    job.put("data/train.jsonl", lines(*rows(195), *long_prefix(0, 3), {"text": 5}, {"text": 6}))
+    failure = job.refused(**settings, dataset__maxBadRowFraction=0.02)
+    assert failure.reason == "NoTrainedTokens"
+    assert "With all bad rows these are 5 of 200; dataset.maxBadRowFraction allows 2.00%" in failure.message
 
 
 def test_a_classifier_is_no_language_model(job: Job, tiny_base: Path) -> None:

@@ -20,6 +20,7 @@ from finetune_trainer.contract.evaluation import Evaluation, Interval, Scores
 from finetune_trainer.contract.messages import MAX_MESSAGE_BYTES, CheckpointRef, ResultRef, TerminationMessage
 from finetune_trainer.contract.outcomes import ExitCode, FailureClass, Stage
 from finetune_trainer.contract.payloads import (
+    Account,
     Best,
     Chosen,
     CleanupPayload,
@@ -62,6 +63,7 @@ __all__ = [
     "RENDEZVOUS_PORT",
     "TASKS",
     "TITLES",
+    "Account",
     "Activity",
     "Best",
     "CheckpointRef",

@@ -9,7 +9,7 @@ from pydantic import (
     PositiveInt,
 )
 
-from finetune_trainer.contract.base import Digest, Model, Uri
+from finetune_trainer.contract.base import Digest, Model, Reason, Uri
 from finetune_trainer.contract.evaluation import Evaluation
 
 
@@ -24,6 +24,28 @@ class RowCounts(Model):
     """Rows to measure on."""
     dropped: NonNegativeInt
     """Rows left out: unreadable, empty, or also present in the test rows."""
+
+
+class Account(Model):
+    """What became of every row of the data files.
+
+    `read` is the sum of the training, validation and test rows and of all rows in `left_out`.
+    """
+
+    read: NonNegativeInt
+    """Rows of all data files, rows that cannot be used included."""
+    left_out: Annotated[dict[Reason, NonNegativeInt], Field(max_length=8)] = {}
+    """Rows that no split has, by reason: the code of the finding about them, such as BadRows or Overlap."""
+    repeated: NonNegativeInt = 0
+    """Rows that repeat an earlier row of their files. They are kept: the splits have them."""
+    columns: NonNegativeInt = 0
+    """Columns of all data files."""
+    columns_used: NonNegativeInt = 0
+    """Columns that the task reads."""
+    classes: NonNegativeInt = 0
+    """Classes of all usable rows; 0 for a task without classes."""
+    classes_learnt: NonNegativeInt = 0
+    """Classes of the training rows."""
 
 
 class Findings(Model):
@@ -79,6 +101,8 @@ class PreparePayload(Model):
     findings: Findings
     report: Uri
     """The data report (JSON)."""
+    account: Account | None = None
+    """What became of every row; None from a trainer that did not count."""
 
 
 class Best(Model):

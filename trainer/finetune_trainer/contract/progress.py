@@ -53,6 +53,10 @@ class Progress(Model):
     attempt: PositiveInt
     activity: Activity = Activity.STARTING
     percent: Annotated[float, Field(ge=0, le=100)] = 0
+    rows: NonNegativeInt | None = None
+    """Rows of the data that Prepare has read (CheckingData), tokenised (Tokenising) or stored (Uploading)."""
+    tokens: NonNegativeInt | None = None
+    """Tokens of the rows that Prepare has tokenised."""
     step: NonNegativeInt | None = None
     total_steps: PositiveInt | None = None
     epoch: Annotated[float, Field(ge=0)] | None = None

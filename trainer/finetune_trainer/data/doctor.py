@@ -1,22 +1,28 @@
 """PURE: the data check. Rows -> examples that can be used, and findings that say what is wrong and where."""
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+
+import numpy as np
 
 from finetune_trainer.contract import printable
-from finetune_trainer.data.example import Example
 from finetune_trainer.data.findings import LISTED, Finding, warning
+from finetune_trainer.data.groups import Groups
 from finetune_trainer.data.lines import FileSpan, Line
 from finetune_trainer.data.readers import BadRow, FileFaultError, Opened, Row
+from finetune_trainer.data.rows import Part, Reader, Rows, RowWriter
 
 _FEW_TEST_ROWS = 100
 _COLUMN = 60
 """Letters of a column's name that are shown."""
-Reader = Callable[[int, Mapping[str, Any]], Any]
-"""Line and values of a row -> an example, or the reason why it is none."""
-Kind = TypeVar("Kind", bound=Example)
+MOST_COLUMNS = 1000
+"""Names of columns that are kept of a file: each row of JSON may have names of its own."""
+MOST_REASONS = 32
+"""Reasons of bad rows that are counted apart; the others are counted together."""
+_OTHER_REASONS = "another reason"
+_NUMBER = re.compile(r"0x[0-9a-f]+|\d[\d,]*")
 Absent = Callable[[Iterable[str]], tuple[str, ...]]
 """Columns of a file -> those that it lacks."""
 
@@ -49,17 +55,36 @@ class FileFacts:
 
 
 @dataclass
+class BadRows:
+    """The rows of a source that cannot be used: all counted, the first of them kept."""
+
+    count: int = 0
+    encoding: int = 0
+    """How many of them have bytes that are no text."""
+    first: list[BadRow] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Rows by reason, numbers in a reason left out; MOST_REASONS of them, then `another reason`."""
+
+    def add(self, row: BadRow) -> None:
+        """Counts a row."""
+        self.count += 1
+        self.encoding += row.encoding
+        if len(self.first) < LISTED:
+            self.first.append(row)
+        reason = _NUMBER.sub("…", row.reason)
+        known = reason in self.reasons or len(self.reasons) < MOST_REASONS
+        self.reasons[reason if known else _OTHER_REASONS] += 1
+
+
+@dataclass
 class Source:
     """What the files of one split hold."""
 
     home: str
     """What findings call it: the URI of its only file, or the split."""
-    examples: list[Any] = field(default_factory=list)
-    """Of the task's own kind, each an Example."""
-    bad: list[BadRow] = field(default_factory=list)
-    files: list[FileFacts] = field(default_factory=list)
-    spans: list[FileSpan] = field(default_factory=list)
-    """Which rows each of the files holds."""
+    usable: Rows
+    bad: BadRows
+    files: list[FileFacts]
 
     @property
     def rows(self) -> int:
@@ -67,14 +92,30 @@ class Source:
         return sum(file.rows for file in self.files)
 
 
-def read_source(home: str, files: Sequence[Unread], read: Reader) -> Source:
-    """Every row of some files as an example or a bad row; a fault of a file ends that file."""
-    source = Source(home)
-    last = 0
+def read_source(
+    home: str,
+    files: Sequence[Unread],
+    read: Reader,
+    writer: RowWriter,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> Source:
+    """Every row of some files as a usable or a bad row; a fault of a file ends that file.
+
+    Args:
+        home: what findings call the files.
+        files: in the order in which their rows are counted.
+        read: makes an example of a row.
+        writer: takes the usable rows.
+        on_progress: told the rows read so far, after every row.
+    """
+    facts: list[FileFacts] = []
+    spans: list[FileSpan] = []
+    bad = BadRows()
+    last = rows = 0
     for unread in files:
         file, before = FileFacts(unread.uri, unread.name), last
-        source.files.append(file)
-        source.spans.append(FileSpan(file=unread.name, before=before))
+        facts.append(file)
+        spans.append(FileSpan(file=unread.name, before=before))
         try:
             opened = unread.open()
             file.warnings = opened.warnings
@@ -82,23 +123,30 @@ def read_source(home: str, files: Sequence[Unread], read: Reader) -> Source:
             file.header_is_a_line = opened.header_is_a_line
             for row in opened.rows:
                 last = before + row.line
-                _take(source, file, row, Line.of(last, source.spans) if len(files) > 1 else last, read)
+                _take(file, row, Line.of(last, spans) if len(files) > 1 else last, read, writer, bad)
+                rows += 1
+                on_progress(rows)
         except FileFaultError as error:
             file.fault = str(error)
-    return source
+    return Source(home, writer.finish(spans, read), bad, facts)
 
 
-def _take(source: Source, file: FileFacts, row: Row | BadRow, line: int, read: Reader) -> None:
+def _take(
+    file: FileFacts, row: Row | BadRow, line: int, read: Reader, writer: RowWriter, bad: BadRows
+) -> None:
     file.rows += 1
     if isinstance(row, BadRow):
-        source.bad.append(replace(row, line=line))
+        bad.add(replace(row, line=line))
         return
-    file.columns.update(list(row.values)[:LISTED])
+    names = list(row.values)[:LISTED]
+    if len(file.columns) >= MOST_COLUMNS:
+        names = [name for name in names if name in file.columns]
+    file.columns.update(names)
     found = read(line, row.values)
     if isinstance(found, str):
-        source.bad.append(BadRow(line, found))
+        bad.add(BadRow(line, found))
     else:
-        source.examples.append(found)
+        writer.append(found, row.values)
 
 
 def check_source(source: Source, absent: Absent, max_bad: float) -> list[Finding]:
@@ -112,7 +160,7 @@ def check_source(source: Source, absent: Absent, max_bad: float) -> list[Finding
     lacking = [(file, what) for file in source.files if (what := _lacks(file, absent))]
     if lacking:
         return [*findings, _files_error("ColumnsMissing", source, lacking, "dataset.columns: ")]
-    if source.bad:
+    if source.bad.count:
         findings.append(_bad_rows(source, max_bad))
     return findings
 
@@ -201,68 +249,110 @@ def _likewise(source: Source, more: int) -> str:
 
 
 def _bad_rows(source: Source, max_bad: float) -> Finding:
-    share, first = len(source.bad) / source.rows, source.bad[0]
+    bad, first = source.bad, source.bad.first[0]
     message = (
-        f"{len(source.bad):,} of {source.rows:,} rows of {source.home} cannot be used; "
+        f"{bad.count:,} of {source.rows:,} rows of {source.home} cannot be used; "
         f"the first: line {first.line} {first.reason}."
     )
-    lines = tuple(f"{bad.line}: {bad.reason}" for bad in source.bad[:LISTED])
-    if share <= max_bad:
+    lines = tuple(f"{row.line}: {row.reason}" for row in bad.first)
+    if bad.count / source.rows <= max_bad:
         return Finding(
             level="warning",
             code="BadRows",
             message=message,
             file=source.home,
-            count=len(source.bad),
+            count=bad.count,
             lines=lines,
         )
-    mostly_encoding = sum(bad.encoding for bad in source.bad) * 2 > len(source.bad)
     return Finding(
         level="error",
-        code="DataCorrupt" if mostly_encoding else "TooManyBadRows",
+        code="DataCorrupt" if bad.encoding * 2 > bad.count else "TooManyBadRows",
         message=f"{message} dataset.maxBadRowFraction allows {max_bad:.2%}.",
         file=source.home,
-        count=len(source.bad),
+        count=bad.count,
         lines=lines,
     )
 
 
-def without_overlap(rows: Sequence[Kind], held_out: Iterable[Example]) -> tuple[list[Kind], list[Kind]]:
-    """The rows whose text does not occur among the held-out rows, and those whose text does."""
-    keys = {example.key for example in held_out}
-    kept: list[Kind] = []
-    left_out: list[Kind] = []
-    for row in rows:
-        (left_out if row.key in keys else kept).append(row)
-    return kept, left_out
+def without_overlap(part: Part, held_out: Sequence[Part]) -> tuple[Part, Part]:
+    """The rows whose key does not occur among the held-out rows, and the rows whose key does."""
+    also = np.isin(part.keys, np.concatenate([np.zeros(0, np.uint64), *(held.keys for held in held_out)]))
+    return part.where(~also), part.where(also)
 
 
-def overlap(rows: Sequence[Example], uri: str, of: str, among: str) -> list[Finding]:
+def overlap(part: Part, uri: str, of: str, among: str) -> list[Finding]:
     """Says which rows were left out because their text is also held out."""
-    if not rows:
+    if not len(part):
         return []
-    message = f"{len(rows):,} {of} rows were left out because their text is also among the {among} rows."
-    lines = tuple(f"{row.line}: {row.excerpt}" for row in rows[:LISTED])
-    return [Finding(level="warning", code="Overlap", message=message, file=uri, count=len(rows), lines=lines)]
+    message = f"{len(part):,} {of} rows were left out because their text is also among the {among} rows."
+    lines = tuple(f"{row.line}: {row.excerpt}" for row in part.first(LISTED))
+    return [Finding(level="warning", code="Overlap", message=message, file=uri, count=len(part), lines=lines)]
 
 
-def duplicates(rows: Sequence[Example], uri: str) -> list[Finding]:
-    """Rows that repeat another one."""
-    groups = [group for group in grouped(rows, lambda row: row.identity) if len(group) > 1]
-    again = sum(len(group) - 1 for group in groups)
+def repeated(part: Part) -> int:
+    """How many rows repeat an earlier row."""
+    return len(part) - len(np.unique(part.identities))
+
+
+def duplicates(part: Part, uri: str) -> list[Finding]:
+    """Rows that repeat another row; they are kept."""
+    groups = Groups.of(part.identities)
+    again = len(part) - len(groups)
     if not again:
         return []
-    lines = tuple(", ".join(str(row.line) for row in group[:10]) + ": same text" for group in groups[:LISTED])
+    lines = tuple(
+        ", ".join(str(part.line(place)) for place in group[:10]) + ": same text"
+        for group in groups.listed(groups.sizes > 1, LISTED)
+    )
     message = f"{again:,} rows of {uri} repeat a text."
     return [Finding(level="warning", code="Duplicates", message=message, file=uri, count=again, lines=lines)]
 
 
-def grouped(rows: Iterable[Kind], of: Callable[[Kind], str]) -> list[list[Kind]]:
-    """The rows that have the same text under `of`, together, in the order of their first."""
-    groups: dict[str, list[Kind]] = defaultdict(list)
-    for row in rows:
-        groups[of(row)].append(row)
-    return list(groups.values())
+@dataclass
+class Refused:
+    """Usable rows that could not be tokenised for one reason: all counted, the first of them kept."""
+
+    what: str
+    """Continues `12 train rows of s3://...`."""
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+    """`<line>: <why>`; the report alone shows these."""
+    line: str = ""
+    """Of the first row."""
+
+    def add(self, line: int, why: str) -> None:
+        """Counts a row."""
+        self.line = self.line or str(line)
+        self.count += 1
+        if len(self.first) < LISTED:
+            self.first.append(f"{line}: {why}")
+
+
+def refused(code: str, rows: Refused, split: str, source: Source, lost: int, max_bad: float) -> Finding:
+    """Says which rows could not be tokenised; an error when too many rows of their files are lost.
+
+    Args:
+        code: of the finding.
+        rows: what was refused in a split.
+        split: name of the split.
+        source: the files that the rows come from.
+        lost: rows of these files that are bad or could not be tokenised, in all splits and for any reason.
+        max_bad: share of the rows that may be lost, 0 to 1.
+    """
+    message = f"{rows.count:,} {split} rows of {source.home} {rows.what}; the first: line {rows.line}."
+    too_many = lost / source.rows > max_bad
+    allowed = (
+        f" With all bad rows these are {lost:,} of {source.rows:,};"
+        f" dataset.maxBadRowFraction allows {max_bad:.2%}."
+    )
+    return Finding(
+        level="error" if too_many else "warning",
+        code=code,
+        message=message + (allowed if too_many else " They are left out."),
+        file=source.home,
+        count=rows.count,
+        lines=tuple(rows.first),
+    )
 
 
 def few_test_rows(rows: int) -> list[Finding]:

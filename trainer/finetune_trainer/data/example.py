@@ -1,7 +1,8 @@
 """What the data check and the splits know of a row, whatever its task."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -41,3 +42,5 @@ class Encoding:
     """Which of the tokens are to be learnt, shape [tokens]; None where a task learns no tokens."""
     fault: str = ""
     """Why a row has no tokens; may quote the row, so that the report alone shows it."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Values of the columns that only this task has, by name: a number, or numbers of shape [any]."""

@@ -1,18 +1,19 @@
 """PURE: from the rows of the files to training, validation and test rows, with no text in two of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+import numpy as np
 
 from finetune_trainer.config import Dataset
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.data.doctor import overlap, without_overlap
 from finetune_trainer.data.findings import Finding, SplitName
+from finetune_trainer.data.rows import Part, Rows
 from finetune_trainer.data.splitting import held_out
 from finetune_trainer.failures import StageFailure
 
-Splits = dict[SplitName, list[Any]]
-"""Rows of a task's own kind, each an Example."""
+Splits = dict[SplitName, Part]
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Partition:
 
 
 def partition(
-    files: Mapping[SplitName, Sequence[Any]], uris: Mapping[SplitName, str], dataset: Dataset, seed: int
+    files: Mapping[SplitName, Rows], uris: Mapping[SplitName, str], dataset: Dataset, seed: int
 ) -> Partition:
     """Leaves out what overlaps, then draws the shares, both of the training rows: test, then validation.
 
@@ -36,13 +37,14 @@ def partition(
         StageFailure: SplitTooSmall (a share comes to no row), NoRows (none is left).
     """
     findings: list[Finding] = []
-    test, validation = list(files.get("test", ())), list(files.get("validation", ()))
-    validation, out_of_validation = without_overlap(validation, test)
+    nothing = Part(files["train"], np.zeros(0, np.uint32))
+    test, validation = (files[name].whole() if name in files else nothing for name in ("test", "validation"))
+    validation, out_of_validation = without_overlap(validation, [test])
     findings += overlap(out_of_validation, uris.get("validation", ""), "validation", "test")
-    train, out_of_train = without_overlap(files["train"], [*validation, *test])
+    train, out_of_train = without_overlap(files["train"].whole(), [validation, test])
     findings += overlap(out_of_train, uris["train"], "training", "validation or test")
     for name, rows in (("train", train), *_given(validation, test, dataset)):
-        if not rows:
+        if not len(rows):
             raise StageFailure(
                 FailureClass.USER_DATA,
                 "NoRows",
@@ -61,21 +63,20 @@ def partition(
     )
 
 
-def _given(validation: list[Any], test: list[Any], dataset: Dataset) -> list[tuple[str, list[Any]]]:
+def _given(validation: Part, test: Part, dataset: Dataset) -> list[tuple[str, Part]]:
     """The held-out splits that have a file of their own."""
     splits = (("validation", validation, dataset.validation), ("test", test, dataset.test))
     return [(name, rows) for name, rows, spec in splits if spec.split is None]
 
 
-def _drawn(rows: list[Any], share: float, seed: int, name: str, total: int) -> tuple[list[Any], list[Any]]:
-    """What stays and what is held out, the share being one of `total` rows."""
-    drawn = held_out(rows, min(1.0, share * total / len(rows)), seed)
-    if not drawn or len(drawn) == len(rows):
+def _drawn(part: Part, share: float, seed: int, name: str, total: int) -> tuple[Part, Part]:
+    """What stays and what is held out, the share being of `total` rows."""
+    drawn = held_out(part.keys, part.strata, part.rows.names.names, min(1.0, share * total / len(part)), seed)
+    if not drawn.any() or drawn.all():
         raise StageFailure(
             FailureClass.USER_CONFIG,
             "SplitTooSmall",
             f"dataset.{name}.split: {share:g} of {total:,} training rows leaves no row on one of the sides.",
             "Take another share, more rows, or a file of its own.",
         )
-    kept = [row for number, row in enumerate(rows) if number not in drawn]
-    return kept, [rows[number] for number in sorted(drawn)]
+    return part.where(~drawn), part.where(drawn)

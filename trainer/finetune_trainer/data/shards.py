@@ -1,12 +1,13 @@
-"""Prepared rows in S3: written once by Prepare while it reads, mapped by every rank of every attempt. No torch.
+"""Prepared rows in S3: written once by Prepare while it reads, mapped by every rank of every attempt.
 
-Folder: `<split>-<n>.arrow` shards (Arrow IPC files, not compressed), then `index.json`, written last, with the
-SHA-256 of each shard. A task says which columns its shards have; those named here are known to all tasks.
+Folder: `<split>-<n>.arrow` shards (Arrow IPC files, not compressed), then `index.json`, written last, with
+the SHA-256 of each shard. A task says which columns its shards have; those named here are known to all
+tasks. No torch here.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +41,7 @@ LOSS_MASK_FIELD = pa.field(LOSS_MASK, pa.list_(pa.uint8()))
 LABEL_FIELD = pa.field(LABEL, pa.int32())
 """Index into `Prepared.labels`. Missing: 0 for all rows."""
 _BATCH_ROWS = 2048
+_WAIT_SECONDS = 2.0
 _COMMON = (ROW, TOKENS, LOSS_MASK, LABEL)
 
 
@@ -123,7 +125,15 @@ class ShardWriter:
     Use as a context manager: leaving the block ends the upload in progress and deletes the local files.
     """
 
-    def __init__(self, store: Store, folder: str, split: SplitName, schema: pa.Schema, scratch: Path) -> None:
+    def __init__(
+        self,
+        store: Store,
+        folder: str,
+        split: SplitName,
+        schema: pa.Schema,
+        scratch: Path,
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> None:
         """Writes nothing yet.
 
         Args:
@@ -132,8 +142,10 @@ class ShardWriter:
             split: whose rows they are.
             schema: columns of every record batch, ROW_FIELD first.
             scratch: existing folder on this machine's disk; holds two shards at most.
+            on_wait: called every two seconds while an upload is waited for.
         """
         self._store, self._folder, self._split, self._schema = store, folder, split, schema
+        self._on_wait = on_wait
         self._local = TemporaryDirectory(dir=scratch, prefix=f"{split}-")
         self._uploads = ThreadPoolExecutor(1, thread_name_prefix="shard-upload")
         self._pending: Future[Shard] | None = None
@@ -193,6 +205,8 @@ class ShardWriter:
 
     def _settle(self) -> None:
         if self._pending is not None:
+            while not wait([self._pending], _WAIT_SECONDS).done:
+                self._on_wait()
             self._shards.append(self._pending.result())
             self._pending = None
 
@@ -216,11 +230,13 @@ def store_prepared(
     for name in get_args(SplitName):
         split: Split = getattr(prepared, name)
         schema = pa.schema([ROW_FIELD, TOKENS_FIELD, LOSS_MASK_FIELD, LABEL_FIELD])
-        with TemporaryDirectory() as scratch:
-            with ShardWriter(store, folder, name, schema, Path(scratch)) as writer:
-                for batch in _batches(split, schema):
-                    writer.write(batch)
-                splits[name] = writer.finish()
+        with (
+            TemporaryDirectory() as scratch,
+            ShardWriter(store, folder, name, schema, Path(scratch)) as writer,
+        ):
+            for batch in _batches(split, schema):
+                writer.write(batch)
+            splits[name] = writer.finish()
     index = Index(
         labels=prepared.labels,
         splits=splits,

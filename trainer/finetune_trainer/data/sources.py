@@ -1,7 +1,7 @@
 """IO: the data files, found, fetched once, digested on the way, read row by row."""
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 from finetune_trainer.config import Dataset, TrainSplit
 from finetune_trainer.contract import Digest, FailureClass
 from finetune_trainer.data.compression import unpacked
-from finetune_trainer.data.doctor import Reader, Source, Unread, read_source
+from finetune_trainer.data.doctor import Source, Unread, read_source
 from finetune_trainer.data.findings import Finding, SplitName
 from finetune_trainer.data.listing import (
     MOST_OBJECTS,
@@ -23,6 +23,7 @@ from finetune_trainer.data.listing import (
 from finetune_trainer.data.parquet import PARQUET_NAMES
 from finetune_trainer.data.parquet_worker import Open, parquet_process
 from finetune_trainer.data.readers import Opened, open_rows
+from finetune_trainer.data.rows import Reader, RowWriter
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store
@@ -83,19 +84,28 @@ def fetch(store: Store, uris: Sequence[str], paths: Paths) -> tuple[DataFile, ..
     return tuple(_fetched(store, uri, name, paths) for uri, name in zip(uris, names(uris), strict=True))
 
 
-def read(split: SplitName, files: Sequence[DataFile], wanted: Collection[str], reader: Reader) -> Source:
-    """Every row of a split's files, bad ones with their reasons; faults of whole files are in the result.
+def read(
+    split: SplitName,
+    files: Sequence[DataFile],
+    wanted: Collection[str],
+    reader: Reader,
+    writer: RowWriter,
+    on_progress: Callable[[int], None],
+) -> Source:
+    """Writes every usable row of a split's files to disk; bad rows and faulty files are in the result.
 
     Args:
         split: whose files they are.
         files: in the order in which their rows are counted.
         wanted: columns that the reader looks at; of a Parquet file no other is read.
         reader: makes an example of a row.
+        writer: takes the usable rows.
+        on_progress: told the rows read so far.
     """
     home = files[0].uri if len(files) == 1 else f"dataset.{split} ({len(files):,} files)"
     with parquet_process() as open_parquet:
         unread = [Unread(file.uri, file.name, partial(_opened, file, wanted, open_parquet)) for file in files]
-        return read_source(home, unread, reader)
+        return read_source(home, unread, reader, writer, on_progress)
 
 
 def _split(store: Store, named: Mapping[str, str]) -> Found:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -107,7 +108,7 @@ def learning_rate(method: Method, parameters: int) -> float:
     return 5e-5 if parameters < _LARGE else 2e-5
 
 
-def typical_length(lengths: npt.NDArray[np.int64], percentile: float) -> int:
+def typical_length(lengths: npt.NDArray[np.integer[Any]], percentile: float) -> int:
     """So many percent of the training rows have at most so many tokens, special tokens included."""
     return math.ceil(float(np.percentile(lengths, percentile)))
 

@@ -18,6 +18,8 @@ _TEXT = "text/plain; charset=utf-8"
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 _GAUGES = {
     "percent": "How far the stage is, 0 to 100.",
+    "rows": "Rows of the data that Prepare has read, tokenised or stored.",
+    "tokens": "Tokens of the rows that Prepare has tokenised.",
     "step": "Optimizer steps done.",
     "total_steps": "Optimizer steps of the whole run.",
     "epoch": "Passes over the training rows, with fraction.",

@@ -46,6 +46,17 @@ class _Lengths(_Told):
     tokens_cut: int = 0
 
 
+class _Account(_Told):
+    read: int = 0
+    left_out: dict[str, int] = {}
+    repeated: int = 0
+    columns: int = 0
+    columns_used: int = 0
+    classes: int = 0
+    classes_learnt: int = 0
+    bad_row_reasons: dict[str, int] = {}
+
+
 class DataReport(_Told):
     """The data report."""
 
@@ -55,6 +66,7 @@ class DataReport(_Told):
     labels: dict[str, dict[str, int]] = {}
     max_length: int = 0
     lengths: dict[str, _Lengths] = {}
+    account: _Account | None = None
 
 
 def section(document: JsonValue) -> Section:
@@ -72,6 +84,8 @@ def _parts(report: DataReport) -> Iterator[Html]:
     if report.rows:
         yield tag("h3", "Rows and lengths")
         yield tag("div", *_lengths(report), _splits(report), class_="charts")
+    if report.account:
+        yield _account(report, report.account)
     if report.labels:
         yield _classes(report)
     if report.files:
@@ -134,6 +148,24 @@ def _splits(report: DataReport) -> Html:
         ("tokens cut off", *(_share(lengths.tokens_cut, lengths.tokens) for lengths in told)),
     ]
     return table("Rows and tokens of each split", ("", *names), lines)
+
+
+def _account(report: DataReport, account: _Account) -> Html:
+    """Every row of the files: the first line is the sum of those below, down to the rows left out."""
+    lines: list[tuple[Html | str, ...]] = [
+        ("rows in all files", numbers.count(account.read)),
+        *((f"{name} rows", numbers.count(report.rows[name])) for name in _SPLITS if name in report.rows),
+        *((joined(["left out: ", code(why)]), numbers.count(rows)) for why, rows in account.left_out.items()),
+        *(
+            (joined(["of these bad rows: ", foreign(why, _LETTERS)]), numbers.count(rows))
+            for why, rows in list(account.bad_row_reasons.items())[:_LINES]
+        ),
+        ("repeated rows, kept", numbers.count(account.repeated)),
+        ("columns used, of all columns", f"{account.columns_used:,} of {account.columns:,}"),
+    ]
+    if account.classes:
+        lines.append(("classes learnt, of all classes", f"{account.classes_learnt:,} of {account.classes:,}"))
+    return table("What became of every row", ("", "rows"), lines)
 
 
 def _share(part: int, whole: int) -> str:

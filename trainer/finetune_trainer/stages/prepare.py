@@ -9,54 +9,36 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import NonNegativeInt, PositiveInt, ValidationError
+from pydantic import ValidationError
 
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import (
     Activity,
     Chosen,
     Digest,
-    FailureClass,
-    Findings,
-    Model,
     PreparePayload,
-    RowCounts,
 )
-from finetune_trainer.data import doctor, sources, tokenise
-from finetune_trainer.data.data_report import Lengths, document
+from finetune_trainer.data import sources, tokenise
 from finetune_trainer.data.findings import Finding, SplitName, warning
-from finetune_trainer.data.partition import Partition, partition
-from finetune_trainer.data.shards import Prepared, read_index, store_prepared
+from finetune_trainer.data.shards import read_index
 from finetune_trainer.data.sources import DataFile
-from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat
 from finetune_trainer.models import base_model, layer_names, lineage, model_check, model_folder
-from finetune_trainer.models.plan import choose, typical_length
+from finetune_trainer.models.plan import choose
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.stages import preflight
+from finetune_trainer.stages.prepare_rows import REPORT, Facts, RowWork, prepare_rows
 from finetune_trainer.stages.result import StageResult
 from finetune_trainer.tasks.base import TaskData
 from finetune_trainer.tasks.registry import data_of
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Of the prepared rows; raised when the same files come to other rows or tokens."""
-REPORT = "report.json"
 _SLOW_SECONDS = 1800.0
-"""A large download or a long tokenisation may be silent that long."""
-
-
-class Facts(Model):
-    """What later decisions need of the rows; kept beside the shards, so that they are read once."""
-
-    rows: RowCounts
-    labels: NonNegativeInt
-    tokens: NonNegativeInt
-    truncated_tokens: NonNegativeInt
-    typical_length: PositiveInt
-    findings: Findings
+"""A large download may be silent that long."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +96,7 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     notes = [warning("Note", f"{text}.") for text in (*sorted(keys), *base.warnings)]
     ignored = [note for split in found.values() for note in split.notes]
     work = _Work(config, task, output, base, files, folder, (*notes, *ignored))
-    facts = _stored(work) or _prepare_rows(work, heartbeat)
+    facts = _stored(work) or prepare_rows(_row_work(work, heartbeat, paths))
     heartbeat.beat(Activity.DONE, percent=100)
     return _result(work, digest, facts)
 
@@ -172,104 +154,19 @@ def _stored(work: _Work) -> Facts | None:
     return facts
 
 
-def _prepare_rows(work: _Work, heartbeat: Heartbeat) -> Facts:
-    """Reads, checks, splits and tokenises all rows; the index is the last thing written."""
-    run, task = work.config.run, work.task
-    heartbeat.beat(Activity.CHECKING_DATA, percent=20, quiet_seconds=_SLOW_SECONDS)
-    reader = partial(task.example, run=run)
-    wanted = frozenset(run.dataset.columns.model_dump().values())
-    read = {name: sources.read(name, files, wanted, reader) for name, files in work.files.items()}
-    findings = list(work.notes)
-    for source in read.values():
-        findings += doctor.check_source(
-            source, partial(task.absent, run=run), run.dataset.max_bad_row_fraction
-        )
-    _fail_on_errors(work, findings)
-    parts = partition(
-        {name: source.examples for name, source in read.items()},
-        {name: source.home for name, source in read.items()},
-        run.dataset,
-        run.training.seed,
+def _row_work(work: _Work, heartbeat: Heartbeat, paths: Paths) -> RowWork:
+    return RowWork(
+        config=work.config,
+        task=work.task,
+        tokenizer=work.base.tokenizer,
+        output=work.output,
+        files=work.files,
+        folder=work.folder,
+        notes=work.notes,
+        choose=partial(_chosen, work),
+        paths=paths,
+        heartbeat=heartbeat,
     )
-    origins = {name: read.get(name, read["train"]) for name in parts.splits}
-    homes = {name: source.home for name, source in origins.items()}
-    findings += parts.findings
-    for name, source in read.items():
-        findings += doctor.duplicates(parts.splits[name] if name != "train" else source.examples, source.home)
-    findings += task.check_rows(parts.splits, homes)
-    findings += doctor.few_test_rows(len(parts.splits["test"]))
-    _fail_on_errors(work, findings)
-
-    heartbeat.beat(Activity.TOKENISING, percent=40, quiet_seconds=_SLOW_SECONDS)
-    encoded = {name: task.encode(work.base.tokenizer, rows, run) for name, rows in parts.splits.items()}
-    lengths = {name: Lengths.of(rows) for name, rows in encoded.items()}
-    typical = typical_length(lengths["train"].array, task.AUTO.percentile)
-    longest = _chosen(work, len(encoded["train"]), typical).max_length
-    cut = {
-        name: task.cut(work.base.tokenizer, rows, encoded[name], longest)
-        for name, rows in parts.splits.items()
-    }
-    cut_rows, lost = lengths["train"].beyond(longest)
-    findings += doctor.truncation(cut_rows, len(encoded["train"]), lost, longest)
-    findings += task.check_encoded(parts.splits, cut, homes)
-    _fail_on_errors(work, findings)
-    labels = task.classes(parts.splits["train"])
-    prepared = Prepared(
-        **{
-            name: tokenise.as_split(rows, cut[name], task.labels(rows, labels), origins[name].spans)
-            for name, rows in parts.splits.items()
-        },
-        labels=labels,
-    )
-
-    heartbeat.beat(Activity.UPLOADING, percent=80, quiet_seconds=_SLOW_SECONDS)
-    facts = Facts(
-        rows=_row_counts(parts, sum(len(source.bad) for source in read.values())),
-        labels=len(labels),
-        tokens=len(prepared.train.tokens),
-        truncated_tokens=lost,
-        typical_length=typical,
-        findings=_count(findings),
-    )
-    report = document(parts.splits, work.files, lengths, longest)
-    report |= task.shown(work.base.tokenizer, parts.splits["train"], cut["train"])
-    _write_report(work, findings, report)
-    store_prepared(work.output, work.folder, prepared, facts.model_dump(mode="json", by_alias=True))
-    return facts
-
-
-def _row_counts(parts: Partition, bad: int) -> RowCounts:
-    return RowCounts(
-        train=len(parts.splits["train"]),
-        validation=len(parts.splits["validation"]),
-        test=len(parts.splits["test"]),
-        dropped=bad + parts.left_out,
-    )
-
-
-def _count(findings: list[Finding]) -> Findings:
-    errors = sum(finding.level == "error" for finding in findings)
-    return Findings(errors=errors, warnings=len(findings) - errors)
-
-
-def _fail_on_errors(work: _Work, findings: list[Finding]) -> None:
-    """Stops when the rows cannot be used; the report then says all that was found."""
-    errors = [finding for finding in findings if finding.level == "error"]
-    if not errors:
-        return
-    _write_report(work, findings, {})
-    more = f" {len(errors) - 1} more errors in the report." if len(errors) > 1 else ""
-    raise StageFailure(
-        FailureClass.USER_DATA,
-        errors[0].code,
-        errors[0].message + more,
-        f"Mend the data; lines and reasons are in {work.folder}{REPORT}.",
-    )
-
-
-def _write_report(work: _Work, findings: list[Finding], more: dict[str, Any]) -> None:
-    report = {"findings": [finding.model_dump(mode="json", by_alias=True) for finding in findings], **more}
-    work.output.write(work.folder + REPORT, json.dumps(report, ensure_ascii=False, indent=1).encode())
 
 
 def _chosen(work: _Work, rows: int, typical: int) -> Chosen:
@@ -291,6 +188,7 @@ def _result(work: _Work, digest: Digest, facts: Facts) -> StageResult:
         chosen=chosen,
         findings=facts.findings,
         report=work.folder + REPORT,
+        account=facts.account,
     )
     classes = f" in {facts.labels} classes" if facts.labels else ""
     message = (

@@ -18,12 +18,14 @@ from finetune_trainer.config import EvaluationSpec, Run
 from finetune_trainer.contract import Digest, Evaluation, MetricName, Model, Task
 from finetune_trainer.data.example import Encoding, Example
 from finetune_trainer.data.findings import Finding, SplitName
+from finetune_trainer.data.rows import Part
 from finetune_trainer.data.shards import Prepared, Split
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.models.plan import AutoLimits
 from finetune_trainer.report.task_report import TaskReport
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import torch
     from transformers import PreTrainedModel
 
@@ -60,16 +62,18 @@ class TaskData(Protocol[Row]):
     def absent(self, there: Collection[str], run: Run) -> tuple[str, ...]:
         """The columns that every row needs and that a file with the columns `there` lacks."""
 
-    def check_rows(
-        self, splits: Mapping[SplitName, Sequence[Row]], homes: Mapping[SplitName, str]
-    ) -> list[Finding]:
+    def check_rows(self, splits: Mapping[SplitName, Part], homes: Mapping[SplitName, str]) -> list[Finding]:
         """Checks whether a model can be trained and measured on the rows; `homes`: the file of each split."""
 
-    def classes(self, train: Sequence[Row]) -> tuple[str, ...]:
-        """Names of the classes in the order of the head's outputs; empty for a task without classes."""
+    def classes(self, strata: Collection[str]) -> tuple[str, ...]:
+        """Names of the classes in the order of the head's outputs; empty for a task without classes.
 
-    def labels(self, rows: Sequence[Row], classes: Sequence[str]) -> npt.NDArray[np.int32]:
-        """The class of each row, shape [rows]; zeros for a task without classes."""
+        Args:
+            strata: of the training rows, see data.example.Example.
+        """
+
+    def schema(self) -> "pa.Schema":
+        """Columns of the task's shards, ROW_FIELD excluded: those of data.shards and columns of its own."""
 
     def encode(self, tokenizer: Any, rows: Sequence[Row], run: Run) -> list[Encoding]:
         """Tokenizes the rows without truncation."""
@@ -79,16 +83,24 @@ class TaskData(Protocol[Row]):
     ) -> list[Encoding]:
         """Truncates the rows to `max_length` tokens."""
 
-    def check_encoded(
-        self,
-        splits: Mapping[SplitName, Sequence[Row]],
-        encoded: Mapping[SplitName, Sequence[Encoding]],
-        homes: Mapping[SplitName, str],
-    ) -> list[Finding]:
-        """Checks whether the truncated rows still have tokens or labels to train on."""
+    @property
+    def REFUSALS(self) -> Mapping[str, str]:  # noqa: N802
+        """Codes of findings about rows that `refusal` refuses; what follows `12 train rows of s3://...`."""
 
-    def shown(self, tokenizer: Any, rows: Sequence[Row], encoded: Sequence[Encoding]) -> dict[str, JsonValue]:
-        """The task's part of the data report."""
+    def refusal(self, encoded: Encoding) -> tuple[str, str] | None:
+        """Why a row, cut to its length, cannot be learnt: a code of REFUSALS and the reason; None: it can."""
+
+    def shown(
+        self, tokenizer: Any, rows: Sequence[Row], encoded: Sequence[Encoding], trained_tokens: int
+    ) -> dict[str, JsonValue]:
+        """The task's own part of the data report.
+
+        Args:
+            tokenizer: the model's.
+            rows: the first training rows, as many as data.tokens.SHOWN_ROWS.
+            encoded: the same rows as the model reads them.
+            trained_tokens: tokens of all training rows that are learnt.
+        """
 
 
 class BaselineKey(Model):

@@ -72,7 +72,7 @@ class RankBatches(DataLoader):  # type: ignore[type-arg]
         return steps_per_epoch(len(self.split), self.layout.batch) * self.layout.accumulation
 
     def __iter__(self) -> Iterator[Tensors]:  # type: ignore[override]
-        """The micro-batches of the epoch that were not seen yet; `rows` holds their row numbers in the split."""
+        """The micro-batches of the epoch that were not seen yet; `rows`: their row numbers in the split."""
         return ahead(self._collated, self.numbers(), AHEAD, partial(_use, self.device))
 
     def numbers(self) -> Iterator[Rows]:

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 from finetune_trainer.config import (
@@ -12,8 +13,10 @@ from finetune_trainer.config import (
     Stores,
     TrainSplit,
 )
+from finetune_trainer.data.rows import Part, Strata
 from finetune_trainer.tasks.text_classification import data
 from finetune_trainer.tasks.text_classification.data import LabelledText
+from tests.trainer.data.kept import kept
 
 ACCESS = StoreAccess(endpoint="https://minio:9000")
 RUN = Run(
@@ -66,20 +69,31 @@ def test_texts_with_more_than_one_label_are_named_with_their_lines() -> None:
     pairs = (("a", "x"), ("A", "y"), ("b", "x"), ("b", "x"))
     rows = [LabelledText(line, text, label) for line, (text, label) in enumerate(pairs, start=1)]
     homes = {"train": "s3://d/train", "validation": "s3://d/train", "test": "s3://d/test"}
-    splits = {"train": rows[1:], "validation": rows[:1], "test": []}
+    every = kept(rows)
+    splits = {
+        "train": Part(every, np.array([1, 2, 3], np.uint32)),
+        "validation": Part(every, np.array([0], np.uint32)),
+        "test": kept([]).whole(),
+    }
     (finding, *_) = data.check_rows(splits, homes)
     assert (finding.code, finding.count) == ("ConflictingLabels", 1)
-    assert "2 is 'y', 1 is 'x'" in finding.lines[0]
+    assert "1 is 'x', 2 is 'y'" in finding.lines[0]
 
 
 def labels(train: list[LabelledText], test: list[LabelledText]) -> list[str]:
     uris = {"train": "s3://d/train", "validation": "s3://d/validation", "test": "s3://d/test"}
-    findings = data.check_rows({"train": train, "validation": [], "test": test}, uris)
+    names = Strata()
+    parts = {
+        name: kept(rows, names).whole()
+        for name, rows in (("train", train), ("validation", []), ("test", test))
+    }
+    findings = data.check_rows(parts, uris)
     return [finding.code for finding in findings]
 
 
 def many(*names: str, count: int = 100) -> list[LabelledText]:
-    return [LabelledText(line, f"{ord(name[0])} {line}", name) for line in range(count) for name in names]
+    lines = iter(range(10_000))
+    return [LabelledText(next(lines), f"{ord(name[0])} {n}", name) for n in range(count) for name in names]
 
 
 def test_labels_are_compared_between_the_splits() -> None:
@@ -87,4 +101,4 @@ def test_labels_are_compared_between_the_splits() -> None:
     assert labels(many("a", "b"), many("a", "c")) == ["LabelUnseen"]
     assert labels(many("a", "b"), many("a")) == []
     assert labels(many("Bill", "bill", "x"), many("x")) == ["LabelSpelling"]
-    assert labels(many("a") + many("b", count=1), many("a")) == ["SmallClass", "Imbalance"]
+    assert labels([*many("a"), LabelledText(999, "b 1", "b")], many("a")) == ["SmallClass", "Imbalance"]

@@ -4,13 +4,11 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch  # noqa: F401 - before transformers, which would otherwise do without it for good
 
 from finetune_trainer.config import Columns, Run
 from finetune_trainer.data.example import Encoding
-from finetune_trainer.data.findings import SplitName
 from finetune_trainer.data.tokenise import load_tokenizer
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.tasks.text_generation import data
@@ -23,7 +21,6 @@ TALK = [
     {"role": "user", "content": "Salt?"},
     {"role": "assistant", "content": "Pepper."},
 ]
-HOMES: dict[SplitName, str] = {"train": "s3://d/t", "validation": "s3://d/t", "test": "s3://d/t"}
 MARKED = (
     "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{% if m['role'] == 'assistant' %}"
     "{% generation %}{{ m['content'] }}{% endgeneration %}</s>{% else %}{{ m['content'] }}{% endif %}"
@@ -160,13 +157,10 @@ def test_a_tokenizer_without_an_end_is_refused(tokenizer: Any) -> None:
         encoded(endless, text="a")
 
 
-def test_conversations_that_the_template_refuses_are_listed(tokenizer: Any) -> None:
+def test_conversations_that_the_template_refuses_are_refused_with_its_words(tokenizer: Any) -> None:
     rows = [row(messages=TALK), row(text="a")]
     found = data.encode(with_template(tokenizer, STRICT + MARKED), rows, run())
-    (finding,) = data.check_encoded({"train": rows}, {"train": found}, HOMES)
-    assert (finding.level, finding.code, finding.count) == ("error", "ChatTemplateRefused", 1)
-    assert finding.message.endswith("; the first: line 9.")
-    assert finding.lines == ("9: no system",)
+    assert [data.refusal(encoding) for encoding in found] == [("ChatTemplateRefused", "no system"), None]
 
 
 def cut(tokenizer: Any, most: int, **values: Any) -> tuple[str, list[tuple[str, bool]]]:
@@ -194,21 +188,18 @@ def test_texts_and_conversations_lose_their_end(tokenizer: Any) -> None:
     assert whole.startswith("".join(text for text, _ in pieces))
 
 
-def test_a_row_without_anything_to_learn_is_an_error(tokenizer: Any) -> None:
+def test_a_row_without_anything_to_learn_is_refused(tokenizer: Any) -> None:
     rows = [row(messages=TALK), row(text="abc")]
     short = data.cut(tokenizer, rows, data.encode(tokenizer, rows, run()), 6)
-    (finding,) = data.check_encoded({"train": rows}, {"train": short}, HOMES)
-    assert (finding.level, finding.code, finding.count) == ("error", "NoTrainedTokens", 1)
-    assert finding.lines == ("9: none of 6 tokens is learnt",)
+    assert data.refusal(short[0]) == ("NoTrainedTokens", "none of 6 tokens is learnt")
+    assert data.refusal(short[1]) is None
 
 
 def test_the_report_shows_what_is_learnt(tokenizer: Any) -> None:
-    rows = [row(text="abc")] * 5
+    rows = [row(text="abc")] * 3
     whole = data.encode(tokenizer, rows, run())
-    told = data.shown(tokenizer, rows, whole)
-    assert told["trainedTokens"] == sum(
-        int(one.loss_mask.sum()) for one in whole if one.loss_mask is not None
-    )
+    told = data.shown(tokenizer, rows, whole, 77)
+    assert told["trainedTokens"] == 77
     assert len(told["samples"]) == 3  # type: ignore[arg-type]
     assert told["samples"][0] == {  # type: ignore[index,call-overload]
         "line": "9",
@@ -239,5 +230,4 @@ def test_only_models_that_write_from_left_to_right_are_taken() -> None:
 
 
 def test_there_are_no_classes() -> None:
-    assert data.classes([row(text="a")]) == ()
-    assert np.array_equal(data.labels([row(text="a")], ()), [0])
+    assert data.classes([""]) == ()

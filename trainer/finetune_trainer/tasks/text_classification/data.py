@@ -4,22 +4,26 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
 
 from finetune_trainer.config import Run
 from finetune_trainer.data import tokenise
-from finetune_trainer.data.doctor import grouped
 from finetune_trainer.data.example import Encoding
 from finetune_trainer.data.findings import LISTED, Finding, SplitName, warning
+from finetune_trainer.data.groups import Groups
+from finetune_trainer.data.rows import Part
+from finetune_trainer.data.shards import LABEL_FIELD, TOKENS_FIELD
 from finetune_trainer.data.texts import kind_of, normalised, spoilt
 from finetune_trainer.models.plan import AutoLimits
 
 HEAD = "classification head"
 SUITABLE = "an encoder such as bert, roberta, deberta-v2, distilbert or modernbert"
 AUTO = AutoLimits(longest=512, percentile=99, tokens_at_once=None)
+REFUSALS: Mapping[str, str] = {}
 _EXCERPT = 60
 _SMALL_CLASS = 10
 _IMBALANCE = 50
@@ -35,7 +39,7 @@ class LabelledText:
     text: str
     label: str
 
-    @property
+    @cached_property
     def key(self) -> str:
         """What makes two texts the same: NFKC, case folded, white space as one space."""
         return normalised(self.text)
@@ -91,15 +95,14 @@ def absent(there: Collection[str], run: Run) -> tuple[str, ...]:
     return tuple(name for name in (columns.text, columns.label) if name not in there)
 
 
-def classes(train: Sequence[LabelledText]) -> tuple[str, ...]:
+def classes(strata: Collection[str]) -> tuple[str, ...]:
     """All labels, in the order of their code points: the same rows in another order give the same head."""
-    return tuple(sorted({row.label for row in train}))
+    return tuple(sorted(strata))
 
 
-def labels(rows: Sequence[LabelledText], classes: Sequence[str]) -> npt.NDArray[np.int32]:
-    """Number of each row's class, shape [rows]."""
-    number = {label: index for index, label in enumerate(classes)}
-    return np.array([number[row.label] for row in rows], dtype=np.int32)
+def schema() -> pa.Schema:
+    """Tokens and class."""
+    return pa.schema([TOKENS_FIELD, LABEL_FIELD])
 
 
 def encode(tokenizer: Any, rows: Sequence[LabelledText], run: Run) -> list[Encoding]:
@@ -117,29 +120,20 @@ def cut(
     return [shorter.get(number, row) for number, row in enumerate(encoded)]
 
 
-def check_encoded(
-    splits: Mapping[SplitName, Sequence[LabelledText]],
-    encoded: Mapping[SplitName, Sequence[Encoding]],
-    homes: Mapping[SplitName, str],
-) -> list[Finding]:
+def refusal(encoded: Encoding) -> None:
     """A text that was cut still has its label."""
-    return []
 
 
 def shown(
-    tokenizer: Any,
-    rows: Sequence[LabelledText],
-    encoded: Sequence[Encoding],
+    tokenizer: Any, rows: Sequence[LabelledText], encoded: Sequence[Encoding], trained_tokens: int
 ) -> dict[str, Any]:
     """What is learnt of a row is its label, which the report counts anyway."""
     return {}
 
 
-def check_rows(
-    splits: Mapping[SplitName, Sequence[LabelledText]], homes: Mapping[SplitName, str]
-) -> list[Finding]:
+def check_rows(splits: Mapping[SplitName, Part], homes: Mapping[SplitName, str]) -> list[Finding]:
     """Whether the classes can be learnt and measured."""
-    counts = Counter(row.label for row in splits["train"])
+    counts = Counter(splits["train"].counts())
     conflicts = _conflicting(splits, homes)
     if len(counts) < 2:  # noqa: PLR2004 - a choice needs two
         only = "only one label" if counts else "no label"
@@ -155,30 +149,30 @@ def check_rows(
     return [*conflicts, *_unseen(splits, homes, counts), *_spelling(counts), *_balance(counts)]
 
 
-def _conflicting(
-    splits: Mapping[SplitName, Sequence[LabelledText]], homes: Mapping[SplitName, str]
-) -> list[Finding]:
+def _conflicting(splits: Mapping[SplitName, Part], homes: Mapping[SplitName, str]) -> list[Finding]:
     """Texts of a file that occur with more than one label."""
-    files: dict[str, list[LabelledText]] = defaultdict(list)
-    for name, rows in splits.items():
-        files[homes[name]] += rows
+    files: dict[str, list[Part]] = defaultdict(list)
+    for name, part in splits.items():
+        files[homes[name]].append(part)
     findings = []
-    for file, rows in files.items():
-        groups = [
-            group for group in grouped(rows, lambda row: row.key) if len({row.label for row in group}) > 1
-        ]
-        if groups:
+    for file, parts in files.items():
+        # Splits of one file are parts of the same rows.
+        part = Part(parts[0].rows, np.sort(np.concatenate([part.numbers for part in parts])))
+        groups = Groups.of(part.keys)
+        mixed = groups.mixed(part.strata)
+        count = int(mixed.sum())
+        if count:
             lines = tuple(
-                ", ".join(f"{row.line} is {row.label[:40]!r}" for row in group[:4])
-                for group in groups[:LISTED]
+                ", ".join(f"{part.line(place)} is {part.stratum(place)[:40]!r}" for place in group[:4])
+                for group in groups.listed(mixed, LISTED)
             )
             findings.append(
                 Finding(
                     level="warning",
                     code="ConflictingLabels",
-                    message=f"{len(groups):,} texts of {file} occur with more than one label.",
+                    message=f"{count:,} texts of {file} occur with more than one label.",
                     file=file,
-                    count=len(groups),
+                    count=count,
                     lines=lines,
                 )
             )
@@ -186,23 +180,28 @@ def _conflicting(
 
 
 def _unseen(
-    splits: Mapping[SplitName, Sequence[LabelledText]], uris: Mapping[SplitName, str], known: Counter[str]
+    splits: Mapping[SplitName, Part], uris: Mapping[SplitName, str], known: Counter[str]
 ) -> list[Finding]:
     findings = []
     for name in ("validation", "test"):
-        rows = [row for row in splits[name] if row.label not in known]
-        if rows:
-            labels = len({row.label for row in rows})
-            where = ", ".join(str(row.line) for row in rows[:5])
+        part = splits[name]
+        unseen = [label for label in part.counts() if label not in known]
+        if unseen:
+            numbers = [part.rows.names.numbers[label] for label in unseen]
+            rows = part.where(np.isin(part.strata, numbers))
+            where = ", ".join(str(rows.line(place)) for place in range(min(5, len(rows))))
             findings.append(
                 Finding(
                     level="error",
                     code="LabelUnseen",
                     message=f"{len(rows):,} {name} rows of {uris[name]} have labels that no training row has"
-                    f" ({labels:,} different; line {where}).",
+                    f" ({len(unseen):,} different; line {where}).",
                     file=uris[name],
                     count=len(rows),
-                    lines=tuple(f"{row.line}: {row.label[:60]}" for row in rows[:LISTED]),
+                    lines=tuple(
+                        f"{rows.line(place)}: {rows.stratum(place)[:60]}"
+                        for place in range(min(LISTED, len(rows)))
+                    ),
                 )
             )
     return findings

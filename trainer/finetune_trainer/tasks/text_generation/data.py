@@ -5,13 +5,15 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
 from pydantic import JsonValue
 
 from finetune_trainer.config import Run
 from finetune_trainer.data import tokenise
 from finetune_trainer.data.example import Encoding
-from finetune_trainer.data.findings import LISTED, Finding, SplitName
+from finetune_trainer.data.findings import Finding, SplitName
+from finetune_trainer.data.rows import Part
+from finetune_trainer.data.shards import LOSS_MASK_FIELD, TOKENS_FIELD
 from finetune_trainer.models.plan import AutoLimits
 from finetune_trainer.tasks.text_generation import tokens
 from finetune_trainer.tasks.text_generation.rows import Passage, passage
@@ -19,7 +21,10 @@ from finetune_trainer.tasks.text_generation.rows import Passage, passage
 HEAD = "language model head"
 SUITABLE = "a decoder such as llama, mistral, qwen3, gemma3_text, phi3 or gpt2"
 AUTO = AutoLimits(longest=2048, percentile=100, tokens_at_once=4096)
-_SHOWN_ROWS = 3
+REFUSALS = {
+    "ChatTemplateRefused": "are conversations that the tokenizer's chat template refuses",
+    "NoTrainedTokens": "have no token left that is learnt: raise training.maxLength",
+}
 _SHOWN_TOKENS = 512
 
 
@@ -46,22 +51,19 @@ def absent(there: Collection[str], run: Run) -> tuple[str, ...]:
     return lacking if len(lacking) < len(pair) else (columns.messages, columns.completion, columns.text)
 
 
-def check_rows(
-    splits: Mapping[SplitName, Sequence[Passage]],
-    homes: Mapping[SplitName, str],
-) -> list[Finding]:
+def check_rows(splits: Mapping[SplitName, Part], homes: Mapping[SplitName, str]) -> list[Finding]:
     """Whatever can be read can be learnt."""
     return []
 
 
-def classes(train: Sequence[Passage]) -> tuple[str, ...]:
+def classes(strata: Collection[str]) -> tuple[str, ...]:
     """There are none."""
     return ()
 
 
-def labels(rows: Sequence[Passage], classes: Sequence[str]) -> npt.NDArray[np.int32]:
-    """Zeros, shape [rows]."""
-    return np.zeros(len(rows), dtype=np.int32)
+def schema() -> pa.Schema:
+    """Tokens, and which of them are learnt."""
+    return pa.schema([TOKENS_FIELD, LOSS_MASK_FIELD])
 
 
 def encode(tokenizer: Any, rows: Sequence[Passage], run: Run) -> list[Encoding]:
@@ -84,48 +86,24 @@ def cut(
     ]
 
 
-def check_encoded(
-    splits: Mapping[SplitName, Sequence[Passage]],
-    encoded: Mapping[SplitName, Sequence[Encoding]],
-    homes: Mapping[SplitName, str],
-) -> list[Finding]:
-    """Every row must be one that the chat template takes, with something left to learn."""
-    findings = []
-    for name, rows in splits.items():
-        pairs = list(zip(rows, encoded[name], strict=True))
-        refused = [(row.line, encoding.fault) for row, encoding in pairs if encoding.fault]
-        empty = [
-            (row.line, f"none of {len(encoding.ids)} tokens is learnt")
-            for row, encoding in pairs
-            if not encoding.fault and (encoding.loss_mask is None or not encoding.loss_mask.any())
-        ]
-        for code, what, found in (
-            ("ChatTemplateRefused", "are conversations that the tokenizer's chat template refuses", refused),
-            ("NoTrainedTokens", "have no token left that is learnt: raise training.maxLength", empty),
-        ):
-            if found:
-                findings.append(
-                    Finding(
-                        level="error",
-                        code=code,
-                        message=f"{len(found):,} {name} rows of {homes[name]} {what};"
-                        f" the first: line {found[0][0]}.",
-                        file=homes[name],
-                        count=len(found),
-                        lines=tuple(f"{line}: {why}" for line, why in found[:LISTED]),
-                    )
-                )
-    return findings
+def refusal(encoded: Encoding) -> tuple[str, str] | None:
+    """The chat template must take a row, and something must be left to learn."""
+    if encoded.fault:
+        return "ChatTemplateRefused", encoded.fault
+    if encoded.loss_mask is None or not encoded.loss_mask.any():
+        return "NoTrainedTokens", f"none of {len(encoded.ids)} tokens is learnt"
+    return None
 
 
-def shown(tokenizer: Any, rows: Sequence[Passage], encoded: Sequence[Encoding]) -> dict[str, JsonValue]:
+def shown(
+    tokenizer: Any, rows: Sequence[Passage], encoded: Sequence[Encoding], trained_tokens: int
+) -> dict[str, JsonValue]:
     """How many tokens are learnt, and the first rows as the model reads them, so that a person can see."""
-    loss_mask = sum(int(row.loss_mask.sum()) for row in encoded if row.loss_mask is not None)
     return {
-        "trainedTokens": loss_mask,
+        "trainedTokens": trained_tokens,
         "samples": [
             {"line": str(row.line), "tokens": len(encoding.ids), "parts": _parts(tokenizer, encoding)}
-            for row, encoding in zip(rows[:_SHOWN_ROWS], encoded, strict=False)
+            for row, encoding in zip(rows, encoded, strict=True)
         ],
     }
 

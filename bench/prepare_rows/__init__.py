@@ -1,0 +1,1 @@
+"""How long Prepare takes for many rows, and how much memory."""

@@ -1,0 +1,369 @@
+"""The rows of Prepare, top to bottom: read, check, split, tokenise, cut, store.
+
+Every pass goes over the rows on disk; in memory are some rows at a time and 40 bytes of each row.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from shutil import rmtree
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import NonNegativeInt, PositiveInt
+
+from finetune_trainer.config import TrainConfig
+from finetune_trainer.contract import (
+    Account,
+    Activity,
+    Chosen,
+    FailureClass,
+    Findings,
+    Model,
+    RowCounts,
+)
+from finetune_trainer.data import doctor, sources
+from finetune_trainer.data.data_report import account_document, document
+from finetune_trainer.data.findings import Finding, SplitName
+from finetune_trainer.data.pace import Pace
+from finetune_trainer.data.partition import Partition, partition
+from finetune_trainer.data.rows import Part, RowWriter, Strata
+from finetune_trainer.data.shards import Index, Shard, ShardWriter, write_index
+from finetune_trainer.data.sources import DataFile
+from finetune_trainer.data.tokens import CutRows, Refusals, Whole, encode_whole, shard_schema
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.heartbeat import Heartbeat
+from finetune_trainer.models.plan import typical_length
+from finetune_trainer.paths import Paths
+from finetune_trainer.s3.store import Store
+from finetune_trainer.tasks.base import TaskData
+
+REPORT = "report.json"
+_SPLITS = get_args(SplitName)
+
+
+class Facts(Model):
+    """What later decisions need of the rows; kept beside the shards, so that they are read once."""
+
+    rows: RowCounts
+    account: Account
+    labels: NonNegativeInt
+    tokens: NonNegativeInt
+    truncated_tokens: NonNegativeInt
+    typical_length: PositiveInt
+    findings: Findings
+
+
+@dataclass(frozen=True)
+class RowWork:
+    """What the passes look at."""
+
+    config: TrainConfig
+    task: TaskData[Any]
+    tokenizer: Any
+    output: Store
+    files: Mapping[SplitName, tuple[DataFile, ...]]
+    folder: str
+    """Where the prepared rows go, ends in a slash."""
+    notes: tuple[Finding, ...]
+    """Found before any row was read."""
+    choose: Callable[[int, int], Chosen]
+    """Training rows and their typical length in tokens -> the `Auto` values."""
+    paths: Paths
+    heartbeat: Heartbeat
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """The columns that the task may read."""
+        return frozenset(self.config.run.dataset.columns.model_dump().values())
+
+    @property
+    def max_bad(self) -> float:
+        """Share of the rows of a split's files that may be lost."""
+        return self.config.run.dataset.max_bad_row_fraction
+
+
+def prepare_rows(work: RowWork) -> Facts:
+    """Reads, checks, splits and tokenises all rows; the index is the last thing written.
+
+    Raises:
+        StageFailure: UserData, UserConfig or Storage.
+    """
+    with _scratch(work.paths) as scratch:
+        read = _read(work, scratch)
+        findings = [*work.notes]
+        for source in read.values():
+            findings += doctor.check_source(
+                source, partial(work.task.absent, run=work.config.run), work.max_bad
+            )
+        _fail_on_errors(work, findings)
+        parts = _split(work, read, findings)
+        return _tokenised(work, read, parts, findings, scratch)
+
+
+def _read(work: RowWork, scratch: Path) -> dict[SplitName, doctor.Source]:
+    """The first pass: every row of the files as a usable row on disk, or a bad row."""
+    reader = partial(work.task.example, run=work.config.run)
+    names = Strata()
+    pace = Pace(work.heartbeat, Activity.CHECKING_DATA, (20, 40))
+    read: dict[SplitName, doctor.Source] = {}
+    for name, files in work.files.items():
+        writer = RowWriter(scratch / f"{name}.rows.arrow", names, work.wanted)
+        read[name] = sources.read(name, files, work.wanted, reader, writer, lambda _: pace.done(1))
+    return read
+
+
+def _split(work: RowWork, read: Mapping[SplitName, doctor.Source], findings: list[Finding]) -> Partition:
+    """Training, validation and test rows; adds what is found to `findings`."""
+    run = work.config.run
+    parts = partition(
+        {name: source.usable for name, source in read.items()},
+        {name: source.home for name, source in read.items()},
+        run.dataset,
+        run.training.seed,
+    )
+    findings += parts.findings
+    for name, source in read.items():
+        findings += doctor.duplicates(_kept(parts, read, name), source.home)
+    homes = {name: _origin(read, name).home for name in parts.splits}
+    findings += work.task.check_rows(parts.splits, homes)
+    findings += doctor.few_test_rows(len(parts.splits["test"]))
+    _fail_on_errors(work, findings)
+    return parts
+
+
+def _tokenised(
+    work: RowWork,
+    read: Mapping[SplitName, doctor.Source],
+    parts: Partition,
+    findings: list[Finding],
+    scratch: Path,
+) -> Facts:
+    """The second and third pass: tokens of every row, then the shards."""
+    refusals = {name: Refusals(work.task.REFUSALS) for name in parts.splits}
+    whole = _encoded(work, parts, refusals, scratch)
+    _fail_on_errors(work, [*findings, *_refused(work, read, refusals)])
+    _check_not_empty({name: len(split.lengths.array) for name, split in whole.items()})
+    lengths = {name: split.lengths for name, split in whole.items()}
+    typical = typical_length(lengths["train"].array, work.task.AUTO.percentile)
+    longest = work.choose(len(lengths["train"].array), typical).max_length
+    cut_rows, lost = lengths["train"].beyond(longest)
+    findings += doctor.truncation(cut_rows, len(lengths["train"].array), lost, longest)
+
+    classes = work.task.classes(parts.splits["train"].counts())
+    cut, shards = _stored(work, whole, longest, classes, refusals, scratch)
+    findings += _refused(work, read, refusals)
+    _fail_on_errors(work, findings)
+    _check_not_empty({name: rows.rows for name, rows in cut.items()})
+    account = _account(work, read, parts, refusals, len(classes))
+    facts = Facts(
+        rows=_row_counts(cut, account),
+        account=account,
+        labels=len(classes),
+        tokens=cut["train"].tokens,
+        truncated_tokens=lost,
+        typical_length=typical,
+        findings=_count(findings),
+    )
+    report = document(parts.splits, work.files, lengths, longest)
+    report["rows"] = {name: rows.rows for name, rows in cut.items()}
+    report["account"] = account_document(account, read, work.wanted)
+    shown = cut["train"].shown
+    report |= work.task.shown(
+        work.tokenizer,
+        [example for example, _ in shown],
+        [encoded for _, encoded in shown],
+        cut["train"].trained_tokens,
+    )
+    _write_report(work, findings, report)
+    index = Index(
+        labels=classes,
+        splits=shards,
+        files={name: tuple(_origin(read, name).usable.spans) for name in _SPLITS},
+        extra=facts.model_dump(mode="json", by_alias=True),
+    )
+    write_index(work.output, work.folder, index)
+    return facts
+
+
+def _encoded(
+    work: RowWork, parts: Partition, refusals: Mapping[SplitName, Refusals], scratch: Path
+) -> dict[SplitName, Whole]:
+    total = sum(map(len, parts.splits.values()))
+    pace = Pace(work.heartbeat, Activity.TOKENISING, (40, 80), total)
+    encode = partial(work.task.encode, work.tokenizer, run=work.config.run)
+    return {
+        name: encode_whole(
+            part,
+            work.task.schema(),
+            encode,
+            refusals[name],
+            work.task.refusal,
+            scratch / f"{name}.tokens.arrow",
+            pace,
+        )
+        for name, part in parts.splits.items()
+    }
+
+
+def _stored(
+    work: RowWork,
+    whole: Mapping[SplitName, Whole],
+    longest: int,
+    classes: tuple[str, ...],
+    refusals: Mapping[SplitName, Refusals],
+    scratch: Path,
+) -> tuple[dict[SplitName, CutRows], dict[SplitName, tuple[Shard, ...]]]:
+    """Cuts the rows to their length and stores them; the index is still missing."""
+    pace = Pace(
+        work.heartbeat,
+        Activity.UPLOADING,
+        (80, 99),
+        sum(len(split.lengths.array) for split in whole.values()),
+    )
+    schema = shard_schema(work.task.schema())
+    cut: dict[SplitName, CutRows] = {}
+    shards: dict[SplitName, tuple[Shard, ...]] = {}
+    for name, split in whole.items():
+        cut[name] = CutRows(
+            whole=split,
+            schema=schema,
+            max_length=longest,
+            cut=partial(work.task.cut, work.tokenizer, max_length=longest),
+            labels=_class_numbers(split.part.rows.names, classes),
+            refusals=refusals[name],
+            refusal=work.task.refusal,
+        )
+        with ShardWriter(work.output, work.folder, name, schema, scratch, pace.alive) as writer:
+            for batch in cut[name].batches():
+                writer.write(batch)
+                pace.done(batch.num_rows)
+            shards[name] = writer.finish()
+    return cut, shards
+
+
+def _class_numbers(
+    names: Strata, classes: tuple[str, ...]
+) -> Callable[[npt.NDArray[np.int32]], npt.NDArray[np.int32]]:
+    """Numbers of strata -> numbers of classes; 0 for a task without classes."""
+    number = {name: place for place, name in enumerate(classes)}
+    table = np.array([number.get(name, 0) for name in names.names], np.int32)
+
+    def numbers(strata: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        found: npt.NDArray[np.int32] = table[strata]
+        return found
+
+    return numbers
+
+
+def _origin(read: Mapping[SplitName, doctor.Source], name: SplitName) -> doctor.Source:
+    """The files that the rows of a split come from."""
+    return read.get(name, read["train"])
+
+
+def _kept(parts: Partition, read: Mapping[SplitName, doctor.Source], name: SplitName) -> Part:
+    """The rows of some files that are in any split."""
+    source = read[name]
+    numbers = [part.numbers for split, part in parts.splits.items() if _origin(read, split) is source]
+    return Part(source.usable, np.sort(np.concatenate(numbers)))
+
+
+def _refused(
+    work: RowWork, read: Mapping[SplitName, doctor.Source], refusals: Mapping[SplitName, Refusals]
+) -> list[Finding]:
+    """What is said of rows that could not be tokenised."""
+    findings = []
+    for name, refused in refusals.items():
+        source = _origin(read, name)
+        mine = [other.count for split, other in refusals.items() if _origin(read, split) is source]
+        lost = source.bad.count + sum(mine)
+        findings += [
+            doctor.refused(code, rows, name, source, lost, work.max_bad)
+            for code, rows in refused.found.items()
+        ]
+    return findings
+
+
+def _check_not_empty(rows: Mapping[SplitName, int]) -> None:
+    for name, count in rows.items():
+        if not count:
+            raise StageFailure(
+                FailureClass.USER_DATA,
+                "NoRows",
+                f"dataset.{name}: no row is left after the rows that cannot be tokenised were left out.",
+                "Correct these rows, or give the split more rows.",
+            )
+
+
+def _account(
+    work: RowWork,
+    read: Mapping[SplitName, doctor.Source],
+    parts: Partition,
+    refusals: Mapping[SplitName, Refusals],
+    learnt: int,
+) -> Account:
+    left_out = {"BadRows": sum(source.bad.count for source in read.values()), "Overlap": parts.left_out}
+    for refused in refusals.values():
+        for code, rows in refused.found.items():
+            left_out[code] = left_out.get(code, 0) + rows.count
+    columns = {name for source in read.values() for file in source.files for name in file.columns}
+    strata = next(iter(read.values())).usable.names.names
+    return Account(
+        read=sum(source.rows for source in read.values()),
+        left_out={code: count for code, count in left_out.items() if count},
+        repeated=sum(doctor.repeated(_kept(parts, read, name)) for name in read),
+        columns=len(columns),
+        columns_used=len(columns & work.wanted),
+        classes=len(work.task.classes(strata)),
+        classes_learnt=learnt,
+    )
+
+
+def _row_counts(cut: Mapping[SplitName, CutRows], account: Account) -> RowCounts:
+    return RowCounts(
+        train=cut["train"].rows,
+        validation=cut["validation"].rows,
+        test=cut["test"].rows,
+        dropped=sum(account.left_out.values()),
+    )
+
+
+def _count(findings: list[Finding]) -> Findings:
+    errors = sum(finding.level == "error" for finding in findings)
+    return Findings(errors=errors, warnings=len(findings) - errors)
+
+
+def _fail_on_errors(work: RowWork, findings: list[Finding]) -> None:
+    """Stops when the rows cannot be used; the report then says all that was found."""
+    errors = [finding for finding in findings if finding.level == "error"]
+    if not errors:
+        return
+    _write_report(work, findings, {})
+    more = f" {len(errors) - 1} more errors in the report." if len(errors) > 1 else ""
+    raise StageFailure(
+        FailureClass.USER_DATA,
+        errors[0].code,
+        errors[0].message + more,
+        f"Mend the data; lines and reasons are in {work.folder}{REPORT}.",
+    )
+
+
+def _write_report(work: RowWork, findings: list[Finding], more: dict[str, Any]) -> None:
+    report = {"findings": [finding.model_dump(mode="json", by_alias=True) for finding in findings], **more}
+    work.output.write(work.folder + REPORT, json.dumps(report, ensure_ascii=False, indent=1).encode())
+
+
+@contextmanager
+def _scratch(paths: Paths) -> Iterator[Path]:
+    """A folder for the passes, empty at first and gone afterwards."""
+    folder = paths.scratch / "rows"
+    rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        rmtree(folder, ignore_errors=True)
