@@ -164,7 +164,7 @@ def _table(measured: list[Measured], count: int) -> str:
     lines = [
         f"{count:,} rows; {this_machine()}",
         "",
-        "| format | file, MB | seconds | read | tokenise | store | rows/s | peak, MiB | longest silence, s |",
+        "| format | file, MB | seconds | read | tokenise | store | CPU seconds | peak, MiB | longest silence, s |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for one in measured:
@@ -174,7 +174,7 @@ def _table(measured: list[Measured], count: int) -> str:
             f"{one.megabytes:.0f}",
             f"{one.seconds:.0f}",
             *parts,
-            f"{count / one.seconds:,.0f}",
+            f"{one.stage['cpu']:.0f}",
             f"{one.peak_mib:.0f}",
             f"{one.stage['silence']:.1f}",
         ]

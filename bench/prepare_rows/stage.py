@@ -1,6 +1,6 @@
 """`python -m bench.prepare_rows.stage ROOT DATA_BYTES`: the real Prepare stage, in a process of its own.
 
-Prints the seconds of each pass, the longest time between two signs of life, and the rows, as JSON.
+Prints the seconds of each pass, the CPU time, the longest time between two signs of life, and the rows, as JSON.
 DATA_BYTES limits the memory that the process may write to (RLIMIT_DATA): a stage that needs more ends with a
 MemoryError.
 """
@@ -51,6 +51,7 @@ def main() -> None:
         json.dumps(
             {
                 "silence": watch.longest,
+                "cpu": _cpu_seconds(),
                 "read": moments[1] - moments[0],
                 "tokenised": moments[2] - moments[1],
                 "stored": moments[3] - moments[2],
@@ -58,6 +59,12 @@ def main() -> None:
             }
         )
     )
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and of the processes that it has waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 if __name__ == "__main__":
