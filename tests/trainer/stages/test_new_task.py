@@ -62,7 +62,7 @@ def kind(record):
 
 
 def with_new_task(folder: Path) -> Path:
-    """A copy of the trainer with one more task: the package of the task, and a changed `contract/tasks.py`."""
+    """A copy of the trainer with one more task: its package, and a changed `contract/tasks.py`."""
     copied = folder / "finetune_trainer"
     copytree(Path(finetune_trainer.__file__).parent, copied)
     table = copied / "contract/tasks.py"
