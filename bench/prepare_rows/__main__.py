@@ -164,7 +164,7 @@ def _table(measured: list[Measured], count: int) -> str:
     lines = [
         f"{count:,} rows; {this_machine()}",
         "",
-        "| format | file, MB | seconds | read | tokenise | store | CPU seconds | peak, MiB | longest silence, s |",
+        "| format | file, MB | seconds | read | tokenise | store | CPU, s | peak, MiB | silence, s |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for one in measured:

@@ -1,6 +1,6 @@
 """`python -m bench.prepare_rows.stage ROOT DATA_BYTES`: the real Prepare stage, in a process of its own.
 
-Prints the seconds of each pass, the CPU time, the longest time between two signs of life, and the rows, as JSON.
+Prints the seconds of each pass, the CPU time, the longest time between two signs of life, and the rows.
 DATA_BYTES limits the memory that the process may write to (RLIMIT_DATA): a stage that needs more ends with a
 MemoryError.
 """

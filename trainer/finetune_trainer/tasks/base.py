@@ -57,7 +57,11 @@ class TaskData(Protocol[Row]):
         """Model types of transformers that can do this task."""
 
     def example(self, line: int, values: Mapping[str, Any], run: Run) -> Row | str:
-        """The example of a row, or why the row cannot be used (`has no 'label'`)."""
+        """The example of a row, or why the row cannot be used (`has no 'label'`).
+
+        Prepare keeps the values of the columns of `dataset.columns` on disk and asks again in each pass: the
+        same values must give the same example.
+        """
 
     def absent(self, there: Collection[str], run: Run) -> tuple[str, ...]:
         """The columns that every row needs and that a file with the columns `there` lacks."""
