@@ -24,6 +24,7 @@ ROWS_AT_ONCE = 2048
 BYTES_AT_ONCE = 1024 * 1024
 """A pass handles so many rows, or so many bytes of them, at a time."""
 MOST_STRATA = 100_000
+_encoded = json.JSONEncoder(ensure_ascii=False).encode
 _SCHEMA = pa.schema([pa.field("values", pa.binary())])
 Hashes = npt.NDArray[np.uint64]
 Numbers = npt.NDArray[np.uint32]
@@ -215,7 +216,7 @@ class RowWriter:
         self._strata.append(self._names.number(example.stratum))
         if self._wanted is not None:
             values = {name: value for name, value in values.items() if name in self._wanted}
-        text = json.dumps(values, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        text = _encoded(values).encode("utf-8", "surrogatepass")
         self._texts.append(text)
         self._bytes += len(text)
         if len(self._texts) >= ROWS_AT_ONCE or self._bytes >= BYTES_AT_ONCE:
