@@ -133,6 +133,9 @@ class ExitCode(IntEnum):
         return FailureClass[self.name]
 
 
+Place = Annotated[str, Field(max_length=128), AfterValidator(partial(_shown, at_most=128))]
+"""Where in the program a failure arose, such as `training/loop.py:212`, or what the rank was doing; escaped
+for terminals."""
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Uri = Annotated[str, Field(max_length=1024)]
 Reason = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9]{0,63}$")]
@@ -342,6 +345,9 @@ class TerminationMessage(Model):
     message: Message
     hint: Hint = ""
     """What the reader can do about it."""
+    place: Place | None = None
+    """Where the failure arose: the line of the trainer, or the activity of a rank that left no error. The
+    operator compares the places of two failed attempts."""
     step: NonNegativeInt | None = None
     epoch: FiniteFloat | None = None
     checkpoint: CheckpointRef | None = None
@@ -451,6 +457,8 @@ class RankFile(Model):
     reason: Reason | None = None
     message: str = ""
     hint: str = ""
+    place: Place | None = None
+    """Where the failure arose; None where the rank left no error."""
     step: NonNegativeInt | None = None
     epoch: FiniteFloat | None = None
     payload: Payload | None = None
