@@ -1,6 +1,7 @@
 """The two S3 clients of a store, set up alike: time-outs, authorities, keys, no redirect to another host.
 
-obstore moves bytes; minio asks, lists and deletes.
+obstore moves the content of objects. minio asks about, lists and deletes objects. multipart.py sends the two
+requests about unfinished uploads over the connections of minio.
 """
 
 import ssl
@@ -36,8 +37,11 @@ class Clients:
     """Both clients of one store."""
 
     endpoint: str
+    region: str
     credentials: Callable[[], Credentials]
     """Reads the keys as they are now."""
+    http: urllib3.PoolManager
+    """The connections of `control`."""
     control: Minio
     bulk: Callable[[str, int], S3Store]
     """Of a bucket, by its name; with so many repeats of a single request. Each is made once."""
@@ -55,10 +59,13 @@ def connect(access: StoreAccess, credentials: Callable[[], Credentials], ca_bund
         StageFailure: EndpointInvalid.
     """
     check_endpoint(access.endpoint)
+    http = connections(ca_bundle)
     return Clients(
         access.endpoint,
+        access.region,
         credentials,
-        control_client(access, credentials, ca_bundle),
+        http,
+        control_client(access, credentials, http),
         cache(partial(bulk_client, access, credentials, ca_bundle)),
     )
 
@@ -137,23 +144,32 @@ class _FileKeys(Provider):
         return MinioCredentials(keys.access_key, keys.secret_key, keys.session_token)
 
 
-def control_client(
-    access: StoreAccess, credentials: Callable[[], Credentials], ca_bundle: str | None
-) -> Minio:
-    """minio-py on one store; it repeats nothing, follows no redirect and reads the keys for each request."""
+def connections(ca_bundle: str | None) -> urllib3.PoolManager:
+    """The connections for control requests, without retries.
+
+    Args:
+        ca_bundle: PEM, added to the system's authorities.
+    """
     context = ssl.create_default_context()
     if ca_bundle is not None:
         context.load_verify_locations(cadata=ca_bundle)
+    return urllib3.PoolManager(
+        ssl_context=context,
+        timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS),
+        retries=False,
+        maxsize=_CONNECTIONS,
+    )
+
+
+def control_client(
+    access: StoreAccess, credentials: Callable[[], Credentials], http: urllib3.PoolManager
+) -> Minio:
+    """minio-py on one store; it repeats nothing, follows no redirect and reads the keys for each request."""
     parts = urlsplit(access.endpoint)
     return Minio(
         parts.netloc,
         secure=parts.scheme == "https",
         region=access.region,
         credentials=_FileKeys(credentials),
-        http_client=urllib3.PoolManager(
-            ssl_context=context,
-            timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS),
-            retries=False,
-            maxsize=_CONNECTIONS,
-        ),
+        http_client=http,
     )

@@ -9,6 +9,7 @@ import obstore
 from minio.error import S3Error
 
 from finetune_trainer.s3.clients import Clients
+from finetune_trainer.s3.multipart import Upload, abort_upload, list_uploads
 from finetune_trainer.s3.objects import Transfer
 from finetune_trainer.s3.retries import TRIES, persist
 from finetune_trainer.s3.uris import S3Uri
@@ -79,39 +80,34 @@ def _attributes(where: S3Uri) -> dict[str, str]:
 
 def abort_unfinished(clients: Clients, below: S3Uri) -> int:
     """Aborts every upload in parts below a prefix that was not completed. Returns how many."""
-    aborted: set[tuple[str, str]] = set()
+    aborted: set[Upload] = set()
 
     def abort() -> int:
         # Listed anew until nothing new is found: a store may leave some out between two pages.
         while found := _below(clients, below) - aborted:
-            for key, upload in found:
+            for upload in found:
                 with _forgiving("NoSuchUpload"):
-                    clients.control._abort_multipart_upload(below.bucket, key, upload)  # noqa: SLF001
-                aborted.add((key, upload))
+                    abort_upload(clients, below.bucket, upload)
+                aborted.add(upload)
         return len(aborted)
 
     return persist(abort, f"abort uploads below {below}", clients)
 
 
-def _below(clients: Clients, prefix: S3Uri) -> set[tuple[str, str]]:
+def _below(clients: Clients, prefix: S3Uri) -> set[Upload]:
     # Asked for a folder, MinIO lists no uploads: it takes the prefix for one object's name. Asked for the
     # whole bucket, it lists those it remembers; those a restart made it forget expire in a day.
     found = {*_unfinished(clients, prefix), *_unfinished(clients, S3Uri(prefix.bucket, ""))}
-    return {(key, upload) for key, upload in found if key.startswith(prefix.key)}
+    return {upload for upload in found if upload.key.startswith(prefix.key)}
 
 
-def _unfinished(clients: Clients, below: S3Uri) -> Iterator[tuple[str, str]]:
-    """Key and id of each unfinished upload. minio keeps this call private; S3 itself does not."""
-    key_marker = upload_marker = None
-    while True:
-        page = clients.control._list_multipart_uploads(  # noqa: SLF001
-            below.bucket, prefix=below.key, key_marker=key_marker, upload_id_marker=upload_marker
-        )
-        for upload in page.uploads:
-            yield upload.object_name, upload.upload_id or ""
-        if not page.is_truncated:
-            return
-        key_marker, upload_marker = page.next_key_marker, page.next_upload_id_marker
+def _unfinished(clients: Clients, below: S3Uri) -> Iterator[Upload]:
+    """The unfinished uploads of the keys that start with a prefix, page after page."""
+    after: str | None = ""
+    while after is not None:
+        page = list_uploads(clients, below.bucket, below.key, after)
+        yield from page.uploads
+        after = page.next_key
 
 
 @contextlib.contextmanager
