@@ -41,6 +41,21 @@ def test_a_large_file_travels_in_parts_and_is_digested_on_the_way(
 
 
 @pytest.mark.usefixtures("small_parts")
+def test_an_upload_reports_the_bytes_of_each_part(store: Store, bucket: str, tmp_path: Path) -> None:
+    file = tmp_path / "large"
+    file.write_bytes(CONTENT)
+    large: list[int] = []
+    small: list[int] = []
+
+    store.upload(file, f"s3://{bucket}/large", on_bytes=large.append)
+    file.write_bytes(b"small")
+    store.upload(file, f"s3://{bucket}/small", on_bytes=small.append)
+
+    assert large == [5 * 1024 * 1024, 1000]
+    assert small == [5]
+
+
+@pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize(
     ("name", "told"),
     [

@@ -16,6 +16,7 @@ from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import base_model, lora
 from finetune_trainer.paths import Paths
 from finetune_trainer.report.record import MODEL_FOLDER, VERIFICATION
+from finetune_trainer.s3.digests import OnBytes, ignore_bytes
 from finetune_trainer.tasks.base import Learning
 from finetune_trainer.tasks.registry import learning
 from finetune_trainer.training import best_weights
@@ -30,7 +31,9 @@ MERGED_TOLERANCE = 1e-3
 """The same for a model whose adapter was merged: its products are rounded in another order."""
 
 
-def verify(config: TrainConfig, paths: Paths, staged: Path) -> tuple[Path, float]:
+def verify(
+    config: TrainConfig, paths: Paths, staged: Path, on_bytes: OnBytes = ignore_bytes
+) -> tuple[Path, float]:
     """Loads what Train staged from its files alone and compares its logits; merges an adapter if asked.
 
     An adapter is compared on the base model as it is in S3 now; merging begins with what was compared, and
@@ -40,6 +43,7 @@ def verify(config: TrainConfig, paths: Paths, staged: Path) -> tuple[Path, float
         config: the trainer's input.
         paths: of this pod.
         staged: what Train staged.
+        on_bytes: is told of the bytes of the base model that move.
 
     Returns:
         The folder of the model that may be published, and the largest difference of a logit of it.
@@ -50,7 +54,7 @@ def verify(config: TrainConfig, paths: Paths, staged: Path) -> tuple[Path, float
     """
     task, method = learning(config.run.task), config.run.method
     folder, verification = staged / MODEL_FOLDER, staged / VERIFICATION
-    base = base_model.fetch(config, paths)[0] if isinstance(method, Lora) else None
+    base = base_model.fetch(config, paths, on_bytes)[0] if isinstance(method, Lora) else None
     tuned: Any = task.load_published(folder, base)
     difference = _compare(task, tuned, verification, TOLERANCE)
     if not isinstance(method, Lora) or not method.merge:

@@ -26,7 +26,8 @@ from finetune_trainer.s3.retries import WINDOW_SECONDS
 
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 30
-_REQUEST_SECONDS = 600
+REQUEST_SECONDS = 600
+"""The longest time that one request of obstore may take."""
 _CONNECTIONS = 4
 _NOWHERE = "http://127.0.0.1:1"
 """A proxy that nobody serves: where obstore would follow a redirect to another host, it ends here."""
@@ -114,7 +115,7 @@ def bulk_client(
         "allow_http": access.endpoint.startswith("http://"),
         "connect_timeout": timedelta(seconds=_CONNECT_SECONDS),
         "read_timeout": timedelta(seconds=_READ_SECONDS),
-        "timeout": timedelta(seconds=_REQUEST_SECONDS),
+        "timeout": timedelta(seconds=REQUEST_SECONDS),
         "proxy_url": _NOWHERE,
         "proxy_excludes": urlsplit(access.endpoint).hostname,
     }

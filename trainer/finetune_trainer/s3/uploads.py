@@ -8,14 +8,17 @@ from pathlib import Path
 import obstore
 from minio.error import S3Error
 
-from finetune_trainer.s3.clients import Clients
+from finetune_trainer.s3.clients import REQUEST_SECONDS, Clients
+from finetune_trainer.s3.digests import OnBytes, ignore_bytes
 from finetune_trainer.s3.multipart import Upload, abort_upload, list_uploads
 from finetune_trainer.s3.objects import Transfer
-from finetune_trainer.s3.retries import TRIES, persist
+from finetune_trainer.s3.retries import TRIES, WINDOW_SECONDS, persist
 from finetune_trainer.s3.uris import S3Uri
 
 PART_BYTES = 16 * 1024 * 1024
 """A file that is larger is put in parts of this size."""
+UPLOAD_SILENCE_SECONDS = REQUEST_SECONDS + WINDOW_SECONDS
+"""The longest time between two reports of an upload whose bytes move: one request, and its retries."""
 _PARALLEL = 4
 _TYPES = {
     "html": "text/html; charset=utf-8",
@@ -44,10 +47,20 @@ def put(clients: Clients, where: S3Uri, data: bytes) -> Transfer:
     return Transfer(len(data), "sha256:" + hashlib.sha256(data).hexdigest())
 
 
-def put_file(clients: Clients, where: S3Uri, path: Path) -> Transfer:
-    """Puts a file, in parts if it is large."""
+def put_file(clients: Clients, where: S3Uri, path: Path, on_bytes: OnBytes = ignore_bytes) -> Transfer:
+    """Puts a file, in parts if the file is large.
+
+    Args:
+        clients: of the store.
+        where: the object.
+        path: of the file.
+        on_bytes: is told of each part as soon as the client takes the next part. The client holds four parts,
+            so the last reports come before their parts have arrived.
+    """
     if path.stat().st_size <= PART_BYTES:
-        return put(clients, where, path.read_bytes())
+        sent = put(clients, where, path.read_bytes())
+        on_bytes(sent.size)
+        return sent
 
     def put_parts() -> Transfer:
         digest, size = hashlib.sha256(), 0
@@ -59,6 +72,7 @@ def put_file(clients: Clients, where: S3Uri, path: Path) -> Transfer:
                     digest.update(piece)
                     size += len(piece)
                     yield piece
+                    on_bytes(len(piece))
 
         obstore.put(
             clients.bulk(where.bucket, TRIES - 1),

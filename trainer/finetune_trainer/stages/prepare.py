@@ -29,10 +29,11 @@ from finetune_trainer.data.partition import Partition, partition
 from finetune_trainer.data.shards import Prepared, read_index, store_prepared
 from finetune_trainer.data.sources import DataFile
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.heartbeat import Heartbeat
+from finetune_trainer.heartbeat import Heartbeat, beat_on_bytes
 from finetune_trainer.models import base_model, layer_names, lineage, model_check, model_folder
 from finetune_trainer.models.plan import choose, typical_length
 from finetune_trainer.paths import Paths
+from finetune_trainer.s3.digests import OnBytes
 from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.stages import preflight
 from finetune_trainer.stages.result import StageResult
@@ -45,7 +46,7 @@ FORMAT = 2
 """Of the prepared rows; raised when the same files come to other rows or tokens."""
 REPORT = "report.json"
 _SLOW_SECONDS = 1800.0
-"""A large download or a long tokenisation may be silent that long."""
+"""A long tokenisation may be silent that long."""
 
 
 class Facts(Model):
@@ -102,10 +103,13 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     preflight.check_writable(output, config)
     parent = lineage.keep_parent(config.run, models, output)
     found = sources.find(data, config.run.dataset)
-    files = {name: sources.fetch(data, split.uris, paths) for name, split in found.items()}
+    on_bytes = beat_on_bytes(heartbeat, Activity.CHECKING_STORE, _SLOW_SECONDS)
+    files = {name: sources.fetch(data, split.uris, paths, on_bytes) for name, split in found.items()}
     heartbeat.beat(Activity.CHECKING_MODEL, percent=10, quiet_seconds=_SLOW_SECONDS)
     task = preparing(config.run.task)
-    base = _base(config, task, models, paths)
+    base = _base(
+        config, task, models, paths, beat_on_bytes(heartbeat, Activity.CHECKING_MODEL, _SLOW_SECONDS)
+    )
     if parent:
         lineage.check_files(config.run.model.uri, parent, base.folder, base.digest)
     digest = _data_digest(config, base, files)
@@ -119,7 +123,7 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     return _result(work, digest, facts)
 
 
-def _base(config: TrainConfig, task: Preparing[Any], store: Store, paths: Paths) -> _Base:
+def _base(config: TrainConfig, task: Preparing[Any], store: Store, paths: Paths, on_bytes: OnBytes) -> _Base:
     """Checks the model from outside before its weights are downloaded for their digest."""
     uri = config.run.model.uri.rstrip("/") + "/"
     wanted = model_check.Wanted(task.model_types(), task.HEAD, task.SUITABLE)
@@ -127,7 +131,7 @@ def _base(config: TrainConfig, task: Preparing[Any], store: Store, paths: Paths)
     layer_names.check(config.run.method, inspection.weights)
     fresh = paths.scratch / "model"
     shutil.rmtree(fresh, ignore_errors=True)
-    digest = base_model.download(store, uri, fresh)
+    digest = base_model.download(store, uri, fresh, on_bytes)
     tokenizer = tokenise.load_tokenizer(fresh)
     tokenise.check_vocabulary(tokenizer, inspection.config.get("vocab_size"))
     return _Base(
@@ -234,7 +238,13 @@ def _prepare_rows(work: _Work, heartbeat: Heartbeat) -> Facts:
     report = document(parts.splits, work.files, lengths, longest)
     report |= task.shown(work.base.tokenizer, parts.splits["train"], cut["train"])
     _write_report(work, findings, report)
-    store_prepared(work.output, work.folder, prepared, facts.model_dump(mode="json", by_alias=True))
+    store_prepared(
+        work.output,
+        work.folder,
+        prepared,
+        facts.model_dump(mode="json", by_alias=True),
+        beat_on_bytes(heartbeat, Activity.UPLOADING, _SLOW_SECONDS),
+    )
     return facts
 
 
