@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from finetune_trainer.contract import FailureClass
+from finetune_trainer.pod.errors import PEER_LOST, explain
 
 ROOT, WORLD, PATIENCE = Path(__file__).parents[3], 3, 1.0
 
@@ -116,4 +117,5 @@ def test_ranks_that_wait_longer_than_a_collective_may_last_show_signs_of_life(wr
 def test_the_wait_for_a_rank_that_dies_ends(written: Path) -> None:
     end = json.loads((written / "dead.json").read_text())
     assert end["reason"] == "RuntimeError"
+    assert explain(RuntimeError(end["message"])).reason == PEER_LOST
     assert end["seconds"] < 60
