@@ -42,6 +42,10 @@ class FileFacts:
     """In how many rows each column occurs."""
     header_is_a_line: bool = False
     """See Opened."""
+    dialect: str = ""
+    """See Opened."""
+    hint: str = ""
+    """See Opened."""
     rows: int = 0
     fault: str = ""
     """Why the file could not be read to its end."""
@@ -80,9 +84,11 @@ def read_source(home: str, files: Sequence[Unread], read: Reader) -> Source:
             file.warnings = opened.warnings
             file.columns.update(dict.fromkeys(opened.columns, 0))
             file.header_is_a_line = opened.header_is_a_line
+            file.dialect, file.hint = opened.dialect, opened.hint
             for row in opened.rows:
                 last = before + row.line
                 _take(source, file, row, Line.of(last, source.spans) if len(files) > 1 else last, read)
+            file.warnings += opened.after()
         except FileFaultError as error:
             file.fault = str(error)
     return source
@@ -158,7 +164,9 @@ def _lacks(file: FileFacts, absent: Absent) -> _Fault | None:
         return _Fault(f"{missing}; it has {_listed(known)}")
     there = f"; it has {_listed(file.columns)}"
     if file.header_is_a_line:
-        return _Fault(f"{missing} in its first line, which has {len(file.columns):,} cells", there)
+        read_as = f". The file is read as {file.dialect}" if file.dialect else ""
+        hint = f"; {file.hint.removesuffix('.')}" if file.hint else ""
+        return _Fault(f"{missing} in its header{read_as}{hint}", there)
     return _Fault(f"{missing}; no other is in half of its rows", there)
 
 
@@ -174,7 +182,7 @@ def _is_schema(file: FileFacts, name: str, absent: Absent) -> bool:
 
 
 def _listed(columns: Iterable[str]) -> str:
-    return ", ".join(printable(name)[:_COLUMN] for name in sorted(columns)[:20])
+    return ", ".join(printable(name)[:_COLUMN] or "''" for name in sorted(columns)[:20])
 
 
 def _files_error(

@@ -25,6 +25,7 @@ from finetune_trainer.contract import (
 from finetune_trainer.data import doctor, sources, tokenise
 from finetune_trainer.data.data_report import Lengths, document
 from finetune_trainer.data.findings import Finding, SplitName, warning
+from finetune_trainer.data.listing import also_ignored
 from finetune_trainer.data.partition import Partition, partition
 from finetune_trainer.data.shards import Prepared, read_index, store_prepared
 from finetune_trainer.data.sources import DataFile
@@ -41,7 +42,7 @@ from finetune_trainer.tasks.registry import preparing
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Of the prepared rows; raised when the same files come to other rows or tokens."""
 REPORT = "report.json"
 _SLOW_SECONDS = 1800.0
@@ -262,7 +263,7 @@ def _fail_on_errors(work: _Work, findings: list[Finding]) -> None:
     raise StageFailure(
         FailureClass.USER_DATA,
         errors[0].code,
-        errors[0].message + more,
+        errors[0].message + more + also_ignored(findings),
         f"Mend the data; lines and reasons are in {work.folder}{REPORT}.",
     )
 
