@@ -7,6 +7,7 @@ from finetune_trainer.data import doctor
 from finetune_trainer.data.doctor import Source, Unread
 from finetune_trainer.data.findings import Finding
 from finetune_trainer.data.readers import FileFaultError, Opened, Row, open_rows
+from finetune_trainer.data.sameness import KEYS
 from finetune_trainer.tasks.text_classification.data import LabelledText
 
 
@@ -184,7 +185,7 @@ def test_a_file_whose_end_cannot_be_read_is_an_error_whatever_came_before() -> N
 
 
 def test_rows_whose_text_is_held_out_are_left_out_of_training() -> None:
-    kept, left_out = doctor.without_overlap(rows(("A  cat", "x"), ("a dog", "x")), rows(("a CAT", "y")))
+    kept, left_out = doctor.without_overlap(rows(("A  cat", "x"), ("a dog", "x")), rows(("a CAT", "y")), KEYS)
     assert [row.text for row in kept] == ["a dog"]
     assert [row.text for row in left_out] == ["A  cat"]
 

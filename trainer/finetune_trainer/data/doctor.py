@@ -10,6 +10,7 @@ from finetune_trainer.data.example import Example
 from finetune_trainer.data.findings import LISTED, Finding, warning
 from finetune_trainer.data.lines import FileSpan, Line
 from finetune_trainer.data.readers import BadRow, FileFaultError, Opened, Row
+from finetune_trainer.data.sameness import Sameness, whole
 
 _FEW_TEST_ROWS = 100
 _COLUMN = 60
@@ -235,23 +236,45 @@ def _bad_rows(source: Source, max_bad: float) -> Finding:
     )
 
 
-def without_overlap(rows: Sequence[Kind], held_out: Iterable[Example]) -> tuple[list[Kind], list[Kind]]:
-    """The rows whose text does not occur among the held-out rows, and those whose text does."""
-    keys = {example.key for example in held_out}
+def without_overlap(
+    rows: Sequence[Kind], held_out: Iterable[Example], same: Sameness
+) -> tuple[list[Kind], list[Kind]]:
+    """The rows that are no held-out question, and the rows that are."""
+    keys = {same.of(example) for example in held_out}
     kept: list[Kind] = []
     left_out: list[Kind] = []
     for row in rows:
-        (left_out if row.key in keys else kept).append(row)
+        (left_out if same.of(row) in keys else kept).append(row)
     return kept, left_out
 
 
-def overlap(rows: Sequence[Example], uri: str, of: str, among: str) -> list[Finding]:
-    """Says which rows were left out because their text is also held out."""
+def overlap(
+    rows: Sequence[Example], held_out: Iterable[Example], uri: str, of: str, among: str
+) -> list[Finding]:
+    """Says which rows were left out because they, or their prompts, are also held out."""
     if not rows:
         return []
-    message = f"{len(rows):,} {of} rows were left out because their text is also among the {among} rows."
-    lines = tuple(f"{row.line}: {row.excerpt}" for row in rows[:LISTED])
-    return [Finding(level="warning", code="Overlap", message=message, file=uri, count=len(rows), lines=lines)]
+    texts = {whole(row) for row in held_out}
+    prompts = sum(whole(row) not in texts for row in rows)
+    if not prompts:
+        why = f"because their text is also among the {among} rows"
+    elif prompts == len(rows):
+        why = f"because their prompt, which precedes the first learnt text, is also among the {among} rows"
+    else:
+        why = (
+            f"because the whole text of {len(rows) - prompts:,} and only the prompt of {prompts:,}, which"
+            f" precedes the first learnt text, is also among the {among} rows"
+        )
+    return [
+        Finding(
+            level="warning",
+            code="Overlap",
+            message=f"{len(rows):,} {of} rows were left out {why}.",
+            file=uri,
+            count=len(rows),
+            lines=tuple(f"{row.line}: {row.excerpt}" for row in rows[:LISTED]),
+        )
+    ]
 
 
 def duplicates(rows: Sequence[Example], uri: str) -> list[Finding]:

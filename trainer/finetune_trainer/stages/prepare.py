@@ -23,6 +23,7 @@ from finetune_trainer.contract import (
     RowCounts,
 )
 from finetune_trainer.data import doctor, sources, tokenise
+from finetune_trainer.data.columns import columns_unused, unused
 from finetune_trainer.data.data_report import Lengths, document
 from finetune_trainer.data.findings import Finding, SplitName, warning
 from finetune_trainer.data.listing import also_ignored
@@ -178,13 +179,14 @@ def _prepare_rows(work: _Work, heartbeat: Heartbeat) -> Facts:
     run, task = work.config.run, work.task
     heartbeat.beat(Activity.CHECKING_DATA, percent=20, quiet_seconds=_SLOW_SECONDS)
     reader = partial(task.example, run=run)
-    wanted = frozenset(run.dataset.columns.model_dump().values())
+    wanted = task.columns(run)
     read = {name: sources.read(name, files, wanted, reader) for name, files in work.files.items()}
     findings = list(work.notes)
     for source in read.values():
         findings += doctor.check_source(
             source, partial(task.absent, run=run), run.dataset.max_bad_row_fraction
         )
+        findings += columns_unused({file.name: file.columns for file in source.files}, wanted, source.home)
     _fail_on_errors(work, findings)
     parts = partition(
         {name: source.examples for name, source in read.items()},
@@ -233,6 +235,10 @@ def _prepare_rows(work: _Work, heartbeat: Heartbeat) -> Facts:
         findings=_count(findings),
     )
     report = document(parts.splits, work.files, lengths, longest)
+    report["unusedColumns"] = {
+        name: {file.name: unused(file.columns, wanted) for file in source.files}
+        for name, source in read.items()
+    }
     report |= task.shown(work.base.tokenizer, parts.splits["train"], cut["train"])
     _write_report(work, findings, report)
     store_prepared(work.output, work.folder, prepared, facts.model_dump(mode="json", by_alias=True))

@@ -100,6 +100,11 @@ def _named_class(label: Any, column: str) -> tuple[str, str]:
     return name, f"{column!r} is NaN or invisible: a missing label" if missing else ""
 
 
+def columns(run: Run) -> frozenset[str]:
+    """Text and label."""
+    return frozenset({run.dataset.columns.text, run.dataset.columns.label})
+
+
 def absent(there: Collection[str], run: Run) -> tuple[str, ...]:
     """Both columns are needed."""
     columns = run.dataset.columns

@@ -36,6 +36,12 @@ def example(line: int, values: Mapping[str, Any], run: Run) -> Passage | str:
     return passage(line, values, run.dataset.columns, run.training.train_on)
 
 
+def columns(run: Run) -> frozenset[str]:
+    """The columns of the three kinds of rows."""
+    names = run.dataset.columns
+    return frozenset({names.messages, names.prompt, names.completion, names.text})
+
+
 def absent(there: Collection[str], run: Run) -> tuple[str, ...]:
     """A file needs messages, or prompt and completion, or text."""
     columns = run.dataset.columns
