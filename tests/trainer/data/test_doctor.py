@@ -65,6 +65,12 @@ def test_a_line_above_the_header_is_asked_about() -> None:
     assert "Export" not in finding.message
 
 
+def test_a_header_is_there_also_if_no_row_can_be_used() -> None:
+    (finding,) = check("text,label\na,b,c\nd,e,f\n", name="rows.csv")
+    assert finding.code == "TooManyBadRows"
+    assert "line 2 has 3 cells, the header has 2." in finding.message
+
+
 def test_a_column_with_an_empty_name_is_shown() -> None:
     (finding,) = check('{"": 1, "body": 2}\n')
     assert "it has '', body." in finding.message

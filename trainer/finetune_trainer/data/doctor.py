@@ -156,7 +156,8 @@ class _Fault:
 
 def _lacks(file: FileFacts, absent: Absent) -> _Fault | None:
     """Which columns a file has not; None if it has all that are needed."""
-    lacking = absent([name for name, count in file.columns.items() if count])
+    # A header names the columns also where no row can be used; a key of JSON occurs in rows only.
+    lacking = absent([name for name, count in file.columns.items() if count or file.header_is_a_line])
     if not lacking or not file.columns or not file.rows:
         return None
     missing = f"has no column {' and no '.join(map(repr, lacking))}"

@@ -60,8 +60,10 @@ def sameness(train: Sequence[Example], held_out: Sequence[Sequence[Example]]) ->
     for rows in (train, *held_out):
         found |= frequent(Counter(row.key for row in rows), len(rows))
     shared = {row.key for rows in held_out for row in rows} - found
-    if sum(row.key in shared for row in train) * 2 > len(train):
+    if shared and sum(row.key in shared for row in train) * 2 > len(train):
         found |= shared
+    if not found:
+        return KEYS
     wholes: dict[str, set[str]] = {text: set() for text in found}
     for rows in (train, *held_out):
         for row in rows:
@@ -72,6 +74,8 @@ def sameness(train: Sequence[Example], held_out: Sequence[Sequence[Example]]) ->
 
 def repeated(rows: Sequence[Example], same: Sameness, home: str) -> list[Finding]:
     """Says which inputs are so frequent that only whole rows are held apart."""
+    if not same.frequent:
+        return []
     counts: Counter[str] = Counter()
     first: dict[str, Example] = {}
     for row in rows:
