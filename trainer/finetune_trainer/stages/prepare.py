@@ -23,8 +23,10 @@ from finetune_trainer.contract import (
     RowCounts,
 )
 from finetune_trainer.data import doctor, sources, tokenise
+from finetune_trainer.data.columns import columns_unused, unused
 from finetune_trainer.data.data_report import Lengths, document
 from finetune_trainer.data.findings import Finding, SplitName, warning
+from finetune_trainer.data.listing import also_ignored
 from finetune_trainer.data.partition import Partition, partition
 from finetune_trainer.data.shards import Prepared, read_index, store_prepared
 from finetune_trainer.data.sources import DataFile
@@ -42,7 +44,7 @@ from finetune_trainer.tasks.registry import data_of
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Of the prepared rows; raised when the same files come to other rows or tokens."""
 REPORT = "report.json"
 _SLOW_SECONDS = 1800.0
@@ -181,13 +183,14 @@ def _prepare_rows(work: _Work, heartbeat: Heartbeat) -> Facts:
     run, task = work.config.run, work.task
     heartbeat.beat(Activity.CHECKING_DATA, percent=20, quiet_seconds=_SLOW_SECONDS)
     reader = partial(task.example, run=run)
-    wanted = frozenset(run.dataset.columns.model_dump().values())
+    wanted = task.columns(run)
     read = {name: sources.read(name, files, wanted, reader) for name, files in work.files.items()}
     findings = list(work.notes)
     for source in read.values():
         findings += doctor.check_source(
             source, partial(task.absent, run=run), run.dataset.max_bad_row_fraction
         )
+        findings += columns_unused({file.name: file.columns for file in source.files}, wanted, source.home)
     _fail_on_errors(work, findings)
     parts = partition(
         {name: source.examples for name, source in read.items()},
@@ -236,6 +239,10 @@ def _prepare_rows(work: _Work, heartbeat: Heartbeat) -> Facts:
         findings=_count(findings),
     )
     report = document(parts.splits, work.files, lengths, longest)
+    report["unusedColumns"] = {
+        name: {file.name: unused(file.columns, wanted) for file in source.files}
+        for name, source in read.items()
+    }
     report |= task.shown(work.base.tokenizer, parts.splits["train"], cut["train"])
     _write_report(work, findings, report)
     store_prepared(
@@ -272,7 +279,7 @@ def _fail_on_errors(work: _Work, findings: list[Finding]) -> None:
     raise StageFailure(
         FailureClass.USER_DATA,
         errors[0].code,
-        errors[0].message + more,
+        errors[0].message + more + also_ignored(findings),
         f"Mend the data; lines and reasons are in {work.folder}{REPORT}.",
     )
 
