@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-METRIC_CODE = f"2 {transformers.__version__} {torch.__version__}"
+METRIC_CODE = f"3 {transformers.__version__} {torch.__version__}"
 """Raised when the meaning of a metric changes. The libraries decide whether rows are kept apart."""
 FORWARD = model.FORWARD
 NEW_TOKENS = 64
@@ -215,7 +215,8 @@ def _continued(context: Context, network: torch.nn.Module) -> tuple[str, ...]:
     """What a model writes after the prompts of the first test rows; on one rank alone."""
     tokenizer = _tokenizer(context)
     prompts = [prompt for prompt, _ in _prompts(context.prepared.test)]
-    written = model.generate(network, prompts, [tokenizer.eos_token_id], context.pad_id, NEW_TOKENS)
+    ends = model.ends_of(context.base, tokenizer.eos_token_id)
+    written = model.generate(network, prompts, ends, context.pad_id, NEW_TOKENS)
     return tuple(tokenizer.decode(ids, skip_special_tokens=True) for ids in written)
 
 
