@@ -73,18 +73,18 @@ def labelled_rows() -> Split:
 
 
 def trained_rows() -> Split:
-    """21 rows of 2 to 15 tokens, of which some are learnt, the last one always."""
+    """21 rows of 2 to 15 tokens, of which some are in the loss, the last token always."""
     random = np.random.default_rng(8)
     counts = random.integers(2, 16, ROWS)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    trained = random.random(counts.sum()) < 0.5
-    trained[offsets[1:] - 1], trained[offsets[:-1]] = True, False
+    loss_mask = random.random(counts.sum()) < 0.5
+    loss_mask[offsets[1:] - 1], loss_mask[offsets[:-1]] = True, False
     return Split(
         tokens=random.integers(7, 300, counts.sum()).astype(np.int32),
         offsets=offsets,
         labels=np.zeros(ROWS, dtype=np.int32),
         rows=(np.arange(ROWS) + 100).astype(np.int64),
-        trained=trained,
+        loss_mask=loss_mask,
     )
 
 

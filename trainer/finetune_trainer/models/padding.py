@@ -23,11 +23,12 @@ class PadToken:
 
 
 def pad_token(folder: Path) -> PadToken:
-    """The tokenizer's padding token, or one that no text of training or inference is likely to contain.
+    """The tokenizer's padding token, or a token that texts are unlikely to contain.
 
-    A decoder classifies by the last token that is not the padding token, so a token that occurs in texts
-    would move that position. In order: a special token with `pad` in its name, a new token where the embedding has
-    a free row, a reserved special token, the unknown token of a tokenizer that knows every byte, the EOS.
+    A decoder classifies by the last token that is not the padding token, so that a token of the text would
+    move that position. In order: a special token with `pad` in its name, a new token where the embedding
+    has a free row, a reserved special token, the unknown token of a tokenizer that knows every byte, the
+    EOS.
 
     Args:
         folder: of a base model.

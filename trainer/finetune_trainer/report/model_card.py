@@ -3,11 +3,18 @@
 from collections.abc import Iterator, Sequence
 
 from finetune_trainer.config import TrainConfig
-from finetune_trainer.contract import HIGHER_IS_BETTER, Chosen, Evaluation, Interval, MetricName, Scores
+from finetune_trainer.contract import (
+    HIGHER_IS_BETTER,
+    TITLES,
+    Chosen,
+    Evaluation,
+    Interval,
+    MetricName,
+    Scores,
+)
 from finetune_trainer.models import method_facts
 from finetune_trainer.report import method, provenance
 from finetune_trainer.report.markdown import cell
-from finetune_trainer.report.numbers import NAMES
 from finetune_trainer.report.record import TrainingRecord, base_name, sentence
 from finetune_trainer.s3.manifest import Manifest
 from finetune_trainer.tasks.base import LICENCE, Telling
@@ -70,7 +77,7 @@ def _results(record: TrainingRecord) -> str:
         "## Results\n\n"
         f"Measured on {evaluation.rows} held-out test rows that no choice depended on. In brackets: 95 % "
         "percentile bootstrap intervals (1,000 resamples of the test rows; the difference is paired). "
-        f"The metric that decided which epoch was kept is **{NAMES[evaluation.primary_metric]}** on the "
+        f"The metric that decided which epoch was kept is **{TITLES[evaluation.primary_metric]}** on the "
         f"validation rows.\n\n" + "\n".join(table)
     )
 
@@ -86,7 +93,7 @@ def _columns(evaluation: Evaluation) -> list[tuple[str, Scores]]:
 
 
 def _titled(name: MetricName) -> str:
-    return NAMES[name] if HIGHER_IS_BETTER[name] else f"{NAMES[name]} (lower is better)"
+    return TITLES[name] if HIGHER_IS_BETTER[name] else f"{TITLES[name]} (lower is better)"
 
 
 def _making(config: TrainConfig, chosen: Chosen, staged: Manifest, record: TrainingRecord) -> str:
@@ -111,7 +118,7 @@ def _history(record: TrainingRecord) -> str:
         (str(row.epoch), str(row.step), f"{row.training_loss:.4f}", f"{row.validation:.4f}")
         for row in record.history
     ]
-    metric = f"{NAMES[record.evaluation.primary_metric]} on validation rows"
+    metric = f"{TITLES[record.evaluation.primary_metric]} on validation rows"
     return "\n".join(_table(("epoch", "step", "training loss", metric), rows))
 
 
