@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,8 @@ def _read(document: Mapping[str, Any]) -> dict[str, Any] | None:
     """What this version of transformers makes of a config; None if it cannot read it."""
     from transformers import AutoConfig  # noqa: PLC0415 - heavy
 
-    given = {name: value for name, value in document.items() if name != "model_type"}
+    # The class of the config writes into what it is given.
+    given = {name: deepcopy(value) for name, value in document.items() if name != "model_type"}
     try:
         read: dict[str, Any] = AutoConfig.for_model(str(document["model_type"]), **given).to_dict()
     except Exception:  # noqa: BLE001 - whatever a config class raises
