@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
 
 from finetune_trainer.models.class_layer import class_layer
-from finetune_trainer.tasks.text_classification.model import load_classifier
+from finetune_trainer.tasks.text_classification.classifier import load_classifier
 from tests.trainer.models import bases
 
 OLD = {"0": "red", "1": "green", "2": "blue"}

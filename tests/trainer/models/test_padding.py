@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from finetune_trainer.models import methods, padding
 from finetune_trainer.models.base_model import TOKENIZER_FILES
-from finetune_trainer.tasks.text_classification.model import load_classifier
+from finetune_trainer.tasks.text_classification.classifier import load_classifier
 from tests.trainer.models import bases
 
 WORDS = ["a", "b", "c", "d", "e"]

@@ -26,10 +26,10 @@ from finetune_trainer.models import methods
 from finetune_trainer.models.load import quiet
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.pod.rank import leave
-from finetune_trainer.tasks.base import Learning
-from finetune_trainer.tasks.registry import learning
+from finetune_trainer.tasks.base import TaskModel
+from finetune_trainer.tasks.registry import model_of
 from finetune_trainer.training import loop
-from finetune_trainer.training.deepspeed_config import own_clip
+from finetune_trainer.training.deepspeed_config import Precision, own_clip
 from finetune_trainer.training.distributed import Gang, meet
 
 ROWS, CLASSES, BATCH, VOCABULARY = 21, 3, 8, 50
@@ -41,7 +41,7 @@ STANDING_STILL = 1e-30
 class Subject:
     """A task with rows of its own."""
 
-    learning: Learning
+    model: TaskModel
     rows: Split
     labels: tuple[str, ...]
     packing: Packing | None
@@ -49,8 +49,8 @@ class Subject:
     def load(self, base: Path, how: Method) -> torch.nn.Module:
         """The same weights every time; an adapter is given some, for a new one changes nothing."""
         set_seed(1)
-        model = self.learning.load(base, Prepared(self.rows, self.rows, self.rows, self.labels))
-        tuned = methods.applied(how, model, self.learning.head(model), seed=1)
+        model = self.model.load(base, Prepared(self.rows, self.rows, self.rows, self.labels))
+        tuned = methods.applied(how, model, self.model.head(model), seed=1)
         with torch.no_grad():
             for name, weight in tuned.named_parameters():
                 if ".lora_B." in name:
@@ -89,9 +89,9 @@ def trained_rows() -> Split:
 
 
 CLASSIFICATION = Subject(
-    learning("TextClassification"), labelled_rows(), tuple(map(str, range(CLASSES))), packing=None
+    model_of("TextClassification"), labelled_rows(), tuple(map(str, range(CLASSES))), packing=None
 )
-PACKED = Subject(learning("TextGeneration"), trained_rows(), (), packing=Packing(pair=0, head=0))
+PACKED = Subject(model_of("TextGeneration"), trained_rows(), (), packing=Packing(pair=0, head=0))
 PADDED = replace(PACKED, packing=None)
 SUBJECTS = {"classification": CLASSIFICATION, "packed": PACKED, "padded": PADDED}
 
@@ -117,6 +117,7 @@ def steps(
     how: Method = "Full",
     offload: Offload = "None",
     learning_rate: float = STANDING_STILL,
+    precision: Precision = "float32",
 ) -> list[tuple[float, float, int]]:
     """Loss, gradient norm and rows of each step of one epoch."""
     chosen = Chosen(
@@ -134,7 +135,7 @@ def steps(
     taken: list[loop.Step] = []
     with tempfile.TemporaryDirectory() as folder:
         args = loop.arguments(
-            chosen, training, "float32", offload, folder=folder, gpus=False, steps=chosen.total_steps
+            chosen, training, precision, offload, folder=folder, gpus=False, steps=chosen.total_steps
         )
         model = subject.load(base, how)
         batches = loop.RankBatches(
@@ -142,13 +143,13 @@ def steps(
             Layout.of(chosen),
             rank=gang.rank,
             seed=3,
-            collate=partial(subject.learning.collate, pad_id=0, packing=subject.packing),
+            collate=partial(subject.model.collate, pad_id=0, packing=subject.packing),
         )
         run = loop.Loop(
             gang=gang,
             batches=batches,
-            losses=subject.learning.losses,
-            forward=subject.learning.FORWARD,
+            losses=subject.model.losses,
+            forward=subject.model.FORWARD,
             clip=own_clip(zero_stage, training.max_gradient_norm),
             heartbeat=heartbeat,
             model=model,
@@ -168,8 +169,9 @@ def main() -> None:
     measured = {}
     for asked in map(json.loads, sys.argv[4:]):
         how: Method = TypeAdapter(Method).validate_python(asked[0])
+        precision = asked[2] if len(asked) > 2 else "float32"
         for case in asked[1]:
-            figures = steps(gang, subject, base, *case, heartbeat=Calm(), how=how)
+            figures = steps(gang, subject, base, *case, heartbeat=Calm(), how=how, precision=precision)
             measured[json.dumps([asked[0], case])] = figures
     if gang.first:
         result.write_text(json.dumps(measured))

@@ -37,18 +37,19 @@ _TOKENS = (7, 5)
 """Tokens of the rows that go through the model."""
 _EXCERPT = 300
 _SPREAD = 0.05
+Head = Callable[["PreTrainedModel"], tuple[str, ...]]
 Through = Callable[["PreTrainedModel", Split, tuple[int, ...], int], Any]
 """Gives rows to a model as the task does: model, rows, which of them, padding token."""
 
 
-def on_meta(folder: Path, auto: str, shapes: Mapping[str, tuple[int, ...]], *, new_head: bool) -> Any:
+def on_meta(folder: Path, auto: str, shapes: Mapping[str, tuple[int, ...]], head: Head) -> Any:
     """The whole model on the meta device, as Train loads it.
 
     Args:
         folder: holds config.json.
         auto: the class of transformers that loads it, such as AutoModelForCausalLM.
         shapes: of each weight in the files, by name.
-        new_head: whether the files may lack what is above the body.
+        head: names the modules that the files may lack; none for a task whose head comes with the model.
 
     Raises:
         StageFailure: UserConfig, ModelUnsupported (transformers cannot build it), ModelIncomplete.
@@ -66,11 +67,11 @@ def on_meta(folder: Path, auto: str, shapes: Mapping[str, tuple[int, ...]], *, n
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-        if new_head and class_layer(model) is None:
+        if head(model) and class_layer(model) is None:
             raise ValueError("it has no linear layer with one output for each class")  # noqa: TRY301
     except Exception as error:
         raise unsupported(f"cannot make an {auto} of it", error) from error
-    check_complete(model, loaded, new_head=new_head)
+    check_complete(model, loaded, new_head=bool(head(model)))
     return model
 
 

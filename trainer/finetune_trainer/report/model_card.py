@@ -16,21 +16,22 @@ from finetune_trainer.models import method_facts
 from finetune_trainer.report import method, provenance
 from finetune_trainer.report.markdown import cell
 from finetune_trainer.report.record import TrainingRecord, base_name, sentence
+from finetune_trainer.report.task_report import LICENCE, TaskReport
 from finetune_trainer.s3.manifest import Manifest
-from finetune_trainer.tasks.base import LICENCE, Telling
-from finetune_trainer.tasks.registry import telling
 
 
-def render(config: TrainConfig, chosen: Chosen, staged: Manifest, record: TrainingRecord) -> str:
+def render(
+    config: TrainConfig, chosen: Chosen, staged: Manifest, record: TrainingRecord, task: TaskReport
+) -> str:
     """The whole card.
 
     Args:
         config: the trainer's input.
         chosen: what Prepare decided.
         staged: the manifest of the verified model; it says what the model was made from.
-        record: what training measured.
+        record: the results of training.
+        task: the texts of the task.
     """
-    task = telling(config.run.task)
     method_limits = (text for _, text in method_facts.limits(record.method, record.parameters))
     limits = (*task.limits(record), *method_limits, LICENCE)
     parts = (
@@ -45,14 +46,14 @@ def render(config: TrainConfig, chosen: Chosen, staged: Manifest, record: Traini
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(task: Telling, config: TrainConfig, record: TrainingRecord) -> str:
+def _front_matter(task: TaskReport, config: TrainConfig, record: TrainingRecord) -> str:
     library = "peft" if method.needs_base(config.run.method) else "transformers"
     names = sorted(record.evaluation.baseline.metrics)
     listed = "\n".join(f"- {name}" for name in names)
     return f"---\nlibrary_name: {library}\npipeline_tag: {task.PIPELINE}\nmetrics:\n{listed}\n---"
 
 
-def _opening(task: Telling, config: TrainConfig, staged: Manifest, record: TrainingRecord) -> str:
+def _opening(task: TaskReport, config: TrainConfig, staged: Manifest, record: TrainingRecord) -> str:
     return (
         f"# {cell(config.job.name)}\n\n"
         f"{task.kind(record)}, fine-tuned {method.tuned_how(config.run.method)} from "
@@ -122,7 +123,7 @@ def _history(record: TrainingRecord) -> str:
     return "\n".join(_table(("epoch", "step", "training loss", metric), rows))
 
 
-def _use(task: Telling, config: TrainConfig, record: TrainingRecord) -> str:
+def _use(task: TaskReport, config: TrainConfig, record: TrainingRecord) -> str:
     whole = f"```python\n{task.use(record)}\n```"
     if not method.needs_base(config.run.method):
         return whole

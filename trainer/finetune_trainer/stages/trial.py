@@ -22,7 +22,7 @@ from finetune_trainer.models import method_facts
 from finetune_trainer.models.method_facts import MethodFacts
 from finetune_trainer.models.model_folder import Inspection
 from finetune_trainer.paths import Paths
-from finetune_trainer.tasks.registry import learning, telling
+from finetune_trainer.tasks.registry import model_of, report_of
 
 log = logging.getLogger(__name__)
 
@@ -123,14 +123,13 @@ def examine(folder: Path, request: Request) -> Outcome:
     from finetune_trainer.models.load import quiet  # noqa: PLC0415
 
     quiet()
-    task, auto = learning(request.task), telling(request.task).AUTO
-    new_head = request.task == "TextClassification"
+    task, auto = model_of(request.task), report_of(request.task).AUTO
     try:
-        model = trial.on_meta(folder, auto, request.shapes, new_head=new_head)
+        model = trial.on_meta(folder, auto, request.shapes, task.head)
         tried = trial.rows_go_through(
             model,
             auto,
-            lambda network, split, numbers, pad: task.predictions(
+            lambda network, split, numbers, pad: task.predict(
                 network, task.collate(split, numbers, pad, None)
             ),
         )

@@ -12,8 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune_trainer.contract import Evaluation, MetricName
+from finetune_trainer.data.shards import Split
 from finetune_trainer.tasks import bootstrap
+from finetune_trainer.tasks.base import EvaluationInputs, Predictions
 from finetune_trainer.tasks.bootstrap import Measure, ModelRole, measure_once
+from finetune_trainer.tasks.text_classification.baseline import Probe
 
 Predicted = npt.NDArray[np.int64]
 """A class for each row, shape [rows]."""
@@ -144,3 +147,35 @@ def _from_counts(hits: Figures, given: Figures, true: Figures) -> dict[MetricNam
 
 def _ratio(above: Figures, below: Figures) -> Figures:
     return np.divide(above, below, out=np.zeros(np.shape(above)), where=np.asarray(below) > 0)
+
+
+def score(metric: MetricName, predictions: Predictions, split: Split, classes: int) -> float:
+    """One metric of one model, from the logits of a split."""
+    return measure(true_classes(split), predictions.argmax(axis=1), classes)[metric]
+
+
+def evaluation(inputs: EvaluationInputs, baseline: Probe, predictions: Predictions) -> Evaluation:
+    """Majority class, linear probe and tuned model on the test rows."""
+    spec = inputs.evaluation
+    return compare(
+        true_classes(inputs.prepared.test),
+        predicted_classes(baseline, predictions),
+        classes=len(inputs.prepared.labels),
+        metrics=spec.metrics,
+        primary=spec.primary_metric,
+        seed=inputs.seed,
+    )
+
+
+def true_classes(split: Split) -> Predicted:
+    """The true class of each row, shape [rows]."""
+    return split.labels.astype(np.int64)
+
+
+def predicted_classes(baseline: Probe, logits: Predictions) -> dict[ModelRole, Predicted]:
+    """The class that each model predicts for each test row, shape [rows]."""
+    return {
+        "majority": np.full(len(logits), baseline.majority, dtype=np.int64),
+        "baseline": np.array(baseline.predictions, dtype=np.int64),
+        "tuned": logits.argmax(axis=1),
+    }

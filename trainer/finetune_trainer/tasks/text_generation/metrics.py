@@ -10,8 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune_trainer.contract import Evaluation, MetricName
+from finetune_trainer.data.shards import Split
 from finetune_trainer.tasks import bootstrap
+from finetune_trainer.tasks.base import EvaluationInputs, Predictions
 from finetune_trainer.tasks.bootstrap import ModelRole, Weights, measure_once
+from finetune_trainer.tasks.text_generation.baseline import BaseModel
 
 Sums = npt.NDArray[np.float64]
 """Of each row, shape [rows, 3]: negative log-likelihood (natural), trained tokens, tokens that are the
@@ -62,3 +65,20 @@ def _from_totals(totals: npt.NDArray[np.float64]) -> dict[MetricName, Any]:
         "perplexity": np.exp(np.minimum(loss, _LARGEST)),
         "tokenAccuracy": totals[..., HITS] / totals[..., TOKENS],
     }
+
+
+def score(metric: MetricName, predictions: Predictions, split: Split, classes: int) -> float:
+    """One metric of one model, from the sums of a split."""
+    return measure(predictions.astype(np.float64))[metric]
+
+
+def evaluation(inputs: EvaluationInputs, baseline: BaseModel, predictions: Predictions) -> Evaluation:
+    """Base model and tuned model on the test rows."""
+    spec = inputs.evaluation
+    sums: dict[ModelRole, Sums] = {"baseline": sums_of(baseline), "tuned": predictions.astype(np.float64)}
+    return compare(sums, metrics=spec.metrics, primary=spec.primary_metric, seed=inputs.seed)
+
+
+def sums_of(baseline: BaseModel) -> Sums:
+    """The sums of the base model."""
+    return np.array(baseline.sums, dtype=np.float64)
