@@ -14,8 +14,8 @@ from finetune_trainer.data.shards import Prepared, Split, load_prepared
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat, beat_on_bytes
 from finetune_trainer.models import base_model, methods
-from finetune_trainer.models.load import pad_token
 from finetune_trainer.models.packing import Packing
+from finetune_trainer.models.padding import pad_token
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.tasks.base import EvaluationInputs, Numbers, Tensors, TrainingTask
@@ -118,7 +118,7 @@ def open_context(config: TrainConfig, paths: Paths, heartbeat: Heartbeat, task: 
         data_digest=config.prepared,
         base=base,
         base_digest=base_digest,
-        pad_id=pad_token(base),
+        pad_id=pad_token(base).number,
         precision=precision(config.run.training, gang),
         task=task,
     )

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from finetune_trainer.contract import Activity
 from finetune_trainer.heartbeat import beat_on_bytes
-from finetune_trainer.models import methods
+from finetune_trainer.models import methods, older_readers, padding
 from finetune_trainer.models.base_model import COPIED_FILES
 from finetune_trainer.models.collate import lengths
 from finetune_trainer.models.lineage import lineage_of
@@ -66,6 +66,9 @@ def record_of(context: Context, outcome: Outcome) -> TrainingRecord:
         },
         parameters=parameters,
         trained_parameters=trained,
+        method=methods.facts(context.config.run.method, outcome.model),
+        head_kept=getattr(outcome.model, "head_kept", None),
+        needs_transformers_5=not older_readers.readable(outcome.model.config.to_dict()),
         precision=context.precision,
         devices=_devices(context),
         training_seconds=tuned.seconds,
@@ -92,6 +95,7 @@ def stage(
     for name in COPIED_FILES:
         if (context.base / name).is_file():
             copyfile(context.base / name, model_folder / name)
+    padding.publish(model_folder)
     _write_verification(context, model, folder / VERIFICATION)
     lines = context.task.report.prediction_lines(context.inputs, outcome.baseline, outcome.predictions)
     predictions = "".join(f"{line}\n" for line in lines)
