@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_trainer.data import shards
-from finetune_trainer.data.columns import Flat, Ragged
+from finetune_trainer.data.arrays import Flat, Ragged
 from finetune_trainer.data.lines import ONE_FILE, FileSpan
 from finetune_trainer.data.shards import (
     Index,

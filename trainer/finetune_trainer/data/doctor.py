@@ -13,6 +13,7 @@ from finetune_trainer.data.groups import Groups
 from finetune_trainer.data.lines import FileSpan, Line
 from finetune_trainer.data.readers import BadRow, FileFaultError, Opened, Row
 from finetune_trainer.data.rows import Part, Reader, Rows, RowWriter
+from finetune_trainer.data.sameness import Sameness
 
 _FEW_TEST_ROWS = 100
 _COLUMN = 60
@@ -47,6 +48,10 @@ class FileFacts:
     columns: Counter[str] = field(default_factory=Counter)
     """In how many rows each column occurs."""
     header_is_a_line: bool = False
+    """See Opened."""
+    dialect: str = ""
+    """See Opened."""
+    hint: str = ""
     """See Opened."""
     rows: int = 0
     fault: str = ""
@@ -121,11 +126,13 @@ def read_source(
             file.warnings = opened.warnings
             file.columns.update(dict.fromkeys(opened.columns, 0))
             file.header_is_a_line = opened.header_is_a_line
+            file.dialect, file.hint = opened.dialect, opened.hint
             for row in opened.rows:
                 last = before + row.line
                 _take(file, row, Line.of(last, spans) if len(files) > 1 else last, read, writer, bad)
                 rows += 1
                 on_progress(rows)
+            file.warnings += opened.after()
         except FileFaultError as error:
             file.fault = str(error)
     return Source(home, writer.finish(spans, read), bad, facts)
@@ -197,7 +204,8 @@ class _Fault:
 
 def _lacks(file: FileFacts, absent: Absent) -> _Fault | None:
     """Which columns a file has not; None if it has all that are needed."""
-    lacking = absent([name for name, count in file.columns.items() if count])
+    # A header names the columns also where no row can be used; a key of JSON occurs in rows only.
+    lacking = absent([name for name, count in file.columns.items() if count or file.header_is_a_line])
     if not lacking or not file.columns or not file.rows:
         return None
     missing = f"has no column {' and no '.join(map(repr, lacking))}"
@@ -206,7 +214,9 @@ def _lacks(file: FileFacts, absent: Absent) -> _Fault | None:
         return _Fault(f"{missing}; it has {_listed(known)}")
     there = f"; it has {_listed(file.columns)}"
     if file.header_is_a_line:
-        return _Fault(f"{missing} in its first line, which has {len(file.columns):,} cells", there)
+        read_as = f". The file is read as {file.dialect}" if file.dialect else ""
+        hint = f"; {file.hint.removesuffix('.')}" if file.hint else ""
+        return _Fault(f"{missing} in its header{read_as}{hint}", there)
     return _Fault(f"{missing}; no other is in half of its rows", there)
 
 
@@ -222,7 +232,7 @@ def _is_schema(file: FileFacts, name: str, absent: Absent) -> bool:
 
 
 def _listed(columns: Iterable[str]) -> str:
-    return ", ".join(printable(name)[:_COLUMN] for name in sorted(columns)[:20])
+    return ", ".join(printable(name)[:_COLUMN] or "''" for name in sorted(columns)[:20])
 
 
 def _files_error(
@@ -274,19 +284,37 @@ def _bad_rows(source: Source, max_bad: float) -> Finding:
     )
 
 
-def without_overlap(part: Part, held_out: Sequence[Part]) -> tuple[Part, Part]:
-    """The rows whose key does not occur among the held-out rows, and the rows whose key does."""
-    also = np.isin(part.keys, np.concatenate([np.zeros(0, np.uint64), *(held.keys for held in held_out)]))
+def without_overlap(part: Part, held_out: Sequence[Part], same: Sameness) -> tuple[Part, Part]:
+    """The rows that are no held-out question, and the rows that are."""
+    also = np.isin(same.of(part), np.concatenate([np.zeros(0, np.uint64), *map(same.of, held_out)]))
     return part.where(~also), part.where(also)
 
 
-def overlap(part: Part, uri: str, of: str, among: str) -> list[Finding]:
-    """Says which rows were left out because their text is also held out."""
+def overlap(part: Part, held_out: Sequence[Part], uri: str, of: str, among: str) -> list[Finding]:
+    """Says which rows were left out because they, or their prompts, are also held out."""
     if not len(part):
         return []
-    message = f"{len(part):,} {of} rows were left out because their text is also among the {among} rows."
-    lines = tuple(f"{row.line}: {row.excerpt}" for row in part.first(LISTED))
-    return [Finding(level="warning", code="Overlap", message=message, file=uri, count=len(part), lines=lines)]
+    texts = np.concatenate([held.wholes for held in held_out])
+    prompts = int((~np.isin(part.wholes, texts)).sum())
+    if not prompts:
+        why = f"because their text is also among the {among} rows"
+    elif prompts == len(part):
+        why = f"because their prompt, which precedes the first learnt text, is also among the {among} rows"
+    else:
+        why = (
+            f"because the whole text of {len(part) - prompts:,} and only the prompt of {prompts:,}, which"
+            f" precedes the first learnt text, is also among the {among} rows"
+        )
+    return [
+        Finding(
+            level="warning",
+            code="Overlap",
+            message=f"{len(part):,} {of} rows were left out {why}.",
+            file=uri,
+            count=len(part),
+            lines=tuple(f"{row.line}: {row.excerpt}" for row in part.first(LISTED)),
+        )
+    ]
 
 
 def repeated(part: Part) -> int:

@@ -28,6 +28,10 @@ class Example(Protocol):
         """Splits draw its share from each stratum: a class, or the same for all rows."""
 
     @property
+    def written(self) -> str:
+        """Another form of the stratum that the row has; empty where the row has the stratum itself."""
+
+    @property
     def excerpt(self) -> str:
         """The start of the row, for reports."""
 
@@ -40,6 +44,8 @@ class Encoding:
     """Token ids, special tokens included, shape [tokens]."""
     loss_mask: npt.NDArray[np.bool_] | None = None
     """Which of the tokens are to be learnt, shape [tokens]; None where a task learns no tokens."""
+    unlearnt: int = 0
+    """Number of messages that were to be learnt, and are not, because they cannot be found in the row."""
     fault: str = ""
     """Why a row has no tokens; may quote the row, so that the report alone shows it."""
     more: Mapping[str, Any] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from finetune_trainer.contract import FailureClass
 from finetune_trainer.data.doctor import overlap, without_overlap
 from finetune_trainer.data.findings import Finding, SplitName
 from finetune_trainer.data.rows import Part, Rows
+from finetune_trainer.data.sameness import Sameness, repeated, sameness
 from finetune_trainer.data.splitting import held_out
 from finetune_trainer.failures import StageFailure
 
@@ -39,10 +40,13 @@ def partition(
     findings: list[Finding] = []
     nothing = Part(files["train"], np.zeros(0, np.uint32))
     test, validation = (files[name].whole() if name in files else nothing for name in ("test", "validation"))
-    validation, out_of_validation = without_overlap(validation, [test])
-    findings += overlap(out_of_validation, uris.get("validation", ""), "validation", "test")
-    train, out_of_train = without_overlap(files["train"].whole(), [validation, test])
-    findings += overlap(out_of_train, uris["train"], "training", "validation or test")
+    same = sameness(files["train"].whole(), [validation, test])
+    for split, given in files.items():
+        findings += repeated(given.whole(), same, uris[split])
+    validation, out_of_validation = without_overlap(validation, [test], same)
+    findings += overlap(out_of_validation, [test], uris.get("validation", ""), "validation", "test")
+    train, out_of_train = without_overlap(files["train"].whole(), [validation, test], same)
+    findings += overlap(out_of_train, [validation, test], uris["train"], "training", "validation or test")
     for name, rows in (("train", train), *_given(validation, test, dataset)):
         if not len(rows):
             raise StageFailure(
@@ -53,9 +57,9 @@ def partition(
             )
     total = len(train)
     if dataset.test.split is not None:
-        train, test = _drawn(train, dataset.test.split, seed, "test", total)
+        train, test = _drawn(train, dataset.test.split, seed, "test", total, same)
     if dataset.validation.split is not None:
-        train, validation = _drawn(train, dataset.validation.split, seed, "validation", total)
+        train, validation = _drawn(train, dataset.validation.split, seed, "validation", total, same)
     return Partition(
         {"train": train, "validation": validation, "test": test},
         len(out_of_train) + len(out_of_validation),
@@ -69,14 +73,17 @@ def _given(validation: Part, test: Part, dataset: Dataset) -> list[tuple[str, Pa
     return [(name, rows) for name, rows, spec in splits if spec.split is None]
 
 
-def _drawn(part: Part, share: float, seed: int, name: str, total: int) -> tuple[Part, Part]:
+def _drawn(part: Part, share: float, seed: int, name: str, total: int, same: Sameness) -> tuple[Part, Part]:
     """What stays and what is held out, the share being of `total` rows."""
-    drawn = held_out(part.keys, part.strata, part.rows.names.names, min(1.0, share * total / len(part)), seed)
+    questions = same.of(part)
+    drawn = held_out(questions, part.strata, part.rows.names.names, min(1.0, share * total / len(part)), seed)
     if not drawn.any() or drawn.all():
         raise StageFailure(
             FailureClass.USER_CONFIG,
             "SplitTooSmall",
-            f"dataset.{name}.split: {share:g} of {total:,} training rows leaves no row on one of the sides.",
-            "Take another share, more rows, or a file of its own.",
+            f"dataset.{name}.split: {share:g} of {total:,} training rows leaves no row on one of the sides."
+            f" The rows differ in {len(np.unique(questions)):,} texts or prompts; rows with the"
+            " same stay on one side.",
+            "Take another share, more different rows, or a file of its own.",
         )
     return part.where(~drawn), part.where(drawn)

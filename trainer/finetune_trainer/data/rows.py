@@ -1,4 +1,4 @@
-"""IO: the usable rows of some files. Their values lie on disk; of each row 28 bytes are in memory.
+"""IO: the usable rows of some files. Their values lie on disk; of each row 36 bytes are in memory.
 
 A pass over the rows reads them from disk again, some at a time. What is compared between rows is compared by
 64-bit hashes: among ten million rows the chance that any two different ones are taken for the same is 3e-6.
@@ -6,6 +6,7 @@ A pass over the rows reads them from disk again, some at a time. What is compare
 
 import json
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -18,6 +19,7 @@ import pyarrow as pa
 
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.data.lines import FileSpan, Line
+from finetune_trainer.data.texts import normalised
 from finetune_trainer.failures import StageFailure
 
 ROWS_AT_ONCE = 2048
@@ -78,9 +80,13 @@ class Rows:
     """Of Example.key: rows with the same key stay on one side of a split."""
     identities: Hashes
     """Of Example.identity: rows with the same identity repeat each other."""
+    wholes: Hashes
+    """Of the whole row, normalised as the key is: tells rows with the same key apart."""
     strata: npt.NDArray[np.int32]
     """Numbers in `names`."""
     names: Strata
+    forms: Counter[tuple[int, str]]
+    """How many rows write the name of a stratum (its number) in another form; MOST_STRATA forms at most."""
     spans: Sequence[FileSpan]
     read: Reader
     """Makes the example of a row again."""
@@ -91,6 +97,13 @@ class Rows:
     def whole(self) -> "Part":
         """All rows."""
         return Part(self, np.arange(len(self), dtype=np.uint32))
+
+    def forms_of(self, name: str) -> Counter[str]:
+        """How many rows write the name of a stratum in each form, the name itself first."""
+        number = self.names.numbers[name]
+        others = {form: rows for (of, form), rows in self.forms.items() if of == number}
+        own = int((self.strata == number).sum()) - sum(others.values())
+        return +Counter({name: own, **others})
 
     def line(self, number: int) -> int:
         """Line of a row; as a text the line, and in several files the file too."""
@@ -149,6 +162,11 @@ class Part:
         return self.rows.identities[self.numbers]
 
     @property
+    def wholes(self) -> Hashes:
+        """See Rows.wholes."""
+        return self.rows.wholes[self.numbers]
+
+    @property
     def strata(self) -> npt.NDArray[np.int32]:
         """See Rows.strata."""
         return self.rows.strata[self.numbers]
@@ -195,7 +213,9 @@ class RowWriter:
         self._sink = pa.OSFile(str(path), "wb")
         self._file = pa.ipc.new_file(self._sink, _SCHEMA)
         self._starts, self._lines = array("q", [0]), array("q")
-        self._keys, self._identities, self._strata = array("Q"), array("Q"), array("i")
+        self._keys, self._identities, self._wholes = array("Q"), array("Q"), array("Q")
+        self._strata = array("i")
+        self._forms: Counter[tuple[int, str]] = Counter()
         self._texts: list[bytes] = []
         self._bytes = 0
 
@@ -212,8 +232,14 @@ class RowWriter:
         key, identity = example.key, example.identity
         self._lines.append(example.line)
         self._keys.append(hashed(key))
-        self._identities.append(self._keys[-1] if identity is key else hashed(identity))
-        self._strata.append(self._names.number(example.stratum))
+        alike = identity == key
+        self._identities.append(self._keys[-1] if alike else hashed(identity))
+        self._wholes.append(self._keys[-1] if alike else hashed(normalised(identity)))
+        number = self._names.number(example.stratum)
+        self._strata.append(number)
+        form = (number, example.written)
+        if example.written and (form in self._forms or len(self._forms) < MOST_STRATA):
+            self._forms[form] += 1
         if self._wanted is not None:
             values = {name: value for name, value in values.items() if name in self._wanted}
         text = _encoded(values).encode("utf-8", "surrogatepass")
@@ -234,8 +260,10 @@ class RowWriter:
             lines=_array(self._lines, np.int64),
             keys=_array(self._keys, np.uint64),
             identities=_array(self._identities, np.uint64),
+            wholes=_array(self._wholes, np.uint64),
             strata=_array(self._strata, np.int32),
             names=self._names,
+            forms=self._forms,
             spans=spans,
             read=read,
         )

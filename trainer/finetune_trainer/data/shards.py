@@ -5,9 +5,8 @@ the SHA-256 of each shard. A task says which columns its shards have; those name
 tasks. No torch here.
 """
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,11 +20,12 @@ import pyarrow as pa
 from pydantic import Field, JsonValue, NonNegativeInt, ValidationError
 
 from finetune_trainer.contract import Digest, FailureClass, Model
-from finetune_trainer.data.columns import Column, Ragged, Values, column, lists
+from finetune_trainer.data.arrays import Column, Ragged, Values, column, lists
 from finetune_trainer.data.findings import SplitName
 from finetune_trainer.data.lines import ONE_FILE, FileSpan, location
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.paths import Paths
+from finetune_trainer.s3.digests import OnBytes, digest_of_file, ignore_bytes
 from finetune_trainer.s3.store import Store
 
 INDEX = "index.json"
@@ -41,7 +41,6 @@ LOSS_MASK_FIELD = pa.field(LOSS_MASK, pa.list_(pa.uint8()))
 LABEL_FIELD = pa.field(LABEL, pa.int32())
 """Index into `Prepared.labels`. Missing: 0 for all rows."""
 _BATCH_ROWS = 2048
-_WAIT_SECONDS = 2.0
 _COMMON = (ROW, TOKENS, LOSS_MASK, LABEL)
 
 
@@ -132,7 +131,7 @@ class ShardWriter:
         split: SplitName,
         schema: pa.Schema,
         scratch: Path,
-        on_wait: Callable[[], None] = lambda: None,
+        on_bytes: OnBytes = ignore_bytes,
     ) -> None:
         """Writes nothing yet.
 
@@ -142,10 +141,10 @@ class ShardWriter:
             split: whose rows they are.
             schema: columns of every record batch, ROW_FIELD first.
             scratch: existing folder on this machine's disk; holds two shards at most.
-            on_wait: called every two seconds while an upload is waited for.
+            on_bytes: is told of the bytes of each shard that have moved; called by another thread.
         """
         self._store, self._folder, self._split, self._schema = store, folder, split, schema
-        self._on_wait = on_wait
+        self._on_bytes = on_bytes
         self._local = TemporaryDirectory(dir=scratch, prefix=f"{split}-")
         self._uploads = ThreadPoolExecutor(1, thread_name_prefix="shard-upload")
         self._pending: Future[Shard] | None = None
@@ -205,14 +204,12 @@ class ShardWriter:
 
     def _settle(self) -> None:
         if self._pending is not None:
-            while not wait([self._pending], _WAIT_SECONDS).done:
-                self._on_wait()
             self._shards.append(self._pending.result())
             self._pending = None
 
     def _upload(self, path: Path, rows: int, tokens: int) -> Shard:
         size = path.stat().st_size
-        digest = self._store.upload(path, self._folder + path.name).digest
+        digest = self._store.upload(path, self._folder + path.name, self._on_bytes).digest
         path.unlink()
         return Shard(file=path.name, digest=digest, size=size, rows=rows, tokens=tokens)
 
@@ -223,16 +220,28 @@ def write_index(store: Store, folder: str, index: Index) -> None:
 
 
 def store_prepared(
-    store: Store, folder: str, prepared: Prepared, extra: Mapping[str, JsonValue] | None = None
+    store: Store,
+    folder: str,
+    prepared: Prepared,
+    extra: Mapping[str, JsonValue] | None = None,
+    on_bytes: OnBytes = ignore_bytes,
 ) -> Index:
-    """Writes rows that are in memory. Writing the same rows again gives the same bytes."""
+    """Writes rows that are in memory. Writing the same rows again gives the same bytes.
+
+    Args:
+        store: that gets the rows.
+        folder: their URI, ends in a slash.
+        prepared: the rows.
+        extra: what index.json keeps beside them.
+        on_bytes: is told of the bytes of each shard that have moved; called by another thread.
+    """
     splits: dict[SplitName, tuple[Shard, ...]] = {}
     for name in get_args(SplitName):
         split: Split = getattr(prepared, name)
         schema = pa.schema([ROW_FIELD, TOKENS_FIELD, LOSS_MASK_FIELD, LABEL_FIELD])
         with (
             TemporaryDirectory() as scratch,
-            ShardWriter(store, folder, name, schema, Path(scratch)) as writer,
+            ShardWriter(store, folder, name, schema, Path(scratch), on_bytes) as writer,
         ):
             for batch in _batches(split, schema):
                 writer.write(batch)
@@ -260,10 +269,16 @@ def read_index(store: Store, folder: str) -> Index | None:
     return index if all(there.get(folder + shard.file) == shard.size for shard in shards) else None
 
 
-def load_prepared(store: Store, folder: str, paths: Paths) -> Prepared:
+def load_prepared(store: Store, folder: str, paths: Paths, on_bytes: OnBytes = ignore_bytes) -> Prepared:
     """Maps the shards from the node's cache; every byte is checked against the index.
 
     Tokens and other lists stay on disk until they are read; 28 bytes of each row are in memory.
+
+    Args:
+        store: that has the prepared rows.
+        folder: their URI, ends in a slash.
+        paths: of the cache.
+        on_bytes: is told of the bytes that move or are checked.
 
     Raises:
         StageFailure: PreparedMissing (no complete folder), PreparedCorrupt (a digest or a column is wrong).
@@ -280,7 +295,7 @@ def load_prepared(store: Store, folder: str, paths: Paths) -> Prepared:
     train, validation, test = (
         _mapped(
             {
-                folder + shard.file: _fetch(store, folder, shard, cache)
+                folder + shard.file: _fetch(store, folder, shard, cache, on_bytes)
                 for shard in index.splits.get(name, ())
             },
             index.files[name],
@@ -303,11 +318,11 @@ def _batches(split: Split, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _fetch(store: Store, folder: str, shard: Shard, cache: Path) -> Path:
+def _fetch(store: Store, folder: str, shard: Shard, cache: Path, on_bytes: OnBytes) -> Path:
     # The name is the content's digest: what another job cached is either right or fetched again.
     path = cache / f"{shard.digest.removeprefix('sha256:')}.arrow"
-    if not path.exists() or _digest(path) != shard.digest:
-        got = store.download(folder + shard.file, path)
+    if not path.exists() or digest_of_file(path, on_bytes) != shard.digest:
+        got = store.download(folder + shard.file, path, on_bytes=on_bytes)
         if got.digest != shard.digest:
             path.unlink()
             raise _corrupt(folder + shard.file, f"its SHA-256 is {got.digest}, the index says {shard.digest}")
@@ -370,11 +385,6 @@ def _lists(values: Column) -> Ragged:
 
 def _truth(values: Values[Any]) -> Values[np.bool_]:
     return values.view(np.bool_)
-
-
-def _digest(path: Path) -> Digest:
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _corrupt(uri: str, why: str) -> StageFailure:

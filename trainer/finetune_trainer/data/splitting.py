@@ -16,8 +16,8 @@ def held_out(
 ) -> Mask:
     """Which rows to hold out, shape [rows].
 
-    Rows with the same key (the same text) stay together and count for the stratum (a class) of the first of
-    them. In each stratum the groups come in the order of a hash of seed and key: a new row moves no other.
+    Rows with the same key (the same question) stay together and count for the stratum (a class) of the first
+    of them. In each stratum the groups come in the order of a hash of seed and key: a new row moves no other.
     Each gives its share, rounded by the largest remainder, and keeps at least one group.
 
     Args:

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from finetune_trainer.data.columns import lists
+from finetune_trainer.data.arrays import lists
 from finetune_trainer.data.data_report import Lengths
 from finetune_trainer.data.doctor import Refused
 from finetune_trainer.data.example import Encoding
+from finetune_trainer.data.findings import LISTED
 from finetune_trainer.data.pace import Pace
 from finetune_trainer.data.rows import Part
 from finetune_trainer.data.shards import LABEL, LOSS_MASK, ROW, ROW_FIELD, TOKENS
@@ -53,6 +54,23 @@ class Refusals:
         return sum(refused.count for refused in self.found.values())
 
 
+@dataclass
+class Unlearnt:
+    """Messages that were to be learnt, and are not, because they cannot be found in their rows."""
+
+    rows: int = 0
+    messages: int = 0
+    first: list[tuple[int, int]] = field(default_factory=list)
+    """Line and such messages of the first rows."""
+
+    def add(self, line: int, messages: int) -> None:
+        """Counts a row."""
+        self.rows += 1
+        self.messages += messages
+        if len(self.first) < LISTED:
+            self.first.append((line, messages))
+
+
 @dataclass(frozen=True)
 class Whole:
     """The rows of a split, encoded whole, in a scratch file."""
@@ -61,6 +79,7 @@ class Whole:
     path: Path
     lengths: Lengths
     """Tokens of each row that was encoded."""
+    unlearnt: Unlearnt
 
 
 def encode_whole(
@@ -84,7 +103,7 @@ def encode_whole(
         pace: told of every batch.
     """
     kept = pa.schema([NUMBER_FIELD, *(of for of in schema if of.name not in (ROW, LABEL))])
-    lengths = array("i")
+    lengths, unlearnt = array("i"), Unlearnt()
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, kept) as file:
         for numbers, examples in part.batches():
             encoded = encode(examples)
@@ -92,12 +111,14 @@ def encode_whole(
             for place, row in enumerate(encoded):
                 if row.fault and (why := refusal(row)):
                     refusals.add(why[0], examples[place].line, why[1])
+                if row.unlearnt:
+                    unlearnt.add(examples[place].line, row.unlearnt)
             rows = [encoded[place] for place in there]
             file.write_batch(record_batch(kept, rows, {NUMBER_FIELD.name: numbers[there]}))
             lengths.extend(len(row.ids) for row in rows)
             pace.done(len(encoded), sum(len(row.ids) for row in rows))
     array_ = np.frombuffer(lengths, np.int32) if lengths else np.zeros(0, np.int32)
-    return Whole(part, path, Lengths(array_))
+    return Whole(part, path, Lengths(array_), unlearnt)
 
 
 @dataclass

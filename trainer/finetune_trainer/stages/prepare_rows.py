@@ -27,8 +27,10 @@ from finetune_trainer.contract import (
     RowCounts,
 )
 from finetune_trainer.data import doctor, sources
+from finetune_trainer.data.columns import columns_unused, unused
 from finetune_trainer.data.data_report import account_document, document
 from finetune_trainer.data.findings import Finding, SplitName
+from finetune_trainer.data.listing import also_ignored
 from finetune_trainer.data.pace import Pace
 from finetune_trainer.data.partition import Partition, partition
 from finetune_trainer.data.rows import Part, RowWriter, Strata
@@ -79,7 +81,7 @@ class RowWork:
     @property
     def wanted(self) -> frozenset[str]:
         """The columns that the task may read."""
-        return frozenset(self.config.run.dataset.columns.model_dump().values())
+        return self.task.columns(self.config.run)
 
     @property
     def max_bad(self) -> float:
@@ -100,6 +102,8 @@ def prepare_rows(work: RowWork) -> Facts:
             findings += doctor.check_source(
                 source, partial(work.task.absent, run=work.config.run), work.max_bad
             )
+            columns = {file.name: file.columns for file in source.files}
+            findings += columns_unused(columns, work.wanted, source.home)
         _fail_on_errors(work, findings)
         parts = _split(work, read, findings)
         return _tokenised(work, read, parts, findings, scratch)
@@ -146,6 +150,8 @@ def _tokenised(
     """The second and third pass: tokens of every row, then the shards."""
     refusals = {name: Refusals(work.task.REFUSALS) for name in parts.splits}
     whole = _encoded(work, parts, refusals, scratch)
+    for name, split in whole.items():
+        findings += work.task.unlearnt(split.unlearnt, name, _origin(read, name).home)
     _fail_on_errors(work, [*findings, *_refused(work, read, refusals)])
     _check_not_empty({name: len(split.lengths.array) for name, split in whole.items()})
     lengths = {name: split.lengths for name, split in whole.items()}
@@ -171,6 +177,10 @@ def _tokenised(
     )
     report = document(parts.splits, work.files, lengths, longest)
     report["rows"] = {name: rows.rows for name, rows in cut.items()}
+    report["unusedColumns"] = {
+        name: {file.name: unused(file.columns, work.wanted) for file in source.files}
+        for name, source in read.items()
+    }
     report["account"] = account_document(account, read, work.wanted)
     shown = cut["train"].shown
     report |= work.task.shown(
@@ -238,7 +248,7 @@ def _stored(
             refusals=refusals[name],
             refusal=work.task.refusal,
         )
-        with ShardWriter(work.output, work.folder, name, schema, scratch, pace.alive) as writer:
+        with ShardWriter(work.output, work.folder, name, schema, scratch, lambda _: pace.alive()) as writer:
             for batch in cut[name].batches():
                 writer.write(batch)
                 pace.done(batch.num_rows)
@@ -347,7 +357,7 @@ def _fail_on_errors(work: RowWork, findings: list[Finding]) -> None:
     raise StageFailure(
         FailureClass.USER_DATA,
         errors[0].code,
-        errors[0].message + more,
+        errors[0].message + more + also_ignored(findings),
         f"Mend the data; lines and reasons are in {work.folder}{REPORT}.",
     )
 

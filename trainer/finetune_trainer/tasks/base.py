@@ -20,6 +20,7 @@ from finetune_trainer.data.example import Encoding, Example
 from finetune_trainer.data.findings import Finding, SplitName
 from finetune_trainer.data.rows import Part
 from finetune_trainer.data.shards import Prepared, Split
+from finetune_trainer.data.tokens import Unlearnt
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.models.plan import AutoLimits
 from finetune_trainer.report.task_report import TaskReport
@@ -63,6 +64,9 @@ class TaskData(Protocol[Row]):
         same values must give the same example.
         """
 
+    def columns(self, run: Run) -> frozenset[str]:
+        """The columns that the task reads; other columns are not read."""
+
     def absent(self, there: Collection[str], run: Run) -> tuple[str, ...]:
         """The columns that every row needs and that a file with the columns `there` lacks."""
 
@@ -93,6 +97,9 @@ class TaskData(Protocol[Row]):
 
     def refusal(self, encoded: Encoding) -> tuple[str, str] | None:
         """Why a row, cut to its length, cannot be learnt: a code of REFUSALS and the reason; None: it can."""
+
+    def unlearnt(self, found: Unlearnt, name: SplitName, home: str) -> list[Finding]:
+        """What is said of messages of a split that cannot be learnt; `home`: the files of the split."""
 
     def shown(
         self, tokenizer: Any, rows: Sequence[Row], encoded: Sequence[Encoding], trained_tokens: int

@@ -14,6 +14,7 @@ from finetune_trainer.data.example import Encoding
 from finetune_trainer.data.findings import Finding, SplitName
 from finetune_trainer.data.rows import Part
 from finetune_trainer.data.shards import LOSS_MASK_FIELD, TOKENS_FIELD
+from finetune_trainer.data.tokens import Unlearnt
 from finetune_trainer.models.plan import AutoLimits
 from finetune_trainer.tasks.text_generation import tokens
 from finetune_trainer.tasks.text_generation.rows import Passage, passage
@@ -39,6 +40,12 @@ def model_types() -> frozenset[str]:
 def example(line: int, values: Mapping[str, Any], run: Run) -> Passage | str:
     """A conversation, a prompt with its completion, or a raw text; or why it is none."""
     return passage(line, values, run.dataset.columns, run.training.train_on)
+
+
+def columns(run: Run) -> frozenset[str]:
+    """The columns of the three kinds of rows."""
+    names = run.dataset.columns
+    return frozenset({names.messages, names.prompt, names.completion, names.text})
 
 
 def absent(there: Collection[str], run: Run) -> tuple[str, ...]:
@@ -93,6 +100,26 @@ def refusal(encoded: Encoding) -> tuple[str, str] | None:
     if encoded.loss_mask is None or not encoded.loss_mask.any():
         return "NoTrainedTokens", f"none of {len(encoded.ids)} tokens is learnt"
     return None
+
+
+def unlearnt(found: Unlearnt, name: SplitName, home: str) -> list[Finding]:
+    """Conversations of which only the last answer is learnt."""
+    if not found.rows:
+        return []
+    return [
+        Finding(
+            level="warning",
+            code="LastAnswerOnly",
+            message=f"Of {found.rows:,} {name} conversations of {home}, only the last answer is learnt, and"
+            f" {found.messages:,} earlier answers are not: the tokenizer's chat template writes an earlier"
+            " answer differently once other messages follow.",
+            file=home,
+            count=found.rows,
+            lines=tuple(
+                f"{line}: {messages} earlier answers are not learnt" for line, messages in found.first
+            ),
+        )
+    ]
 
 
 def shown(
