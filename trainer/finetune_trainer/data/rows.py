@@ -1,4 +1,4 @@
-"""IO: the usable rows of some files. Their values lie on disk; of each row 36 bytes are in memory.
+"""IO: the usable rows of some files. Their values lie on disk; of each row 20 or 36 bytes are in memory.
 
 A pass over the rows reads them from disk again, some at a time. What is compared between rows is compared by
 64-bit hashes: among ten million rows the chance that any two different ones are taken for the same is 3e-6.
@@ -213,7 +213,9 @@ class RowWriter:
         self._sink = pa.OSFile(str(path), "wb")
         self._file = pa.ipc.new_file(self._sink, _SCHEMA)
         self._starts, self._lines = array("q", [0]), array("q")
-        self._keys, self._identities, self._wholes = array("Q"), array("Q"), array("Q")
+        self._keys = array("Q")
+        # Made for the first row whose identity is not its key: most tasks have no such row.
+        self._others: tuple[array[int], array[int]] | None = None
         self._strata = array("i")
         self._forms: Counter[tuple[int, str]] = Counter()
         self._texts: list[bytes] = []
@@ -231,10 +233,14 @@ class RowWriter:
         """
         key, identity = example.key, example.identity
         self._lines.append(example.line)
-        self._keys.append(hashed(key))
         alike = identity == key
-        self._identities.append(self._keys[-1] if alike else hashed(identity))
-        self._wholes.append(self._keys[-1] if alike else hashed(normalised(identity)))
+        if not alike and self._others is None:
+            self._others = array("Q", self._keys), array("Q", self._keys)
+        self._keys.append(hashed(key))
+        if self._others is not None:
+            identities, wholes = self._others
+            identities.append(self._keys[-1] if alike else hashed(identity))
+            wholes.append(self._keys[-1] if alike else hashed(normalised(identity)))
         number = self._names.number(example.stratum)
         self._strata.append(number)
         form = (number, example.written)
@@ -254,13 +260,15 @@ class RowWriter:
             self._flush()
         self._file.close()
         self._sink.close()
+        keys = _array(self._keys, np.uint64)
+        identities, wholes = (_array(other, np.uint64) for other in self._others or (self._keys, self._keys))
         return Rows(
             path=self._path,
             starts=np.frombuffer(self._starts, np.int64),
             lines=_array(self._lines, np.int64),
-            keys=_array(self._keys, np.uint64),
-            identities=_array(self._identities, np.uint64),
-            wholes=_array(self._wholes, np.uint64),
+            keys=keys,
+            identities=identities,
+            wholes=wholes,
             strata=_array(self._strata, np.int32),
             names=self._names,
             forms=self._forms,

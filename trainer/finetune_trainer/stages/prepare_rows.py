@@ -1,6 +1,6 @@
 """The rows of Prepare, top to bottom: read, check, split, tokenise, cut, store.
 
-Every pass goes over the rows on disk; in memory are some rows at a time and 40 bytes of each row.
+Every pass goes over the rows on disk; in memory are some rows at a time and 28 to 44 bytes of each row.
 """
 
 import json
