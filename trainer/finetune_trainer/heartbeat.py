@@ -1,4 +1,4 @@
-"""What a stage is given and what it gives back: `run(config, places, pulse) -> StageResult`."""
+"""The heartbeat of a rank, as the stages see it."""
 
 from typing import Protocol
 
@@ -6,17 +6,18 @@ from finetune_trainer.contract import Activity
 
 
 class Heartbeat(Protocol):
-    """A rank's sign of life. Cheap: call it at every step."""
+    """The heartbeat of a rank. Most calls take microseconds, so that every training step can call `beat`."""
 
     def beat(self, activity: Activity, *, quiet_seconds: float | None = None, **progress: object) -> None:
-        """Says what is being done now and how far it is.
+        """Records a heartbeat, the current activity and the progress.
 
         Args:
-            activity: what is being done.
-            quiet_seconds: how long the rank may be silent from here; the config's hang time-out if None.
-            progress: fields of contract.Progress by their Python names; others keep their value.
+            activity: the current activity.
+            quiet_seconds: time in seconds until the next heartbeat, after which the rank hangs; None for the
+                hang time-out of the config.
+            progress: fields of contract.Progress by their Python names; other fields keep their values.
         """
 
     @property
     def leave_requested(self) -> bool:
-        """Whether this rank was asked (SIGUSR1) to save and leave at the next step edge."""
+        """Whether this rank has received SIGUSR1, the request to end after the current step."""

@@ -1,6 +1,6 @@
-"""IO: one S3 store.
+"""IO: the client of one S3 store.
 
-Every error is a StageFailure (storefaults.py says which); reasons in storefaults.RETRYABLE may mend.
+Every method raises StageFailure (see storefaults.py); reasons in storefaults.RETRYABLE may pass.
 """
 
 import io
@@ -25,11 +25,11 @@ from finetune_trainer.s3.uris import S3Uri, UriError, parse
 log = logging.getLogger(__name__)
 
 MAX_READ_BYTES = 64 * 1024 * 1024
-"""What `read` takes into memory at most."""
+"""Default limit of `read`, which holds the object in memory."""
 
 
 class Store:
-    """One S3 store with one set of credentials. Made by `open_store`."""
+    """One S3 store with the credentials of one role. `open_store` creates it."""
 
     def __init__(
         self, access: StoreAccess, credentials: Callable[[], Credentials], ca_bundle: str | None
@@ -38,12 +38,17 @@ class Store:
         self.warnings = credentials().warnings
 
     def head(self, uri: str) -> ObjectInfo | None:
-        """Size and ETag of one object; None if it is not there."""
+        """Size and ETag of one object; None if the object does not exist."""
         found = look(self._clients, _parse(uri))
         return found[0] if found else None
 
     def list(self, prefix: str, most: int | None = None) -> list[ObjectInfo]:
-        """Every object whose key starts with the prefix, or the first so many, in the order of keys."""
+        """Lists the objects whose keys start with a prefix, in the order of keys.
+
+        Args:
+            prefix: URI.
+            most: maximum number of objects; None for all objects.
+        """
         where = _parse(prefix)
 
         def walk() -> list[ObjectInfo]:
@@ -64,7 +69,7 @@ class Store:
         return content.getvalue()
 
     def read_range(self, uri: str, start: int, length: int) -> bytes:
-        """`length` bytes from `start`; fewer at the end of the object."""
+        """Reads `length` bytes from the offset `start`; fewer bytes at the end of the object."""
         return downloads.agreed_range(self._clients, _parse(uri), start, length)
 
     def download(self, uri: str, path: Path, expected: Digest | None = None) -> Transfer:
@@ -89,7 +94,7 @@ class Store:
         return transfer
 
     def write(self, uri: str, data: bytes) -> Transfer:
-        """Puts a small object in one request; readers see all of it or nothing."""
+        """Writes a small object in one request, atomically."""
         return uploads.put(self._clients, _parse(uri), data)
 
     def upload(self, path: Path, uri: str) -> Transfer:
@@ -97,7 +102,7 @@ class Store:
         return uploads.put_file(self._clients, _parse(uri), path)
 
     def delete(self, uris: Iterable[str]) -> int:
-        """Deletes objects; one that is not there counts as deleted. Returns how many were named."""
+        """Deletes objects; an object that does not exist counts as deleted. Returns the number of URIs."""
         keys: dict[str, list[str]] = {}
         for uri in uris:
             where = _parse_listed(uri)
@@ -107,21 +112,21 @@ class Store:
         return sum(len(names) for names in keys.values())
 
     def clear(self, prefix: str, on_progress: Callable[[float], None] = lambda _: None) -> Cleared:
-        """Deletes every object whose key starts with the prefix, and its versions where the keys may.
+        """Deletes all objects whose keys start with a prefix, and their versions if the credentials permit.
 
         Args:
             prefix: URI.
-            on_progress: told how much is done, from 0 to 1.
+            on_progress: receives the completed part, from 0 to 1.
         """
         return deletions.clear(self._clients, _parse(prefix), on_progress)
 
     def abort_uploads(self, prefix: str) -> int:
-        """Aborts every multipart upload below a prefix. Returns how many."""
+        """Aborts all multipart uploads below a prefix. Returns their number."""
         return uploads.abort_unfinished(self._clients, _parse(prefix))
 
 
 def open_store(access: StoreAccess, role: StoreRole, paths: Paths) -> Store:
-    """Reads credentials and authorities of a role; nothing is sent yet.
+    """Reads the credentials and the CA bundle of a role, and creates the client without sending a request.
 
     Raises:
         StageFailure: CredentialsMissing, CaBundleInvalid, EndpointInvalid.
@@ -144,6 +149,6 @@ def _parse(uri: str) -> S3Uri:
 
 
 def _parse_listed(uri: str) -> S3Uri:
-    """A URI that `list` gave: its key may be one that people may not write, and must still be deletable."""
+    """Parses a URI from `list`, whose key may have a form that `parse` refuses, so that it can be deleted."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return S3Uri(bucket, key)

@@ -1,4 +1,4 @@
-"""IO: writes objects, at once or in parts; ends uploads that nobody will end."""
+"""IO: writes objects in one request or in parts, and aborts unfinished uploads."""
 
 import contextlib
 import hashlib
@@ -14,7 +14,7 @@ from finetune_trainer.s3.retries import TRIES, persist
 from finetune_trainer.s3.uris import S3Uri
 
 PART_BYTES = 16 * 1024 * 1024
-"""A file that is larger is put in parts of this size."""
+"""Size of a part in bytes; a larger file is uploaded in parts."""
 _PARALLEL = 4
 _TYPES = {
     "html": "text/html; charset=utf-8",
@@ -22,13 +22,13 @@ _TYPES = {
     "jsonl": "application/jsonl",
     "md": "text/markdown; charset=utf-8",
 }
-"""Content types of what people open in a browser; without one it would be offered for download."""
+"""Content types of files that users open in a browser; a browser downloads a file without a content type."""
 _WHOLE_UPLOADS = 3
 """How often all parts are put again, when the upload itself was lost; a part alone is repeated within it."""
 
 
 def put(clients: Clients, where: S3Uri, data: bytes) -> Transfer:
-    """Puts an object in one request. Its signature holds the SHA-256 of the bytes, which the store checks."""
+    """Writes an object in one request; the store verifies the SHA-256 of the content in the signature."""
     persist(
         lambda: obstore.put(
             clients.bulk(where.bucket, 0),
