@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -178,6 +179,26 @@ def test_the_log_has_the_traceback_and_the_message_has_one_line(start: Callable[
     assert "Traceback (most recent call last)" in pod.log()
     assert pod.message().message.startswith("KeyError (")
     assert "\n" not in pod.message().message
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "place"),
+    [("bug", r"pod/rank\.py:\d+"), ("storage", r"pod/rank\.py:\d+"), ("crash", "Starting")],
+)
+def test_the_message_has_the_place_of_the_failure(
+    start: Callable[..., Pod], behaviour: str, place: str
+) -> None:
+    pod = start(make_config(), f"0={behaviour}")
+    pod.ending()
+    found = pod.message().place
+    assert found
+    assert re.fullmatch(place, found)
+
+
+def test_a_success_has_no_place(start: Callable[..., Pod]) -> None:
+    pod = start(make_config(), "0=succeed")
+    pod.ending()
+    assert pod.message().place is None
 
 
 def test_an_unusable_config_leaves_a_termination_message(start: Callable[..., Pod]) -> None:

@@ -78,6 +78,11 @@ Hint = Annotated[str, Field(max_length=512), AfterValidator(partial(_shown, at_m
 """What the user can do, at most 512 characters, escaped for terminals."""
 
 
+Place = Annotated[str, Field(max_length=128), AfterValidator(partial(_shown, at_most=128))]
+"""Place of a failure: a line of code such as `training/loop.py:212`, or the activity of a rank; at most 128
+characters, escaped for terminals."""
+
+
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 

@@ -18,6 +18,7 @@ from finetune_trainer.contract.base import (
     Hint,
     Message,
     Model,
+    Place,
     Reason,
     Uri,
     speaks,
@@ -55,6 +56,9 @@ class TerminationMessage(Model):
     message: Message
     hint: Hint = ""
     """What the user can do."""
+    place: Place | None = None
+    """Place of the failure: a line of the trainer's code, or the activity of a rank that recorded no error.
+    The operator compares the places of two failed attempts."""
     step: NonNegativeInt | None = None
     epoch: FiniteFloat | None = None
     checkpoint: CheckpointRef | None = None

@@ -27,7 +27,7 @@ from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat
 from finetune_trainer.paths import Paths
 from finetune_trainer.pod import console
-from finetune_trainer.pod.errors import explain
+from finetune_trainer.pod.errors import explain, place_of
 from finetune_trainer.pod.heartbeat_file import FileHeartbeat
 from finetune_trainer.stages.result import StageResult
 
@@ -173,6 +173,7 @@ def _failed(error: BaseException, heartbeat: FileHeartbeat, whole: Path) -> Exit
             reason=failure.reason,
             message=_printable(failure.message[:1000]),
             hint=_printable(failure.hint[:500]),
+            place=_printable(place[:128]) if (place := place_of(error)) else None,
         )
     except OSError:
         log.exception("cannot write the rank file; only the exit code reports the failure class")

@@ -3,7 +3,6 @@
 A folder without a manifest counts as absent.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -12,6 +11,7 @@ from pydantic import Field, NonNegativeInt, ValidationError
 from finetune_trainer.config import JobRef, ParentJob
 from finetune_trainer.contract import CONTRACT_VERSION, Digest, FailureClass, Model, Uri
 from finetune_trainer.failures import StageFailure
+from finetune_trainer.s3.digests import OnBytes, digest_of_file, ignore_bytes
 from finetune_trainer.s3.store import Store
 
 MANIFEST = "manifest.json"
@@ -73,13 +73,14 @@ class Manifest(Model):
         data: Digest,
         config: Digest,
         lineage: tuple[Ancestor, ...],
+        on_bytes: OnBytes = ignore_bytes,
     ) -> Self:
-        """The manifest of all files below a local folder."""
+        """Creates the manifest of all files below a local folder; `on_bytes` receives the bytes of each read."""
         files = tuple(
             ManifestFile(
                 path=path.relative_to(folder).as_posix(),
                 size=path.stat().st_size,
-                digest=digest_of_file(path),
+                digest=digest_of_file(path, on_bytes),
             )
             for path in sorted(folder.rglob("*"))
             if path.is_file() and path != folder / MANIFEST
@@ -95,20 +96,23 @@ class Manifest(Model):
         )
 
 
-def digest_of_file(path: Path) -> Digest:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def upload_folder(store: Store, folder: Path, uri: str, manifest: Manifest) -> Digest:
+def upload_folder(
+    store: Store, folder: Path, uri: str, manifest: Manifest, on_bytes: OnBytes = ignore_bytes
+) -> Digest:
     """Uploads all files of a manifest, then the manifest. Returns the digest of the manifest's bytes.
+
+    Args:
+        store: the store that receives the folder.
+        folder: the local folder.
+        uri: URI of the folder in the store, with a slash at the end.
+        manifest: manifest of the folder.
+        on_bytes: receives the number of bytes during the transfer.
 
     Raises:
         StageFailure: Internal if a file is not what the manifest says; a failure of the store.
     """
     for file in manifest.files:
-        sent = store.upload(folder / file.path, uri + file.path)
+        sent = store.upload(folder / file.path, uri + file.path, on_bytes)
         if sent.digest != file.digest:
             raise StageFailure(
                 FailureClass.INTERNAL, "FileChanged", f"{file.path} changed while it was uploaded to {uri}"
@@ -116,8 +120,14 @@ def upload_folder(store: Store, folder: Path, uri: str, manifest: Manifest) -> D
     return store.write(uri + MANIFEST, manifest.encode()).digest
 
 
-def download_folder(store: Store, uri: str, folder: Path) -> Manifest:
+def download_folder(store: Store, uri: str, folder: Path, on_bytes: OnBytes = ignore_bytes) -> Manifest:
     """Downloads a complete folder and checks every file against its manifest.
+
+    Args:
+        store: the store that has the folder.
+        uri: URI of the folder in the store, with a slash at the end.
+        folder: the local folder.
+        on_bytes: receives the number of bytes during the transfer.
 
     Raises:
         StageFailure: Storage, FolderIncomplete or ObjectCorrupt.
@@ -128,7 +138,7 @@ def download_folder(store: Store, uri: str, folder: Path) -> Manifest:
             FailureClass.STORAGE, "FolderIncomplete", f"{uri} has no readable {MANIFEST}: it is not complete"
         )
     for file in manifest.files:
-        store.download(uri + file.path, folder / file.path, expected=file.digest)
+        store.download(uri + file.path, folder / file.path, expected=file.digest, on_bytes=on_bytes)
     return manifest
 
 

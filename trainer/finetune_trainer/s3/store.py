@@ -18,6 +18,7 @@ from finetune_trainer.s3 import deletions, downloads, uploads
 from finetune_trainer.s3.clients import connect
 from finetune_trainer.s3.credentials import Credentials, read_ca_bundle, read_credentials
 from finetune_trainer.s3.deletions import Cleared
+from finetune_trainer.s3.digests import OnBytes, ignore_bytes
 from finetune_trainer.s3.objects import ObjectInfo, Transfer, info, look
 from finetune_trainer.s3.retries import persist
 from finetune_trainer.s3.uris import S3Uri, UriError, parse
@@ -58,11 +59,11 @@ class Store:
         return persist(walk, f"list {prefix}", self._clients)
 
     def read(self, uri: str, limit: int = MAX_READ_BYTES) -> bytes:
-        """A whole small object, compared with the checksum that the store states.
+        """Reads a small object into memory, and verifies the checksum in the headers of the store.
 
         Args:
-            uri: of the object.
-            limit: bytes; a larger object is refused (ObjectTooLarge) before it is read.
+            uri: URI of the object.
+            limit: maximum size in bytes; a larger object is refused (ObjectTooLarge) before it is read.
         """
         content = io.BytesIO()
         downloads.read_into(self._clients, _parse(uri), content, limit=limit)
@@ -72,22 +73,31 @@ class Store:
         """Reads `length` bytes from the offset `start`; fewer bytes at the end of the object."""
         return downloads.agreed_range(self._clients, _parse(uri), start, length)
 
-    def download(self, uri: str, path: Path, expected: Digest | None = None) -> Transfer:
-        """Fetches an object; the file appears under its name only when it is whole and right.
+    def download(
+        self,
+        uri: str,
+        path: Path,
+        expected: Digest | None = None,
+        on_bytes: OnBytes = ignore_bytes,
+    ) -> Transfer:
+        """Downloads an object into a file. The file exists only after a complete and verified download.
 
         Args:
-            uri: of the object.
-            path: of the file.
-            expected: what its bytes must be; without it, what the store states of them.
+            uri: URI of the object.
+            path: path of the file.
+            expected: SHA-256 of the content; None for the checksum in the headers of the store.
+            on_bytes: receives the number of bytes during the transfer.
 
         Raises:
-            StageFailure: ObjectCorrupt when it was read again and was still not what it must be.
+            StageFailure: ObjectCorrupt if the content does not match its checksum in several readings.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
             with part.open("wb") as file:
-                transfer = downloads.read_into(self._clients, _parse(uri), file, expected=expected)
+                transfer = downloads.read_into(
+                    self._clients, _parse(uri), file, expected=expected, on_bytes=on_bytes
+                )
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -97,9 +107,15 @@ class Store:
         """Writes a small object in one request, atomically."""
         return uploads.put(self._clients, _parse(uri), data)
 
-    def upload(self, path: Path, uri: str) -> Transfer:
-        """Puts a file, in parts if it is large; readers see all of it or nothing."""
-        return uploads.put_file(self._clients, _parse(uri), path)
+    def upload(self, path: Path, uri: str, on_bytes: OnBytes = ignore_bytes) -> Transfer:
+        """Uploads a file atomically, in parts if the file is large.
+
+        Args:
+            path: path of the file.
+            uri: URI of the object.
+            on_bytes: receives the number of bytes of each part.
+        """
+        return uploads.put_file(self._clients, _parse(uri), path, on_bytes)
 
     def delete(self, uris: Iterable[str]) -> int:
         """Deletes objects; an object that does not exist counts as deleted. Returns the number of URIs."""

@@ -1,7 +1,8 @@
 """The process group of a gang: rendezvous, collective operations, and preemption."""
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -15,6 +16,9 @@ from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat
 
+_NO_TIMEOUT = timedelta(days=365)
+_LOOK_SECONDS = 0.1
+"""Seconds between two checks whether all ranks have arrived."""
 Number = TypeVar("Number", bound=np.floating[Any])
 
 
@@ -30,6 +34,8 @@ class Gang:
     """World size: the number of processes of the gang."""
     device: torch.device
     """The device of this process."""
+    waiting: dist.ProcessGroup | None = None
+    """Process group for `wait_for_all`: gloo, without a time-out; None for the default process group."""
 
     @property
     def first(self) -> bool:
@@ -85,9 +91,29 @@ def meet(*, gpus: bool, startup_seconds: float, hang_seconds: float) -> Gang:
             f"not all ranks joined within {startup_seconds:.0f} s: {error}"[:1000],
             "look for pods of this attempt that did not start or have failed",
         ) from error
-    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=hang_seconds))  # noqa: SLF001 - torch has no public function
+    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=hang_seconds))  # noqa: SLF001 - not public
     device = torch.device("cuda", local_rank) if gpus else torch.device("cpu")
-    return Gang(dist.get_rank(), local_rank, dist.get_world_size(), device)
+    waiting = dist.new_group(backend="gloo", timeout=_NO_TIMEOUT)
+    return Gang(dist.get_rank(), local_rank, dist.get_world_size(), device, waiting)
+
+
+def wait_for_all(gang: Gang, on_wait: Callable[[], None]) -> None:
+    """Waits without a time limit until every rank has called this function.
+
+    A missing rank that hangs is detected by its own heartbeat, and the death of a rank ends the wait.
+
+    Args:
+        gang: the process group.
+        on_wait: called several times a second during the wait, for the heartbeat of this rank.
+
+    Raises:
+        RuntimeError: the connection to another rank broke.
+    """
+    work = dist.barrier(gang.waiting, async_op=True)
+    while not work.is_completed():
+        on_wait()
+        time.sleep(_LOOK_SECONDS)
+    work.wait()
 
 
 def summed(gang: Gang, values: Sequence[float]) -> list[float]:
