@@ -1,4 +1,4 @@
-"""Stages with a slow store: every transfer updates the heartbeat of a rank, and so does a wait for a transfer."""
+"""Stages with a slow store: transfers, and waits for transfers, update the heartbeat of a rank."""
 
 import subprocess
 import time

@@ -75,7 +75,7 @@ class Manifest(Model):
         lineage: tuple[Ancestor, ...],
         on_bytes: OnBytes = ignore_bytes,
     ) -> Self:
-        """Creates the manifest of all files below a local folder; `on_bytes` receives the bytes of each read."""
+        """Creates the manifest of a local folder; `on_bytes` receives the number of bytes of each read."""
         files = tuple(
             ManifestFile(
                 path=path.relative_to(folder).as_posix(),
