@@ -84,6 +84,7 @@ def meet(*, gpus: bool, startup_seconds: float, hang_seconds: float) -> Gang:
         )
         # The initialisation is lazy: only the first collective operation shows that all ranks have joined.
         dist.barrier()
+        waiting = dist.new_group(backend="gloo", timeout=timedelta(seconds=startup_seconds))
     except (RuntimeError, ValueError) as error:
         raise StageFailure(
             FailureClass.COMMUNICATION,
@@ -91,9 +92,9 @@ def meet(*, gpus: bool, startup_seconds: float, hang_seconds: float) -> Gang:
             f"not all ranks joined within {startup_seconds:.0f} s: {error}"[:1000],
             "look for pods of this attempt that did not start or have failed",
         ) from error
-    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=hang_seconds))  # noqa: SLF001 - not public
+    for timeout, group in ((timedelta(seconds=hang_seconds), None), (_NO_TIMEOUT, waiting)):
+        dist.distributed_c10d._set_pg_timeout(timeout, group)  # noqa: SLF001 - not public
     device = torch.device("cuda", local_rank) if gpus else torch.device("cpu")
-    waiting = dist.new_group(backend="gloo", timeout=_NO_TIMEOUT)
     return Gang(dist.get_rank(), local_rank, dist.get_world_size(), device, waiting)
 
 
