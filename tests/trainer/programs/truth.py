@@ -97,7 +97,7 @@ SUBJECTS = {"classification": CLASSIFICATION, "packed": PACKED, "padded": PADDED
 
 
 class Calm:
-    """A pulse that nobody listens to and that is never asked to leave."""
+    """A heartbeat without effect, and without a request to end."""
 
     leave_requested = False
 

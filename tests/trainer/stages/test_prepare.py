@@ -636,7 +636,7 @@ def test_a_job_that_was_refused_is_taken_once_its_spec_is_corrected(
 
 def test_the_batches_that_prepare_says_would_do_do(job: Job) -> None:
     failure = job.refused(training__batchSize=33)
-    assert "33 rows cannot be shared out to 2 processes" in failure.message
+    assert "33 rows cannot be divided among 2 processes" in failure.message
     said = [int(word) for word in failure.hint.replace(".", "").split() if word.isdecimal()]
     assert said == [2, 32, 34]
     for batch in said:
