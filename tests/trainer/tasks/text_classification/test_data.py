@@ -88,3 +88,9 @@ def test_labels_are_compared_between_the_splits() -> None:
     assert labels(many("a", "b"), many("a")) == []
     assert labels(many("Bill", "bill", "x"), many("x")) == ["LabelSpelling"]
     assert labels(many("a") + many("b", count=1), many("a")) == ["SmallClass", "Imbalance"]
+
+
+def test_encoder_decoders_are_no_classifiers() -> None:
+    known = data.model_types()
+    assert {"bert", "roberta", "deberta-v2", "modernbert", "llama"} <= known
+    assert not {"t5", "mt5", "umt5", "bart", "mbart"} & known
