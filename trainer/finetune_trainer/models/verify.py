@@ -15,6 +15,7 @@ from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import base_model, lora, older_readers, weights
 from finetune_trainer.paths import MODEL_FOLDER, VERIFICATION, Paths
+from finetune_trainer.s3.digests import OnBytes, ignore_bytes
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,9 @@ class Published(Protocol):
         """Computes the logits that are compared."""
 
 
-def verify(config: TrainConfig, task: Published, paths: Paths, staged: Path) -> tuple[Path, float]:
+def verify(
+    config: TrainConfig, task: Published, paths: Paths, staged: Path, on_bytes: OnBytes = ignore_bytes
+) -> tuple[Path, float]:
     """Loads what Train staged from its files alone and compares its logits; merges an adapter if asked.
 
     An adapter is compared on the base model as it is in S3 now; merging begins with what was compared, and
@@ -49,6 +52,7 @@ def verify(config: TrainConfig, task: Published, paths: Paths, staged: Path) -> 
         task: of the run.
         paths: of this pod.
         staged: what Train staged.
+        on_bytes: is told of the bytes of the base model that move.
 
     Returns:
         The folder of the model that may be published, and the largest difference of a logit of it.
@@ -59,7 +63,7 @@ def verify(config: TrainConfig, task: Published, paths: Paths, staged: Path) -> 
     """
     method = config.run.method
     folder, verification = staged / MODEL_FOLDER, staged / VERIFICATION
-    base = base_model.fetch(config, paths)[0] if isinstance(method, Lora) else None
+    base = base_model.fetch(config, paths, on_bytes)[0] if isinstance(method, Lora) else None
     tuned: Any = task.load_published(folder, base)
     difference = _compare(task, tuned, verification, TOLERANCE, _STAGED)
     if not isinstance(method, Lora) or not method.merge:

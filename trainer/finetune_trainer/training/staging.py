@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from finetune_trainer.contract import Activity
+from finetune_trainer.heartbeat import beat_on_bytes
 from finetune_trainer.models import methods, older_readers, padding
 from finetune_trainer.models.base_model import COPIED_FILES
 from finetune_trainer.models.collate import lengths
@@ -21,6 +22,7 @@ from finetune_trainer.paths import MODEL_FOLDER, PREDICTIONS, RECORD, VERIFICATI
 from finetune_trainer.report.record import TrainingRecord, versions
 from finetune_trainer.s3.manifest import Manifest, upload_folder
 from finetune_trainer.s3.results import writer
+from finetune_trainer.s3.uploads import UPLOAD_SILENCE_SECONDS
 from finetune_trainer.tasks.base import Baseline, Predictions
 from finetune_trainer.training.context import Context
 from finetune_trainer.training.fit import Tuned
@@ -108,10 +110,15 @@ def stage(
         data=context.data_digest,
         config=config.run.digest(),
         lineage=lineage_of(config.run, context.store, context.base_digest),
+        on_bytes=beat_on_bytes(context.heartbeat, Activity.SAVING),
     )
     uri = f"{config.run.runs}staging/{config.attempt}-{writer()}/"
     on_progress(0.0)
-    upload_folder(context.store, folder, uri, manifest)
+    on_bytes = beat_on_bytes(
+        context.heartbeat, Activity.UPLOADING, max(UPLOAD_SILENCE_SECONDS, config.hang_timeout_seconds)
+    )
+    on_bytes(0)
+    upload_folder(context.store, folder, uri, manifest, on_bytes)
     context.store.write(f"{config.run.runs}report/{PREDICTIONS}", predictions.encode())
     on_progress(1.0)
     return uri
