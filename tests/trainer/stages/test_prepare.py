@@ -405,6 +405,18 @@ def other_vocabulary(files: dict[str, bytes]) -> None:
     files["config.json"] = files["config.json"].replace(b'"vocab_size": 50', b'"vocab_size": 40')
 
 
+def other_tokenizer(files: dict[str, bytes]) -> None:
+    document = json.loads(files["tokenizer.json"])
+    document["model"]["vocab"]["w50"] = 50
+    files["tokenizer.json"] = json.dumps(document).encode()
+
+
+def quantised(files: dict[str, bytes]) -> None:
+    document = json.loads(files["config.json"])
+    document["quantization_config"] = {"quant_method": "awq", "bits": 4}
+    files["config.json"] = json.dumps(document).encode()
+
+
 @pytest.mark.parametrize(
     ("change", "reason", "says"),
     [
@@ -423,7 +435,9 @@ def other_vocabulary(files: dict[str, bytes]) -> None:
         ),
         (replaced("config.json", b'{"model_type": "made-up"}'), "ModelUnsupported", "'made-up'"),
         (replaced("config.json", None), "ModelMissing", "no config.json"),
-        (other_vocabulary, "TokenizerMismatch", "ends at 39"),
+        (other_tokenizer, "TokenizerMismatch", "ends at 49"),
+        (other_vocabulary, "ModelIncomplete", "50x16 in the files and 40x16 by config.json"),
+        (quantised, "ModelUnsupported", "model.uri: the weights are quantised (awq)"),
     ],
 )
 def test_a_model_that_cannot_be_used_is_refused_and_a_mended_one_is_taken(
