@@ -60,8 +60,13 @@ class LabelledText:
 
 
 def model_types() -> frozenset[str]:
-    """Model types for which transformers has a sequence classification head."""
-    return tokenise.model_types("MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES")
+    """Model types with a sequence classification head, except encoder-decoders.
+
+    The head of an encoder-decoder reads the decoder at the last end token, of which each row of a batch must
+    have the same number.
+    """
+    both = tokenise.model_types("MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES")
+    return tokenise.model_types("MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES") - both
 
 
 def example(line: int, values: Mapping[str, Any], run: Run) -> LabelledText | str:
