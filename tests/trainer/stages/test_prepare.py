@@ -188,7 +188,7 @@ def test_an_incomplete_folder_is_prepared_again(job: Job) -> None:
 def test_no_torch_is_loaded_in_a_process_of_its_own(job: Job, tmp_path: Path) -> None:
     job.paths.config.parent.mkdir(parents=True, exist_ok=True)
     job.paths.config.write_text(job.config().model_dump_json(by_alias=True))
-    program = Path(__file__).parent / "programs" / "prepare.py"
+    program = Path(__file__).parents[1] / "programs" / "prepare.py"
     out = tmp_path / "payload.json"
     subprocess.run([sys.executable, program, job.paths.root, out], check=True, timeout=120)
     payload = PreparePayload.model_validate_json(out.read_bytes())
@@ -331,7 +331,7 @@ def test_a_split_of_folders_and_files_knows_where_each_row_comes_from(job: Job) 
     assert {key for key, _ in paths} == set(parts)
     assert prepared.test.location(0) == ("test.jsonl", 1)
     report = json.loads(job.store.read(payload.report))
-    assert [finding["code"] for finding in report["findings"]] == ["FilesIgnored"]
+    assert [finding["code"] for finding in report["findings"]] == ["FilesIgnored", "FileNote"]
     assert [file["uri"].removeprefix(f"s3://{job.bucket}/") for file in report["files"]["train"]] == [
         "more/y=1/part-0.parquet",
         "more/y=2/part-0.tsv.zst",
