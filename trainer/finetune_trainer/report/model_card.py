@@ -5,7 +5,7 @@ from finetune_trainer.contract import TITLES, Chosen
 from finetune_trainer.report import method, provenance, scores
 from finetune_trainer.report.record import TrainingRecord, base_name, sentence
 from finetune_trainer.report.rendering import card
-from finetune_trainer.report.task_report import LICENCE, TaskReport
+from finetune_trainer.report.task_report import TaskReport, all_limits
 from finetune_trainer.s3.manifest import Manifest
 
 
@@ -35,7 +35,7 @@ def render(
         "history": record.history,
         "job": config.job,
         "kind": task.kind(record),
-        "limits": (*task.limits(record), LICENCE),
+        "limits": all_limits(task, record),
         "metric_names": sorted(evaluation.baseline.metrics),
         "metrics": scores.metric_rows(evaluation),
         "models": scores.scored_models(evaluation),
@@ -43,7 +43,8 @@ def render(
         "primary": TITLES[evaluation.primary_metric],
         "rows": evaluation.rows,
         "sentence": sentence(evaluation),
-        "transformers": record.versions["transformers"].partition(".")[0],
+        "needs_transformers_5": record.needs_transformers_5,
+        "transformers": record.versions["transformers"],
         "tuned_how": method.tuned_how(config.run.method),
     }
     return card().get_template(task.CARD).render({**values, **task.card(record)})

@@ -10,7 +10,7 @@ from finetune_trainer.contract import Chosen, TrainPayload
 from finetune_trainer.report import data, provenance, scores, training, verdict
 from finetune_trainer.report.record import TrainingRecord
 from finetune_trainer.report.rendering import TEMPLATES, Section, html
-from finetune_trainer.report.task_report import LICENCE, TaskReport
+from finetune_trainer.report.task_report import TaskReport, all_limits
 from finetune_trainer.s3.manifest import Manifest
 
 
@@ -49,5 +49,5 @@ def _sections(of: Sources, task: TaskReport) -> Iterator[Section]:
     yield provenance.section(
         provenance.facts(of.config, of.chosen, of.staged, record), of.config, of.staged, of.trained
     )
-    limits = {"limits": (*task.limits(record), LICENCE)}
+    limits = {"limits": all_limits(task, record)}
     yield Section("limits", "Limits and licence", f"{TEMPLATES}/sections.html.j2", limits)

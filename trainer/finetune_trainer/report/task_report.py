@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from finetune_trainer.models import method_facts
 from finetune_trainer.report.record import TrainingRecord
 from finetune_trainer.report.rendering import Section
 
@@ -43,3 +44,9 @@ class TaskReport(Protocol):
 
     def sections(self, record: TrainingRecord) -> Sequence[Section]:
         """Sections of the page, in order."""
+
+
+def all_limits(task: TaskReport, record: TrainingRecord) -> tuple[str, ...]:
+    """The limits of the task, of the method and of the licence; the card and the page show the same."""
+    of_method = (text for _, text in method_facts.limits(record.method, record.parameters))
+    return (*task.limits(record), *of_method, LICENCE)
