@@ -23,7 +23,7 @@ job = test_prepare.job
 stage, staged = test_publish.stage, test_publish.staged
 
 HANG_SECONDS = 10
-PATIENCE = 120
+PATIENCE = 300
 """Seconds until a test gives up."""
 
 

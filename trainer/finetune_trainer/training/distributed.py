@@ -76,6 +76,7 @@ def meet(*, gpus: bool, startup_seconds: float, hang_seconds: float) -> Gang:
         )
         # Joining is lazy: the first collective is what shows that everybody is there.
         dist.barrier()
+        waiting = dist.new_group(backend="gloo", timeout=timedelta(seconds=startup_seconds))
     except (RuntimeError, ValueError) as error:
         raise StageFailure(
             FailureClass.COMMUNICATION,
@@ -83,9 +84,9 @@ def meet(*, gpus: bool, startup_seconds: float, hang_seconds: float) -> Gang:
             f"not all processes met within {startup_seconds:.0f} s: {error}"[:1000],
             "look at the pods that did not start or died early",
         ) from error
-    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=hang_seconds))  # noqa: SLF001 - no public way
+    for timeout, group in ((timedelta(seconds=hang_seconds), None), (_NO_TIMEOUT, waiting)):
+        dist.distributed_c10d._set_pg_timeout(timeout, group)  # noqa: SLF001 - no public way
     device = torch.device("cuda", local_rank) if gpus else torch.device("cpu")
-    waiting = dist.new_group(backend="gloo", timeout=_NO_TIMEOUT)
     return Gang(dist.get_rank(), local_rank, dist.get_world_size(), device, waiting)
 
 
