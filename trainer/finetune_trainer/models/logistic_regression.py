@@ -1,0 +1,236 @@
+"""Multinomial logistic regression with an L2 penalty, fitted by several processes together. Pure PyTorch.
+
+The objective is that of scikit-learn's LogisticRegression on standardised features:
+
+    strength * sum_i w[y_i] * cross_entropy(x_i, y_i) + ||W||^2 / 2
+
+`W` are the weights on standardised features; the bias has no penalty. For two classes, the penalty counts
+twice: the solution is then that of the binomial regression, whose one row of weights is the difference of
+the two rows here.
+
+Each process holds a part of the rows. Losses and gradients are computed in float64 and summed over the
+processes, so that the result does not depend on how the rows are distributed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+ITERATIONS = 500
+"""Most iterations of L-BFGS for one fit."""
+_TOLERANCE = 1e-7
+"""L-BFGS stops at a gradient (of the objective over strength and rows) whose largest element is smaller."""
+_HISTORY = 10
+_BLOCK = 4096
+"""Rows that are converted to float64 at a time."""
+_STOP, _EVALUATE = 0.0, 1.0
+
+
+@dataclass(frozen=True)
+class Peers:
+    """How the processes of one fit communicate. Each function is a collective call."""
+
+    first: bool
+    """Whether this process decides about the steps; true for exactly one process."""
+    summed: Callable[[torch.Tensor], torch.Tensor]
+    """The sum of a float64 tensor over all processes."""
+    from_first: Callable[[torch.Tensor], torch.Tensor]
+    """The float64 tensor of the first process; the others pass a tensor of the same shape."""
+
+
+ALONE = Peers(first=True, summed=lambda value: value, from_first=lambda value: value)
+"""One process that holds all rows."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one process."""
+
+    features: torch.Tensor
+    """Float32, shape [rows, width]; not standardised."""
+    labels: torch.Tensor
+    """Class numbers, int64, shape [rows], on the device of the features."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Mean and standard deviation of each feature over the rows of all processes, float64, shape [width]."""
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+    """1 for a constant feature."""
+    rows: int
+    """Rows of all processes together."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear classifier of features that are not standardised: logits = features @ weight.T + bias."""
+
+    weight: torch.Tensor
+    """Float64, shape [classes, width]."""
+    bias: torch.Tensor
+    """Float64, shape [classes]; zeros for a classifier without a bias."""
+
+    def answers(self, features: torch.Tensor) -> torch.Tensor:
+        """The class with the largest logit for each row, int64, shape [rows]."""
+        blocks = [block.double() @ self.weight.T + self.bias for block in features.split(_BLOCK)]
+        return torch.cat([block.argmax(1) for block in blocks])
+
+
+def scaling_of(rows: Rows, peers: Peers, *, centred: bool = True) -> Scaling:
+    """Mean and standard deviation of the features; a collective call.
+
+    Args:
+        rows: the rows of this process.
+        peers: the processes.
+        centred: whether a mean is subtracted; a classifier without a bias cannot do that. The standard
+            deviation is that around the mean in both cases.
+    """
+    blocks = rows.features.split(_BLOCK)
+    width = rows.features.shape[1]
+    total = rows.features.new_zeros(width + 1, dtype=torch.float64)
+    for block in blocks:
+        total[:-1] += block.double().sum(0)
+        total[-1] += len(block)
+    total = peers.summed(total)
+    count = int(total[-1])
+    mean = total[:-1] / count
+    squares = torch.zeros_like(mean)
+    for block in blocks:
+        squares += (block.double() - mean).square().sum(0)
+    scale = (peers.summed(squares) / count).sqrt()
+    # The mean of equal numbers is rounded: what is left of a constant feature is no variation.
+    constant = scale <= 10 * torch.finfo(torch.float64).eps * mean.abs()
+    return Scaling(
+        mean=mean if centred else torch.zeros_like(mean),
+        scale=torch.where(constant, torch.ones_like(scale), scale),
+        rows=count,
+    )
+
+
+def fit(
+    rows: Rows,
+    classes: int,
+    strength: float,
+    *,
+    scaling: Scaling,
+    peers: Peers,
+    bias: bool = True,
+    class_weights: torch.Tensor | None = None,
+    start: Linear | None = None,
+    on_evaluation: Callable[[], None] = lambda: None,
+) -> Linear:
+    """Fits a classifier with full-batch L-BFGS and a strong Wolfe line search; a collective call.
+
+    The first process runs L-BFGS and distributes each point at which it needs the objective. Therefore all
+    processes evaluate the same points and stop together, whatever their rounding.
+
+    Args:
+        rows: the rows of this process; there may be none.
+        classes: number of classes. The bias of a class that no row has only falls.
+        strength: inverse strength of the penalty, above 0 (`C` of scikit-learn).
+        scaling: of the features of all rows.
+        peers: the processes.
+        bias: whether the classifier has a bias; without, `scaling` must not be centred.
+        class_weights: factor of the loss of each class's rows, shape [classes]. Default: 1 for each.
+        start: the classifier from which the search starts. Default: zeros.
+        on_evaluation: called after each evaluation of the objective, on each process.
+
+    Returns:
+        The classifier on features that are not standardised, the same on each process.
+    """
+    objective = _Objective(rows, classes, strength, scaling, peers, bias, class_weights)
+    point = objective.point_of(start)
+    if not peers.first:
+        while True:
+            order = peers.from_first(torch.cat([point, point.new_tensor([_STOP])]))
+            point = order[:-1]
+            if order[-1] == _STOP:
+                return objective.classifier(point)
+            objective(point)
+            on_evaluation()
+
+    optimizer = torch.optim.LBFGS(
+        [point],
+        max_iter=ITERATIONS,
+        tolerance_grad=_TOLERANCE,
+        tolerance_change=1e-14,
+        history_size=_HISTORY,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> float:
+        peers.from_first(torch.cat([point, point.new_tensor([_EVALUATE])]))
+        value, point.grad = objective(point)
+        on_evaluation()
+        return value
+
+    optimizer.step(closure)
+    peers.from_first(torch.cat([point, point.new_tensor([_STOP])]))
+    return objective.classifier(point)
+
+
+class _Objective:
+    """The objective over strength and rows, and its gradient, at one flat point [classes * (width + 1)]."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        classes: int,
+        strength: float,
+        scaling: Scaling,
+        peers: Peers,
+        bias: bool,
+        class_weights: torch.Tensor | None,
+    ) -> None:
+        self.rows, self.classes, self.scaling, self.peers, self.bias = rows, classes, scaling, peers, bias
+        self.width = rows.features.shape[1]
+        self.penalty = (2.0 if classes == 2 else 1.0) / (strength * scaling.rows)  # noqa: PLR2004
+        self.weights = scaling.mean.new_ones(classes) if class_weights is None else class_weights
+        self.weights = self.weights.to(scaling.mean)
+
+    def point_of(self, start: Linear | None) -> torch.Tensor:
+        """The flat point of a classifier, or zeros."""
+        point = self.scaling.mean.new_zeros(self.classes, self.width + 1)
+        if start is not None:
+            point[:, :-1] = start.weight * self.scaling.scale
+            if self.bias:
+                point[:, -1] = start.bias + start.weight @ self.scaling.mean
+        return point.flatten()
+
+    def classifier(self, point: torch.Tensor) -> Linear:
+        """The classifier of a point, on features that are not standardised."""
+        scaled = point.view(self.classes, self.width + 1)
+        weight = scaled[:, :-1] / self.scaling.scale
+        bias = scaled[:, -1] - weight @ self.scaling.mean
+        return Linear(weight, bias if self.bias else torch.zeros_like(bias))
+
+    def __call__(self, point: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """Value and gradient over the rows of all processes; a collective call."""
+        here = self.classifier(point)
+        total = point.new_zeros(point.numel() + 1)
+        gradient = total[:-1].view(self.classes, self.width + 1)
+        blocks = zip(self.rows.features.split(_BLOCK), self.rows.labels.split(_BLOCK), strict=True)
+        for features, labels in blocks:
+            wide = features.double()
+            log_probabilities = torch.log_softmax(wide @ here.weight.T + here.bias, dim=1)
+            weights = self.weights[labels]
+            total[-1] -= log_probabilities.gather(1, labels[:, None])[:, 0] @ weights
+            slope = log_probabilities.exp_()
+            slope[torch.arange(len(labels), device=labels.device), labels] -= 1
+            slope *= weights[:, None]
+            gradient[:, :-1] += slope.T @ wide
+            gradient[:, -1] += slope.sum(0)
+        total = self.peers.summed(total) / self.scaling.rows
+        gradient = total[:-1].view(self.classes, self.width + 1)
+        # The chain rule of standardising; without a centre the mean is 0.
+        gradient[:, :-1] -= gradient[:, -1:] * self.scaling.mean
+        gradient[:, :-1] /= self.scaling.scale
+        scaled = point.view(self.classes, self.width + 1)[:, :-1]
+        gradient[:, :-1] += self.penalty * scaled
+        if not self.bias:
+            gradient[:, -1] = 0
+        value = float(total[-1]) + self.penalty * float(scaled.square().sum()) / 2
+        return value, total[:-1]
