@@ -47,7 +47,7 @@ def reference(
     scaler = StandardScaler(with_mean=bias)
     scaled = scaler.fit_transform(on.features.double().numpy())
     known = None if weights is None else dict(enumerate(weights))
-    model = LogisticRegression(C=strength, max_iter=20_000, tol=1e-9, class_weight=known, fit_intercept=bias)
+    model = LogisticRegression(C=strength, max_iter=2_000, tol=1e-7, class_weight=known, fit_intercept=bias)
     model.fit(scaled, on.labels.numpy())
     weight = model.coef_ / scaler.scale_
     intercept = model.intercept_ - (weight * scaler.mean_).sum(1) if bias else np.zeros(len(weight))
