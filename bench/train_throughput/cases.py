@@ -24,7 +24,7 @@ from finetune_trainer.config import (
 from finetune_trainer.contract import METRICS, Task
 from finetune_trainer.data import tokenise
 from finetune_trainer.data.lines import ONE_FILE
-from finetune_trainer.tasks.registry import preparing
+from finetune_trainer.tasks.registry import data_of
 
 SECTIONS = REPOSITORY / "examples/data/debian-sections/train.jsonl"
 QUESTION = "\n\nIn one line: "
@@ -148,7 +148,7 @@ def lessons(case: Case, folder: Path, epochs: int) -> list[Lesson]:
 
 def write_rows(case: Case, base: Path, target: Path) -> int:
     """Tokenises the first rows that can be used, as Prepare does; returns their tokens."""
-    task, run = preparing(case.task), _run(case)
+    task, run = data_of(case.task), _run(case)
     found = (task.example(line, values, run) for line, values in enumerate(_values(case), start=1))
     examples = [row for row in found if not isinstance(row, str)][: case.rows]
     tokenizer = tokenise.load_tokenizer(base)

@@ -23,7 +23,7 @@ from finetune_trainer.data.batches import Layout, steps_per_epoch
 from finetune_trainer.data.shards import Prepared, Split
 from finetune_trainer.models.load import pad_token, quiet
 from finetune_trainer.models.packing import Packing
-from finetune_trainer.tasks.registry import learning
+from finetune_trainer.tasks.registry import model_of
 from finetune_trainer.tasks.text_generation.model import packing_of
 from finetune_trainer.training import loop
 from finetune_trainer.training.deepspeed_config import own_clip
@@ -48,7 +48,7 @@ class Calm:
 def train(lesson: Lesson, callbacks: list[TrainerCallback]) -> Outcome:
     """Trains; `way` is `padded` or `packed`, or `product`: whichever is less work for each micro-batch."""
     gang = _gang()
-    task = learning("TextGeneration" if lesson.task == "TextGeneration" else "TextClassification")
+    task = model_of("TextGeneration" if lesson.task == "TextGeneration" else "TextClassification")
     split = _split(lesson)
     chosen = _chosen(lesson, gang)
     training = Training(

@@ -86,8 +86,8 @@ def test_the_merged_model_needs_no_peft_and_gives_these_losses(
 
 def test_the_report_shows_what_both_models_write(shown: Shown) -> None:
     report = json.loads(shown.file("report.json"))
-    continuations = report["generation"]["continuations"]
+    continuations = report["task"]["continuations"]
     assert len(continuations) == 5
     assert any(one["base"] != one["tuned"] for one in continuations)
     assert "Before and after" in shown.file("report.html").decode()
-    assert report["generation"]["packed"] is True
+    assert report["task"]["packed"] is True

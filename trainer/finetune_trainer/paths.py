@@ -5,6 +5,10 @@ from pathlib import Path
 
 from finetune_trainer.config import StoreRole
 
+MODEL_FOLDER, RECORD, VERIFICATION = "model", "record.json", "verification.safetensors"
+PREDICTIONS = "predictions.jsonl"
+"""Names in a staging folder."""
+
 
 @dataclass(frozen=True)
 class Paths:

@@ -18,7 +18,7 @@ from finetune_trainer.data.shards import Prepared
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store
 from finetune_trainer.stages import publish
-from finetune_trainer.tasks.text_classification import learning
+from finetune_trainer.tasks.text_classification import model as task
 from finetune_trainer.tasks.text_classification.model import classify
 from tests.trainer.stages.test_train import chosen_for, ranks, trained
 
@@ -58,7 +58,7 @@ def by_card(folder: Path, base: Path) -> Any:
 def check_answers(model: Any, folder: Path, prepared: Prepared) -> None:
     """The model gives the probabilities that Train measured, to the digits that are written down."""
     told = [json.loads(line) for line in (folder / "evaluation/predictions.jsonl").read_text().splitlines()]
-    inputs = learning.collate(prepared.test, range(len(prepared.test)), 0, None)
+    inputs = task.collate(prepared.test, range(len(prepared.test)), 0, None)
     with torch.no_grad():
         shares = classify(model, inputs).softmax(dim=1)
     labels = model.config.id2label

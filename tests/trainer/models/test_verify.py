@@ -11,10 +11,9 @@ from finetune_trainer.data.shards import Prepared
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.collate import padded
 from finetune_trainer.models.verify import LOGITS, TOLERANCE, verify
-from finetune_trainer.paths import Paths
-from finetune_trainer.report.record import MODEL_FOLDER, VERIFICATION
-from finetune_trainer.tasks.text_classification import learning
-from finetune_trainer.tasks.text_classification.model import load_classifier
+from finetune_trainer.paths import MODEL_FOLDER, VERIFICATION, Paths
+from finetune_trainer.tasks.text_classification import model as task
+from finetune_trainer.tasks.text_classification.classifier import load_classifier
 
 CONFIG: Any = SimpleNamespace(run=SimpleNamespace(task="TextClassification", method="Full"))
 
@@ -26,14 +25,14 @@ def staged(tiny_base: Path, learnable: Prepared, folder: Path, scale: float = 1.
     with torch.no_grad():
         model.classifier.weight *= scale
         inputs = padded(learnable.test, [0, 1, 2], 0)
-        logits = learning.logits(model, inputs)
+        logits = task.logits(model, inputs)
     model.save_pretrained(folder / MODEL_FOLDER)
     save_file({**inputs, LOGITS: logits.contiguous()}, folder / VERIFICATION)
     return folder
 
 
 def check(folder: Path) -> tuple[Path, float]:
-    return verify(CONFIG, Paths(folder / "root"), folder)
+    return verify(CONFIG, task, Paths(folder / "root"), folder)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e5])

@@ -15,13 +15,13 @@ from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.collate import IGNORE_INDEX, lengths
 from finetune_trainer.models.load import quiet
 from finetune_trainer.pod.rank import leave
-from finetune_trainer.tasks.text_classification import learning
+from finetune_trainer.tasks.text_classification import model as task
 from finetune_trainer.training import loop
 from finetune_trainer.training.distributed import meet
 from tests.trainer.programs import truth
 
 LOSS, GRADIENT, LEAVE = "loss", "gradient", "leave"
-usual_losses = learning.losses
+usual_losses = task.losses
 fault = ""
 running: list["Watched"] = []
 
@@ -69,7 +69,7 @@ def main() -> None:
         usual, numbers = usual_losses(outputs, labels), running[-1].owners[labels != IGNORE_INDEX]
         return torch.where(numbers == poisoned, torch.nan, usual) if fault == LOSS else usual
 
-    loop.Loop, learning.losses = Watched, losses
+    loop.Loop, task.losses = Watched, losses
     outcomes: dict[str, Any] = {"place": "{}:{}".format(*split.location(poisoned))}
     for fault in (LOSS, GRADIENT, LEAVE):
         try:

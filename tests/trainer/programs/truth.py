@@ -26,8 +26,8 @@ from finetune_trainer.models import methods
 from finetune_trainer.models.load import quiet
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.pod.rank import leave
-from finetune_trainer.tasks.base import Learning
-from finetune_trainer.tasks.registry import learning
+from finetune_trainer.tasks.base import TaskModel
+from finetune_trainer.tasks.registry import model_of
 from finetune_trainer.training import loop
 from finetune_trainer.training.deepspeed_config import own_clip
 from finetune_trainer.training.distributed import Gang, meet
@@ -41,7 +41,7 @@ STANDING_STILL = 1e-30
 class Subject:
     """A task with rows of its own."""
 
-    learning: Learning
+    model: TaskModel
     rows: Split
     labels: tuple[str, ...]
     packing: Packing | None
@@ -49,8 +49,8 @@ class Subject:
     def load(self, base: Path, how: Method) -> torch.nn.Module:
         """The same weights every time; an adapter is given some, for a new one changes nothing."""
         set_seed(1)
-        model = self.learning.load(base, Prepared(self.rows, self.rows, self.rows, self.labels))
-        tuned = methods.applied(how, model, self.learning.head(model), seed=1)
+        model = self.model.load(base, Prepared(self.rows, self.rows, self.rows, self.labels))
+        tuned = methods.applied(how, model, self.model.head(model), seed=1)
         with torch.no_grad():
             for name, weight in tuned.named_parameters():
                 if ".lora_B." in name:
@@ -73,25 +73,25 @@ def labelled_rows() -> Split:
 
 
 def trained_rows() -> Split:
-    """21 rows of 2 to 15 tokens, of which some are learnt, the last one always."""
+    """21 rows of 2 to 15 tokens, of which some are in the loss, the last token always."""
     random = np.random.default_rng(8)
     counts = random.integers(2, 16, ROWS)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    trained = random.random(counts.sum()) < 0.5
-    trained[offsets[1:] - 1], trained[offsets[:-1]] = True, False
+    loss_mask = random.random(counts.sum()) < 0.5
+    loss_mask[offsets[1:] - 1], loss_mask[offsets[:-1]] = True, False
     return Split(
         tokens=random.integers(7, 300, counts.sum()).astype(np.int32),
         offsets=offsets,
         labels=np.zeros(ROWS, dtype=np.int32),
         rows=(np.arange(ROWS) + 100).astype(np.int64),
-        trained=trained,
+        loss_mask=loss_mask,
     )
 
 
 CLASSIFICATION = Subject(
-    learning("TextClassification"), labelled_rows(), tuple(map(str, range(CLASSES))), packing=None
+    model_of("TextClassification"), labelled_rows(), tuple(map(str, range(CLASSES))), packing=None
 )
-PACKED = Subject(learning("TextGeneration"), trained_rows(), (), packing=Packing(pair=0, head=0))
+PACKED = Subject(model_of("TextGeneration"), trained_rows(), (), packing=Packing(pair=0, head=0))
 PADDED = replace(PACKED, packing=None)
 SUBJECTS = {"classification": CLASSIFICATION, "packed": PACKED, "padded": PADDED}
 
@@ -142,13 +142,13 @@ def steps(
             Layout.of(chosen),
             rank=gang.rank,
             seed=3,
-            collate=partial(subject.learning.collate, pad_id=0, packing=subject.packing),
+            collate=partial(subject.model.collate, pad_id=0, packing=subject.packing),
         )
         run = loop.Loop(
             gang=gang,
             batches=batches,
-            losses=subject.learning.losses,
-            forward=subject.learning.FORWARD,
+            losses=subject.model.losses,
+            forward=subject.model.FORWARD,
             clip=own_clip(zero_stage, training.max_gradient_norm),
             heartbeat=heartbeat,
             model=model,

@@ -21,10 +21,10 @@ from finetune_trainer.contract import Best, Chosen, Stage, TrainPayload
 from finetune_trainer.report.page import Sources
 from finetune_trainer.report.record import CurvePoint, EpochRow, TrainingRecord
 from finetune_trainer.s3.manifest import Manifest
-from finetune_trainer.tasks.text_classification import facts
+from finetune_trainer.tasks.text_classification import record as facts
 from finetune_trainer.tasks.text_classification.metrics import compare, flips
 from finetune_trainer.tasks.text_generation import metrics as generation_metrics
-from finetune_trainer.tasks.text_generation.facts import Continuation, GenerationFacts
+from finetune_trainer.tasks.text_generation.record import Continuation, GenerationFacts
 
 DIGEST = "sha256:" + "5e" * 32
 CHOSEN = Chosen(
@@ -62,7 +62,7 @@ def record_of() -> Callable[..., TrainingRecord]:
         metrics = ("accuracy", "macroF1", "microF1", "weightedF1", "mcc")
         return TrainingRecord(
             evaluation=compare(truth, answers, classes=classes, metrics=metrics, primary="macroF1", seed=1),
-            classification=facts.ClassificationFacts(
+            task=facts.ClassificationFacts(
                 labels=tuple(labels),
                 confusion=facts.confusions(truth, answers, classes),
                 classes=facts.class_rows(truth, answers, labels),
@@ -76,7 +76,7 @@ def record_of() -> Callable[..., TrainingRecord]:
                     labels,
                     lambda place: f"{place} {text}",
                 ),
-            ),
+            ).model_dump(mode="json", by_alias=True),
             best=Best(step=600, metric=0.8),
             history=tuple(
                 EpochRow(epoch=epoch, step=300 * epoch, training_loss=2 / epoch, validation=value)
@@ -136,10 +136,9 @@ def generator(record_of: Callable[..., TrainingRecord]) -> TrainingRecord:
             primary="loss",
             seed=1,
         ),
-        "classification": None,
-        "generation": GenerationFacts(
+        "task": GenerationFacts(
             test_tokens=360, packed=True, new_tokens=64, continuations=continuations, reused=False
-        ),
+        ).model_dump(mode="json", by_alias=True),
     }
     return record_of(["a", "b"]).model_copy(update=changes)
 
@@ -152,7 +151,7 @@ def sources_of() -> Callable[..., Sources]:
         job = JobRef(namespace="support", name=name, uid="3f2b8a6c-51d7-4c0e", generation=1)
         store = StoreAccess(endpoint="https://minio.storage:9000")
         run = Run(
-            task="TextGeneration" if record.generation else "TextClassification",
+            task="TextGeneration" if "continuations" in record.task else "TextClassification",
             model=ModelSource(uri="s3://models/minilm"),
             dataset=Dataset(
                 train=TrainSplit(uri="s3://data/train.jsonl"),

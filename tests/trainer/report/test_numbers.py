@@ -1,8 +1,6 @@
-from typing import get_args
-
 import pytest
 
-from finetune_trainer.contract import Interval, MetricName
+from finetune_trainer.contract import Interval
 from finetune_trainer.report import numbers
 
 
@@ -55,7 +53,3 @@ def test_durations_are_told_in_two_units(seconds: float, shown: str) -> None:
 def test_sizes_and_counts() -> None:
     assert [numbers.size(n) for n in (999, 701_312, 12_300_000_000)] == ["999 B", "701.3 kB", "12.3 GB"]
     assert (numbers.plural(1, "row"), numbers.plural(2000, "class", "classes")) == ("1 row", "2,000 classes")
-
-
-def test_every_metric_has_a_name() -> None:
-    assert set(numbers.NAMES) == set(get_args(MetricName))

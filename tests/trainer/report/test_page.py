@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from finetune_trainer.report.page import Sources, render
 from finetune_trainer.report.record import TrainingRecord
+from finetune_trainer.tasks.registry import report_of
 from tests.trainer.report.reading import read, texts
 
 MOST_BYTES = 300_000
@@ -28,9 +29,13 @@ Records = Callable[..., TrainingRecord]
 Runs = Callable[..., Sources]
 
 
+def rendered(of: Sources) -> str:
+    return render(of, report_of(of.config.run.task))
+
+
 @pytest.fixture
 def page(record_of: Records, sources_of: Runs, doctor: dict[str, Any]) -> str:
-    return render(sources_of(record_of([f"queue {number}" for number in range(12)]), doctor))
+    return rendered(sources_of(record_of([f"queue {number}" for number in range(12)]), doctor))
 
 
 def test_the_verdict_comes_first_then_every_part(page: str) -> None:
@@ -52,7 +57,7 @@ def test_the_verdict_comes_first_then_every_part(page: str) -> None:
 def test_of_a_generator_less_loss_is_better_and_its_texts_stand_side_by_side(
     generator: TrainingRecord, sources_of: Runs, doctor: dict[str, Any]
 ) -> None:
-    shown = render(sources_of(generator, doctor))
+    shown = rendered(sources_of(generator, doctor))
     assert texts(shown, "h1")[0].endswith("Better than the base model: loss 1.5000 instead of 3.0000.")
     assert texts(shown, "h2")[:3] == ["Results", "Before and after", "Training"]
     assert "left of zero is better" in shown
@@ -64,7 +69,7 @@ def test_the_same_documents_give_the_same_bytes(
     record_of: Records, sources_of: Runs, doctor: dict[str, Any], page: str
 ) -> None:
     again = sources_of(record_of([f"queue {number}" for number in range(12)]), doctor)
-    assert render(again) == page
+    assert rendered(again) == page
 
 
 def test_a_thousand_classes_with_hostile_names_stay_small_and_well_formed(
@@ -80,7 +85,7 @@ def test_a_thousand_classes_with_hostile_names_stay_small_and_well_formed(
     }
     hostile = {**doctor, "findings": [finding] * 40, "labels": {label: {"train": 5} for label in labels}}
     record = record_of(labels, rows=800, text="<b>&\U0001f642" * 400)
-    shown = render(sources_of(record, hostile, name=HOSTILE[1]))
+    shown = rendered(sources_of(record, hostile, name=HOSTILE[1]))
     assert len(shown.encode()) < MOST_BYTES
     check_harmless(shown)
 
@@ -88,7 +93,7 @@ def test_a_thousand_classes_with_hostile_names_stay_small_and_well_formed(
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=30), min_size=2, max_size=6, unique=True), st.text(max_size=60))
 def test_no_name_becomes_markup(record_of: Records, sources_of: Runs, labels: list[str], text: str) -> None:
-    check_harmless(render(sources_of(record_of(labels, rows=60, text=text), None, name=text or "x")))
+    check_harmless(rendered(sources_of(record_of(labels, rows=60, text=text), None, name=text or "x")))
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
@@ -105,8 +110,8 @@ def test_a_hostile_name_does_no_harm_wherever_it_stands(
         "lengths": {"train": {"histogram": {hostile: 3, "8+": 2}}},
     }
     record = record_of([hostile, "other"], text=hostile).model_copy(update={"devices": hostile})
-    check_harmless(render(sources_of(record, data, name=hostile)))
-    check_harmless(render(sources_of(record, {**doctor, **data}, name=hostile)))
+    check_harmless(rendered(sources_of(record, data, name=hostile)))
+    check_harmless(rendered(sources_of(record, {**doctor, **data}, name=hostile)))
 
 
 def check_harmless(page: str) -> None:

@@ -6,6 +6,7 @@ from finetune_trainer.report.markup import joined
 from finetune_trainer.report.page import Sources
 from finetune_trainer.report.record import TrainingRecord
 from finetune_trainer.s3.manifest import Ancestor
+from finetune_trainer.tasks.text_classification import report
 from tests.trainer.report.reading import texts
 
 DIGEST = "sha256:" + "ab" * 32
@@ -20,7 +21,7 @@ def test_the_card_and_the_report_tell_the_same(
     record_of: Callable[..., TrainingRecord], sources_of: Callable[..., Sources]
 ) -> None:
     of = sources_of(record_of(["a", "b"]))
-    card = model_card.render(of.config, of.chosen, of.staged, of.record)
+    card = model_card.render(of.config, of.chosen, of.staged, of.record, report)
     rows = texts(shown(of), "tr")
     for fact in provenance.facts(of.config, of.chosen, of.staged, of.record):
         assert fact.what + fact.value in rows
@@ -42,5 +43,5 @@ def test_what_it_descends_from_is_told_where_another_job_published_the_base(
     known = provenance.facts(of.config, of.chosen, descended, of.record)
     markup = joined(provenance.section(known, of.config, descended, of.trained).content)
     assert f"s3://v0{DIGEST}FineTuneJob support/tickets-v0 (uid 77, manifest {DIGEST})" in texts(markup, "tr")
-    card = model_card.render(of.config, of.chosen, descended, of.record)
+    card = model_card.render(of.config, of.chosen, descended, of.record, report)
     assert "FineTuneJob support/tickets-v0" in card

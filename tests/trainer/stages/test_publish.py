@@ -23,11 +23,12 @@ from finetune_trainer.s3 import results
 from finetune_trainer.s3.manifest import MANIFEST, Manifest, ManifestFile, digest_of_file, read_manifest
 from finetune_trainer.s3.store import Store
 from finetune_trainer.stages import publish
-from finetune_trainer.tasks.text_classification import learning
-from finetune_trainer.tasks.text_classification.model import load_classifier
-from finetune_trainer.tasks.text_classification.probe import Probe
+from finetune_trainer.tasks.base import BaselineKey
+from finetune_trainer.tasks.registry import training_task
+from finetune_trainer.tasks.text_classification import model as task
+from finetune_trainer.tasks.text_classification.baseline import Probe
+from finetune_trainer.tasks.text_classification.classifier import load_classifier
 from finetune_trainer.training import staging
-from finetune_trainer.training.baseline import BaselineKey
 from finetune_trainer.training.context import Context
 from finetune_trainer.training.distributed import Gang
 from finetune_trainer.training.fit import Tuned
@@ -59,7 +60,7 @@ def stage(tiny_base: Path, learnable: Prepared, paths: Paths, store: Store) -> S
     def end(config: TrainConfig) -> TrainConfig:
         torch.manual_seed(5)
         model = load_classifier(tiny_base, learnable.labels)
-        model = methods.applied(config.run.method, model, learning.head(model), seed=5).eval()
+        model = methods.applied(config.run.method, model, task.head(model), seed=5).eval()
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 if ".lora_B." in name:
@@ -106,6 +107,7 @@ def stage(tiny_base: Path, learnable: Prepared, paths: Paths, store: Store) -> S
             base_digest=digest,
             pad_id=0,
             precision="float32",
+            task=training_task("TextClassification"),
         )
         outcome = Outcome(model, logits, probe, reused=False, tuned=tuned)
         record = staging.record_of(context, outcome)
@@ -177,12 +179,12 @@ def test_the_published_folder_is_whole_loads_alone_and_says_what_it_is(
     assert "accessKey" not in files["finetune-config.json"].decode()
     report = json.loads(files["report.json"])
     assert report["data"] == {"findings": []}
-    assert np.sum(report["classification"]["confusion"]["tuned"]) == 41
+    assert np.sum(report["task"]["confusion"]["tuned"]) == 41
     assert len(files["evaluation/predictions.jsonl"].splitlines()) == 41
     page = files["report.html"].decode()
     assert payload.report == f"{staged.run.output}report.html"
     assert store.read(f"{staged.run.runs}report/report.html").decode() == page
-    assert report["classification"]["examples"][0]["text"] in page
+    assert report["task"]["examples"][0]["text"] in page
     assert report["curve"][0]["gradientNorm"] == 2.0
 
 

@@ -15,12 +15,13 @@ from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Chosen, RankFile, Stage, TrainPayload
 from finetune_trainer.data.batches import steps_per_epoch
 from finetune_trainer.data.shards import Prepared
-from finetune_trainer.paths import Paths
-from finetune_trainer.report.record import RECORD, TrainingRecord
+from finetune_trainer.paths import RECORD, Paths
+from finetune_trainer.report.record import TrainingRecord
 from finetune_trainer.s3 import results
 from finetune_trainer.s3.manifest import read_manifest
 from finetune_trainer.s3.store import Store
-from finetune_trainer.tasks.text_classification.probe import Probe
+from finetune_trainer.tasks.text_classification.baseline import Probe
+from finetune_trainer.tasks.text_classification.record import ClassificationFacts
 
 
 def chosen_for(prepared: Prepared, **values: object) -> Chosen:
@@ -73,8 +74,8 @@ def test_training_ends_with_scores_that_agree_and_the_next_attempt_uses_the_stor
     assert rank_file(paths, 1).payload is None
     check_scores(payload, learnable, store, config)
     check_staging(payload, record, paths, store)
-    assert record.classification
-    assert not record.classification.probe.reused
+    classification = ClassificationFacts.model_validate(record.task)
+    assert not classification.probe.reused
 
     # A mark in the stored baseline that a new measurement would not make; the next attempt runs ZeRO-3.
     (entry,) = store.list(f"{config.run.runs}baseline/")
@@ -86,8 +87,8 @@ def test_training_ends_with_scores_that_agree_and_the_next_attempt_uses_the_stor
     ended = ranks(again, paths, "pod-two-")
     assert ended.returncode == 0, ended.stderr[-4000:]
     second, second_record = trained(store, again)
-    assert second_record.classification
-    assert second_record.classification.probe.reused
+    classification = ClassificationFacts.model_validate(second_record.task)
+    assert classification.probe.reused
     share = float(np.mean(learnable.test.labels == 2))
     assert second.evaluation.baseline.metrics["accuracy"].value == pytest.approx(share)
     # The same rows in the same order from the same start: ZeRO-3 learns what ZeRO-2 learned.

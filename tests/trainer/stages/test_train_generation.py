@@ -18,6 +18,7 @@ from finetune_trainer.paths import Paths
 from finetune_trainer.report.record import TrainingRecord
 from finetune_trainer.s3.store import Store
 from finetune_trainer.stages import publish
+from finetune_trainer.tasks.text_generation.record import GenerationFacts
 from tests.trainer.stages.test_train import chosen_for, ranks, trained
 
 PULSE = SimpleNamespace(beat=lambda *_args, **_fields: None, leave_requested=False)
@@ -130,14 +131,14 @@ def check_scores(
             rel=1e-9,
         )
     assert payload.best.metric == min(row.validation for row in record.history)
-    assert record.generation
-    assert record.generation.packed
-    assert record.generation.test_tokens == tokens
-    assert [one.line for one in record.generation.continuations] == [1, 2, 3, 4, 5]
-    assert [one.tuned for one in record.generation.continuations] == [
-        one.expected for one in record.generation.continuations
+    generation = GenerationFacts.model_validate(record.task)
+    assert generation.packed
+    assert generation.test_tokens == tokens
+    assert [one.line for one in generation.continuations] == [1, 2, 3, 4, 5]
+    assert [one.tuned for one in generation.continuations] == [
+        one.expected for one in generation.continuations
     ]
-    assert all(one.base != one.expected for one in record.generation.continuations)
+    assert all(one.base != one.expected for one in generation.continuations)
 
 
 def fetched(store: Store, config: TrainConfig, folder: Path) -> Path:
@@ -164,4 +165,4 @@ def check_published(store: Store, config: TrainConfig, language: Prepared, folde
     for text in ("linear probe", "majority", "classes"):
         assert text not in card
     report = json.loads((folder / "report.json").read_text())
-    assert len(report["generation"]["continuations"]) == 5
+    assert len(report["task"]["continuations"]) == 5

@@ -6,6 +6,6 @@ from typing import Any
 from finetune_trainer.training.context import Context
 
 
-def scene_with(**parts: Any) -> Context:
-    """A Scene of these parts; all others are None."""
+def context_with(**parts: Any) -> Context:
+    """A Context of these parts; all others are None."""
     return Context(**{field.name: parts.get(field.name) for field in fields(Context)})

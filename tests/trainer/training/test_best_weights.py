@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
+from finetune_trainer.models import weights
 from finetune_trainer.training import best_weights
 from finetune_trainer.training.distributed import Gang
 
@@ -99,7 +100,7 @@ def test_a_number_that_is_none_is_found_in_all_that_is_saved(
     name: str, told: list[str], value: float
 ) -> None:
     net = Net(1)
-    assert best_weights.not_finite(net) == []
+    assert weights.not_finite(net) == []
     tensors = dict(net.named_buffers()) | dict(net.named_parameters(remove_duplicate=False))
     tensors[name].data.view(-1)[-1] = value
-    assert best_weights.not_finite(net) == told
+    assert weights.not_finite(net) == told

@@ -10,9 +10,10 @@ from finetune_trainer.contract import Activity, FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.paths import Paths
+from finetune_trainer.tasks.registry import training_task
 from finetune_trainer.training import context as stage
 from finetune_trainer.training.distributed import Gang
-from tests.trainer.training.contexts import scene_with
+from tests.trainer.training.contexts import context_with
 
 ALONE = Gang(0, 0, 1, torch.device("cpu"))
 
@@ -30,7 +31,7 @@ class Heard:
 
 
 def context(heartbeat: Any) -> stage.Context:
-    return scene_with(chosen=SimpleNamespace(micro_batch_size=3), heartbeat=heartbeat)
+    return context_with(chosen=SimpleNamespace(micro_batch_size=3), heartbeat=heartbeat)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,6 @@ def test_a_run_that_was_not_prepared_meets_nobody(tmp_path: Any, lacking: str) -
     config: Any = SimpleNamespace(**{"chosen": object(), "prepared": "sha256:0", lacking: None})
     heartbeat = Heard()
     with pytest.raises(StageFailure, match="ChosenMissing") as caught:
-        stage.open_context(config, Paths(tmp_path), heartbeat)
+        stage.open_context(config, Paths(tmp_path), heartbeat, training_task("TextClassification"))
     assert caught.value.failure is FailureClass.INTERNAL
     assert heartbeat.beats == []

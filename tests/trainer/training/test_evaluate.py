@@ -19,10 +19,11 @@ from finetune_trainer.data.shards import Split
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat
 from finetune_trainer.tasks.base import Predictions, Tensors
+from finetune_trainer.tasks.registry import training_task
 from finetune_trainer.training.context import Context
 from finetune_trainer.training.distributed import Gang
 from finetune_trainer.training.evaluate import over_rows
-from tests.trainer.training.contexts import scene_with
+from tests.trainer.training.contexts import context_with
 
 CALM: Any = SimpleNamespace(leave_requested=False)
 LEAVING: Any = SimpleNamespace(leave_requested=True)
@@ -70,8 +71,8 @@ def rows(counts: list[int]) -> Split:
 
 def context(gang: Gang, at_once: int, heartbeat: Heartbeat = CALM) -> Context:
     """What is asked of a run here; it takes twice the micro-batch at once."""
-    return scene_with(
-        config=SimpleNamespace(run=SimpleNamespace(task="TextClassification")),
+    return context_with(
+        task=training_task("TextClassification"),
         chosen=SimpleNamespace(micro_batch_size=at_once // 2),
         heartbeat=heartbeat,
         gang=gang,

@@ -9,8 +9,7 @@ from finetune_trainer.config import TrainConfig
 from finetune_trainer.data.shards import Prepared
 from finetune_trainer.models.collate import lengths
 from finetune_trainer.models.verify import LOGITS
-from finetune_trainer.paths import Paths
-from finetune_trainer.report.record import MODEL_FOLDER, VERIFICATION
+from finetune_trainer.paths import MODEL_FOLDER, VERIFICATION, Paths
 from finetune_trainer.s3.manifest import MANIFEST, download_folder, read_manifest
 from finetune_trainer.s3.store import Store
 from finetune_trainer.training import staging

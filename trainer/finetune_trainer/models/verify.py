@@ -4,7 +4,7 @@ import logging
 import math
 from pathlib import Path
 from shutil import copyfile, rmtree
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -13,12 +13,8 @@ from safetensors.torch import load_file
 from finetune_trainer.config import Lora, TrainConfig
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models import base_model, lora
-from finetune_trainer.paths import Paths
-from finetune_trainer.report.record import MODEL_FOLDER, VERIFICATION
-from finetune_trainer.tasks.base import Learning
-from finetune_trainer.tasks.registry import learning
-from finetune_trainer.training import best_weights
+from finetune_trainer.models import base_model, lora, weights
+from finetune_trainer.paths import MODEL_FOLDER, VERIFICATION, Paths
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +26,17 @@ MERGED_TOLERANCE = 1e-3
 """The same for a model whose adapter was merged: its products are rounded in another order."""
 
 
-def verify(config: TrainConfig, paths: Paths, staged: Path) -> tuple[Path, float]:
+class Published(Protocol):
+    """The functions of a task that `verify` calls, see `tasks.base.TaskModel`."""
+
+    def load_published(self, folder: Path, base: Path | None) -> torch.nn.Module:
+        """Loads a tuned model."""
+
+    def logits(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Computes the logits that are compared."""
+
+
+def verify(config: TrainConfig, task: Published, paths: Paths, staged: Path) -> tuple[Path, float]:
     """Loads what Train staged from its files alone and compares its logits; merges an adapter if asked.
 
     An adapter is compared on the base model as it is in S3 now; merging begins with what was compared, and
@@ -38,6 +44,7 @@ def verify(config: TrainConfig, paths: Paths, staged: Path) -> tuple[Path, float
 
     Args:
         config: the trainer's input.
+        task: of the run.
         paths: of this pod.
         staged: what Train staged.
 
@@ -48,7 +55,7 @@ def verify(config: TrainConfig, paths: Paths, staged: Path) -> tuple[Path, float
         StageFailure: Internal (does not load, other logits), Numerical (a weight that is no number), Storage
             or UserConfig (ModelChanged) where the base model is needed.
     """
-    task, method = learning(config.run.task), config.run.method
+    method = config.run.method
     folder, verification = staged / MODEL_FOLDER, staged / VERIFICATION
     base = base_model.fetch(config, paths)[0] if isinstance(method, Lora) else None
     tuned: Any = task.load_published(folder, base)
@@ -68,7 +75,7 @@ def verify(config: TrainConfig, paths: Paths, staged: Path) -> tuple[Path, float
     return whole, _compare(task, task.load_published(whole, None), verification, MERGED_TOLERANCE)
 
 
-def _compare(task: Learning, model: torch.nn.Module, verification: Path, tolerance: float) -> float:
+def _compare(task: Published, model: torch.nn.Module, verification: Path, tolerance: float) -> float:
     """Computes the stored rows again; returns the largest difference of a logit.
 
     Args:
@@ -77,7 +84,7 @@ def _compare(task: Learning, model: torch.nn.Module, verification: Path, toleran
         verification: inputs as the task collates them, and LOGITS, shape [rows, width] (safetensors).
         tolerance: see TOLERANCE.
     """
-    if spoilt := best_weights.not_finite(model):
+    if spoilt := weights.not_finite(model):
         raise StageFailure(
             FailureClass.NUMERICAL,
             "NonFiniteWeights",

@@ -3,26 +3,34 @@
 from collections.abc import Iterator, Sequence
 
 from finetune_trainer.config import TrainConfig
-from finetune_trainer.contract import HIGHER_IS_BETTER, Chosen, Evaluation, Interval, MetricName, Scores
+from finetune_trainer.contract import (
+    HIGHER_IS_BETTER,
+    TITLES,
+    Chosen,
+    Evaluation,
+    Interval,
+    MetricName,
+    Scores,
+)
 from finetune_trainer.report import method, provenance
 from finetune_trainer.report.markdown import cell
-from finetune_trainer.report.numbers import NAMES
 from finetune_trainer.report.record import TrainingRecord, base_name, sentence
+from finetune_trainer.report.task_report import LICENCE, TaskReport
 from finetune_trainer.s3.manifest import Manifest
-from finetune_trainer.tasks.base import LICENCE, Telling
-from finetune_trainer.tasks.registry import telling
 
 
-def render(config: TrainConfig, chosen: Chosen, staged: Manifest, record: TrainingRecord) -> str:
+def render(
+    config: TrainConfig, chosen: Chosen, staged: Manifest, record: TrainingRecord, task: TaskReport
+) -> str:
     """The whole card.
 
     Args:
         config: the trainer's input.
         chosen: what Prepare decided.
         staged: the manifest of the verified model; it says what the model was made from.
-        record: what training measured.
+        record: the results of training.
+        task: the texts of the task.
     """
-    task = telling(config.run.task)
     limits = (*task.limits(record), LICENCE)
     parts = (
         _front_matter(task, config, record),
@@ -36,14 +44,14 @@ def render(config: TrainConfig, chosen: Chosen, staged: Manifest, record: Traini
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(task: Telling, config: TrainConfig, record: TrainingRecord) -> str:
+def _front_matter(task: TaskReport, config: TrainConfig, record: TrainingRecord) -> str:
     library = "peft" if method.needs_base(config.run.method) else "transformers"
     names = sorted(record.evaluation.baseline.metrics)
     listed = "\n".join(f"- {name}" for name in names)
     return f"---\nlibrary_name: {library}\npipeline_tag: {task.PIPELINE}\nmetrics:\n{listed}\n---"
 
 
-def _opening(task: Telling, config: TrainConfig, staged: Manifest, record: TrainingRecord) -> str:
+def _opening(task: TaskReport, config: TrainConfig, staged: Manifest, record: TrainingRecord) -> str:
     return (
         f"# {cell(config.job.name)}\n\n"
         f"{task.kind(record)}, fine-tuned {method.tuned_how(config.run.method)} from "
@@ -68,7 +76,7 @@ def _results(record: TrainingRecord) -> str:
         "## Results\n\n"
         f"Measured on {evaluation.rows} held-out test rows that no choice depended on. In brackets: 95 % "
         "percentile bootstrap intervals (1,000 resamples of the test rows; the difference is paired). "
-        f"The metric that decided which epoch was kept is **{NAMES[evaluation.primary_metric]}** on the "
+        f"The metric that decided which epoch was kept is **{TITLES[evaluation.primary_metric]}** on the "
         f"validation rows.\n\n" + "\n".join(table)
     )
 
@@ -84,7 +92,7 @@ def _columns(evaluation: Evaluation) -> list[tuple[str, Scores]]:
 
 
 def _titled(name: MetricName) -> str:
-    return NAMES[name] if HIGHER_IS_BETTER[name] else f"{NAMES[name]} (lower is better)"
+    return TITLES[name] if HIGHER_IS_BETTER[name] else f"{TITLES[name]} (lower is better)"
 
 
 def _making(config: TrainConfig, chosen: Chosen, staged: Manifest, record: TrainingRecord) -> str:
@@ -109,11 +117,11 @@ def _history(record: TrainingRecord) -> str:
         (str(row.epoch), str(row.step), f"{row.training_loss:.4f}", f"{row.validation:.4f}")
         for row in record.history
     ]
-    metric = f"{NAMES[record.evaluation.primary_metric]} on validation rows"
+    metric = f"{TITLES[record.evaluation.primary_metric]} on validation rows"
     return "\n".join(_table(("epoch", "step", "training loss", metric), rows))
 
 
-def _use(task: Telling, config: TrainConfig, record: TrainingRecord) -> str:
+def _use(task: TaskReport, config: TrainConfig, record: TrainingRecord) -> str:
     whole = f"```python\n{task.use(record)}\n```"
     if not method.needs_base(config.run.method):
         return whole

@@ -1,17 +1,7 @@
 """Numbers as people read them. Pure."""
 
-from finetune_trainer.contract import Interval, MetricName
+from finetune_trainer.contract import Interval
 
-NAMES: dict[MetricName, str] = {
-    "accuracy": "accuracy",
-    "macroF1": "macro F1",
-    "microF1": "micro F1",
-    "weightedF1": "weighted F1",
-    "mcc": "Matthews correlation",
-    "loss": "loss",
-    "perplexity": "perplexity",
-    "tokenAccuracy": "token accuracy",
-}
 _FEW_DIGITS_FROM = 10
 _MINUS = "\N{MINUS SIGN}"
 

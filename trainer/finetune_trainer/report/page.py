@@ -11,9 +11,8 @@ from finetune_trainer.contract import Chosen, TrainPayload
 from finetune_trainer.report import data, provenance, scores, training, verdict
 from finetune_trainer.report.markup import Html, Section, code, foreign, joined, paragraph, tag
 from finetune_trainer.report.record import TrainingRecord
+from finetune_trainer.report.task_report import LICENCE, TaskReport
 from finetune_trainer.s3.manifest import Manifest
-from finetune_trainer.tasks.base import LICENCE, Showing, Telling
-from finetune_trainer.tasks.registry import showing, telling
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """Should a text ever get past the escaping, the browser still runs nothing and asks nobody."""
@@ -33,11 +32,10 @@ class Sources:
     """The data report; null where it is gone."""
 
 
-def render(of: Sources) -> str:
-    """The whole page."""
+def render(of: Sources, task: TaskReport) -> str:
+    """Renders the whole page."""
     run = of.config.run
-    tells, shows = telling(run.task), showing(run.task)
-    sections = list(_sections(of, tells, shows))
+    sections = list(_sections(of, task))
     name = of.config.job.name
     head = tag(
         "head",
@@ -53,7 +51,7 @@ def render(of: Sources) -> str:
         _top(of, sections),
         tag(
             "main",
-            verdict.banner(of.record, tells.kind(of.record), run.model.uri),
+            verdict.banner(of.record, task.kind(of.record), run.model.uri),
             *map(_section, sections),
         ),
         tag("footer", paragraph("Every number on this page is in ", code("report.json"), " beside it.")),
@@ -61,16 +59,16 @@ def render(of: Sources) -> str:
     return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
 
 
-def _sections(of: Sources, tells: Telling, shows: Showing) -> Iterator[Section]:
+def _sections(of: Sources, task: TaskReport) -> Iterator[Section]:
     record = of.record
-    yield scores.section(record.evaluation, tells.results(record))
-    yield from shows.sections(record)
+    yield scores.section(record.evaluation, task.results(record))
+    yield from task.sections(record)
     yield training.section(record)
     yield data.section(of.data)
     yield provenance.section(
         provenance.facts(of.config, of.chosen, of.staged, record), of.config, of.staged, of.trained
     )
-    limits = (*tells.limits(record), LICENCE)
+    limits = (*task.limits(record), LICENCE)
     yield Section("limits", "Limits and licence", (tag("ul", *(tag("li", limit) for limit in limits)),))
 
 

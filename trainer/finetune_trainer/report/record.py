@@ -4,15 +4,9 @@ import importlib.metadata
 import platform
 from typing import Annotated, Literal
 
-from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, FiniteFloat, JsonValue, NonNegativeInt, PositiveInt
 
 from finetune_trainer.contract import HIGHER_IS_BETTER, Best, Evaluation, Interval, Model
-from finetune_trainer.tasks.text_classification.facts import ClassificationFacts
-from finetune_trainer.tasks.text_generation.facts import GenerationFacts
-
-MODEL_FOLDER, RECORD, VERIFICATION = "model", "record.json", "verification.safetensors"
-PREDICTIONS = "predictions.jsonl"
-"""What a staging folder holds."""
 
 _LIBRARIES = (
     "torch",
@@ -55,8 +49,8 @@ class TrainingRecord(Model):
     """Everything about a training run that a reader of its result may want to know."""
 
     evaluation: Evaluation
-    classification: ClassificationFacts | None = None
-    generation: GenerationFacts | None = None
+    task: dict[str, JsonValue] = {}
+    """The task's own part, see `tasks.base.RecordingTaskReport.record`."""
     best: Best
     history: tuple[EpochRow, ...]
     curve: tuple[CurvePoint, ...] = ()

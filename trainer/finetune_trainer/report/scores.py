@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from finetune_trainer.contract import HIGHER_IS_BETTER, Evaluation, Interval, MetricName, Scores
+from finetune_trainer.contract import HIGHER_IS_BETTER, TITLES, Evaluation, Interval, MetricName, Scores
 from finetune_trainer.report import numbers, verdict
 from finetune_trainer.report.charts import Axis, Mark, intervals, tick_labels
 from finetune_trainer.report.markup import Html, Section, joined, paragraph, prose, table, tag
@@ -32,7 +32,7 @@ def section(evaluation: Evaluation, explained: str) -> Section:
                 f"All models answered the same {numbers.plural(evaluation.rows, 'test row')}. Intervals: "
                 "95 % percentile bootstrap, 1,000 resamples of the test rows; that of the difference is "
                 "paired. The metric that decided which weights were kept is ",
-                tag("strong", numbers.NAMES[evaluation.primary_metric]),
+                tag("strong", TITLES[evaluation.primary_metric]),
                 " on the validation rows.",
             ),
             prose(explained),
@@ -97,7 +97,7 @@ def _forest(
         told = "; ".join(
             f"{mark.name} {numbers.measured(mark.of.value)} ({numbers.interval(mark.of)})" for mark in marks
         )
-        label = numbers.NAMES[name]
+        label = TITLES[name]
         shown = tag("strong", label) if name == primary else label
         drawn += [
             tag("div", shown, class_="name"),
@@ -119,7 +119,7 @@ def _table(evaluation: Evaluation, models: Sequence[ScoredModel], baseline: str)
 
 
 def _row(name: MetricName, evaluation: Evaluation, models: Sequence[ScoredModel]) -> list[Html | str]:
-    label = numbers.NAMES[name]
+    label = TITLES[name]
     direction = "" if HIGHER_IS_BETTER[name] else tag("small", "less is better")
     first = joined([tag("strong", label) if name == evaluation.primary_metric else label, direction])
     cells = [_value(scores.metrics.get(name)) for _, _, scores in models]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from finetune_trainer.contract import TITLES
 from finetune_trainer.report import charts, numbers
 from finetune_trainer.report.markup import Html, Section, paragraph, table, tag
 from finetune_trainer.report.record import TrainingRecord
@@ -66,4 +67,4 @@ def _epochs(record: TrainingRecord) -> Html:
 
 
 def _metric(record: TrainingRecord) -> str:
-    return numbers.NAMES[record.evaluation.primary_metric]
+    return TITLES[record.evaluation.primary_metric]

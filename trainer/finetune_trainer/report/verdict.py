@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from finetune_trainer.contract import HIGHER_IS_BETTER, Evaluation, Interval, MetricName, Scores
+from finetune_trainer.contract import HIGHER_IS_BETTER, TITLES, Evaluation, Interval, MetricName, Scores
 from finetune_trainer.report import numbers
 from finetune_trainer.report.markup import Html, code, foreign, paragraph, tag
 from finetune_trainer.report.record import TrainingRecord, base_name
@@ -55,7 +55,7 @@ def banner(record: TrainingRecord, kind: str, base: str) -> Html:
 def headline(evaluation: Evaluation) -> str:
     """The verdict in a sentence that stays true when tuning made things worse."""
     metric, baseline = evaluation.primary_metric, base_name(evaluation)
-    name = numbers.NAMES[metric]
+    name = TITLES[metric]
     before = numbers.measured(evaluation.baseline.metrics[metric].value)
     if evaluation.tuned is None:
         return f"Nothing was tuned: the {baseline} reaches {name} {before}."
@@ -107,7 +107,7 @@ def _tiles(record: TrainingRecord) -> Html:
 
 def _score(name: str, of: Scores, metric: MetricName) -> Html:
     value = of.metrics[metric]
-    note = f"{numbers.NAMES[metric]} ({numbers.interval(value)})"
+    note = f"{TITLES[metric]} ({numbers.interval(value)})"
     return _tile(name, numbers.measured(value.value), note)
 
 

@@ -36,8 +36,8 @@ from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.stages import preflight
 from finetune_trainer.stages.result import StageResult
-from finetune_trainer.tasks.base import Preparing
-from finetune_trainer.tasks.registry import preparing
+from finetune_trainer.tasks.base import TaskData
+from finetune_trainer.tasks.registry import data_of
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class _Work:
     """What the parts below look at."""
 
     config: TrainConfig
-    task: Preparing[Any]
+    task: TaskData[Any]
     output: Store
     base: _Base
     files: dict[SplitName, tuple[DataFile, ...]]
@@ -104,7 +104,7 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     found = sources.find(data, config.run.dataset)
     files = {name: sources.fetch(data, split.uris, paths) for name, split in found.items()}
     heartbeat.beat(Activity.CHECKING_MODEL, percent=10, quiet_seconds=_SLOW_SECONDS)
-    task = preparing(config.run.task)
+    task = data_of(config.run.task)
     base = _base(config, task, models, paths)
     if parent:
         lineage.check_files(config.run.model.uri, parent, base.folder, base.digest)
@@ -119,7 +119,7 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     return _result(work, digest, facts)
 
 
-def _base(config: TrainConfig, task: Preparing[Any], store: Store, paths: Paths) -> _Base:
+def _base(config: TrainConfig, task: TaskData[Any], store: Store, paths: Paths) -> _Base:
     """Checks the model from outside before its weights are downloaded for their digest."""
     uri = config.run.model.uri.rstrip("/") + "/"
     wanted = model_check.Wanted(task.model_types(), task.HEAD, task.SUITABLE)

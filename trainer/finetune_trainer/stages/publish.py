@@ -19,15 +19,16 @@ from finetune_trainer.contract import (
 )
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat
-from finetune_trainer.paths import Paths
+from finetune_trainer.paths import PREDICTIONS, RECORD, Paths
 from finetune_trainer.report import model_card, page
 from finetune_trainer.report.page import Sources
-from finetune_trainer.report.record import PREDICTIONS, RECORD, TrainingRecord
+from finetune_trainer.report.record import TrainingRecord
 from finetune_trainer.s3 import results
 from finetune_trainer.s3.manifest import Manifest, download_folder, upload_folder
 from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.stages.preflight import check_output_free
 from finetune_trainer.stages.result import StageResult
+from finetune_trainer.tasks.registry import model_of, report_of
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     from finetune_trainer.models.verify import verify  # noqa: PLC0415
 
     quiet()
-    model_folder, difference = verify(config, paths, staged_folder)
+    model_folder, difference = verify(config, model_of(config.run.task), paths, staged_folder)
     log.info("reloaded from %s: the largest difference of a logit is %.1e", trained.staging, difference)
     heartbeat.beat(Activity.UPLOADING, percent=60.0)
     record = TrainingRecord.model_validate_json((staged_folder / RECORD).read_bytes())
@@ -119,8 +120,8 @@ def _assemble(staged_folder: Path, folder: Path, sources: Sources) -> None:
     config, chosen, staged, record = sources.config, sources.chosen, sources.staged, sources.record
     (folder / "evaluation").mkdir()
     copyfile(staged_folder / PREDICTIONS, folder / "evaluation" / PREDICTIONS)
-    (folder / CARD).write_text(model_card.render(config, chosen, staged, record))
-    (folder / PAGE).write_text(page.render(sources), encoding="utf-8")
+    (folder / CARD).write_text(model_card.render(config, chosen, staged, record, report_of(config.run.task)))
+    (folder / PAGE).write_text(page.render(sources, report_of(config.run.task)), encoding="utf-8")
     _write(
         folder / "finetune-config.json",
         {

@@ -18,6 +18,7 @@ from finetune_trainer.paths import Paths
 from finetune_trainer.report.record import sentence
 from finetune_trainer.stages.result import StageResult
 from finetune_trainer.tasks.base import Predictions
+from finetune_trainer.tasks.registry import training_task
 from finetune_trainer.training import baseline, best_weights, staging
 from finetune_trainer.training.context import Context, open_context
 from finetune_trainer.training.distributed import Gang, largest
@@ -37,7 +38,7 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     """
     began = time.monotonic()
     quiet()
-    context = open_context(config, paths, heartbeat)
+    context = open_context(config, paths, heartbeat, training_task(config.run.task))
     base, reused = baseline.measured(context, LOADED, MEASURED)
     context = context.packed_by(base.packing)
     tuned = tune(context, first_percent=MEASURED, last_percent=TRAINED)
@@ -73,7 +74,7 @@ def _test(context: Context) -> tuple[torch.nn.Module, Predictions]:
     best_weights.spread(context.gang, model, context.best_weights)
     predictions = over_rows(
         context,
-        partial(context.learning.predictions, model),
+        partial(context.task.model.predict, model),
         context.prepared.test,
         partial(context.report_progress, Activity.EVALUATING_TUNED, TRAINED, TESTED),
     )

@@ -1,85 +1,83 @@
-"""What a task has to be able to do; each is a folder beside this file, whose modules do it.
+"""The protocols of a task, and the values that a task takes and returns.
 
-`preparing` is asked by Prepare and imports no torch, `learning` by Train and Publish, `telling` by the
-model card and the report, `showing` by the report. Nothing else in the trainer knows which tasks there are.
+A task is a package beside this module with four modules: `data` (no torch), `model`, `metrics` and `report`.
+A task takes values, such as rows, predictions and a model, and never the run. Only stages know which tasks
+exist, see `registry`.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import JsonValue
+from pydantic import JsonValue, NonNegativeInt, PositiveInt
 
-from finetune_trainer.config import Run
-from finetune_trainer.contract import Evaluation, MetricName
+from finetune_trainer.config import EvaluationSpec, Run
+from finetune_trainer.contract import Digest, Evaluation, MetricName, Model, Task
 from finetune_trainer.data.example import Encoding, Example
 from finetune_trainer.data.findings import Finding, SplitName
+from finetune_trainer.data.shards import Prepared, Split
+from finetune_trainer.models.packing import Packing
 from finetune_trainer.models.plan import AutoLimits
+from finetune_trainer.report.task_report import TaskReport
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from finetune_trainer.data.shards import Prepared, Split
-    from finetune_trainer.models.packing import Packing
-    from finetune_trainer.report.markup import Section
-    from finetune_trainer.report.record import TrainingRecord
-    from finetune_trainer.training.baseline import Baseline, BaselineKey
-    from finetune_trainer.training.context import Context
-
 Tensors = dict[str, "torch.Tensor"]
 Predictions = npt.NDArray[np.floating[Any]]
-"""What a model says about each row, shape [rows, width]; what the numbers mean is the task's own."""
+"""The output of a model for each row, shape [rows, width]; each task defines the columns."""
 Numbers = Sequence[int] | npt.NDArray[np.int64]
+OnProgress = Callable[[float], None]
+"""Called with the share that is done, from 0 to 1."""
 Row = TypeVar("Row", bound=Example)
-LICENCE = "The base model's licence, and that of the data, apply to this model too: check both."
-"""A limit of every task."""
 
 
-class Preparing(Protocol[Row]):
-    """From the values of a row to tokens. No torch."""
+class TaskData(Protocol[Row]):
+    """From the values of a row to tokens; module `data`. Imports no torch."""
 
     @property
     def HEAD(self) -> str:  # noqa: N802 - a module's constant
-        """What a model needs for this task, such as `classification head`."""
+        """The part of a model that the task needs, such as `classification head`."""
 
     @property
     def SUITABLE(self) -> str:  # noqa: N802
-        """Which models have it, for people."""
+        """The models that have this part, for people."""
 
     @property
     def AUTO(self) -> AutoLimits:  # noqa: N802
-        """What its `Auto` values start from."""
+        """Limits of the `Auto` values."""
 
     def model_types(self) -> frozenset[str]:
         """Model types of transformers that can do this task."""
 
     def example(self, line: int, values: Mapping[str, Any], run: Run) -> Row | str:
-        """A row that can be used, or why it cannot (`has no 'label'`)."""
+        """The example of a row, or why the row cannot be used (`has no 'label'`)."""
 
     def absent(self, there: Collection[str], run: Run) -> tuple[str, ...]:
-        """Columns that no row can do without and that a file with these columns has not."""
+        """The columns that every row needs and that a file with the columns `there` lacks."""
 
     def check_rows(
         self, splits: Mapping[SplitName, Sequence[Row]], homes: Mapping[SplitName, str]
     ) -> list[Finding]:
-        """Whether the rows can be learnt and measured; `homes` is the file of each split."""
+        """Checks whether a model can be trained and measured on the rows; `homes`: the file of each split."""
 
     def classes(self, train: Sequence[Row]) -> tuple[str, ...]:
-        """Names of the classes in the order of the head's outputs; none for a task without classes."""
+        """Names of the classes in the order of the head's outputs; empty for a task without classes."""
 
     def labels(self, rows: Sequence[Row], classes: Sequence[str]) -> npt.NDArray[np.int32]:
-        """Number of each row's class, shape [rows]; zeros for a task without classes."""
+        """The class of each row, shape [rows]; zeros for a task without classes."""
 
     def encode(self, tokenizer: Any, rows: Sequence[Row], run: Run) -> list[Encoding]:
-        """Each row whole."""
+        """Tokenizes the rows without truncation."""
 
     def cut(
         self, tokenizer: Any, rows: Sequence[Row], encoded: Sequence[Encoding], max_length: int
     ) -> list[Encoding]:
-        """The same with no row longer than `max_length`."""
+        """Truncates the rows to `max_length` tokens."""
 
     def check_encoded(
         self,
@@ -87,25 +85,73 @@ class Preparing(Protocol[Row]):
         encoded: Mapping[SplitName, Sequence[Encoding]],
         homes: Mapping[SplitName, str],
     ) -> list[Finding]:
-        """Whether what is left of the rows after cutting can be learnt."""
+        """Checks whether the truncated rows still have tokens or labels to train on."""
 
     def shown(self, tokenizer: Any, rows: Sequence[Row], encoded: Sequence[Encoding]) -> dict[str, JsonValue]:
-        """The task's own part of the data report: what is learnt of the training rows."""
+        """The task's part of the data report."""
 
 
-class Learning(Protocol):
-    """From tokens to a model, and to what it is worth. With torch."""
+class BaselineKey(Model):
+    """Everything that a baseline depends on; the digest of the key names the baseline."""
+
+    task: Task
+    model: Digest
+    data: Digest
+    max_length: PositiveInt
+    primary_metric: MetricName
+    seed: NonNegativeInt
+    code: str
+    """Version of the task's metrics and of its baseline."""
+
+
+class Baseline(Model):
+    """The part of a baseline that is the same for all tasks."""
+
+    key: BaselineKey
+    test_rows: PositiveInt
+    """Number of test rows that were measured."""
+    packing: Packing | None = None
+    """When rows are packed; None: never, because the base model does not support packing."""
+
+
+@dataclass(frozen=True)
+class EvaluationInputs:
+    """The values that a task needs to measure a model."""
+
+    prepared: Prepared
+    base: Path
+    """Folder with the files of the base model."""
+    pad_id: int
+    evaluation: EvaluationSpec
+    seed: int
+
+
+class Evaluate(Protocol):
+    """Runs a model over all rows of a split, with all ranks."""
+
+    def __call__(
+        self,
+        compute: "Callable[[Tensors], torch.Tensor]",
+        split: Split,
+        on_progress: OnProgress,
+        packing: Packing | None = None,
+    ) -> Predictions:
+        """Returns one row of numbers for each row of the split, shape [rows, width]; a collective call."""
+
+
+class TaskModel(Protocol):
+    """From tokens to a model and to its predictions; module `model`. Imports torch."""
 
     @property
     def METRIC_CODE(self) -> str:  # noqa: N802
-        """Raised when the meaning of a metric or of the baseline changes: baselines are measured anew."""
+        """Raised when the meaning of a metric or of the baseline changes: baselines are measured again."""
 
     @property
     def FORWARD(self) -> Mapping[str, Any]:  # noqa: N802
-        """What the model is told at every call, beside the inputs."""
+        """Keyword arguments of every forward pass beside the inputs."""
 
-    def load(self, folder: Path, prepared: "Prepared") -> "PreTrainedModel":
-        """The base model ready for training, float32, the same on every rank for the same torch seed.
+    def load(self, folder: Path, prepared: Prepared) -> "PreTrainedModel":
+        """Loads the base model for training, float32, equal on every rank for the same torch seed.
 
         Raises:
             StageFailure: UserConfig, the files do not make a model for this task.
@@ -115,111 +161,124 @@ class Learning(Protocol):
         """Names of the modules that the base model's files may lack: every method trains them in full."""
 
     def load_published(self, folder: Path, base: Path | None) -> "torch.nn.Module":
-        """A tuned model, float32, ready to answer; nothing missing or left over.
+        """Loads a tuned model, float32, in evaluation mode; no weight may be missing or left over.
 
         Args:
-            folder: the model saved whole, or an adapter.
-            base: the base model's files, where it is an adapter.
+            folder: the whole model, or an adapter.
+            base: the base model's files, for an adapter.
 
         Raises:
             StageFailure: Internal.
         """
 
-    def collate(self, split: "Split", numbers: Numbers, pad_id: int, packing: "Packing | None") -> Tensors:
+    def collate(self, split: Split, numbers: Numbers, pad_id: int, packing: Packing | None) -> Tensors:
         """Some rows as the model's inputs, with two more tensors of one shape.
 
-        `labels`: what is to be learnt, IGNORE_INDEX elsewhere. `row_index`: the row of each label,
-        from 0. FILLER stands for a row that carries no loss.
+        `labels`: the targets, IGNORE_INDEX elsewhere. `row_index`: the row of each target, counted from 0
+        within `numbers`. FILLER stands for a row without targets.
 
         Args:
             split: the rows.
-            numbers: which of them.
+            numbers: the numbers of the rows.
             pad_id: the tokenizer's padding token.
-            packing: when the rows may be laid end to end; None: never.
+            packing: when to pack the rows; None: never.
         """
 
     def losses(self, outputs: Any, labels: "torch.Tensor") -> "torch.Tensor":
-        """The loss of each label that is not IGNORE_INDEX, in their order, flat."""
+        """The loss of each target in order, shape [targets]."""
 
-    def predictions(self, model: "torch.nn.Module", inputs: Tensors) -> "torch.Tensor":
-        """What a model says about each row, float32 or float64, shape [rows, width]."""
+    def predict(self, model: "torch.nn.Module", inputs: Tensors) -> "torch.Tensor":
+        """The predictions for each row, float32 or float64, shape [rows, width]."""
 
     def logits(self, model: "torch.nn.Module", inputs: Tensors) -> "torch.Tensor":
-        """Logits that the model must give again once it is saved and loaded, float32, shape [rows, width]."""
+        """The logits that the saved and reloaded model must reproduce, float32, shape [rows, width]."""
 
-    def verified_rows(self, model: "torch.nn.Module", split: "Split") -> int:
-        """Of how many rows Publish compares the logits: as many as can be stored and computed at once."""
+    def verified_rows(self, model: "torch.nn.Module", split: Split) -> int:
+        """Number of rows whose logits Publish compares: as many as can be stored and computed at once."""
 
-    def measured(self, metric: MetricName, predictions: Predictions, split: "Split", classes: int) -> float:
-        """One metric of one model on one split."""
+    def load_for_baseline(self, inputs: EvaluationInputs, device: "torch.device") -> "torch.nn.Module":
+        """Loads the model that the baseline measures."""
+
+    def packing_of(self, model: "torch.nn.Module") -> Packing | None:
+        """When rows are packed for a model; None where the model does not support packing."""
 
     def measure_baseline(
-        self, context: "Context", key: "BaselineKey", on_progress: Callable[[float], None]
-    ) -> "Baseline | None":
-        """What the tuned model is compared with; a collective call, its result on rank 0 alone."""
-
-    def read_baseline(self, document: bytes) -> "Baseline":
-        """A stored baseline.
-
-        Raises:
-            ValidationError: it is none of this task.
-        """
-
-    def evaluation(self, context: "Context", baseline: Any, predictions: Predictions) -> Evaluation:
-        """Base model and tuned model on the test rows, with intervals."""
-
-    def facts(
         self,
-        context: "Context",
+        inputs: EvaluationInputs,
+        baseline: Baseline,
         model: "torch.nn.Module",
-        baseline: Any,
-        predictions: Predictions,
-        *,
-        reused: bool,
-    ) -> Any:
-        """The task's own part of the training record; asked on rank 0 alone.
+        evaluate: Evaluate,
+        on_progress: OnProgress,
+    ) -> Baseline:
+        """Measures what the tuned model is compared with; a collective call.
 
         Args:
-            context: the run.
-            model: the tuned one, whole, on the device.
-            baseline: what it is compared with.
+            inputs: rows and settings.
+            baseline: the part that is the same for all tasks.
+            model: from `load_for_baseline`.
+            evaluate: runs the model over rows.
+            on_progress: told the share that is done.
+        """
+
+    def read_baseline(self, document: bytes) -> Baseline:
+        """Reads a stored baseline.
+
+        Raises:
+            ValidationError: the document is no baseline of this task.
+        """
+
+    def samples(self, inputs: EvaluationInputs, model: "torch.nn.Module") -> tuple[str, ...]:
+        """Texts that the model writes for the report; none for a task that writes nothing."""
+
+
+class TaskMetrics(Protocol):
+    """From predictions to scores; module `metrics`. Imports no torch."""
+
+    def score(self, metric: MetricName, predictions: Predictions, split: Split, classes: int) -> float:
+        """One metric of one model on a split."""
+
+    def evaluation(self, inputs: EvaluationInputs, baseline: Any, predictions: Predictions) -> Evaluation:
+        """Compares the base model with the tuned model on the test rows, with intervals.
+
+        Args:
+            inputs: rows and settings.
+            baseline: the task's own baseline.
             predictions: of the tuned model on the test rows.
+        """
+
+
+class RecordingTaskReport(TaskReport, Protocol):
+    """A task's report with what Train writes for it; module `report`. Imports no torch."""
+
+    def record(
+        self,
+        inputs: EvaluationInputs,
+        baseline: Any,
+        predictions: Predictions,
+        samples: Sequence[str],
+        *,
+        reused: bool,
+    ) -> Model:
+        """The task's part of the training record.
+
+        Args:
+            inputs: rows and settings.
+            baseline: the task's own baseline.
+            predictions: of the tuned model on the test rows.
+            samples: texts that the tuned model writes.
             reused: whether an earlier attempt measured the baseline.
         """
 
-    def prediction_lines(self, context: "Context", baseline: Any, predictions: Predictions) -> Iterator[str]:
-        """One JSON line a test row: everything needed to compute every metric again."""
+    def prediction_lines(
+        self, inputs: EvaluationInputs, baseline: Any, predictions: Predictions
+    ) -> Iterator[str]:
+        """One JSON line for each test row, from which every metric can be computed again."""
 
 
-class Telling(Protocol):
-    """What model card and report say of this task."""
+@dataclass(frozen=True)
+class TrainingTask:
+    """The modules of a task that Train uses."""
 
-    @property
-    def PIPELINE(self) -> str:  # noqa: N802
-        """The task's name on model hubs."""
-
-    def kind(self, record: "TrainingRecord") -> str:
-        """What the model is, such as `A text classifier with 3 classes`."""
-
-    def results(self, record: "TrainingRecord") -> str:
-        """How to read the table of metrics; names stand in backticks, nothing else is markup."""
-
-    def details(self, record: "TrainingRecord") -> str:
-        """A section of the card with figures that only this task has, as Markdown."""
-
-    @property
-    def AUTO(self) -> str:  # noqa: N802
-        """The class of transformers that loads it."""
-
-    def use(self, record: "TrainingRecord") -> str:
-        """Python that uses the model."""
-
-    def limits(self, record: "TrainingRecord") -> list[str]:
-        """What a user must not expect of it, as plain text: labels may be in it."""
-
-
-class Showing(Protocol):
-    """What only this task has to show in the report."""
-
-    def sections(self, record: "TrainingRecord") -> "Sequence[Section]":
-        """Parts of the page, in order."""
+    model: TaskModel
+    metrics: TaskMetrics
+    report: RecordingTaskReport

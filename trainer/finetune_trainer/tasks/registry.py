@@ -1,37 +1,32 @@
-"""All tasks: one line a task. Only stages import this module."""
+"""Finds the modules of a task. Only stages import this module."""
 
 from importlib import import_module
 from typing import Any, cast
 
-from finetune_trainer.contract import Task
-from finetune_trainer.tasks.base import Learning, Preparing, Showing, Telling
-
-FOLDERS: dict[Task, str] = {
-    "TextClassification": "text_classification",
-    "TextGeneration": "text_generation",
-}
-"""The package of each task, below `finetune_trainer.tasks`."""
+from finetune_trainer.contract import TASKS, Task
+from finetune_trainer.report.task_report import TaskReport
+from finetune_trainer.tasks.base import TaskData, TaskModel, TrainingTask
 
 
-def preparing(task: Task) -> Preparing[Any]:
-    """What Prepare asks; imports no torch."""
-    return cast("Preparing[Any]", _module(task, "data"))
+def data_of(task: Task) -> TaskData[Any]:
+    """The module `data` of a task; imports no torch."""
+    return cast("TaskData[Any]", _module(task, "data"))
 
 
-def learning(task: Task) -> Learning:
-    """What Train and Publish ask; imports torch."""
-    return cast("Learning", _module(task, "learning"))
+def model_of(task: Task) -> TaskModel:
+    """The module `model` of a task; imports torch."""
+    return cast("TaskModel", _module(task, "model"))
 
 
-def telling(task: Task) -> Telling:
-    """What model card and report ask."""
-    return cast("Telling", _module(task, "telling"))
+def report_of(task: Task) -> TaskReport:
+    """The module `report` of a task; imports no torch."""
+    return cast("TaskReport", _module(task, "report"))
 
 
-def showing(task: Task) -> Showing:
-    """What the report asks."""
-    return cast("Showing", _module(task, "showing"))
+def training_task(task: Task) -> TrainingTask:
+    """The modules of a task that Train uses; imports torch."""
+    return TrainingTask(*(_module(task, name) for name in ("model", "metrics", "report")))
 
 
 def _module(task: Task, name: str) -> Any:
-    return import_module(f"finetune_trainer.tasks.{FOLDERS[task]}.{name}")
+    return import_module(f"finetune_trainer.tasks.{TASKS[task]}.{name}")

@@ -18,8 +18,7 @@ from finetune_trainer.models.load import pad_token
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
-from finetune_trainer.tasks.base import Learning, Numbers, Tensors
-from finetune_trainer.tasks.registry import learning
+from finetune_trainer.tasks.base import EvaluationInputs, Numbers, Tensors, TrainingTask
 from finetune_trainer.training.deepspeed_config import Precision
 from finetune_trainer.training.distributed import Gang, meet
 
@@ -41,17 +40,19 @@ class Context:
     base_digest: Digest
     pad_id: int
     precision: Precision
+    task: TrainingTask
     packing: Packing | None = None
     """When rows are laid end to end; the baseline says so, see Baseline.packing."""
 
     @property
-    def learning(self) -> Learning:
-        """What the task does while it is learnt and measured."""
-        return learning(self.config.run.task)
+    def inputs(self) -> EvaluationInputs:
+        """The values that the task needs to measure a model."""
+        run = self.config.run
+        return EvaluationInputs(self.prepared, self.base, self.pad_id, run.evaluation, run.training.seed)
 
     def collated(self, split: Split, numbers: Numbers) -> Tensors:
         """Some rows as the model's inputs."""
-        return self.learning.collate(split, numbers, self.pad_id, self.packing)
+        return self.task.model.collate(split, numbers, self.pad_id, self.packing)
 
     def packed_by(self, packing: Packing | None) -> Self:
         """The same run, with rows laid end to end where that pays."""
@@ -65,8 +66,8 @@ class Context:
         """
         run = self.config.run
         set_seed(run.training.seed)
-        model = self.learning.load(self.base, self.prepared)
-        return methods.applied(run.method, model, self.learning.head(model), run.training.seed)
+        model = self.task.model.load(self.base, self.prepared)
+        return methods.applied(run.method, model, self.task.model.head(model), run.training.seed)
 
     @property
     def best_weights(self) -> Path:
@@ -83,7 +84,7 @@ class Context:
         self.heartbeat.beat(activity, percent=before + (after - before) * share)
 
 
-def open_context(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> Context:
+def open_context(config: TrainConfig, paths: Paths, heartbeat: Heartbeat, task: TrainingTask) -> Context:
     """Meets the other ranks, then reads rows and model; on every node one rank downloads, the others wait.
 
     Raises:
@@ -116,6 +117,7 @@ def open_context(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> Con
         base_digest=base_digest,
         pad_id=pad_token(base),
         precision=precision(config.run.training, gang),
+        task=task,
     )
 
 

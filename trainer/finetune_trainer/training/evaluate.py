@@ -1,6 +1,7 @@
 """One model over many rows by all ranks: every row computed exactly once, whatever the world size."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +9,8 @@ import torch
 
 from finetune_trainer.data.shards import Split
 from finetune_trainer.models.collate import Tensors, lengths
-from finetune_trainer.tasks.base import Predictions
+from finetune_trainer.models.packing import Packing
+from finetune_trainer.tasks.base import OnProgress, Predictions
 from finetune_trainer.training.context import Context
 from finetune_trainer.training.distributed import gathered_rows, leave_together
 
@@ -18,9 +20,20 @@ _ROUNDS_BETWEEN_DECISIONS = 8
 """A collective costs little, but not nothing: ask that seldom whether somebody was told to leave."""
 
 
-def over_rows(
-    context: Context, compute: Compute, split: Split, on_progress: Callable[[float], None]
-) -> Predictions:
+@dataclass(frozen=True)
+class Evaluator:
+    """Runs models over rows with the ranks of a run, see `tasks.base.Evaluate`."""
+
+    context: Context
+
+    def __call__(
+        self, compute: Compute, split: Split, on_progress: OnProgress, packing: Packing | None = None
+    ) -> Predictions:
+        """See `over_rows`."""
+        return over_rows(self.context.packed_by(packing), compute, split, on_progress)
+
+
+def over_rows(context: Context, compute: Compute, split: Split, on_progress: OnProgress) -> Predictions:
     """Runs a model over all rows of a split, shared out over the ranks; a collective call.
 
     Rows of similar length go together. Every rank makes the same number of passes, for at ZeRO-3 a pass is

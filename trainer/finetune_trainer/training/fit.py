@@ -70,8 +70,8 @@ def tune(context: Context, *, first_percent: float, last_percent: float) -> Tune
     loop = Loop(
         gang=gang,
         batches=RankBatches(train, Layout.of(chosen), rank=gang.rank, seed=seed, collate=context.collated),
-        losses=context.learning.losses,
-        forward=context.learning.FORWARD,
+        losses=context.task.model.losses,
+        forward=context.task.model.FORWARD,
         clip=own_clip(chosen.zero_stage, run.training.max_gradient_norm),
         heartbeat=context.heartbeat,
         model=model,
@@ -120,16 +120,16 @@ def _validation(context: Context, loop: Loop) -> float:
     """The primary metric on the validation rows, the same number on every rank."""
     engine = loop.model_wrapped
     engine.eval()
-    prepared, learning = context.prepared, context.learning
+    prepared, task = context.prepared, context.task
     predictions = over_rows(
         context,
-        partial(learning.predictions, engine),
+        partial(task.model.predict, engine),
         prepared.validation,
         lambda _: context.heartbeat.beat(Activity.EVALUATING),
     )
     engine.train()
     primary = context.config.run.evaluation.primary_metric
-    value = learning.measured(primary, predictions, prepared.validation, len(prepared.labels))
+    value = task.metrics.score(primary, predictions, prepared.validation, len(prepared.labels))
     # Ranks on unlike machines may round differently; a decision must be the same everywhere.
     return float(from_first(context.gang, value))
 

@@ -17,18 +17,11 @@ from finetune_trainer.models.collate import lengths
 from finetune_trainer.models.lineage import lineage_of
 from finetune_trainer.models.load import on
 from finetune_trainer.models.verify import LOGITS
-from finetune_trainer.report.record import (
-    MODEL_FOLDER,
-    PREDICTIONS,
-    RECORD,
-    VERIFICATION,
-    TrainingRecord,
-    versions,
-)
+from finetune_trainer.paths import MODEL_FOLDER, PREDICTIONS, RECORD, VERIFICATION
+from finetune_trainer.report.record import TrainingRecord, versions
 from finetune_trainer.s3.manifest import Manifest, upload_folder
 from finetune_trainer.s3.results import writer
-from finetune_trainer.tasks.base import Predictions
-from finetune_trainer.training.baseline import Baseline
+from finetune_trainer.tasks.base import Baseline, Predictions
 from finetune_trainer.training.context import Context
 from finetune_trainer.training.fit import Tuned
 
@@ -52,13 +45,15 @@ class Outcome:
 
 def record_of(context: Context, outcome: Outcome) -> TrainingRecord:
     """The record of this run; the intervals are computed here."""
-    prepared, tuned, learning = context.prepared, outcome.tuned, context.learning
+    prepared, tuned, task, inputs = context.prepared, outcome.tuned, context.task, context.inputs
+    context.heartbeat.beat(Activity.EVALUATING_TUNED)
+    samples = task.model.samples(inputs, outcome.model)
     trained, parameters = methods.sizes(outcome.model)
     return TrainingRecord(
-        evaluation=learning.evaluation(context, outcome.baseline, outcome.predictions),
-        **learning.facts(
-            context, outcome.model, outcome.baseline, outcome.predictions, reused=outcome.reused
-        ),
+        evaluation=task.metrics.evaluation(inputs, outcome.baseline, outcome.predictions),
+        task=task.report.record(
+            inputs, outcome.baseline, outcome.predictions, samples, reused=outcome.reused
+        ).model_dump(mode="json", by_alias=True),
         best=tuned.best,
         history=tuned.history,
         curve=tuned.curve,
@@ -96,7 +91,7 @@ def stage(
         if (context.base / name).is_file():
             copyfile(context.base / name, model_folder / name)
     _write_verification(context, model, folder / VERIFICATION)
-    lines = context.learning.prediction_lines(context, outcome.baseline, outcome.predictions)
+    lines = context.task.report.prediction_lines(context.inputs, outcome.baseline, outcome.predictions)
     predictions = "".join(f"{line}\n" for line in lines)
     (folder / PREDICTIONS).write_text(predictions)
     (folder / RECORD).write_text(facts.model_dump_json(by_alias=True))
@@ -122,12 +117,12 @@ def _write_verification(context: Context, model: torch.nn.Module, path: Path) ->
     """Inputs and logits of some test rows of all lengths, for Publish to compute again."""
     test = context.prepared.test
     by_length = np.argsort(lengths(test), kind="stable")
-    most = min(VERIFIED_ROWS, context.learning.verified_rows(model, test))
+    most = min(VERIFIED_ROWS, context.task.model.verified_rows(model, test))
     # Of one row the longest is taken, of more both ends and what lies between.
     sample = by_length[np.unique(np.linspace(len(test) - 1, 0, most).astype(np.int64))]
     inputs = context.collated(test, sample)
     with torch.no_grad():
-        logits = context.learning.logits(model, inputs)
+        logits = context.task.model.logits(model, inputs)
     save_file({**inputs, LOGITS: logits.contiguous()}, path)
 
 

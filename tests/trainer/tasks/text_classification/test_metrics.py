@@ -74,7 +74,8 @@ def test_intervals_agree_with_resampling_the_rows_one_by_one() -> None:
     truth, predictions = rows(4)
     evaluation = compared({"majority": np.zeros_like(truth), "baseline": predictions}, truth)
     random = np.random.default_rng(0)
-    resampled = [random.integers(0, len(truth), len(truth)) for _ in range(1000)]
+    strata = [np.flatnonzero(truth == label) for label in range(6)]
+    resampled = [np.concatenate([random.choice(rows, len(rows)) for rows in strata]) for _ in range(1000)]
     scores = [
         f1_score(truth[pick], predictions[pick], average="macro", labels=range(6), zero_division=0)
         for pick in resampled
@@ -82,6 +83,21 @@ def test_intervals_agree_with_resampling_the_rows_one_by_one() -> None:
     interval = evaluation.baseline.metrics["macroF1"]
     assert [interval.low, interval.high] == pytest.approx(np.percentile(scores, [2.5, 97.5]), abs=0.012)
     assert interval.low < interval.value < interval.high
+
+
+@pytest.mark.parametrize("rows_of_a_class", [1, 2, 3, 5])
+@pytest.mark.parametrize("seed", range(10))
+def test_an_interval_holds_its_value_with_few_rows_of_each_class(rows_of_a_class: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    truth = np.repeat(np.arange(6), rows_of_a_class)
+    guess = np.where(random.random(len(truth)) < 0.7, truth, random.integers(0, 6, len(truth)))
+    other = np.where(random.random(len(truth)) < 0.5, truth, random.integers(0, 6, len(truth)))
+    evaluation = compared({"baseline": other, "tuned": guess}, truth)
+    assert evaluation.tuned
+    assert evaluation.delta
+    for scores in (evaluation.baseline, evaluation.tuned, evaluation.delta):
+        for interval in scores.metrics.values():
+            assert interval.low <= interval.value <= interval.high
 
 
 def test_the_difference_of_equal_models_is_exactly_nothing_because_resamples_are_paired() -> None:

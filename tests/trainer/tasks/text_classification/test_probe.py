@@ -1,9 +1,10 @@
 import numpy as np
 
-from finetune_trainer.tasks.text_classification import learning, probe
-from finetune_trainer.tasks.text_classification.probe import Probe, linear_probe
+from finetune_trainer.tasks.base import BaselineKey
+from finetune_trainer.tasks.text_classification import model, probe
+from finetune_trainer.tasks.text_classification.baseline import Probe
+from finetune_trainer.tasks.text_classification.probe import linear_probe
 from finetune_trainer.training import baseline
-from finetune_trainer.training.baseline import BaselineKey
 
 KEY = BaselineKey(
     task="TextClassification",
@@ -62,10 +63,10 @@ def test_a_stored_baseline_is_read_back_only_if_it_is_exactly_the_one_needed() -
     test, _ = rows(3, 80, 0.3)
     found = fitted(rows(2, 60, 0.3), test)
     text = found.model_dump_json(by_alias=True).encode()
-    assert baseline.read(learning, text, KEY, 80) == found
-    assert baseline.read(learning, text, KEY, 81) is None
-    assert baseline.read(learning, text, KEY.model_copy(update={"seed": 1}), 80) is None
-    assert baseline.read(learning, text[:-20], KEY, 80) is None
+    assert baseline.read(model, text, KEY, 80) == found
+    assert baseline.read(model, text, KEY, 81) is None
+    assert baseline.read(model, text, KEY.model_copy(update={"seed": 1}), 80) is None
+    assert baseline.read(model, text[:-20], KEY, 80) is None
 
 
 def test_a_large_training_set_is_sampled_by_the_runs_seed() -> None:

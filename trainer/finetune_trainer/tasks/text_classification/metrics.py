@@ -12,13 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune_trainer.contract import Evaluation, MetricName
-from finetune_trainer.tasks.bootstrap import RESAMPLES, ModelRole, compared
+from finetune_trainer.data.shards import Split
+from finetune_trainer.tasks import bootstrap
+from finetune_trainer.tasks.base import EvaluationInputs, Predictions
+from finetune_trainer.tasks.bootstrap import Measure, ModelRole, measure_once
+from finetune_trainer.tasks.text_classification.baseline import Probe
 
 Predicted = npt.NDArray[np.int64]
 """A class for each row, shape [rows]."""
 Figures = npt.NDArray[np.float64]
-_BLOCK = 2_000_000
-"""Draws held in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,25 @@ class ClassFigures:
     """Test rows of this class."""
 
 
+def metrics_of(truth: Predicted, classes: int) -> Measure:
+    """The metrics as a function of predicted classes, shape [rows], and weights, shape [resamples, rows].
+
+    Args:
+        truth: the true class of each row, shape [rows].
+        classes: the number of training labels.
+    """
+    return lambda predicted, weights: _from_counts(*_counts(truth, predicted, weights, classes))
+
+
 def measure(truth: Predicted, predicted: Predicted, classes: int) -> dict[MetricName, float]:
     """Every metric of one model.
 
     Args:
-        truth: true class of each row, shape [rows].
-        predicted: predicted class of each row, shape [rows].
-        classes: number of training labels.
+        truth: the true class of each row, shape [rows].
+        predicted: the predicted class of each row, shape [rows].
+        classes: the number of training labels.
     """
-    hits, given, true = _counts(truth, predicted, np.ones(len(truth)), classes)
-    return {name: float(value) for name, value in _from_counts(hits, given, true).items()}
+    return measure_once(metrics_of(truth, classes), predicted)
 
 
 def compare(
@@ -54,21 +65,29 @@ def compare(
     primary: MetricName,
     seed: int,
 ) -> Evaluation:
-    """All models on the same rows, with 95 % percentile bootstrap intervals (Efron 1979).
+    """Scores all models on the same rows, see `bootstrap.compare`; the strata are the true classes.
 
-    Every resample draws rows with replacement and is shared by all models: `delta` is a paired bootstrap.
+    Rows with the same true class and the same predictions of all models become one row that counts several
+    times: the distribution of the resamples is the same, with far fewer numbers.
 
     Args:
-        truth: true class of each row, shape [rows].
-        predictions: predicted classes, shape [rows], for `majority`, `baseline` and, once it exists, `tuned`.
-        classes: number of training labels.
-        metrics: what to report; the primary metric is added where it is missing.
+        truth: the true class of each row, shape [rows].
+        predictions: the predicted classes, shape [rows], for `majority`, `baseline` and `tuned`.
+        classes: the number of training labels.
+        metrics: the metrics to report; the primary metric is added.
         primary: the metric that decides.
         seed: of the resampling.
     """
-    points = {model: measure(truth, predicted, classes) for model, predicted in predictions.items()}
-    resampled = _bootstrap(truth, predictions, classes, seed)
-    return compared(points, resampled, rows=len(truth), metrics=metrics, primary=primary)
+    distinct, counts = np.unique(np.stack([truth, *predictions.values()], axis=1), axis=0, return_counts=True)
+    return bootstrap.compare(
+        metrics_of(distinct[:, 0], classes),
+        {role: distinct[:, column] for column, role in enumerate(predictions, start=1)},
+        counts=counts.astype(np.int64),
+        strata=distinct[:, 0],
+        metrics=metrics,
+        primary=primary,
+        seed=seed,
+    )
 
 
 def confusion(truth: Predicted, predicted: Predicted, classes: int) -> npt.NDArray[np.int64]:
@@ -93,33 +112,6 @@ def flips(truth: Predicted, before: Predicted, after: Predicted) -> dict[str, in
     return {
         "fixed": int(np.sum(~right_before & right_after)),
         "broken": int(np.sum(right_before & ~right_after)),
-    }
-
-
-def _bootstrap(
-    truth: Predicted, predictions: Mapping[ModelRole, Predicted], classes: int, seed: int
-) -> dict[ModelRole, dict[MetricName, Figures]]:
-    """Metrics of every model in every resample, each of shape [RESAMPLES].
-
-    Drawing n rows with replacement is a multinomial draw over the distinct combinations (true class, answer
-    of each model): the same distribution, far fewer numbers than RESAMPLES x rows.
-    """
-    combinations, occurrences = np.unique(
-        np.stack([truth, *predictions.values()], axis=1), axis=0, return_counts=True
-    )
-    rows = len(truth)
-    random = np.random.default_rng(seed)
-    block = max(1, _BLOCK // len(combinations))
-    parts: dict[ModelRole, list[dict[MetricName, Figures]]] = {model: [] for model in predictions}
-    for start in range(0, RESAMPLES, block):
-        size = min(block, RESAMPLES - start)
-        drawn = random.multinomial(rows, occurrences / rows, size=size).astype(np.float64)
-        for column, model in enumerate(predictions, start=1):
-            counts = _counts(combinations[:, 0], combinations[:, column], drawn, classes)
-            parts[model].append(_from_counts(*counts))
-    return {
-        model: {name: np.concatenate([part[name] for part in blocks]) for name in blocks[0]}
-        for model, blocks in parts.items()
     }
 
 
@@ -155,3 +147,35 @@ def _from_counts(hits: Figures, given: Figures, true: Figures) -> dict[MetricNam
 
 def _ratio(above: Figures, below: Figures) -> Figures:
     return np.divide(above, below, out=np.zeros(np.shape(above)), where=np.asarray(below) > 0)
+
+
+def score(metric: MetricName, predictions: Predictions, split: Split, classes: int) -> float:
+    """One metric of one model, from the logits of a split."""
+    return measure(true_classes(split), predictions.argmax(axis=1), classes)[metric]
+
+
+def evaluation(inputs: EvaluationInputs, baseline: Probe, predictions: Predictions) -> Evaluation:
+    """Majority class, linear probe and tuned model on the test rows."""
+    spec = inputs.evaluation
+    return compare(
+        true_classes(inputs.prepared.test),
+        predicted_classes(baseline, predictions),
+        classes=len(inputs.prepared.labels),
+        metrics=spec.metrics,
+        primary=spec.primary_metric,
+        seed=inputs.seed,
+    )
+
+
+def true_classes(split: Split) -> Predicted:
+    """The true class of each row, shape [rows]."""
+    return split.labels.astype(np.int64)
+
+
+def predicted_classes(baseline: Probe, logits: Predictions) -> dict[ModelRole, Predicted]:
+    """The class that each model predicts for each test row, shape [rows]."""
+    return {
+        "majority": np.full(len(logits), baseline.majority, dtype=np.int64),
+        "baseline": np.array(baseline.predictions, dtype=np.int64),
+        "tuned": logits.argmax(axis=1),
+    }

@@ -1,14 +1,13 @@
 """What the tuned model is compared with: the most frequent class, and a linear probe on frozen features."""
 
 from collections.abc import Callable
-from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
 
+from finetune_trainer.tasks.base import BaselineKey
+from finetune_trainer.tasks.text_classification.baseline import Probe
 from finetune_trainer.tasks.text_classification.metrics import measure
-from finetune_trainer.training.baseline import Baseline, BaselineKey
 
 Features = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -17,21 +16,6 @@ STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 PROBE_ROWS = 20_000
 """A logistic regression gains little from more training rows, and costs a lot."""
 _ITERATIONS = 500
-
-
-class Probe(Baseline):
-    """The answers of both baselines on the test rows, so that nobody has to compute them again."""
-
-    majority: NonNegativeInt
-    """The most frequent class of the training rows."""
-    strength: FiniteFloat
-    """The inverse regularisation strength that did best on the validation rows."""
-    validation: FiniteFloat
-    """The probe's primary metric on the validation rows."""
-    rows: PositiveInt
-    """Training rows that the probe saw."""
-    predictions: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
-    """The probe's class for each test row."""
 
 
 def most_frequent(labels: Labels) -> int:

@@ -10,7 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune_trainer.contract import Evaluation, MetricName
-from finetune_trainer.tasks.bootstrap import RESAMPLES, ModelRole, compared
+from finetune_trainer.data.shards import Split
+from finetune_trainer.tasks import bootstrap
+from finetune_trainer.tasks.base import EvaluationInputs, Predictions
+from finetune_trainer.tasks.bootstrap import ModelRole, Weights, measure_once
+from finetune_trainer.tasks.text_generation.baseline import BaseModel
 
 Sums = npt.NDArray[np.float64]
 """Of each row, shape [rows, 3]: negative log-likelihood (natural), trained tokens, tokens that are the
@@ -20,40 +24,37 @@ _LARGEST = 700.0
 """exp of more is no float64; a loss of 12 is already that of a model that knows nothing of 150,000 tokens."""
 
 
+def measure_rows(sums: Sums, weights: Weights) -> dict[MetricName, Any]:
+    """Every metric in each resample, shape [resamples]."""
+    return _from_totals(weights @ sums)
+
+
 def measure(sums: Sums) -> dict[MetricName, float]:
     """Every metric of one model."""
-    return {name: float(value) for name, value in _from_totals(sums.sum(axis=0)).items()}
+    return measure_once(measure_rows, sums)
 
 
 def compare(
     sums: Mapping[ModelRole, Sums], *, metrics: Sequence[MetricName], primary: MetricName, seed: int
 ) -> Evaluation:
-    """All models on the same rows; every resample draws rows, and the same rows for all models.
+    """Scores all models on the same rows, see `bootstrap.compare`; all rows are one stratum.
 
     Args:
-        sums: of `baseline` and, once it exists, `tuned`.
-        metrics: what to report; the primary metric is added where it is missing.
+        sums: of `baseline` and `tuned`.
+        metrics: the metrics to report; the primary metric is added.
         primary: the metric that decides.
         seed: of the resampling.
     """
     rows = len(sums["baseline"])
-    points = {model: measure(of) for model, of in sums.items()}
-    return compared(points, _bootstrap(sums, rows, seed), rows=rows, metrics=metrics, primary=primary)
-
-
-def _bootstrap(
-    sums: Mapping[ModelRole, Sums], rows: int, seed: int
-) -> dict[ModelRole, dict[MetricName, npt.NDArray[np.float64]]]:
-    """Metrics of every model in every resample, each of shape [RESAMPLES]."""
-    every = np.concatenate(list(sums.values()), axis=1)
-    random = np.random.default_rng(seed)
-    totals = np.stack(
-        [
-            np.bincount(random.integers(0, rows, rows), minlength=rows).astype(np.float64) @ every
-            for _ in range(RESAMPLES)
-        ]
-    ).reshape(RESAMPLES, len(sums), 3)
-    return {model: _from_totals(totals[:, number]) for number, model in enumerate(sums)}
+    return bootstrap.compare(
+        measure_rows,
+        sums,
+        counts=np.ones(rows, dtype=np.int64),
+        strata=np.zeros(rows, dtype=np.int64),
+        metrics=metrics,
+        primary=primary,
+        seed=seed,
+    )
 
 
 def _from_totals(totals: npt.NDArray[np.float64]) -> dict[MetricName, Any]:
@@ -64,3 +65,20 @@ def _from_totals(totals: npt.NDArray[np.float64]) -> dict[MetricName, Any]:
         "perplexity": np.exp(np.minimum(loss, _LARGEST)),
         "tokenAccuracy": totals[..., HITS] / totals[..., TOKENS],
     }
+
+
+def score(metric: MetricName, predictions: Predictions, split: Split, classes: int) -> float:
+    """One metric of one model, from the sums of a split."""
+    return measure(predictions.astype(np.float64))[metric]
+
+
+def evaluation(inputs: EvaluationInputs, baseline: BaseModel, predictions: Predictions) -> Evaluation:
+    """Base model and tuned model on the test rows."""
+    spec = inputs.evaluation
+    sums: dict[ModelRole, Sums] = {"baseline": sums_of(baseline), "tuned": predictions.astype(np.float64)}
+    return compare(sums, metrics=spec.metrics, primary=spec.primary_metric, seed=inputs.seed)
+
+
+def sums_of(baseline: BaseModel) -> Sums:
+    """The sums of the base model."""
+    return np.array(baseline.sums, dtype=np.float64)

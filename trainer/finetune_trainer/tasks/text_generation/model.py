@@ -1,121 +1,161 @@
-"""The base model as a language model: loaded whole, tried out, and made to write."""
+"""Text generation while it is learnt and measured: cross entropy of the next token, a base model to beat."""
 
 import logging
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
+import transformers
+from torch.nn.functional import cross_entropy
 
-from finetune_trainer.contract import FailureClass
-from finetune_trainer.failures import StageFailure
-from finetune_trainer.models.load import LOCAL, check_complete, unusable
+from finetune_trainer.data.shards import Prepared, Split
+from finetune_trainer.models.collate import IGNORE_INDEX, lengths, work_of
+from finetune_trainer.models.load import LOCAL, load_saved, on
 from finetune_trainer.models.packing import Packing
-from finetune_trainer.tasks.text_generation.inputs import Ids, positions_of
+from finetune_trainer.tasks.base import Baseline, Evaluate, EvaluationInputs, Numbers, OnProgress, Tensors
+from finetune_trainer.tasks.text_generation import language_model
+from finetune_trainer.tasks.text_generation.baseline import BaseModel
+from finetune_trainer.tasks.text_generation.collate import (
+    last_tokens,
+    model_inputs,
+    pack_rows,
+    pad_rows,
+    row_count,
+)
+from finetune_trainer.tasks.text_generation.record import NEW_TOKENS, prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
-FORWARD: dict[str, Any] = {"use_cache": False}
-"""With a cache transformers would not keep rows apart that are laid end to end."""
-_KIND = "a language model"
-_SUITABLE = "a decoder such as Llama, Mistral, Qwen, Gemma or GPT-2"
-_TRIED = (7, 5)
-"""Tokens of the rows that a model is tried out with."""
-_NOISE = 1e-4
-"""Of the largest logit: what float32 makes of the same sum in another order. A leak is 1,000 times more."""
+METRIC_CODE = f"2 {transformers.__version__} {torch.__version__}"
+"""Raised when the meaning of a metric changes. The libraries decide whether rows are kept apart."""
+FORWARD = language_model.FORWARD
+_VERIFIED_BYTES = 16 * 1024 * 1024
+_VERIFIED_TOKENS = 8192
 
 
-def load_language_model(folder: Path) -> "PreTrainedModel":
-    """The base model, float32 (see text_classification.model), with all its weights from the files.
+def load(folder: Path, prepared: Prepared) -> "PreTrainedModel":
+    """The base model.
 
     Raises:
         StageFailure: UserConfig if it is no language model or weights are missing.
     """
-    from transformers import AutoModelForCausalLM, GenerationConfig  # noqa: PLC0415 - heavy
-
-    try:
-        load: Any = AutoModelForCausalLM.from_pretrained
-        model, loaded = load(
-            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **LOCAL
-        )
-    except (ValueError, OSError, KeyError) as error:
-        raise unusable(folder, str(error), _KIND, _SUITABLE) from error
-    check_complete(model, loaded, new_head=False)
-    model.accepts_loss_kwargs = False
-    # The base model's own generation_config.json is copied as it is; this one only has to be writable.
-    model.generation_config = GenerationConfig.from_model_config(model.config)
-    return model  # type: ignore[no-any-return]
+    return language_model.load_language_model(folder)
 
 
-def supports_packing(model: "PreTrainedModel") -> bool:
-    """Whether rows that are laid end to end get the logits that they have alone.
+def head(model: "PreTrainedModel") -> tuple[str, ...]:
+    """None: what makes words of hidden states comes with the base model."""
+    return ()
+
+
+def load_published(folder: Path, base: Path | None) -> torch.nn.Module:
+    """A tuned language model.
 
     Raises:
-        StageFailure: UserConfig, it looks at tokens that are still to come: its loss would mean nothing.
+        StageFailure: Internal if the files do not make exactly this model.
     """
-    random = np.random.default_rng(0)
-    embeddings: Any = model.get_input_embeddings()
-    vocabulary = embeddings.weight.shape[0]
-    rows = [random.integers(0, vocabulary, count) for count in _TRIED]
-    alone = [_logits(model, {"input_ids": torch.from_numpy(row)[None]}) for row in rows]
-    shorter = _logits(model, {"input_ids": torch.from_numpy(rows[0][:-1])[None]})
-    if not _same(shorter, alone[0][:-1]):
-        raise StageFailure(
-            FailureClass.USER_CONFIG,
-            "ModelUnusable",
-            f"model.uri: a model of type {model.config.model_type!r} sees the tokens that it is to predict",
-            f"choose {_SUITABLE}",
-        )
-    kept = torch.arange(sum(_TRIED))
-    try:
-        packed = _logits(model, {**positions_of(rows), "logits_to_keep": kept})
-    except (TypeError, ValueError, RuntimeError) as error:
-        log.info("rows cannot be laid end to end for this model: %s", error)
-        return False
-    return _same(packed, torch.cat(alone))
+    return load_saved(transformers.AutoModelForCausalLM, folder, base)
 
 
-def packing_of(model: "PreTrainedModel") -> Packing:
-    """What laying rows end to end costs this model."""
-    sizes: Any = model.config.get_text_config()
-    embeddings: Any = model.get_input_embeddings()
-    return Packing.of(
-        hidden=sizes.hidden_size, layers=sizes.num_hidden_layers, vocabulary=embeddings.weight.shape[0]
+def collate(split: Split, numbers: Numbers, pad_id: int, packing: Packing | None) -> Tensors:
+    """Rows laid end to end where that pays, else padded; `labels` stand where they are predicted."""
+    packed = packing is not None and packing.pays(work_of(split, numbers))
+    return (pack_rows if packed else pad_rows)(split, numbers, pad_id)
+
+
+def losses(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of each token that is learnt."""
+    there = labels.flatten() != IGNORE_INDEX
+    logits = _kept(outputs, labels)
+    return cross_entropy(logits, labels.flatten(), reduction="none", ignore_index=IGNORE_INDEX)[there]
+
+
+def predict(network: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
+    """Sums of each row, float64, shape [rows, 3]; see metrics.Sums."""
+    logits = _kept(network(**model_inputs(inputs), **FORWARD), inputs["labels"])
+    labels, paths = inputs["labels"].flatten(), inputs["row_index"].flatten()
+    there = labels != IGNORE_INDEX
+    nll = cross_entropy(logits, labels, reduction="none", ignore_index=IGNORE_INDEX)
+    each = torch.stack([nll.double(), there.double(), (logits.argmax(-1) == labels).double()], dim=1)
+    sums = torch.zeros(row_count(inputs), 3, dtype=torch.float64, device=logits.device)
+    return sums.index_add_(0, paths[there], each[there])
+
+
+def logits(network: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
+    """Logits after the last token of each row, float32, shape [rows, vocabulary]."""
+    given, ends = model_inputs(inputs), last_tokens(inputs)
+    if "position_ids" in given:
+        found: torch.Tensor = network(**{**given, "logits_to_keep": ends}, **FORWARD).logits[0]
+    else:
+        given.pop("logits_to_keep")
+        found = network(**given, **FORWARD).logits[torch.arange(len(ends)), ends]
+    return found.float()
+
+
+def verified_rows(network: Any, split: Split) -> int:
+    """So many that their logits are at most 16 MiB, and their tokens at most 8,192."""
+    vocabulary = int(network.get_output_embeddings().weight.shape[0])
+    by_tokens = _VERIFIED_TOKENS // int(lengths(split).max())
+    return max(1, min(_VERIFIED_BYTES // (4 * vocabulary), by_tokens, len(split)))
+
+
+def load_for_baseline(inputs: EvaluationInputs, device: torch.device) -> torch.nn.Module:
+    """The base model."""
+    return on(device, load(inputs.base, inputs.prepared))
+
+
+def packing_of(network: Any) -> Packing | None:
+    """The cost of packed rows; None where the model mixes packed rows up."""
+    if not language_model.supports_packing(network):
+        log.info("rows are padded: the model mixes packed rows up")
+        return None
+    return language_model.packing_of(network)
+
+
+def measure_baseline(
+    inputs: EvaluationInputs,
+    baseline: Baseline,
+    network: torch.nn.Module,
+    evaluate: Evaluate,
+    on_progress: OnProgress,
+) -> BaseModel:
+    """The base model on the test rows, and its samples."""
+    sums = evaluate(partial(predict, network), inputs.prepared.test, on_progress, baseline.packing)
+    return BaseModel(
+        **dict(baseline),
+        sums=tuple(tuple(row) for row in sums.tolist()),
+        continuations=samples(inputs, network),
     )
 
 
-def generate(
-    model: torch.nn.Module, prompts: Sequence[Ids], ends: Sequence[int], pad_id: int, most: int
-) -> list[Ids]:
-    """How a model goes on after each prompt, greedily, up to one of the `ends` or `most` tokens."""
-    from transformers import GenerationConfig  # noqa: PLC0415 - heavy
+def read_baseline(document: bytes) -> BaseModel:
+    """A stored measurement.
 
-    how = GenerationConfig(  # type: ignore[no-untyped-call]
-        max_new_tokens=most, do_sample=False, eos_token_id=list(ends), pad_token_id=pad_id, use_cache=True
-    )
-    write: Any = model.generate
-    written = []
-    for prompt in prompts:
-        ids = torch.from_numpy(prompt)[None].to(next(model.parameters()).device)
-        with torch.no_grad():
-            whole = write(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=how)
-        written.append(whole[0, ids.shape[1] :].cpu().numpy())
-    return written
+    Raises:
+        ValidationError: it is none.
+    """
+    return BaseModel.model_validate_json(document)
 
 
-def _logits(model: "PreTrainedModel", inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Of every token, shape [tokens, vocabulary]."""
-    here = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-    with torch.no_grad():
-        found: torch.Tensor = model(**here, **FORWARD).logits[0].float()
-    return found
+def samples(inputs: EvaluationInputs, network: torch.nn.Module) -> tuple[str, ...]:
+    """The texts that a model writes after the prompts of the first test rows."""
+    tokenizer = _tokenizer(inputs.base)
+    given = [prompt for prompt, _ in prompts(inputs.prepared.test)]
+    written = language_model.generate(network, given, [tokenizer.eos_token_id], inputs.pad_id, NEW_TOKENS)
+    return tuple(tokenizer.decode(ids, skip_special_tokens=True) for ids in written)
 
 
-def _same(some: torch.Tensor, others: torch.Tensor) -> bool:
-    if some.shape != others.shape:
-        return False
-    return bool((some - others).abs().max() <= _NOISE * max(1.0, float(others.abs().max())))
+def _kept(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+    """Logits at these labels, float32, shape [labels, vocabulary].
+
+    The few models that know no `logits_to_keep` give all of a row, whose last ones these are.
+    """
+    kept: torch.Tensor = outputs.logits[:, -labels.shape[-1] :]
+    return kept.float().flatten(0, -2)
+
+
+def _tokenizer(folder: Path) -> Any:
+    return transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)

@@ -3,11 +3,18 @@
 import json
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import PositiveInt
 
 from finetune_trainer.contract import Model
+from finetune_trainer.data.shards import Split
 from finetune_trainer.tasks.text_generation.metrics import HITS, NLL, TOKENS, Sums
 
+Ids = npt.NDArray[np.int64]
+NEW_TOKENS = 64
+"""Most tokens of a sample."""
+SAMPLED_ROWS = 5
 MOST_CHARACTERS = 2000
 """Of each text of a continuation."""
 
@@ -40,7 +47,7 @@ class GenerationFacts(Model):
     """Whether an earlier attempt had measured the base model."""
 
 
-def prediction_lines(locations: Sequence[tuple[str, int]], base: Sums, tuned: Sums) -> Iterator[str]:
+def lines(locations: Sequence[tuple[str, int]], base: Sums, tuned: Sums) -> Iterator[str]:
     """One JSON line a test row: the sums from which every metric is computed.
 
     Args:
@@ -80,3 +87,21 @@ def continuations(
         )
         for (file, line), (prompt, expected), before, after in zip(locations, given, base, tuned, strict=True)
     )
+
+
+def prompts(split: Split) -> list[tuple[Ids, Ids]]:
+    """Of the first rows what comes before the first token that is learnt, and what is learnt there.
+
+    Where nothing is given, as with raw text, the first half of the row.
+    """
+    found = []
+    for number in range(min(SAMPLED_ROWS, len(split))):
+        span = slice(split.offsets[number], split.offsets[number + 1])
+        ids, trained = split.tokens[span].astype(np.int64), split.loss_mask[span]
+        start = int(trained.argmax())
+        if start <= 1:
+            start = max(1, len(ids) // 2)
+        rest = trained[start:]
+        end = start + (len(rest) if rest.all() else int(rest.argmin()))
+        found.append((ids[:start], ids[start:end]))
+    return found

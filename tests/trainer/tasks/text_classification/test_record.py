@@ -1,12 +1,12 @@
 import numpy as np
 
-from finetune_trainer.tasks.text_classification.facts import EXCERPT, examples, prediction_lines
+from finetune_trainer.tasks.text_classification.record import EXCERPT, examples, lines
 
 
 def test_predictions_survive_huge_logits() -> None:
     logits = np.array([[1e4, 0.0, -1e4]], dtype=np.float32)
     predictions = {name: np.array([0]) for name in ("majority", "baseline", "tuned")}
-    (line,) = prediction_lines([("a.csv", 7)], np.array([1]), predictions, logits, ("a", "b", "c"))
+    (line,) = lines([("a.csv", 7)], np.array([1]), predictions, logits, ("a", "b", "c"))
     assert line.startswith('{"file": "a.csv", "line": 7, "label": "b"')
     assert '"probabilities": {"a": 1.0, "b": 0.0, "c": 0.0}' in line
 

@@ -4,17 +4,15 @@ from collections.abc import Sequence
 
 from finetune_trainer.report.markup import Html, Section, foreign, paragraph, tag
 from finetune_trainer.report.numbers import count, plural
-from finetune_trainer.report.record import TrainingRecord
-from finetune_trainer.tasks.text_generation.facts import Continuation
+from finetune_trainer.tasks.text_generation.record import Continuation, GenerationFacts
 
 _SHOWN, _FILE = 600, 120
 """Characters of each text, of which report.json has more, and of a file's name."""
 
 
-def sections(record: TrainingRecord) -> Sequence[Section]:
-    """Before and after; nothing for a record without continuations."""
-    facts = record.generation
-    if facts is None or not facts.continuations:
+def sections_of(facts: GenerationFacts) -> Sequence[Section]:
+    """The samples of both models; nothing where there are none."""
+    if not facts.continuations:
         return ()
     rows = plural(len(facts.continuations), "test row")
     return [

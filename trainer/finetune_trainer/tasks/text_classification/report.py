@@ -1,13 +1,66 @@
-"""What model card and report say of a text classifier. Pure."""
+"""The report of a text classifier, and the records that the report is made of. Pure."""
 
+from collections.abc import Iterator, Sequence
+
+from finetune_trainer.data import tokenise
 from finetune_trainer.report.markdown import cell, listed
+from finetune_trainer.report.markup import Section
 from finetune_trainer.report.record import TrainingRecord
-from finetune_trainer.tasks.text_classification.facts import ClassificationFacts
+from finetune_trainer.tasks.base import EvaluationInputs, Predictions
+from finetune_trainer.tasks.text_classification.baseline import Probe
+from finetune_trainer.tasks.text_classification.metrics import flips, predicted_classes, true_classes
+from finetune_trainer.tasks.text_classification.record import (
+    ClassificationFacts,
+    ProbeFacts,
+    class_rows,
+    confusions,
+    examples,
+    lines,
+)
+from finetune_trainer.tasks.text_classification.sections import sections_of
 
 PIPELINE = "text-classification"
 AUTO = "AutoModelForSequenceClassification"
 _MOST_CLASSES = 100
 _FEW_ROWS = 10
+
+
+def record(
+    inputs: EvaluationInputs,
+    baseline: Probe,
+    predictions: Predictions,
+    samples: Sequence[str],
+    *,
+    reused: bool,
+) -> ClassificationFacts:
+    """Classes, confusion matrices, flips, examples and the probe."""
+    test, classes = inputs.prepared.test, inputs.prepared.labels
+    truth, predicted = true_classes(test), predicted_classes(baseline, predictions)
+    tokenizer = tokenise.load_tokenizer(inputs.base)
+    return ClassificationFacts(
+        labels=classes,
+        confusion=confusions(truth, predicted, len(classes)),
+        classes=class_rows(truth, predicted, classes),
+        **flips(truth, predicted["baseline"], predicted["tuned"]),
+        probe=ProbeFacts(
+            strength=baseline.strength, validation=baseline.validation, rows=baseline.rows, reused=reused
+        ),
+        examples=examples(
+            test.locations(),
+            truth,
+            predicted,
+            predictions,
+            classes,
+            lambda row: tokenise.decoded(tokenizer, test.row(row)),
+        ),
+    )
+
+
+def prediction_lines(inputs: EvaluationInputs, baseline: Probe, predictions: Predictions) -> Iterator[str]:
+    """One JSON line for each test row, with the tuned model's probability of every class."""
+    test = inputs.prepared.test
+    predicted = predicted_classes(baseline, predictions)
+    return lines(test.locations(), true_classes(test), predicted, predictions, inputs.prepared.labels)
 
 
 def kind(record: TrainingRecord) -> str:
@@ -69,7 +122,10 @@ def limits(record: TrainingRecord) -> list[str]:
     return notes
 
 
+def sections(record: TrainingRecord) -> Sequence[Section]:
+    """Classes, confusions and examples; nothing for a record without them."""
+    return sections_of(_facts(record)) if record.task else ()
+
+
 def _facts(record: TrainingRecord) -> ClassificationFacts:
-    if record.classification is None:
-        raise AssertionError("the record of a classifier has no classes")
-    return record.classification
+    return ClassificationFacts.model_validate(record.task)

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from finetune_trainer.report.markup import Html, Section, bar_cell, bar_head, foreign, paragraph, table, tag
 from finetune_trainer.report.numbers import count, plural
-from finetune_trainer.report.record import TrainingRecord
-from finetune_trainer.tasks.text_classification.facts import (
+from finetune_trainer.tasks.text_classification.record import (
     EXAMPLES,
     ClassificationFacts,
     ClassRow,
@@ -26,11 +25,8 @@ _KINDS: dict[Kind, tuple[str, str]] = {
 }
 
 
-def sections(record: TrainingRecord) -> Sequence[Section]:
-    """Classes, confusions and examples; nothing for a record without them."""
-    facts = record.classification
-    if facts is None:
-        return ()
+def sections_of(facts: ClassificationFacts) -> Sequence[Section]:
+    """Classes, confusions and examples."""
     found = [_classes(facts), _confusions(facts)]
     if facts.examples:
         found.append(_examples(facts))

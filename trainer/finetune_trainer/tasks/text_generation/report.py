@@ -1,12 +1,58 @@
-"""What the model card says of a text generator. Pure."""
+"""The report of a text generator, and the records that the report is made of. Pure."""
 
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from finetune_trainer.data import tokenise
 from finetune_trainer.report.markdown import cell
+from finetune_trainer.report.markup import Section
 from finetune_trainer.report.record import TrainingRecord
-from finetune_trainer.tasks.text_generation.facts import GenerationFacts
+from finetune_trainer.tasks.base import EvaluationInputs, Predictions
+from finetune_trainer.tasks.text_generation.baseline import BaseModel
+from finetune_trainer.tasks.text_generation.metrics import TOKENS, sums_of
+from finetune_trainer.tasks.text_generation.record import (
+    NEW_TOKENS,
+    GenerationFacts,
+    continuations,
+    lines,
+    prompts,
+)
+from finetune_trainer.tasks.text_generation.sections import sections_of
 
 PIPELINE = "text-generation"
 AUTO = "AutoModelForCausalLM"
 _SHOWN = 400
+
+
+def record(
+    inputs: EvaluationInputs,
+    baseline: BaseModel,
+    predictions: Predictions,
+    samples: Sequence[str],
+    *,
+    reused: bool,
+) -> GenerationFacts:
+    """The texts that both models write after the prompts of the first test rows."""
+    test, tokenizer = inputs.prepared.test, tokenise.load_tokenizer(inputs.base)
+    given = [
+        (tokenizer.decode(prompt), tokenizer.decode(rest, skip_special_tokens=True))
+        for prompt, rest in prompts(test)
+    ]
+    return GenerationFacts(
+        test_tokens=int(predictions[:, TOKENS].sum()),
+        packed=baseline.packing is not None,
+        new_tokens=NEW_TOKENS,
+        continuations=continuations(test.locations()[: len(given)], given, baseline.continuations, samples),
+        reused=reused,
+    )
+
+
+def prediction_lines(
+    inputs: EvaluationInputs, baseline: BaseModel, predictions: Predictions
+) -> Iterator[str]:
+    """One JSON line for each test row, with the sums of both models."""
+    return lines(inputs.prepared.test.locations(), sums_of(baseline), predictions.astype(np.float64))
 
 
 def kind(record: TrainingRecord) -> str:
@@ -71,7 +117,10 @@ def limits(record: TrainingRecord) -> list[str]:
     ]
 
 
+def sections(record: TrainingRecord) -> Sequence[Section]:
+    """The samples of both models; nothing for a record without samples."""
+    return sections_of(_facts(record)) if record.task else ()
+
+
 def _facts(record: TrainingRecord) -> GenerationFacts:
-    if record.generation is None:
-        raise AssertionError("the record of a generator has no continuations")
-    return record.generation
+    return GenerationFacts.model_validate(record.task)

@@ -23,7 +23,8 @@ from finetune_trainer.data.batches import FILLER
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.collate import IGNORE_INDEX
 from finetune_trainer.models.packing import Packing
-from finetune_trainer.tasks.text_generation import inputs, learning, metrics, model
+from finetune_trainer.tasks.text_generation import collate, language_model, metrics, model
+from finetune_trainer.tasks.text_generation.record import prompts as prompts_of
 from tests.trainer.programs.truth import trained_rows
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ SOME = [3, 0, 7, 11]
 
 @pytest.fixture(scope="module")
 def llama(tiny_llama: Path) -> "PreTrainedModel":
-    return model.load_language_model(tiny_llama).eval()
+    return language_model.load_language_model(tiny_llama).eval()
 
 
 def alone(llama: "PreTrainedModel", number: int) -> torch.Tensor:
@@ -48,13 +49,13 @@ def alone(llama: "PreTrainedModel", number: int) -> torch.Tensor:
 
 
 def test_rows_laid_end_to_end_have_the_logits_that_they_have_alone(llama: "PreTrainedModel") -> None:
-    packed = inputs.model_inputs(inputs.pack_rows(ROWS, SOME, 2))
+    packed = collate.model_inputs(collate.pack_rows(ROWS, SOME, 2))
     packed.pop("logits_to_keep")
     expected = torch.cat([alone(llama, number) for number in SOME])
     with torch.no_grad():
-        logits = llama(**packed, **learning.FORWARD).logits[0]
+        logits = llama(**packed, **model.FORWARD).logits[0]
         leaking = llama(
-            **packed, **learning.FORWARD, attention_mask=torch.ones_like(packed["input_ids"])
+            **packed, **model.FORWARD, attention_mask=torch.ones_like(packed["input_ids"])
         ).logits[0]
         cached = llama(**packed, use_cache=True).logits[0]
     scale = expected.abs().max()
@@ -68,9 +69,9 @@ def test_rows_laid_end_to_end_have_the_logits_that_they_have_alone(llama: "PreTr
 def test_sums_are_those_of_cross_entropy_row_by_row(
     llama: "PreTrainedModel", packing: Packing | None
 ) -> None:
-    given = learning.collate(ROWS, [*SOME, FILLER], 2, packing)
+    given = model.collate(ROWS, [*SOME, FILLER], 2, packing)
     with torch.no_grad():
-        sums = learning.predictions(llama, given).numpy()
+        sums = model.predict(llama, given).numpy()
     assert sums[len(SOME)].tolist() == [0, 0, 0]
     for place, number in enumerate(SOME):
         logits = alone(llama, number)[:-1]
@@ -85,7 +86,7 @@ def test_sums_are_those_of_cross_entropy_row_by_row(
 def test_the_loss_is_torchs_cross_entropy_to_1e_9() -> None:
     logits = torch.randn(1, 40, 30, dtype=torch.float32, generator=torch.Generator().manual_seed(1))
     labels = torch.arange(40) % 30
-    sums = learning.predictions(_Fixed(logits), {
+    sums = model.predict(_Fixed(logits), {
         "input_ids": torch.zeros(1, 40, dtype=torch.int64),
         "position_ids": torch.arange(40)[None],
         "labels": labels,
@@ -105,8 +106,8 @@ class _Fixed(torch.nn.Module):
 
 
 def test_packed_and_padded_learn_the_same_labels() -> None:
-    packed = learning.collate(ROWS, [*SOME, FILLER], 2, ALWAYS)
-    padded = learning.collate(ROWS, [*SOME, FILLER], 2, None)
+    packed = model.collate(ROWS, [*SOME, FILLER], 2, ALWAYS)
+    padded = model.collate(ROWS, [*SOME, FILLER], 2, None)
     for given in (packed, padded):
         there = given["labels"] != IGNORE_INDEX
         pairs = list(zip(given["row_index"][there].tolist(), given["labels"][there].tolist(), strict=True))
@@ -123,8 +124,8 @@ def test_packed_and_padded_learn_the_same_labels() -> None:
             )
             if loss_mask
         ]
-    assert len(learning.collate(ROWS, [FILLER], 2, ALWAYS)["labels"]) == 1
-    assert learning.collate(ROWS, [FILLER], 2, None)["labels"].tolist() == [[IGNORE_INDEX]]
+    assert len(model.collate(ROWS, [FILLER], 2, ALWAYS)["labels"]) == 1
+    assert model.collate(ROWS, [FILLER], 2, None)["labels"].tolist() == [[IGNORE_INDEX]]
 
 
 def test_padded_rows_have_logits_from_the_first_learnt_token_on(llama: "PreTrainedModel") -> None:
@@ -134,42 +135,42 @@ def test_padded_rows_have_logits_from_the_first_learnt_token_on(llama: "PreTrain
     some = sorted(begins, key=lambda number: begins[number])[-4:]
     first = begins[some[0]]
     assert first > 0
-    padded = learning.collate(ROWS, some, 2, None)
+    padded = model.collate(ROWS, some, 2, None)
     longest = padded["input_ids"].shape[1]
     assert padded["labels"].shape == (len(some), longest - first)
     with torch.no_grad():
-        outputs = llama(**inputs.model_inputs(padded), **learning.FORWARD)
+        outputs = llama(**collate.model_inputs(padded), **model.FORWARD)
         assert outputs.logits.shape[1] == longest - first
         # A model that knows nothing of this gives all logits, and the same losses.
         whole = llama(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"])
     assert whole.logits.shape[1] == longest
-    few, all_of_them = (learning.losses(given, padded["labels"]) for given in (outputs, whole))
+    few, all_of_them = (model.losses(given, padded["labels"]) for given in (outputs, whole))
     assert torch.allclose(few, all_of_them, rtol=1e-5)
 
 
 @pytest.mark.parametrize("packing", [ALWAYS, None], ids=["packed", "padded"])
 def test_the_last_logits_of_each_row(llama: "PreTrainedModel", packing: Packing | None) -> None:
     with torch.no_grad():
-        found = learning.logits(llama, learning.collate(ROWS, SOME, 2, packing))
+        found = model.logits(llama, model.collate(ROWS, SOME, 2, packing))
     expected = torch.stack([alone(llama, number)[-1] for number in SOME])
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_models_that_keep_rows_apart_are_told_from_those_that_do_not(llama: "PreTrainedModel") -> None:
-    assert model.supports_packing(llama)
+    assert language_model.supports_packing(llama)
     torch.manual_seed(0)
     gpt = GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=32, initializer_range=0.3)
-    assert model.supports_packing(GPT2LMHeadModel(gpt).eval())
+    assert language_model.supports_packing(GPT2LMHeadModel(gpt).eval())
     mamba = MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, state_size=4)
-    assert not model.supports_packing(MambaForCausalLM(mamba).eval())
+    assert not language_model.supports_packing(MambaForCausalLM(mamba).eval())
 
 
 def test_the_costs_of_packing_are_those_of_the_models_sizes(llama: "PreTrainedModel") -> None:
-    assert model.packing_of(llama) == Packing.of(
+    assert language_model.packing_of(llama) == Packing.of(
         hidden=32, layers=2, vocabulary=llama.get_input_embeddings().weight.shape[0]
     )
     gpt = GPT2Config(vocab_size=50, n_embd=16, n_layer=3, n_head=2, n_positions=32)
-    assert model.packing_of(GPT2LMHeadModel(gpt)) == Packing.of(hidden=16, layers=3, vocabulary=50)
+    assert language_model.packing_of(GPT2LMHeadModel(gpt)) == Packing.of(hidden=16, layers=3, vocabulary=50)
 
 
 def test_a_model_that_reads_ahead_is_refused() -> None:
@@ -178,7 +179,7 @@ def test_a_model_that_reads_ahead_is_refused() -> None:
         initializer_range=0.3,
     )  # fmt: skip
     with pytest.raises(StageFailure, match="ModelUnusable") as caught:
-        model.supports_packing(BertLMHeadModel(config).eval())
+        language_model.supports_packing(BertLMHeadModel(config).eval())
     assert caught.value.failure is FailureClass.USER_CONFIG
 
 
@@ -189,12 +190,12 @@ def test_a_model_whose_head_is_missing_is_refused(tiny_llama: Path, tmp_path: Pa
     del weights["lm_head.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(StageFailure, match="ModelIncomplete") as caught:
-        model.load_language_model(folder)
+        language_model.load_language_model(folder)
     assert "lm_head.weight" in caught.value.message
 
 
 def test_a_prompt_ends_where_learning_begins_and_half_of_a_text_is_one() -> None:
-    prompts = learning._prompts(ROWS)
+    prompts = prompts_of(ROWS)
     assert len(prompts) == 5
     for number, (prompt, rest) in enumerate(prompts):
         trained = ROWS.loss_mask[ROWS.offsets[number] : ROWS.offsets[number + 1]]

@@ -94,7 +94,7 @@ def class_rows(
     }
 
 
-def prediction_lines(
+def lines(
     locations: Sequence[tuple[str, int]],
     truth: Predicted,
     predictions: Mapping[ModelRole, Predicted],

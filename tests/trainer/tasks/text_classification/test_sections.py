@@ -1,10 +1,9 @@
 from collections.abc import Callable
 
-import pytest
-
 from finetune_trainer.report.markup import joined
 from finetune_trainer.report.record import TrainingRecord
-from finetune_trainer.tasks.text_classification.showing import sections
+from finetune_trainer.tasks.text_classification.record import ClassificationFacts
+from finetune_trainer.tasks.text_classification.report import sections
 from tests.trainer.report.conftest import record_of as records
 from tests.trainer.report.reading import read, texts
 
@@ -18,8 +17,7 @@ def shown(record: TrainingRecord) -> dict[str, str]:
 
 def test_classes_stand_with_their_test_rows_and_their_change(record_of: Records) -> None:
     record = record_of(["a", "b", "c"])
-    facts = record.classification
-    assert facts
+    facts = ClassificationFacts.model_validate(record.task)
     rows = texts(shown(record)["classes"], "tr")[1:]
     largest = max(facts.classes["tuned"], key=lambda row: row.support)
     assert rows[0].startswith(f"{largest.label}{largest.support}{largest.precision:.3f}{largest.recall:.3f}")
@@ -35,8 +33,7 @@ def test_of_many_classes_the_largest_are_shown(record_of: Records) -> None:
 
 def test_the_matrix_holds_every_test_row_of_the_classes_shown(record_of: Records) -> None:
     record = record_of([f"class {number}" for number in range(70)], rows=3000)
-    facts = record.classification
-    assert facts
+    facts = ClassificationFacts.model_validate(record.task)
     markup = shown(record)["confusions"]
     cells = [e for e in read(markup) if e.name == "td" and re_shade(e.attributes.get("class"))]
     supports = sorted((sum(row) for row in facts.confusion["tuned"]), reverse=True)
@@ -54,8 +51,7 @@ def test_what_is_never_mixed_up_is_told_as_that(record_of: Records) -> None:
 
 def test_examples_stand_by_kind_with_what_each_model_says(record_of: Records) -> None:
     record = record_of(["a", "b", "c"])
-    facts = record.classification
-    assert facts
+    facts = ClassificationFacts.model_validate(record.task)
     markup = shown(record)["examples"]
     assert texts(markup, "h3") == ["Set right", "Spoilt", "Wrong before and after"]
     assert len(texts(markup, "article")) == len(facts.examples)
@@ -63,14 +59,10 @@ def test_examples_stand_by_kind_with_what_each_model_says(record_of: Records) ->
     assert texts(markup, "dd")[:3] == [first.label, first.probe, f"{first.tuned} {first.probability:.0%}"]
 
 
-@pytest.mark.parametrize("field", ["examples", "classification"])
-def test_a_record_of_an_earlier_release_shows_what_it_has(field: str, record_of: Records) -> None:
+def test_a_record_without_examples_or_without_a_part_of_the_task_shows_the_rest(record_of: Records) -> None:
     record = record_of(["a", "b"])
-    assert record.classification
-    if field == "examples":
-        old = record.model_copy(
-            update={"classification": record.classification.model_copy(update={"examples": ()})}
-        )
-        assert list(shown(old)) == ["classes", "confusions"]
-    else:
-        assert sections(record.model_copy(update={"classification": None})) == ()
+    assert list(shown(record.model_copy(update={"task": {**record.task, "examples": []}}))) == [
+        "classes",
+        "confusions",
+    ]
+    assert sections(record.model_copy(update={"task": {}})) == ()

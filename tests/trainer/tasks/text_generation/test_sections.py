@@ -1,6 +1,6 @@
 from finetune_trainer.report.markup import joined
 from finetune_trainer.report.record import TrainingRecord
-from finetune_trainer.tasks.text_generation.showing import sections
+from finetune_trainer.tasks.text_generation.report import sections
 from tests.trainer.report.conftest import generator as generators
 from tests.trainer.report.conftest import record_of as records
 from tests.trainer.report.reading import texts
@@ -28,5 +28,5 @@ def test_each_prompt_stands_with_what_was_expected_and_what_both_models_write(
     assert second.endswith("line 1,008 of <i>.csv")
 
 
-def test_a_record_of_another_task_has_nothing_to_show(generator: TrainingRecord) -> None:
-    assert sections(generator.model_copy(update={"generation": None})) == ()
+def test_a_record_without_a_part_of_the_task_has_no_section(generator: TrainingRecord) -> None:
+    assert sections(generator.model_copy(update={"task": {}})) == ()

@@ -1,0 +1,37 @@
+"""The tensors of a model: those that training changes, and those that are saved."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+
+def not_finite(module: torch.nn.Module) -> list[str]:
+    """Names of the weights that hold a NaN or an infinity."""
+    return [name for name, value in saved_tensors(module) if not bool(torch.isfinite(value).all())]
+
+
+def whole_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every trained weight by name, a copy on the CPU; sharded ones are gathered one at a time."""
+    for name, value in trained_tensors(module):
+        if hasattr(value, "ds_id"):
+            from deepspeed.runtime.zero import GatheredParameters  # noqa: PLC0415 - heavy
+
+            with GatheredParameters([value], modifier_rank=None):
+                yield name, value.detach().cpu().clone().contiguous()
+        else:
+            yield name, value.detach().cpu().clone().contiguous()
+
+
+def trained_tensors(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+    """What training may change: parameters that ask for gradients, and buffers."""
+    for name, value in saved_tensors(module):
+        if value.requires_grad or not isinstance(value, torch.nn.Parameter):
+            yield name, value
+
+
+def saved_tensors(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+    """Parameters (tied ones once) and the buffers that are saved."""
+    yield from module.named_parameters()
+    saved = set(module.state_dict(keep_vars=True))
+    yield from ((name, value) for name, value in module.named_buffers() if name in saved)
