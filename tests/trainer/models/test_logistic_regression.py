@@ -71,9 +71,7 @@ def test_the_loss_is_that_of_scikit_learn(classes: int, strength: float) -> None
 
 def test_classes_weigh_as_they_do_in_scikit_learn() -> None:
     on, weights = rows(4), np.array([0.3, 2.0, 1.0, 4.0])
-    found = fit(
-        on, 4, 1.0, scaling=scaling_of(on, ALONE), peers=ALONE, class_weights=torch.tensor(weights)
-    )
+    found = fit(on, 4, 1.0, scaling=scaling_of(on, ALONE), peers=ALONE, class_weights=torch.tensor(weights))
     best = objective(reference(on, 4, 1.0, weights), on, 1.0, weights)
     assert objective(found, on, 1.0, weights) == pytest.approx(best, rel=1e-4)
     assert objective(found, on, 1.0) > 1.01 * objective(reference(on, 4, 1.0), on, 1.0), "they matter"
@@ -121,7 +119,9 @@ class _Gang:
 
     def peers(self, rank: int) -> Peers:
         return Peers(
-            first=rank == 0,
+            rank=rank,
+            world=self.world,
+            device=torch.device("cpu"),
             summed=lambda value: torch.stack(self._exchange(rank, value)).sum(0),
             from_first=lambda value: self._exchange(rank, value)[0],
         )

@@ -23,11 +23,11 @@ import torch
 ITERATIONS = 200
 """Most iterations of L-BFGS for one fit."""
 _TOLERANCE = 1e-5
-"""L-BFGS stops at a gradient (of the objective over strength and rows, in the coordinates of the search) whose
-largest element is smaller."""
+"""L-BFGS stops where the largest element of the gradient is smaller: the gradient of the objective, divided by
+strength and rows, in the coordinates of the search."""
 _SMALLEST_GAIN = 1e-13
-"""L-BFGS also stops at an iteration that lowers the objective (over strength and rows) by less: float64 cannot
-tell smaller differences from rounding."""
+"""L-BFGS also stops at an iteration that lowers the same objective by less: float64 does not distinguish
+smaller differences from rounding."""
 _HISTORY = 10
 _BLOCK = 4096
 """Rows that are converted to float64 at a time."""
@@ -36,17 +36,26 @@ _STOP, _EVALUATE = 0.0, 1.0
 
 @dataclass(frozen=True)
 class Peers:
-    """How the processes of one fit communicate. Each function is a collective call."""
+    """The processes of one fit, as one of them sees the others. Each function is a collective call."""
 
-    first: bool
-    """Whether this process decides about the steps; true for exactly one process."""
+    rank: int
+    """Number of this process; process 0 decides about the steps."""
+    world: int
+    """Number of processes."""
+    device: torch.device
+    """Device of the features of this process."""
     summed: Callable[[torch.Tensor], torch.Tensor]
     """The sum of a float64 tensor over all processes."""
     from_first: Callable[[torch.Tensor], torch.Tensor]
-    """The float64 tensor of the first process; the others pass a tensor of the same shape."""
+    """The float64 tensor of process 0; the others pass a tensor of the same shape."""
+
+    @property
+    def share(self) -> slice:
+        """The rows that this process takes of rows that every process holds."""
+        return slice(self.rank, None, self.world)
 
 
-ALONE = Peers(first=True, summed=lambda value: value, from_first=lambda value: value)
+ALONE = Peers(0, 1, torch.device("cpu"), summed=lambda value: value, from_first=lambda value: value)
 """One process that holds all rows."""
 
 
@@ -87,8 +96,13 @@ class Linear:
 
     def answers(self, features: torch.Tensor) -> torch.Tensor:
         """The class with the largest logit for each row, int64, shape [rows]."""
-        blocks = [block.double() @ self.weight.T + self.bias for block in features.split(_BLOCK)]
+        blocks = [block.double() @ self.weight.T + self.bias for block in _blocks(features)]
         return torch.cat([block.argmax(1) for block in blocks])
+
+
+def _blocks(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The rows in blocks; one empty block where there is no row."""
+    return rows.split(_BLOCK)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def scaling_of(rows: Rows, peers: Peers, *, centred: bool = True) -> Scaling:
@@ -100,7 +114,7 @@ def scaling_of(rows: Rows, peers: Peers, *, centred: bool = True) -> Scaling:
         centred: whether a mean is subtracted; a classifier without a bias cannot do that. The standard
             deviation is that around the mean in both cases.
     """
-    blocks = rows.features.split(_BLOCK)
+    blocks = _blocks(rows.features)
     width = rows.features.shape[1]
     total = rows.features.new_zeros(width + 1, dtype=torch.float64)
     for block in blocks:
@@ -139,7 +153,7 @@ def fit(
 ) -> Linear:
     """Fits a classifier with full-batch L-BFGS and a strong Wolfe line search; a collective call.
 
-    The first process runs L-BFGS and distributes each point at which it needs the objective. Therefore all
+    Process 0 runs L-BFGS and distributes each point at which it needs the objective. Therefore all
     processes evaluate the same points and stop together, whatever their rounding.
 
     Args:
@@ -158,7 +172,7 @@ def fit(
     """
     objective = _Objective(rows, classes, strength, scaling, peers, bias, class_weights)
     here = objective.point_of(start)
-    if not peers.first:
+    if peers.rank:
         while True:
             order = peers.from_first(_ordered(here, _STOP))
             here = order[:-1].view_as(here)
@@ -185,7 +199,7 @@ def fit(
         on_evaluation()
         return value
 
-    optimizer.step(closure)
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
     found = objective.point(search)
     peers.from_first(_ordered(found, _STOP))
     return objective.classifier(found)
@@ -257,7 +271,7 @@ class _Objective:
         here = self.classifier(point)
         total = point.new_zeros(point.numel() + 1)
         gradient = total[:-1].view_as(point)
-        blocks = zip(self.rows.features.split(_BLOCK), self.rows.labels.split(_BLOCK), strict=True)
+        blocks = zip(_blocks(self.rows.features), _blocks(self.rows.labels), strict=True)
         for features, labels in blocks:
             wide = features.double()
             log_probabilities = torch.log_softmax(wide @ here.weight.T + here.bias, dim=1)

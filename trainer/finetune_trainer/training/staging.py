@@ -57,6 +57,7 @@ def record_of(context: Context, outcome: Outcome) -> TrainingRecord:
         best=tuned.best,
         history=tuned.history,
         curve=tuned.curve,
+        head_init=context.head.init if context.head else None,
         rows={
             "train": len(prepared.train),
             "validation": len(prepared.validation),
