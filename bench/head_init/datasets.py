@@ -19,8 +19,7 @@ SECTIONS = Path(__file__).parents[2] / "examples" / "data" / "debian-sections"
 FEWEST = 8
 """Classes with fewer rows in the whole set are left out."""
 _CATEGORIES = frozenset(
-    ("AudioVideo", "Development", "Education", "Game", "Graphics", "Network", "Office", "Science", "System")
-    + ("Utility",)
+    "AudioVideo Development Education Game Graphics Network Office Science System Utility".split()  # noqa: SIM905
 )
 
 
@@ -65,7 +64,9 @@ def appstream(_: Path) -> Iterator[Row]:
     """Summary of an application -> its one main category; 10 labels, uneven. apt's index DEP-11."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     (index,) = Path("/var/lib/apt/lists").glob("*_bookworm_main_dep11_Components-amd64.yml.gz")
-    for component in yaml.load_all(gzip.open(index, "rt", encoding="utf-8"), Loader=loader):
+    with gzip.open(index, "rt", encoding="utf-8") as file:
+        components = list(yaml.load_all(file, Loader=loader))
+    for component in components:
         categories = _CATEGORIES & set(component.get("Categories", ()))
         if len(categories) == 1:
             description = re.sub(r"<[^>]+>", " ", component.get("Description", {}).get("C", ""))

@@ -75,7 +75,7 @@ def train(lesson: Lesson, callbacks: list[TrainerCallback]) -> Outcome:
                 seed=SEED,
                 collate=partial(task.collate, pad_id=pad_token(base), packing=_packing(lesson, model)),
             ),
-            losses=task.losses,
+            losses=task.loss_function(training, Prepared(split, split, split, _labels(split))),
             forward=task.FORWARD,
             clip=own_clip(_ZERO_STAGE, MOST_GRADIENT_NORM),
             heartbeat=Calm(),

@@ -23,8 +23,8 @@ import torch
 ITERATIONS = 200
 """Most iterations of L-BFGS for one fit."""
 _TOLERANCE = 1e-5
-"""L-BFGS stops where the largest element of the gradient is smaller: the gradient of the objective, divided by
-strength and rows, in the coordinates of the search."""
+"""L-BFGS stops where the largest element of the gradient is smaller. The gradient is that of the objective
+divided by strength and rows, in the coordinates of the search."""
 _SMALLEST_GAIN = 1e-13
 """L-BFGS also stops at an iteration that lowers the same objective by less: float64 does not distinguish
 smaller differences from rounding."""

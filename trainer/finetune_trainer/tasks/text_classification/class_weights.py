@@ -26,9 +26,8 @@ def class_weights(
         return None
     counts = np.bincount(labels, minlength=classes).astype(np.float64)
     there = counts > 0
-    weights: npt.NDArray[np.float64] = np.divide(
-        len(labels) / there.sum(), counts, out=np.zeros(classes), where=there
-    )
+    weights = np.zeros(classes, dtype=np.float64)
+    weights[there] = len(labels) / (there.sum() * counts[there])
     if kind == "SquareRoot":
         weights = np.sqrt(weights)
         weights /= (weights * counts).sum() / counts.sum()
