@@ -23,6 +23,7 @@ Fault = Literal[
     "reset in body",
     "hang",
     "stall",
+    "pause",
     "slow down",
     "error",
     "truncate",
@@ -32,9 +33,10 @@ Fault = Literal[
 """What happens to a request.
 
 refuse: nobody listens. reset: the connection is reset before an answer. reset in body: in the middle of it.
-hang: no answer. stall: half an answer and no more. slow down, error: the store's own 503 and 500. truncate:
-the connection ends in the middle of the answer. flip: one bit is another in what is sent, and in what is
-read. lose answer: the store does it, and the connection ends without an answer.
+hang: no answer. stall: half an answer and no more. pause: half an answer, and the rest after `resume`. slow
+down, error: the store's own 503 and 500. truncate: the connection ends in the middle of the answer. flip: one
+bit is another in what is sent, and in what is read. lose answer: the store does it, and the connection ends
+without an answer.
 """
 _OPERATIONS: dict[tuple[str, str], Operation] = {
     ("HEAD", ""): "head",
@@ -75,6 +77,7 @@ class StoreProxy:
         self._server = server.endpoint
         self._relay = Relay(self._serve, tls)
         self._ailment: Ailment | None = None
+        self._resumed = asyncio.Event()
 
     def __enter__(self) -> Self:
         self._relay.__enter__()
@@ -94,6 +97,10 @@ class StoreProxy:
         if fault == "refuse":
             self._relay.refuse()
         return self._ailment
+
+    def resume(self) -> None:
+        """Answers that pause go on, and no answer pauses from now on; any thread may call this."""
+        self._relay.loop.call_soon_threadsafe(self._resumed.set)
 
     def heal(self) -> None:
         """From now on everything passes."""
@@ -140,11 +147,15 @@ class StoreProxy:
             if fault == "lose answer":
                 cut(asked)
                 return web.Response()
-            return await _pass_on(asked, answer, content, fault)
+            return await _pass_on(asked, answer, content, fault, self._resumed)
 
 
 async def _pass_on(
-    asked: web.Request, answer: aiohttp.ClientResponse, content: bytes, fault: Fault | None
+    asked: web.Request,
+    answer: aiohttp.ClientResponse,
+    content: bytes,
+    fault: Fault | None,
+    resumed: asyncio.Event,
 ) -> web.StreamResponse:
     headers = CIMultiDict(
         (name, value) for name, value in answer.headers.items() if name.lower() not in _OF_HOP
@@ -159,6 +170,10 @@ async def _pass_on(
             await asyncio.Event().wait()
         cut(asked, reset=fault == "reset in body")
         return response
+    if fault == "pause":
+        await response.write(content[: len(content) // 2])
+        await resumed.wait()
+        content = content[len(content) // 2 :]
     await response.write(flipped(content) if fault == "flip" and asked.method == "GET" else content)
     await response.write_eof()
     return response

@@ -1,5 +1,6 @@
-"""What a stage is given and what it gives back: `run(config, places, pulse) -> StageResult`."""
+"""The sign of life of a rank, as the stages see it."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from finetune_trainer.contract import Activity
@@ -20,3 +21,21 @@ class Heartbeat(Protocol):
     @property
     def leave_requested(self) -> bool:
         """Whether this rank was asked (SIGUSR1) to save and leave at the next step edge."""
+
+
+def beat_on_bytes(
+    heartbeat: Heartbeat, activity: Activity, quiet_seconds: float | None = None
+) -> Callable[[int], None]:
+    """A callback for transfers: bytes that move are a sign of life.
+
+    Args:
+        heartbeat: of this rank.
+        activity: what is being done during the transfer.
+        quiet_seconds: how long the rank may be silent between two reports; None: the hang time-out of the
+            config.
+    """
+
+    def on_bytes(_count: int) -> None:
+        heartbeat.beat(activity, quiet_seconds=quiet_seconds)
+
+    return on_bytes

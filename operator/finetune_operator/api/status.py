@@ -88,6 +88,9 @@ class AttemptStatus(Model):
     """Reason of the failure."""
     message: Annotated[str, Field(max_length=1024)] | None = None
     """The cause, for people, with the way out."""
+    place: Annotated[str, Field(max_length=128)] | None = None
+    """Where in the trainer the failure arose, for example training/loop.py:212; or what a process that
+    crashed was doing. A failure that comes twice at the same place and step is not tried again."""
     pod: Annotated[str, Field(max_length=253)] | None = None
     """The pod that failed first."""
     node: Annotated[str, Field(max_length=253)] | None = None

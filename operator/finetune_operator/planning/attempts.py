@@ -165,6 +165,7 @@ def _close_attempt(inputs: PlanInput, attempt: AttemptStatus, end: Success | Fai
             pod=end.pod,
             node=end.node,
             exit_code=end.exit_code,
+            place=end.place,
             step=_furthest_step(inputs, attempt, end.step),
         )
     return replace(_replace_attempt(replace(inputs, status=status), ended), progress_of_attempt=None)

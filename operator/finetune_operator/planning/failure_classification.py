@@ -31,6 +31,8 @@ from finetune_operator.planning.termination_messages import (
 from finetune_operator.planning.types import InProgress
 from finetune_trainer.contract import CONTRACT_VERSION, ExitCode, FailureClass, Payload
 
+PLACE_LIMIT = 128
+
 
 @dataclass(frozen=True)
 class Success:
@@ -50,6 +52,8 @@ class Failure:
     pod: str | None = None
     node: str | None = None
     exit_code: int | None = None
+    place: str | None = None
+    """Where in the trainer the failure arose; None where the trainer did not report the place."""
     step: int | None = None
     """The optimizer step that the trainer reached; None where the trainer did not report the step."""
     version: float = math.inf
@@ -132,6 +136,7 @@ def cause_of(pod: Manifest, expected: Expected, now: datetime) -> Failure | None
         pod=pod["metadata"]["name"],
         node=pod.get("spec", {}).get("nodeName"),
         exit_code=code,
+        place=found.place,
         step=found.step,
         # Kubernetes declares resource versions of one resource comparable as integers.
         version=int(pod["metadata"].get("resourceVersion") or 0),
@@ -196,7 +201,8 @@ def _reported_cause(pod: Manifest, ended: Manifest | None, expected: Expected) -
     if message.failure is FailureClass.SUCCESS:
         return None
     text = f"{message.message} {message.hint}".strip()
-    return Failure(message.reason, text, message.failure, step=message.step)
+    place = clean(message.place, PLACE_LIMIT) if message.place else None
+    return Failure(message.reason, text, message.failure, place=place, step=message.step)
 
 
 def _observed_cause(pod: Manifest, ended: Manifest | None, disruption: Manifest | None) -> Failure:

@@ -9,6 +9,10 @@ from finetune_trainer.contract import FailureClass
 
 FREE_STORAGE_SECONDS = 3600
 """Storage failures within this time after the first failure of an outage do not count."""
+DAMAGED = {"ObjectCorrupt", "PreparedCorrupt", "FolderIncomplete", "LineageMissing"}
+"""Reasons of the class Storage for damaged or incomplete content in a store that answers."""
+CIRCUMSTANCES = {"RankKilled"}
+"""Reasons of the class Internal that somebody outside the trainer causes."""
 FIRST_DELAY, LONGEST_DELAY = 10.0, 300.0
 
 
@@ -50,6 +54,38 @@ def failures_since_progress(tries: list[AttemptStatus]) -> list[AttemptStatus]:
                 outage = None
                 found.append(attempt)
     return found
+
+
+def lasting_failures(tries: list[AttemptStatus]) -> list[AttemptStatus]:
+    """The failures since progress whose cause lies in the run itself, oldest first.
+
+    The cause is an error of the trainer or damaged content in the store. All other failures depend on
+    circumstances: the node, the network, the availability of the store, a process that somebody kills. Such
+    failures say nothing about a lasting failure before or after them.
+    """
+    return [a for a in since_progress(tries) if _is_lasting(a)]
+
+
+def repeated(tries: list[AttemptStatus]) -> AttemptStatus | None:
+    """The earlier attempt that the last attempt repeats; None where the last attempt repeats no attempt.
+
+    An attempt repeats the lasting failure before it if class, reason, place, optimizer step and micro-batch
+    are the same. A failure without a known place repeats no failure.
+    """
+    match lasting_failures(tries)[-2:]:
+        case [earlier, last] if last.job == tries[-1].job and last.place:
+            return earlier if _manner(earlier) == _manner(last) else None
+    return None
+
+
+def _is_lasting(attempt: AttemptStatus) -> bool:
+    if attempt.failure == FailureClass.INTERNAL:
+        return attempt.reason not in CIRCUMSTANCES
+    return attempt.failure == FailureClass.STORAGE and attempt.reason in DAMAGED
+
+
+def _manner(attempt: AttemptStatus) -> tuple[object, ...]:
+    return attempt.failure, attempt.reason, attempt.place, attempt.step, attempt.micro_batch_size
 
 
 def delay(tries: list[AttemptStatus], uid: str) -> float:

@@ -327,3 +327,13 @@ def test_the_furthest_step_of_a_gang_is_recorded() -> None:
 
     assert isinstance(found, Failure)
     assert (found.reason, found.step) == ("Bug", 120)
+
+
+def test_the_place_of_a_failure_is_that_of_the_pod_that_is_the_cause() -> None:
+    bug = {"class": "Internal", "reason": "Bug", "message": "m", "place": "training/loop.py:212"}
+    lost = {"class": "Communication", "reason": "PeerLost", "message": "m", "place": "Training"}
+
+    found = end({"code": 7, "says": lost}, {"index": 1, "code": 10, "says": bug})
+
+    assert isinstance(found, Failure)
+    assert found.place == "training/loop.py:212"

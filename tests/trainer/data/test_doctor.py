@@ -7,6 +7,7 @@ from finetune_trainer.data import doctor
 from finetune_trainer.data.doctor import Source, Unread
 from finetune_trainer.data.findings import Finding
 from finetune_trainer.data.readers import FileFaultError, Opened, Row, open_rows
+from finetune_trainer.data.sameness import KEYS
 from finetune_trainer.tasks.text_classification.data import LabelledText
 
 
@@ -50,9 +51,46 @@ def test_missing_columns_name_those_that_are_there() -> None:
 
 def test_a_first_line_that_may_be_a_row_is_quoted_in_the_report_alone() -> None:
     (finding,) = check("My card is stolen,fraud\nHello,other\n", name="rows.csv")
-    assert "has no column 'text' and no 'label' in its first line, which has 2 cells." in finding.message
+    assert "has no column 'text' and no 'label' in its header. The file is read as UTF-8" in finding.message
+    assert "the header is line 1, with 2 named columns." in finding.message
     (line,) = finding.lines
-    assert line.endswith("which has 2 cells; it has My card is stolen, fraud")
+    assert line.endswith("; it has My card is stolen, fraud")
+
+
+def test_a_line_above_the_header_is_asked_about() -> None:
+    text = "Export of 2026-11-28;\r\ntext;label\r\na;b\r\n"
+    (*_, finding) = check(text, name="rows.csv")
+    assert (finding.code, finding.level) == ("ColumnsMissing", "error")
+    assert "line 1 has 1 cell, line 2 has 2: is line 1 a title? Delete it." in finding.message
+    assert "Export" not in finding.message
+
+
+def test_a_header_is_there_also_if_no_row_can_be_used() -> None:
+    (finding,) = check("text,label\na,b,c\nd,e,f\n", name="rows.csv")
+    assert finding.code == "TooManyBadRows"
+    assert "line 2 has 3 cells, the header has 2." in finding.message
+
+
+def test_a_column_with_an_empty_name_is_shown() -> None:
+    (finding,) = check('{"": 1, "body": 2}\n')
+    assert "it has '', body." in finding.message
+
+
+def test_a_file_in_another_encoding_is_corrupt_whatever_share_of_its_rows() -> None:
+    rows = "".join(f"text {number},a\n" for number in range(400))
+    data = f"text,label\n{rows}Schl\u00fcssel,b\n".encode("cp1252")
+    unread = [Unread("s3://data/a.csv", "a.csv", partial(open_rows, [data], "a.csv"))]
+    (error,) = doctor.check_source(doctor.read_source("s3://data/a.csv", unread, read), absent, 0.5)
+    assert (error.code, error.level) == ("DataCorrupt", "error")
+    assert "line 402 is not UTF-8 (byte 0xfc), but probably Windows-1252; save it as UTF-8" in error.message
+
+
+def test_rows_that_run_over_lines_are_noted() -> None:
+    text = 'text,label\n"one\ntwo\nthree",a\n"four\nfive",b\n'
+    (note,) = check(text, name="rows.csv")
+    assert (note.level, note.code) == ("warning", "FileNote")
+    assert "2 of its rows run over several lines" in note.message
+    assert "the longest, line 2, over 3 lines" in note.message
 
 
 def test_keys_that_each_row_has_of_its_own_are_quoted_in_the_report_alone() -> None:
@@ -153,7 +191,7 @@ def test_a_file_whose_end_cannot_be_read_is_an_error_whatever_came_before() -> N
 
 
 def test_rows_whose_text_is_held_out_are_left_out_of_training() -> None:
-    kept, left_out = doctor.without_overlap(rows(("A  cat", "x"), ("a dog", "x")), rows(("a CAT", "y")))
+    kept, left_out = doctor.without_overlap(rows(("A  cat", "x"), ("a dog", "x")), rows(("a CAT", "y")), KEYS)
     assert [row.text for row in kept] == ["a dog"]
     assert [row.text for row in left_out] == ["A  cat"]
 

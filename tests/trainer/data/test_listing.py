@@ -1,6 +1,6 @@
 import pytest
 
-from finetune_trainer.data.listing import data_files, names
+from finetune_trainer.data.listing import also_ignored, data_files, ignored_files, names, no_files
 
 FOLDER = "s3://data/tickets/"
 
@@ -60,3 +60,37 @@ def test_the_order_stays_and_placeholders_of_folders_are_no_objects() -> None:
 )
 def test_files_are_called_by_what_tells_them_apart(uris: list[str], called: tuple[str, ...]) -> None:
     assert names(uris) == called
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ["data-00000-of-00001.arrow", "dataset_info.json", "state.json"],
+        [
+            "dataset_dict.json",
+            "train/data-00000-of-00001.arrow",
+            "train/dataset_info.json",
+            "train/state.json",
+        ],
+    ],
+)
+def test_a_folder_of_save_to_disk_is_known(paths: list[str]) -> None:
+    uris = [FOLDER + path for path in paths]
+    taken, ignored = data_files(FOLDER, uris)
+    assert (taken, ignored) == ([], uris)
+    failure = no_files("dataset.train.uri", FOLDER, ignored)
+    assert failure.reason == "NoFiles"
+    assert "s3://data/tickets/ is a folder of datasets.save_to_disk" in failure.message
+    assert "Write Parquet or JSON Lines" in failure.hint
+
+
+def test_files_with_such_names_without_arrow_files_are_data() -> None:
+    uris = [FOLDER + path for path in ("a/state.json", "b/data.arrow", "b/rows.csv")]
+    assert data_files(FOLDER, uris)[0] == [uris[0], uris[2]]
+
+
+def test_what_was_ignored_is_repeated_in_a_failure() -> None:
+    notes = ignored_files("dataset.train.uri", FOLDER, [FOLDER + "rows.xlsx"])
+    assert also_ignored(notes).startswith(" Note: dataset.train.uri: 1 objects below s3://data/tickets/")
+    assert "rows.xlsx" in also_ignored(notes)
+    assert also_ignored([]) == ""

@@ -67,13 +67,13 @@ def test_rows_come_back_as_they_are_read(opened: Open, path: Path) -> None:
     columns = {
         "text": ["a", None, "\n"],
         "turns": [TURNS, [], None],
-        "raw": [b"caf\xff", b"", b"\xc3\xa9"],
+        "raw": [b"cafe", b"", b"\xc3\xa9"],
         "score": [0.1, float("inf"), -(2.0**70)],
     }
     asked = opened(written(path, columns), [*columns, "other"])
     assert asked.columns == tuple(columns)
     values = [dict(zip(columns, each, strict=True)) for each in zip(*columns.values(), strict=True)]
-    raws = ("caf\udcff", "", "é")
+    raws = ("cafe", "", "é")
     assert list(asked.rows) == [
         Row(number, {**row, "raw": raw})
         for number, (row, raw) in enumerate(zip(values, raws, strict=True), 1)
@@ -81,12 +81,17 @@ def test_rows_come_back_as_they_are_read(opened: Open, path: Path) -> None:
 
 
 def test_a_bad_row_comes_back_as_one(opened: Open, path: Path) -> None:
-    data = written(path, {"text": ["row 1", "row 2"]}, compression="none").read_bytes()
-    path.write_bytes(data.replace(b"row 2", b"row \xff"))
-    first, second = opened(path, ["text"]).rows
+    first, second = opened(written(path, {"text": pa.array([0, 2**31 - 1], pa.date32())}), ["text"]).rows
     assert isinstance(first, Row)
     assert isinstance(second, BadRow)
     assert (second.line, second.encoding) == (2, True)
+
+
+def test_a_text_that_is_not_utf8_comes_back_as_a_fault_of_the_file(opened: Open, path: Path) -> None:
+    data = written(path, {"text": ["row 1", "row 2"]}, compression="none").read_bytes()
+    path.write_bytes(data.replace(b"row 2", b"row \xff"))
+    with pytest.raises(FileFaultError, match="row 2 is not UTF-8"):
+        list(opened(path, ["text"]).rows)
 
 
 def test_a_row_that_is_too_long_is_a_bad_row(opened: Open, path: Path) -> None:

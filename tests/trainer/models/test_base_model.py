@@ -1,3 +1,4 @@
+import fcntl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +41,31 @@ def test_a_spoilt_cache_is_fetched_again_and_a_whole_one_is_not(
     assert weights.read_bytes() == whole
     store.delete([f"{config.run.model.uri}/model.safetensors"])
     assert base_model.fetch(config, paths) == (folder, digest)
+
+
+def test_bytes_that_move_or_are_checked_are_reported(config: TrainConfig, paths: Paths) -> None:
+    fetched: list[int] = []
+    checked: list[int] = []
+
+    folder, _ = base_model.fetch(config, paths, fetched.append)
+    base_model.fetch(config, paths, checked.append)
+
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    assert sum(fetched) == sum(checked) == size
+
+
+def test_the_wait_for_another_process_of_the_node_is_reported(config: TrainConfig, paths: Paths) -> None:
+    folder, _ = base_model.fetch(config, paths)
+    lock = (folder.parent / f"{folder.name}.lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    reported: list[int] = []
+
+    def on_bytes(count: int) -> None:
+        reported.append(count)
+        lock.close()
+
+    assert base_model.fetch(config, paths, on_bytes)[0] == folder
+    assert reported[0] == 0
 
 
 def test_a_model_that_changed_since_prepare_is_refused(

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copyfile
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,7 @@ from finetune_trainer.s3.store import Store
 from finetune_trainer.stages import publish
 from finetune_trainer.tasks.text_classification import model as task
 from finetune_trainer.tasks.text_classification.model import classify
+from tests.trainer.models import bases
 from tests.trainer.stages.test_train import chosen_for, ranks, trained
 
 PULSE = SimpleNamespace(beat=lambda *_args, **_fields: None, leave_requested=False)
@@ -77,6 +79,9 @@ def test_an_adapter_works_on_its_base_model_by_plain_peft(
     assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 8, 0.1)
     weights = load_file(folder / "adapter_model.safetensors")
     assert sum(name.endswith(".lora_A.weight") for name in weights) == 2 * 6
+    card = (folder / "README.md").read_text()
+    assert "on the linear layers 6 dense, 2 key, 2 query, 2 value, and the head" in card
+    assert "the class layer is new" in card
     assert {name for name in weights if ".lora_" not in name} == {
         f"base_model.model.{module}.{kind}"
         for module in ("classifier", "bert.pooler.dense")
@@ -110,6 +115,31 @@ def test_frozen_layers_stay_as_they_are_to_the_bit(
     # The bias of keys moves all scores of a query alike, so that it has no gradient to speak of.
     assert differing(folder, tiny_base) >= {name for name in trained if not name.endswith("key.bias")}
     assert differing(folder, tiny_base) <= trained
+
+
+@pytest.mark.parametrize(
+    ("classes", "kept"), [({"0": "good", "1": "bad"}, False), ({"0": "red", "1": "green", "2": "blue"}, True)]
+)
+def test_in_shards_too_a_classifier_is_tuned_on(
+    given_run: Callable[..., TrainConfig],
+    tiny_base: Path,
+    learnable: Prepared,
+    paths: Paths,
+    store: Store,
+    tmp_path: Path,
+    classes: dict[str, str],
+    kept: bool,
+) -> None:
+    config, shapes = bases.bert(50, id2label=classes)
+    bases.write(tmp_path / "base", config, bases.weights(shapes))
+    for file in tiny_base.glob("tokenizer*"):
+        copyfile(file, tmp_path / "base" / file.name)
+    chosen = chosen_for(learnable, zero_stage=3, epochs=1)
+    run = given_run(tmp_path / "base", learnable, chosen)
+    ended = ranks(run, paths, "pod-one-")
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    _, record = trained(store, run)
+    assert record.head_kept is kept
 
 
 def differing(folder: Path, base: Path) -> set[str]:

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 
@@ -60,6 +61,48 @@ def test_a_config_that_cannot_be_used_is_refused(text: bytes, reason: str) -> No
             text, FOLDER, model_check.Wanted(frozenset({"bert"}), "classification head", "an encoder")
         )
     assert failure.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("more", "how"),
+    [
+        ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "awq"),
+        ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, "bitsandbytes"),
+        ({"quantization_config": {"load_in_8bit": True}}, "load_in_8bit"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "fp8"),
+        ({"compression_config": {"format": "pack-quantized"}}, "compression_config"),
+        ({"text_config": {"quantization_config": {"quant_method": "gptq"}}}, "gptq"),
+    ],
+)
+def test_quantised_weights_are_refused_by_their_method(more: dict[str, Any], how: str) -> None:
+    text = json.dumps({"model_type": "bert", **more}).encode()
+    with pytest.raises(StageFailure) as failure:
+        model_check.check_config(text, FOLDER, WANTED)
+    assert failure.value.reason == "ModelUnsupported"
+    assert f"model.uri: the weights are quantised ({how})" in failure.value.message
+    assert "original model" in failure.value.hint
+
+
+@pytest.mark.parametrize("told", [None, {}])
+def test_a_config_that_names_no_quantisation_is_taken(told: object) -> None:
+    text = json.dumps({"model_type": "bert", "quantization_config": told}).encode()
+    assert model_check.check_config(text, FOLDER, WANTED)["model_type"] == "bert"
+
+
+def test_8_bit_floats_are_refused_where_no_config_tells_of_them() -> None:
+    text = header(a=("F8_E4M3", [4], [0, 4]), b=("BF16", [2], [4, 8]))
+    kinds = model_check.header(text, 8 + len(text) + 8, FOLDER).kinds
+    assert kinds == {"F8_E4M3", "BF16"}
+    with pytest.raises(StageFailure, match=r"ModelUnsupported.*quantised \(F8_E4M3\)"):
+        model_check.check_floats(kinds, FOLDER)
+    model_check.check_floats({"F16", "I64"}, FOLDER)
+
+
+def test_a_config_within_a_config_is_looked_at() -> None:
+    nested = {"model_type": "gemma3", "text_config": {"max_position_embeddings": 64, "vocab_size": 9}}
+    assert model_check.positions(nested, 10**30) == 64
+    assert model_check.text_config(nested)["vocab_size"] == 9
+    assert model_check.text_config({"vocab_size": 7})["vocab_size"] == 7
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Activity, FailureClass, Progress, RankFile
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.paths import Paths
-from finetune_trainer.pod.errors import explain, trace
+from finetune_trainer.pod.errors import explain, place_of, trace
 from finetune_trainer.pod.evidence import evidence
 from finetune_trainer.pod.heartbeat_file import FileHeartbeat
 
@@ -200,6 +202,34 @@ def quoting(text: str) -> ValueError:
 def test_a_sentence_names_kind_and_place_of_an_error_and_quotes_no_row() -> None:
     text = explain(quoting("my\nsecret")).message
     assert text.startswith("ValueError (test_rank.py, line ")
+
+
+def failing_in_a_library() -> Exception:
+    """An error that a library raises below a call of the trainer."""
+    with pytest.raises(ValueError, match="config file") as raised:
+        TrainConfig.read(Path(__file__))
+    return raised.value
+
+
+def test_the_place_of_an_error_is_the_last_line_of_the_trainer_below_it() -> None:
+    error = failing_in_a_library()
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if frame.filename.endswith("finetune_trainer/config.py")]
+    assert place_of(error) == f"config.py:{ours[-1].lineno}"
+
+
+def test_the_place_of_an_error_elsewhere_is_its_last_line() -> None:
+    line = traceback.extract_tb(quoting("x").__traceback__)[-1].lineno
+    assert place_of(quoting("x")) == f"test_rank.py:{line}"
+    assert place_of(ValueError()) is None
+
+
+def test_a_rank_that_fails_says_where(room: Paths) -> None:
+    command = [sys.executable, "-m", "finetune_trainer.pod.rank", "--root", str(room.root)]
+    subprocess.run(command, check=False, capture_output=True, env={**os.environ, "RANK": "0"})
+    place = rank_file(room).place
+    assert place
+    assert re.fullmatch(r"s3/credentials\.py:\d+", place)
 
 
 def test_a_traceback_has_all_causes_and_quotes_no_row() -> None:

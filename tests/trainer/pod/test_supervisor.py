@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -178,6 +179,26 @@ def test_a_traceback_goes_to_the_log_and_one_sentence_to_the_message(start: Call
     assert "Traceback (most recent call last)" in pod.log()
     assert pod.message().message.startswith("KeyError (")
     assert "\n" not in pod.message().message
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "place"),
+    [("bug", r"pod/rank\.py:\d+"), ("storage", r"pod/rank\.py:\d+"), ("crash", "Starting")],
+)
+def test_the_message_says_where_the_stage_failed(
+    start: Callable[..., Pod], behaviour: str, place: str
+) -> None:
+    pod = start(a_config(), f"0={behaviour}")
+    pod.ending()
+    told = pod.message().place
+    assert told
+    assert re.fullmatch(place, told)
+
+
+def test_a_success_has_no_place(start: Callable[..., Pod]) -> None:
+    pod = start(a_config(), "0=succeed")
+    pod.ending()
+    assert pod.message().place is None
 
 
 def test_a_config_that_cannot_be_used_still_leaves_a_message(start: Callable[..., Pod]) -> None:

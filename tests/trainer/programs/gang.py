@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,6 +88,37 @@ def outcomes(gang: Gang, folder: Path) -> dict[str, Any]:
     return found
 
 
+def late(gang: Gang, folder: Path) -> dict[str, Any]:
+    """What the others hear while the last rank comes later than a collective may last."""
+    beats = folder / f"beats-{gang.rank}"
+    if gang.rank == WORLD - 1:
+        others = [folder / f"beats-{rank}" for rank in range(WORLD - 1)]
+        until = time.monotonic() + 3 * PATIENCE
+        while time.monotonic() < until or not all(file.exists() for file in others):
+            time.sleep(0.01)
+    heard: list[float] = []
+
+    def on_wait() -> None:
+        heard.append(time.monotonic())
+        beats.touch()
+
+    began = time.monotonic()
+    together.wait_for_all(gang, on_wait)
+    moments = [began, *heard, time.monotonic()]
+    longest = max(after - before for before, after in pairwise(moments))
+    together.summed(gang, [1.0])
+    return {"seconds": moments[-1] - began, "beats": len(heard), "longest silence": longest}
+
+
+def widowed(port: int) -> dict[str, Any]:
+    """How the wait for a rank ends that dies."""
+    other = os.fork()
+    gang = joined(int(other != 0), 2, port)
+    if not other:
+        os._exit(0)
+    return failed(lambda: together.wait_for_all(gang, lambda: None))
+
+
 def joined(rank: int, world: int, port: int, **how: Any) -> Gang:
     """Meets by torchrun's environment, with two processes a pod."""
     here = {"RANK": rank, "LOCAL_RANK": rank % 2, "WORLD_SIZE": world, "MASTER_PORT": port}
@@ -131,7 +163,7 @@ def main() -> None:
     """Forks before anything has threads; torch is imported once."""
     folder = Path(sys.argv[1])
     with ExitStack() as held:
-        free = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(4)]
+        free = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(6)]
         ports = [port.getsockname()[1] for port in free]
 
     def member(rank: int) -> dict[str, Any]:
@@ -143,6 +175,12 @@ def main() -> None:
         dist.barrier()
         return found
 
+    def waiting(rank: int) -> dict[str, Any]:
+        gang = joined(rank, WORLD, ports[4], hang_seconds=PATIENCE)
+        found = late(gang, folder)
+        dist.barrier()
+        return found
+
     in_vain = {"startup_seconds": PATIENCE}
     acts: dict[str, Callable[[], dict[str, Any]]] = {
         **{str(rank): partial(member, rank) for rank in range(WORLD)},
@@ -150,6 +188,8 @@ def main() -> None:
         "no first": lambda: failed(partial(joined, 1, 2, ports[2], **in_vain)),
         "no GPU": lambda: failed(partial(joined, 3, 4, ports[2], gpus=True)),
         "no answer": lambda: left_alone(ports[3]),
+        **{f"late-{rank}": partial(waiting, rank) for rank in range(WORLD)},
+        "dead": lambda: widowed(ports[5]),
     }
     processes = [forked(folder / f"{name}.json", act) for name, act in acts.items()]
     if bad := [status for process in processes if (status := os.waitpid(process, 0)[1])]:

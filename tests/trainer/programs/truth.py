@@ -30,7 +30,7 @@ from finetune_trainer.pod.rank import leave
 from finetune_trainer.tasks.base import TaskModel
 from finetune_trainer.tasks.registry import model_of
 from finetune_trainer.training import loop
-from finetune_trainer.training.deepspeed_config import own_clip
+from finetune_trainer.training.deepspeed_config import Precision, own_clip
 from finetune_trainer.training.distributed import Gang, meet
 
 ROWS, CLASSES, BATCH, VOCABULARY = 21, 3, 8, 50
@@ -138,6 +138,7 @@ def steps(
     how: Method = "Full",
     offload: Offload = "None",
     learning_rate: float = STANDING_STILL,
+    precision: Precision = "float32",
 ) -> list[tuple[float, float, int]]:
     """Loss, gradient norm and rows of each step of one epoch."""
     chosen = Chosen(
@@ -157,7 +158,7 @@ def steps(
     taken: list[loop.Step] = []
     with tempfile.TemporaryDirectory() as folder:
         args = loop.arguments(
-            chosen, training, "float32", offload, folder=folder, gpus=False, steps=chosen.total_steps
+            chosen, training, precision, offload, folder=folder, gpus=False, steps=chosen.total_steps
         )
         model = subject.load(base, how)
         batches = loop.RankBatches(
@@ -191,8 +192,9 @@ def main() -> None:
     measured = {}
     for asked in map(json.loads, sys.argv[4:]):
         how: Method = TypeAdapter(Method).validate_python(asked[0])
+        precision = asked[2] if len(asked) > 2 else "float32"
         for case in asked[1]:
-            figures = steps(gang, subject, base, *case, heartbeat=Calm(), how=how)
+            figures = steps(gang, subject, base, *case, heartbeat=Calm(), how=how, precision=precision)
             measured[json.dumps([asked[0], case])] = figures
     if gang.first:
         result.write_text(json.dumps(measured))

@@ -194,3 +194,21 @@ def test_an_empty_object_is_read(store: Store, bucket: str, tmp_path: Path) -> N
     store.write(f"s3://{bucket}/empty", b"")
     assert store.read(f"s3://{bucket}/empty") == b""
     assert store.download(f"s3://{bucket}/empty", tmp_path / "file").digest == sha256(b"")
+
+
+def test_a_download_reports_bytes_before_a_request_ends(
+    s3_proxy: StoreProxy, proxied: Store, bucket: str, tmp_path: Path
+) -> None:
+    proxied.write(f"s3://{bucket}/large", BEYOND)
+    s3_proxy.suffer("pause", "get")
+    reported: list[int] = []
+
+    def on_bytes(count: int) -> None:
+        reported.append(count)
+        s3_proxy.resume()
+
+    transfer = proxied.download(f"s3://{bucket}/large", tmp_path / "file", on_bytes=on_bytes)
+
+    assert transfer.digest == sha256(BEYOND)
+    assert sum(reported) == len(BEYOND)
+    assert len(reported) > 2

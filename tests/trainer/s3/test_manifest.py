@@ -6,11 +6,11 @@ from pydantic import ValidationError
 
 from finetune_trainer.config import JobRef
 from finetune_trainer.failures import StageFailure
+from finetune_trainer.s3.digests import digest_of_file
 from finetune_trainer.s3.manifest import (
     MANIFEST,
     Manifest,
     ManifestFile,
-    digest_of_file,
     download_folder,
     read_manifest,
     upload_folder,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
+from minio import Minio
 
 from devcluster.objectstore import ObjectStore
 from finetune_trainer.config import StoreAccess
@@ -59,6 +60,14 @@ def test_transfers_go_on_when_temporary_keys_are_exchanged(
     for act in calls(store, bucket):
         with pytest.raises(StageFailure, match="InvalidAccessKeyId"):
             act()
+
+
+def test_unfinished_uploads_are_aborted_with_temporary_keys(
+    s3: ObjectStore, access: StoreAccess, paths: Paths, s3_admin: Minio, bucket: str
+) -> None:
+    give_session(paths, s3)
+    s3_admin._create_multipart_upload(bucket, "runs/a", {})
+    assert open_store(access, "output", paths).abort_uploads(f"s3://{bucket}/runs/") == 1
 
 
 @pytest.mark.usefixtures("hasty")

@@ -1,6 +1,5 @@
 import hashlib
 import os
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from finetune_trainer.config import StoreAccess
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
-from tests.trainer.storage import on_both_stores, uploads_of
+from tests.trainer.storage import give_keys, on_both_stores, uploads_of
 from tests.trainer.storeproxy import Fault, Operation, StoreProxy
 
 pytestmark = on_both_stores
@@ -39,6 +38,21 @@ def test_a_large_file_travels_in_parts_and_is_digested_on_the_way(
     assert (tmp_path / "back").read_bytes() == CONTENT
     assert (found := store.head(uri))
     assert found.etag.endswith('-2"')
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_an_upload_reports_the_bytes_of_each_part(store: Store, bucket: str, tmp_path: Path) -> None:
+    file = tmp_path / "large"
+    file.write_bytes(CONTENT)
+    large: list[int] = []
+    small: list[int] = []
+
+    store.upload(file, f"s3://{bucket}/large", on_bytes=large.append)
+    file.write_bytes(b"small")
+    store.upload(file, f"s3://{bucket}/small", on_bytes=small.append)
+
+    assert large == [5 * 1024 * 1024, 1000]
+    assert small == [5]
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -113,7 +127,21 @@ def test_more_unfinished_uploads_than_a_page_holds_are_aborted(
 ) -> None:
     for number in range(7):
         s3_admin._create_multipart_upload(bucket, f"runs/{number // 3}", {})
-    control = store._clients.control
-    pages = partial(control._list_multipart_uploads, max_uploads=2)
-    monkeypatch.setattr(control, "_list_multipart_uploads", pages)
+    monkeypatch.setattr("finetune_trainer.s3.multipart.PAGE_UPLOADS", 2)
     assert store.abort_uploads(f"s3://{bucket}/runs/") == 7
+
+
+@pytest.mark.parametrize("name", ["a b+c", "\u00e9\u4e2d", "100%", "x=1&y=2", "semi;colon"])
+def test_the_key_of_an_upload_is_signed_letter_by_letter(
+    store: Store, s3_admin: Minio, bucket: str, name: str
+) -> None:
+    s3_admin._create_multipart_upload(bucket, f"runs/{name}", {})
+    assert store.abort_uploads(f"s3://{bucket}/") == 1
+    assert uploads_of(s3_admin, bucket, f"runs/{name}") == 0
+
+
+def test_who_may_not_list_uploads_is_told_so(access: StoreAccess, paths: Paths, bucket: str) -> None:
+    give_keys(paths, "output", "nobody", "wrong-secret")
+    with pytest.raises(StageFailure, match="StorageDenied") as denied:
+        open_store(access, "output", paths).abort_uploads(f"s3://{bucket}/runs/")
+    assert f"abort uploads below s3://{bucket}/runs/" in denied.value.message

@@ -254,7 +254,9 @@ def test_a_label_that_only_test_rows_have_is_told_by_its_line_and_named_in_the_r
     assert failure.reason == "LabelUnseen"
     assert "no training row has (1 different; line 10)" in failure.message
     report = json.loads(job.store.read(failure.hint.split(" in ")[1].rstrip(".")))
-    assert [finding["lines"] for finding in report["findings"] if finding["level"] == "error"] == [["10: c"]]
+    (error,) = [finding for finding in report["findings"] if finding["level"] == "error"]
+    assert error["lines"][0] == "10: c"
+    assert [line.split(":")[0] for line in error["lines"][1:]] == ["training label 'a'", "training label 'b'"]
 
 
 def test_few_bad_rows_and_rows_that_are_also_tested_are_left_out_and_counted(job: Job) -> None:
@@ -264,6 +266,39 @@ def test_few_bad_rows_and_rows_that_are_also_tested_are_left_out_and_counted(job
     assert payload.rows.train + payload.rows.validation == 200
     report = json.loads(job.store.read(payload.report))
     assert [finding["code"] for finding in report["findings"]] == ["BadRows", "Overlap"]
+
+
+def test_quotation_marks_in_a_tsv_take_no_row_along(job: Job) -> None:
+    texts = [
+        f'"{row["text"]}' if n % 20 == 5 else f'{row["text"]} "now"' if n % 20 == 8 else row["text"]
+        for n, row in enumerate(rows(200))
+    ]
+    text = "text\tlabel\n" + "".join(f"{text}\t{'ab'[n % 2]}\n" for n, text in enumerate(texts))
+    job.put("data/train.tsv", text.encode())
+    payload = job.prepare(dataset__train__uri="s3://BUCKET/data/train.tsv")
+    assert payload.rows.train + payload.rows.validation + payload.rows.dropped == 200
+    assert payload.rows.dropped == 0
+    job.put("data/train.csv", text.replace("\t", ",").encode())
+    failure = job.refused(dataset__train__uri="s3://BUCKET/data/train.csv")
+    assert failure.reason == "TooManyBadRows"
+    assert "20 of 200 rows" in failure.message
+    assert "line 7 has text between the closing quotation mark" in failure.message
+
+
+def test_a_folder_of_save_to_disk_is_refused_in_one_sentence(job: Job) -> None:
+    for name in ("data-00000-of-00001.arrow", "dataset_info.json", "state.json"):
+        job.put(f"data/saved/{name}", b"{\n}\n")
+    failure = job.refused(dataset__train__uri="s3://BUCKET/data/saved/")
+    assert failure.reason == "NoFiles"
+    assert "is a folder of datasets.save_to_disk" in failure.message
+
+
+def test_a_failure_repeats_which_files_were_ignored(job: Job) -> None:
+    job.put("data/more/train.jsonl", b"nonsense\n")
+    job.put("data/more/train.xlsx", b"")
+    failure = job.refused(dataset__train__uri="s3://BUCKET/data/more/")
+    assert failure.reason == "TooManyBadRows"
+    assert "are no data files: train.xlsx." in failure.message
 
 
 def test_csv_gzip_and_a_byte_order_mark_are_read(job: Job) -> None:

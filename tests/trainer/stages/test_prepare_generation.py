@@ -78,6 +78,21 @@ def test_a_file_without_a_kind_of_row_names_the_columns(job: Job) -> None:
     assert "'messages' and no 'completion' and no 'text'; it has body" in failure.message
 
 
+def test_columns_that_the_model_does_not_see_are_told(job: Job) -> None:
+    job.put("data/train.jsonl", lines(*({**row, "tools": [], "id": n} for n, row in enumerate(rows(120)))))
+    report = json.loads(job.store.read(job.prepare(**GENERATION).report))
+    assert report["unusedColumns"] == {"train": {"train.jsonl": ["id", "tools"]}}
+    (note,) = [finding for finding in report["findings"] if finding["code"] == "ColumnsUnused"]
+    assert "columns that are not used: tools." in note["message"]
+
+
+def test_one_prompt_before_every_text_is_trained_on(job: Job) -> None:
+    posts = ({"prompt": "Write a post.", "completion": f"Post {number}"} for number in range(120))
+    job.put("data/train.jsonl", lines(*posts))
+    payload = job.prepare(**GENERATION)
+    assert payload.rows.model_dump() == {"train": 96, "validation": 12, "test": 12, "dropped": 0}
+
+
 def test_bad_rows_are_listed(job: Job) -> None:
     job.put("data/train.jsonl", lines(*rows(30), {"messages": [{"role": "bot", "content": "x"}]}))
     failure = job.refused(**GENERATION)

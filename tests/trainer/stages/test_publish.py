@@ -20,7 +20,8 @@ from finetune_trainer.models import base_model, lineage, lora, methods
 from finetune_trainer.paths import Paths
 from finetune_trainer.report.record import CurvePoint, EpochRow
 from finetune_trainer.s3 import results
-from finetune_trainer.s3.manifest import MANIFEST, Manifest, ManifestFile, digest_of_file, read_manifest
+from finetune_trainer.s3.digests import digest_of_file
+from finetune_trainer.s3.manifest import MANIFEST, Manifest, ManifestFile, read_manifest
 from finetune_trainer.s3.store import Store
 from finetune_trainer.stages import publish
 from finetune_trainer.tasks.base import BaselineKey

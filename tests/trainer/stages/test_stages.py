@@ -38,7 +38,7 @@ from finetune_trainer.models import base_model
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store
 
-ROWS = Path(__file__).parents[2] / "examples" / "data" / "debian-sections"
+ROWS = Path(__file__).parents[3] / "examples" / "data" / "debian-sections"
 
 
 @pytest.fixture

@@ -31,22 +31,32 @@ def chosen_for(prepared: Prepared, **values: object) -> Chosen:
     return Chosen.model_validate({**given, "total_steps": steps})
 
 
-def ranks(config: TrainConfig, paths: Paths, uid: str) -> "subprocess.CompletedProcess[str]":
-    """Both ranks of one pod, as the supervisor would start them."""
+def start_ranks(config: TrainConfig, paths: Paths, uid: str) -> "subprocess.Popen[str]":
+    """Starts both ranks of one pod, as the supervisor would start them."""
     paths.config.parent.mkdir(parents=True, exist_ok=True)
     paths.config.write_text(config.model_dump_json(by_alias=True))
-    return subprocess.run(
+    return subprocess.Popen(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
             *(f"--nproc-per-node={config.run.world.size}", "--no-python", sys.executable),
             *("-m", "finetune_trainer.pod.rank", "--root", str(paths.root)),
         ],
         env={**os.environ, "OMP_NUM_THREADS": "1", "POD_UID": uid},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
-        check=False,
     )
+
+
+def ranks(config: TrainConfig, paths: Paths, uid: str) -> "subprocess.CompletedProcess[str]":
+    """Both ranks of one pod, after their end."""
+    with start_ranks(config, paths, uid) as process:
+        try:
+            output, errors = process.communicate(timeout=300)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 def rank_file(paths: Paths, rank: int) -> RankFile:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from finetune_trainer.contract import FailureClass
+from finetune_trainer.pod.errors import PEER_LOST, explain
 
 ROOT, WORLD, PATIENCE = Path(__file__).parents[3], 3, 1.0
 
@@ -103,3 +104,18 @@ def test_the_weights_that_the_first_rank_kept_are_on_every_rank(told: list[dict[
     torch.manual_seed(0)
     first = torch.nn.Linear(2, 2).weight.tolist()
     assert [of_rank["weights"] for of_rank in told] == [first] * WORLD
+
+
+def test_ranks_that_wait_longer_than_a_collective_may_last_show_signs_of_life(written: Path) -> None:
+    waits = [json.loads((written / f"late-{rank}.json").read_text()) for rank in range(WORLD)]
+    for first in waits[:-1]:
+        assert first["seconds"] > PATIENCE
+        assert first["beats"] > 10
+        assert first["longest silence"] < first["seconds"] / 2
+
+
+def test_the_wait_for_a_rank_that_dies_ends(written: Path) -> None:
+    end = json.loads((written / "dead.json").read_text())
+    assert end["reason"] == "RuntimeError"
+    assert explain(RuntimeError(end["message"])).reason == PEER_LOST
+    assert end["seconds"] < 60

@@ -121,6 +121,21 @@ def test_loss_and_gradient_norm_are_those_of_the_whole_batch_however_it_is_split
                 assert step == pytest.approx(expected, rel=1e-5), (method, split)
 
 
+def test_gradients_of_bfloat16_training_are_reduced_in_float32(tiny_base: Path, tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    splits = [[0, 4, 1], [1, 4, 1], [2, 4, 1], [3, 4, 1]]
+    case = json.dumps([FULL, splits, "bfloat16"])
+    ended = under_torchrun(2, "truth", "classification", str(tiny_base), str(figures), case)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    measured = json.loads(figures.read_text())
+    without_zero = measured[json.dumps([FULL, splits[0]])]
+    in_float32 = plain_steps("classification", tiny_base, FULL)
+    assert without_zero != [pytest.approx(step, rel=1e-6) for step in in_float32], "it computes in bfloat16"
+    for split in splits[1:]:
+        for step, expected in zip(measured[json.dumps([FULL, split])], without_zero, strict=True):
+            assert step == pytest.approx(expected, rel=2e-5), split
+
+
 def test_what_is_offloaded_learns_the_same(tiny_base: Path, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     ended = under_torchrun(2, "offloaded", str(tiny_base), str(figures))

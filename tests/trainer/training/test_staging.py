@@ -83,10 +83,10 @@ def test_a_pod_that_is_cut_off_harms_no_folder_but_its_own(
     monkeypatch.setenv("POD_UID", "bbbbbbbb-0000")
     upload = store.upload
 
-    def cut_off(path: Path, uri: str) -> Any:
+    def cut_off(path: Path, uri: str, *more: Any) -> Any:
         if uri.endswith(VERIFICATION):
             raise ConnectionError("the pod is gone")
-        return upload(path, uri)
+        return upload(path, uri, *more)
 
     with monkeypatch.context() as broken:
         broken.setattr(store, "upload", cut_off)

@@ -73,6 +73,11 @@ Hint = Annotated[str, Field(max_length=512), AfterValidator(partial(_shown, at_m
 """What the reader can do, escaped for terminals."""
 
 
+Place = Annotated[str, Field(max_length=128), AfterValidator(partial(_shown, at_most=128))]
+"""Where in the program a failure arose, such as `training/loop.py:212`, or what the rank was doing; escaped
+for terminals."""
+
+
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 

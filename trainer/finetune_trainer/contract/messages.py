@@ -18,6 +18,7 @@ from finetune_trainer.contract.base import (
     Hint,
     Message,
     Model,
+    Place,
     Reason,
     Uri,
     speaks,
@@ -55,6 +56,9 @@ class TerminationMessage(Model):
     message: Message
     hint: Hint = ""
     """What the reader can do about it."""
+    place: Place | None = None
+    """Where the failure arose: the line of the trainer, or the activity of a rank that left no error. The
+    operator compares the places of two failed attempts."""
     step: NonNegativeInt | None = None
     epoch: FiniteFloat | None = None
     checkpoint: CheckpointRef | None = None

@@ -10,7 +10,7 @@ from pydantic import (
     PositiveInt,
 )
 
-from finetune_trainer.contract.base import CONTRACT_VERSION, Model, Reason
+from finetune_trainer.contract.base import CONTRACT_VERSION, Model, Place, Reason
 from finetune_trainer.contract.messages import ResultRef
 from finetune_trainer.contract.outcomes import FailureClass, Stage
 from finetune_trainer.contract.payloads import Payload
@@ -84,6 +84,8 @@ class RankFile(Model):
     reason: Reason | None = None
     message: str = ""
     hint: str = ""
+    place: Place | None = None
+    """Where the failure arose; None where the rank left no error."""
     step: NonNegativeInt | None = None
     epoch: FiniteFloat | None = None
     payload: Payload | None = None

@@ -10,6 +10,7 @@ from finetune_trainer.data.example import Example
 from finetune_trainer.data.findings import LISTED, Finding, warning
 from finetune_trainer.data.lines import FileSpan, Line
 from finetune_trainer.data.readers import BadRow, FileFaultError, Opened, Row
+from finetune_trainer.data.sameness import Sameness, whole
 
 _FEW_TEST_ROWS = 100
 _COLUMN = 60
@@ -41,6 +42,10 @@ class FileFacts:
     columns: Counter[str] = field(default_factory=Counter)
     """In how many rows each column occurs."""
     header_is_a_line: bool = False
+    """See Opened."""
+    dialect: str = ""
+    """See Opened."""
+    hint: str = ""
     """See Opened."""
     rows: int = 0
     fault: str = ""
@@ -80,9 +85,11 @@ def read_source(home: str, files: Sequence[Unread], read: Reader) -> Source:
             file.warnings = opened.warnings
             file.columns.update(dict.fromkeys(opened.columns, 0))
             file.header_is_a_line = opened.header_is_a_line
+            file.dialect, file.hint = opened.dialect, opened.hint
             for row in opened.rows:
                 last = before + row.line
                 _take(source, file, row, Line.of(last, source.spans) if len(files) > 1 else last, read)
+            file.warnings += opened.after()
         except FileFaultError as error:
             file.fault = str(error)
     return source
@@ -149,7 +156,8 @@ class _Fault:
 
 def _lacks(file: FileFacts, absent: Absent) -> _Fault | None:
     """Which columns a file has not; None if it has all that are needed."""
-    lacking = absent([name for name, count in file.columns.items() if count])
+    # A header names the columns also where no row can be used; a key of JSON occurs in rows only.
+    lacking = absent([name for name, count in file.columns.items() if count or file.header_is_a_line])
     if not lacking or not file.columns or not file.rows:
         return None
     missing = f"has no column {' and no '.join(map(repr, lacking))}"
@@ -158,7 +166,9 @@ def _lacks(file: FileFacts, absent: Absent) -> _Fault | None:
         return _Fault(f"{missing}; it has {_listed(known)}")
     there = f"; it has {_listed(file.columns)}"
     if file.header_is_a_line:
-        return _Fault(f"{missing} in its first line, which has {len(file.columns):,} cells", there)
+        read_as = f". The file is read as {file.dialect}" if file.dialect else ""
+        hint = f"; {file.hint.removesuffix('.')}" if file.hint else ""
+        return _Fault(f"{missing} in its header{read_as}{hint}", there)
     return _Fault(f"{missing}; no other is in half of its rows", there)
 
 
@@ -174,7 +184,7 @@ def _is_schema(file: FileFacts, name: str, absent: Absent) -> bool:
 
 
 def _listed(columns: Iterable[str]) -> str:
-    return ", ".join(printable(name)[:_COLUMN] for name in sorted(columns)[:20])
+    return ", ".join(printable(name)[:_COLUMN] or "''" for name in sorted(columns)[:20])
 
 
 def _files_error(
@@ -227,23 +237,45 @@ def _bad_rows(source: Source, max_bad: float) -> Finding:
     )
 
 
-def without_overlap(rows: Sequence[Kind], held_out: Iterable[Example]) -> tuple[list[Kind], list[Kind]]:
-    """The rows whose text does not occur among the held-out rows, and those whose text does."""
-    keys = {example.key for example in held_out}
+def without_overlap(
+    rows: Sequence[Kind], held_out: Iterable[Example], same: Sameness
+) -> tuple[list[Kind], list[Kind]]:
+    """The rows that are no held-out question, and the rows that are."""
+    keys = {same.of(example) for example in held_out}
     kept: list[Kind] = []
     left_out: list[Kind] = []
     for row in rows:
-        (left_out if row.key in keys else kept).append(row)
+        (left_out if same.of(row) in keys else kept).append(row)
     return kept, left_out
 
 
-def overlap(rows: Sequence[Example], uri: str, of: str, among: str) -> list[Finding]:
-    """Says which rows were left out because their text is also held out."""
+def overlap(
+    rows: Sequence[Example], held_out: Iterable[Example], uri: str, of: str, among: str
+) -> list[Finding]:
+    """Says which rows were left out because they, or their prompts, are also held out."""
     if not rows:
         return []
-    message = f"{len(rows):,} {of} rows were left out because their text is also among the {among} rows."
-    lines = tuple(f"{row.line}: {row.excerpt}" for row in rows[:LISTED])
-    return [Finding(level="warning", code="Overlap", message=message, file=uri, count=len(rows), lines=lines)]
+    texts = {whole(row) for row in held_out}
+    prompts = sum(whole(row) not in texts for row in rows)
+    if not prompts:
+        why = f"because their text is also among the {among} rows"
+    elif prompts == len(rows):
+        why = f"because their prompt, which precedes the first learnt text, is also among the {among} rows"
+    else:
+        why = (
+            f"because the whole text of {len(rows) - prompts:,} and only the prompt of {prompts:,}, which"
+            f" precedes the first learnt text, is also among the {among} rows"
+        )
+    return [
+        Finding(
+            level="warning",
+            code="Overlap",
+            message=f"{len(rows):,} {of} rows were left out {why}.",
+            file=uri,
+            count=len(rows),
+            lines=tuple(f"{row.line}: {row.excerpt}" for row in rows[:LISTED]),
+        )
+    ]
 
 
 def duplicates(rows: Sequence[Example], uri: str) -> list[Finding]:

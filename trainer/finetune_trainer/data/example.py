@@ -39,5 +39,7 @@ class Encoding:
     """Token ids, special tokens included, shape [tokens]."""
     loss_mask: npt.NDArray[np.bool_] | None = None
     """Which of the tokens are to be learnt, shape [tokens]; None where a task learns no tokens."""
+    unlearnt: int = 0
+    """Number of messages that were to be learnt, and are not, because they cannot be found in the row."""
     fault: str = ""
     """Why a row has no tokens; may quote the row, so that the report alone shows it."""

@@ -15,20 +15,27 @@ MOST_OBJECTS = 10_000
 _TEXT_NAMES = (*JSON_NAMES, *CSV_NAMES)
 """These may be packed; Parquet packs its own content."""
 _SHOWN = 5
+_ARROW = ".arrow"
+_SAVED = ("state.json", "dataset_info.json", "dataset_dict.json")
+"""Files that Dataset.save_to_disk and DatasetDict.save_to_disk write beside or above the Arrow files."""
 
 
 def data_files(folder: str, uris: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Those that are data files, and those that are ignored, both in the order given.
+    """The objects that are data files, and the objects that are ignored, both in the order given.
 
     What a program leaves beside its data (`_SUCCESS`, `.part-0.crc`, `_temporary/...`) begins with `_` or a
-    dot and is ignored, as is every name with another ending. A placeholder of a folder is neither.
+    dot and is ignored, as is every name with another ending, and the JSON files that describe the Arrow
+    files of `Dataset.save_to_disk`. A placeholder of a folder is neither.
 
     Args:
         folder: URI, ends in a slash.
         uris: of objects below it.
     """
     objects = [uri for uri in uris if not uri.endswith("/")]
-    taken = [uri for uri in objects if _is_data(uri.removeprefix(folder))]
+    arrow = [uri for uri in objects if uri.endswith(_ARROW)]
+    taken = [
+        uri for uri in objects if _is_data(uri.removeprefix(folder)) and not _describes_arrow(uri, arrow)
+    ]
     kept = set(taken)
     return taken, [uri for uri in objects if uri not in kept]
 
@@ -64,6 +71,12 @@ def too_many_files(field: str, folder: str) -> StageFailure:
 
 def no_files(field: str, folder: str, ignored: Sequence[str]) -> StageFailure:
     """A folder without data files."""
+    if any(_describes_arrow(uri, ignored) for uri in ignored):
+        return _refused(
+            "NoFiles",
+            f"{field}: {folder} is a folder of datasets.save_to_disk, whose Arrow files are not read.",
+            "Write Parquet or JSON Lines instead (Dataset.to_parquet, Dataset.to_json).",
+        )
     among = f" among its {len(ignored):,} objects ({_shown(folder, ignored)})" if ignored else ""
     return _refused(
         "NoFiles",
@@ -90,6 +103,12 @@ def ignored_files(field: str, folder: str, ignored: Sequence[str]) -> list[Findi
     ]
 
 
+def also_ignored(findings: Iterable[Finding]) -> str:
+    """Repeats for a failure which objects of the folders were ignored; empty if none were."""
+    messages = [finding.message for finding in findings if finding.code == "FilesIgnored"]
+    return f" Note: {' '.join(messages)}" if messages else ""
+
+
 def _shown(folder: str, uris: Sequence[str]) -> str:
     more = ", ..." if len(uris) > _SHOWN else ""
     return ", ".join(uri.removeprefix(folder) for uri in uris[:_SHOWN]) + more
@@ -97,6 +116,14 @@ def _shown(folder: str, uris: Sequence[str]) -> str:
 
 def _refused(reason: str, message: str, hint: str) -> StageFailure:
     return StageFailure(FailureClass.USER_CONFIG, reason, message, hint)
+
+
+def _describes_arrow(uri: str, objects: Iterable[str]) -> bool:
+    """Whether a file belongs to a folder of Dataset.save_to_disk: an Arrow file is beside or below it."""
+    above, _, name = uri.rpartition("/")
+    return name in _SAVED and any(
+        other.endswith(_ARROW) and other.startswith(above + "/") for other in objects
+    )
 
 
 def _is_data(path: str) -> bool:

@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow.parquet import FileMetaData, ParquetFile
 
 from finetune_trainer.data.compression import check_expansion
-from finetune_trainer.data.readers import BadRow, FileFaultError, Opened, Row
+from finetune_trainer.data.readers import BadRow, FileFaultError, Opened, Row, not_utf8
 
 PARQUET_NAMES = (".parquet",)
 _MAGIC, _ENCRYPTED = b"PAR1", b"PARE"
@@ -29,7 +29,7 @@ def open_parquet(path: Path, wanted: Collection[str]) -> Opened:
 
     Raises:
         FileFaultError: no Parquet, truncated, damaged, encrypted, a column twice, or a content out of
-            proportion to the file's size; later on also damaged pages.
+            proportion to the file's size; later on also damaged pages, and a text that is not UTF-8.
     """
     _check_magic(path)
     try:
@@ -73,10 +73,15 @@ def _rows(file: ParquetFile, read: list[str]) -> Iterator[Row | BadRow]:
     while (batch := _next(batches)) is not None:
         for values in _values(batch):
             line += 1
-            if values is None:
-                yield BadRow(line, "holds bytes that are not UTF-8, or a value out of bounds", encoding=True)
-            else:
-                yield Row(line, values)
+            match values:
+                case None:
+                    yield BadRow(line, "holds a value out of bounds", encoding=True)
+                case UnicodeDecodeError():
+                    text = values.object.decode("utf-8", errors="surrogateescape")
+                    wrong = values.object[values.start : values.end].decode("ascii", errors="surrogateescape")
+                    raise FileFaultError(f"row {line} {not_utf8(wrong, text)[0]}; write it again in UTF-8")
+                case _:
+                    yield Row(line, values)
 
 
 def _next(batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
@@ -88,19 +93,21 @@ def _next(batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
         raise _damaged(error) from None
 
 
-def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
-    """The rows of a batch; None where one cannot be said in Python."""
+def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | UnicodeDecodeError | None]:
+    """The rows of a batch; the error of a row that is not UTF-8, None for a value that Python cannot hold."""
     try:
-        rows = batch.to_pylist(maps_as_pydicts="lossy")
-    except (ValueError, OverflowError):
-        if batch.num_rows == 1:
-            yield None
-        else:
+        rows = [
+            {name: _json(value) for name, value in row.items()}
+            for row in batch.to_pylist(maps_as_pydicts="lossy")
+        ]
+    except (ValueError, OverflowError) as error:
+        if batch.num_rows > 1:
             for number in range(batch.num_rows):
                 yield from _values(batch.slice(number, 1))
+        else:
+            yield error if isinstance(error, UnicodeDecodeError) else None
     else:
-        for row in rows:
-            yield {name: _json(value) for name, value in row.items()}
+        yield from rows
 
 
 def _json(value: Any) -> Any:
@@ -113,7 +120,7 @@ def _json(value: Any) -> Any:
         case dict():  # every structure of a column has the same fields: what JSON leaves out is null here
             return {str(name): _json(each) for name, each in value.items() if each is not None}
         case bytes():  # older writers do not mark texts as such
-            return value.decode("utf-8", errors="surrogateescape")
+            return value.decode()
         case Decimal():
             return int(value) if value == value.to_integral_value() else float(value)
         case _:

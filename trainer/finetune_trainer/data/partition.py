@@ -8,6 +8,7 @@ from finetune_trainer.config import Dataset
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.data.doctor import overlap, without_overlap
 from finetune_trainer.data.findings import Finding, SplitName
+from finetune_trainer.data.sameness import Sameness, repeated, sameness
 from finetune_trainer.data.splitting import held_out
 from finetune_trainer.failures import StageFailure
 
@@ -37,10 +38,13 @@ def partition(
     """
     findings: list[Finding] = []
     test, validation = list(files.get("test", ())), list(files.get("validation", ()))
-    validation, out_of_validation = without_overlap(validation, test)
-    findings += overlap(out_of_validation, uris.get("validation", ""), "validation", "test")
-    train, out_of_train = without_overlap(files["train"], [*validation, *test])
-    findings += overlap(out_of_train, uris["train"], "training", "validation or test")
+    same = sameness(files["train"], [validation, test])
+    for split, given in files.items():
+        findings += repeated(given, same, uris[split])
+    validation, out_of_validation = without_overlap(validation, test, same)
+    findings += overlap(out_of_validation, test, uris.get("validation", ""), "validation", "test")
+    train, out_of_train = without_overlap(files["train"], [*validation, *test], same)
+    findings += overlap(out_of_train, [*validation, *test], uris["train"], "training", "validation or test")
     for name, rows in (("train", train), *_given(validation, test, dataset)):
         if not rows:
             raise StageFailure(
@@ -51,9 +55,9 @@ def partition(
             )
     total = len(train)
     if dataset.test.split is not None:
-        train, test = _drawn(train, dataset.test.split, seed, "test", total)
+        train, test = _drawn(train, dataset.test.split, seed, "test", total, same)
     if dataset.validation.split is not None:
-        train, validation = _drawn(train, dataset.validation.split, seed, "validation", total)
+        train, validation = _drawn(train, dataset.validation.split, seed, "validation", total, same)
     return Partition(
         {"train": train, "validation": validation, "test": test},
         len(out_of_train) + len(out_of_validation),
@@ -67,15 +71,19 @@ def _given(validation: list[Any], test: list[Any], dataset: Dataset) -> list[tup
     return [(name, rows) for name, rows, spec in splits if spec.split is None]
 
 
-def _drawn(rows: list[Any], share: float, seed: int, name: str, total: int) -> tuple[list[Any], list[Any]]:
+def _drawn(
+    rows: list[Any], share: float, seed: int, name: str, total: int, same: Sameness
+) -> tuple[list[Any], list[Any]]:
     """What stays and what is held out, the share being one of `total` rows."""
-    drawn = held_out(rows, min(1.0, share * total / len(rows)), seed)
+    drawn = held_out(rows, min(1.0, share * total / len(rows)), seed, same)
     if not drawn or len(drawn) == len(rows):
         raise StageFailure(
             FailureClass.USER_CONFIG,
             "SplitTooSmall",
-            f"dataset.{name}.split: {share:g} of {total:,} training rows leaves no row on one of the sides.",
-            "Take another share, more rows, or a file of its own.",
+            f"dataset.{name}.split: {share:g} of {total:,} training rows leaves no row on one of the sides."
+            f" The rows differ in {len({same.of(row) for row in rows}):,} texts or prompts; rows with the"
+            " same stay on one side.",
+            "Take another share, more different rows, or a file of its own.",
         )
     kept = [row for number, row in enumerate(rows) if number not in drawn]
     return kept, [rows[number] for number in sorted(drawn)]

@@ -3,7 +3,6 @@
 Folder: `<split>-<n>.safetensors` shards, then `index.json`, written last, with the SHA-256 of each shard.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -21,6 +20,7 @@ from finetune_trainer.data.findings import SplitName
 from finetune_trainer.data.lines import ONE_FILE, FileSpan, location
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.paths import Paths
+from finetune_trainer.s3.digests import OnBytes, digest_of_file, ignore_bytes
 from finetune_trainer.s3.store import Store
 
 INDEX = "index.json"
@@ -94,9 +94,21 @@ class Index(Model):
 
 
 def store_prepared(
-    store: Store, folder: str, prepared: Prepared, extra: Mapping[str, JsonValue] | None = None
+    store: Store,
+    folder: str,
+    prepared: Prepared,
+    extra: Mapping[str, JsonValue] | None = None,
+    on_bytes: OnBytes = ignore_bytes,
 ) -> Index:
-    """Writes the shards, then the index. Writing the same rows again gives the same bytes."""
+    """Writes the shards, then the index. Writing the same rows again gives the same bytes.
+
+    Args:
+        store: that gets the rows.
+        folder: their URI, ends in a slash.
+        prepared: the rows.
+        extra: what index.json keeps beside them.
+        on_bytes: is told of each shard that was written.
+    """
     splits: dict[SplitName, tuple[Shard, ...]] = {}
     for name in get_args(SplitName):
         shards = []
@@ -104,6 +116,7 @@ def store_prepared(
             data = save(_tensors(part))
             file = f"{name}-{number:05d}.safetensors"
             digest = store.write(folder + file, data).digest
+            on_bytes(len(data))
             shards.append(Shard(file=file, digest=digest, size=len(data), rows=len(part)))
         splits[name] = tuple(shards)
     index = Index(
@@ -129,8 +142,14 @@ def read_index(store: Store, folder: str) -> Index | None:
     return index if all(there.get(folder + shard.file) == shard.size for shard in shards) else None
 
 
-def load_prepared(store: Store, folder: str, paths: Paths) -> Prepared:
+def load_prepared(store: Store, folder: str, paths: Paths, on_bytes: OnBytes = ignore_bytes) -> Prepared:
     """Reads the shards through the node's cache; every byte is checked against the index.
+
+    Args:
+        store: that has the prepared rows.
+        folder: their URI, ends in a slash.
+        paths: of the cache.
+        on_bytes: is told of the bytes that move or are checked.
 
     Raises:
         StageFailure: PreparedMissing (no complete folder), PreparedCorrupt (a digest or an array is wrong).
@@ -146,7 +165,7 @@ def load_prepared(store: Store, folder: str, paths: Paths) -> Prepared:
     cache = paths.cache / "prepared"
     train, validation, test = (
         replace(
-            _joined([_fetch(store, folder, shard, cache) for shard in index.splits.get(name, ())]),
+            _joined([_fetch(store, folder, shard, cache, on_bytes) for shard in index.splits.get(name, ())]),
             files=index.files[name],
         )
         for name in get_args(SplitName)
@@ -182,11 +201,11 @@ def _tensors(split: Split) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def _fetch(store: Store, folder: str, shard: Shard, cache: Path) -> Split:
+def _fetch(store: Store, folder: str, shard: Shard, cache: Path, on_bytes: OnBytes) -> Split:
     # The name is the content's digest: what another job cached is either right or fetched again.
     path = cache / f"{shard.digest.removeprefix('sha256:')}.safetensors"
-    if not path.exists() or _digest(path) != shard.digest:
-        got = store.download(folder + shard.file, path)
+    if not path.exists() or digest_of_file(path, on_bytes) != shard.digest:
+        got = store.download(folder + shard.file, path, on_bytes=on_bytes)
         if got.digest != shard.digest:
             path.unlink()
             raise _corrupt(folder + shard.file, f"its SHA-256 is {got.digest}, the index says {shard.digest}")
@@ -223,11 +242,6 @@ def _joined(parts: list[Split]) -> Split:
         rows=np.concatenate([part.rows for part in parts]),
         loss_mask=np.concatenate([part.loss_mask for part in parts]),
     )
-
-
-def _digest(path: Path) -> Digest:
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _corrupt(uri: str, why: str) -> StageFailure:

@@ -25,6 +25,7 @@ from finetune_trainer.data.parquet_worker import Open, parquet_process
 from finetune_trainer.data.readers import Opened, open_rows
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.paths import Paths
+from finetune_trainer.s3.digests import OnBytes, ignore_bytes
 from finetune_trainer.s3.store import Store
 
 
@@ -78,9 +79,13 @@ def find(store: Store, dataset: Dataset) -> dict[SplitName, Found]:
     return found
 
 
-def fetch(store: Store, uris: Sequence[str], paths: Paths) -> tuple[DataFile, ...]:
-    """Downloads the files of a split into the scratch folder."""
-    return tuple(_fetched(store, uri, name, paths) for uri, name in zip(uris, names(uris), strict=True))
+def fetch(
+    store: Store, uris: Sequence[str], paths: Paths, on_bytes: OnBytes = ignore_bytes
+) -> tuple[DataFile, ...]:
+    """Downloads the files of a split into the scratch folder; `on_bytes` is told of the bytes that move."""
+    return tuple(
+        _fetched(store, uri, name, paths, on_bytes) for uri, name in zip(uris, names(uris), strict=True)
+    )
 
 
 def read(split: SplitName, files: Sequence[DataFile], wanted: Collection[str], reader: Reader) -> Source:
@@ -118,10 +123,10 @@ def _split(store: Store, named: Mapping[str, str]) -> Found:
     return Found(tuple(uris), tuple(notes))
 
 
-def _fetched(store: Store, uri: str, name: str, paths: Paths) -> DataFile:
+def _fetched(store: Store, uri: str, name: str, paths: Paths, on_bytes: OnBytes) -> DataFile:
     path = paths.scratch / "data" / hashlib.sha256(uri.encode()).hexdigest()[:16]
     try:
-        transfer = store.download(uri, path)
+        transfer = store.download(uri, path, on_bytes=on_bytes)
     except StageFailure as failure:
         if failure.reason == "ObjectMissing" and store.list(f"{uri}/", most=1):
             raise StageFailure(

@@ -5,23 +5,25 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from finetune_trainer.data.example import Example
+from finetune_trainer.data.sameness import KEYS, Sameness
 
 
-def held_out(examples: Sequence[Example], share: float, seed: int) -> frozenset[int]:
+def held_out(examples: Sequence[Example], share: float, seed: int, same: Sameness = KEYS) -> frozenset[int]:
     """Positions of the rows to hold out.
 
-    Rows with the same text (Example.key) stay together and count for the stratum (a class) of the first of
-    them. In each stratum the groups come in the order of a hash of seed and text: a new row moves no other.
-    Each gives its share, rounded by the largest remainder, and keeps at least one group.
+    Rows that are the same question stay together and count for the stratum (a class) of the first of them.
+    In each stratum the groups come in the order of a hash of seed and question: a new row moves no other.
+    Each stratum gives its share, rounded by the largest remainder, and keeps at least one group.
 
     Args:
         examples: all rows, in file order.
         share: between 0 and 1, of all rows.
         seed: of the run.
+        same: tells which rows are the same question.
     """
     groups: dict[str, list[int]] = defaultdict(list)
     for position, example in enumerate(examples):
-        groups[example.key].append(position)
+        groups[same.of(example)].append(position)
     by_class: dict[str, list[str]] = defaultdict(list)
     for key, positions in groups.items():
         by_class[examples[positions[0]].stratum].append(key)

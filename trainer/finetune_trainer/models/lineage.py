@@ -9,7 +9,8 @@ from finetune_trainer.config import JobRef, ParentJob, Run
 from finetune_trainer.contract import Digest, FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.base_model import digest_of_files
-from finetune_trainer.s3.manifest import MANIFEST, Ancestor, Manifest, digest_of_file
+from finetune_trainer.s3.digests import digest_of_file
+from finetune_trainer.s3.manifest import MANIFEST, Ancestor, Manifest
 from finetune_trainer.s3.store import Store
 
 

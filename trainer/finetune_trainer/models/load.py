@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -73,31 +74,42 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
 
 
-def pad_token(folder: Path) -> int:
-    """The padding token's number; what is padded is masked, so that 0 serves where there is none."""
-    from transformers import AutoTokenizer  # noqa: PLC0415 - heavy
-
-    number = AutoTokenizer.from_pretrained(folder, **LOCAL).pad_token_id
-    return 0 if number is None else int(number)
-
-
 def check_complete(model: "PreTrainedModel", loaded: dict[str, Any], *, new_head: bool = True) -> None:
-    """Everything must have come from the files; what is above the body need not where the head is new."""
+    """Refuses a base model whose files lack weights, or have them in another shape.
+
+    Args:
+        model: as transformers loaded it, with `ignore_mismatched_sizes`.
+        loaded: the `output_loading_info` of that.
+        new_head: whether weights above the body, and poolers, may be missing.
+
+    Raises:
+        StageFailure: UserConfig (ModelIncomplete).
+    """
     body = f"{model.base_model_prefix}." if new_head else ""
-    # A pooler belongs to the head: models pretrained without sentence pairs have none.
-    replaced = [str(key[0] if isinstance(key, tuple) else key) for key in loaded.get("mismatched_keys", ())]
-    absent = [str(key) for key in loaded.get("missing_keys", ())]
-    lacking = sorted(
-        key for key in (*absent, *replaced) if key.startswith(body) and not (new_head and ".pooler." in key)
+
+    def needed(name: str) -> bool:
+        # A pooler belongs to the head: models pretrained without sentence pairs have none.
+        return name.startswith(body) and not (new_head and ".pooler." in name)
+
+    absent = sorted(str(name) for name in loaded.get("missing_keys", ()) if needed(str(name)))
+    other = sorted(
+        f"{name} is {_shape(there)} in the files and {_shape(here)} by config.json"
+        for name, there, here in loaded.get("mismatched_keys", ())
+        if needed(str(name))
     )
+    lacking, what = (absent, "lack weights that the architecture needs") if absent else (other, "do not fit")
     if lacking:
         more = "" if len(lacking) <= 3 else f" and {len(lacking) - 3} more"  # noqa: PLR2004
         raise StageFailure(
             FailureClass.USER_CONFIG,
             "ModelIncomplete",
-            f"model.uri: the files lack weights that the architecture needs: {', '.join(lacking[:3])}{more}",
-            "upload the complete model; config.json and the safetensors files must belong together",
+            f"model.uri: the files {what}: {', '.join(lacking[:3])}{more}",
+            "Upload the complete model. config.json and the safetensors files must belong together.",
         )
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
 
 
 def unusable(folder: Path, why: str, as_what: str, suitable: str) -> StageFailure:

@@ -1,17 +1,21 @@
 """What of a model is trained: the method of a run, applied to a model that the task has loaded."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from finetune_trainer.config import FreezeLayers, Lora, Method
-from finetune_trainer.models import lora
+from finetune_trainer.models import lora, older_readers
 from finetune_trainer.models.layer_names import too_many_layers
+from finetune_trainer.models.method_facts import MethodFacts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_EXPERT_AXES = 3
 
 
 def applied(method: Method, model: "PreTrainedModel", head: Sequence[str], seed: int) -> torch.nn.Module:
@@ -37,7 +41,7 @@ def applied(method: Method, model: "PreTrainedModel", head: Sequence[str], seed:
 
 
 def save(model: Any, folder: Path, base_uri: str) -> None:
-    """Saves a tuned model: whole, or the adapter where it has one."""
+    """Saves a tuned model, whole or as an adapter if it has one, with a config.json for older readers too."""
     from peft import PeftModel  # noqa: PLC0415 - heavy
 
     if isinstance(model, PeftModel):
@@ -45,6 +49,7 @@ def save(model: Any, folder: Path, base_uri: str) -> None:
     else:
         model.config.name_or_path = ""
         model.save_pretrained(folder)
+    older_readers.add_old_keys(folder)
 
 
 def sizes(model: torch.nn.Module) -> tuple[int, int]:
@@ -52,6 +57,39 @@ def sizes(model: torch.nn.Module) -> tuple[int, int]:
     weights = list(model.named_parameters())
     trained = sum(weight.numel() for _, weight in weights if weight.requires_grad)
     return trained, sum(weight.numel() for name, weight in weights if not lora.is_added_weight(name))
+
+
+def facts(method: Method, model: Any) -> MethodFacts:
+    """What a method did to a model.
+
+    Args:
+        method: of the run.
+        model: as `applied` returned it; also in shards (ZeRO-3).
+    """
+    match method:
+        case "Full":
+            return MethodFacts()
+        case Lora():
+            from peft.tuners.lora import LoraLayer  # noqa: PLC0415 - heavy
+
+            names = [name for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+            return MethodFacts(
+                adapted=dict(Counter(name.rpartition(".")[2] for name in names)),
+                fused_experts=sum(map(_numel, _fused(model))),
+            )
+        case FreezeLayers():
+            outputs, inputs = model.get_output_embeddings(), model.get_input_embeddings()
+            tied = outputs is not None and outputs.weight is inputs.weight
+            return MethodFacts(output_frozen=tied and not inputs.weight.requires_grad)
+
+
+def _fused(model: torch.nn.Module) -> Iterator[torch.nn.Parameter]:
+    """Weights of the model's own code that hold one matrix for each expert, shape [experts, out, in]."""
+    for module in model.modules():
+        if not isinstance(module, torch.nn.modules.conv._ConvNd):  # noqa: SLF001 - their weights have 3 axes
+            for weight in module.parameters(recurse=False):
+                if len(getattr(weight, "ds_shape", weight.shape)) == _EXPERT_AXES:
+                    yield weight
 
 
 def _freeze(model: torch.nn.Module, train_last: int, head: Sequence[str]) -> None:
@@ -78,5 +116,9 @@ def _layers(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 
 def _size(module: torch.nn.ModuleList) -> int:
+    return sum(map(_numel, module.parameters()))
+
+
+def _numel(weight: torch.nn.Parameter) -> int:
     # A weight in shards (ZeRO-3) is empty and says its size elsewhere.
-    return sum(getattr(weight, "ds_numel", weight.numel()) for weight in module.parameters())
+    return int(getattr(weight, "ds_numel", weight.numel()))

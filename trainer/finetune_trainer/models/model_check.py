@@ -57,7 +57,7 @@ class Wanted:
     """What a task needs of a model."""
 
     types: frozenset[str]
-    """Model types of transformers that have it."""
+    """Model types of transformers that can do the task."""
     head: str
     """For people, such as `classification head`."""
     suitable: str
@@ -70,6 +70,8 @@ class Header:
 
     tensors: dict[str, tuple[int, ...]]
     """Shape by name."""
+    kinds: frozenset[str] = frozenset()
+    """Data types that occur, as safetensors names them, such as `BF16`."""
 
 
 def check_names(names: frozenset[str], uri: str) -> list[str]:
@@ -136,7 +138,8 @@ def check_config(text: bytes, uri: str, wanted: Wanted) -> dict[str, Any]:
         wanted: what the task needs.
 
     Raises:
-        StageFailure: ModelCorrupt (no JSON object), RemoteCode (auto_map), ModelUnsupported.
+        StageFailure: ModelCorrupt (no JSON object), RemoteCode (auto_map), ModelUnsupported (quantised
+            weights, or an architecture without what the task needs).
     """
     try:
         config = json.loads(text)
@@ -150,6 +153,7 @@ def check_config(text: bytes, uri: str, wanted: Wanted) -> dict[str, Any]:
             f"{uri}config.json asks for code of its own (auto_map), which is never run.",
             "Use a model that transformers knows by itself.",
         )
+    _check_not_quantised(config, uri)
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in wanted.types:
         raise _refused(
@@ -158,6 +162,53 @@ def check_config(text: bytes, uri: str, wanted: Wanted) -> dict[str, Any]:
             f"Take {wanted.suitable}.",
         )
     return config
+
+
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part that describes the language model: `text_config` of a model for texts and images, else all.
+
+    Args:
+        config: the model's. Keys that only the outer document has stay visible.
+    """
+    inner = config.get("text_config")
+    return {**config, **inner} if isinstance(inner, dict) else config
+
+
+def check_floats(kinds: Iterable[str], uri: str) -> None:
+    """Refuses 8-bit floating point weights, also where no config says that they are quantised.
+
+    Args:
+        kinds: the data types of the tensors of a file, as safetensors names them.
+        uri: of the file.
+
+    Raises:
+        StageFailure: ModelUnsupported.
+    """
+    if low := sorted({kind for kind in kinds if kind.startswith("F8_")}):
+        raise _quantised(uri, ", ".join(low))
+
+
+def _check_not_quantised(config: Mapping[str, Any], uri: str) -> None:
+    """Training changes weights in 16 or 32 bits; other weights are read with their scales by few programs."""
+    for part in (config, config.get("text_config")):
+        if not isinstance(part, dict):
+            continue
+        for key in ("quantization_config", "compression_config"):
+            told = part.get(key)
+            if not told:
+                continue
+            how = told.get("quant_method") if isinstance(told, dict) else None
+            if how is None and isinstance(told, dict):
+                how = next((name for name in ("load_in_4bit", "load_in_8bit") if told.get(name)), None)
+            raise _quantised(f"{uri}config.json", str(how or key)[:50])
+
+
+def _quantised(where: str, how: str) -> StageFailure:
+    return _refused(
+        "ModelUnsupported",
+        f"model.uri: the weights are quantised ({how}), see {where}.",
+        "Name the original model, whose weights are in bfloat16, float16 or float32.",
+    )
 
 
 def shards(names: frozenset[str], index: bytes | None, uri: str) -> dict[str, set[str]]:
@@ -238,7 +289,10 @@ def header(text: bytes, size: int, uri: str) -> Header:
         raise _corrupt(f"{uri} has {size:,} bytes, its header describes {8 + len(text) + position:,}")
     if not tensors:
         raise _corrupt(f"{uri} holds no tensors")
-    return Header({name: shape for name, (shape, *_) in tensors.items()})
+    return Header(
+        {name: shape for name, (shape, *_) in tensors.items()},
+        frozenset(entry["dtype"] for entry in entries.values()),
+    )
 
 
 def positions(config: Mapping[str, Any], tokenizer_limit: int) -> int | None:
@@ -248,16 +302,17 @@ def positions(config: Mapping[str, Any], tokenizer_limit: int) -> int | None:
         config: the model's.
         tokenizer_limit: the tokenizer's own; a huge number stands for none.
     """
+    text = text_config(config)
     own = next(
         (
-            config[key]
+            text[key]
             for key in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
-            if isinstance(config.get(key), int) and config[key] > 0
+            if isinstance(text.get(key), int) and text[key] > 0
         ),
         None,
     )
-    if own is not None and config.get("model_type") in _PADDED_POSITIONS:
-        own -= int(config.get("pad_token_id") or 1) + 1
+    if own is not None and text.get("model_type") in _PADDED_POSITIONS:
+        own -= int(text.get("pad_token_id") or 1) + 1
     limits = [limit for limit in (own, tokenizer_limit) if limit is not None and limit < 10**9]
     return min(limits) if limits else None
 

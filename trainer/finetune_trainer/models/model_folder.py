@@ -37,7 +37,7 @@ def inspect(store: Store, folder: str, wanted: model_check.Wanted) -> Inspection
         wanted: what the task needs.
 
     Raises:
-        StageFailure: every reason of modelcheck.py, and those of the store.
+        StageFailure: every reason of model_check.py, and those of the store.
     """
     there = _listing(store, folder)
     names = frozenset(there)
@@ -46,9 +46,10 @@ def inspect(store: Store, folder: str, wanted: model_check.Wanted) -> Inspection
     index = store.read(folder + model_check.INDEX, _MAX_JSON_BYTES) if model_check.INDEX in names else None
     weights: dict[str, tuple[int, ...]] = {}
     for name, promised in model_check.shards(names, index, folder).items():
-        held = _header(store, folder + name, there[name].size).tensors
-        model_check.check_shard(held, promised, folder + name)
-        weights |= held
+        held = _header(store, folder + name, there[name].size)
+        model_check.check_shard(held.tensors, promised, folder + name)
+        model_check.check_floats(held.kinds, folder + name)
+        weights |= held.tensors
     return Inspection(config, weights, tuple(warnings))
 
 

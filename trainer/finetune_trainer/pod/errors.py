@@ -30,6 +30,7 @@ _COMMUNICATION = re.compile(
     r"store->get|Socket Timeout|Broken pipe",
     re.IGNORECASE,
 )
+_PACKAGE = "/finetune_trainer/"
 _HEAD = "Traceback (most recent call last):\n"
 _MEMORY_HINT = "Lower training.microBatchSize or training.maxLength, or give more memory."
 
@@ -57,6 +58,22 @@ def explain(error: BaseException) -> StageFailure:
     return StageFailure(FailureClass.INTERNAL, "UnexpectedError", text, hint)
 
 
+def place_of(error: BaseException) -> str | None:
+    """The line at which an error arose, such as `training/loop.py:212`.
+
+    Returns:
+        The last line of the trainer in the traceback, by the path of its file below the package; the last
+        line of all where the trainer has no part; None for an error that was never raised.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return None
+    frame = next((f for f in reversed(frames) if _PACKAGE in f.filename), frames[-1])
+    _, package, below = frame.filename.rpartition(_PACKAGE)
+    file = below if package else frame.filename.rpartition("/")[2]
+    return f"{file}:{frame.lineno}"
+
+
 def trace(error: BaseException) -> str:
     """The tracebacks of an error and its causes as Python prints them, without texts that may quote rows."""
     chain: list[BaseException] = []
@@ -74,7 +91,7 @@ def trace(error: BaseException) -> str:
 def _sentence(error: BaseException) -> str:
     """Type, text and place of an error, in one line."""
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if "finetune_trainer" in frame.filename] or list(frames)
+    ours = [frame for frame in frames if _PACKAGE in frame.filename] or list(frames)
     where = f" ({ours[-1].filename.rpartition('/')[2]}, line {ours[-1].lineno})" if ours else ""
     return f"{_named(error)[:900]}{where}"
 

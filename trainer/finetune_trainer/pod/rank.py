@@ -26,7 +26,7 @@ from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat
 from finetune_trainer.paths import Paths
 from finetune_trainer.pod import console
-from finetune_trainer.pod.errors import explain
+from finetune_trainer.pod.errors import explain, place_of
 from finetune_trainer.pod.heartbeat_file import FileHeartbeat
 from finetune_trainer.stages.result import StageResult
 
@@ -154,6 +154,7 @@ def _failed(error: BaseException, heartbeat: FileHeartbeat, whole: Path) -> Exit
             reason=failure.reason,
             message=_printable(failure.message[:1000]),
             hint=_printable(failure.hint[:500]),
+            place=_printable(place[:128]) if (place := place_of(error)) else None,
         )
     except OSError:
         log.exception("the rank file could not be written; the exit code has to do")

@@ -27,11 +27,19 @@ def compose(config: TrainConfig, verdict: Verdict, files: Mapping[int, RankFile]
         reason=verdict.reason,
         message=verdict.message[:1024],
         hint=verdict.hint[:512],
+        place=_place(told, verdict),
         step=told.step if told else None,
         epoch=told.epoch if told else None,
         payload=result.payload if result else None,
         result=result.result if result else None,
     )
+
+
+def _place(told: RankFile | None, verdict: Verdict) -> str | None:
+    """The line at which the rank of the cause failed; its activity where it left no error."""
+    if told is None or verdict.failure is FailureClass.SUCCESS:
+        return None
+    return told.place or told.activity.value
 
 
 def without_config(paths: Paths, verdict: Verdict) -> TerminationMessage:

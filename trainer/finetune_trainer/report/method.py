@@ -23,19 +23,36 @@ def trained(method: Method, record: TrainingRecord) -> str:
     share = f"{number:,} of {record.parameters:,} parameters ({number / record.parameters:.2%})"
     match method:
         case "Full":
-            return "every weight"
+            return f"every weight{_head(record)}"
         case Lora():
             where = (
-                "all linear layers"
-                if ALL_LINEAR in method.target_modules
-                else "the linear layers " + ", ".join(method.target_modules)
+                f"the linear layers {record.method.adapted_modules}"
+                if record.method.adapted
+                else asked(method)
             )
             return (
                 f"LoRA of rank {method.rank}, alpha {method.alpha}, dropout {method.dropout:g} on {where},"
-                f" and the head if there is a new one: {share}"
+                f" and the head if there is a new one: {share}{_head(record)}"
             )
         case FreezeLayers():
-            return f"the last {method.train_last} layers and what follows them: {share}"
+            after = "" if record.method.output_frozen else " and what follows them"
+            return f"the last {method.train_last} layers{after}: {share}{_head(record)}"
+
+
+def asked(method: Lora) -> str:
+    """The layers that the job names; for records of releases that did not count the adapted modules."""
+    if ALL_LINEAR in method.target_modules:
+        return "all linear layers"
+    return "the linear layers " + ", ".join(method.target_modules)
+
+
+def _head(record: TrainingRecord) -> str:
+    """Where the class layer comes from."""
+    if record.head_kept is None:
+        return ""
+    if record.head_kept:
+        return "; training began with the base model's class layer, since its class names are the same"
+    return "; the class layer is new"
 
 
 def needs_base(method: Method) -> bool:

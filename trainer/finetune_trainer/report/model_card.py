@@ -12,6 +12,7 @@ from finetune_trainer.contract import (
     MetricName,
     Scores,
 )
+from finetune_trainer.models import method_facts
 from finetune_trainer.report import method, provenance
 from finetune_trainer.report.markdown import cell
 from finetune_trainer.report.record import TrainingRecord, base_name, sentence
@@ -31,7 +32,8 @@ def render(
         record: the results of training.
         task: the texts of the task.
     """
-    limits = (*task.limits(record), LICENCE)
+    method_limits = (text for _, text in method_facts.limits(record.method, record.parameters))
+    limits = (*task.limits(record), *method_limits, LICENCE)
     parts = (
         _front_matter(task, config, record),
         _opening(task, config, staged, record),
@@ -133,9 +135,18 @@ def _use(task: TaskReport, config: TrainConfig, record: TrainingRecord) -> str:
 
 
 def _needs(record: TrainingRecord) -> str:
+    version = record.versions["transformers"]
+    readers = (
+        f"Needs transformers {version.partition('.')[0]} or newer: config.json says something that older "
+        "readers do not know"
+        if record.needs_transformers_5
+        else f"Saved by transformers {version}. config.json also has the keys that transformers 4 reads "
+        "(`torch_dtype`, `rope_theta`, `rope_scaling` and the like), for readers of that version that know "
+        "this type of model"
+    )
     return (
-        f"Needs transformers {record.versions['transformers'].partition('.')[0]} or newer; there is no code "
-        "in this folder. Every file is named with its SHA-256 in `manifest.json`."
+        f"{readers}. There is no code in this folder. Every file is named with its SHA-256 in "
+        "`manifest.json`."
     )
 
 

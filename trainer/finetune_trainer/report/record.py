@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, FiniteFloat, JsonValue, NonNegativeInt, PositiveInt
 
 from finetune_trainer.contract import HIGHER_IS_BETTER, Best, Evaluation, Interval, Model
+from finetune_trainer.models.method_facts import MethodFacts
 
 _LIBRARIES = (
     "torch",
@@ -72,6 +73,12 @@ class TrainingRecord(Model):
     """None: the head started with random weights, or came with the base model."""
     trained_parameters: PositiveInt | None = None
     """Those that training changed; None: a release before this one did not tell, and trained all."""
+    method: MethodFacts = MethodFacts()
+    """What the method did to the model."""
+    head_kept: bool | None = None
+    """Whether the class layer is the base model's; None: the task has none, or an older release trained."""
+    needs_transformers_5: bool = True
+    """Whether config.json says something that transformers 4 cannot read."""
     precision: Literal["float32", "bfloat16"]
     devices: str
     """What it ran on, for people."""

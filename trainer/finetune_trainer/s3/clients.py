@@ -1,6 +1,7 @@
 """The two S3 clients of a store, set up alike: time-outs, authorities, keys, no redirect to another host.
 
-obstore moves bytes; minio asks, lists and deletes.
+obstore moves the content of objects. minio asks about, lists and deletes objects. multipart.py sends the two
+requests about unfinished uploads over the connections of minio.
 """
 
 import ssl
@@ -25,7 +26,8 @@ from finetune_trainer.s3.retries import WINDOW_SECONDS
 
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 30
-_REQUEST_SECONDS = 600
+REQUEST_SECONDS = 600
+"""The longest time that one request of obstore may take."""
 _CONNECTIONS = 4
 _NOWHERE = "http://127.0.0.1:1"
 """A proxy that nobody serves: where obstore would follow a redirect to another host, it ends here."""
@@ -36,8 +38,11 @@ class Clients:
     """Both clients of one store."""
 
     endpoint: str
+    region: str
     credentials: Callable[[], Credentials]
     """Reads the keys as they are now."""
+    http: urllib3.PoolManager
+    """The connections of `control`."""
     control: Minio
     bulk: Callable[[str, int], S3Store]
     """Of a bucket, by its name; with so many repeats of a single request. Each is made once."""
@@ -55,10 +60,13 @@ def connect(access: StoreAccess, credentials: Callable[[], Credentials], ca_bund
         StageFailure: EndpointInvalid.
     """
     check_endpoint(access.endpoint)
+    http = connections(ca_bundle)
     return Clients(
         access.endpoint,
+        access.region,
         credentials,
-        control_client(access, credentials, ca_bundle),
+        http,
+        control_client(access, credentials, http),
         cache(partial(bulk_client, access, credentials, ca_bundle)),
     )
 
@@ -107,7 +115,7 @@ def bulk_client(
         "allow_http": access.endpoint.startswith("http://"),
         "connect_timeout": timedelta(seconds=_CONNECT_SECONDS),
         "read_timeout": timedelta(seconds=_READ_SECONDS),
-        "timeout": timedelta(seconds=_REQUEST_SECONDS),
+        "timeout": timedelta(seconds=REQUEST_SECONDS),
         "proxy_url": _NOWHERE,
         "proxy_excludes": urlsplit(access.endpoint).hostname,
     }
@@ -137,23 +145,32 @@ class _FileKeys(Provider):
         return MinioCredentials(keys.access_key, keys.secret_key, keys.session_token)
 
 
-def control_client(
-    access: StoreAccess, credentials: Callable[[], Credentials], ca_bundle: str | None
-) -> Minio:
-    """minio-py on one store; it repeats nothing, follows no redirect and reads the keys for each request."""
+def connections(ca_bundle: str | None) -> urllib3.PoolManager:
+    """The connections for control requests, without retries.
+
+    Args:
+        ca_bundle: PEM, added to the system's authorities.
+    """
     context = ssl.create_default_context()
     if ca_bundle is not None:
         context.load_verify_locations(cadata=ca_bundle)
+    return urllib3.PoolManager(
+        ssl_context=context,
+        timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS),
+        retries=False,
+        maxsize=_CONNECTIONS,
+    )
+
+
+def control_client(
+    access: StoreAccess, credentials: Callable[[], Credentials], http: urllib3.PoolManager
+) -> Minio:
+    """minio-py on one store; it repeats nothing, follows no redirect and reads the keys for each request."""
     parts = urlsplit(access.endpoint)
     return Minio(
         parts.netloc,
         secure=parts.scheme == "https",
         region=access.region,
         credentials=_FileKeys(credentials),
-        http_client=urllib3.PoolManager(
-            ssl_context=context,
-            timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS),
-            retries=False,
-            maxsize=_CONNECTIONS,
-        ),
+        http_client=http,
     )

@@ -15,6 +15,7 @@ from finetune_trainer.contract import Digest, FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.s3.checksums import EtagDigest, Stated, Verdict, even_parts, judge, stated
 from finetune_trainer.s3.clients import Clients
+from finetune_trainer.s3.digests import OnBytes, ignore_bytes
 from finetune_trainer.s3.objects import ObjectInfo, Transfer, look, missing
 from finetune_trainer.s3.retries import persist
 from finetune_trainer.s3.uris import S3Uri
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 RANGE_BYTES = 16 * 1024 * 1024
 """Part of a download that travels alone; four travel at once."""
 PARALLEL = 4
+_REPORT_BYTES = 256 * 1024
+"""A request reports its bytes in pieces of at least this size: on a link of 100 kB/s, every few seconds."""
 _READINGS = 3
 _MAX_ASKED_PARTS = 1000
 """Parts of an object whose sizes differ are asked for one by one, up to so many."""
@@ -36,6 +39,7 @@ def read_into(
     *,
     limit: int | None = None,
     expected: Digest | None = None,
+    on_bytes: OnBytes = ignore_bytes,
 ) -> Transfer:
     """Reads an object, again where its bytes are not what they must be.
 
@@ -45,6 +49,7 @@ def read_into(
         sink: takes the bytes, from its start.
         limit: bytes; a larger object is refused (ObjectTooLarge) before it is read.
         expected: what the bytes must be; without it, what the store states of them.
+        on_bytes: is told of the bytes as they come, also while a request has not ended.
 
     Raises:
         StageFailure: ObjectMissing, ObjectTooLarge, ObjectChanged, ObjectCorrupt, or a failure of the store.
@@ -57,7 +62,7 @@ def read_into(
         entry, headers = found
         _check_size(entry, limit)
         states = Stated(sha256=expected) if expected else stated(headers)
-        came, verdict = _read_once(clients, where, entry, states, sink, reading)
+        came, verdict = _read_once(clients, where, entry, states, sink, reading, on_bytes)
         again = came.digest == before
         if verdict == "right" or (verdict == "doubtful" and again):
             return came
@@ -108,7 +113,13 @@ def _check_size(entry: ObjectInfo, limit: int | None) -> None:
 
 
 def _read_once(
-    clients: Clients, where: S3Uri, entry: ObjectInfo, states: Stated, sink: BinaryIO, reading: int
+    clients: Clients,
+    where: S3Uri,
+    entry: ObjectInfo,
+    states: Stated,
+    sink: BinaryIO,
+    reading: int,
+    on_bytes: OnBytes,
 ) -> tuple[Transfer, Verdict]:
     sink.seek(0)
     sink.truncate()
@@ -120,7 +131,7 @@ def _read_once(
     # MD5 is the slowest thing here, and Python lets go of its lock for it.
     with ThreadPoolExecutor(1) as beside:
         busy: Future[None] | None = None
-        for piece in _ranges(clients, where, entry, step):
+        for piece in _ranges(clients, where, entry, step, on_bytes):
             if busy:
                 busy.result()
             busy = beside.submit(etag.update, piece)
@@ -152,7 +163,9 @@ def _size_of(clients: Clients, where: S3Uri, part: int) -> int:
     return found[0].size if found else 0
 
 
-def _ranges(clients: Clients, where: S3Uri, entry: ObjectInfo, step: int) -> Iterator[memoryview]:
+def _ranges(
+    clients: Clients, where: S3Uri, entry: ObjectInfo, step: int, on_bytes: OnBytes
+) -> Iterator[memoryview]:
     """The content in order, `step` bytes at a time; fetched ahead, and all of one version."""
     bucket = clients.bulk(where.bucket, 0)
     # Last-Modified is cut to seconds; the store compares with more.
@@ -164,7 +177,11 @@ def _ranges(clients: Clients, where: S3Uri, entry: ObjectInfo, step: int) -> Ite
 
     def fetch(start: int, end: int) -> memoryview:
         options: Any = {**same, "range": (start, end)}
-        return memoryview(obstore.get(bucket, where.key, options=options).bytes())
+        content = bytearray()
+        for piece in obstore.get(bucket, where.key, options=options).stream(min_chunk_size=_REPORT_BYTES):
+            content += piece
+            on_bytes(len(piece))
+        return memoryview(content)
 
     starts = deque(range(0, entry.size, step))
     with ThreadPoolExecutor(PARALLEL) as pool:

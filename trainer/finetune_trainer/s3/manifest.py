@@ -1,6 +1,5 @@
 """The last file of a folder: names every other with its digest. A folder without one does not exist."""
 
-import hashlib
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -9,6 +8,7 @@ from pydantic import Field, NonNegativeInt, ValidationError
 from finetune_trainer.config import JobRef, ParentJob
 from finetune_trainer.contract import CONTRACT_VERSION, Digest, FailureClass, Model, Uri
 from finetune_trainer.failures import StageFailure
+from finetune_trainer.s3.digests import OnBytes, digest_of_file, ignore_bytes
 from finetune_trainer.s3.store import Store
 
 MANIFEST = "manifest.json"
@@ -70,13 +70,14 @@ class Manifest(Model):
         data: Digest,
         config: Digest,
         lineage: tuple[Ancestor, ...],
+        on_bytes: OnBytes = ignore_bytes,
     ) -> Self:
-        """The manifest of all files below a local folder."""
+        """The manifest of all files below a local folder; `on_bytes` is told of the bytes that are read."""
         files = tuple(
             ManifestFile(
                 path=path.relative_to(folder).as_posix(),
                 size=path.stat().st_size,
-                digest=digest_of_file(path),
+                digest=digest_of_file(path, on_bytes),
             )
             for path in sorted(folder.rglob("*"))
             if path.is_file() and path != folder / MANIFEST
@@ -92,20 +93,23 @@ class Manifest(Model):
         )
 
 
-def digest_of_file(path: Path) -> Digest:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def upload_folder(store: Store, folder: Path, uri: str, manifest: Manifest) -> Digest:
+def upload_folder(
+    store: Store, folder: Path, uri: str, manifest: Manifest, on_bytes: OnBytes = ignore_bytes
+) -> Digest:
     """Uploads all files of a manifest, then the manifest. Returns the digest of the manifest's bytes.
+
+    Args:
+        store: that gets the folder.
+        folder: on the disk.
+        uri: of the folder in the store, ends in a slash.
+        manifest: of the folder.
+        on_bytes: is told of the bytes that move.
 
     Raises:
         StageFailure: Internal if a file is not what the manifest says; a failure of the store.
     """
     for file in manifest.files:
-        sent = store.upload(folder / file.path, uri + file.path)
+        sent = store.upload(folder / file.path, uri + file.path, on_bytes)
         if sent.digest != file.digest:
             raise StageFailure(
                 FailureClass.INTERNAL, "FileChanged", f"{file.path} changed while it was uploaded to {uri}"
@@ -113,8 +117,14 @@ def upload_folder(store: Store, folder: Path, uri: str, manifest: Manifest) -> D
     return store.write(uri + MANIFEST, manifest.encode()).digest
 
 
-def download_folder(store: Store, uri: str, folder: Path) -> Manifest:
+def download_folder(store: Store, uri: str, folder: Path, on_bytes: OnBytes = ignore_bytes) -> Manifest:
     """Downloads a complete folder and checks every file against its manifest.
+
+    Args:
+        store: that has the folder.
+        uri: of the folder in the store, ends in a slash.
+        folder: on the disk.
+        on_bytes: is told of the bytes that move.
 
     Raises:
         StageFailure: Storage, FolderIncomplete or ObjectCorrupt.
@@ -125,7 +135,7 @@ def download_folder(store: Store, uri: str, folder: Path) -> Manifest:
             FailureClass.STORAGE, "FolderIncomplete", f"{uri} has no readable {MANIFEST}: it is not complete"
         )
     for file in manifest.files:
-        store.download(uri + file.path, folder / file.path, expected=file.digest)
+        store.download(uri + file.path, folder / file.path, expected=file.digest, on_bytes=on_bytes)
     return manifest
 
 

@@ -18,6 +18,7 @@ from finetune_trainer.s3 import deletions, downloads, uploads
 from finetune_trainer.s3.clients import connect
 from finetune_trainer.s3.credentials import Credentials, read_ca_bundle, read_credentials
 from finetune_trainer.s3.deletions import Cleared
+from finetune_trainer.s3.digests import OnBytes, ignore_bytes
 from finetune_trainer.s3.objects import ObjectInfo, Transfer, info, look
 from finetune_trainer.s3.retries import persist
 from finetune_trainer.s3.uris import S3Uri, UriError, parse
@@ -67,13 +68,20 @@ class Store:
         """`length` bytes from `start`; fewer at the end of the object."""
         return downloads.agreed_range(self._clients, _parse(uri), start, length)
 
-    def download(self, uri: str, path: Path, expected: Digest | None = None) -> Transfer:
+    def download(
+        self,
+        uri: str,
+        path: Path,
+        expected: Digest | None = None,
+        on_bytes: OnBytes = ignore_bytes,
+    ) -> Transfer:
         """Fetches an object; the file appears under its name only when it is whole and right.
 
         Args:
             uri: of the object.
             path: of the file.
             expected: what its bytes must be; without it, what the store states of them.
+            on_bytes: is told of the bytes as they come.
 
         Raises:
             StageFailure: ObjectCorrupt when it was read again and was still not what it must be.
@@ -82,7 +90,9 @@ class Store:
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
             with part.open("wb") as file:
-                transfer = downloads.read_into(self._clients, _parse(uri), file, expected=expected)
+                transfer = downloads.read_into(
+                    self._clients, _parse(uri), file, expected=expected, on_bytes=on_bytes
+                )
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -92,9 +102,15 @@ class Store:
         """Puts a small object in one request; readers see all of it or nothing."""
         return uploads.put(self._clients, _parse(uri), data)
 
-    def upload(self, path: Path, uri: str) -> Transfer:
-        """Puts a file, in parts if it is large; readers see all of it or nothing."""
-        return uploads.put_file(self._clients, _parse(uri), path)
+    def upload(self, path: Path, uri: str, on_bytes: OnBytes = ignore_bytes) -> Transfer:
+        """Puts a file, in parts if the file is large; readers see the whole file or nothing.
+
+        Args:
+            path: of the file.
+            uri: of the object.
+            on_bytes: is told of the bytes of each part.
+        """
+        return uploads.put_file(self._clients, _parse(uri), path, on_bytes)
 
     def delete(self, uris: Iterable[str]) -> int:
         """Deletes objects; one that is not there counts as deleted. Returns how many were named."""

@@ -8,13 +8,17 @@ from pathlib import Path
 import obstore
 from minio.error import S3Error
 
-from finetune_trainer.s3.clients import Clients
+from finetune_trainer.s3.clients import REQUEST_SECONDS, Clients
+from finetune_trainer.s3.digests import OnBytes, ignore_bytes
+from finetune_trainer.s3.multipart import Upload, abort_upload, list_uploads
 from finetune_trainer.s3.objects import Transfer
-from finetune_trainer.s3.retries import TRIES, persist
+from finetune_trainer.s3.retries import TRIES, WINDOW_SECONDS, persist
 from finetune_trainer.s3.uris import S3Uri
 
 PART_BYTES = 16 * 1024 * 1024
 """A file that is larger is put in parts of this size."""
+UPLOAD_SILENCE_SECONDS = REQUEST_SECONDS + WINDOW_SECONDS
+"""The longest time between two reports of an upload whose bytes move: one request, and its retries."""
 _PARALLEL = 4
 _TYPES = {
     "html": "text/html; charset=utf-8",
@@ -43,10 +47,20 @@ def put(clients: Clients, where: S3Uri, data: bytes) -> Transfer:
     return Transfer(len(data), "sha256:" + hashlib.sha256(data).hexdigest())
 
 
-def put_file(clients: Clients, where: S3Uri, path: Path) -> Transfer:
-    """Puts a file, in parts if it is large."""
+def put_file(clients: Clients, where: S3Uri, path: Path, on_bytes: OnBytes = ignore_bytes) -> Transfer:
+    """Puts a file, in parts if the file is large.
+
+    Args:
+        clients: of the store.
+        where: the object.
+        path: of the file.
+        on_bytes: is told of each part as soon as the client takes the next part. The client holds four parts,
+            so the last reports come before their parts have arrived.
+    """
     if path.stat().st_size <= PART_BYTES:
-        return put(clients, where, path.read_bytes())
+        sent = put(clients, where, path.read_bytes())
+        on_bytes(sent.size)
+        return sent
 
     def put_parts() -> Transfer:
         digest, size = hashlib.sha256(), 0
@@ -58,6 +72,7 @@ def put_file(clients: Clients, where: S3Uri, path: Path) -> Transfer:
                     digest.update(piece)
                     size += len(piece)
                     yield piece
+                    on_bytes(len(piece))
 
         obstore.put(
             clients.bulk(where.bucket, TRIES - 1),
@@ -79,39 +94,34 @@ def _attributes(where: S3Uri) -> dict[str, str]:
 
 def abort_unfinished(clients: Clients, below: S3Uri) -> int:
     """Aborts every upload in parts below a prefix that was not completed. Returns how many."""
-    aborted: set[tuple[str, str]] = set()
+    aborted: set[Upload] = set()
 
     def abort() -> int:
         # Listed anew until nothing new is found: a store may leave some out between two pages.
         while found := _below(clients, below) - aborted:
-            for key, upload in found:
+            for upload in found:
                 with _forgiving("NoSuchUpload"):
-                    clients.control._abort_multipart_upload(below.bucket, key, upload)  # noqa: SLF001
-                aborted.add((key, upload))
+                    abort_upload(clients, below.bucket, upload)
+                aborted.add(upload)
         return len(aborted)
 
     return persist(abort, f"abort uploads below {below}", clients)
 
 
-def _below(clients: Clients, prefix: S3Uri) -> set[tuple[str, str]]:
+def _below(clients: Clients, prefix: S3Uri) -> set[Upload]:
     # Asked for a folder, MinIO lists no uploads: it takes the prefix for one object's name. Asked for the
     # whole bucket, it lists those it remembers; those a restart made it forget expire in a day.
     found = {*_unfinished(clients, prefix), *_unfinished(clients, S3Uri(prefix.bucket, ""))}
-    return {(key, upload) for key, upload in found if key.startswith(prefix.key)}
+    return {upload for upload in found if upload.key.startswith(prefix.key)}
 
 
-def _unfinished(clients: Clients, below: S3Uri) -> Iterator[tuple[str, str]]:
-    """Key and id of each unfinished upload. minio keeps this call private; S3 itself does not."""
-    key_marker = upload_marker = None
-    while True:
-        page = clients.control._list_multipart_uploads(  # noqa: SLF001
-            below.bucket, prefix=below.key, key_marker=key_marker, upload_id_marker=upload_marker
-        )
-        for upload in page.uploads:
-            yield upload.object_name, upload.upload_id or ""
-        if not page.is_truncated:
-            return
-        key_marker, upload_marker = page.next_key_marker, page.next_upload_id_marker
+def _unfinished(clients: Clients, below: S3Uri) -> Iterator[Upload]:
+    """The unfinished uploads of the keys that start with a prefix, page after page."""
+    after: str | None = ""
+    while after is not None:
+        page = list_uploads(clients, below.bucket, below.key, after)
+        yield from page.uploads
+        after = page.next_key
 
 
 @contextlib.contextmanager

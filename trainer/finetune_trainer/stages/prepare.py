@@ -23,29 +23,32 @@ from finetune_trainer.contract import (
     RowCounts,
 )
 from finetune_trainer.data import doctor, sources, tokenise
+from finetune_trainer.data.columns import columns_unused, unused
 from finetune_trainer.data.data_report import Lengths, document
 from finetune_trainer.data.findings import Finding, SplitName, warning
+from finetune_trainer.data.listing import also_ignored
 from finetune_trainer.data.partition import Partition, partition
 from finetune_trainer.data.shards import Prepared, read_index, store_prepared
 from finetune_trainer.data.sources import DataFile
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.heartbeat import Heartbeat
-from finetune_trainer.models import base_model, layer_names, lineage, model_check, model_folder
+from finetune_trainer.heartbeat import Heartbeat, beat_on_bytes
+from finetune_trainer.models import base_model, lineage, model_check, model_folder
 from finetune_trainer.models.plan import choose, typical_length
 from finetune_trainer.paths import Paths
+from finetune_trainer.s3.digests import OnBytes
 from finetune_trainer.s3.store import Store, open_store
-from finetune_trainer.stages import preflight
+from finetune_trainer.stages import preflight, trial
 from finetune_trainer.stages.result import StageResult
 from finetune_trainer.tasks.base import TaskData
 from finetune_trainer.tasks.registry import data_of
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Of the prepared rows; raised when the same files come to other rows or tokens."""
 REPORT = "report.json"
 _SLOW_SECONDS = 1800.0
-"""A large download or a long tokenisation may be silent that long."""
+"""A long tokenisation may be silent that long."""
 
 
 class Facts(Model):
@@ -68,7 +71,7 @@ class _Base:
     parameters: int
     positions: int | None
     tokenizer: Any
-    warnings: tuple[str, ...]
+    warnings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True)
@@ -102,16 +105,19 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     preflight.check_writable(output, config)
     parent = lineage.keep_parent(config.run, models, output)
     found = sources.find(data, config.run.dataset)
-    files = {name: sources.fetch(data, split.uris, paths) for name, split in found.items()}
+    on_bytes = beat_on_bytes(heartbeat, Activity.CHECKING_STORE, _SLOW_SECONDS)
+    files = {name: sources.fetch(data, split.uris, paths, on_bytes) for name, split in found.items()}
     heartbeat.beat(Activity.CHECKING_MODEL, percent=10, quiet_seconds=_SLOW_SECONDS)
     task = data_of(config.run.task)
-    base = _base(config, task, models, paths)
+    base = _base(
+        config, task, models, paths, beat_on_bytes(heartbeat, Activity.CHECKING_MODEL, _SLOW_SECONDS)
+    )
     if parent:
         lineage.check_files(config.run.model.uri, parent, base.folder, base.digest)
     digest = _data_digest(config, base, files)
     folder = f"{config.run.runs}prepared/{digest.removeprefix('sha256:')[:16]}/"
     keys = {*output.warnings, *data.warnings, *models.warnings}
-    notes = [warning("Note", f"{text}.") for text in (*sorted(keys), *base.warnings)]
+    notes = [*(warning("Note", f"{text}.") for text in sorted(keys)), *base.warnings]
     ignored = [note for split in found.values() for note in split.notes]
     work = _Work(config, task, output, base, files, folder, (*notes, *ignored))
     facts = _stored(work) or _prepare_rows(work, heartbeat)
@@ -119,24 +125,24 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     return _result(work, digest, facts)
 
 
-def _base(config: TrainConfig, task: TaskData[Any], store: Store, paths: Paths) -> _Base:
-    """Checks the model from outside before its weights are downloaded for their digest."""
+def _base(config: TrainConfig, task: TaskData[Any], store: Store, paths: Paths, on_bytes: OnBytes) -> _Base:
+    """Checks the model by its small files and tries it out, before its weights are downloaded."""
     uri = config.run.model.uri.rstrip("/") + "/"
     wanted = model_check.Wanted(task.model_types(), task.HEAD, task.SUITABLE)
     inspection = model_folder.inspect(store, uri, wanted)
-    layer_names.check(config.run.method, inspection.weights)
+    found = trial.tried(config.run.task, config.run.method, inspection, paths)
     fresh = paths.scratch / "model"
     shutil.rmtree(fresh, ignore_errors=True)
-    digest = base_model.download(store, uri, fresh)
+    digest = base_model.download(store, uri, fresh, on_bytes)
     tokenizer = tokenise.load_tokenizer(fresh)
-    tokenise.check_vocabulary(tokenizer, inspection.config.get("vocab_size"))
+    tokenise.check_vocabulary(tokenizer, model_check.text_config(inspection.config).get("vocab_size"))
     return _Base(
         digest,
         fresh,
         inspection.parameters,
         model_check.positions(inspection.config, tokenizer.model_max_length),
         tokenizer,
-        inspection.warnings,
+        (*(warning("Note", f"{text}.") for text in inspection.warnings), *found),
     )
 
 
@@ -177,13 +183,14 @@ def _prepare_rows(work: _Work, heartbeat: Heartbeat) -> Facts:
     run, task = work.config.run, work.task
     heartbeat.beat(Activity.CHECKING_DATA, percent=20, quiet_seconds=_SLOW_SECONDS)
     reader = partial(task.example, run=run)
-    wanted = frozenset(run.dataset.columns.model_dump().values())
+    wanted = task.columns(run)
     read = {name: sources.read(name, files, wanted, reader) for name, files in work.files.items()}
     findings = list(work.notes)
     for source in read.values():
         findings += doctor.check_source(
             source, partial(task.absent, run=run), run.dataset.max_bad_row_fraction
         )
+        findings += columns_unused({file.name: file.columns for file in source.files}, wanted, source.home)
     _fail_on_errors(work, findings)
     parts = partition(
         {name: source.examples for name, source in read.items()},
@@ -232,9 +239,19 @@ def _prepare_rows(work: _Work, heartbeat: Heartbeat) -> Facts:
         findings=_count(findings),
     )
     report = document(parts.splits, work.files, lengths, longest)
+    report["unusedColumns"] = {
+        name: {file.name: unused(file.columns, wanted) for file in source.files}
+        for name, source in read.items()
+    }
     report |= task.shown(work.base.tokenizer, parts.splits["train"], cut["train"])
     _write_report(work, findings, report)
-    store_prepared(work.output, work.folder, prepared, facts.model_dump(mode="json", by_alias=True))
+    store_prepared(
+        work.output,
+        work.folder,
+        prepared,
+        facts.model_dump(mode="json", by_alias=True),
+        beat_on_bytes(heartbeat, Activity.UPLOADING, _SLOW_SECONDS),
+    )
     return facts
 
 
@@ -262,7 +279,7 @@ def _fail_on_errors(work: _Work, findings: list[Finding]) -> None:
     raise StageFailure(
         FailureClass.USER_DATA,
         errors[0].code,
-        errors[0].message + more,
+        errors[0].message + more + also_ignored(findings),
         f"Mend the data; lines and reasons are in {work.folder}{REPORT}.",
     )
 

@@ -18,7 +18,7 @@ from finetune_trainer.contract import (
     TrainPayload,
 )
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.heartbeat import Heartbeat
+from finetune_trainer.heartbeat import Heartbeat, beat_on_bytes
 from finetune_trainer.paths import PREDICTIONS, RECORD, Paths
 from finetune_trainer.report import model_card, page
 from finetune_trainer.report.page import Sources
@@ -26,6 +26,7 @@ from finetune_trainer.report.record import TrainingRecord
 from finetune_trainer.s3 import results
 from finetune_trainer.s3.manifest import Manifest, download_folder, upload_folder
 from finetune_trainer.s3.store import Store, open_store
+from finetune_trainer.s3.uploads import UPLOAD_SILENCE_SECONDS
 from finetune_trainer.stages.preflight import check_output_free
 from finetune_trainer.stages.result import StageResult
 from finetune_trainer.tasks.registry import model_of, report_of
@@ -49,16 +50,21 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     for left in (staged_folder, folder):
         rmtree(left, ignore_errors=True)
     heartbeat.beat(Activity.LOADING, percent=5.0)
-    staged = download_folder(store, trained.staging, staged_folder)
+    staged = download_folder(
+        store, trained.staging, staged_folder, beat_on_bytes(heartbeat, Activity.LOADING)
+    )
     heartbeat.beat(Activity.VERIFYING, percent=30.0)
     # torch only from here on: a refusal above comes within a second.
     from finetune_trainer.models.load import quiet  # noqa: PLC0415
     from finetune_trainer.models.verify import verify  # noqa: PLC0415
 
     quiet()
-    model_folder, difference = verify(config, model_of(config.run.task), paths, staged_folder)
+    checking = beat_on_bytes(heartbeat, Activity.VERIFYING)
+    model_folder, difference = verify(config, model_of(config.run.task), paths, staged_folder, checking)
     log.info("reloaded from %s: the largest difference of a logit is %.1e", trained.staging, difference)
-    heartbeat.beat(Activity.UPLOADING, percent=60.0)
+    uploading = max(UPLOAD_SILENCE_SECONDS, config.hang_timeout_seconds)
+    on_bytes = beat_on_bytes(heartbeat, Activity.UPLOADING, uploading)
+    heartbeat.beat(Activity.UPLOADING, percent=60.0, quiet_seconds=uploading)
     record = TrainingRecord.model_validate_json((staged_folder / RECORD).read_bytes())
     copytree(model_folder, folder)
     sources = Sources(config, chosen, staged, record, trained, _findings(store, config))
@@ -71,10 +77,11 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
         data=staged.data,
         config=staged.config,
         lineage=staged.lineage,
+        on_bytes=on_bytes,
     )
-    digest = upload_folder(store, folder, config.run.output, manifest)
+    digest = upload_folder(store, folder, config.run.output, manifest, on_bytes)
     for name in (CARD, REPORT, PAGE):
-        store.upload(folder / name, f"{config.run.runs}report/{name}")
+        store.upload(folder / name, f"{config.run.runs}report/{name}", on_bytes)
     size = manifest.size + len(manifest.encode())
     payload = PublishPayload(
         uri=config.run.output, digest=digest, size_bytes=size, report=f"{config.run.output}{PAGE}"

@@ -1,9 +1,9 @@
 """The training stage, top to bottom: measure the base model, train, measure the result, hand it over."""
 
 import gc
-import resource
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from finetune_trainer.training.staging import Outcome
 
 LOADED, MEASURED, STARTED, TRAINED, TESTED, DONE = 2.0, 8.0, 12.0, 90.0, 95.0, 100.0
 """How far the stage is, in percent, after each of its parts."""
+_PROCESS = Path("/proc/self")
 
 
 def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
@@ -42,9 +43,10 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     base, reused = baseline.measured(context, LOADED, MEASURED)
     context = context.packed_by(base.packing)
     context = context.starting_from(head_start.computed(context, MEASURED, STARTED))
+    _reset_peak_memory(context.gang)
     tuned = tune(context, first_percent=STARTED, last_percent=TRAINED)
-    model, predictions = _test(context)
     peak = int(largest(context.gang, _peak_memory(context.gang)))
+    model, predictions = _test(context)
     epochs = float(context.chosen.epochs)
     if not context.gang.first:
         return StageResult(None, "The first rank has the result.", tuned.steps, epochs)
@@ -89,8 +91,18 @@ def _test(context: Context) -> tuple[torch.nn.Module, Predictions]:
     return model, predictions
 
 
+def _reset_peak_memory(gang: Gang) -> None:
+    """Starts the measurement of the peak memory of training: the baseline does not count."""
+    if gang.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        # "5" resets the peak resident set size, see proc_pid_clear_refs(5).
+        _PROCESS.joinpath("clear_refs").write_text("5")
+
+
 def _peak_memory(gang: Gang) -> float:
-    """Bytes: of the GPU where there is one, else of this process."""
+    """Peak memory of training in bytes: of the GPU, or of this process on CPUs."""
     if gang.device.type == "cuda":
         return float(torch.cuda.max_memory_allocated())
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    status = _PROCESS.joinpath("status").read_text()
+    return float(status.partition("VmHWM:")[2].split()[0]) * 1024

@@ -60,6 +60,9 @@ class TaskData(Protocol[Row]):
     def example(self, line: int, values: Mapping[str, Any], run: Run) -> Row | str:
         """The example of a row, or why the row cannot be used (`has no 'label'`)."""
 
+    def columns(self, run: Run) -> frozenset[str]:
+        """The columns that the task reads; other columns are not read."""
+
     def absent(self, there: Collection[str], run: Run) -> tuple[str, ...]:
         """The columns that every row needs and that a file with the columns `there` lacks."""
 

@@ -1,27 +1,27 @@
 """What every part of the training stage looks at: the gang, the store, the rows and the base model."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 import torch
-import torch.distributed as dist
 from transformers import set_seed
 
 from finetune_trainer.config import TrainConfig, Training
 from finetune_trainer.contract import Activity, Chosen, Digest, FailureClass
 from finetune_trainer.data.shards import Prepared, Split, load_prepared
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.heartbeat import Heartbeat
+from finetune_trainer.heartbeat import Heartbeat, beat_on_bytes
 from finetune_trainer.models import base_model, methods
-from finetune_trainer.models.load import pad_token
 from finetune_trainer.models.packing import Packing
+from finetune_trainer.models.padding import pad_token
 from finetune_trainer.models.weights import overwrite
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.tasks.base import EvaluationInputs, HeadStart, Numbers, Tensors, TrainingTask
 from finetune_trainer.training.deepspeed_config import Precision
-from finetune_trainer.training.distributed import Gang, meet
+from finetune_trainer.training.distributed import Gang, meet, wait_for_all
 
 
 @dataclass(frozen=True)
@@ -105,14 +105,17 @@ def open_context(config: TrainConfig, paths: Paths, heartbeat: Heartbeat, task: 
     heartbeat.beat(Activity.LOADING, percent=0.0)
     store = open_store(config.run.stores.output, "output", paths)
     folder = f"{config.run.runs}prepared/{config.prepared.removeprefix('sha256:')[:16]}/"
+    on_bytes = beat_on_bytes(heartbeat, Activity.LOADING)
+    # A collective has no heartbeat, so no rank may wait in a collective for the download of another rank.
     downloads = gang.local_rank == 0
     if not downloads:
-        dist.barrier()
-    # The cache is the node's: whoever comes second finds everything there, and checks it again.
-    prepared = load_prepared(store, folder, paths)
-    base, base_digest = base_model.fetch(config, paths)
+        wait_for_all(gang, partial(on_bytes, 0))
+    # All ranks of a node share the cache: the others find everything there, and check it again.
+    prepared = load_prepared(store, folder, paths, on_bytes)
+    base, base_digest = base_model.fetch(config, paths, on_bytes)
     if downloads:
-        dist.barrier()
+        wait_for_all(gang, partial(on_bytes, 0))
+    wait_for_all(gang, partial(on_bytes, 0))
     return Context(
         config=config,
         chosen=config.chosen,
@@ -124,7 +127,7 @@ def open_context(config: TrainConfig, paths: Paths, heartbeat: Heartbeat, task: 
         data_digest=config.prepared,
         base=base,
         base_digest=base_digest,
-        pad_id=pad_token(base),
+        pad_id=pad_token(base).number,
         precision=precision(config.run.training, gang),
         task=task,
     )

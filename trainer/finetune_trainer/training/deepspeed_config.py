@@ -30,7 +30,13 @@ def deepspeed_config(
         "gradient_accumulation_steps": chosen.accumulation_steps,
         "gradient_clipping": engine_clip(chosen.zero_stage, training.max_gradient_norm),
         "zero_optimization": _zero(chosen.zero_stage) | _offloaded(offload),
-        "torch_autocast": {"enabled": precision == "bfloat16", "dtype": "bfloat16"},
+        "torch_autocast": {
+            "enabled": precision == "bfloat16",
+            "dtype": "bfloat16",
+            # DeepSpeed reduces the gradients of these modules in bfloat16. Without any, all are reduced in
+            # float32, the dtype of the weights.
+            "lower_precision_safe_modules": [],
+        },
         "fp16": {"enabled": False},
         "bf16": {"enabled": False},
         # DeepSpeed's ZeRO wants to be told that PyTorch's AdamW is welcome, also for what is offloaded: it is

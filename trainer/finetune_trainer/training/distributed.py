@@ -1,7 +1,8 @@
 """The processes of one run as seen from one of them: meeting, agreeing, collecting, leaving."""
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -16,6 +17,9 @@ from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat
 from finetune_trainer.models.logistic_regression import Peers
 
+_NO_TIMEOUT = timedelta(days=365)
+_LOOK_SECONDS = 0.1
+"""Time between two looks whether all ranks have come."""
 Number = TypeVar("Number", bound=np.floating[Any])
 
 
@@ -27,6 +31,8 @@ class Gang:
     local_rank: int
     world: int
     device: torch.device
+    waiting: dist.ProcessGroup | None = None
+    """The group of all ranks for `wait_for_all`, on gloo and without a time-out; None: the default group."""
 
     @property
     def first(self) -> bool:
@@ -80,7 +86,27 @@ def meet(*, gpus: bool, startup_seconds: float, hang_seconds: float) -> Gang:
         ) from error
     dist.distributed_c10d._set_pg_timeout(timedelta(seconds=hang_seconds))  # noqa: SLF001 - no public way
     device = torch.device("cuda", local_rank) if gpus else torch.device("cpu")
-    return Gang(dist.get_rank(), local_rank, dist.get_world_size(), device)
+    waiting = dist.new_group(backend="gloo", timeout=_NO_TIMEOUT)
+    return Gang(dist.get_rank(), local_rank, dist.get_world_size(), device, waiting)
+
+
+def wait_for_all(gang: Gang, on_wait: Callable[[], None]) -> None:
+    """Waits until every rank has called this function, without a limit of time.
+
+    A rank that never comes is found by its own heartbeat, and a rank that dies ends the wait of the others.
+
+    Args:
+        gang: of this rank.
+        on_wait: is called several times a second during the wait, for the heartbeat of this rank.
+
+    Raises:
+        RuntimeError: the connection to another rank broke.
+    """
+    work = dist.barrier(gang.waiting, async_op=True)
+    while not work.is_completed():
+        on_wait()
+        time.sleep(_LOOK_SECONDS)
+    work.wait()
 
 
 def summed(gang: Gang, values: Sequence[float]) -> list[float]:

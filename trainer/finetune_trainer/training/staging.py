@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from finetune_trainer.contract import Activity
-from finetune_trainer.models import methods
+from finetune_trainer.heartbeat import beat_on_bytes
+from finetune_trainer.models import methods, older_readers, padding
 from finetune_trainer.models.base_model import COPIED_FILES
 from finetune_trainer.models.collate import lengths
 from finetune_trainer.models.lineage import lineage_of
@@ -21,6 +22,7 @@ from finetune_trainer.paths import MODEL_FOLDER, PREDICTIONS, RECORD, VERIFICATI
 from finetune_trainer.report.record import TrainingRecord, versions
 from finetune_trainer.s3.manifest import Manifest, upload_folder
 from finetune_trainer.s3.results import writer
+from finetune_trainer.s3.uploads import UPLOAD_SILENCE_SECONDS
 from finetune_trainer.tasks.base import Baseline, Predictions
 from finetune_trainer.training.context import Context
 from finetune_trainer.training.fit import Tuned
@@ -65,6 +67,9 @@ def record_of(context: Context, outcome: Outcome) -> TrainingRecord:
         },
         parameters=parameters,
         trained_parameters=trained,
+        method=methods.facts(context.config.run.method, outcome.model),
+        head_kept=getattr(outcome.model, "head_kept", None),
+        needs_transformers_5=not older_readers.readable(outcome.model.config.to_dict()),
         precision=context.precision,
         devices=_devices(context),
         training_seconds=tuned.seconds,
@@ -91,6 +96,7 @@ def stage(
     for name in COPIED_FILES:
         if (context.base / name).is_file():
             copyfile(context.base / name, model_folder / name)
+    padding.publish(model_folder)
     _write_verification(context, model, folder / VERIFICATION)
     lines = context.task.report.prediction_lines(context.inputs, outcome.baseline, outcome.predictions)
     predictions = "".join(f"{line}\n" for line in lines)
@@ -105,10 +111,15 @@ def stage(
         data=context.data_digest,
         config=config.run.digest(),
         lineage=lineage_of(config.run, context.store, context.base_digest),
+        on_bytes=beat_on_bytes(context.heartbeat, Activity.SAVING),
     )
     uri = f"{config.run.runs}staging/{config.attempt}-{writer()}/"
     on_progress(0.0)
-    upload_folder(context.store, folder, uri, manifest)
+    on_bytes = beat_on_bytes(
+        context.heartbeat, Activity.UPLOADING, max(UPLOAD_SILENCE_SECONDS, config.hang_timeout_seconds)
+    )
+    on_bytes(0)
+    upload_folder(context.store, folder, uri, manifest, on_bytes)
     context.store.write(f"{config.run.runs}report/{PREDICTIONS}", predictions.encode())
     on_progress(1.0)
     return uri

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from finetune_operator.api import AttemptStatus
 from finetune_operator.names import Reason, State
 from finetune_operator.objects import distance
-from finetune_operator.planning.restart_budget import delay, failures_since_progress
+from finetune_operator.planning.restart_budget import delay, failures_since_progress, repeated
 from finetune_operator.planning.stages import stage_of
 from finetune_operator.planning.types import Decision, PlanInput
 from finetune_operator.planning.wording import count
@@ -16,6 +16,8 @@ NON_RETRYABLE = {FailureClass.USER_CONFIG, FailureClass.USER_DATA, FailureClass.
 """Failure classes for which another attempt would fail in the same way."""
 DEFINITE = {"StorageDenied", "StorageCertificate", "StorageRefused"}
 """Reasons of Storage failures that a person has to fix."""
+LOST = {"PreparedMissing", "PrepareResultMissing", "TrainResultMissing"}
+"""Reasons for a lost result of an earlier stage: no attempt of this stage can bring the result back."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,12 @@ def verdict(inputs: PlanInput, stage: Stage, tries: list[AttemptStatus]) -> Give
     if tries and tries[-1].outcome == "Failed":
         last = tries[-1]
         where = f"{stage} attempt {last.number} failed"
-        if last.failure in NON_RETRYABLE or last.reason in DEFINITE:
+        if last.failure in NON_RETRYABLE or last.reason in DEFINITE | LOST:
             return GiveUp(last.reason or Reason.RETRIES_EXHAUSTED, f"{where}. {_cause(last)}")
         if last.failure == FailureClass.OUT_OF_MEMORY and (advice := _out_of_memory(inputs, stage, failed)):
             return GiveUp(last.reason or Reason.OUT_OF_MEMORY, f"{where}. {_cause(last)} {advice}")
+        if earlier := repeated(tries):
+            return GiveUp(last.reason or Reason.RETRIES_EXHAUSTED, _twice(stage, earlier, last))
         failures, most = len(failures_since_progress(tries)), inputs.settings.max_restarts
         if failures > most:
             return GiveUp(
@@ -62,6 +66,15 @@ def verdict(inputs: PlanInput, stage: Stage, tries: list[AttemptStatus]) -> Give
                 f" {count(most, 'restart')}. The last cause: {_cause(last)}",
             )
     return None
+
+
+def _twice(stage: Stage, earlier: AttemptStatus, last: AttemptStatus) -> str:
+    step = f", step {last.step}" if last.step is not None else ""
+    return (
+        f"{stage} attempt {last.number} failed in the same way as attempt {earlier.number} (at"
+        f" {last.place}{step}), so {stage} is not tried again. {_cause(last)} Remove the cause, and apply the"
+        " job with another name."
+    )
 
 
 def _out_of_memory(inputs: PlanInput, stage: Stage, failed: list[AttemptStatus]) -> str | None:

@@ -45,6 +45,16 @@ def tried(*failures: Try) -> tuple[PlanInput, list[AttemptStatus]]:
     return PlanInput(job, observed, scenes.settings(), scenes.NOW, job.status, resolution), attempts
 
 
+def placed(*failures: tuple[str, str, str | None, int | None]) -> tuple[PlanInput, list[AttemptStatus]]:
+    """Failed Train attempts, a minute apart: class, reason, place, and reached step."""
+    inputs, tries = tried(*[(failure, minute) for minute, (failure, *_) in enumerate(failures)])
+    found = [
+        attempt.model_copy(update={"reason": reason, "place": place, "step": step})
+        for attempt, (_, reason, place, step) in zip(tries, failures, strict=True)
+    ]
+    return inputs, found
+
+
 def judged(*failures: Try) -> GiveUp | None:
     inputs, tries = tried(*failures)
     return verdict(inputs, Stage.TRAIN, tries)
@@ -61,6 +71,91 @@ def test_failures_are_tried_again_three_times(failure: str) -> None:
     given_up = judged(*[(failure, i) for i in range(4)])
     assert given_up
     assert given_up.reason == Reason.RETRIES_EXHAUSTED
+
+
+BUG = ("Internal", "UnexpectedError", "training/loop.py:212", 40)
+LOST_PEER = ("Communication", "PeerLost", "training/loop.py:212", 12)
+PREEMPTED = ("Preempted", "Preempted", "Training", 12)
+
+
+def test_a_failure_that_comes_twice_at_the_same_place_is_not_tried_again() -> None:
+    inputs, tries = placed(BUG, BUG)
+
+    assert verdict(inputs, Stage.TRAIN, tries[:1]) is None
+    given_up = verdict(inputs, Stage.TRAIN, tries)
+
+    assert given_up == GiveUp(
+        "UnexpectedError",
+        "Train attempt 2 failed in the same way as attempt 1 (at training/loop.py:212, step 40), so Train is"
+        " not tried again. UnexpectedError: m Remove the cause, and apply the job with another name.",
+    )
+
+
+@pytest.mark.parametrize("between", [PREEMPTED, LOST_PEER, ("Storage", "StorageUnreachable", "Loading", 0)])
+def test_failures_by_circumstances_between_two_equal_failures_change_nothing(
+    between: tuple[str, str, str, int],
+) -> None:
+    inputs, tries = placed(BUG, between, BUG)
+    given_up = verdict(inputs, Stage.TRAIN, tries)
+    assert given_up
+    assert "Train attempt 3 failed in the same way as attempt 1 " in given_up.message
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("Internal", "UnexpectedError", "training/loop.py:213", 40),
+        ("Internal", "UnexpectedError", "training/loop.py:212", 39),
+        ("Internal", "RankCrashed", "training/loop.py:212", 40),
+        ("Internal", "UnexpectedError", None, 40),
+    ],
+)
+def test_a_failure_at_another_place_is_tried_again(other: tuple[str, str, str | None, int]) -> None:
+    for pair in ((BUG, other), (other, BUG), (BUG, other, BUG)):
+        inputs, tries = placed(*pair)
+        assert verdict(inputs, Stage.TRAIN, tries) is None
+
+
+def test_a_later_step_than_before_is_progress_and_no_repeat() -> None:
+    inputs, tries = placed(BUG, (*PREEMPTED[:3], 60), BUG)
+    assert verdict(inputs, Stage.TRAIN, tries) is None
+
+
+def test_another_micro_batch_is_another_attempt() -> None:
+    inputs, tries = placed(BUG, BUG)
+    halved = tries[1].model_copy(update={"micro_batch_size": 4})
+    assert verdict(inputs, Stage.TRAIN, [tries[0], halved]) is None
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        ("Preempted", "Preempted"),
+        ("Communication", "PeerLost"),
+        ("Hang", "RankSilent"),
+        ("Storage", "StorageUnreachable"),
+        ("Storage", "StorageError"),
+        ("Internal", "RankKilled"),
+    ],
+)
+def test_failures_by_circumstances_are_tried_again_wherever_they_come(failure: str, reason: str) -> None:
+    inputs, tries = placed(*[(failure, reason, "training/loop.py:212", 40)] * 3)
+    assert verdict(inputs, Stage.TRAIN, tries) is None
+
+
+@pytest.mark.parametrize("reason", ["ObjectCorrupt", "PreparedCorrupt", "FolderIncomplete", "LineageMissing"])
+def test_damaged_contents_of_the_store_are_read_by_two_attempts(reason: str) -> None:
+    inputs, tries = placed(*[("Storage", reason, "s3/downloads.py:61", None)] * 2)
+    assert verdict(inputs, Stage.TRAIN, tries[:1]) is None
+    assert verdict(inputs, Stage.TRAIN, tries)
+
+
+@pytest.mark.parametrize("reason", ["PreparedMissing", "PrepareResultMissing", "TrainResultMissing"])
+def test_no_attempt_can_bring_back_a_lost_result_of_an_earlier_stage(reason: str) -> None:
+    inputs, tries = placed(("Storage", reason, "data/shards.py:141", None))
+    given_up = verdict(inputs, Stage.TRAIN, tries)
+    assert given_up
+    assert given_up.reason == reason
 
 
 def test_preemption_never_counts() -> None:
@@ -145,21 +240,28 @@ CLASSES = [*["Preempted"] * 30, *["Storage"] * 6, *["Hang"] * 2, "Internal", "Ou
 @settings(max_examples=150, deadline=None, derandomize=True, phases=[Phase.generate])
 @given(
     st.lists(
-        st.tuples(st.sampled_from(CLASSES), st.integers(1, 90), st.none() | st.integers(0, 400)),
+        st.tuples(
+            st.sampled_from(CLASSES),
+            st.integers(1, 90),
+            st.none() | st.integers(0, 400),
+            st.sampled_from([None, None, None, "training/loop.py:212", "training/loop.py:213"]),
+        ),
         min_size=LONGEST - 5,
         max_size=200,
     ),
     st.integers(0, 20),
 )
 def test_dropped_attempts_change_no_decision(
-    failures: list[tuple[str, int, int | None]], max_restarts: int
+    failures: list[tuple[str, int, int | None, str | None]], max_restarts: int
 ) -> None:
     """After each attempt, the bounded history gives the same decision as the whole history."""
     minutes, tries = 0, []
-    for failure, passed, step in failures:
+    for failure, passed, step, _ in failures:
         minutes += passed
         tries.append((failure, minutes, *(() if step is None else (step,))))
     inputs, whole = tried(*tries)
+    places = [place for *_, place in failures]
+    whole = [a.model_copy(update={"place": at}) for a, at in zip(whole, places, strict=True)]
     inputs = replace(inputs, settings=scenes.settings({"max_restarts": max_restarts}))
     kept = inputs.status.model_copy(update={"attempts": []})
     for number, attempt in enumerate(whole, 1):

@@ -12,6 +12,7 @@ from finetune_trainer.config import (
     Stores,
     TrainSplit,
 )
+from finetune_trainer.data.findings import Finding, SplitName
 from finetune_trainer.tasks.text_classification import data
 from finetune_trainer.tasks.text_classification.data import LabelledText
 
@@ -40,6 +41,10 @@ def read(row: str) -> LabelledText | str:
         ('{"text": "  \\t", "label": "a"}', "'text' is empty"),
         ('{"text": "a", "label": " "}', "'label' is empty"),
         ('{"text": "a", "label": null}', "'label' is empty"),
+        ('{"text": "a", "label": NaN}', "'label' is NaN or invisible: a missing label"),
+        ('{"text": "a", "label": "nan"}', "'label' is NaN or invisible: a missing label"),
+        ('{"text": "a", "label": "\\u200b"}', "'label' is NaN or invisible: a missing label"),
+        ('{"text": "a", "label": Infinity}', "'label' is an infinite number"),
         ('{"text": "a"}', "has no 'label'"),
         ('{"text": 3, "label": "a"}', "'text' is a number, not a text"),
         ('{"text": ["a"], "label": "a"}', "'text' is a list, not a text"),
@@ -52,7 +57,29 @@ def test_a_row_without_a_text_or_a_label_is_none(row: str, reason: str) -> None:
     assert read(row) == reason
 
 
-@pytest.mark.parametrize(("label", "name"), [("3", "3"), ("1.5", "1.5"), ("true", "true"), ('" a "', "a")])
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("3", "3"),
+        ("1.5", "1.5"),
+        ("1.0", "1"),
+        ("-0.0", "0"),
+        ("1e300", "1e+300"),
+        ("true", "true"),
+        ("false", "false"),
+        ('" a "', "a"),
+        ('"True"', "true"),
+        ('"FALSE"', "false"),
+        ('"1.0"', "1"),
+        ('"1.50"', "1.50"),
+        ('"01"', "01"),
+        ('"None"', "None"),
+        ('"B\\u00fcro"', "B\u00fcro"),
+        ('"Bu\\u0308ro"', "B\u00fcro"),
+        ('"\\ufeffB\\u00fc\\u200bro\\u200d "', "B\u00fcro"),
+        ('"a\\u200db"', "a\u200db"),
+    ],
+)
 def test_a_label_may_be_a_number_or_a_truth_value(label: str, name: str) -> None:
     assert read(f'{{"text": "b", "label": {label}}}') == LabelledText(7, "b", name)
 
@@ -72,10 +99,17 @@ def test_texts_with_more_than_one_label_are_named_with_their_lines() -> None:
     assert "2 is 'y', 1 is 'x'" in finding.lines[0]
 
 
+def found(train: list[LabelledText], test: list[LabelledText]) -> list[Finding]:
+    uris: dict[SplitName, str] = {
+        "train": "s3://d/train",
+        "validation": "s3://d/validation",
+        "test": "s3://d/test",
+    }
+    return data.check_rows({"train": train, "validation": [], "test": test}, uris)
+
+
 def labels(train: list[LabelledText], test: list[LabelledText]) -> list[str]:
-    uris = {"train": "s3://d/train", "validation": "s3://d/validation", "test": "s3://d/test"}
-    findings = data.check_rows({"train": train, "validation": [], "test": test}, uris)
-    return [finding.code for finding in findings]
+    return [finding.code for finding in found(train, test)]
 
 
 def many(*names: str, count: int = 100) -> list[LabelledText]:
@@ -88,3 +122,46 @@ def test_labels_are_compared_between_the_splits() -> None:
     assert labels(many("a", "b"), many("a")) == []
     assert labels(many("Bill", "bill", "x"), many("x")) == ["LabelSpelling"]
     assert labels(many("a") + many("b", count=1), many("a")) == ["SmallClass", "Imbalance"]
+    assert labels(many("01", "1", "x"), many("x")) == ["LabelSpelling"]
+
+
+def test_a_label_of_another_form_is_named_beside_the_training_labels() -> None:
+    (finding,) = found(many("Bill", "yes"), many("bill", count=2))
+    assert finding.message == (
+        "2 test rows of s3://d/test have labels that no training row has (1 different; line 0, 1). 1 of them"
+        " differ only in their form (letter case, width, spaces, format of a number) from labels of the"
+        " training rows. The training rows have 2 labels; the data report shows the labels of both."
+    )
+    assert finding.lines == (
+        "0: bill",
+        "1: bill",
+        "training label 'Bill': 100 training rows",
+        "training label 'yes': 100 training rows",
+    )
+    (finding,) = found(many("a", "b"), many("c"))
+    assert "form" not in finding.message
+
+
+def rows(column: list[object]) -> list[LabelledText]:
+    read = [
+        data.example(line, {"text": f"text {line}", "label": label}, RUN)
+        for line, label in enumerate(column, start=1)
+    ]
+    return [row for row in read if isinstance(row, LabelledText)]
+
+
+def test_the_same_class_has_one_name_in_every_file() -> None:
+    assert found(rows([0, 1] * 20), rows([0.0, 1.0])) == []
+    assert found(rows([True, False] * 20), rows(["True", "False"])) == []
+    assert {row.label for row in rows([0.0, 1.0, float("nan")])} == {"0", "1"}
+
+
+def test_a_label_that_is_written_in_several_forms_is_said() -> None:
+    (finding,) = found(rows(["B\u00fcro", "Bu\u0308ro", "B\u00fcro\u200b", "Lager"] * 10), [])
+    assert (finding.level, finding.code) == ("warning", "LabelForms")
+    assert finding.message == "1 of the labels are written in several forms, which count as one label."
+    assert finding.lines == (
+        r"'B\u00fcro': 'B\xfcro' 10 times, 'Bu\u0308ro' 10 times, 'B\xfcro\u200b' 10 times".replace(
+            r"\u00fc", "\u00fc", 1
+        ),
+    )

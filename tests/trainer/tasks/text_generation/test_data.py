@@ -146,6 +146,46 @@ def test_a_template_that_changes_what_it_wrote_is_refused(tokenizer: Any) -> Non
     assert "{% generation %}" in caught.value.hint
 
 
+THINKS = (
+    "{% set last = namespace(user=-1) %}{% for m in messages %}{% if m['role'] == 'user' %}"
+    "{% set last.user = loop.index0 %}{% endif %}{% endfor %}{{ bos_token }}{% for m in messages %}"
+    "<|{{ m['role'] }}|>\n{% if m['role'] == 'assistant' and loop.index0 > last.user %}[]\n{% endif %}"
+    "{{ m['content'] }}</s>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+"""As reasoning models have: the answer after the last message of the user begins with a block of thoughts."""
+
+
+def test_the_last_answer_is_learnt_where_the_template_changes_earlier_ones(tokenizer: Any) -> None:
+    thinks = with_template(tokenizer, THINKS)
+    start = (
+        "<s><|system|>\nBe brief.</s>\n<|user|>\nRed?</s>\n<|assistant|>\nGreen.</s>\n"
+        "<|user|>\nSalt?</s>\n<|assistant|>\n"
+    )
+    last = [(start, False), ("[]\nPepper.</s>", True)]
+    assert encoded(thinks, messages=TALK) == last
+    assert encoded(thinks, messages=[*TALK, {"role": "user", "content": "Thanks."}]) == last
+    quiet = [*TALK[:4], {**TALK[4], "weight": 0}]
+    assert encoded(thinks, messages=quiet)[-1] == ("[]\nGreen.</s>", True)
+    first, rest = encoded(thinks, "All", messages=TALK)
+    assert (first, rest[1]) == (("<s>", False), True)
+    quiet = [*TALK[:2], {**TALK[2], "weight": 0}, *TALK[3:]]
+    assert encoded(thinks, "All", messages=quiet) == [*last, ("\n", False)]
+
+
+def test_answers_that_cannot_be_learnt_are_counted(tokenizer: Any) -> None:
+    rows = [row(messages=TALK), row(messages=[*TALK, *TALK[1:3]]), row(messages=TALK[:3]), row(text="a")]
+    found = data.encode(with_template(tokenizer, THINKS), rows, run())
+    short = data.cut(tokenizer, rows, found, 60)
+    assert [encoding.unlearnt for encoding in short] == [1, 2, 0, 0]
+    findings = data.check_encoded({"train": rows[:1] * 2 + rows[1:]}, {"train": [short[0], *short]}, HOMES)
+    (finding,) = [finding for finding in findings if finding.level == "warning"]
+    assert (finding.code, finding.count) == ("LastAnswerOnly", 3)
+    assert (
+        "3 train conversations of s3://d/t, only the last answer is learnt, and 4 earlier" in finding.message
+    )
+    assert finding.lines[0] == "9: 1 earlier answers are not learnt"
+
+
 def test_conversations_need_a_template_other_rows_none(tokenizer: Any) -> None:
     bare = with_template(tokenizer, None)
     with pytest.raises(StageFailure, match="ChatTemplateMissing"):

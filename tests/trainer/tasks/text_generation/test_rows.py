@@ -78,6 +78,10 @@ def test_a_message_of_weight_0_is_not_learnt() -> None:
         ({"messages": [{**ASKED, "weight": 1}, ANSWERED]}, "only the assistant's messages are learnt"),
         (
             {"messages": [ASKED, {**ANSWERED, "tool_calls": []}]},
+            "message 2 of 'messages' has 'tool_calls', which are not supported; the known keys are role",
+        ),
+        (
+            {"messages": [ASKED, {**ANSWERED, "name": "Ann"}]},
             "has a key other than role, content, weight",
         ),
     ],

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from finetune_trainer.models.load import LOCAL, check_complete, on, pad_token, unusable
+from finetune_trainer.models.class_layer import class_layer, set_classes
+from finetune_trainer.models.load import LOCAL, check_complete, on, unusable
+from finetune_trainer.models.padding import pad_token
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -16,7 +18,11 @@ _SUITABLE = "an encoder such as BERT, RoBERTa, DeBERTa or ModernBERT"
 
 
 def load_classifier(folder: Path, labels: Sequence[str]) -> "PreTrainedModel":
-    """The base model with a new classification head, float32, the same on every rank for the same torch seed.
+    """The base model as a classifier, float32, the same on every rank for the same torch seed.
+
+    The layer that gives the logits of the classes is new, unless the base model is a classifier of exactly
+    the same class names; `head_kept` of the model says which. Under ZeRO-3 transformers cannot load a class
+    layer of another shape, so the model is loaded with the classes of its files first.
 
     float32 on purpose: transformers 5 would take the dtype of the files, and full fine-tuning of bfloat16
     weights without float32 masters loses most small updates.
@@ -30,16 +36,12 @@ def load_classifier(folder: Path, labels: Sequence[str]) -> "PreTrainedModel":
     """
     from transformers import AutoModelForSequenceClassification  # noqa: PLC0415 - heavy
 
-    names = dict(enumerate(labels))
     try:
         model, loaded = AutoModelForSequenceClassification.from_pretrained(
             folder,
             dtype=torch.float32,
-            num_labels=len(labels),
-            id2label=names,
-            label2id={label: number for number, label in names.items()},
-            problem_type="single_label_classification",
-            # A classifier of another job may be the base: its head has another width and is replaced.
+            # A layer of the head may have another shape in the files; check_complete accepts that above the
+            # body alone.
             ignore_mismatched_sizes=True,
             use_safetensors=True,
             output_loading_info=True,
@@ -47,13 +49,25 @@ def load_classifier(folder: Path, labels: Sequence[str]) -> "PreTrainedModel":
         )
     except (ValueError, OSError, KeyError) as error:
         raise unusable(folder, str(error), _KIND, _SUITABLE) from error
+    if (layer := class_layer(model)) is None:
+        raise unusable(folder, "it has no linear layer with one output for each class", _KIND, _SUITABLE)
     check_complete(model, loaded)
+    model.config.problem_type = "single_label_classification"
+    model.head_kept = set_classes(model, labels, loaded=not _replaced(layer, loaded))
     # Heads that take **kwargs but ignore num_items_in_batch would multiply loss and gradient by the
     # accumulation steps and the world size; loop.py normalises the loss itself.
     model.accepts_loss_kwargs = False
-    pad = pad_token(folder)
-    model.config.pad_token_id = pad
+    # A decoder classifies by the last token that is not this one.
+    for config in (model.config, model.config.get_text_config()):
+        config.pad_token_id = pad_token(folder).number
     return model  # type: ignore[no-any-return]
+
+
+def _replaced(layer: str, loaded: dict[str, Any]) -> bool:
+    """Whether a layer has a weight that did not come from the files."""
+    keys = (*loaded.get("missing_keys", ()), *loaded.get("mismatched_keys", ()))
+    names = {str(key[0] if isinstance(key, tuple) else key) for key in keys}
+    return any(name.startswith(f"{layer}.") for name in names)
 
 
 def load_body(folder: Path, device: torch.device) -> "PreTrainedModel":

@@ -1,9 +1,8 @@
 """PURE: rows of text classification: one text and one label; the classes are the training rows' labels."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from finetune_trainer.data.example import Encoding
 from finetune_trainer.data.findings import LISTED, Finding, SplitName, warning
 from finetune_trainer.data.texts import kind_of, normalised, spoilt
 from finetune_trainer.models.plan import AutoLimits
+from finetune_trainer.tasks.text_classification.label_form import canonical, look
 
 HEAD = "classification head"
 SUITABLE = "an encoder such as bert, roberta, deberta-v2, distilbert or modernbert"
@@ -34,6 +34,9 @@ class LabelledText:
     line: int
     text: str
     label: str
+    """Name of the class, in its canonical form."""
+    written: str = field(default="", compare=False)
+    """The label as its file has it; empty where this is the canonical form."""
 
     @property
     def key(self) -> str:
@@ -57,14 +60,19 @@ class LabelledText:
 
 
 def model_types() -> frozenset[str]:
-    """Model types for which transformers has a sequence classification head."""
-    return tokenise.model_types("MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES")
+    """Model types with a sequence classification head, except encoder-decoders.
+
+    The head of an encoder-decoder reads the decoder at the last end token, of which each row of a batch must
+    have the same number.
+    """
+    both = tokenise.model_types("MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES")
+    return tokenise.model_types("MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES") - both
 
 
 def example(line: int, values: Mapping[str, Any], run: Run) -> LabelledText | str:
     """Text and label of a row, or why it has none.
 
-    A label may be a text, a number or a truth value, written as in JSON; a text must be a text.
+    A label may be a text, a number or a truth value, and gets its canonical form; a text must be a text.
     """
     columns = run.dataset.columns
     for column in (columns.text, columns.label):
@@ -73,16 +81,33 @@ def example(line: int, values: Mapping[str, Any], run: Run) -> LabelledText | st
     text, label = values[columns.text], values[columns.label]
     if not isinstance(text, str):
         return f"{columns.text!r} is {kind_of(text)}, not a text"
-    if isinstance(label, list | dict):
-        return f"{columns.label!r} is {kind_of(label)}, not one label"
-    name = "" if label is None else label if isinstance(label, str) else json.dumps(label)
-    text, name = text.strip(), name.strip()
+    name, fault = _named_class(label, columns.label)
+    if fault:
+        return fault
+    text, written = text.strip(), str(label)
     for column, value in ((columns.text, text), (columns.label, name)):
         if not value:
             return f"{column!r} is empty"
         if spoilt(value):
             return f"{column!r} holds a NUL or half a character"
-    return LabelledText(line, text, name)
+    return LabelledText(line, text, name, "" if written.strip() == name else written)
+
+
+def _named_class(label: Any, column: str) -> tuple[str, str]:
+    """The canonical form of a label, or why there is none; both are empty for an empty label."""
+    if isinstance(label, list | dict):
+        return "", f"{column!r} is {kind_of(label)}, not one label"
+    try:
+        name = canonical(label)
+    except ValueError as error:
+        return "", f"{column!r} is {error}"
+    missing = not name and label is not None and str(label).strip()
+    return name, f"{column!r} is NaN or invisible: a missing label" if missing else ""
+
+
+def columns(run: Run) -> frozenset[str]:
+    """Text and label."""
+    return frozenset({run.dataset.columns.text, run.dataset.columns.label})
 
 
 def absent(there: Collection[str], run: Run) -> tuple[str, ...]:
@@ -152,7 +177,13 @@ def check_rows(
             lines=tuple(_named(label, counts[label]) for label in counts),
         )
         return [*conflicts, single]
-    return [*conflicts, *_unseen(splits, homes, counts), *_spelling(counts), *_balance(counts)]
+    return [
+        *conflicts,
+        *_unseen(splits, homes, counts),
+        *_forms(splits["train"]),
+        *_spelling(counts),
+        *_balance(counts),
+    ]
 
 
 def _conflicting(
@@ -188,34 +219,73 @@ def _conflicting(
 def _unseen(
     splits: Mapping[SplitName, Sequence[LabelledText]], uris: Mapping[SplitName, str], known: Counter[str]
 ) -> list[Finding]:
+    """Held-out rows with a label that no training row has; the lines show the labels of both sides."""
     findings = []
+    looks = {look(label) for label in known}
     for name in ("validation", "test"):
         rows = [row for row in splits[name] if row.label not in known]
         if rows:
-            labels = len({row.label for row in rows})
+            labels = {row.label for row in rows}
+            alike = sum(look(label) in looks for label in labels)
             where = ", ".join(str(row.line) for row in rows[:5])
+            form = (
+                f" {alike:,} of them differ only in their form (letter case, width, spaces, format of a"
+                " number) from labels of the training rows."
+                if alike
+                else ""
+            )
+            trained = [
+                f"training label {_named(label, rows)}" for label, rows in known.most_common(LISTED // 2)
+            ]
             findings.append(
                 Finding(
                     level="error",
                     code="LabelUnseen",
                     message=f"{len(rows):,} {name} rows of {uris[name]} have labels that no training row has"
-                    f" ({labels:,} different; line {where}).",
+                    f" ({len(labels):,} different; line {where}).{form} The training rows have {len(known):,}"
+                    " labels; the data report shows the labels of both.",
                     file=uris[name],
                     count=len(rows),
-                    lines=tuple(f"{row.line}: {row.label[:60]}" for row in rows[:LISTED]),
+                    lines=(
+                        *(f"{row.line}: {row.label[:60]}" for row in rows[: LISTED - len(trained)]),
+                        *trained,
+                    ),
                 )
             )
     return findings
 
 
+def _forms(train: Sequence[LabelledText]) -> list[Finding]:
+    """Classes whose rows write the label in several ways."""
+    forms: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in train:
+        forms[row.label][row.written or row.label] += 1
+    several = {label: forms[label] for label in sorted(forms) if len(forms[label]) > 1}
+    if not several:
+        return []
+    return [
+        warning(
+            "LabelForms",
+            f"{len(several):,} of the labels are written in several forms, which count as one label.",
+            (
+                # ascii() shows characters that have no width or look alike.
+                f"{label[:_EXCERPT]!r}: "
+                + ", ".join(f"{ascii(form)[:_EXCERPT]} {rows:,} times" for form, rows in found.most_common(5))
+                for label, found in several.items()
+            ),
+        )
+    ]
+
+
 def _spelling(counts: Counter[str]) -> list[Finding]:
+    """Labels that look or mean the same, but are different classes."""
     alike: dict[str, list[str]] = defaultdict(list)
     for label in counts:
-        alike[" ".join(label.casefold().split())].append(label)
+        alike[look(label)].append(label)
     return [
         warning(
             "LabelSpelling",
-            f"{len(labels)} labels differ only in spelling.",
+            f"{len(labels)} labels differ only in spelling, and are different classes.",
             (_named(label, counts[label]) for label in sorted(labels)),
         )
         for labels in alike.values()
@@ -235,7 +305,8 @@ def _balance(counts: Counter[str]) -> list[Finding]:
         findings.append(
             warning(
                 "SmallClass",
-                f"{len(small)} classes have fewer than {_SMALL_CLASS} training rows.",
+                f"{len(small)} {'class has' if len(small) == 1 else 'classes have'} fewer than {_SMALL_CLASS}"
+                " training rows.",
                 (_named(label, counts[label]) for label in small),
             )
         )

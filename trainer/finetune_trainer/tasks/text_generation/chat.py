@@ -19,11 +19,12 @@ Render = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Written:
-    """A conversation as the model reads it."""
+    """A conversation as the model reads the conversation."""
 
     text: str
-    spans: tuple[tuple[int, int], ...]
-    """Start and end, in characters, of what each message of the assistant adds, its end mark included."""
+    spans: tuple[tuple[int, int] | None, ...]
+    """Start and end, in characters, of what each message of the assistant adds to the text, its end mark
+    included; None for a message that cannot be found in the text."""
 
 
 def template_of(tokenizer: Any, row: Passage) -> str:
@@ -46,14 +47,18 @@ def template_of(tokenizer: Any, row: Passage) -> str:
 
 
 def written(tokenizer: Any, template: str, row: Passage) -> Written | str:
-    """A conversation under a template, or why the template refuses it.
+    """A conversation under a template, or why the template refuses the conversation.
 
-    Where the template marks what the assistant says (`{% generation %}`), the marks count. Otherwise a
-    message of the assistant is what the text grows by with it, less the header that the template itself
-    writes to have the assistant speak.
+    Where the template marks the messages of the assistant (`{% generation %}`), the marks count. Otherwise a
+    message of the assistant is what the text grows by with the message, less the header that the template
+    itself writes to have the assistant speak.
+
+    Some templates write a message differently once others follow: the templates of reasoning models give
+    the last answer alone a block of thoughts. Such a conversation ends with the last message that is learnt,
+    and only this message is found.
 
     Raises:
-        StageFailure: ChatTemplateUnusable, an earlier part of the text changes with what follows.
+        StageFailure: ChatTemplateUnusable, not even the last message can be found.
     """
     # By its name: mypy believes an older signature.
     library = import_module("transformers.utils.chat_template_utils")
@@ -67,28 +72,29 @@ def written(tokenizer: Any, template: str, row: Passage) -> Written | str:
                 return Written(text, tuple(marks))
     except Exception as error:  # noqa: BLE001 - whatever a foreign template raises
         return str(error)[:200] or type(error).__name__
-    spans = [
-        _span(render, messages, number, text, row)
-        for number, message in enumerate(row.messages)
-        if message.role == "assistant"
-    ]
-    return Written(text, tuple(spans))
+    spoken = [number for number, message in enumerate(row.messages) if message.role == "assistant"]
+    spans = tuple(_span(render, messages, number, text) for number in spoken)
+    if None not in spans:
+        return Written(text, spans)
+    learnt = [number for number in spoken if row.messages[number].weight]
+    last = learnt[-1] if learnt else spoken[-1]
+    start = _rendered(render, messages[: last + 1], speak_next=False)
+    span = _span(render, messages, last, start) if start is not None else None
+    if start is None or span is None:
+        raise _unusable(row, last)
+    return Written(start, tuple(span if number == last else None for number in spoken))
 
 
-def _span(
-    render: Render, messages: Sequence[Spoken], number: int, text: str, row: Passage
-) -> tuple[int, int]:
-    """Where one message of the assistant begins and ends."""
+def _span(render: Render, messages: Sequence[Spoken], number: int, text: str) -> tuple[int, int] | None:
+    """Where one message of the assistant begins and ends in a text; None if it cannot be found."""
     whole = _rendered(render, messages[: number + 1], speak_next=False)
     if whole is None or not text.startswith(whole):
-        raise _unusable(row, number)
+        return None
     for speak_next in (True, False):
         before = _rendered(render, messages[:number], speak_next=speak_next)
         if before is not None and whole.startswith(before):
             return len(before), len(whole)
-    if number:
-        raise _unusable(row, number)
-    return 0, len(whole)
+    return None if number else (0, len(whole))
 
 
 def _rendered(render: Render, part: Sequence[Spoken], *, speak_next: bool) -> str | None:
@@ -103,8 +109,8 @@ def _unusable(row: Passage, number: int) -> StageFailure:
     return StageFailure(
         FailureClass.USER_CONFIG,
         "ChatTemplateUnusable",
-        f"line {row.line}: the tokenizer's chat template writes message {number + 1} otherwise once others"
-        " follow, so that nobody can tell which tokens are the assistant's.",
-        "Put {% generation %} and {% endgeneration %} around what the assistant says in the template, or end"
-        " each conversation with its first answer.",
+        f"line {row.line}: the tokenizer's chat template writes the messages before message {number + 1}"
+        " differently once the message follows, so that the tokens of the assistant cannot be found.",
+        "Put {% generation %} and {% endgeneration %} around the messages of the assistant in the template,"
+        " or end each conversation with its first answer.",
     )

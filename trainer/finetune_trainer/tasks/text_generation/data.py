@@ -36,6 +36,12 @@ def example(line: int, values: Mapping[str, Any], run: Run) -> Passage | str:
     return passage(line, values, run.dataset.columns, run.training.train_on)
 
 
+def columns(run: Run) -> frozenset[str]:
+    """The columns of the three kinds of rows."""
+    names = run.dataset.columns
+    return frozenset({names.messages, names.prompt, names.completion, names.text})
+
+
 def absent(there: Collection[str], run: Run) -> tuple[str, ...]:
     """A file needs messages, or prompt and completion, or text."""
     columns = run.dataset.columns
@@ -93,6 +99,7 @@ def check_encoded(
     findings = []
     for name, rows in splits.items():
         pairs = list(zip(rows, encoded[name], strict=True))
+        findings += _last_answers(pairs, name, homes[name])
         refused = [(row.line, encoding.fault) for row, encoding in pairs if encoding.fault]
         empty = [
             (row.line, f"none of {len(encoding.ids)} tokens is learnt")
@@ -116,6 +123,27 @@ def check_encoded(
                     )
                 )
     return findings
+
+
+def _last_answers(pairs: Sequence[tuple[Passage, Encoding]], name: str, home: str) -> list[Finding]:
+    """Conversations of which only the last answer is learnt."""
+    found = [(row.line, encoding.unlearnt) for row, encoding in pairs if encoding.unlearnt]
+    if not found:
+        return []
+    return [
+        Finding(
+            level="warning",
+            code="LastAnswerOnly",
+            message=f"Of {len(found):,} {name} conversations of {home}, only the last answer is learnt, and"
+            f" {sum(unlearnt for _, unlearnt in found):,} earlier answers are not: the tokenizer's chat"
+            " template writes an earlier answer differently once other messages follow.",
+            file=home,
+            count=len(found),
+            lines=tuple(
+                f"{line}: {unlearnt} earlier answers are not learnt" for line, unlearnt in found[:LISTED]
+            ),
+        )
+    ]
 
 
 def shown(tokenizer: Any, rows: Sequence[Passage], encoded: Sequence[Encoding]) -> dict[str, JsonValue]:

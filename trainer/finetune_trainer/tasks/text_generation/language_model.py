@@ -1,5 +1,6 @@
 """The base model as a language model: loaded whole, tried out, and made to write."""
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,6 +87,23 @@ def packing_of(model: "PreTrainedModel") -> Packing:
     return Packing.of(
         hidden=sizes.hidden_size, layers=sizes.num_hidden_layers, vocabulary=embeddings.weight.shape[0]
     )
+
+
+def ends_of(folder: Path, eos: int) -> list[int]:
+    """Tokens that end a text: the tokenizer's EOS, and those of generation_config.json or else config.json.
+
+    Chat models often end a turn with another token than a text, and only generation_config.json lists both.
+
+    Args:
+        folder: of the base model.
+        eos: the tokenizer's EOS.
+    """
+    told: Any = None
+    for name in ("generation_config.json", "config.json"):
+        if told is None and (folder / name).is_file():
+            told = json.loads((folder / name).read_bytes()).get("eos_token_id")
+    ends = told if isinstance(told, list) else [told]
+    return sorted({eos, *(end for end in ends if type(end) is int and end >= 0)})
 
 
 def generate(

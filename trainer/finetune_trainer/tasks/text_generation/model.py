@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-METRIC_CODE = f"2 {transformers.__version__} {torch.__version__}"
+METRIC_CODE = f"3 {transformers.__version__} {torch.__version__}"
 """Raised when the meaning of a metric changes. The libraries decide whether rows are kept apart."""
 FORWARD = language_model.FORWARD
 _VERIFIED_BYTES = 16 * 1024 * 1024
@@ -170,7 +170,8 @@ def samples(inputs: EvaluationInputs, network: torch.nn.Module) -> tuple[str, ..
     """The texts that a model writes after the prompts of the first test rows."""
     tokenizer = _tokenizer(inputs.base)
     given = [prompt for prompt, _ in prompts(inputs.prepared.test)]
-    written = language_model.generate(network, given, [tokenizer.eos_token_id], inputs.pad_id, NEW_TOKENS)
+    ends = language_model.ends_of(inputs.base, tokenizer.eos_token_id)
+    written = language_model.generate(network, given, ends, inputs.pad_id, NEW_TOKENS)
     return tuple(tokenizer.decode(ids, skip_special_tokens=True) for ids in written)
 
 

@@ -38,8 +38,12 @@ class Passage:
     @property
     def given(self) -> str:
         """What stands before the first thing that is learnt."""
-        first = next((n for n, message in enumerate(self.messages) if message.weight), 0)
-        return _written(self.messages[:first]) or self.prompt
+        return _written(self.messages[: self._first]) or self.prompt
+
+    @property
+    def _first(self) -> int:
+        """Position of the first message that is learnt."""
+        return next((n for n, message in enumerate(self.messages) if message.weight), 0)
 
     @property
     def key(self) -> str:
@@ -58,8 +62,9 @@ class Passage:
 
     @property
     def excerpt(self) -> str:
-        """The start of what it begins with."""
-        text = self.messages[0].content if self.messages else self.prompt or self.completion
+        """The start of the message before the first learnt message, of the prompt, or of the text."""
+        before = self.messages[max(0, self._first - 1)].content if self.messages else ""
+        text = before or self.prompt or self.completion
         return text[:_EXCERPT]
 
 
@@ -103,11 +108,13 @@ def conversation(value: Any, column: str, train_on: TrainOn) -> tuple[Message, .
     return tuple(messages)
 
 
-def _message(entry: Any) -> Message | str:  # noqa: PLR0911 - one a fault
+def _message(entry: Any) -> Message | str:  # noqa: PLR0911 - one for each fault
     if not isinstance(entry, dict):
         return f"is {kind_of(entry)}, not an object with role and content"
     # What Parquet has for a key that some other row has.
     told = {key: value for key, value in entry.items() if value is not None}
+    if "tool_calls" in told:
+        return f"has 'tool_calls', which are not supported; the known keys are {', '.join(_KEYS)}"
     if told.keys() - set(_KEYS):
         return f"has a key other than {', '.join(_KEYS)}"
     content = told.get("content")

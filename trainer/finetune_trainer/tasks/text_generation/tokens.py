@@ -5,7 +5,7 @@ be written ends with EOS, which is learnt: a model that never sees its end never
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -78,12 +78,12 @@ def shortened(marks: Marks, row: Encoding, max_length: int, *, keeps_end: bool) 
     if len(row.ids) <= max_length or row.loss_mask is None:
         return row
     if not keeps_end or not row.loss_mask.any():
-        return _row(row.ids[:max_length], row.loss_mask[:max_length])
+        return replace(_row(row.ids[:max_length], row.loss_mask[:max_length]), unlearnt=row.unlearnt)
     head, first = len(marks.start), int(row.loss_mask.argmax())
     room = max_length - head
     kept = max(room - (len(row.ids) - first), min(first - head, room // 2))
     there = np.r_[0:head, first - kept : first + room - kept]
-    return _row(row.ids[there], row.loss_mask[there])
+    return replace(_row(row.ids[there], row.loss_mask[there]), unlearnt=row.unlearnt)
 
 
 def _texts(tokenizer: Any, marks: Marks, rows: Sequence[Passage], train_on: TrainOn) -> list[Encoding]:
@@ -137,20 +137,25 @@ def _conversation(
     Of a message's end only EOS is learnt, where the template writes it: nothing is written after it. Where
     the template ends the last message otherwise, EOS follows.
     """
-    loss_mask = np.full(len(ids), train_on == "All")
+    spoken = [message for message in row.messages if message.role == "assistant"]
+    unknown = [message for message, span in zip(spoken, chat.spans, strict=True) if span is None]
+    # A message that is not to be learnt cannot be left out of all tokens where it cannot be found.
+    everything = train_on == "All" and all(message.weight for message in unknown)
+    loss_mask = np.full(len(ids), everything)
     end = 0
-    spoken = (message for message in row.messages if message.role == "assistant")
     for message, span in zip(spoken, chat.spans, strict=True):
-        tokens = _tokens_of(ids, offsets, span, marks.eos)
-        loss_mask[tokens] = bool(message.weight)
-        end = tokens.stop if message.weight else end
+        if span is not None:
+            tokens = _tokens_of(ids, offsets, span, marks.eos)
+            loss_mask[tokens] = bool(message.weight)
+            end = tokens.stop if message.weight else end
     ended = end > 0 and ids[end - 1] == marks.eos
     if end and (train_on == "Completion" or not ended):
         ids, loss_mask = ids[:end], loss_mask[:end]
     if end and not ended:
         ids, loss_mask = np.append(ids, np.int32(marks.eos)), np.append(loss_mask, np.True_)
     twice = int(len(marks.start) > 0 and ids[:2].tolist() == [marks.start[0]] * 2)
-    return _row(ids[twice:], loss_mask[twice:])
+    unlearnt = 0 if everything else sum(bool(message.weight) for message in unknown)
+    return replace(_row(ids[twice:], loss_mask[twice:]), unlearnt=unlearnt)
 
 
 def _tokens_of(

@@ -1,0 +1,204 @@
+"""The trial of a base model: what Train would refuse, found from its config and the shapes of its weights."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_trainer.config import FreezeLayers, Lora, Method
+from finetune_trainer.contract import Task
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.models import trial as models_trial
+from finetune_trainer.models.model_folder import Inspection
+from finetune_trainer.paths import Paths
+from finetune_trainer.stages import trial
+from finetune_trainer.stages.trial import Outcome, Request
+from tests.trainer.models import bases
+
+TASKS: dict[str, Task] = {"llama": "TextGeneration", "mixture": "TextGeneration"}
+CLASSES = {"0": "no", "1": "yes"}
+
+
+def examine(folder: Path, base: tuple[bases.Config, bases.Shapes], method: Method, task: Task) -> Outcome:
+    """The trial in this process."""
+    config, shapes = base
+    (folder / "config.json").write_text(json.dumps(config))
+    return trial.examine(folder, Request(task=task, method=method, shapes=shapes))
+
+
+@pytest.mark.parametrize(
+    ("base", "task", "method"),
+    [
+        (bases.bert(), "TextClassification", "Full"),
+        (bases.bert(id2label=CLASSES), "TextClassification", Lora()),
+        (bases.llama(), "TextClassification", Lora(target_modules=("q_proj", "mlp.up_proj"))),
+        (bases.llama(), "TextGeneration", FreezeLayers(train_last=2)),
+        (bases.mixture(), "TextGeneration", "Full"),
+    ],
+    ids=["encoder", "classifier", "decoder as classifier", "decoder", "mixture"],
+)
+def test_what_trains_is_accepted_after_rows_went_through(
+    tmp_path: Path, base: tuple[bases.Config, bases.Shapes], task: Task, method: Method
+) -> None:
+    outcome = examine(tmp_path, base, method, task)
+    assert outcome.refusal is None
+    assert outcome.rows_tried
+
+
+@pytest.mark.parametrize(
+    ("base", "task", "method", "reason", "says"),
+    [
+        (
+            bases.mixture(),
+            "TextGeneration",
+            Lora(target_modules=("gate_proj", "up_proj")),
+            "TargetModulesUnknown",
+            "gate_proj, up_proj; the model has k_proj, o_proj, q_proj, v_proj",
+        ),
+        (
+            bases.llama(),
+            "TextGeneration",
+            Lora(target_modules=("lm_head",)),
+            "TargetModulesUnknown",
+            "lm_head",
+        ),
+        (
+            bases.bert(id2label=CLASSES),
+            "TextClassification",
+            Lora(target_modules=("classifier",)),
+            "TargetModulesUnknown",
+            "classifier",
+        ),
+        (
+            bases.bert(),
+            "TextClassification",
+            Lora(target_modules=("word_embeddings",)),
+            "TargetModulesUnknown",
+            "word_embeddings",
+        ),
+        (
+            bases.llama(),
+            "TextGeneration",
+            FreezeLayers(train_last=3),
+            "TooManyLayers",
+            "3 layers, but the model has 2",
+        ),
+        (
+            bases.t5(),
+            "TextClassification",
+            "Full",
+            "ModelUnsupported",
+            "cannot put a row through it: ValueError",
+        ),
+        (
+            bases.llama(hidden_size=30),
+            "TextGeneration",
+            "Full",
+            "ModelUnsupported",
+            "cannot make an AutoModelForCausalLM of it",
+        ),
+        (
+            bases.llama(intermediate_size=48),
+            "TextGeneration",
+            "Full",
+            "ModelIncomplete",
+            "mlp.down_proj.weight",
+        ),
+        (bases.bert(), "TextGeneration", "Full", "ModelIncomplete", "cls.predictions"),
+        (
+            bases.llama(hidden_act="made-up"),
+            "TextGeneration",
+            "Full",
+            "ModelUnsupported",
+            "made-up",
+        ),
+    ],
+    ids=[
+        "fused experts",
+        "output layer",
+        "class layer",
+        "embeddings",
+        "layers",
+        "encoder-decoder",
+        "sizes",
+        "shapes",
+        "no head",
+        "unknown function",
+    ],
+)
+def test_what_train_would_refuse_is_refused_in_one_line(
+    tmp_path: Path,
+    base: tuple[bases.Config, bases.Shapes],
+    task: Task,
+    method: Method,
+    reason: str,
+    says: str,
+) -> None:
+    outcome = examine(tmp_path, base, method, task)
+    assert outcome.refusal
+    assert (outcome.refusal.reason, outcome.refusal.failure) == (reason, "UserConfig")
+    assert says in outcome.refusal.message
+    assert "\n" not in outcome.refusal.message
+
+
+def test_a_large_model_is_tried_with_two_of_its_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, shapes = bases.llama(num_hidden_layers=6, layer_types=["full_attention"] * 6)
+    for layer in range(2, 6):
+        shapes |= {
+            name.replace(".0.", f".{layer}."): shape for name, shape in shapes.items() if ".layers.0." in name
+        }
+    monkeypatch.setattr(models_trial, "MOST_PARAMETERS", 60_000)
+    outcome = examine(tmp_path, (config, shapes), FreezeLayers(train_last=6), "TextGeneration")
+    assert outcome.refusal is None
+    assert outcome.rows_tried
+    monkeypatch.setattr(models_trial, "MOST_PARAMETERS", 10_000)
+    outcome = examine(tmp_path, (config, shapes), "Full", "TextGeneration")
+    assert outcome.refusal is None
+    assert not outcome.rows_tried
+
+
+@pytest.mark.parametrize(
+    ("base", "method", "code"),
+    [
+        (bases.mixture(), Lora(), "ExpertsNotAdapted"),
+        (bases.llama(tie_word_embeddings=True), FreezeLayers(train_last=1), "OutputFrozen"),
+    ],
+)
+def test_prepare_is_told_by_a_process_of_its_own_what_the_method_leaves_unchanged(
+    tmp_path: Path, base: tuple[bases.Config, bases.Shapes], method: Method, code: str
+) -> None:
+    config, shapes = base
+    (finding,) = trial.tried("TextGeneration", method, Inspection(config, shapes, ()), Paths(tmp_path))
+    assert (finding.level, finding.code) == ("warning", code)
+    if code == "ExpertsNotAdapted":
+        experts = 2 * 4 * 3 * 16 * 32
+        assert f"{experts:,} of {Inspection(config, shapes, ()).parameters:,}" in finding.message
+        assert "2 k_proj, 2 o_proj, 2 q_proj, 2 v_proj" in finding.message
+
+
+def test_the_process_tells_prepare_what_it_refuses(tmp_path: Path) -> None:
+    config, shapes = bases.llama()
+    with pytest.raises(StageFailure, match="TargetModulesUnknown"):
+        trial.tried(
+            "TextGeneration",
+            Lora(target_modules=("lm_head",)),
+            Inspection(config, shapes, ()),
+            Paths(tmp_path),
+        )
+
+
+def test_a_process_that_dies_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial.sys, "executable", "/bin/false")
+    config, shapes = bases.llama()
+    (finding,) = trial.tried("TextGeneration", "Full", Inspection(config, shapes, ()), Paths(tmp_path))
+    assert finding.code == "ModelNotTried"
+    assert "ended with code 1" in finding.message
+
+
+def test_an_error_is_told_by_its_type_and_first_line() -> None:
+    error: Any = ValueError("\n first line. \nsecond line")
+    assert models_trial.one_line(error) == "ValueError: first line"
+    assert models_trial.one_line(KeyError()) == "KeyError"

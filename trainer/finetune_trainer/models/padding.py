@@ -1,0 +1,113 @@
+"""The padding token: chosen where a tokenizer has none, and published so that tokenizer and config agree."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_trainer.models.model_check import text_config
+
+NEW = "<pad>"
+"""The text of a padding token that is added to a tokenizer."""
+_UNUSED = ("reserved", "unused", "extra_id")
+_LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+
+
+@dataclass(frozen=True)
+class PadToken:
+    """A padding token."""
+
+    number: int
+    text: str | None
+    """None: the tokenizer has no token that may serve; `number` is 0, and padding must be masked."""
+
+
+def pad_token(folder: Path) -> PadToken:
+    """The tokenizer's padding token, or a token that texts are unlikely to contain.
+
+    A decoder classifies by the last token that is not the padding token, so that a token of the text would
+    move that position. In order: a special token with `pad` in its name, a new token where the embedding
+    has a free row, a reserved special token, the unknown token of a tokenizer that knows every byte, the
+    EOS.
+
+    Args:
+        folder: of a base model.
+    """
+    from transformers import AutoTokenizer  # noqa: PLC0415 - heavy
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
+    if tokenizer.pad_token_id is not None:
+        return PadToken(int(tokenizer.pad_token_id), str(tokenizer.pad_token))
+    return _unused(tokenizer, folder) or _known(tokenizer)
+
+
+def _unused(tokenizer: Any, folder: Path) -> PadToken | None:
+    """A token that has no other use."""
+    used = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token, None}
+    special = {
+        token.content: number
+        for number, token in sorted(tokenizer.added_tokens_decoder.items())
+        if token.special and token.content not in used
+    }
+    named = [name for name in special if "pad" in name.lower()]
+    reserved = [name for name in special if any(part in name.lower() for part in _UNUSED)]
+    count = len(tokenizer)
+    if named:
+        return PadToken(special[named[0]], named[0])
+    if max(tokenizer.get_vocab().values(), default=-1) + 1 == count < _rows(folder):
+        return PadToken(count, NEW)
+    if reserved:
+        # The first reserved ones are the likeliest to be given a meaning.
+        return PadToken(special[reserved[-1]], reserved[-1])
+    return None
+
+
+def _known(tokenizer: Any) -> PadToken:
+    """A token that has another use."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    if tokenizer.unk_token_id is not None and model.get("byte_fallback"):
+        return PadToken(int(tokenizer.unk_token_id), str(tokenizer.unk_token))
+    if tokenizer.eos_token_id is not None:
+        return PadToken(int(tokenizer.eos_token_id), str(tokenizer.eos_token))
+    return PadToken(0, None)
+
+
+def publish(folder: Path) -> None:
+    """Gives a tokenizer without padding token the one that config.json beside it names.
+
+    Args:
+        folder: of a saved model with the base model's tokenizer files, which are changed.
+    """
+    from transformers import AutoTokenizer  # noqa: PLC0415 - heavy
+
+    number = text_config(json.loads((folder / "config.json").read_bytes())).get("pad_token_id")
+    tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
+    if not isinstance(number, int) or number < 0 or tokenizer.pad_token_id is not None:
+        return
+    text = tokenizer.convert_ids_to_tokens(number) if number < len(tokenizer) else NEW
+    if text is None:
+        return
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).is_file() or name == "tokenizer_config.json":
+            _change(folder / name, pad_token=text)
+    if number >= len(tokenizer):
+        _add(folder / "tokenizer.json", number, text)
+
+
+def _rows(folder: Path) -> int:
+    """Rows of the embedding."""
+    config = folder / "config.json"
+    document = json.loads(config.read_bytes()) if config.is_file() else {}
+    return int(text_config(document).get("vocab_size") or 0)
+
+
+def _change(file: Path, **values: Any) -> None:
+    document = json.loads(file.read_bytes()) if file.is_file() else {}
+    file.write_text(json.dumps({**document, **values}, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _add(file: Path, number: int, text: str) -> None:
+    document = json.loads(file.read_bytes())
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    document["added_tokens"] = [*document.get("added_tokens", ()), {"id": number, "content": text, **flags}]
+    file.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")

@@ -1,0 +1,199 @@
+"""A base model tried out from its config and the shapes of its weights, to refuse what Train would refuse.
+
+No weight is read. The whole model is built on PyTorch's meta device, which knows shapes and no values, by the
+loader that Train uses, and the method is applied to it. Rows go through the model with random weights, which
+has two layers if the whole model is large.
+"""
+
+import copy
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import transformers
+
+from finetune_trainer.config import Method
+from finetune_trainer.contract import FailureClass
+from finetune_trainer.data.batches import FILLER
+from finetune_trainer.data.shards import Split
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.models import methods
+from finetune_trainer.models.class_layer import class_layer
+from finetune_trainer.models.load import LOCAL, check_complete
+from finetune_trainer.models.method_facts import MethodFacts
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+MOST_PARAMETERS = 300_000_000
+"""Of a model with weights: 1.2 GB in float32."""
+_LAYERS = 2
+_TOKENS = (7, 5)
+"""Tokens of the rows that go through the model."""
+_EXCERPT = 300
+_SPREAD = 0.05
+Head = Callable[["PreTrainedModel"], tuple[str, ...]]
+Through = Callable[["PreTrainedModel", Split, tuple[int, ...], int], Any]
+"""Gives rows to a model as the task does: model, rows, which of them, padding token."""
+
+
+def on_meta(folder: Path, auto: str, shapes: Mapping[str, tuple[int, ...]], head: Head) -> Any:
+    """The whole model on the meta device, as Train loads it.
+
+    Args:
+        folder: holds config.json.
+        auto: the class of transformers that loads it, such as AutoModelForCausalLM.
+        shapes: of each weight in the files, by name.
+        head: names the modules that the files may lack; none for a task whose head comes with the model.
+
+    Raises:
+        StageFailure: UserConfig, ModelUnsupported (transformers cannot build it), ModelIncomplete.
+    """
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
+        with torch.device("meta"):
+            kind: Any = type(getattr(transformers, auto).from_config(config))
+        model, loaded = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict={name: torch.empty(shape, device="meta") for name, shape in shapes.items()},
+            device_map={"": "meta"},
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+        if head(model) and class_layer(model) is None:
+            raise ValueError("it has no linear layer with one output for each class")  # noqa: TRY301
+    except Exception as error:
+        raise unsupported(f"cannot make an {auto} of it", error) from error
+    check_complete(model, loaded, new_head=bool(head(model)))
+    return model
+
+
+def facts_of(model: Any, method: Method, head: tuple[str, ...]) -> MethodFacts:
+    """What the method would do to the model; the model is changed.
+
+    Raises:
+        StageFailure: TargetModulesUnknown, TooManyLayers, ModelUnsupported (PEFT cannot adapt a layer).
+    """
+    try:
+        return methods.facts(method, methods.applied(method, model, head, seed=0))
+    except StageFailure:
+        raise
+    except Exception as error:
+        raise unsupported("cannot apply spec.method to it", error) from error
+
+
+def rows_go_through(model: "PreTrainedModel", auto: str, through: Through) -> bool:
+    """Gives a few rows of unlike lengths to a model like this one, with random weights.
+
+    Args:
+        model: on the meta device, without adapters.
+        auto: see `on_meta`.
+        through: of the task.
+
+    Returns:
+        Whether rows were tried; a large model is not where it cannot be made small.
+
+    Raises:
+        StageFailure: ModelUnsupported.
+    """
+    small = model.config if _parameters(model) <= MOST_PARAMETERS else _shortened(model.config)
+    if _size(small, auto) > MOST_PARAMETERS:
+        log.info("no rows were tried: two layers of this model have more than %d parameters", MOST_PARAMETERS)
+        return False
+    try:
+        _give(_with_weights(small, auto), through)
+    except Exception as error:
+        if small is not model.config and not _fails_alike(model, through, error):
+            log.info("no rows were tried: with two layers this model fails otherwise: %s", one_line(error))
+            return False
+        raise unsupported("cannot put a row through it", error) from error
+    return True
+
+
+def unsupported(what: str, error: Exception) -> StageFailure:
+    """A foreign library's refusal as a failure of the job's configuration."""
+    return StageFailure(
+        FailureClass.USER_CONFIG,
+        "ModelUnsupported",
+        f"model.uri: transformers {transformers.__version__} {what}: {one_line(error)}.",
+        "Name another base model, or save this one again with this version of transformers.",
+    )
+
+
+def one_line(error: Exception) -> str:
+    """Type of an exception and the first line of its text."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:_EXCERPT].rstrip('.')}" if lines else type(error).__name__
+
+
+def _give(model: "PreTrainedModel", through: Through) -> None:
+    text: Any = model.config.get_text_config()
+    vocabulary = int(text.vocab_size)
+    if text.pad_token_id is None or not 0 <= text.pad_token_id < vocabulary:
+        text.pad_token_id = vocabulary - 1
+    random = np.random.default_rng(0)
+    others = np.setdiff1d(np.arange(min(vocabulary, 100)), [text.pad_token_id])
+    split = Split(
+        tokens=random.choice(others, sum(_TOKENS)).astype(np.int32),
+        offsets=np.cumsum([0, *_TOKENS]).astype(np.int64),
+        labels=np.zeros(len(_TOKENS), dtype=np.int32),
+        rows=np.arange(1, len(_TOKENS) + 1).astype(np.int64),
+        loss_mask=np.ones(sum(_TOKENS), dtype=np.bool_),
+    )
+    with torch.no_grad():
+        through(model, split, (*range(len(_TOKENS)), FILLER), int(text.pad_token_id))
+
+
+def _fails_alike(model: "PreTrainedModel", through: Through, error: Exception) -> bool:
+    """Whether the whole model, without values, refuses the same rows in the same words."""
+    try:
+        _give(model, through)
+    except Exception as other:  # noqa: BLE001 - whatever a foreign model raises
+        return one_line(other) == one_line(error)
+    return False
+
+
+def _with_weights(config: "PretrainedConfig", auto: str) -> "PreTrainedModel":
+    """A model of small random weights. Drawing them as each architecture does would take much longer."""
+    from transformers.initialization import no_init_weights  # noqa: PLC0415 - private to this function
+
+    with no_init_weights():  # type: ignore[no-untyped-call]
+        model: Any = getattr(transformers, auto).from_config(copy.deepcopy(config), dtype=torch.float32)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.uniform_(-_SPREAD, _SPREAD)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def _shortened(config: "PretrainedConfig") -> "PretrainedConfig":
+    """The same config with two layers; lists with an entry for each layer are cut with it."""
+    short: Any = copy.deepcopy(config)
+    text = short.get_text_config()
+    layers = text.num_hidden_layers
+    for name, value in text.to_dict().items():
+        if isinstance(value, list) and len(value) == layers:
+            setattr(text, name, value[:_LAYERS])
+    text.num_hidden_layers = min(layers, _LAYERS)
+    text.vocab_size = min(text.vocab_size, 1024)
+    return short  # type: ignore[no-any-return]
+
+
+def _size(config: "PretrainedConfig", auto: str) -> int:
+    try:
+        with torch.device("meta"):
+            return _parameters(getattr(transformers, auto).from_config(copy.deepcopy(config)))
+    except Exception as error:  # noqa: BLE001 - whatever a foreign config raises
+        log.info("the model cannot be made small: %s", one_line(error))
+        return MOST_PARAMETERS + 1
+
+
+def _parameters(model: Any) -> int:
+    return sum(weight.numel() for weight in model.parameters())

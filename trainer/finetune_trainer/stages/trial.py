@@ -1,0 +1,152 @@
+"""Prepare's trial of the base model, in a process of its own: Prepare itself never imports torch.
+
+    python -m finetune_trainer.stages.trial FOLDER
+
+FOLDER holds config.json and request.json; the program writes outcome.json. The parent imports no torch.
+"""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from finetune_trainer.config import Method
+from finetune_trainer.contract import FailureClass, Model, Task
+from finetune_trainer.data.findings import Finding, warning
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.models import method_facts
+from finetune_trainer.models.method_facts import MethodFacts
+from finetune_trainer.models.model_folder import Inspection
+from finetune_trainer.paths import Paths
+from finetune_trainer.tasks.registry import model_of, report_of
+
+log = logging.getLogger(__name__)
+
+_CONFIG, _REQUEST, _OUTCOME = "config.json", "request.json", "outcome.json"
+_SECONDS = 600
+
+
+class Request(Model):
+    """What is to be tried."""
+
+    task: Task
+    method: Method
+    shapes: dict[str, tuple[int, ...]]
+    """Of each weight in the model's files."""
+
+
+class Refusal(Model):
+    """A StageFailure as a document."""
+
+    failure: FailureClass
+    reason: str
+    message: str
+    hint: str
+
+
+class Outcome(Model):
+    """What came of it."""
+
+    refusal: Refusal | None = None
+    facts: MethodFacts | None = None
+    rows_tried: bool = False
+
+
+def tried(task: Task, method: Method, inspection: Inspection, paths: Paths) -> list[Finding]:
+    """Builds the base model with its method as Train does, and gives it a few rows.
+
+    Args:
+        task: of the run.
+        method: of the run.
+        inspection: of the model's folder.
+        paths: of this pod.
+
+    Returns:
+        Warnings: what the method leaves unchanged, or that the model could not be tried.
+
+    Raises:
+        StageFailure: UserConfig: ModelUnsupported, ModelIncomplete, TargetModulesUnknown, TooManyLayers.
+    """
+    folder = paths.scratch / "trial"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / _CONFIG).write_text(json.dumps(inspection.config))
+    request = Request(task=task, method=method, shapes=inspection.weights)
+    (folder / _REQUEST).write_text(request.model_dump_json(by_alias=True))
+    why = _run(folder)
+    try:
+        outcome = Outcome.model_validate_json((folder / _OUTCOME).read_bytes())
+    except (OSError, ValidationError):
+        log.warning("the trial of the base model ended without a result: %s", why)
+        return [
+            warning(
+                "ModelNotTried",
+                f"The base model could not be tried before training: the process {why}. Train may refuse it.",
+            )
+        ]
+    if refusal := outcome.refusal:
+        raise StageFailure(refusal.failure, refusal.reason, refusal.message, refusal.hint)
+    if outcome.facts is None:
+        return []
+    return method_facts.warnings(method, outcome.facts, inspection.parameters)
+
+
+def _run(folder: Path) -> str:
+    """Runs this module as a program. Returns how it ended."""
+    try:
+        ended = subprocess.run(  # noqa: S603 - this very module
+            [sys.executable, "-m", __name__, str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            timeout=_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"did not end within {_SECONDS} s"
+    if ended.returncode:
+        log.warning("%s", ended.stderr[-4000:])
+    if ended.returncode < 0:
+        return f"was ended by signal {-ended.returncode}, perhaps for want of memory"
+    return f"ended with code {ended.returncode}"
+
+
+def examine(folder: Path, request: Request) -> Outcome:
+    """The trial itself, with torch."""
+    from finetune_trainer.models import trial  # noqa: PLC0415 - torch, 5 s
+    from finetune_trainer.models.load import quiet  # noqa: PLC0415
+
+    quiet()
+    task, auto = model_of(request.task), report_of(request.task).AUTO
+    try:
+        model = trial.on_meta(folder, auto, request.shapes, task.head)
+        tried = trial.rows_go_through(
+            model,
+            auto,
+            lambda network, split, numbers, pad: task.predict(
+                network, task.collate(split, numbers, pad, None)
+            ),
+        )
+        facts = trial.facts_of(model, request.method, task.head(model))
+    except StageFailure as failure:
+        refusal = Refusal(
+            failure=failure.failure, reason=failure.reason, message=failure.message, hint=failure.hint
+        )
+        return Outcome(refusal=refusal)
+    return Outcome(facts=facts, rows_tried=tried)
+
+
+def main(folder: Path) -> None:
+    """Reads the request, writes the outcome."""
+    request = Request.model_validate_json((folder / _REQUEST).read_bytes())
+    (folder / _OUTCOME).write_text(examine(folder, request).model_dump_json(by_alias=True))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
