@@ -71,7 +71,7 @@ def appstream(_: Path) -> Iterator[Row]:
         if len(categories) == 1:
             description = re.sub(r"<[^>]+>", " ", component.get("Description", {}).get("C", ""))
             text = f"{component['Summary']['C']}. {' '.join(html.unescape(description).split())}"
-            yield text, categories.pop()
+            yield text, next(iter(categories))
 
 
 SETS: dict[str, Callable[[Path], Iterator[Row]]] = {

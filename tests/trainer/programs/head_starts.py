@@ -79,8 +79,7 @@ def main() -> None:
             bool((value == loaded[found]).all())
             for name, value in start.weights.items()
             for found in loaded
-            if found.endswith(name)
-            or found.endswith(name.replace("classifier.", "classifier.modules_to_save.default."))
+            if found.endswith((name, name.replace("classifier.", "classifier.modules_to_save.default.")))
         ]
         measured["copied"][json.dumps(asked)] = [sharded, same]
     if gang.first:

@@ -8,7 +8,7 @@ import numpy as np
 
 from tests.trainer.training.test_loop import FREEZE, FULL, LORA, under_torchrun
 
-CASES = [[FULL, 0], [FULL, 2], [FULL, 3], [LORA, 0], [LORA, 3], [FREEZE, 1], [FREEZE, 3]]
+CASES = [[FULL, 3], [LORA, 0], [LORA, 3], [FREEZE, 3]]
 
 
 def started(processes: int, base: Path, result: Path, cases: list[Any]) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def started(processes: int, base: Path, result: Path, cases: list[Any]) -> dict[
 def test_a_head_starts_alike_for_every_world_size_method_and_zero_stage(
     tiny_base: Path, tmp_path: Path
 ) -> None:
-    one = started(1, tiny_base, tmp_path / "1.json", CASES[:1])
+    one = started(1, tiny_base, tmp_path / "1.json", [])
     two = started(2, tiny_base, tmp_path / "2.json", CASES)
     assert one["init"] == two["init"]
     assert one["init"]["rows"] == 21
