@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from finetune_trainer.config import ParentJob, TrainConfig
-from finetune_trainer.contract import Chosen, TrainPayload
+from finetune_trainer.contract import TITLES, Chosen, TrainPayload
 from finetune_trainer.report import method, numbers
 from finetune_trainer.report.markup import Section, code, foreign, table
 from finetune_trainer.report.record import TrainingRecord
@@ -64,9 +64,9 @@ def facts(config: TrainConfig, chosen: Chosen, staged: Manifest, record: Trainin
 
 def _head(config: TrainConfig, record: TrainingRecord) -> list[Fact]:
     """How a classification head started, and the weights of the classes."""
-    if config.run.task != "TextClassification":
+    if record.head_init is None and config.run.task != "TextClassification":
         return []
-    start, metric = record.head_init, numbers.NAMES[config.run.evaluation.primary_metric]
+    start, metric = record.head_init, TITLES[config.run.evaluation.primary_metric]
     if start is None:
         started = "random weights"
     else:
