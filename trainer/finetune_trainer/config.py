@@ -26,6 +26,8 @@ from finetune_trainer.contract import (
 Auto = Literal["Auto"]
 Offload = Literal["None", "Optimizer", "OptimizerAndParameters"]
 TrainOn = Literal["Completion", "All"]
+HeadInit = Literal["Auto", "Random", "LinearProbe"]
+ClassWeights = Literal["None", "Balanced", "SquareRoot"]
 Schedule = Literal["Linear", "Cosine", "Constant"]
 Precision = Literal["Auto", "Float32", "BFloat16"]
 StoreRole = Literal["data", "model", "output"]
@@ -159,6 +161,10 @@ class Training(Model):
     max_length: PositiveInt | Auto = "Auto"
     train_on: TrainOn = "Completion"
     """The tokens of a row that TextGeneration learns: the answers, or all tokens."""
+    head_init: HeadInit = "Auto"
+    """Start of a new classification head; `Auto` is `LinearProbe`."""
+    class_weights: ClassWeights = "None"
+    """Weight of each class in the loss of a classifier."""
     precision: Precision = "Auto"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
 

@@ -6,7 +6,7 @@ import pytest
 
 from finetune_operator.planning.stages import STAGES
 from finetune_operator.rendering import trainer_config
-from finetune_trainer.contract import HIGHER_IS_BETTER, METRICS, PRIMARY_METRIC, TASKS, Task
+from finetune_trainer.contract import HIGHER_IS_BETTER, METRICS, PRIMARY_METRIC, TASKS, Stage, Task
 from tests.operator import scenes
 
 EVERY = ["accuracy", "macroF1", "microF1", "weightedF1", "mcc"]
@@ -40,6 +40,7 @@ DEFAULTS: list[dict[str, Any]] = [
     {"dataset": {"columns": {"text": "text", "label": "label", "messages": "messages"}}},
     {"dataset": {"columns": {}}},
     {"training": {"trainOn": "Completion"}},
+    {"training": {"headInit": "Auto", "classWeights": "None"}},
     {"output": {"mergeAdapter": False}},
     {"output": {"mergeAdapter": False}, "method": {"type": "LoRA", "lora": {"rank": 16}}},
 ]
@@ -48,6 +49,8 @@ OTHERS: list[dict[str, Any]] = [
     {"evaluation": {"gate": {"minimum": 0.5}}},
     {"dataset": {"columns": {"text": "body"}}},
     {"training": {"trainOn": "All"}},
+    {"training": {"headInit": "Random"}},
+    {"training": {"classWeights": "Balanced"}},
     {"method": {"type": "LoRA"}, "output": {"mergeAdapter": True}},
     {"resources": {"memory": "8Gi"}},
     {"storage": {"secretRef": {"name": "other"}}},

@@ -64,7 +64,7 @@ def main() -> None:
     split = truth.CLASSIFICATION.rows
     poisoned = int(epoch_batches(lengths(split), truth.BATCH, seed=3, epoch=0)[1][2])
 
-    def losses(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+    def losses(outputs: Any, labels: torch.Tensor, **_: Any) -> torch.Tensor:
         # Only the rank that holds the row sees its loss.
         usual, numbers = usual_losses(outputs, labels), running[-1].owners[labels != IGNORE_INDEX]
         return torch.where(numbers == poisoned, torch.nan, usual) if fault == LOSS else usual

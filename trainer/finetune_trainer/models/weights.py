@@ -1,6 +1,6 @@
 """The tensors of a model that training changes, and the tensors that are saved."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -27,6 +27,25 @@ def whole_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]
                 yield name, value.detach().cpu().clone().contiguous()
         else:
             yield name, value.detach().cpu().clone().contiguous()
+
+
+def overwrite(module: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Copies weights into the parameters of these names; a collective call for sharded parameters (ZeRO-3).
+
+    Args:
+        module: the model.
+        weights: whole tensors, equal on every rank.
+    """
+    for name, value in weights.items():
+        parameter: Any = module.get_parameter(name)
+        if hasattr(parameter, "ds_id"):
+            from deepspeed.runtime.zero import GatheredParameters  # noqa: PLC0415 - heavy
+
+            with GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
+                parameter.copy_(value)
+        else:
+            with torch.no_grad():
+                parameter.copy_(value)
 
 
 def trained_tensors(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:

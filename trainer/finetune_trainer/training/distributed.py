@@ -15,6 +15,7 @@ import torch.distributed as dist
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat
+from finetune_trainer.models.logistic_regression import Peers
 
 _NO_TIMEOUT = timedelta(days=365)
 _LOOK_SECONDS = 0.1
@@ -206,6 +207,22 @@ def gathered_rows(
     result = np.empty((total, width), dtype=values.dtype)
     result[order] = everything[:, :-1]
     return result
+
+
+def peers_of(gang: Gang) -> Peers:
+    """The processes of a gang, for a fit that they share."""
+
+    def total(value: torch.Tensor) -> torch.Tensor:
+        everyones = value.clone()
+        dist.all_reduce(everyones)
+        return everyones
+
+    def from_zero(value: torch.Tensor) -> torch.Tensor:
+        theirs = value.detach().clone()
+        dist.broadcast(theirs, src=0)
+        return theirs
+
+    return Peers(gang.rank, gang.world, gang.device, summed=total, from_first=from_zero)
 
 
 def leave_together(gang: Gang, heartbeat: Heartbeat) -> None:
