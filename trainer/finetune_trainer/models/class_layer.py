@@ -54,9 +54,10 @@ def set_classes(model: "PreTrainedModel", classes: Sequence[str], *, loaded: boo
         setattr(model.get_submodule(parent), last, _new(model, layer, len(classes)))
     config.id2label = dict(enumerate(classes))
     config.label2id = {each: number for number, each in enumerate(classes)}
+    module: Any
     for module in model.modules():
         if hasattr(module, "num_labels"):
-            module.num_labels = len(classes)  # type: ignore[assignment] - a number, no module
+            module.num_labels = len(classes)
     return kept
 
 
