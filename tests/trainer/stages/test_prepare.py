@@ -331,7 +331,7 @@ def test_a_split_of_folders_and_files_knows_where_each_row_comes_from(job: Job) 
     assert {key for key, _ in paths} == set(parts)
     assert prepared.test.location(0) == ("test.jsonl", 1)
     report = json.loads(job.store.read(payload.report))
-    assert [finding["code"] for finding in report["findings"]] == ["FilesIgnored"]
+    assert [finding["code"] for finding in report["findings"]] == ["FilesIgnored", "FileNote"]
     assert [file["uri"].removeprefix(f"s3://{job.bucket}/") for file in report["files"]["train"]] == [
         "more/y=1/part-0.parquet",
         "more/y=2/part-0.tsv.zst",
@@ -650,7 +650,7 @@ def test_a_job_that_was_refused_is_taken_once_its_spec_is_corrected(
 
 def test_the_batches_that_prepare_says_would_do_do(job: Job) -> None:
     failure = job.refused(training__batchSize=33)
-    assert "33 rows cannot be shared out to 2 processes" in failure.message
+    assert "33 rows cannot be divided among 2 processes" in failure.message
     said = [int(word) for word in failure.hint.replace(".", "").split() if word.isdecimal()]
     assert said == [2, 32, 34]
     for batch in said:

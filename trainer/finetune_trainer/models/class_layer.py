@@ -54,10 +54,9 @@ def set_classes(model: "PreTrainedModel", classes: Sequence[str], *, loaded: boo
         setattr(model.get_submodule(parent), last, _new(model, layer, len(classes)))
     config.id2label = dict(enumerate(classes))
     config.label2id = {each: number for number, each in enumerate(classes)}
-    module: Any
     for module in model.modules():
         if hasattr(module, "num_labels"):
-            module.num_labels = len(classes)
+            setattr(module, "num_labels", len(classes))  # noqa: B010 - a number, which mypy takes for a module
     return kept
 
 
