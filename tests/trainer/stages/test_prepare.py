@@ -190,7 +190,7 @@ def test_no_torch_is_loaded_in_a_process_of_its_own(job: Job, tmp_path: Path) ->
     job.paths.config.write_text(job.config().model_dump_json(by_alias=True))
     program = Path(__file__).parents[1] / "programs" / "prepare.py"
     out = tmp_path / "payload.json"
-    subprocess.run([sys.executable, program, job.paths.root, out], check=True, timeout=120)
+    subprocess.run([sys.executable, program, job.paths.root, out], check=True, timeout=600)
     payload = PreparePayload.model_validate_json(out.read_bytes())
     assert payload == job.prepare()
 

@@ -156,17 +156,16 @@ def test_a_large_model_is_tried_with_two_of_its_layers(
     assert outcome.rows_tried
 
 
-def test_rows_go_through_a_model_without_values_where_one_layer_is_too_large(
+def test_a_model_of_which_one_layer_is_too_large_is_built_and_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(models_trial, "MOST_PARAMETERS", 10_000)
-    outcome = examine(tmp_path, bases.llama(), "Full", "TextGeneration")
-    assert outcome.refusal is None
-    assert outcome.rows_tried
-    # The end tokens of an encoder-decoder are counted, for which values are needed.
-    outcome = examine(tmp_path, bases.t5(), "Full", "TextClassification")
+    outcome = examine(tmp_path, bases.llama(), FreezeLayers(train_last=2), "TextGeneration")
     assert outcome.refusal is None
     assert not outcome.rows_tried
+    outcome = examine(tmp_path, bases.llama(), FreezeLayers(train_last=3), "TextGeneration")
+    assert outcome.refusal
+    assert outcome.refusal.reason == "TooManyLayers"
 
 
 @pytest.mark.parametrize(

@@ -92,8 +92,7 @@ def facts_of(model: Any, method: Method, head: tuple[str, ...]) -> MethodFacts:
 def rows_go_through(model: "PreTrainedModel", auto: str, through: Through) -> bool:
     """Gives a few rows of unlike lengths to a model like this one, with random weights.
 
-    A large model is shortened to two layers or one. If one layer is too large, the rows go through the whole
-    model on the meta device.
+    A large model is shortened to two layers or one.
 
     Args:
         model: on the meta device, without adapters.
@@ -101,18 +100,21 @@ def rows_go_through(model: "PreTrainedModel", auto: str, through: Through) -> bo
         through: of the task.
 
     Returns:
-        Whether the rows went through; False where a large model cannot be made small, and needs values.
+        Whether the rows went through; False where a large model cannot be made small enough.
 
     Raises:
         StageFailure: ModelUnsupported.
     """
     whole = _parameters(model) <= MOST_PARAMETERS
     small = model.config if whole else _small(model.config, auto)
+    if small is None:
+        log.info("no rows were tried: one layer has more than %d parameters", MOST_PARAMETERS)
+        return False
     try:
-        _give(model if small is None else _with_weights(small, auto), through)
+        _give(_with_weights(small, auto), through)
     except Exception as error:
-        # The meta device has no values to decide by, and few layers may lack what a layer further up needs.
-        if not whole and (small is None or not _fails_alike(model, through, error)):
+        # Few layers may lack something that the whole model has.
+        if not whole and not _fails_alike(model, through, error):
             log.info("no rows were tried: %s", one_line(error))
             return False
         raise unsupported("cannot put a row through it", error) from error
