@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 from finetune_trainer.config import ParentJob, TrainConfig
-from finetune_trainer.contract import Chosen, TrainPayload
+from finetune_trainer.contract import TITLES, Chosen, TrainPayload
 from finetune_trainer.report import method, numbers
 from finetune_trainer.report.record import TrainingRecord
 from finetune_trainer.report.rendering import TEMPLATES, Section
 from finetune_trainer.s3.manifest import Manifest
 
+_BALANCED = "training rows / (classes x training rows of the class)"
 ANCESTORS = ("descends from, oldest first", "digest of its files", "published by")
 
 
@@ -50,6 +51,7 @@ def facts(config: TrainConfig, chosen: Chosen, staged: Manifest, record: Trainin
         ),
         Fact("maximum length", f"{chosen.max_length} tokens; longer texts are cut"),
         Fact("numbers", f"{record.precision}, weights float32, ZeRO stage {chosen.zero_stage}"),
+        *_head(config, record),
         Fact("seed", str(training.seed)),
         Fact(
             "ran on",
@@ -57,6 +59,26 @@ def facts(config: TrainConfig, chosen: Chosen, staged: Manifest, record: Trainin
         ),
         Fact("versions", ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))),
     ]
+
+
+def _head(config: TrainConfig, record: TrainingRecord) -> list[Fact]:
+    """How a classification head started, and the weights of the classes."""
+    if record.head_init is None and config.run.task != "TextClassification":
+        return []
+    start, metric = record.head_init, TITLES[config.run.evaluation.primary_metric]
+    if start is None:
+        started = "random weights"
+    else:
+        started = (
+            f"a linear probe of {start.rows:,} training rows (C = {start.strength:g}, {metric} "
+            f"{start.validation:.4f} on the validation rows)"
+        )
+    weights = {
+        "None": [],
+        "Balanced": [Fact("weight of a class in the loss", _BALANCED)],
+        "SquareRoot": [Fact("weight of a class in the loss", f"the square root of: {_BALANCED}; mean 1")],
+    }
+    return [Fact("the head started from", started), *weights[config.run.training.class_weights]]
 
 
 def ancestors(staged: Manifest) -> list[tuple[str, str, str]]:

@@ -70,7 +70,7 @@ def tune(context: Context, *, first_percent: float, last_percent: float) -> Tune
     loop = Loop(
         gang=gang,
         batches=RankBatches(train, Layout.of(chosen), rank=gang.rank, seed=seed, collate=context.collated),
-        losses=context.task.model.losses,
+        losses=context.task.model.loss_function(run.training, context.prepared),
         forward=context.task.model.FORWARD,
         clip=own_clip(chosen.zero_stage, run.training.max_gradient_norm),
         heartbeat=context.heartbeat,
