@@ -74,7 +74,7 @@ def headline(evaluation: Evaluation) -> str:
 
 
 def _explained(evaluation: Evaluation, came_to: Outcome) -> str:
-    rows = f"Measured on {numbers.plural(evaluation.rows, 'test row')} that nothing was trained or chosen on."
+    rows = f"The test set has {numbers.plural(evaluation.rows, 'row')}, which no training and no choice used."
     if evaluation.delta is None:
         return rows
     gain = evaluation.delta.metrics[evaluation.primary_metric]
@@ -82,14 +82,14 @@ def _explained(evaluation: Evaluation, came_to: Outcome) -> str:
     difference = f"The difference is {numbers.measured(gain.value, signed=True)} (95 % interval {ends})"
     match came_to:
         case "equal":
-            return f"{rows} Every answer counts the same for both."
+            return f"{rows} Both models score the same."
         case "undecided":
             return (
-                f"{rows} {difference}: the interval holds zero, so these test rows cannot tell which of the "
-                "two is better. More test rows would narrow it."
+                f"{rows} {difference}. The interval contains zero, so these test rows cannot tell which "
+                "model is better. More test rows make the interval narrower."
             )
         case _:
-            return f"{rows} {difference}: the draw of the test rows does not explain it."
+            return f"{rows} {difference}. The choice of the test rows does not explain the difference."
 
 
 def _tiles(record: TrainingRecord) -> list[Tile]:
