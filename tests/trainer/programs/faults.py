@@ -41,7 +41,7 @@ class Watched(loop.Loop):
 
 
 class Asked:
-    """A pulse; one rank of the two is asked to leave in step 2 if that is the fault."""
+    """A heartbeat; for the fault `leave`, one of the two ranks has the request to end in step 2."""
 
     def __init__(self, rank: int) -> None:
         self.rank = rank

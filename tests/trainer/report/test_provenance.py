@@ -3,11 +3,11 @@ from dataclasses import replace
 
 from finetune_trainer.config import ParentJob
 from finetune_trainer.report import model_card, provenance
-from finetune_trainer.report.markup import joined
 from finetune_trainer.report.page import Sources
 from finetune_trainer.report.record import HeadInit, TrainingRecord
 from finetune_trainer.s3.manifest import Ancestor
 from finetune_trainer.tasks.text_classification import report
+from tests.trainer.report import reading
 from tests.trainer.report.reading import texts
 
 DIGEST = "sha256:" + "ab" * 32
@@ -15,7 +15,7 @@ DIGEST = "sha256:" + "ab" * 32
 
 def shown(of: Sources) -> str:
     known = provenance.facts(of.config, of.chosen, of.staged, of.record)
-    return joined(provenance.section(known, of.config, of.staged, of.trained).content)
+    return reading.shown(provenance.section(known, of.config, of.staged, of.trained))
 
 
 def test_the_card_and_the_report_tell_the_same(
@@ -42,7 +42,7 @@ def test_what_it_descends_from_is_told_where_another_job_published_the_base(
     descended = of.staged.model_copy(update={"lineage": (first, base)})
     assert provenance.ancestors(descended)[0] == ("s3://models/minilm", DIGEST, "")
     known = provenance.facts(of.config, of.chosen, descended, of.record)
-    markup = joined(provenance.section(known, of.config, descended, of.trained).content)
+    markup = reading.shown(provenance.section(known, of.config, descended, of.trained))
     assert f"s3://v0{DIGEST}FineTuneJob support/tickets-v0 (uid 77, manifest {DIGEST})" in texts(markup, "tr")
     card = model_card.render(of.config, of.chosen, descended, of.record, report)
     assert "FineTuneJob support/tickets-v0" in card

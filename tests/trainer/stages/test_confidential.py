@@ -177,7 +177,7 @@ def ranks(job: Job) -> Callable[[dict[str, Case]], dict[str, Ended]]:  # noqa: F
             paths.config.write_text(job.config(**changes).model_dump_json(by_alias=True))
             for part in ("var", "etc/finetune/ca"):
                 (paths.root / part).symlink_to(job.paths.root / part)
-        program = Path(__file__).parent / "programs" / "ranks.py"
+        program = Path(__file__).parents[1] / "programs" / "ranks.py"
         subprocess.run([sys.executable, program, *roots.values()], check=True, timeout=300)
         return {name: ended(Paths(root)) for name, root in roots.items()}
 
@@ -253,7 +253,7 @@ def test_training_tells_no_value_of_a_row(job: Job) -> None:  # noqa: F811
     }
     trained, more = pod(job.paths, config.model_copy(update=given))
     assert trained.failure is FailureClass.SUCCESS, more
-    told = f"{prepared} {trained} {said} {more} {job.places.progress.read_text()}"
+    told = f"{prepared} {trained} {said} {more} {job.paths.progress.read_text()}"
     assert MARK not in told.lower()
 
 

@@ -1,4 +1,4 @@
-"""Stages while the store is slow: bytes that move are a sign of life, also for those who wait for them."""
+"""Stages with a slow store: transfers, and waits for transfers, update the heartbeat of a rank."""
 
 import subprocess
 import time
@@ -23,7 +23,7 @@ job = test_prepare.job
 stage, staged = test_publish.stage, test_publish.staged
 
 HANG_SECONDS = 10
-PATIENCE = 120
+PATIENCE = 300
 """Seconds until a test gives up."""
 
 

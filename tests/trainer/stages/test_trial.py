@@ -150,12 +150,21 @@ def test_a_large_model_is_tried_with_two_of_its_layers(
         shapes |= {
             name.replace(".0.", f".{layer}."): shape for name, shape in shapes.items() if ".layers.0." in name
         }
-    monkeypatch.setattr(models_trial, "MOST_PARAMETERS", 60_000)
+    monkeypatch.setattr(models_trial, "MOST_PARAMETERS", 90_000)
     outcome = examine(tmp_path, (config, shapes), FreezeLayers(train_last=6), "TextGeneration")
     assert outcome.refusal is None
     assert outcome.rows_tried
+
+
+def test_rows_go_through_a_model_without_values_where_one_layer_is_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(models_trial, "MOST_PARAMETERS", 10_000)
-    outcome = examine(tmp_path, (config, shapes), "Full", "TextGeneration")
+    outcome = examine(tmp_path, bases.llama(), "Full", "TextGeneration")
+    assert outcome.refusal is None
+    assert outcome.rows_tried
+    # The end tokens of an encoder-decoder are counted, for which values are needed.
+    outcome = examine(tmp_path, bases.t5(), "Full", "TextClassification")
     assert outcome.refusal is None
     assert not outcome.rows_tried
 

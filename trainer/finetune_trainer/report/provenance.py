@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from finetune_trainer.config import ParentJob, TrainConfig
 from finetune_trainer.contract import TITLES, Chosen, TrainPayload
 from finetune_trainer.report import method, numbers
-from finetune_trainer.report.markup import Section, code, foreign, table
 from finetune_trainer.report.record import TrainingRecord
+from finetune_trainer.report.rendering import TEMPLATES, Section
 from finetune_trainer.s3.manifest import Manifest
 
-_LONG = 300
 _BALANCED = "training rows / (classes x training rows of the class)"
 ANCESTORS = ("descends from, oldest first", "digest of its files", "published by")
 
@@ -109,12 +108,5 @@ def section(known: list[Fact], config: TrainConfig, staged: Manifest, trained: T
         ),
         Fact("published at", config.run.output, literal=True),
     ]
-    lines = [(fact.what, code(fact.value) if fact.literal else foreign(fact.value, _LONG)) for fact in every]
-    tables = [table("Settings and origins", ("what", "value"), lines, kind="words")]
-    if descent := ancestors(staged):
-        rows = [
-            (foreign(uri, _LONG), code(digest), foreign(publisher, _LONG))
-            for uri, digest, publisher in descent
-        ]
-        tables.append(table("Lineage", ANCESTORS, rows, kind="words"))
-    return Section("making", "How it was made", tuple(tables))
+    values = {"facts": every, "ancestors": ancestors(staged), "ancestor_columns": ANCESTORS}
+    return Section("making", "How it was made", f"{TEMPLATES}/sections.html.j2", values)

@@ -1,7 +1,7 @@
 """Figures that pass or fail a gate, and the messages about them."""
 
 import math
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from finetune_operator.api import GateSpec
 from finetune_operator.planning.policies import gate
 from finetune_operator.planning.policies.gate import check_limits
-from finetune_trainer.contract import HIGHER_IS_BETTER, Evaluation, Interval, MetricName, Scores
+from finetune_trainer.contract import Evaluation, Interval, Scores
 from tests.operator import scenes
 
 SHARES = st.floats(0, 1, width=32)
@@ -155,10 +155,6 @@ def test_a_figure_just_below_the_limit_is_not_shown_as_the_limit() -> None:
         message_of(GateSpec(minimum=0.79998), measured(0.79996))
         == "accuracy 0.79996 misses gate.minimum 0.79998"
     )
-
-
-def test_every_metric_has_a_direction() -> None:
-    assert set(HIGHER_IS_BETTER) == set(get_args(MetricName))
 
 
 def test_the_gate_may_be_changed_until_training_starts_and_asks_for_another_run() -> None:
