@@ -6,7 +6,7 @@ import pytest
 
 from finetune_operator.planning.stages import STAGES
 from finetune_operator.rendering import trainer_config
-from finetune_trainer.contract import HIGHER_IS_BETTER, METRICS, PRIMARY_METRIC, TASKS, Task
+from finetune_trainer.contract import HIGHER_IS_BETTER, METRICS, PRIMARY_METRIC, TASKS, Stage, Task
 from tests.operator import scenes
 
 EVERY = ["accuracy", "macroF1", "microF1", "weightedF1", "mcc"]

@@ -166,7 +166,7 @@ def _with_weights(config: "PretrainedConfig", auto: str) -> "PreTrainedModel":
     """A model of small random weights. Drawing them as each architecture does would take much longer."""
     from transformers.initialization import no_init_weights  # noqa: PLC0415 - private to this function
 
-    with no_init_weights():  # type: ignore[no-untyped-call]
+    with no_init_weights():
         model: Any = getattr(transformers, auto).from_config(copy.deepcopy(config), dtype=torch.float32)
     torch.manual_seed(0)
     with torch.no_grad():
