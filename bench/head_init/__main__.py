@@ -22,13 +22,13 @@ from bench.head_init.datasets import SETS, Rows, drawn
 from bench.machine import this_machine
 from examples.fetch_minilm import cache_folder, fetch
 from finetune_trainer.config import ClassWeights
+from finetune_trainer.models.class_layer import class_layer
 from finetune_trainer.models.load import quiet
 from finetune_trainer.models.logistic_regression import ALONE
 from finetune_trainer.tasks.text_classification.class_weights import class_weights
 from finetune_trainer.tasks.text_classification.classifier import classify, load_classifier
-from finetune_trainer.tasks.text_classification.head_start import last_linear, put, without
+from finetune_trainer.tasks.text_classification.head_start import put, without
 from finetune_trainer.tasks.text_classification.metrics import measure
-from finetune_trainer.tasks.text_classification.model import head
 from finetune_trainer.tasks.text_classification.probe import linear_probe
 
 RESULTS = Path(__file__).parents[1] / "results" / "head_init.json"
@@ -82,7 +82,7 @@ def trained(
     model = load_classifier(base, labels)
     figures: dict[str, Any] = {}
     if start == "LinearProbe":
-        layer = last_linear(model, head(model), len(labels))
+        layer = class_layer(model)
         assert layer  # noqa: S101 - a BERT has one
         with without(model, layer):
             known, held_out, unseen = (outputs(model, part) for part in (ids, validation[0], test[0]))

@@ -54,6 +54,8 @@ def test_the_start_of_the_head_and_the_class_weights_are_told(
     of = sources_of(record_of(["a", "b"]))
     assert "the head started fromrandom weights" in texts(shown(of), "tr")
     assert "weight of a class" not in shown(of)
+    kept = replace(of, record=of.record.model_copy(update={"head_kept": True}))
+    assert "the head started fromthe base model's head" in texts(shown(kept), "tr")
     training = of.config.run.training.model_copy(update={"class_weights": "SquareRoot"})
     run = of.config.run.model_copy(update={"training": training})
     probe = HeadInit(strength=0.1, validation=0.73125, rows=20_000)

@@ -66,7 +66,9 @@ def _head(config: TrainConfig, record: TrainingRecord) -> list[Fact]:
     if record.head_init is None and config.run.task != "TextClassification":
         return []
     start, metric = record.head_init, TITLES[config.run.evaluation.primary_metric]
-    if start is None:
+    if record.head_kept:
+        started = "the base model's head"
+    elif start is None:
         started = "random weights"
     else:
         started = (

@@ -70,7 +70,7 @@ class TrainingRecord(Model):
     rows: dict[Literal["train", "validation", "test"], NonNegativeInt]
     parameters: PositiveInt
     head_init: HeadInit | None = None
-    """None: the head started with random weights, or came with the base model."""
+    """None: the head started with random weights, or with those of the base model (`head_kept`)."""
     trained_parameters: PositiveInt | None = None
     """Those that training changed; None: a release before this one did not tell, and trained all."""
     method: MethodFacts = MethodFacts()

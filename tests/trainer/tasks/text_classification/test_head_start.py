@@ -6,9 +6,10 @@ import pytest
 import torch
 import transformers
 
+from finetune_trainer.models.class_layer import class_layer
 from finetune_trainer.models.logistic_regression import Linear
 from finetune_trainer.tasks.text_classification.classifier import classify
-from finetune_trainer.tasks.text_classification.head_start import last_linear, put, weights_of, without
+from finetune_trainer.tasks.text_classification.head_start import put, weights_of, without
 from finetune_trainer.tasks.text_classification.model import head
 
 SMALL: dict[str, Any] = {
@@ -51,7 +52,7 @@ def inputs() -> dict[str, torch.Tensor]:
 def test_the_classifier_put_into_the_head_gives_its_own_logits(config: Any, expected: str) -> None:
     torch.manual_seed(1)
     model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
-    layer = last_linear(model, head(model), 3)
+    layer = class_layer(model)
     assert layer == expected
     linear = model.get_submodule(layer)
     with torch.no_grad(), without(model, layer):
@@ -69,9 +70,3 @@ def test_the_classifier_put_into_the_head_gives_its_own_logits(config: Any, expe
     kept = weights_of(model, head(model))
     assert f"{layer}.weight" in kept
     assert not any(name.startswith(f"{model.base_model_prefix}.") and "pooler" not in name for name in kept)
-
-
-def test_a_head_without_a_layer_for_the_classes_has_none() -> None:
-    model = transformers.AutoModelForSequenceClassification.from_config(transformers.BertConfig(**SMALL))
-    assert last_linear(model, head(model), 7) is None
-    assert last_linear(model, (), 3) is None

@@ -8,24 +8,6 @@ import torch
 from finetune_trainer.models.logistic_regression import Linear
 
 
-def last_linear(model: torch.nn.Module, head: Sequence[str], classes: int) -> str | None:
-    """Name of the linear layer whose outputs are the logits; None for a head without such a layer.
-
-    Args:
-        model: a classifier of transformers.
-        head: names of the modules of its head.
-        classes: number of classes.
-    """
-    names = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
-        and module.out_features == classes
-        and any(name == own or name.startswith(f"{own}.") for own in head)
-    ]
-    return names[-1] if names else None
-
-
 @contextmanager
 def without(model: torch.nn.Module, layer: str) -> Iterator[None]:
     """The model without its last linear layer: its logits are then the input of this layer for each row.

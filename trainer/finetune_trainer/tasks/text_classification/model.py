@@ -1,6 +1,5 @@
 """Text classification while it is learnt and measured: cross entropy, a linear probe to beat, F1."""
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from finetune_trainer.config import Training
 from finetune_trainer.data.batches import FILLER
 from finetune_trainer.data.shards import Prepared, Split
+from finetune_trainer.models.class_layer import class_layer
 from finetune_trainer.models.collate import IGNORE_INDEX, padded, subset
 from finetune_trainer.models.load import load_saved, on
 from finetune_trainer.models.packing import Packing
@@ -41,8 +41,6 @@ from finetune_trainer.tasks.text_classification.metrics import true_classes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-log = logging.getLogger(__name__)
 
 METRIC_CODE = "2"
 """Raised when the meaning of a metric or of the linear probe changes."""
@@ -174,16 +172,14 @@ def head_start(
 ) -> HeadStart | None:
     """A linear probe of the input of the head's last linear layer, as weights of the head.
 
-    None for `headInit: Random`, and for a head whose logits no linear layer computes.
+    None for `headInit: Random`, and for a base model whose head is kept.
     """
     if training.head_init == "Random":
         return None
     prepared, classes = inputs.prepared, len(inputs.prepared.labels)
-    model = on(device, load(inputs.base, prepared))
-    modules = head(model)
-    layer = starts.last_linear(model, modules, classes)
-    if layer is None:
-        log.info("the head starts at random: no linear layer computes its logits")
+    model: Any = on(device, load(inputs.base, prepared))
+    layer = class_layer(model)
+    if model.head_kept or layer is None:
         return None
     train = subset(prepared.train, probe.probe_rows(true_classes(prepared.train), inputs.seed))
     with starts.without(model, layer):
@@ -193,7 +189,7 @@ def head_start(
             evaluate,
             partial(_part, on_progress, 0.0, 0.9),
         )
-    linear: Any = model.get_submodule(layer)
+    linear = model.get_submodule(layer)
     found = probe.linear_probe(
         (features[0], true_classes(train)),
         (features[1], true_classes(prepared.validation)),
@@ -206,7 +202,7 @@ def head_start(
     )
     starts.put(found.classifier, linear)
     return HeadStart(
-        weights=starts.weights_of(model, modules),
+        weights=starts.weights_of(model, head(model)),
         init=HeadInit(strength=found.strength, validation=found.validation, rows=found.rows),
     )
 
