@@ -21,8 +21,9 @@ from finetune_trainer.config import Training
 from finetune_trainer.contract import Chosen
 from finetune_trainer.data.batches import Layout, steps_per_epoch
 from finetune_trainer.data.shards import Prepared, Split
-from finetune_trainer.models.load import pad_token, quiet
+from finetune_trainer.models.load import quiet
 from finetune_trainer.models.packing import Packing
+from finetune_trainer.models.padding import pad_token
 from finetune_trainer.tasks.registry import model_of
 from finetune_trainer.tasks.text_generation.model import packing_of
 from finetune_trainer.training import loop
@@ -38,7 +39,7 @@ _ZERO_STAGE = 0
 
 
 class Calm:
-    """A pulse that nobody listens to and that is never asked to leave."""
+    """A heartbeat without effect, and without a request to end."""
 
     leave_requested = False
 
@@ -74,9 +75,9 @@ def train(lesson: Lesson, callbacks: list[TrainerCallback]) -> Outcome:
                 Layout.of(chosen),
                 rank=gang.rank,
                 seed=SEED,
-                collate=partial(task.collate, pad_id=pad_token(base), packing=_packing(lesson, model)),
+                collate=partial(task.collate, pad_id=pad_token(base).number, packing=_packing(lesson, model)),
             ),
-            losses=task.losses,
+            losses=task.loss_function(training, Prepared(split, split, split, _labels(split))),
             forward=task.FORWARD,
             clip=own_clip(_ZERO_STAGE, MOST_GRADIENT_NORM),
             heartbeat=Calm(),

@@ -119,6 +119,9 @@ GOOD: list[dict[str, Any]] = [
     {"evaluation.gate": {"minimumImprovement": -0.01}},
     {"task": "TextGeneration"},
     {"task": "TextGeneration", "training.trainOn": "All"},
+    {"task": "TextGeneration", "training": {"headInit": "Auto", "classWeights": "None"}},
+    {"training": {"headInit": "Random", "classWeights": "SquareRoot"}},
+    {"training": {"headInit": "LinearProbe", "classWeights": "Balanced"}},
     {"task": "TextGeneration", "dataset.columns": {"messages": "turns", "prompt": "q", "completion": "a"}},
     {"task": "TextGeneration", "evaluation": {"metrics": ["loss", "tokenAccuracy"]}},
     {"task": "TextGeneration", "evaluation.primaryMetric": "perplexity"},
@@ -386,6 +389,16 @@ BAD: list[tuple[dict[str, Any], str]] = [
         "use gate.minimum for metrics where higher is better",
     ),
     ({"training.trainOn": "All"}, "training.trainOn is for the task TextGeneration"),
+    (
+        {"task": "TextGeneration", "training.headInit": "LinearProbe"},
+        "training.headInit is for the task TextClassification",
+    ),
+    (
+        {"task": "TextGeneration", "training.classWeights": "Balanced"},
+        "training.classWeights is for the task TextClassification",
+    ),
+    ({"training.headInit": "Zero"}, "training.headInit: Unsupported value"),
+    ({"training.classWeights": "Inverse"}, "training.classWeights: Unsupported value"),
     ({"task": "TextGeneration", "training.trainOn": "Prompt"}, "training.trainOn: Unsupported value"),
     ({"evaluation.gate": {"maximum": 0.8}}, "use gate.minimum for metrics where higher is better"),
     ({"evaluation.gate": {"minimumImprovement": 5}}, "gate.minimumImprovement must be at most 1"),
@@ -551,7 +564,7 @@ def test_half_filled_objects_get_the_other_half(kube: Kube) -> None:
 def test_what_only_some_tasks_and_methods_use_shows_only_what_somebody_wrote(kube: Kube) -> None:
     spec = try_out(kube, {})["spec"]
     assert "columns" not in spec["dataset"]
-    assert "trainOn" not in spec["training"]
+    assert not {"trainOn", "headInit", "classWeights"} & spec["training"].keys()
     assert spec["method"] == {"type": "Full"}
     assert spec["output"] == {"uri": "s3://tuned/support/"}
     spec = try_out(kube, {"dataset.columns": {"text": "body"}})["spec"]

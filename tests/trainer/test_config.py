@@ -45,7 +45,7 @@ def changed(path: str, value: object) -> dict[str, Any]:
     return document
 
 
-def test_what_is_written_reads_back(tmp_path: Path) -> None:
+def test_an_encoded_config_is_read_back(tmp_path: Path) -> None:
     config = TrainConfig.read(written(tmp_path, CONFIG))
     assert TrainConfig.read(written(tmp_path, config.model_dump_json(by_alias=True))) == config
     assert config.run.world.size == 1
@@ -70,30 +70,30 @@ def test_what_is_written_reads_back(tmp_path: Path) -> None:
         ("contractVersion", "2.0", "contractVersion"),
     ],
 )
-def test_a_refusal_names_the_field(tmp_path: Path, path: str, value: object, says: str) -> None:
+def test_the_error_names_the_field(tmp_path: Path, path: str, value: object, says: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         TrainConfig.read(written(tmp_path, changed(path, value)))
     assert str(refusal.value).startswith(says)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "null", '"x"'])
-def test_what_is_no_config_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_document_that_is_no_config_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError):
         TrainConfig.read(written(tmp_path, text))
 
 
-def test_a_missing_file_is_refused_with_its_path(tmp_path: Path) -> None:
+def test_the_error_names_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.json"):
         TrainConfig.read(tmp_path / "nowhere.json")
 
 
-def test_a_refusal_does_not_repeat_a_huge_value(tmp_path: Path) -> None:
+def test_the_error_truncates_a_long_value(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refusal:
         TrainConfig.read(written(tmp_path, changed("run.model.uri", "x" * 100_000)))
     assert len(str(refusal.value)) < 400
 
 
-def test_the_digest_is_of_the_meaning_not_of_the_spelling() -> None:
+def test_the_digest_does_not_depend_on_the_form_of_the_json() -> None:
     one = Run.model_validate(RUN)
     other = Run.model_validate_json(json.dumps(dict(reversed(RUN.items())), indent=4))
     assert one.digest() == other.digest()

@@ -94,7 +94,7 @@ def longest_prepare() -> PreparePayload:
         report=LONGEST_URI,
         account=Account(
             read=10**11,
-            left_out={f"ReasonOfTwentyFour{number:06d}": 10**10 for number in range(8)},
+            left_out={f"ReasonOfTwentyFour{number:06d}": 10**10 for number in range(6)},
             repeated=10**10,
             columns=10**6,
             columns_used=10,
@@ -126,7 +126,7 @@ def test_the_longest_message_fits_and_keeps_its_payload(payload: object, letter:
     assert (back.reason, back.step, back.config_digest) == (long.reason, long.step, DIGEST)
 
 
-def test_metrics_beside_the_primary_one_give_way_before_the_place_of_the_result() -> None:
+def test_other_metrics_are_left_out_before_the_result_reference() -> None:
     result = ResultRef(uri=LONGEST_URI, digest=DIGEST)
     checkpoint = CheckpointRef(step=10**9, digest=DIGEST)
     long = message(payload=longest_train(), result=result, checkpoint=checkpoint, message="m" * 1024)
@@ -136,13 +136,13 @@ def test_metrics_beside_the_primary_one_give_way_before_the_place_of_the_result(
     assert set(back.payload.evaluation.baseline.metrics) == {"weightedF1"}
 
 
-def test_numbers_of_an_ordinary_message_keep_every_digit() -> None:
+def test_a_message_within_the_limit_keeps_all_digits() -> None:
     payload = longest_train().model_copy(update={"staging": "s3://b/staging/"})
     back = TerminationMessage.decode(message(payload=payload).encode())
     assert back.payload == payload
 
 
-def test_text_gives_way_before_metrics() -> None:
+def test_texts_are_shortened_before_metrics() -> None:
     long = message(message="m" * 1024, hint="h" * 512, payload=longest_train())
     back = TerminationMessage.decode(long.encode())
     assert isinstance(back.payload, TrainPayload)
@@ -152,7 +152,7 @@ def test_text_gives_way_before_metrics() -> None:
 
 
 @given(some.text(max_size=1024), some.text(max_size=512))
-def test_every_text_survives_the_way(text: str, hint: str) -> None:
+def test_every_text_is_encoded_and_decoded(text: str, hint: str) -> None:
     back = TerminationMessage.decode(message(message=text, hint=hint).encode())
     assert printable(text).startswith(back.message.removesuffix("..."))
     if len(text.encode()) < 500 and len(hint.encode()) < 500 and text.isprintable() and hint.isprintable():
@@ -160,7 +160,7 @@ def test_every_text_survives_the_way(text: str, hint: str) -> None:
 
 
 @given(some.text(max_size=1024))
-def test_no_text_acts_on_a_terminal(text: str) -> None:
+def test_no_text_contains_terminal_controls(text: str) -> None:
     for shown in (TerminationMessage.decode(message(message=text).encode()).message, printable(text)):
         assert not any(map(acts_on_terminals, shown))
 
@@ -174,7 +174,7 @@ def test_no_text_acts_on_a_terminal(text: str) -> None:
         ("\ue000\ud800\U000e0001", r"\ue000\ud800\U000e0001"),
     ],
 )
-def test_characters_that_terminals_act_on_become_escapes(text: str, shown: str) -> None:
+def test_terminal_controls_become_escapes(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
@@ -198,7 +198,7 @@ def test_line_ends_can_be_kept() -> None:
         (b'\xff{"contractVersion": "1.0"}', "not JSON"),
     ],
 )
-def test_what_cannot_be_read_is_named(data: bytes, says: str) -> None:
+def test_the_error_names_the_defect_of_a_message(data: bytes, says: str) -> None:
     with pytest.raises(ContractError, match=says):
         TerminationMessage.decode(data)
 
@@ -218,29 +218,29 @@ def test_what_cannot_be_read_is_named(data: bytes, says: str) -> None:
         {"result": {"uri": "u" * 1025, "digest": DIGEST}},
     ],
 )
-def test_a_tenants_message_out_of_bounds_is_refused(change: dict[str, object]) -> None:
+def test_a_message_with_a_field_out_of_bounds_is_refused(change: dict[str, object]) -> None:
     document = {**json.loads(message().encode()), **change}
     with pytest.raises(ContractError):
         TerminationMessage.decode(json.dumps(document))
 
 
-def test_every_class_has_an_exit_code_and_back() -> None:
+def test_every_failure_class_has_one_exit_code() -> None:
     assert [ExitCode.of(failure).failure for failure in FailureClass] == list(FailureClass)
     assert sorted(ExitCode) == [0, *range(2, 11)]
 
 
-def test_minor_versions_understand_each_other() -> None:
+def test_versions_with_the_same_major_number_are_compatible() -> None:
     assert speaks("1.7")
     assert not speaks("10.0")
     assert speaks(CONTRACT_VERSION)
 
 
-def test_progress_refuses_what_is_not_finite() -> None:
+def test_progress_refuses_values_that_are_not_finite() -> None:
     with pytest.raises(ValidationError):
         Progress(stage=Stage.TRAIN, attempt=1, loss=float("nan"))
 
 
-def test_a_rank_file_reads_back() -> None:
+def test_an_encoded_rank_file_is_read_back() -> None:
     file = RankFile(pid=7, heartbeat=1.5, quiet_seconds=60, ended=2.5, failure=FailureClass.HANG, reason="X")
     assert RankFile.model_validate_json(file.model_dump_json(by_alias=True)) == file
     assert json.loads(file.model_dump_json(by_alias=True))["class"] == "Hang"

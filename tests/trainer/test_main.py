@@ -1,4 +1,4 @@
-"""The entry of the trainer image, before its supervisor takes over."""
+"""Tests of the entry point of the trainer image before the supervisor starts."""
 
 import signal
 import subprocess
@@ -11,7 +11,7 @@ from tests.firstprocess import exit_code_when_told_to_leave
 HELD = Path(__file__).parent / "programs" / "held_start.py"
 
 
-def test_a_pod_told_to_leave_while_python_starts_leaves_at_once_as_preempted(tmp_path: Path) -> None:
+def test_sigterm_during_the_imports_exits_at_once_with_code_preempted(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, HELD, "--root", tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
@@ -24,6 +24,6 @@ def test_a_pod_told_to_leave_while_python_starts_leaves_at_once_as_preempted(tmp
             process.kill()
 
 
-def test_so_does_the_first_process_of_a_container_while_the_interpreter_starts(tmp_path: Path) -> None:
+def test_sigterm_to_pid_1_during_the_start_of_python_exits_with_code_preempted(tmp_path: Path) -> None:
     code = exit_code_when_told_to_leave("finetune_trainer", tmp_path, "--root", str(tmp_path))
     assert code == ExitCode.PREEMPTED

@@ -1,4 +1,7 @@
-"""TrainConfig: the trainer's input language, one JSON file. No torch here: the operator renders it."""
+"""TrainConfig: the configuration of the trainer, one JSON file.
+
+The operator imports this module, so this module imports no torch.
+"""
 
 import hashlib
 import json
@@ -23,19 +26,21 @@ from finetune_trainer.contract import (
 Auto = Literal["Auto"]
 Offload = Literal["None", "Optimizer", "OptimizerAndParameters"]
 TrainOn = Literal["Completion", "All"]
+HeadInit = Literal["Auto", "Random", "LinearProbe"]
+ClassWeights = Literal["None", "Balanced", "SquareRoot"]
 Schedule = Literal["Linear", "Cosine", "Constant"]
 Precision = Literal["Auto", "Float32", "BFloat16"]
 StoreRole = Literal["data", "model", "output"]
 ALL_LINEAR = "AllLinear"
-"""Stands for every linear layer where names of layers are asked for."""
+"""Selects every linear layer in a field that takes names of layers."""
 
 
 class ConfigError(ValueError):
-    """The config file cannot be used; the text names field, value and way out."""
+    """The config file cannot be used; the text names the field, its value and the error."""
 
 
 class JobRef(Model):
-    """Whose run this is."""
+    """The FineTuneJob of the run."""
 
     namespace: str
     name: str
@@ -44,22 +49,22 @@ class JobRef(Model):
 
 
 class StoreAccess(Model):
-    """How to reach one S3 store. Credentials are files beside it, never in here."""
+    """The address of one S3 store. The credentials are separate files and never part of the config."""
 
     endpoint: str
-    """With scheme, for example https://minio.storage.svc:9000."""
+    """URL with scheme, host and port, for example https://minio.storage.svc:9000."""
     region: str = "us-east-1"
     ca_bundle: bool = False
-    """Whether this store's own CA is mounted; it is added to the system's."""
+    """Whether a CA bundle for this store is mounted; its certificates are added to those of the system."""
 
 
 class Stores(Model):
-    """One store for each role; often the same three times."""
+    """The store of each role; several roles may use the same store."""
 
     data: StoreAccess
     model: StoreAccess
     output: StoreAccess
-    """Also holds everything of the run."""
+    """The store of the published model and of all other files of the run."""
 
 
 class ParentJob(Model):
@@ -69,7 +74,7 @@ class ParentJob(Model):
     name: str
     uid: str
     manifest: Digest
-    """SHA-256 of manifest.json in the model's folder."""
+    """SHA-256 of manifest.json in the folder of the model."""
 
 
 class ModelSource(Model):
@@ -77,27 +82,27 @@ class ModelSource(Model):
 
     uri: Uri
     parent: ParentJob | None = None
-    """Who published it, where that was a FineTuneJob; Prepare refuses another model at that place."""
+    """The FineTuneJob that published the model, or None. Prepare fails if the folder has another manifest."""
 
 
 class TrainSplit(Model):
-    """The training rows. Exactly one is set."""
+    """The files of the training rows. Exactly one field is set."""
 
     uri: Uri | None = None
-    """A file, or a folder, which ends in a slash: every data file below it."""
+    """A data file, or a folder (with a slash at the end): all data files below the folder."""
     uris: tuple[Uri, ...] = ()
-    """Several of either, in the order in which they are read."""
+    """Several files or folders, in the order of reading."""
 
 
 class HeldOut(TrainSplit):
-    """Held-out rows: files of their own, or a share of the training rows. Exactly one is set."""
+    """Held-out rows: separate files, or a fraction of the training rows. Exactly one field is set."""
 
     split: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Share of the training rows, drawn by class with the run's seed."""
+    """Fraction of the training rows, drawn for each class with the seed of the run."""
 
 
 class Columns(Model):
-    """Which columns (keys of a JSON row) to read."""
+    """The names of the columns (keys of a JSON row) to read."""
 
     text: str = "text"
     label: str = "label"
@@ -114,36 +119,36 @@ class Dataset(Model):
     test: HeldOut
     columns: Columns = Columns()
     max_bad_row_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """More unreadable rows than this fail Prepare; up to it they are left out and listed."""
+    """Prepare fails if a larger fraction of the rows cannot be read; else Prepare leaves these rows out."""
 
 
 class Lora(Model):
-    """LoRA (arXiv 2106.09685): the weights stay, small matrices beside them are trained."""
+    """LoRA (arXiv 2106.09685): trains low-rank matrices beside the weights, which stay unchanged."""
 
     kind: Literal["LoRA"] = "LoRA"
     rank: Annotated[int, Field(ge=1, le=1024)] = 16
     alpha: Annotated[int, Field(ge=1, le=4096)] = 32
-    """What the small matrices add is scaled by alpha / rank."""
+    """The output of the low-rank matrices is scaled by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.0
     target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = (ALL_LINEAR,)
-    """Ends of the names of the linear layers that are adapted, or ALL_LINEAR: every one below the head."""
+    """Suffixes of the names of the linear layers to adapt, or ALL_LINEAR: all of them except the head."""
     merge: bool = False
-    """Whether the whole model is published, or the small matrices alone."""
+    """True: publish the base model with the adapter merged. False: publish the adapter alone."""
 
 
 class FreezeLayers(Model):
-    """The last layers and what comes after them are trained; all before them stays as it is."""
+    """Trains the last layers and all modules after them; all modules before keep their weights."""
 
     kind: Literal["FreezeLayers"] = "FreezeLayers"
     train_last: PositiveInt
-    """How many layers are trained."""
+    """Number of layers to train, counted from the last layer."""
 
 
 Method = Literal["Full"] | Lora | FreezeLayers
 
 
 class Training(Model):
-    """Hyper-parameters; `Auto` (and a learning rate of None) is decided by Prepare."""
+    """Hyperparameters; Prepare selects a value for `Auto`, and for a learning rate of None."""
 
     epochs: PositiveInt | Auto = "Auto"
     batch_size: PositiveInt | Auto = "Auto"
@@ -155,34 +160,38 @@ class Training(Model):
     max_gradient_norm: Annotated[FiniteFloat, Field(gt=0)] = 1.0
     max_length: PositiveInt | Auto = "Auto"
     train_on: TrainOn = "Completion"
-    """Which tokens of a row a generator learns."""
+    """The tokens of a row that TextGeneration learns: the answers, or all tokens."""
+    head_init: HeadInit = "Auto"
+    """Start of a new classification head; `Auto` is `LinearProbe`."""
+    class_weights: ClassWeights = "None"
+    """Weight of each class in the loss of a classifier."""
     precision: Precision = "Auto"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
 
 
 class World(Model):
-    """The gang: one pod a node, so many processes in each."""
+    """The size of the gang: pods (one for each node) and processes."""
 
     nodes: PositiveInt = 1
     processes_per_node: PositiveInt = 1
     gpus_per_node: Annotated[int, Field(ge=0)] = 0
-    """0: CPU and gloo; else one process a GPU and NCCL."""
+    """0: training on CPUs with gloo; else on GPUs with NCCL, one process for each GPU."""
 
     @property
     def size(self) -> int:
-        """Number of processes (ranks)."""
+        """World size: the number of processes (ranks) of the gang."""
         return self.nodes * self.processes_per_node
 
 
 class EvaluationSpec(Model):
-    """What is measured on the test rows."""
+    """The metrics that are measured on the test rows."""
 
     metrics: Annotated[tuple[MetricName, ...], Field(min_length=1)]
     primary_metric: MetricName = "macroF1"
 
 
 class Run(Model):
-    """What is asked for: the same for every stage and attempt. Its digest is the config digest."""
+    """The part of the config that is equal for all stages and attempts. Its digest is the config digest."""
 
     task: Task
     model: ModelSource
@@ -191,32 +200,32 @@ class Run(Model):
     training: Training = Training()
     zero_stage: Annotated[int, Field(ge=0, le=3)] | Auto = "Auto"
     offload: Offload = "None"
-    """What is kept in the memory of the host instead of the GPU's."""
+    """The state that DeepSpeed keeps in the memory of the host instead of the memory of the GPU."""
     world: World = World()
     evaluation: EvaluationSpec
     output: Uri
-    """Folder of the published model, ends in a slash."""
+    """Folder of the published model, with a slash at the end."""
     runs: Uri
-    """Folder of everything else of this run, ends in a slash; deleted by the cleanup."""
+    """Folder of all other files of this run, with a slash at the end; Cleanup deletes this folder."""
     stores: Stores
 
     def digest(self) -> Digest:
-        """SHA-256 of the canonical JSON of this run."""
+        """The config digest: SHA-256 of the canonical JSON of this document, see `digest_of`."""
         return digest_of(self)
 
 
 class Rendezvous(Model):
-    """Where the processes of a gang meet."""
+    """The rendezvous of the processes of a gang."""
 
     master_address: str = "127.0.0.1"
-    """DNS name of index 0; fully qualified with a trailing dot in a cluster."""
+    """DNS name of the pod with index 0; in a cluster fully qualified, with a dot at the end."""
     master_port: Annotated[int, Field(ge=1, le=65535)] = RENDEZVOUS_PORT
     startup_deadline_seconds: PositiveInt = 300
-    """Until the master answers and all ranks have joined."""
+    """Time limit until all ranks have joined."""
 
 
 class TrainConfig(Model):
-    """The whole input of a trainer pod."""
+    """The complete configuration of a trainer pod."""
 
     contract_version: str = CONTRACT_VERSION
     stage: Stage
@@ -224,23 +233,27 @@ class TrainConfig(Model):
     job: JobRef
     run: Run
     chosen: Chosen | None = None
-    """Prepare's decisions; set for Train and Publish."""
+    """The hyperparameters that Prepare selected; set for Train and Publish."""
     prepared: Digest | None = None
-    """Data digest of Prepare's shards; set for Train and Publish."""
+    """Data digest of the tokenised shards; set for Train and Publish."""
     readback_stage: Literal["Prepare", "Train", "Publish"] | None = None
-    """Stage Readback only: whose result to read back."""
+    """Readback only: the stage whose result is read."""
     rendezvous: Rendezvous = Rendezvous()
     hang_timeout_seconds: PositiveInt = 600
-    """How long a rank may show no sign of life."""
+    """Time without a heartbeat after which a rank hangs; an activity may set a longer time."""
     preemption_grace_seconds: PositiveInt = 120
-    """What the pod gets between SIGTERM and SIGKILL."""
+    """Grace period of the pod between SIGTERM and SIGKILL."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Reads and checks the config file.
+        """Reads and validates the config file.
+
+        Args:
+            path: path of the JSON file.
 
         Raises:
-            ConfigError: missing, not JSON, another major contract version, or a field out of bounds.
+            ConfigError: the file cannot be read, is no JSON, has another major contract version, or has a
+                field out of bounds.
         """
         try:
             document = json.loads(path.read_bytes())
@@ -248,7 +261,7 @@ class TrainConfig(Model):
             raise ConfigError(f"cannot read the config file {path}: {error}") from None
         version = document.get("contractVersion") if isinstance(document, dict) else None
         if not isinstance(version, str) or not speaks(version):
-            raise ConfigError(f"contractVersion: {version!r}; this trainer speaks {CONTRACT_VERSION}")
+            raise ConfigError(f"contractVersion: {version!r}; this trainer reads version {CONTRACT_VERSION}")
         try:
             return cls.model_validate(document)
         except ValidationError as error:
@@ -258,9 +271,10 @@ class TrainConfig(Model):
 
 
 def digest_of(document: Model) -> Digest:
-    """SHA-256 of a document's canonical JSON (sorted keys, no spaces), defaults left out.
+    """SHA-256 of the canonical JSON of a document: sorted keys, no spaces, no fields with default values.
 
-    A release that adds a field whose default is the old behaviour finds the results of the one before.
+    Because defaults are left out, a new field whose default is the old behaviour does not change the digest
+    of existing runs, and a new release finds the stored results of the previous release.
     """
     plain = document.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""The sign of life of a rank, as the stages see it."""
+"""The heartbeat of a rank, as the stages see it."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -7,32 +7,36 @@ from finetune_trainer.contract import Activity
 
 
 class Heartbeat(Protocol):
-    """A rank's sign of life. Cheap: call it at every step."""
+    """The heartbeat of a rank. Most calls take microseconds, so that every training step can call `beat`."""
 
     def beat(self, activity: Activity, *, quiet_seconds: float | None = None, **progress: object) -> None:
-        """Says what is being done now and how far it is.
+        """Records a heartbeat, the current activity and the progress.
 
         Args:
-            activity: what is being done.
-            quiet_seconds: how long the rank may be silent from here; the config's hang time-out if None.
-            progress: fields of contract.Progress by their Python names; others keep their value.
+            activity: the current activity.
+            quiet_seconds: time in seconds until the next heartbeat, after which the rank hangs; None for the
+                hang time-out of the config.
+            progress: fields of contract.Progress by their Python names; other fields keep their values.
         """
 
     @property
     def leave_requested(self) -> bool:
-        """Whether this rank was asked (SIGUSR1) to save and leave at the next step edge."""
+        """Whether this rank has received SIGUSR1, the request to end after the current step."""
 
 
 def beat_on_bytes(
     heartbeat: Heartbeat, activity: Activity, quiet_seconds: float | None = None
 ) -> Callable[[int], None]:
-    """A callback for transfers: bytes that move are a sign of life.
+    """Returns a callback that records a heartbeat whenever a transfer reports bytes.
 
     Args:
-        heartbeat: of this rank.
-        activity: what is being done during the transfer.
-        quiet_seconds: how long the rank may be silent between two reports; None: the hang time-out of the
-            config.
+        heartbeat: the heartbeat of this rank.
+        activity: the activity during the transfer.
+        quiet_seconds: time in seconds until the next report, after which the rank hangs; None for the hang
+            time-out of the config.
+
+    Returns:
+        A function of the number of transferred bytes.
     """
 
     def on_bytes(_count: int) -> None:

@@ -1,4 +1,4 @@
-"""Where a trainer pod finds and leaves its files."""
+"""The paths of the files of a trainer pod."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,64 +7,72 @@ from finetune_trainer.config import StoreRole
 
 MODEL_FOLDER, RECORD, VERIFICATION = "model", "record.json", "verification.safetensors"
 PREDICTIONS = "predictions.jsonl"
-"""Names in a staging folder."""
+"""Names of the folder of the model and of the files in a staging folder."""
 
 
 @dataclass(frozen=True)
 class Paths:
-    """All paths of a trainer, below one root: `/` in a pod, any folder in a test."""
+    """The paths of a trainer pod, below a root folder: `/` in a pod, another folder in a test."""
 
     root: Path = Path("/")
 
     @property
     def config(self) -> Path:
-        """The trainer's whole input, mounted read-only."""
+        """The config file (config.TrainConfig), mounted read-only."""
         return self.root / "etc/finetune/config.json"
 
     def credentials(self, role: StoreRole) -> Path:
-        """Folder with the files accessKey, secretKey and, where there is one, sessionToken."""
+        """Folder with the files accessKey, secretKey and optionally sessionToken.
+
+        Args:
+            role: role of the store.
+        """
         return self.root / "var/run/finetune/storage" / role
 
     def ca_bundle(self, role: StoreRole) -> Path:
-        """The store's own certificate authority (PEM)."""
+        """File with the CA bundle (PEM) of a store.
+
+        Args:
+            role: role of the store.
+        """
         return self.root / "etc/finetune/ca" / role / "ca.crt"
 
     @property
     def scratch(self) -> Path:
-        """Writable, gone with the pod."""
+        """Writable folder for temporary files; deleted with the pod."""
         return self.root / "tmp/finetune"
 
     @property
     def ranks(self) -> Path:
-        """One `<rank>.json` (contract.RankFile) for each local rank."""
+        """Folder of the rank files: `<global rank>.json` (contract.RankFile) for each rank of the pod."""
         return self.scratch / "ranks"
 
     @property
     def stacks(self) -> Path:
-        """Where each rank leaves its stack, as `<rank>.txt`, when it is asked by SIGUSR2."""
+        """Folder of the stacks: each rank writes `<global rank>.txt` after SIGUSR2."""
         return self.scratch / "stacks"
 
     @property
     def errors(self) -> Path:
-        """Where each rank leaves the whole text of the error that it ended with, as `<rank>.txt`."""
+        """Folder of the errors: a failed rank writes the full text of its error to `<global rank>.txt`."""
         return self.scratch / "errors"
 
     @property
     def agent(self) -> Path:
-        """What torchrun says about ranks that died (JSON)."""
+        """The report of torchrun on failed ranks (JSON, written by pod/agent.py)."""
         return self.scratch / "agent.json"
 
     @property
     def progress(self) -> Path:
-        """What /progress serves (contract.Progress); written by global rank 0 only."""
+        """The progress document (contract.Progress), which rank 0 writes and /progress serves."""
         return self.scratch / "progress.json"
 
     @property
     def cache(self) -> Path:
-        """Model and data files, verified by digest before use."""
+        """Cache of model and data files; the trainer verifies the digest of a file before use."""
         return self.root / "var/cache/finetune"
 
     @property
     def termination_log(self) -> Path:
-        """Where the kubelet reads the termination message."""
+        """The file from which the kubelet reads the termination message."""
         return self.root / "dev/termination-log"

@@ -266,6 +266,14 @@ class TrainingSpec(Model):
     train_on: Annotated[Literal["Completion", "All"] | None, Covered.BY_THE_RUN] = None
     """Tokens that TextGeneration learns. Completion: the tokens of the completion, or of the messages with
     the role assistant. All: the tokens of the prompt too. Used by TextGeneration. Default: Completion."""
+    head_init: Annotated[Literal["Auto", "Random", "LinearProbe"] | None, Covered.BY_THE_RUN] = None
+    """Start of a new classification head. Random: random weights. LinearProbe: a logistic regression on the
+    outputs of the frozen base model for at most 20,000 training rows; the validation rows choose the penalty.
+    Auto is LinearProbe. Used by TextClassification. Default: Auto."""
+    class_weights: Annotated[Literal["None", "Balanced", "SquareRoot"] | None, Covered.BY_THE_RUN] = None
+    """Weight of each class in the loss. None: 1. Balanced: n / (k x n_c) for n training rows, k classes and
+    n_c rows of the class, so that all classes have the same share in the loss. SquareRoot: the square root
+    of Balanced, scaled to a mean of 1 over the training rows. Used by TextClassification. Default: None."""
     precision: Literal["Auto", "Float32", "BFloat16"] = "Auto"
     """Arithmetic of the forward and the backward pass. The weights stay in float32. Auto is BFloat16 on GPUs
     that support BFloat16, else Float32. Default: Auto."""
@@ -402,6 +410,18 @@ class FineTuneJobSpec(Model):
             " || self.training.trainOn == 'Completion'",
             "training.trainOn is for the task TextGeneration: leave it out",
             ".training.trainOn",
+        ),
+        rule(
+            "self.task == 'TextClassification' || !has(self.training.headInit)"
+            " || self.training.headInit == 'Auto'",
+            "training.headInit is for the task TextClassification: leave it out",
+            ".training.headInit",
+        ),
+        rule(
+            "self.task == 'TextClassification' || !has(self.training.classWeights)"
+            " || self.training.classWeights == 'None'",
+            "training.classWeights is for the task TextClassification: leave it out",
+            ".training.classWeights",
         ),
         *EVALUATION_RULES,
     )

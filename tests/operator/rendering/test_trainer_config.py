@@ -1,12 +1,12 @@
 """The run and the config of a FineTuneJob."""
 
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from finetune_operator.planning.stages import STAGES
 from finetune_operator.rendering import trainer_config
-from finetune_trainer.contract import METRICS, PRIMARY_METRIC, MetricName, Stage, Task
+from finetune_trainer.contract import HIGHER_IS_BETTER, METRICS, PRIMARY_METRIC, TASKS, Stage, Task
 from tests.operator import scenes
 
 EVERY = ["accuracy", "macroF1", "microF1", "weightedF1", "mcc"]
@@ -16,7 +16,7 @@ def run(spec: dict[str, Any]) -> Any:
     return scenes.asked_of(scenes.job_of({"spec": spec}), scenes.settings()).run
 
 
-@pytest.mark.parametrize("task", get_args(Task))
+@pytest.mark.parametrize("task", TASKS)
 def test_metrics_default_to_the_metrics_of_the_task(task: Task) -> None:
     measured = run({"task": task}).evaluation
     assert measured.metrics == METRICS[task]
@@ -25,7 +25,7 @@ def test_metrics_default_to_the_metrics_of_the_task(task: Task) -> None:
 
 def test_every_metric_belongs_to_one_task_and_the_primary_metric_is_among_them() -> None:
     named = [metric for metrics in METRICS.values() for metric in metrics]
-    assert sorted(named) == sorted(get_args(MetricName))
+    assert sorted(named) == sorted(HIGHER_IS_BETTER)
     assert all(PRIMARY_METRIC[task] in METRICS[task] for task in METRICS)
 
 
@@ -40,6 +40,7 @@ DEFAULTS: list[dict[str, Any]] = [
     {"dataset": {"columns": {"text": "text", "label": "label", "messages": "messages"}}},
     {"dataset": {"columns": {}}},
     {"training": {"trainOn": "Completion"}},
+    {"training": {"headInit": "Auto", "classWeights": "None"}},
     {"output": {"mergeAdapter": False}},
     {"output": {"mergeAdapter": False}, "method": {"type": "LoRA", "lora": {"rank": 16}}},
 ]
@@ -48,6 +49,8 @@ OTHERS: list[dict[str, Any]] = [
     {"evaluation": {"gate": {"minimum": 0.5}}},
     {"dataset": {"columns": {"text": "body"}}},
     {"training": {"trainOn": "All"}},
+    {"training": {"headInit": "Random"}},
+    {"training": {"classWeights": "Balanced"}},
     {"method": {"type": "LoRA"}, "output": {"mergeAdapter": True}},
     {"resources": {"memory": "8Gi"}},
     {"storage": {"secretRef": {"name": "other"}}},

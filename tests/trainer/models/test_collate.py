@@ -15,7 +15,7 @@ def rows_of(split: Split) -> list[list[int]]:
     return [split.row(number).tolist() for number in range(len(split))]
 
 
-def test_rows_are_padded_to_the_longest_of_them_and_only_padding_is_masked(learnable: Prepared) -> None:
+def test_rows_are_padded_to_the_longest_row_and_the_mask_excludes_padding(learnable: Prepared) -> None:
     split = learnable.test
     by_length = np.argsort(lengths(split), kind="stable")
     for numbers in ([by_length[-1], 7, by_length[0], 7], [by_length[0]], range(len(split))):
@@ -30,14 +30,14 @@ def test_rows_are_padded_to_the_longest_of_them_and_only_padding_is_masked(learn
             assert mask[place].tolist() == [1] * len(row) + [0] * (longest - len(row))
 
 
-def test_a_token_that_is_also_the_padding_is_no_padding(learnable: Prepared) -> None:
+def test_a_padding_token_inside_a_row_is_not_masked(learnable: Prepared) -> None:
     split = subset(learnable.test, np.array([0, 1]))
     split.tokens[:] = PAD
     made = padded(split, [0, 1], PAD)
     assert made["attention_mask"].sum(1).tolist() == lengths(split).tolist()
 
 
-def test_a_filler_is_one_token_and_never_the_longest(learnable: Prepared) -> None:
+def test_a_filler_is_a_row_of_one_token(learnable: Prepared) -> None:
     split = learnable.train
     made = padded(split, [FILLER, 5, FILLER], PAD)
     assert made["attention_mask"].sum(1).tolist() == [1, lengths(split)[5], 1]
@@ -45,7 +45,7 @@ def test_a_filler_is_one_token_and_never_the_longest(learnable: Prepared) -> Non
 
 
 @pytest.mark.parametrize("numbers", [[3, 1, 1, 40], [40], list(range(41))[::-1]])
-def test_a_subset_holds_just_those_rows_in_that_order(learnable: Prepared, numbers: list[int]) -> None:
+def test_a_subset_has_the_selected_rows_in_order(learnable: Prepared, numbers: list[int]) -> None:
     whole = learnable.test
     whole.loss_mask[::3] = True
     part = subset(whole, np.array(numbers))
@@ -61,7 +61,7 @@ def test_a_subset_holds_just_those_rows_in_that_order(learnable: Prepared, numbe
         assert getattr(after, "dtype", None) == getattr(before, "dtype", None), kept.name
 
 
-def test_all_rows_are_a_subset_that_is_the_same(learnable: Prepared) -> None:
+def test_a_subset_of_all_rows_is_equal_to_the_split(learnable: Prepared) -> None:
     part = subset(learnable.train, np.arange(len(learnable.train)))
     for kept in ("tokens", "offsets", "labels", "rows", "loss_mask"):
         assert np.array_equal(getattr(part, kept), getattr(learnable.train, kept))

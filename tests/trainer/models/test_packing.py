@@ -13,7 +13,7 @@ SEVEN_BILLION = Packing.of(hidden=4096, layers=32, vocabulary=32000)
 Lengths = st.lists(st.integers(1, 4000), min_size=1, max_size=32).map(np.array)
 
 
-def test_the_costs_of_llama_7b_are_those_of_its_sizes() -> None:
+def test_the_costs_of_llama_7b_follow_from_its_sizes() -> None:
     assert pytest.approx(1 / 24576) == SEVEN_BILLION.pair
     assert pytest.approx(32000 / (12 * 32 * 4096)) == SEVEN_BILLION.head
 
@@ -34,24 +34,24 @@ def work(lengths: list[int], loss_mask: int, first: int = 0) -> Work:
     ],
     ids=["uneven", "even", "few logits", "few logits at the end", "pairs are the work", "narrow and uneven"],
 )
-def test_it_pays_where_padding_and_logits_are_more_work_than_the_pairs(
+def test_packing_pays_if_padding_and_logits_cost_more_than_pairs(
     packing: Packing, work: Work, *, pays: bool
 ) -> None:
     assert packing.pays(work) is pays
 
 
 @given(Lengths)
-def test_without_a_cost_of_pairs_it_always_pays(lengths: np.ndarray) -> None:
+def test_packing_always_pays_without_a_cost_of_pairs(lengths: np.ndarray) -> None:
     assert Packing(pair=0, head=0.5).pays(Work(lengths, int(lengths.sum()), 0))
 
 
 @given(Lengths, st.integers(64, 8192))
-def test_where_it_pays_it_pays_for_a_wider_model_too(lengths: np.ndarray, hidden: int) -> None:
+def test_packing_that_pays_for_a_model_pays_for_a_wider_model(lengths: np.ndarray, hidden: int) -> None:
     some, wider = (Packing.of(hidden=size, layers=8, vocabulary=0) for size in (hidden, 2 * hidden))
     assert wider.pays(Work(lengths, 0, 0)) or not some.pays(Work(lengths, 0, 0))
 
 
-def test_of_some_rows_the_tokens_and_those_that_are_learnt() -> None:
+def test_work_counts_the_tokens_and_the_learnt_tokens_of_rows() -> None:
     rows = trained_rows()
     found = work_of(rows, [3, FILLER, 5])
     spans = [slice(rows.offsets[n], rows.offsets[n + 1]) for n in (3, 5)]
@@ -60,6 +60,6 @@ def test_of_some_rows_the_tokens_and_those_that_are_learnt() -> None:
     assert found.first == min(int(rows.loss_mask[span].argmax()) for span in spans) - 1
 
 
-def test_of_a_filler_nothing_is_learnt_and_one_position_is_left() -> None:
+def test_a_filler_has_one_position_and_no_learnt_token() -> None:
     found = work_of(trained_rows(), [FILLER, FILLER])
     assert (found.lengths.tolist(), found.loss_mask, found.first) == ([1, 1], 0, 0)

@@ -26,7 +26,7 @@ def run(nodes: int = 1, **training: object) -> Run:
 
 
 @pytest.mark.parametrize(("rows", "epochs"), [(10, 10), (1200, 10), (3200, 4), (6000, 2), (10**6, 2)])
-def test_12000_rows_are_seen_in_2_to_10_epochs(rows: int, epochs: int) -> None:
+def test_epochs_cover_12000_rows_within_2_to_10(rows: int, epochs: int) -> None:
     assert plan.epochs_for(rows) == epochs
 
 
@@ -44,7 +44,9 @@ def test_12000_rows_are_seen_in_2_to_10_epochs(rows: int, epochs: int) -> None:
         (1000, 1, 64, 64),
     ],
 )
-def test_the_batch_is_near_32_and_divisible(rows: int, world: int, micro: int | None, batch: int) -> None:
+def test_the_batch_size_is_near_32_and_divisible(
+    rows: int, world: int, micro: int | None, batch: int
+) -> None:
     assert plan.batch_size(rows, world, micro) == batch
 
 
@@ -59,11 +61,11 @@ def test_the_micro_batch_is_the_largest_divisor_up_to_16(share: int, micro: int)
     ("share", "longest", "micro"),
     [(32, 2048, 2), (32, 64, 32), (64, 64, 64), (128, 64, 64), (16, 4096, 1), (16, 5000, 1), (21, 512, 7)],
 )
-def test_rows_laid_end_to_end_share_4096_tokens(share: int, longest: int, micro: int) -> None:
+def test_a_micro_batch_of_packed_rows_has_at_most_4096_tokens(share: int, longest: int, micro: int) -> None:
     assert plan.micro_batch_size(share, longest, TOKENS.tokens_at_once) == micro
 
 
-def test_a_generator_keeps_the_longest_row_whole_up_to_2048_tokens() -> None:
+def test_max_length_of_text_generation_is_the_longest_row_up_to_2048_tokens() -> None:
     lengths = np.array([20] * 99 + [500], dtype=np.int64)
     assert plan.typical_length(lengths, TOKENS.percentile) == 500
     assert plan.choose(run(), 3200, 500, 1, None, TOKENS).max_length == 504
@@ -71,7 +73,7 @@ def test_a_generator_keeps_the_longest_row_whole_up_to_2048_tokens() -> None:
     assert plan.choose(run(), 3200, 9000, 1, 1024, TOKENS).max_length == 1024
 
 
-def test_the_length_holds_99_of_100_rows() -> None:
+def test_max_length_of_text_classification_covers_99_percent_of_the_rows() -> None:
     lengths = np.array([20] * 99 + [500], dtype=np.int64)
     typical = plan.typical_length(lengths, 99)
     assert plan.max_length(typical, 512, 512) % 8 == 0
@@ -81,7 +83,7 @@ def test_the_length_holds_99_of_100_rows() -> None:
     assert plan.max_length(4000, None, 512) == 512
 
 
-def test_auto_everywhere_fits_together() -> None:
+def test_all_auto_values_are_consistent() -> None:
     chosen = plan.choose(run(nodes=2), 3200, 100, 22_000_000, 512, CLASSES)
     assert (chosen.epochs, chosen.batch_size, chosen.micro_batch_size, chosen.accumulation_steps) == (
         4,
@@ -99,7 +101,7 @@ def test_auto_everywhere_fits_together() -> None:
     assert plan.choose(run(), 3200, 100, 1, 512, CLASSES).zero_stage == 0
 
 
-def test_lora_learns_faster() -> None:
+def test_lora_has_a_higher_learning_rate() -> None:
     asked = run().model_copy(update={"method": Lora()})
     assert plan.choose(asked, 3200, 100, 7_000_000_000, 512, CLASSES).learning_rate == 2e-4
     assert plan.learning_rate(FreezeLayers(train_last=2), 7_000_000_000) == 2e-5
@@ -109,7 +111,7 @@ def test_lora_learns_faster() -> None:
     ("world", "offload", "stage"),
     [(1, "None", 0), (2, "None", 2), (1, "Optimizer", 2), (1, "OptimizerAndParameters", 3)],
 )
-def test_what_is_offloaded_decides_the_zero_stage(world: int, offload: Offload, stage: int) -> None:
+def test_the_offloaded_state_decides_the_zero_stage(world: int, offload: Offload, stage: int) -> None:
     assert plan.zero_stage(world, offload) == stage
 
 
@@ -125,7 +127,7 @@ def test_what_is_offloaded_decides_the_zero_stage(world: int, offload: Offload, 
         (1, {"maxLength": 513}, 1000, "MaxLengthTooLong", "512"),
     ],
 )
-def test_what_cannot_be_is_refused_with_what_could(
+def test_an_invalid_value_is_refused_with_valid_values_in_the_hint(
     nodes: int, training: dict[str, object], rows: int, reason: str, says: str
 ) -> None:
     with pytest.raises(StageFailure) as failure:

@@ -15,18 +15,18 @@ def put(file: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("inside", ["", "kubepods/pod1/c1"])
-def test_version_1_counts_kills_seen_from_inside_and_from_outside(tmp_path: Path, inside: str) -> None:
+def test_version_1_counts_oom_kills_with_the_group_at_the_root_and_below(tmp_path: Path, inside: str) -> None:
     put(tmp_path / "memory" / inside / "memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
     assert oom_kills(V1, tmp_path) == 3
 
 
 @pytest.mark.parametrize("inside", ["", "kubepods/pod1/c1"])
-def test_version_2_counts_kills_seen_from_inside_and_from_outside(tmp_path: Path, inside: str) -> None:
+def test_version_2_counts_oom_kills_with_the_group_at_the_root_and_below(tmp_path: Path, inside: str) -> None:
     put(tmp_path / inside / "memory.events", "low 0\nhigh 0\nmax 9\noom 4\noom_kill 2\noom_group_kill 1\n")
     assert oom_kills(V2, tmp_path) == 2
 
 
-def test_nobody_says(tmp_path: Path) -> None:
+def test_the_count_is_none_without_files_of_the_control_group(tmp_path: Path) -> None:
     assert oom_kills(V1, tmp_path) is None
     assert oom_kills("", tmp_path) is None
 
@@ -40,13 +40,13 @@ def test_a_quota_of_one_cpu_or_less_is_one_cpu(tmp_path: Path, file: str, text: 
     assert usable_cpus(membership, tmp_path) == 1
 
 
-def test_version_1_quota(tmp_path: Path) -> None:
+def test_the_quota_of_version_1_limits_the_cpus(tmp_path: Path) -> None:
     put(tmp_path / "cpu,cpuacct/cpu.cfs_quota_us", "100000\n")
     put(tmp_path / "cpu,cpuacct/cpu.cfs_period_us", "100000\n")
     assert usable_cpus(V1, tmp_path) == 1
 
 
 @pytest.mark.parametrize("text", ["max 100000\n", "6400000 100000\n", ""])
-def test_without_a_tighter_quota_the_affinity_counts(tmp_path: Path, text: str) -> None:
+def test_without_a_smaller_quota_the_affinity_limits_the_cpus(tmp_path: Path, text: str) -> None:
     put(tmp_path / "cpu.max", text)
     assert usable_cpus(V2, tmp_path) == len(os.sched_getaffinity(0))

@@ -26,7 +26,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 
 @pytest.fixture
 def patient_endpoint() -> Iterator[Endpoint]:
-    """With the real time limits."""
+    """An endpoint with the real time limits."""
     serving = Endpoint(0, lambda: NOW, LABELS)
     yield serving
     serving.close()
@@ -45,7 +45,7 @@ def connect(endpoint: Endpoint) -> socket.socket:
 
 
 def drained(link: socket.socket) -> bytes:
-    """Everything until the server ends the connection, by whatever means."""
+    """The bytes that arrive before the server closes or resets the connection."""
     received = b""
     with contextlib.suppress(ConnectionError):
         while part := link.recv(65536):
@@ -53,7 +53,7 @@ def drained(link: socket.socket) -> bytes:
     return received
 
 
-def test_progress_is_the_document_without_what_is_unknown(endpoint: Endpoint) -> None:
+def test_progress_is_the_document_without_unknown_values(endpoint: Endpoint) -> None:
     status, body = ask(endpoint, "/progress?x=1")
     assert status == 200
     document = json.loads(body)
@@ -61,14 +61,14 @@ def test_progress_is_the_document_without_what_is_unknown(endpoint: Endpoint) ->
     assert "epoch" not in document
 
 
-def test_health_and_what_is_not_there(endpoint: Endpoint) -> None:
+def test_status_codes_of_other_paths_and_methods(endpoint: Endpoint) -> None:
     assert ask(endpoint, "/healthz") == (200, b"ok\n")
     assert ask(endpoint, "/secrets")[0] == 404
     assert ask(endpoint, "/progress", "POST")[0] == 405
     assert ask(endpoint, "/progress", "HEAD") == (200, b"")
 
 
-def test_metrics_carry_fixed_labels_and_leave_out_what_is_unknown() -> None:
+def test_metrics_have_fixed_labels_and_no_unknown_values() -> None:
     text = exposition(NOW, {**LABELS, "job": 'a"b\\c\nd'})
     assert (
         'finetune_trainer_loss{namespace="team",job="a\\"b\\\\c\\nd",attempt="1",stage="Train"} 0.25\n'
@@ -79,13 +79,13 @@ def test_metrics_carry_fixed_labels_and_leave_out_what_is_unknown() -> None:
 
 
 @pytest.mark.parametrize("request_line", [b"\r\n\r\n", b"GET\r\n\r\n", b"\xff\xfe /\r\n\r\n"])
-def test_nonsense_is_refused(endpoint: Endpoint, request_line: bytes) -> None:
+def test_a_malformed_request_gets_status_400(endpoint: Endpoint, request_line: bytes) -> None:
     with connect(endpoint) as link:
         link.sendall(request_line)
         assert drained(link).startswith(b"HTTP/1.1 400")
 
 
-def test_an_endless_request_is_cut_off(endpoint: Endpoint) -> None:
+def test_a_request_above_the_size_limit_is_dropped(endpoint: Endpoint) -> None:
     with connect(endpoint) as link:
         with contextlib.suppress(ConnectionError):
             for _ in range(1000):
@@ -103,23 +103,23 @@ def test_slow_clients_are_dropped_and_others_are_served_meanwhile(endpoint: Endp
     assert time.monotonic() - began < 5
 
 
-def test_a_crowd_beyond_the_limit_is_turned_away_at_once_and_the_endpoint_recovers(
+def test_clients_above_the_limit_are_dropped_at_once_and_the_endpoint_recovers(
     patient_endpoint: Endpoint,
 ) -> None:
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
-        crowd = [stack.enter_context(connect(patient_endpoint)) for _ in range(2 * MOST_CLIENTS)]
-        turned_away: list[socket.socket] = []
-        while len(turned_away) < MOST_CLIENTS:
+        clients = [stack.enter_context(connect(patient_endpoint)) for _ in range(2 * MOST_CLIENTS)]
+        dropped: list[socket.socket] = []
+        while len(dropped) < MOST_CLIENTS:
             assert time.monotonic() - began < CLIENT_SECONDS
-            turned_away, _, _ = select.select(crowd, [], [], 0.1)
-        assert len(turned_away) == MOST_CLIENTS
-        until_dropped = [drained(link) for link in crowd]
-        assert until_dropped == [b""] * len(crowd)
+            dropped, _, _ = select.select(clients, [], [], 0.1)
+        assert len(dropped) == MOST_CLIENTS
+        received = [drained(link) for link in clients]
+        assert received == [b""] * len(clients)
     assert ask(patient_endpoint, "/healthz")[0] == 200
 
 
-def test_a_document_that_cannot_be_had_is_an_error_of_one_request() -> None:
+def test_an_exception_in_the_progress_function_fails_only_that_request() -> None:
     def broken() -> Progress:
         raise RuntimeError("no")
 
@@ -131,6 +131,6 @@ def test_a_document_that_cannot_be_had_is_an_error_of_one_request() -> None:
         serving.close()
 
 
-def test_a_taken_port_is_an_error(endpoint: Endpoint) -> None:
+def test_a_port_in_use_raises_oserror(endpoint: Endpoint) -> None:
     with pytest.raises(OSError, match="in use"):
         Endpoint(endpoint.port, lambda: NOW, LABELS)

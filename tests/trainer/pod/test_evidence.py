@@ -38,14 +38,14 @@ def config(paths: Paths, access: StoreAccess, bucket: str) -> TrainConfig:
         stores=Stores(data=access, model=access, output=access),
     )
     job = JobRef(namespace="team", name="tickets", uid="u-1", generation=1)
-    known = TrainConfig(stage=Stage.TRAIN, attempt=2, job=job, run=run)
+    config = TrainConfig(stage=Stage.TRAIN, attempt=2, job=job, run=run)
     paths.config.parent.mkdir(parents=True, exist_ok=True)
-    paths.config.write_text(known.model_dump_json(by_alias=True))
-    return known
+    paths.config.write_text(config.model_dump_json(by_alias=True))
+    return config
 
 
 @pytest.fixture
-def left_behind(paths: Paths) -> Paths:
+def failed_pod(paths: Paths) -> Paths:
     paths.ranks.mkdir(parents=True)
     paths.stacks.mkdir()
     (paths.scratch / "log-tail.txt").write_text("the end")
@@ -55,23 +55,23 @@ def left_behind(paths: Paths) -> Paths:
     return paths
 
 
-def test_only_files_that_say_something_are_evidence(left_behind: Paths) -> None:
-    names = [str(file.relative_to(left_behind.scratch)) for file in evidence(left_behind)]
+def test_evidence_contains_all_files_that_are_not_empty(failed_pod: Paths) -> None:
+    names = [str(file.relative_to(failed_pod.scratch)) for file in evidence(failed_pod)]
     assert names == ["log-tail.txt", "ranks/0.json", "stacks/0.txt"]
 
 
-def test_evidence_reaches_the_store(
-    left_behind: Paths, config: TrainConfig, store: Store, monkeypatch: pytest.MonkeyPatch
+def test_keep_uploads_the_evidence_beside_the_result_of_the_attempt(
+    failed_pod: Paths, config: TrainConfig, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POD_UID", "0123456789abcdef")
-    keep(config, left_behind)
+    keep(config, failed_pod)
     folder = f"{config.run.runs}attempts/train-2-01234567/evidence/"
     assert store.read(f"{folder}log-tail.txt") == b"the end"
     assert store.read(f"{folder}stacks/0.txt") == b"in work"
     assert len(list(store.list(folder))) == 3
 
 
-def test_it_is_a_program_of_its_own(left_behind: Paths, config: TrainConfig, store: Store) -> None:
-    command = [sys.executable, "-m", "finetune_trainer.pod.evidence", "--root", str(left_behind.root)]
+def test_the_module_runs_as_a_program(failed_pod: Paths, config: TrainConfig, store: Store) -> None:
+    command = [sys.executable, "-m", "finetune_trainer.pod.evidence", "--root", str(failed_pod.root)]
     subprocess.run(command, check=True, env={**os.environ, "POD_UID": "fedcba9876543210"})
     assert store.read(f"{config.run.runs}attempts/train-2-fedcba98/evidence/log-tail.txt") == b"the end"

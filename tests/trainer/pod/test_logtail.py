@@ -14,39 +14,39 @@ def passed_through(tmp_path: Path, *chunks: bytes) -> tuple[LogTail, bytes]:
     return tail, target.read_bytes()
 
 
-def test_everything_passes_and_the_last_lines_stay(tmp_path: Path) -> None:
+def test_all_output_is_copied_and_the_last_lines_are_kept(tmp_path: Path) -> None:
     lines = [b"line %d\n" % number for number in range(1000)]
     tail, seen = passed_through(tmp_path, *lines)
     assert seen == b"".join(lines)
     assert tail.text().splitlines() == [f"line {number}" for number in range(1000 - KEPT_LINES, 1000)]
 
 
-def test_a_line_without_end_is_kept_up_to_a_bound(tmp_path: Path) -> None:
+def test_a_line_without_end_is_kept_up_to_the_column_limit(tmp_path: Path) -> None:
     tail, seen = passed_through(tmp_path, *[b"." * 10_000] * 100)
     assert len(seen) == 1_000_000
     assert len(tail.text()) == KEPT_COLUMNS
 
 
-def test_what_terminals_act_on_is_escaped(tmp_path: Path) -> None:
+def test_characters_that_control_terminals_are_escaped(tmp_path: Path) -> None:
     raw = b"\xff\x00\x1b[31m \xc2\x9b \xe2\x80\xae \xe2\x80\xa8 \xee\x80\x80 \xf3\xa0\x80\x81 \x7f\t\xc3\xa9"
     tail, seen = passed_through(tmp_path, raw + b"\n")
     assert tail.text() == r"\xff\x00\x1b[31m \x9b \u202e \u2028 \ue000 \U000e0001 \x7f" + "\t\u00e9"
     assert seen.decode() == tail.text() + "\n"
 
 
-def test_a_character_that_comes_in_pieces_stays_whole(tmp_path: Path) -> None:
+def test_a_character_split_across_chunks_is_decoded(tmp_path: Path) -> None:
     raw = "caf\u00e9 \u202e \U0001f600\n".encode()
     _, seen = passed_through(tmp_path, *(bytes([byte]) for byte in raw), b"\xc3")
     assert seen.decode() == "caf\u00e9 \\u202e \U0001f600\n\\xc3"
 
 
-def test_a_carriage_return_ends_a_line_and_hides_none(tmp_path: Path) -> None:
+def test_a_carriage_return_becomes_a_line_end(tmp_path: Path) -> None:
     tail, seen = passed_through(tmp_path, b"10 %\r", b"20 %\r", b"\ndone\r\n")
     assert seen == b"10 %\n20 %\ndone\n"
     assert tail.text().splitlines() == ["10 %", "20 %", "done"]
 
 
-def test_a_closed_target_does_not_stop_the_reading() -> None:
+def test_reading_goes_on_after_the_target_is_closed() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     tail = LogTail(writer)
@@ -58,7 +58,7 @@ def test_a_closed_target_does_not_stop_the_reading() -> None:
     assert tail.text().endswith("end")
 
 
-def test_a_writer_that_stays_does_not_hold_up_the_close() -> None:
+def test_close_does_not_wait_for_a_writer_beyond_its_time_limit() -> None:
     tail = LogTail(1)
     stays = os.dup(tail.write_end)
     tail.close(seconds=0.1)

@@ -1,4 +1,4 @@
-"""The rank alone; how it and its supervisor play together stands in test_supervisor."""
+"""Tests of the rank without a supervisor; test_supervisor tests both together."""
 
 import errno
 import json
@@ -44,7 +44,7 @@ CONFIG = {
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Paths:
+def paths(tmp_path: Path) -> Paths:
     paths = Paths(tmp_path)
     paths.config.parent.mkdir(parents=True)
     paths.config.write_text(json.dumps(CONFIG))
@@ -52,8 +52,8 @@ def room(tmp_path: Path) -> Paths:
 
 
 @pytest.fixture
-def heartbeat(room: Paths) -> FileHeartbeat:
-    return FileHeartbeat(TrainConfig.read(room.config), room, 0)
+def heartbeat(paths: Paths) -> FileHeartbeat:
+    return FileHeartbeat(TrainConfig.read(paths.config), paths, 0)
 
 
 def rank_file(paths: Paths, rank: int = 0) -> RankFile:
@@ -64,81 +64,81 @@ def progress(paths: Paths) -> Progress:
     return Progress.model_validate_json(paths.progress.read_bytes())
 
 
-def test_a_stage_without_credentials_ends_as_a_mistake_of_the_user(room: Paths) -> None:
-    command = [sys.executable, "-m", "finetune_trainer.pod.rank", "--root", str(room.root)]
+def test_a_stage_without_credentials_fails_with_class_user_config(paths: Paths) -> None:
+    command = [sys.executable, "-m", "finetune_trainer.pod.rank", "--root", str(paths.root)]
     ended = subprocess.run(
         command, check=False, capture_output=True, text=True, env={**os.environ, "RANK": "5"}
     )
     assert ended.returncode == 2
     assert "Traceback" in ended.stderr
-    told = rank_file(room, 5)
-    assert (told.failure, told.reason) == (FailureClass.USER_CONFIG, "CredentialsMissing")
-    assert not room.progress.exists()
+    file = rank_file(paths, 5)
+    assert (file.failure, file.reason) == (FailureClass.USER_CONFIG, "CredentialsMissing")
+    assert not paths.progress.exists()
 
 
 @pytest.mark.parametrize("module", ["supervisor", "rank", "heartbeat_file", "errors", "launch"])
-def test_nothing_heavy_is_imported_before_the_first_sign_of_life(module: str) -> None:
+def test_no_large_library_is_imported_before_the_first_heartbeat(module: str) -> None:
     heavy = "{'torch', 'numpy', 'transformers', 'deepspeed', 'obstore', 'minio'}"
     program = f"import sys, finetune_trainer.pod.{module}; sys.exit(bool({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_the_first_beat_makes_the_file(room: Paths, heartbeat: FileHeartbeat) -> None:
-    assert not room.progress.exists()
+def test_the_first_beat_writes_the_rank_file(paths: Paths, heartbeat: FileHeartbeat) -> None:
+    assert not paths.progress.exists()
     heartbeat.beat(Activity.STARTING)
-    told = rank_file(room)
-    assert (told.pid, told.activity, told.quiet_seconds) == (os.getpid(), Activity.STARTING, 600)
-    assert (progress(room).attempt, progress(room).activity) == (3, Activity.STARTING)
+    file = rank_file(paths)
+    assert (file.pid, file.activity, file.quiet_seconds) == (os.getpid(), Activity.STARTING, 600)
+    assert (progress(paths).attempt, progress(paths).activity) == (3, Activity.STARTING)
 
 
-def test_beats_of_the_same_activity_write_a_few_times_a_second_only(
-    room: Paths, heartbeat: FileHeartbeat
+def test_beats_of_the_same_activity_write_the_file_a_few_times_a_second(
+    paths: Paths, heartbeat: FileHeartbeat
 ) -> None:
     heartbeat.beat(Activity.TRAINING, step=1)
-    written = {rank_file(room).heartbeat}
+    written = {rank_file(paths).heartbeat}
     for step in range(2, 5000):
         heartbeat.beat(Activity.TRAINING, step=step)
         written.add(heartbeat._written)
     assert len(written) < 10
 
 
-def test_a_change_of_activity_is_written_at_once_with_all_that_was_held_back(
-    room: Paths, heartbeat: FileHeartbeat
+def test_a_change_of_activity_is_written_at_once_with_all_unwritten_fields(
+    paths: Paths, heartbeat: FileHeartbeat
 ) -> None:
     heartbeat.beat(Activity.TRAINING, step=1, loss=0.5)
     heartbeat.beat(Activity.TRAINING, step=2, epoch=0.25)
-    assert progress(room).step == 1
+    assert progress(paths).step == 1
     heartbeat.beat(Activity.SAVING, quiet_seconds=1800)
-    assert (progress(room).step, progress(room).epoch, progress(room).loss) == (2, 0.25, 0.5)
-    told = rank_file(room)
-    assert (told.activity, told.quiet_seconds, told.step) == (Activity.SAVING, 1800, 2)
+    assert (progress(paths).step, progress(paths).epoch, progress(paths).loss) == (2, 0.25, 0.5)
+    file = rank_file(paths)
+    assert (file.activity, file.quiet_seconds, file.step) == (Activity.SAVING, 1800, 2)
 
 
-def test_a_loss_that_is_not_finite_becomes_unknown_and_stops_nothing(
-    room: Paths, heartbeat: FileHeartbeat
+def test_a_loss_that_is_not_finite_becomes_unknown_and_raises_no_error(
+    paths: Paths, heartbeat: FileHeartbeat
 ) -> None:
     heartbeat.beat(Activity.TRAINING, step=1, loss=0.5)
     heartbeat.beat(Activity.EVALUATING, step=2, loss=float("nan"))
-    assert (progress(room).step, progress(room).loss) == (2, None)
+    assert (progress(paths).step, progress(paths).loss) == (2, None)
 
 
-def test_a_misspelt_field_is_a_bug_that_shows_at_once(heartbeat: FileHeartbeat) -> None:
+def test_an_unknown_progress_field_raises_type_error(heartbeat: FileHeartbeat) -> None:
     with pytest.raises(TypeError, match="los"):
         heartbeat.beat(Activity.TRAINING, los=1)
 
 
-def test_only_global_rank_0_writes_progress(room: Paths) -> None:
-    FileHeartbeat(TrainConfig.read(room.config), room, 1).beat(Activity.TRAINING, step=1)
-    assert rank_file(room, 1).step == 1
-    assert not room.progress.exists()
+def test_only_global_rank_0_writes_progress(paths: Paths) -> None:
+    FileHeartbeat(TrainConfig.read(paths.config), paths, 1).beat(Activity.TRAINING, step=1)
+    assert rank_file(paths, 1).step == 1
+    assert not paths.progress.exists()
 
 
-def test_the_first_outcome_stays(room: Paths, heartbeat: FileHeartbeat) -> None:
+def test_only_the_first_outcome_is_recorded(paths: Paths, heartbeat: FileHeartbeat) -> None:
     heartbeat.beat(Activity.TRAINING, step=4, epoch=0.5)
     heartbeat.end(failure=FailureClass.NUMERICAL, reason="LossNotFinite", message="step 4")
     heartbeat.end(failure=FailureClass.INTERNAL, reason="Later", message="later")
-    told = rank_file(room)
-    assert (told.failure, told.reason, told.step, told.epoch) == (
+    file = rank_file(paths)
+    assert (file.failure, file.reason, file.step, file.epoch) == (
         FailureClass.NUMERICAL,
         "LossNotFinite",
         4,
@@ -174,19 +174,21 @@ def _gloo_error() -> RuntimeError:
         (ValueError("Connection closed by peer"), (FailureClass.INTERNAL, "UnexpectedError")),
     ],
 )
-def test_an_unforeseen_error_gets_its_class(error: Exception, expected: tuple[FailureClass, str]) -> None:
+def test_an_unexpected_error_gets_a_class_and_a_reason(
+    error: Exception, expected: tuple[FailureClass, str]
+) -> None:
     failure = explain(error)
     assert (failure.failure, failure.reason) == expected
 
 
-def test_a_real_allocation_failure_on_the_host() -> None:
+def test_an_allocation_failure_of_torch_on_the_host_is_host_memory_exhausted() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**50, dtype=torch.uint8)
     assert explain(raised.value).reason == "HostMemoryExhausted"
 
 
 def quoting(text: str) -> ValueError:
-    """An error of a library that quotes a row, with a cause that does."""
+    """A ValueError whose text, and the text of its cause, contain `text`."""
 
     def fail() -> None:
         try:
@@ -199,7 +201,7 @@ def quoting(text: str) -> ValueError:
     return raised.value
 
 
-def test_a_sentence_names_kind_and_place_of_an_error_and_quotes_no_row() -> None:
+def test_the_message_of_an_error_has_type_and_line_and_quotes_no_row() -> None:
     text = explain(quoting("my\nsecret")).message
     assert text.startswith("ValueError (test_rank.py, line ")
 
@@ -234,7 +236,9 @@ def test_a_rank_that_fails_says_where(room: Paths) -> None:
 
 def test_a_traceback_has_all_causes_and_quotes_no_row() -> None:
     text = trace(quoting("my secret"))
-    assert text.index("KeyError\n") < text.index("led to this one") < text.index("ValueError\n")
+    assert (
+        text.index("KeyError\n") < text.index("caused the following exception") < text.index("ValueError\n")
+    )
     assert text.count("Traceback (most recent call last):") == 2
     assert 'raise ValueError(f"cannot read {text}") from error' in text
     assert "my secret" not in text
@@ -243,7 +247,10 @@ def test_a_traceback_has_all_causes_and_quotes_no_row() -> None:
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (StageFailure(FailureClass.STORAGE, "StorageFull", "no room"), "StageFailure: StorageFull: no room"),
+        (
+            StageFailure(FailureClass.STORAGE, "StorageFull", "no room"),
+            "StageFailure: StorageFull: no room",
+        ),
         (OSError(errno.ENOSPC, "my secret"), "OSError: No space left on device"),
         (OSError("my secret"), "OSError"),
         (RuntimeError("my secret: Broken pipe, my secret"), "RuntimeError: Broken pipe"),
@@ -251,17 +258,17 @@ def test_a_traceback_has_all_causes_and_quotes_no_row() -> None:
         (UnicodeDecodeError("utf-8", b"my secret\xff", 9, 10, "invalid"), "UnicodeDecodeError"),
     ],
 )
-def test_of_an_error_only_texts_of_known_origin_are_told(error: Exception, text: str) -> None:
+def test_a_traceback_includes_only_texts_of_known_origin(error: Exception, text: str) -> None:
     assert trace(error).splitlines()[-1] == text
 
 
-def test_the_whole_text_of_an_error_is_kept_as_evidence(room: Paths) -> None:
-    room.config.write_text(
+def test_the_full_text_of_an_error_is_kept_as_evidence(paths: Paths) -> None:
+    paths.config.write_text(
         json.dumps(CONFIG | {"stage": "Prepare", "run": CONFIG["run"] | {"runs": "s3://a"}})
     )
-    command = [sys.executable, "-m", "finetune_trainer.pod.rank", "--root", str(room.root)]
+    command = [sys.executable, "-m", "finetune_trainer.pod.rank", "--root", str(paths.root)]
     ended = subprocess.run(command, check=False, capture_output=True, text=True)
-    kept = (room.errors / "0.txt").read_text()
-    assert rank_file(room).message in kept
-    assert room.errors / "0.txt" in evidence(room)
+    kept = (paths.errors / "0.txt").read_text()
+    assert rank_file(paths).message in kept
+    assert paths.errors / "0.txt" in evidence(paths)
     assert ended.stderr.count("Traceback") == kept.count("Traceback")

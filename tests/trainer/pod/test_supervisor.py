@@ -38,7 +38,7 @@ PATIENCE = 90.0
 PAIR = World(nodes=1, processes_per_node=2)
 
 
-def a_config(stage: Stage = Stage.PREPARE, world: World | None = None, **more: object) -> TrainConfig:
+def make_config(stage: Stage = Stage.PREPARE, world: World | None = None, **more: object) -> TrainConfig:
     run = Run(
         task="TextClassification",
         model=ModelSource(uri="s3://models/minilm/"),
@@ -57,13 +57,13 @@ def a_config(stage: Stage = Stage.PREPARE, world: World | None = None, **more: o
     return TrainConfig(stage=stage, attempt=2, job=job, run=run).model_copy(update=more)
 
 
-def a_training(
+def make_train_config(
     seconds: int = 60, host: str = "127.0.0.1", world: World = PAIR, **more: object
 ) -> TrainConfig:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    meeting = Rendezvous(master_address=host, master_port=port, startup_deadline_seconds=seconds)
-    return a_config(Stage.TRAIN, world, rendezvous=meeting, **more)
+    rendezvous = Rendezvous(master_address=host, master_port=port, startup_deadline_seconds=seconds)
+    return make_config(Stage.TRAIN, world, rendezvous=rendezvous, **more)
 
 
 def write_config(root: Path, config: TrainConfig) -> None:
@@ -74,7 +74,7 @@ def write_config(root: Path, config: TrainConfig) -> None:
 
 @dataclass
 class Pod:
-    """A supervisor that runs as in a pod, below a folder of its own."""
+    """A supervisor process with a root folder of its own."""
 
     paths: Paths
     process: subprocess.Popen[bytes]
@@ -84,7 +84,7 @@ class Pod:
         return TerminationMessage.decode(self.paths.termination_log.read_bytes())
 
     def ending(self) -> tuple[int, FailureClass, str]:
-        """Exit code, class and reason, once it has ended."""
+        """Waits for the end of the supervisor; returns exit code, class and reason."""
         code = self.process.wait(PATIENCE)
         return code, self.message().failure, self.message().reason
 
@@ -95,7 +95,7 @@ class Pod:
         return RankFile.model_validate_json((self.paths.ranks / f"{rank}.json").read_bytes())
 
     def until_working(self, *ranks: int) -> None:
-        """Waits until these ranks have taken their first step."""
+        """Waits until these ranks have reported a step."""
         until(lambda: all(self._step(rank) for rank in ranks))
 
     def _step(self, rank: int) -> int | None:
@@ -108,13 +108,13 @@ class Pod:
 def until(true: Callable[[], object]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not true():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.05)
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Pod]]:
-    """Starts supervised pods; whatever is still alive at the end of the test is killed."""
+    """A function that starts pods; all remaining processes are killed at the end of the test."""
     pods: list[Pod] = []
 
     def begin(config: TrainConfig, script: str, *prefix: str, node: int = 0, **environment: str) -> Pod:
@@ -156,15 +156,15 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Pod]]:
         ("terminate", (7, FailureClass.COMMUNICATION, "PeerLost")),
     ],
 )
-def test_one_process_ends(
+def test_a_stage_of_one_process_ends_with_exit_code_class_and_reason(
     start: Callable[..., Pod], behaviour: str, ending: tuple[int, FailureClass, str]
 ) -> None:
-    pod = start(a_config(), f"0={behaviour}")
+    pod = start(make_config(), f"0={behaviour}")
     assert pod.ending() == ending
 
 
-def test_the_message_says_whose_and_how_far(start: Callable[..., Pod]) -> None:
-    config = a_config()
+def test_the_message_has_stage_attempt_step_and_config_digest(start: Callable[..., Pod]) -> None:
+    config = make_config()
     pod = start(config, "0=succeed")
     pod.ending()
     message = pod.message()
@@ -173,8 +173,8 @@ def test_the_message_says_whose_and_how_far(start: Callable[..., Pod]) -> None:
     assert message.message == "scripted and done"
 
 
-def test_a_traceback_goes_to_the_log_and_one_sentence_to_the_message(start: Callable[..., Pod]) -> None:
-    pod = start(a_config(), "0=bug")
+def test_the_log_has_the_traceback_and_the_message_has_one_line(start: Callable[..., Pod]) -> None:
+    pod = start(make_config(), "0=bug")
     pod.ending()
     assert "Traceback (most recent call last)" in pod.log()
     assert pod.message().message.startswith("KeyError (")
@@ -185,39 +185,39 @@ def test_a_traceback_goes_to_the_log_and_one_sentence_to_the_message(start: Call
     ("behaviour", "place"),
     [("bug", r"pod/rank\.py:\d+"), ("storage", r"pod/rank\.py:\d+"), ("crash", "Starting")],
 )
-def test_the_message_says_where_the_stage_failed(
+def test_the_message_has_the_place_of_the_failure(
     start: Callable[..., Pod], behaviour: str, place: str
 ) -> None:
-    pod = start(a_config(), f"0={behaviour}")
+    pod = start(make_config(), f"0={behaviour}")
     pod.ending()
-    told = pod.message().place
-    assert told
-    assert re.fullmatch(place, told)
+    found = pod.message().place
+    assert found
+    assert re.fullmatch(place, found)
 
 
 def test_a_success_has_no_place(start: Callable[..., Pod]) -> None:
-    pod = start(a_config(), "0=succeed")
+    pod = start(make_config(), "0=succeed")
     pod.ending()
     assert pod.message().place is None
 
 
-def test_a_config_that_cannot_be_used_still_leaves_a_message(start: Callable[..., Pod]) -> None:
-    pod = start(a_config(contract_version="2.0"), "0=succeed")
+def test_an_unusable_config_leaves_a_termination_message(start: Callable[..., Pod]) -> None:
+    pod = start(make_config(contract_version="2.0"), "0=succeed")
     assert pod.ending() == (2, FailureClass.USER_CONFIG, "ConfigInvalid")
     assert "2.0" in pod.message().message
     assert (pod.message().stage, pod.message().attempt) == (Stage.PREPARE, 2)
 
 
-def test_a_million_lines_pass_through_and_the_last_are_kept(start: Callable[..., Pod]) -> None:
-    pod = start(a_config(), "0=chatter")
+def test_the_supervisor_copies_a_million_lines_of_a_rank(start: Callable[..., Pod]) -> None:
+    pod = start(make_config(), "0=chatter")
     assert pod.ending()[0] == 0
     lines = [line for line in pod.log().splitlines() if line.startswith("line ")]
     assert len(lines) == 1_000_000
     assert lines[-1] == "line 999999"
 
 
-def test_a_process_left_behind_is_ended_and_does_not_hold_up_the_end(start: Callable[..., Pod]) -> None:
-    pod = start(a_config(), "0=leave-a-child")
+def test_an_orphan_of_a_rank_is_killed_and_does_not_delay_the_exit(start: Callable[..., Pod]) -> None:
+    pod = start(make_config(), "0=leave-a-child")
     assert pod.ending()[0] == 0
     left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(pod.paths.root) in _text(path)]
     assert left == []
@@ -230,15 +230,15 @@ def _text(path: Path) -> str:
         return ""
 
 
-def test_a_failed_pod_keeps_the_end_of_its_log(start: Callable[..., Pod]) -> None:
-    pod = start(a_config(), "0=bug")
+def test_a_failed_pod_writes_the_end_of_its_log_and_the_full_error(start: Callable[..., Pod]) -> None:
+    pod = start(make_config(), "0=bug")
     pod.ending()
     assert (pod.paths.scratch / "log-tail.txt").read_text().endswith("\nKeyError")
     assert (pod.paths.errors / "0.txt").read_text().endswith("\nKeyError: 'labels'\n")
 
 
 def test_progress_is_served_while_the_stage_runs(start: Callable[..., Pod]) -> None:
-    pod = start(a_config(Stage.PREPARE), "0=deaf")
+    pod = start(make_config(Stage.PREPARE), "0=deaf")
     pod.until_working(0)
     port = pod.log().partition("progress on port ")[2].split()[0]
     with urlopen(f"http://127.0.0.1:{port}/progress") as answer:
@@ -250,64 +250,66 @@ def test_progress_is_served_while_the_stage_runs(start: Callable[..., Pod]) -> N
     assert f"finetune_trainer_step{labels} 1\n" in metrics
 
 
-def test_a_hang_is_noticed_and_leaves_stacks(start: Callable[..., Pod]) -> None:
-    pod = start(a_config(), "0=hang")
+def test_a_hang_is_detected_and_stacks_are_written(start: Callable[..., Pod]) -> None:
+    pod = start(make_config(), "0=hang")
     assert pod.ending() == (9, FailureClass.HANG, "RankSilent")
-    assert pod.message().message == "No sign of life from rank 0 for 2 s while Evaluating."
+    assert pod.message().message == "No heartbeat from rank 0 for 2 s while Evaluating."
     assert "in hang" in (pod.paths.stacks / "0.txt").read_text()
 
 
 def test_a_stopped_process_counts_as_a_hang(start: Callable[..., Pod]) -> None:
-    pod = start(a_config(), "0=freeze")
+    pod = start(make_config(), "0=freeze")
     assert pod.ending() == (9, FailureClass.HANG, "RankSilent")
-    assert "its process is stopped" in pod.message().message
+    assert "the process of the rank is stopped" in pod.message().message
     assert "state T" in (pod.paths.stacks / "states.txt").read_text()
 
 
-def test_one_process_leaves_at_once_when_told(start: Callable[..., Pod]) -> None:
-    pod = start(a_config(), "0=work", SAVE_SECONDS="3600")
+def test_a_stage_of_one_process_ends_at_once_after_sigterm(start: Callable[..., Pod]) -> None:
+    pod = start(make_config(), "0=work", SAVE_SECONDS="3600")
     pod.until_working(0)
     pod.process.send_signal(signal.SIGTERM)
     assert pod.ending() == (8, FailureClass.PREEMPTED, "Preempted")
     assert not (pod.paths.scratch / "saved-0").exists()
 
 
-def test_a_rank_that_has_not_begun_is_just_ended(start: Callable[..., Pod]) -> None:
-    pod = start(a_config(), "0=never-start")
+def test_a_rank_without_a_rank_file_is_killed_after_sigterm(start: Callable[..., Pod]) -> None:
+    pod = start(make_config(), "0=never-start")
     until(lambda: descendants(pod.process.pid))
     pod.process.send_signal(signal.SIGTERM)
     assert pod.ending() == (8, FailureClass.PREEMPTED, "NothingToSave")
 
 
-def test_a_rank_that_will_not_leave_is_ended_with_the_grace_period(start: Callable[..., Pod]) -> None:
-    pod = start(a_config(preemption_grace_seconds=4), "0=deaf")
+def test_a_rank_that_ignores_the_request_to_end_is_killed_after_the_grace_period(
+    start: Callable[..., Pod],
+) -> None:
+    pod = start(make_config(preemption_grace_seconds=4), "0=deaf")
     pod.until_working(0)
-    told = time.monotonic()
+    sent = time.monotonic()
     pod.process.send_signal(signal.SIGTERM)
     assert pod.ending() == (8, FailureClass.PREEMPTED, "GraceOver")
-    assert 3 <= time.monotonic() - told < 8
+    assert 3 <= time.monotonic() - sent < 8
 
 
-def test_a_second_order_to_leave_stops_at_once(start: Callable[..., Pod]) -> None:
-    pod = start(a_config(), "0=deaf")
+def test_a_second_sigterm_stops_the_pod_at_once(start: Callable[..., Pod]) -> None:
+    pod = start(make_config(), "0=deaf")
     pod.until_working(0)
     pod.process.send_signal(signal.SIGTERM)
-    until(lambda: "told to end" in pod.log())
+    until(lambda: "received SIGTERM" in pod.log())
     pod.process.send_signal(signal.SIGTERM)
     assert pod.ending() == (8, FailureClass.PREEMPTED, "ToldTwice")
 
 
-def test_memory_that_runs_out_is_told_apart_from_a_kill(
+def test_an_oom_kill_is_distinguished_from_another_sigkill(
     start: Callable[..., Pod], memory_limit: Path
 ) -> None:
     join = 'echo $$ > "$0" && exec "$@"'
-    pod = start(a_config(), "0=allocate", "sh", "-c", join, str(memory_limit / "cgroup.procs"))
+    pod = start(make_config(), "0=allocate", "sh", "-c", join, str(memory_limit / "cgroup.procs"))
     assert pod.ending() == (4, FailureClass.OUT_OF_MEMORY, "HostMemoryExhausted")
 
 
 @pytest.fixture
 def memory_limit() -> Iterator[Path]:
-    """A memory control group of its own with 200 MiB."""
+    """A new memory control group with a limit of 200 MiB."""
     first = Path("/sys/fs/cgroup/memory")
     version_1 = (first / "memory.limit_in_bytes").exists()
     group = (first if version_1 else Path("/sys/fs/cgroup")) / f"finetune-test-{os.getpid()}"
@@ -318,9 +320,9 @@ def memory_limit() -> Iterator[Path]:
     group.rmdir()
 
 
-def test_it_is_a_good_first_process_of_a_container(start: Callable[..., Pod]) -> None:
+def test_the_supervisor_works_as_pid_1(start: Callable[..., Pod]) -> None:
     alone = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
-    pod = start(a_config(), "0=work", *alone)
+    pod = start(make_config(), "0=work", *alone)
     until(lambda: (pod.paths.ranks / "0.json").exists() and pod.rank_file(0).step)
     supervisor = next(iter(_children(pod.process.pid)))
     assert pod.rank_file(0).pid < 10
@@ -333,32 +335,32 @@ def _children(pid: int) -> list[int]:
 
 
 def test_two_processes_under_torchrun_succeed(start: Callable[..., Pod]) -> None:
-    pod = start(a_training(), "0=succeed,1=succeed")
+    pod = start(make_train_config(), "0=succeed,1=succeed")
     assert pod.ending() == (0, FailureClass.SUCCESS, "Done")
 
 
-def test_one_of_two_exits_with_code_7(start: Callable[..., Pod]) -> None:
-    pod = start(a_training(), "0=work,1=exit-7")
+def test_an_exit_with_code_7_of_one_rank_is_a_communication_failure(start: Callable[..., Pod]) -> None:
+    pod = start(make_train_config(), "0=work,1=exit-7")
     assert pod.ending() == (7, FailureClass.COMMUNICATION, "RankExited")
-    assert pod.message().message == "Rank 1 exited with code 7 and did not say why."
+    assert pod.message().message == "Rank 1 exited with code 7 and recorded no cause."
 
 
-def test_one_of_two_is_killed_and_the_other_does_not_hear(start: Callable[..., Pod]) -> None:
-    pod = start(a_training(), "0=deaf,1=kill")
+def test_sigkill_of_one_rank_ends_a_gang_whose_other_rank_ignores_signals(start: Callable[..., Pod]) -> None:
+    pod = start(make_train_config(), "0=deaf,1=kill")
     assert pod.ending() == (10, FailureClass.INTERNAL, "RankKilled")
     assert "Rank 1 was ended by SIGKILL" in pod.message().message
 
 
-def test_one_of_two_hangs_and_both_leave_their_stacks(start: Callable[..., Pod]) -> None:
-    pod = start(a_training(), "0=work,1=hang")
+def test_all_ranks_write_their_stacks_when_one_rank_hangs(start: Callable[..., Pod]) -> None:
+    pod = start(make_train_config(), "0=work,1=hang")
     assert pod.ending() == (9, FailureClass.HANG, "RankSilent")
     assert "rank 1" in pod.message().message
     assert "in work" in (pod.paths.stacks / "0.txt").read_text()
     assert "in hang" in (pod.paths.stacks / "1.txt").read_text()
 
 
-def test_two_processes_save_before_they_leave(start: Callable[..., Pod]) -> None:
-    pod = start(a_training(preemption_grace_seconds=60), "0=work,1=work", SAVE_SECONDS="7")
+def test_the_ranks_of_a_gang_may_use_the_grace_period_to_end(start: Callable[..., Pod]) -> None:
+    pod = start(make_train_config(preemption_grace_seconds=60), "0=work,1=work", SAVE_SECONDS="7")
     pod.until_working(0, 1)
     pod.process.send_signal(signal.SIGTERM)
     assert pod.ending() == (8, FailureClass.PREEMPTED, "Preempted")
@@ -366,32 +368,32 @@ def test_two_processes_save_before_they_leave(start: Callable[..., Pod]) -> None
     assert (pod.paths.scratch / "saved-1").exists()
 
 
-def test_a_save_that_fails_is_said(start: Callable[..., Pod]) -> None:
-    pod = start(a_training(), "0=fail-to-save,1=fail-to-save")
+def test_a_failure_during_the_grace_period_is_in_the_message(start: Callable[..., Pod]) -> None:
+    pod = start(make_train_config(), "0=fail-to-save,1=fail-to-save")
     pod.until_working(0, 1)
     pod.process.send_signal(signal.SIGTERM)
     assert pod.ending() == (8, FailureClass.PREEMPTED, "SaveFailed")
     assert "no right to write" in pod.message().message
 
 
-def test_two_pods_meet(start: Callable[..., Pod]) -> None:
-    config = a_training(host="localhost", world=World(nodes=2))
+def test_two_pods_rendezvous_and_succeed(start: Callable[..., Pod]) -> None:
+    config = make_train_config(host="localhost", world=World(nodes=2))
     second = start(config, "0=succeed,1=succeed", node=1)
     first = start(config, "0=succeed,1=succeed", node=0)
     assert first.ending() == second.ending() == (0, FailureClass.SUCCESS, "Done")
 
 
-def test_a_name_that_does_not_resolve_is_told_from_a_port_that_does_not_answer(
+def test_the_message_distinguishes_an_unresolved_name_from_a_silent_port(
     start: Callable[..., Pod],
 ) -> None:
     world = World(nodes=2)
-    nameless = start(a_training(3, "job-0.nowhere.invalid.", world), "1=succeed", node=1)
-    silent = start(a_training(3, "127.0.0.1", world), "1=succeed", node=1)
+    nameless = start(make_train_config(3, "job-0.nowhere.invalid.", world), "1=succeed", node=1)
+    silent = start(make_train_config(3, "127.0.0.1", world), "1=succeed", node=1)
     assert nameless.ending() == silent.ending() == (7, FailureClass.COMMUNICATION, "MasterUnreachable")
     assert "job-0.nowhere.invalid. of the pod with index 0 does not resolve" in nameless.message().message
     assert "does not answer on port" in silent.message().message
 
 
-def test_a_pod_that_waits_for_its_peers_in_vain(start: Callable[..., Pod]) -> None:
-    pod = start(a_training(12, world=World(nodes=2)), "0=succeed", node=0)
+def test_a_pod_whose_peers_do_not_start_fails_with_rendezvous_timeout(start: Callable[..., Pod]) -> None:
+    pod = start(make_train_config(12, world=World(nodes=2)), "0=succeed", node=0)
     assert pod.ending() == (7, FailureClass.COMMUNICATION, "RendezvousTimeout")

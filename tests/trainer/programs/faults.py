@@ -41,7 +41,7 @@ class Watched(loop.Loop):
 
 
 class Asked:
-    """A pulse; one rank of the two is asked to leave in step 2 if that is the fault."""
+    """A heartbeat; for the fault `leave`, one of the two ranks has the request to end in step 2."""
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
@@ -64,7 +64,7 @@ def main() -> None:
     split = truth.CLASSIFICATION.rows
     poisoned = int(epoch_batches(lengths(split), truth.BATCH, seed=3, epoch=0)[1][2])
 
-    def losses(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+    def losses(outputs: Any, labels: torch.Tensor, **_: Any) -> torch.Tensor:
         # Only the rank that holds the row sees its loss.
         usual, numbers = usual_losses(outputs, labels), running[-1].owners[labels != IGNORE_INDEX]
         return torch.where(numbers == poisoned, torch.nan, usual) if fault == LOSS else usual

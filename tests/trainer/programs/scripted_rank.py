@@ -1,4 +1,4 @@
-"""The real rank with a stage that behaves as its script says: --script 0=succeed,1=exit-7,... --root DIR."""
+"""Runs the real rank with a scripted stage: --script 0=succeed,1=exit-7,... --root DIR."""
 
 import argparse
 import ctypes
@@ -24,14 +24,14 @@ Behaviour = Callable[[Paths, Heartbeat], StageResult]
 
 
 def leave(code: int) -> Behaviour:
-    def behave(_places: Paths, _pulse: Heartbeat) -> StageResult:
+    def behave(_paths: Paths, _heartbeat: Heartbeat) -> StageResult:
         os._exit(code)
 
     return behave
 
 
 def die(number: signal.Signals) -> Behaviour:
-    def behave(_places: Paths, _pulse: Heartbeat) -> StageResult:
+    def behave(_paths: Paths, _heartbeat: Heartbeat) -> StageResult:
         os.kill(os.getpid(), number)
         time.sleep(3600)
         return DONE
@@ -40,18 +40,18 @@ def die(number: signal.Signals) -> Behaviour:
 
 
 def fail(error: Exception) -> Behaviour:
-    def behave(_places: Paths, _pulse: Heartbeat) -> StageResult:
+    def behave(_paths: Paths, _heartbeat: Heartbeat) -> StageResult:
         raise error
 
     return behave
 
 
-def succeed(_places: Paths, _pulse: Heartbeat) -> StageResult:
+def succeed(_paths: Paths, _heartbeat: Heartbeat) -> StageResult:
     return DONE
 
 
 def work(paths: Paths, heartbeat: Heartbeat) -> StageResult:
-    """Works until it is asked to leave, then saves for a while."""
+    """Works until the request to end, then takes SAVE_SECONDS to end."""
     step = 0
     while not heartbeat.leave_requested:
         step += 1
@@ -71,20 +71,20 @@ def fail_to_save(paths: Paths, heartbeat: Heartbeat) -> StageResult:
     raise StageFailure(FailureClass.STORAGE, "StorageDenied", "no right to write", "ask for it")
 
 
-def hang(_places: Paths, heartbeat: Heartbeat) -> StageResult:
+def hang(_paths: Paths, heartbeat: Heartbeat) -> StageResult:
     heartbeat.beat(Activity.EVALUATING, quiet_seconds=1.5, step=3)
     time.sleep(3600)
     return DONE
 
 
-def freeze(_places: Paths, heartbeat: Heartbeat) -> StageResult:
+def freeze(_paths: Paths, heartbeat: Heartbeat) -> StageResult:
     heartbeat.beat(Activity.TRAINING, quiet_seconds=1.5, step=3)
     os.kill(os.getpid(), signal.SIGSTOP)
     return DONE
 
 
-def deaf(_places: Paths, heartbeat: Heartbeat) -> StageResult:
-    """Hears neither SIGUSR1 nor SIGTERM, but lives."""
+def deaf(_paths: Paths, heartbeat: Heartbeat) -> StageResult:
+    """Ignores SIGUSR1 and SIGTERM, and sends heartbeats."""
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     while True:
@@ -92,33 +92,33 @@ def deaf(_places: Paths, heartbeat: Heartbeat) -> StageResult:
         time.sleep(0.02)
 
 
-def chatter(_places: Paths, _pulse: Heartbeat) -> StageResult:
+def chatter(_paths: Paths, _heartbeat: Heartbeat) -> StageResult:
     sys.stdout.writelines(f"line {number}\n" for number in range(1_000_000))
     return DONE
 
 
-def mutter(_places: Paths, _pulse: Heartbeat) -> StageResult:
+def mutter(_paths: Paths, _heartbeat: Heartbeat) -> StageResult:
     for _ in range(64):
         sys.stdout.write("." * 1_000_000)
     return DONE
 
 
-def leave_a_child(_places: Paths, _pulse: Heartbeat) -> StageResult:
-    """A grandchild in a session of its own that outlives its parent and keeps the pipe open."""
+def leave_a_child(_paths: Paths, _heartbeat: Heartbeat) -> StageResult:
+    """Starts a child in a new session, which outlives its parent and keeps the pipe open."""
     if not os.fork():
         os.setsid()
         time.sleep(3600)
     return DONE
 
 
-def allocate(_places: Paths, heartbeat: Heartbeat) -> StageResult:
+def allocate(_paths: Paths, heartbeat: Heartbeat) -> StageResult:
     kept = []
     while True:
         heartbeat.beat(Activity.TRAINING)
         kept.append(bytearray(b"x" * 16_000_000))
 
 
-def crash(_places: Paths, _pulse: Heartbeat) -> StageResult:
+def crash(_paths: Paths, _heartbeat: Heartbeat) -> StageResult:
     ctypes.string_at(0)
     return DONE
 
@@ -151,7 +151,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
 
 
 class Stage:
-    """Stands in for a stage module."""
+    """A stage module with a scripted behaviour."""
 
     def __init__(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
@@ -164,10 +164,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--script", required=True)
     parser.add_argument("--root", type=Path, required=True)
-    given = parser.parse_args()
-    mine = dict(part.split("=") for part in given.script.split(","))[NUMBER]
+    arguments = parser.parse_args()
+    mine = dict(part.split("=") for part in arguments.script.split(","))[NUMBER]
     if mine == "never-start":
         time.sleep(3600)
     rank._DURABLE = set()
     rank._module = lambda _stage: Stage(BEHAVIOURS[mine])
-    rank.leave(rank.main(Paths(given.root)))
+    rank.leave(rank.main(Paths(arguments.root)))

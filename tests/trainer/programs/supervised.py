@@ -1,4 +1,4 @@
-"""The real supervisor with a scripted rank: supervised.py ROOT SCRIPT, for example `0=succeed,1=exit-7`."""
+"""Runs the real supervisor with a scripted rank: supervised.py ROOT SCRIPT, such as `0=succeed,1=exit-7`."""
 
 import sys
 from pathlib import Path

@@ -12,11 +12,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import TypeAdapter
 from transformers import set_seed
 
-from finetune_trainer.config import Method, Offload, Training
+from finetune_trainer.config import ClassWeights, Method, Offload, Training
 from finetune_trainer.contract import Chosen
 from finetune_trainer.data.batches import Layout, steps_per_epoch
 from finetune_trainer.data.lines import FileSpan
@@ -46,11 +47,17 @@ class Subject:
     rows: Split
     labels: tuple[str, ...]
     packing: Packing | None
+    class_weights: ClassWeights = "None"
+
+    @property
+    def prepared(self) -> Prepared:
+        """The rows as Prepare leaves them."""
+        return Prepared(self.rows, self.rows, self.rows, self.labels)
 
     def load(self, base: Path, how: Method) -> torch.nn.Module:
         """The same weights every time; an adapter is given some, for a new one changes nothing."""
         set_seed(1)
-        model = self.model.load(base, Prepared(self.rows, self.rows, self.rows, self.labels))
+        model = self.model.load(base, self.prepared)
         tuned = methods.applied(how, model, self.model.head(model), seed=1)
         with torch.no_grad():
             for name, weight in tuned.named_parameters():
@@ -71,6 +78,11 @@ def labelled_rows() -> Split:
         files=(FileSpan(file="a.csv", before=0), FileSpan(file="b.csv", before=90)),
         loss_mask=np.zeros(counts.sum(), dtype=np.bool_),
     )
+
+
+def uneven_labels() -> npt.NDArray[np.int32]:
+    """15, 4 and 2 rows of the three classes."""
+    return np.array([0, 1, 0, 0, 2, 0, 0] * 2 + [0, 1, 0, 0, 0, 0, 1], dtype=np.int32)
 
 
 def trained_rows() -> Split:
@@ -94,11 +106,20 @@ CLASSIFICATION = Subject(
 )
 PACKED = Subject(model_of("TextGeneration"), trained_rows(), (), packing=Packing(pair=0, head=0))
 PADDED = replace(PACKED, packing=None)
-SUBJECTS = {"classification": CLASSIFICATION, "packed": PACKED, "padded": PADDED}
+UNEVEN = replace(CLASSIFICATION, rows=replace(CLASSIFICATION.rows, labels=uneven_labels()))
+BALANCED = replace(UNEVEN, class_weights="Balanced")
+SQUARE_ROOT = replace(UNEVEN, class_weights="SquareRoot")
+SUBJECTS = {
+    "classification": CLASSIFICATION,
+    "packed": PACKED,
+    "padded": PADDED,
+    "balanced": BALANCED,
+    "square root": SQUARE_ROOT,
+}
 
 
 class Calm:
-    """A pulse that nobody listens to and that is never asked to leave."""
+    """A heartbeat without effect, and without a request to end."""
 
     leave_requested = False
 
@@ -132,7 +153,9 @@ def steps(
         zero_stage=zero_stage,
         total_steps=steps_per_epoch(ROWS, BATCH),
     )
-    training = Training(weight_decay=0.0, max_gradient_norm=1e9, warmup_fraction=0.0)
+    training = Training(
+        weight_decay=0.0, max_gradient_norm=1e9, warmup_fraction=0.0, class_weights=subject.class_weights
+    )
     taken: list[loop.Step] = []
     with tempfile.TemporaryDirectory() as folder:
         args = loop.arguments(
@@ -149,7 +172,7 @@ def steps(
         run = loop.Loop(
             gang=gang,
             batches=batches,
-            losses=subject.model.losses,
+            losses=subject.model.loss_function(training, subject.prepared),
             forward=subject.model.FORWARD,
             clip=own_clip(zero_stage, training.max_gradient_norm),
             heartbeat=heartbeat,

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
+from finetune_trainer.report.rendering import Section, html
+
 VOID = {"meta", "br"}
 
 
@@ -34,6 +36,8 @@ class Reader(HTMLParser):
         assert self.open.pop().name == tag
 
     def handle_data(self, data: str) -> None:
+        if "\n" in data and data.isspace():
+            return  # between two lines of a template
         for element in self.open:
             element.text += data
 
@@ -45,6 +49,16 @@ def read(markup: str) -> list[Element]:
     reader.close()
     assert not reader.open
     return reader.elements
+
+
+def shown(section: Section) -> str:
+    """The markup of a section."""
+    return drawn(section.template, section.anchor, **section.values)
+
+
+def drawn(template: str, macro: str, *given: object, **values: object) -> str:
+    """What a macro of a template writes."""
+    return str(getattr(html().get_template(template).module, macro)(*given, **values))
 
 
 def texts(markup: str, name: str) -> list[str]:

@@ -3,12 +3,12 @@ from typing import Any
 import pytest
 
 from finetune_trainer.report.data import section
-from finetune_trainer.report.markup import joined
+from tests.trainer.report import reading
 from tests.trainer.report.reading import read, texts
 
 
 def shown(document: Any) -> str:
-    return joined(section(document).content)
+    return reading.shown(section(document))
 
 
 @pytest.mark.parametrize("document", [None, "junk", {"findings": "none"}, {"rows": {"train": "many"}}, [1]])
@@ -44,6 +44,13 @@ def test_one_file_or_several_files_of_a_split_are_listed(doctor: dict[str, Any])
     several = {**doctor, "files": {"train": [one, {**one, "uri": "s3://data/more.jsonl"}]}}
     assert "s3://data/more.jsonl" in shown(several)
     assert "1.2 MB" in shown(doctor)
+    many = {
+        **doctor,
+        "files": {"train": [{**one, "uri": f"s3://data/{number}.jsonl"} for number in range(23)]},
+    }
+    assert "s3://data/19.jsonl" in shown(many)
+    assert "s3://data/20.jsonl" not in shown(many)
+    assert "report.json lists the other 3 files." in shown(many)
 
 
 def test_thousands_of_findings_and_classes_are_bounded(doctor: dict[str, Any]) -> None:
@@ -51,7 +58,7 @@ def test_thousands_of_findings_and_classes_are_bounded(doctor: dict[str, Any]) -
     labels = {f"class {number}": {"train": 3} for number in range(1000)}
     markup = shown({**doctor, "findings": [finding] * 500, "labels": labels})
     assert len(markup) < 300_000
-    assert "488 more findings" in markup
+    assert "report.json has 488 more findings." in markup
     assert "the 20 largest of 1,000" in markup
 
 

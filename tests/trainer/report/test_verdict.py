@@ -5,7 +5,7 @@ import pytest
 from finetune_trainer import contract
 from finetune_trainer.contract import Evaluation, Interval, Scores
 from finetune_trainer.report.record import TrainingRecord
-from finetune_trainer.report.verdict import banner, compared, headline, outcome
+from finetune_trainer.report.verdict import compared, headline, outcome, summary
 
 
 def evaluation(low: float, high: float, value: float | None = None) -> Evaluation:
@@ -54,7 +54,6 @@ def test_without_a_majority_class_the_base_model_is_what_it_is_compared_with(
 ) -> None:
     record = record_of(["a", "b"])
     plain = record.model_copy(update={"evaluation": record.evaluation.model_copy(update={"majority": None})})
-    shown = banner(plain, "A model", "s3://base")
-    assert "than the base model:" in shown
-    assert "majority" not in shown
-    assert "probe" not in shown
+    shown = summary(plain)
+    assert "than the base model:" in shown.headline
+    assert [tile.name for tile in shown.tiles] == ["this model", "base model", "trained on", "training took"]

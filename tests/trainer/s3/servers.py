@@ -1,4 +1,4 @@
-"""Servers that are no S3 store, and what a store's clients make of a server."""
+"""Test servers that are no S3 store, and the failure of the clients against a server."""
 
 import datetime as dt
 import http.server
@@ -23,19 +23,19 @@ from finetune_trainer.s3.store import open_store
 
 
 def failure_of(access: StoreAccess, paths: Paths, uri: str = "s3://bucket/key") -> StageFailure:
-    """Both clients of a store fail in the same way."""
-    with pytest.raises(StageFailure) as asked:
+    """The failure of both clients of a store, which must have the same class and reason."""
+    with pytest.raises(StageFailure) as control:
         open_store(access, "data", paths).head(uri)
-    with pytest.raises(StageFailure) as moved:
+    with pytest.raises(StageFailure) as bulk:
         open_store(access, "data", paths).read_range(uri, 0, 1)
-    assert (asked.value.failure, asked.value.reason) == (moved.value.failure, moved.value.reason)
-    assert access.endpoint in asked.value.message
-    return asked.value
+    assert (control.value.failure, control.value.reason) == (bulk.value.failure, bulk.value.reason)
+    assert access.endpoint in control.value.message
+    return control.value
 
 
 @contextmanager
 def answering(status: int, location: str = "") -> Iterator[tuple[str, list[str]]]:
-    """A server that always gives the same answer; its endpoint and the requests it has seen."""
+    """A server that always gives the same answer: its endpoint, and the paths of the requests."""
     seen: list[str] = []
 
     class Answer(http.server.BaseHTTPRequestHandler):
@@ -61,7 +61,7 @@ def answering(status: int, location: str = "") -> Iterator[tuple[str, list[str]]
 
 @contextmanager
 def tls_server(folder: Path, *, days: int, name: str) -> Iterator[tuple[str, bytes]]:
-    """A TLS server whose certificate for this name ends in so many days; its endpoint and its authority."""
+    """A TLS server with a certificate for a name and a number of days: endpoint and CA certificate."""
     authority = pki.new_authority("test")
     key = ec.generate_private_key(ec.SECP256R1())
     now = dt.datetime.now(dt.UTC)

@@ -36,7 +36,7 @@ from finetune_trainer.s3.storefaults import RETRYABLE
         (501, "NotImplemented", "StorageRefused", False),
     ],
 )
-def test_an_answer_is_a_reason_that_is_tried_again_or_not(
+def test_an_answer_has_a_reason_that_is_retryable_or_final(
     status: int, code: str, reason: str, *, again: bool
 ) -> None:
     failure = of_answer(status, code, "read s3://data/x", "https://store.example")
@@ -46,7 +46,7 @@ def test_an_answer_is_a_reason_that_is_tried_again_or_not(
     assert failure.hint
 
 
-def test_what_only_the_jobs_author_can_mend_is_no_fault_of_the_store() -> None:
+def test_errors_of_the_job_have_class_user_config() -> None:
     for status, code in ((404, "NoSuchBucket"), (404, "NoSuchKey"), (301, "PermanentRedirect"), (307, "")):
         assert of_answer(status, code, "x", "y").failure is FailureClass.USER_CONFIG
     assert of_answer(404, "NoSuchUpload", "x", "y").failure is FailureClass.STORAGE

@@ -33,7 +33,9 @@ STATED = b64encode(hashlib.sha256(b"hello").digest()).decode()
         ({"x-amz-checksum-sha256": "nonsense"}, Stated()),
     ],
 )
-def test_only_digests_of_the_content_are_taken_for_one(headers: dict[str, str], expected: Stated) -> None:
+def test_only_checksums_of_the_whole_content_are_read_from_the_headers(
+    headers: dict[str, str], expected: Stated
+) -> None:
     assert stated(headers) == expected
 
 
@@ -48,14 +50,14 @@ def test_only_digests_of_the_content_are_taken_for_one(headers: dict[str, str], 
         (7, 7, 1, (7,)),
     ],
 )
-def test_parts_are_even_if_only_the_last_is_smaller(
+def test_parts_are_even_if_only_the_last_part_is_smaller(
     first: int, size: int, count: int, sizes: tuple[int, ...] | None
 ) -> None:
     assert even_parts(first, size, count) == sizes
 
 
 @given(st.lists(st.binary(min_size=1, max_size=9), min_size=1, max_size=9), st.integers(1, 20))
-def test_an_etag_is_that_of_the_parts_however_the_bytes_come(parts: list[bytes], piece: int) -> None:
+def test_the_etag_does_not_depend_on_the_sizes_of_the_updates(parts: list[bytes], piece: int) -> None:
     content = b"".join(parts)
     digest = EtagDigest([len(part) for part in parts])
     for start in range(0, len(content), piece):
@@ -85,7 +87,7 @@ def of(content: bytes, *parts: int) -> EtagDigest:
         (Stated(etag=ETAG + "-2"), None, "right"),
     ],
 )
-def test_the_strongest_word_of_the_store_decides(
+def test_the_strongest_checksum_of_the_store_decides(
     states: Stated, etag: EtagDigest | None, verdict: str
 ) -> None:
     assert judge(states, HELLO, etag) == verdict

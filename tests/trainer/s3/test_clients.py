@@ -14,7 +14,9 @@ from tests.trainer.storage import give_authority, give_keys, on_both_stores
 
 
 @on_both_stores
-def test_wrong_keys_are_denied_at_once(access: StoreAccess, paths: Paths, s3: ObjectStore) -> None:
+def test_wrong_credentials_are_denied_without_a_retry(
+    access: StoreAccess, paths: Paths, s3: ObjectStore
+) -> None:
     give_keys(paths, "data", s3.access_key, "wrong-secret-key")
     assert "SignatureDoesNotMatch" in failure_of(access, paths).message
     give_keys(paths, "data", "nobody", "wrong-secret-key")
@@ -22,7 +24,7 @@ def test_wrong_keys_are_denied_at_once(access: StoreAccess, paths: Paths, s3: Ob
 
 
 @on_both_stores
-def test_an_unknown_authority_is_named_and_its_certificate_mends_it(
+def test_an_unknown_authority_is_an_error_until_its_certificate_is_in_the_bundle(
     s3: ObjectStore, access: StoreAccess, paths: Paths, bucket: str
 ) -> None:
     uri = f"s3://{bucket}/key"
@@ -37,7 +39,7 @@ def test_an_unknown_authority_is_named_and_its_certificate_mends_it(
 @pytest.mark.parametrize(
     ("days", "name", "says"), [(-1, "127.0.0.1", "expired"), (1, "elsewhere.example", "another name")]
 )
-def test_a_certificate_that_does_not_hold_says_why(
+def test_the_message_about_an_invalid_certificate_has_the_cause(
     tmp_path: Path, paths: Paths, days: int, name: str, says: str
 ) -> None:
     with tls_server(tmp_path, days=days, name=name) as (endpoint, authority):
@@ -48,7 +50,9 @@ def test_a_certificate_that_does_not_hold_says_why(
 
 
 @on_both_stores
-def test_renewed_keys_are_read_again(s3: ObjectStore, access: StoreAccess, paths: Paths, bucket: str) -> None:
+def test_renewed_credentials_are_read_again(
+    s3: ObjectStore, access: StoreAccess, paths: Paths, bucket: str
+) -> None:
     give_keys(paths, "data", s3.access_key, "old-secret-key")
     reader = open_store(access, "data", paths)
     give_keys(paths, "data", s3.access_key, s3.secret_key)
@@ -56,7 +60,7 @@ def test_renewed_keys_are_read_again(s3: ObjectStore, access: StoreAccess, paths
 
 
 @on_both_stores
-def test_line_ends_of_windows_in_a_bundle_are_fine(
+def test_a_bundle_with_crlf_line_ends_is_accepted(
     s3: ObjectStore, access: StoreAccess, paths: Paths, bucket: str
 ) -> None:
     assert s3.ca_file
@@ -67,7 +71,7 @@ def test_line_ends_of_windows_in_a_bundle_are_fine(
         reader.read_range(f"s3://{bucket}/key", 0, 1)
 
 
-def test_an_authority_that_has_expired_is_refused_and_beside_one_that_holds_it_does_no_harm(
+def test_a_bundle_is_refused_only_if_all_its_certificates_have_expired(
     s3: ObjectStore, access: StoreAccess, paths: Paths, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert s3.ca_file
@@ -79,7 +83,7 @@ def test_an_authority_that_has_expired_is_refused_and_beside_one_that_holds_it_d
     with pytest.raises(StageFailure, match="CaBundleInvalid") as failure:
         open_store(access, "data", paths)
     yesterday = (dt.datetime.now(dt.UTC) - dt.timedelta(days=1)).date()
-    assert f"its certificates have expired, the last on {yesterday}" in failure.value.message
+    assert f"all certificates have expired, the last certificate on {yesterday}" in failure.value.message
     give_authority(paths, "data", expired + s3.ca_file.read_bytes())
     reader = open_store(access, "data", paths)
     assert reader.head(f"s3://{bucket}/key") is None
@@ -93,8 +97,10 @@ def test_an_authority_that_has_expired_is_refused_and_beside_one_that_holds_it_d
     [("minio", "StorageRefused"), ("versitygw", "StorageUnreachable")],
     indirect=["s3"],
 )
-def test_http_and_https_mixed_up_is_said(s3: ObjectStore, paths: Paths, reason: str) -> None:
-    # One store answers 400, the other hangs up.
+def test_the_wrong_scheme_in_the_endpoint_is_in_message_or_hint(
+    s3: ObjectStore, paths: Paths, reason: str
+) -> None:
+    # One store answers 400, the other store closes the connection.
     failure = failure_of(StoreAccess(endpoint=s3.endpoint.replace("https", "http")), paths)
     assert failure.reason == reason
     assert "https" in failure.hint
@@ -124,6 +130,6 @@ def test_a_redirect_to_another_host_is_not_followed(paths: Paths) -> None:
         "https://",
     ],
 )
-def test_an_endpoint_is_scheme_host_and_port(paths: Paths, endpoint: str) -> None:
+def test_an_endpoint_with_more_than_scheme_host_and_port_is_refused(paths: Paths, endpoint: str) -> None:
     with pytest.raises(StageFailure, match="EndpointInvalid"):
         open_store(StoreAccess(endpoint=endpoint), "data", paths)

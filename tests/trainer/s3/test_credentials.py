@@ -16,7 +16,7 @@ def paths(tmp_path: Path) -> Paths:
     return here
 
 
-def test_keys_come_from_files_and_are_never_printed(paths: Paths) -> None:
+def test_credentials_come_from_files_and_repr_does_not_show_them(paths: Paths) -> None:
     assert read_credentials(paths, "data") == Credentials("somebody", "a secret")
     assert "secret" not in repr(read_credentials(paths, "data"))
     (paths.credentials("data") / "sessionToken").write_text("a token")
@@ -24,11 +24,13 @@ def test_keys_come_from_files_and_are_never_printed(paths: Paths) -> None:
 
 
 @pytest.mark.parametrize("around", ["{}\r\n", " {}", "{}\n\n", "\ufeff{}"])
-def test_white_space_around_keys_is_removed_with_a_warning(paths: Paths, around: str) -> None:
+def test_white_space_around_credentials_is_removed_with_a_warning(paths: Paths, around: str) -> None:
     give_keys(paths, "data", "somebody", around.format("a secret"))
     keys = read_credentials(paths, "data")
     assert (keys.access_key, keys.secret_key) == ("somebody", "a secret")
-    assert ["secretKey of the data store had white space" in warning for warning in keys.warnings] == [True]
+    assert ["white space around the secretKey of the data store" in warning for warning in keys.warnings] == [
+        True
+    ]
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,9 @@ def test_white_space_around_keys_is_removed_with_a_warning(paths: Paths, around:
         (b"two\nlines", "more than one line"),
     ],
 )
-def test_a_key_that_is_not_there_is_named(paths: Paths, content: bytes | None, says: str) -> None:
+def test_the_message_names_a_missing_or_unusable_credential(
+    paths: Paths, content: bytes | None, says: str
+) -> None:
     path = paths.credentials("data") / "secretKey"
     path.unlink()
     if content is not None:
@@ -62,20 +66,20 @@ def test_a_bundle_without_a_certificate_is_refused(paths: Paths, content: bytes 
         read_ca_bundle(paths, "data")
 
 
-def test_a_bundle_holds_many_authorities_and_comes_with_plain_line_ends(paths: Paths) -> None:
+def test_a_bundle_may_have_several_certificates_and_is_read_with_lf_line_ends(paths: Paths) -> None:
     many = [pki.certificate_pem(pki.new_authority(f"authority {n}").certificate).decode() for n in range(3)]
     give_authority(paths, "data", ("\ufeff" + "".join(many).replace("\n", "\r\n")).encode())
     assert read_ca_bundle(paths, "data") == "".join(many)
 
 
-def test_keys_of_two_versions_of_a_secret_are_never_mixed(paths: Paths) -> None:
+def test_credentials_come_from_one_version_of_the_secret(paths: Paths) -> None:
     give_version(paths, "data", accessKey="one", secretKey="1", sessionToken="of one")
     folder = paths.credentials("data")
     assert read_credentials(paths, "data") == Credentials("one", "1", "of one")
     reads = Path.read_bytes
 
     def overtaken(path: Path) -> bytes:
-        """The Secret changes when its first key has been read."""
+        """Replaces the Secret after its first key has been read."""
         found = reads(path)
         if found == b"one":
             give_version(paths, "data", accessKey="two", secretKey="2")

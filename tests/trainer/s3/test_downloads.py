@@ -22,7 +22,7 @@ from tests.trainer.storeproxy import StoreProxy
 
 MIB = 1024 * 1024
 BEYOND = os.urandom(10 * MIB + 1234)
-"""More than two of the smallest parts."""
+"""Bytes: larger than two parts of the minimum size."""
 
 
 def sha256(data: bytes) -> str:
@@ -61,7 +61,7 @@ def with_its_sha256(_store: Store, admin: Minio, bucket: str, key: str) -> None:
 @on_both_stores
 @pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("put", [at_once, in_even_parts, in_uneven_parts, in_one_part, with_its_sha256])
-def test_a_bit_that_is_flipped_on_its_way_is_found_whatever_way_the_object_was_put(
+def test_a_flipped_bit_is_detected_for_every_kind_of_upload(
     store: Store,
     proxied: Store,
     s3_proxy: StoreProxy,
@@ -82,7 +82,7 @@ def test_a_bit_that_is_flipped_on_its_way_is_found_whatever_way_the_object_was_p
 
 
 @on_both_stores
-def test_a_range_is_believed_when_two_readings_agree(
+def test_a_range_is_accepted_when_two_readings_agree(
     proxied: Store, s3_proxy: StoreProxy, store: Store, bucket: str
 ) -> None:
     uri = f"s3://{bucket}/model.safetensors"
@@ -94,7 +94,7 @@ def test_a_range_is_believed_when_two_readings_agree(
 
 
 @on_both_stores
-def test_what_is_known_beforehand_must_come(store: Store, bucket: str, tmp_path: Path) -> None:
+def test_a_download_must_match_the_expected_digest(store: Store, bucket: str, tmp_path: Path) -> None:
     uri = f"s3://{bucket}/shard"
     store.write(uri, b"these")
     assert store.download(uri, tmp_path / "file", sha256(b"these")).size == 5
@@ -106,7 +106,7 @@ def test_what_is_known_beforehand_must_come(store: Store, bucket: str, tmp_path:
 
 @on_both_stores
 @pytest.mark.usefixtures("hasty")
-def test_an_object_that_is_damaged_on_the_stores_disk_is_refused(
+def test_an_object_that_is_corrupt_on_the_disk_of_the_store_is_refused(
     s3: ObjectStore, store: Store, bucket: str, tmp_path: Path
 ) -> None:
     store.write(f"s3://{bucket}/model", BEYOND)
@@ -117,13 +117,13 @@ def test_an_object_that_is_damaged_on_the_stores_disk_is_refused(
         disk.write(bytes([BEYOND[MIB] ^ 1]))
     with pytest.raises(StageFailure) as caught:
         store.download(f"s3://{bucket}/model", tmp_path / "file")
-    # One store sees it itself and breaks the answer off.
+    # One store detects the fault itself and closes the connection.
     assert caught.value.reason in {"ObjectCorrupt", "StorageUnreachable", "StorageError"}
     assert not (tmp_path / "file").exists()
 
 
 @pytest.mark.parametrize("s3", ["versitygw"], indirect=True)
-def test_a_file_that_came_to_the_store_from_outside_has_no_etag_and_is_read(
+def test_a_file_put_directly_on_the_disk_of_the_store_is_read_without_an_etag(
     s3: ObjectStore, store: Store, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = s3.data / bucket / "outside"
@@ -136,7 +136,7 @@ def test_a_file_that_came_to_the_store_from_outside_has_no_etag_and_is_read(
 
 
 @on_both_stores
-def test_an_object_that_changes_while_it_is_read_is_noticed(
+def test_a_change_of_an_object_during_a_download_is_detected(
     store: Store, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(downloads, "RANGE_BYTES", 1000)
@@ -146,7 +146,7 @@ def test_an_object_that_changes_while_it_is_read_is_noticed(
 
 
 def read_while(action: Callable[[], object], store: Store, bucket: str, key: str) -> None:
-    """Reads an object; does something when its first bytes are there."""
+    """Reads an object, and calls a function after the first bytes."""
 
     class Sink(io.BytesIO):
         def write(self, piece: bytes) -> int:  # type: ignore[override]
@@ -158,7 +158,7 @@ def read_while(action: Callable[[], object], store: Store, bucket: str, key: str
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_a_store_that_makes_the_etag_of_parts_in_its_own_way_is_read_twice_and_believed(
+def test_an_object_with_an_unknown_kind_of_etag_is_read_twice_and_accepted(
     store: Store,
     s3_admin: Minio,
     bucket: str,
@@ -173,7 +173,7 @@ def test_a_store_that_makes_the_etag_of_parts_in_its_own_way_is_read_twice_and_b
     assert "0000-2" in caplog.text
 
 
-def test_a_store_that_tells_no_sizes_of_parts_is_believed(
+def test_an_object_without_known_sizes_of_parts_is_accepted(
     store: Store, s3_admin: Minio, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_uneven_parts(store, s3_admin, bucket, "large")

@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def test_a_manifest_names_every_file_but_itself(folder: Path) -> None:
+def test_a_manifest_lists_all_files_except_itself(folder: Path) -> None:
     manifest = manifest_of(folder)
     assert [file.path for file in manifest.files] == ["config.json", "evaluation/rows.jsonl"]
     assert [file.digest for file in manifest.files] == [
@@ -52,13 +52,15 @@ def test_a_manifest_names_every_file_but_itself(folder: Path) -> None:
 @pytest.mark.parametrize(
     "path", ["../x", "a/../x", "a/..", "..", "./x", "/x", "a//b", "a/", "", "a b", "a\\b", "x" * 300]
 )
-def test_a_path_that_leaves_the_folder_is_none(path: str) -> None:
+def test_a_path_outside_the_folder_is_refused(path: str) -> None:
     with pytest.raises(ValidationError):
         ManifestFile(path=path, size=1, digest=ONE)
 
 
 @on_both_stores
-def test_a_folder_comes_back_as_it_was(store: Store, bucket: str, folder: Path, tmp_path: Path) -> None:
+def test_a_downloaded_folder_is_equal_to_the_uploaded_folder(
+    store: Store, bucket: str, folder: Path, tmp_path: Path
+) -> None:
     uri = f"s3://{bucket}/model/"
     digest = upload_folder(store, folder, uri, manifest_of(folder))
     assert download_folder(store, uri, tmp_path / "back") == manifest_of(folder)
@@ -76,7 +78,7 @@ def test_the_manifest_is_written_last(store: Store, bucket: str, folder: Path) -
 
 
 @on_both_stores
-def test_a_folder_without_a_manifest_or_with_other_files_is_not_taken(
+def test_a_folder_without_a_manifest_or_with_changed_files_is_refused(
     store: Store, bucket: str, folder: Path, tmp_path: Path
 ) -> None:
     uri = f"s3://{bucket}/model/"

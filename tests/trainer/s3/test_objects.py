@@ -8,7 +8,7 @@ from tests.trainer.storage import on_both_stores
 
 
 @on_both_stores
-def test_an_object_is_looked_at_without_its_content(store: Store, bucket: str) -> None:
+def test_head_returns_the_metadata_of_an_object(store: Store, bucket: str) -> None:
     store.write(f"s3://{bucket}/a", b"hello")
     found = look(store._clients, S3Uri(bucket, "a"))
     assert found
@@ -21,7 +21,7 @@ def test_an_object_is_looked_at_without_its_content(store: Store, bucket: str) -
 
 
 @on_both_stores
-def test_missing_bucket_and_missing_object_are_told_apart(store: Store, bucket: str) -> None:
+def test_a_missing_bucket_and_a_missing_object_have_different_reasons(store: Store, bucket: str) -> None:
     with pytest.raises(StageFailure, match="BucketMissing"):
         store.read("s3://no-such-bucket/key")
     with pytest.raises(StageFailure, match="BucketMissing"):

@@ -63,7 +63,7 @@ def message(
 
 
 @on_both_stores
-def test_the_newest_success_of_stage_and_config_is_found(
+def test_find_returns_the_latest_success_of_stage_and_config(
     store: Store, bucket: str, access: StoreAccess
 ) -> None:
     config = config_of(bucket, access)
@@ -81,7 +81,7 @@ def test_the_newest_success_of_stage_and_config_is_found(
     assert b'"rows": [1, 2]' in store.read(f"{config.run.runs}attempts/train-1-00000000/result.json")
 
 
-def test_two_pods_of_one_attempt_write_to_two_places(
+def test_two_pods_of_one_attempt_write_to_different_folders(
     store: Store, bucket: str, access: StoreAccess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_of(bucket, access)
@@ -96,7 +96,7 @@ def test_two_pods_of_one_attempt_write_to_two_places(
 
 
 @on_both_stores
-def test_report_gives_back_what_the_lost_message_said(
+def test_readback_returns_the_stored_result(
     store: Store, bucket: str, access: StoreAccess, paths: Paths
 ) -> None:
     config = config_of(bucket, access, reported="Train")
@@ -108,7 +108,7 @@ def test_report_gives_back_what_the_lost_message_said(
 
 
 @on_both_stores
-def test_cleanup_removes_the_run_and_nothing_else_and_again_is_harmless(
+def test_cleanup_deletes_only_the_run_and_is_idempotent(
     store: Store, s3_admin: Minio, bucket: str, access: StoreAccess, paths: Paths
 ) -> None:
     config = config_of(bucket, access)
@@ -130,7 +130,7 @@ def test_cleanup_removes_the_run_and_nothing_else_and_again_is_harmless(
     ("output", "cleaned_up"),
     [("tuned/ns/job/v1/", 1), ("ns/job/v1/", 1), ("tuned/ns/other/v1/", 0), ("tuned/", 0), ("", 0)],
 )
-def test_cleanup_ends_what_publish_was_uploading_to_the_jobs_own_folder(
+def test_cleanup_aborts_unfinished_uploads_of_publish(
     store: Store,
     s3_admin: Minio,
     bucket: str,
@@ -151,7 +151,7 @@ def test_cleanup_ends_what_publish_was_uploading_to_the_jobs_own_folder(
 
 
 @pytest.mark.parametrize("path", ["", "runs/", f"runs/{UID}/", f"ns/{UID}", f"x/../ns/{UID}/"])
-def test_cleanup_refuses_a_folder_that_is_not_the_jobs_own(
+def test_cleanup_refuses_a_folder_of_another_job(
     store: Store, bucket: str, access: StoreAccess, paths: Paths, path: str
 ) -> None:
     store.write(f"s3://{bucket}/runs/precious", b"x")

@@ -16,11 +16,11 @@ from tests.trainer.s3.servers import answering, failure_of
 
 @dataclass
 class Reached:
-    """A store whose keys may change."""
+    """A store whose credentials may change."""
 
     endpoint: str
     keys: list[Credentials]
-    """Those of each reading in turn; the last stays."""
+    """The credentials of each reading in turn; the last entry stays."""
 
     def credentials(self) -> Credentials:
         return self.keys.pop(0) if len(self.keys) > 1 else self.keys[0]
@@ -31,7 +31,7 @@ STORE = Reached("https://store", [OLD])
 
 
 class Clock:
-    """Stands still but for the pauses."""
+    """A clock that only the pauses advance."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -65,7 +65,7 @@ def failing(reason: str, times: int) -> tuple[list[str], Callable[[], str]]:
     return tried, action
 
 
-def test_pauses_grow_and_differ(clock: Clock) -> None:
+def test_pauses_grow_and_are_random(clock: Clock) -> None:
     _, action = failing("StorageThrottled", 4)
     assert persist(action, "act", STORE) == "done"
     assert all(0.5 <= pause / (0.25 * 2**n) <= 1 for n, pause in enumerate(clock.pauses, start=1))
@@ -79,7 +79,7 @@ def test_pauses_grow_and_differ(clock: Clock) -> None:
         *(("StorageDenied", 1), ("BucketMissing", 1)),
     ],
 )
-def test_only_what_may_mend_is_tried_again(clock: Clock, reason: str, tries: int) -> None:
+def test_only_retryable_reasons_are_tried_again(clock: Clock, reason: str, tries: int) -> None:
     tried, action = failing(reason, 9)
     with pytest.raises(StageFailure, match=reason):
         persist(action, "act", STORE)
@@ -88,13 +88,13 @@ def test_only_what_may_mend_is_tried_again(clock: Clock, reason: str, tries: int
 
 
 @pytest.mark.parametrize("reason", ["StorageDenied", "SessionTokenExpired"])
-def test_what_was_refused_is_tried_again_with_other_keys(clock: Clock, reason: str) -> None:
+def test_a_refused_request_is_tried_again_with_new_credentials(clock: Clock, reason: str) -> None:
     tried, action = failing(reason, 1)
     assert persist(action, "act", Reached("https://store", [OLD, NEW])) == "done"
     assert (len(tried), len(clock.pauses)) == (2, 1)
 
 
-def test_what_was_never_answered_is_tried_again_but_not_for_ever(clock: Clock) -> None:
+def test_time_outs_are_tried_again_within_the_time_limit(clock: Clock) -> None:
     tried: list[float] = []
 
     def hang() -> None:
@@ -118,7 +118,7 @@ def test_what_was_never_answered_is_tried_again_but_not_for_ever(clock: Clock) -
         (400, "StorageRefused", 1),
     ],
 )
-def test_what_may_mend_is_tried_five_times_and_the_rest_once(
+def test_retryable_statuses_are_tried_five_times_and_others_once(
     paths: Paths, status: int, reason: str, requests: int
 ) -> None:
     with answering(status) as (endpoint, seen):
@@ -132,7 +132,7 @@ def test_what_may_mend_is_tried_five_times_and_the_rest_once(
 @pytest.mark.parametrize(
     ("endpoint", "says"), [("http://127.0.0.1:9", "refused"), ("http://no.such.host.invalid", "resolved")]
 )
-def test_a_store_that_is_not_there_is_unreachable(paths: Paths, endpoint: str, says: str) -> None:
+def test_a_store_that_does_not_exist_is_unreachable(paths: Paths, endpoint: str, says: str) -> None:
     failure = failure_of(StoreAccess(endpoint=endpoint), paths)
     assert failure.reason == "StorageUnreachable"
     assert says in failure.message

@@ -1,4 +1,4 @@
-"""The rights that the admin guide lists are enough, and no more than is needed."""
+"""The permissions in the admin guide are sufficient and necessary."""
 
 import re
 from pathlib import Path
@@ -20,13 +20,13 @@ OF_BUCKETS = {"s3:ListBucket", "s3:ListBucketMultipartUploads", "s3:ListBucketVe
 
 
 def documented(purpose: str) -> dict[str, list[str]]:
-    """The rights of a line of the guide's table, as `add_user` takes them."""
+    """The permissions in a line of the table of the guide, as arguments of `add_user`."""
     [line] = [line for line in GUIDE.read_text().splitlines() if line.startswith(f"| {purpose}")]
     rights = set(re.findall(r"s3:\w+", line))
     return {"": sorted(rights & OF_BUCKETS), "*": sorted(rights - OF_BUCKETS)}
 
 
-def test_with_the_rights_to_read_inputs_are_read_and_nothing_is_written(
+def test_the_rights_to_read_permit_reading_and_refuse_writing(
     s3: ObjectStore, access: StoreAccess, paths: Paths, bucket: str, tmp_path: Path
 ) -> None:
     open_store(access, "output", paths).write(f"s3://{bucket}/data/a", b"hello")
@@ -46,7 +46,7 @@ def test_with_the_rights_to_read_inputs_are_read_and_nothing_is_written(
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_with_the_rights_to_write_everything_is_done_that_a_job_and_its_cleanup_do(
+def test_the_rights_to_write_permit_all_operations_of_a_job_and_its_cleanup(
     s3: ObjectStore, s3_admin: Minio, access: StoreAccess, paths: Paths, bucket: str, tmp_path: Path
 ) -> None:
     give_keys(paths, "output", *add_user(s3, bucket, documented("writing"), tmp_path))

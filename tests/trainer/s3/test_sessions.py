@@ -1,4 +1,4 @@
-"""Temporary keys of a real MinIO: used, exchanged while in use, and told of when they have expired."""
+"""Temporary credentials of a real MinIO: use, renewal during use, and the failure after their expiry."""
 
 import json
 from base64 import urlsafe_b64encode
@@ -30,14 +30,14 @@ def jwt(**claims: object) -> str:
 
 
 def give_session(paths: Paths, s3: ObjectStore, token: str | None = None) -> None:
-    """The next version of the Secret, with new temporary keys."""
+    """Writes the next version of the Secret, with new temporary credentials."""
     keys = session_keys(s3)
     files = {"accessKey": keys.access_key, "secretKey": keys.secret_key}
     give_version(paths, "output", **files, sessionToken=token or keys.session_token or "")
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_transfers_go_on_when_temporary_keys_are_exchanged(
+def test_transfers_continue_when_temporary_credentials_are_renewed(
     s3: ObjectStore, access: StoreAccess, paths: Paths, bucket: str, tmp_path: Path
 ) -> None:
     give_session(paths, s3)
@@ -55,7 +55,7 @@ def test_transfers_go_on_when_temporary_keys_are_exchanged(
     everything()
     give_session(paths, s3)
     everything()
-    # Both clients use the keys that are there now, not those that still work.
+    # Both clients use the current credentials, although the previous credentials are still valid.
     give_version(paths, "output", accessKey="nobody", secretKey="no key")
     for act in calls(store, bucket):
         with pytest.raises(StageFailure, match="InvalidAccessKeyId"):
@@ -71,7 +71,7 @@ def test_unfinished_uploads_are_aborted_with_temporary_keys(
 
 
 @pytest.mark.usefixtures("hasty")
-def test_what_expired_keys_were_refused_is_done_with_new_ones(
+def test_a_request_with_expired_credentials_succeeds_after_their_renewal(
     s3: ObjectStore, access: StoreAccess, paths: Paths, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store(access, "output", paths)
@@ -82,7 +82,7 @@ def test_what_expired_keys_were_refused_is_done_with_new_ones(
 
 
 def calls(store: Store, bucket: str) -> list[Callable[[], object]]:
-    """One of each client and kind; the first asks for headers only, whose refusal has no words."""
+    """One request of each client and kind; the refusal of the first request (HEAD) has no S3 error code."""
     return [
         lambda: store.head(f"s3://{bucket}/a"),
         lambda: store.list(f"s3://{bucket}/"),
@@ -92,7 +92,7 @@ def calls(store: Store, bucket: str) -> list[Callable[[], object]]:
 
 
 @pytest.mark.usefixtures("hasty")
-def test_an_expired_token_is_named_with_its_end(
+def test_the_message_about_an_expired_token_has_the_expiry_time(
     s3: ObjectStore, access: StoreAccess, paths: Paths, bucket: str
 ) -> None:
     give_session(paths, s3, jwt(exp=int(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp())))
@@ -105,7 +105,7 @@ def test_an_expired_token_is_named_with_its_end(
         assert "Check accessKey" not in failure.value.hint
 
 
-def test_temporary_keys_without_their_token_say_that_it_may_be_missing(
+def test_the_hint_for_temporary_credentials_without_a_token_names_the_token(
     s3: ObjectStore, access: StoreAccess, paths: Paths, bucket: str
 ) -> None:
     keys = session_keys(s3)
@@ -115,7 +115,7 @@ def test_temporary_keys_without_their_token_say_that_it_may_be_missing(
     assert "session token" in failure.value.hint
 
 
-def test_a_token_of_other_keys_is_denied_with_all_three_names(
+def test_the_hint_for_a_token_of_other_credentials_names_all_three_keys(
     s3: ObjectStore, access: StoreAccess, paths: Paths, bucket: str
 ) -> None:
     give_session(paths, s3, session_keys(s3).session_token)
@@ -125,11 +125,11 @@ def test_a_token_of_other_keys_is_denied_with_all_three_names(
     assert "accessKey, secretKey and sessionToken" in failure.value.hint
 
 
-def test_keys_with_a_token_may_lack_a_right_like_others() -> None:
+def test_a_missing_permission_of_temporary_credentials_is_no_token_failure() -> None:
     token = SessionToken(None)
-    assert of_answer(403, "AccessDenied", "x", "y", token).hint.startswith("Give these credentials")
+    assert of_answer(403, "AccessDenied", "x", "y", token).hint.startswith("Grant this permission")
     assert of_answer(403, "ExpiredToken", "x", "y", token).reason == "SessionTokenExpired"
-    assert "it does not tell" in of_answer(403, "ExpiredToken", "x", "y", token).message
+    assert "an unknown time" in of_answer(403, "ExpiredToken", "x", "y", token).message
 
 
 @pytest.mark.parametrize(
@@ -144,11 +144,11 @@ def test_keys_with_a_token_may_lack_a_right_like_others() -> None:
         ("a.W10.c", SessionToken(None)),
     ],
 )
-def test_a_token_tells_its_end_if_it_is_a_jwt(token: str, read: SessionToken) -> None:
+def test_a_jwt_token_has_an_expiry_time(token: str, read: SessionToken) -> None:
     assert SessionToken.read(token, NOW) == read
 
 
 @given(some.text())
-def test_any_token_can_be_read(token: str) -> None:
+def test_every_text_is_accepted_as_a_token(token: str) -> None:
     for text in (token, f"a.{token}.b", jwt(exp=token)):
         assert isinstance(SessionToken.read(text, NOW), SessionToken)

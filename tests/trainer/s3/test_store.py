@@ -15,14 +15,14 @@ from tests.trainer.storage import add_user, give_keys, on_both_stores
 pytestmark = on_both_stores
 
 
-def test_a_small_object_comes_back_as_written(store: Store, bucket: str) -> None:
+def test_a_small_object_is_read_as_written(store: Store, bucket: str) -> None:
     uri = f"s3://{bucket}/a/b c/ü.json"
     sent = store.write(uri, b"{}")
     assert store.read(uri) == b"{}"
     assert sent.digest == "sha256:" + hashlib.sha256(b"{}").hexdigest()
 
 
-def test_a_listing_is_of_the_exact_prefix(store: Store, bucket: str) -> None:
+def test_a_listing_has_only_keys_with_the_exact_prefix(store: Store, bucket: str) -> None:
     for key in ("a/1", "a/2/3", "ab/4"):
         store.write(f"s3://{bucket}/{key}", b"x")
     assert [entry.uri for entry in store.list(f"s3://{bucket}/a/")] == [
@@ -33,20 +33,20 @@ def test_a_listing_is_of_the_exact_prefix(store: Store, bucket: str) -> None:
     assert store.head(f"s3://{bucket}/a/") is None
 
 
-def test_deleting_twice_is_harmless(store: Store, bucket: str) -> None:
+def test_delete_is_idempotent(store: Store, bucket: str) -> None:
     store.write(f"s3://{bucket}/a", b"x")
     for _ in range(2):
         store.delete([f"s3://{bucket}/a"])
     assert store.list(f"s3://{bucket}/") == []
 
 
-def test_too_large_an_object_is_refused_before_it_is_read(store: Store, bucket: str) -> None:
+def test_an_object_above_the_limit_is_refused_before_it_is_read(store: Store, bucket: str) -> None:
     store.write(f"s3://{bucket}/a", b"xyz")
     with pytest.raises(StageFailure, match="ObjectTooLarge"):
         store.read(f"s3://{bucket}/a", limit=2)
 
 
-def test_a_forbidden_bucket_is_denied_and_after_the_grant_it_is_read(
+def test_a_bucket_is_denied_without_and_read_with_the_permission(
     s3: ObjectStore, store: Store, access: StoreAccess, paths: Paths, bucket: str, tmp_path: Path
 ) -> None:
     store.write(f"s3://{bucket}/mine/a", b"x")
@@ -77,7 +77,7 @@ def test_a_forbidden_bucket_is_denied_and_after_the_grant_it_is_read(
         "x" * 255,
     ],
 )
-def test_a_key_is_what_it_says_letter_by_letter(store: Store, bucket: str, name: str) -> None:
+def test_a_key_is_used_literally(store: Store, bucket: str, name: str) -> None:
     uri = f"s3://{bucket}/odd/{name}"
     store.write(uri, name.encode())
     assert store.read(uri) == store.read_range(uri, 0, 2000) == name.encode()

@@ -10,7 +10,7 @@ from finetune_trainer.s3.storefaults import classify
 HTTPS = "https://store.example"
 
 
-def said(text: str, endpoint: str = HTTPS) -> StageFailure:
+def classified(text: str, endpoint: str = HTTPS) -> StageFailure:
     return classify(OSError(text), doing="read s3://data/train.jsonl", endpoint=endpoint)
 
 
@@ -38,24 +38,27 @@ def said(text: str, endpoint: str = HTTPS) -> StageFailure:
         ("Server returned non-2xx status code: 503 Service Unavailable: ", "StorageError", "HTTP 503"),
     ],
 )
-def test_what_a_client_said_becomes_a_reason(text: str, reason: str, says: str) -> None:
-    failure = said(text)
+def test_the_text_of_an_exception_becomes_a_reason(text: str, reason: str, says: str) -> None:
+    failure = classified(text)
     assert failure.reason == reason
     assert says in failure.message
     assert HTTPS in failure.message
 
 
 @pytest.mark.parametrize("name", ["proxy", "dns", "timeout", "refused", "127.0.0.1:1"])
-def test_the_name_of_an_object_is_no_reason(name: str) -> None:
+def test_the_name_of_an_object_does_not_affect_the_reason(name: str) -> None:
     text = f"Error performing GET https://store.example/data/{name}.jsonl in 1 ms - broken pipe: closed"
-    assert "dropped" in said(text).message
+    assert "dropped" in classified(text).message
 
 
-def test_a_store_whose_port_begins_with_one_redirects_nobody() -> None:
-    assert said("ConnectError('tcp connect error', 127.0.0.1:19000, refused)").reason == "StorageUnreachable"
+def test_a_port_that_begins_with_1_is_no_redirect() -> None:
+    assert (
+        classified("ConnectError('tcp connect error', 127.0.0.1:19000, refused)").reason
+        == "StorageUnreachable"
+    )
 
 
-def test_causes_are_looked_through() -> None:
+def test_the_causes_of_an_exception_are_classified() -> None:
     broken = ProtocolError("Connection broken")
     broken.__cause__ = ConnectionResetError(104, "Connection reset by peer")
     assert "dropped" in classify(broken, doing="x", endpoint=HTTPS).message
@@ -65,11 +68,11 @@ def test_causes_are_looked_through() -> None:
     assert classify(ssl.SSLError("odd"), doing="x", endpoint=HTTPS).reason == "StorageCertificate"
 
 
-def test_plain_http_that_hangs_up_may_be_tls() -> None:
-    assert "https" in said("Connection reset by peer", "http://store.example").hint
-    assert "https" not in said("Connection reset by peer").hint
+def test_the_hint_for_a_dropped_http_connection_names_https() -> None:
+    assert "https" in classified("Connection reset by peer", "http://store.example").hint
+    assert "https" not in classified("Connection reset by peer").hint
 
 
-def test_a_failure_stays_what_it_is() -> None:
+def test_a_stage_failure_is_returned_unchanged() -> None:
     failure = StageFailure(FailureClass.USER_CONFIG, "UriInvalid", "message")
     assert classify(failure, doing="x", endpoint=HTTPS) is failure

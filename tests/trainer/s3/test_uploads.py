@@ -26,7 +26,7 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_a_large_file_travels_in_parts_and_is_digested_on_the_way(
+def test_a_large_file_is_uploaded_in_parts_with_its_digest(
     store: Store, bucket: str, file: Path, tmp_path: Path
 ) -> None:
     uri = f"s3://{bucket}/large"
@@ -64,7 +64,7 @@ def test_an_upload_reports_the_bytes_of_each_part(store: Store, bucket: str, tmp
         ("README.md", "text/markdown; charset=utf-8"),
     ],
 )
-def test_what_people_open_has_the_content_type_that_browsers_show(
+def test_files_for_browsers_have_their_content_type(
     name: str, told: str, store: Store, s3_admin: Minio, bucket: str, file: Path
 ) -> None:
     store.write(f"s3://{bucket}/small/{name}", b"{}")
@@ -75,7 +75,7 @@ def test_what_people_open_has_the_content_type_that_browsers_show(
 
 @pytest.mark.usefixtures("hasty", "small_parts", "impatient")
 @pytest.mark.parametrize("fault", ["reset", "hang", "slow down", "error", "truncate", "flip", "lose answer"])
-def test_an_upload_in_parts_ends_well_whatever_part_of_it_goes_wrong(
+def test_an_upload_in_parts_succeeds_after_a_failure_of_any_request(
     fault: Fault, s3_proxy: StoreProxy, paths: Paths, s3_admin: Minio, bucket: str, file: Path
 ) -> None:
     store = open_store(StoreAccess(endpoint=s3_proxy.endpoint), "output", paths)
@@ -93,7 +93,7 @@ def test_an_upload_in_parts_ends_well_whatever_part_of_it_goes_wrong(
 
 
 @pytest.mark.usefixtures("hasty", "small_parts")
-def test_an_upload_that_nobody_could_end_is_found_later(
+def test_an_upload_that_could_not_be_aborted_is_aborted_later(
     s3_proxy: StoreProxy,
     paths: Paths,
     s3_admin: Minio,

@@ -40,19 +40,19 @@ _NAME = st.text(
         ("s3://bucket/" + "k" * 1025, "1024"),
     ],
 )
-def test_a_uri_that_can_be_misread_is_refused(text: str, says: str) -> None:
+def test_an_ambiguous_uri_is_refused(text: str, says: str) -> None:
     with pytest.raises(UriError, match=says):
         parse(text)
 
 
-def test_keys_in_a_uri_are_not_repeated_in_the_message() -> None:
+def test_the_message_does_not_contain_credentials_of_a_uri() -> None:
     with pytest.raises(UriError, match=r"s3://\.\.\.@bucket/key") as error:
         parse("s3://AKIA:hush@bucket/key")
     assert "hush" not in str(error.value)
 
 
 @given(st.lists(_NAME.filter(lambda name: name not in {".", ".."}), max_size=4), st.booleans())
-def test_a_plain_key_is_kept_letter_by_letter(parts: list[str], folder: bool) -> None:
+def test_a_key_without_special_characters_is_unchanged(parts: list[str], folder: bool) -> None:
     key = "/".join(parts) + ("/" if folder and parts else "")
     assert parse(f"s3://bucket/{key}") == S3Uri("bucket", key)
 
@@ -68,5 +68,5 @@ def test_a_plain_key_is_kept_letter_by_letter(parts: list[str], folder: bool) ->
         ("s3://bbb/a/c", "s3://bbb/a", False),
     ],
 )
-def test_one_folder_lies_in_another_by_whole_parts(outer: str, inner: str, contained: bool) -> None:
+def test_contains_compares_whole_parts_of_the_key(outer: str, inner: str, contained: bool) -> None:
     assert parse(outer).contains(parse(inner)) is contained

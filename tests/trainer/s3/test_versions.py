@@ -1,4 +1,4 @@
-"""Clearing up in buckets that keep versions, with keys that may delete them and keys that may not."""
+"""Deletion in buckets with versions, with and without the permission to delete versions."""
 
 import io
 import json
@@ -34,7 +34,7 @@ RUN = f".finetune-runs/ns/{UID}/"
 
 
 def entries(admin: Minio, bucket: str, prefix: str = "") -> list[DeleteObject]:
-    """Every version and delete marker below a prefix."""
+    """All versions and delete markers below a prefix."""
     found = admin.list_objects(bucket, prefix=prefix, recursive=True, include_version=True)
     return [DeleteObject(str(entry.object_name), entry.version_id) for entry in found]
 
@@ -57,7 +57,7 @@ def put(admin: Minio, bucket: str, key: str) -> None:
 
 
 def rights(*purposes: str) -> dict[str, list[str]]:
-    """Those of some lines of the guide's table together."""
+    """The permissions in several lines of the table of the guide."""
     listed = [documented(purpose) for purpose in purposes]
     return {on: sorted({right for each in listed for right in each[on]}) for on in ("", "*")}
 
@@ -69,7 +69,7 @@ def cleaned(bucket: str, access: StoreAccess, paths: Paths) -> tuple[CleanupPayl
 
 
 @pytest.mark.parametrize("at_once", [1, 1000])
-def test_keys_that_may_delete_versions_leave_nothing_of_the_run_and_touch_nothing_else(
+def test_credentials_that_may_delete_versions_delete_all_versions_of_the_run_only(
     s3: ObjectStore,
     s3_admin: Minio,
     access: StoreAccess,
@@ -84,13 +84,13 @@ def test_keys_that_may_delete_versions_leave_nothing_of_the_run_and_touch_nothin
     payload, message = cleaned(versioned, access, paths)
     assert entries(s3_admin, versioned, RUN) == []
     assert len(entries(s3_admin, versioned, "tuned/")) == 2
-    # Four puts and one marker were there, two markers more came from deleting the two current objects.
+    # Four versions and one delete marker existed; the deletion of two objects added two delete markers.
     assert payload == CleanupPayload(objects=2, uploads=0, versions=7)
     assert "7 older versions and delete markers" in message
     assert cleaned(versioned, access, paths)[0] == CleanupPayload(objects=0, uploads=0)
 
 
-def test_keys_that_may_not_delete_versions_say_how_many_stay_and_what_removes_them(
+def test_without_the_permission_to_delete_versions_the_remaining_versions_are_counted(
     s3: ObjectStore, s3_admin: Minio, access: StoreAccess, paths: Paths, versioned: str, tmp_path: Path
 ) -> None:
     denied = ["s3:DeleteObjectVersion"]
@@ -102,11 +102,11 @@ def test_keys_that_may_not_delete_versions_say_how_many_stay_and_what_removes_th
         assert word in message
 
 
-def test_keys_that_may_not_even_list_versions_say_so_of_a_bucket_that_keeps_them(
+def test_without_the_permission_to_list_versions_a_lower_bound_is_counted(
     s3_admin: Minio, access: StoreAccess, paths: Paths, versioned: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def denied(*_: object) -> None:
-        """As other stores answer; MinIO lets everyone list versions who may list objects."""
+        """Refuses to list versions, like some stores; MinIO needs only the permission to list objects."""
         raise StageFailure(FailureClass.STORAGE, "StorageDenied", "refuses to list versions")
 
     monkeypatch.setattr(deletions, "_versions", denied)
@@ -127,9 +127,7 @@ def test_a_bucket_without_versions_is_cleared_with_the_rights_to_write(
     assert "version" not in message
 
 
-def test_versions_under_a_lock_are_counted_as_left(
-    s3_admin: Minio, access: StoreAccess, paths: Paths
-) -> None:
+def test_locked_versions_count_as_remaining(s3_admin: Minio, access: StoreAccess, paths: Paths) -> None:
     bucket = "locked-for-a-day"
     s3_admin.make_bucket(bucket, object_lock=True)
     until = Retention(GOVERNANCE, datetime.now(UTC) + timedelta(days=1))
@@ -138,7 +136,7 @@ def test_versions_under_a_lock_are_counted_as_left(
     assert cleared == Cleared(objects=1, versions=1, versions_left=1)
 
 
-def test_the_store_takes_the_lifecycle_rules_of_the_guide(s3_admin: Minio, bucket: str) -> None:
+def test_the_store_accepts_the_lifecycle_rules_of_the_guide(s3_admin: Minio, bucket: str) -> None:
     [text] = re.findall(r"```json\n(\{\n  \"Rules\".*?)```", GUIDE.read_text(), re.DOTALL)
     root = ET.Element("LifecycleConfiguration")
     for rule in json.loads(text)["Rules"]:
@@ -155,7 +153,7 @@ def test_the_store_takes_the_lifecycle_rules_of_the_guide(s3_admin: Minio, bucke
 
 
 def fill(element: ET.Element, document: dict[str, Any]) -> None:
-    """A rule as XML, as S3's own command line sends it."""
+    """A lifecycle rule as XML, in the form of the AWS command line."""
     for name, value in document.items():
         child = ET.SubElement(element, name)
         if isinstance(value, dict):

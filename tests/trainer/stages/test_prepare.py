@@ -192,7 +192,7 @@ def test_no_torch_is_loaded_in_a_process_of_its_own(job: Job, tmp_path: Path) ->
     job.paths.config.write_text(job.config().model_dump_json(by_alias=True))
     program = Path(__file__).parents[1] / "programs" / "prepare.py"
     out = tmp_path / "payload.json"
-    subprocess.run([sys.executable, program, job.paths.root, out], check=True, timeout=120)
+    subprocess.run([sys.executable, program, job.paths.root, out], check=True, timeout=600)
     payload = PreparePayload.model_validate_json(out.read_bytes())
     assert payload == job.prepare()
 
@@ -397,7 +397,7 @@ def test_a_split_of_folders_and_files_knows_where_each_row_comes_from(job: Job) 
     assert {key for key, _ in paths} == set(parts)
     assert prepared.test.location(0) == ("test.jsonl", 1)
     report = json.loads(job.store.read(payload.report))
-    assert [finding["code"] for finding in report["findings"]] == ["FilesIgnored"]
+    assert [finding["code"] for finding in report["findings"]] == ["FilesIgnored", "FileNote"]
     assert [file["uri"].removeprefix(f"s3://{job.bucket}/") for file in report["files"]["train"]] == [
         "more/y=1/part-0.parquet",
         "more/y=2/part-0.tsv.zst",
@@ -471,6 +471,18 @@ def other_vocabulary(files: dict[str, bytes]) -> None:
     files["config.json"] = files["config.json"].replace(b'"vocab_size": 50', b'"vocab_size": 40')
 
 
+def other_tokenizer(files: dict[str, bytes]) -> None:
+    document = json.loads(files["tokenizer.json"])
+    document["model"]["vocab"]["w50"] = 50
+    files["tokenizer.json"] = json.dumps(document).encode()
+
+
+def quantised(files: dict[str, bytes]) -> None:
+    document = json.loads(files["config.json"])
+    document["quantization_config"] = {"quant_method": "awq", "bits": 4}
+    files["config.json"] = json.dumps(document).encode()
+
+
 @pytest.mark.parametrize(
     ("change", "reason", "says"),
     [
@@ -489,7 +501,9 @@ def other_vocabulary(files: dict[str, bytes]) -> None:
         ),
         (replaced("config.json", b'{"model_type": "made-up"}'), "ModelUnsupported", "'made-up'"),
         (replaced("config.json", None), "ModelMissing", "no config.json"),
-        (other_vocabulary, "TokenizerMismatch", "ends at 39"),
+        (other_tokenizer, "TokenizerMismatch", "ends at 49"),
+        (other_vocabulary, "ModelIncomplete", "50x16 in the files and 40x16 by config.json"),
+        (quantised, "ModelUnsupported", "model.uri: the weights are quantised (awq)"),
     ],
 )
 def test_a_model_that_cannot_be_used_is_refused_and_a_mended_one_is_taken(
@@ -702,7 +716,7 @@ def test_a_job_that_was_refused_is_taken_once_its_spec_is_corrected(
 
 def test_the_batches_that_prepare_says_would_do_do(job: Job) -> None:
     failure = job.refused(training__batchSize=33)
-    assert "33 rows cannot be shared out to 2 processes" in failure.message
+    assert "33 rows cannot be divided among 2 processes" in failure.message
     said = [int(word) for word in failure.hint.replace(".", "").split() if word.isdecimal()]
     assert said == [2, 32, 34]
     for batch in said:

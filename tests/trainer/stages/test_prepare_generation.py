@@ -13,6 +13,7 @@ from finetune_trainer.data.shards import load_prepared
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store
 from tests.trainer.data.written import parquet
+from tests.trainer.models import bases
 from tests.trainer.stages.test_prepare import Job, lines
 
 GENERATION = {
@@ -149,3 +150,16 @@ def test_a_classifier_is_no_language_model(job: Job, tiny_base: Path) -> None:
     failure = job.refused(**GENERATION)
     assert failure.reason == "ModelUnsupported"
     assert "language model head" in failure.message
+
+
+def test_prepare_warns_of_experts_that_no_adapter_reaches(job: Job, tmp_path: Path) -> None:
+    config, shapes = bases.mixture()
+    bases.write(tmp_path, config, bases.weights(shapes))
+    for path in tmp_path.iterdir():
+        job.put(f"model/{path.name}", path.read_bytes())
+    payload = job.prepare(**GENERATION, method={"kind": "LoRA"})
+    found = json.loads(job.store.read(payload.report))["findings"]
+    (experts,) = [finding for finding in found if finding["code"] == "ExpertsNotAdapted"]
+    assert experts["level"] == "warning"
+    failure = job.refused(**GENERATION, method={"kind": "LoRA", "targetModules": ["gate_proj"]})
+    assert failure.reason == "TargetModulesUnknown"

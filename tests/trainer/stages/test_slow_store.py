@@ -1,4 +1,4 @@
-"""Stages while the store is slow: bytes that move are a sign of life, also for those who wait for them."""
+"""Stages with a slow store: transfers, and waits for transfers, update the heartbeat of a rank."""
 
 import subprocess
 import time

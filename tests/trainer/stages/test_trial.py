@@ -150,14 +150,22 @@ def test_a_large_model_is_tried_with_two_of_its_layers(
         shapes |= {
             name.replace(".0.", f".{layer}."): shape for name, shape in shapes.items() if ".layers.0." in name
         }
-    monkeypatch.setattr(models_trial, "MOST_PARAMETERS", 60_000)
+    monkeypatch.setattr(models_trial, "MOST_PARAMETERS", 90_000)
     outcome = examine(tmp_path, (config, shapes), FreezeLayers(train_last=6), "TextGeneration")
     assert outcome.refusal is None
     assert outcome.rows_tried
+
+
+def test_a_model_of_which_one_layer_is_too_large_is_built_and_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(models_trial, "MOST_PARAMETERS", 10_000)
-    outcome = examine(tmp_path, (config, shapes), "Full", "TextGeneration")
+    outcome = examine(tmp_path, bases.llama(), FreezeLayers(train_last=2), "TextGeneration")
     assert outcome.refusal is None
     assert not outcome.rows_tried
+    outcome = examine(tmp_path, bases.llama(), FreezeLayers(train_last=3), "TextGeneration")
+    assert outcome.refusal
+    assert outcome.refusal.reason == "TooManyLayers"
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,9 @@ def alone() -> Iterator[Gang]:
     dist.destroy_process_group()
 
 
-def test_what_may_be_trained_is_kept_and_comes_back_and_the_rest_stays(alone: Gang, tmp_path: Path) -> None:
+def test_trained_weights_are_saved_and_loaded_and_other_weights_are_unchanged(
+    alone: Gang, tmp_path: Path
+) -> None:
     tuned, plain = Net(1), Net(2)
     best_weights.keep(alone, tuned, tmp_path / "best" / "weights.safetensors")
     kept = load_file(tmp_path / "best" / "weights.safetensors")
@@ -49,7 +51,9 @@ def test_what_may_be_trained_is_kept_and_comes_back_and_the_rest_stays(alone: Ga
     assert torch.equal(plain.get_buffer("scratch"), torch.full((2,), 2.0))
 
 
-def test_a_full_disk_leaves_what_was_kept_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_previous_file_unchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "weights.safetensors"
     best_weights.keep(ALONE, Net(1), path)
     before = path.read_bytes()
@@ -64,12 +68,12 @@ def test_a_full_disk_leaves_what_was_kept_before(tmp_path: Path, monkeypatch: py
     assert path.read_bytes() == before
 
 
-def test_only_the_first_rank_writes(tmp_path: Path) -> None:
+def test_only_rank_0_writes_the_file(tmp_path: Path) -> None:
     best_weights.keep(Gang(1, 1, 2, torch.device("cpu")), Net(1), tmp_path / "weights.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_of_another_model_are_not_taken(alone: Gang, tmp_path: Path) -> None:
+def test_weights_of_another_model_are_refused(alone: Gang, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     best_weights.keep(alone, Net(1), path)
     kept = load_file(path)
@@ -96,9 +100,7 @@ def test_weights_of_another_model_are_not_taken(alone: Gang, tmp_path: Path) -> 
         ("scratch", []),
     ],
 )
-def test_a_number_that_is_none_is_found_in_all_that_is_saved(
-    name: str, told: list[str], value: float
-) -> None:
+def test_nan_and_infinity_are_found_in_every_saved_tensor(name: str, told: list[str], value: float) -> None:
     net = Net(1)
     assert weights.not_finite(net) == []
     tensors = dict(net.named_buffers()) | dict(net.named_parameters(remove_duplicate=False))

@@ -19,7 +19,7 @@ def curve(total: int, **spike: float) -> Curve:
 
 
 @pytest.mark.parametrize("total", [1, 2, 199, 200, 201, 1000, 1399])
-def test_a_run_of_any_length_has_few_points_that_end_at_its_last_step(total: int) -> None:
+def test_a_curve_has_a_limited_number_of_points_and_ends_at_the_last_step(total: int) -> None:
     points = curve(total).points
     assert min(total, MOST_POINTS) / 2 <= len(points) <= MOST_POINTS
     assert points[-1].step == total
@@ -27,19 +27,19 @@ def test_a_run_of_any_length_has_few_points_that_end_at_its_last_step(total: int
     assert len(gaps) <= 1, "evenly spaced"
 
 
-def test_a_point_is_the_mean_over_the_rows_of_its_steps() -> None:
+def test_a_point_has_the_mean_loss_of_the_rows_of_its_steps() -> None:
     drawn = Curve(400).after(step(1, loss=3.0, rows=3)).after(step(2, loss=1.0, rows=1, learning_rate=0.05))
     (point,) = drawn.points
     assert (point.step, point.loss, point.learning_rate) == (2, 2.5, 0.05)
     assert point.rows_per_second == 1.0
 
 
-def test_a_spike_between_two_points_still_shows() -> None:
+def test_a_peak_of_the_gradient_norm_between_two_points_is_in_the_curve() -> None:
     points = curve(1000, loss=100.0, gradient_norm=50.0).points
     assert max(point.gradient_norm for point in points) == 50.0
     assert max(point.loss for point in points) > 20
 
 
-def test_steps_without_time_or_rows_do_no_harm() -> None:
+def test_steps_without_rows_or_duration_raise_no_error() -> None:
     (point,) = Curve(1).after(step(1, rows=0, seconds=0.0)).points
     assert (point.loss, point.rows_per_second) == (0.0, 0.0)

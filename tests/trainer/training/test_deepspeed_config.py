@@ -22,7 +22,7 @@ def chosen(stage: int) -> Chosen:
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_nothing_is_left_to_auto_and_the_batch_adds_up(stage: int) -> None:
+def test_the_config_has_no_auto_and_a_consistent_batch_size(stage: int) -> None:
     config = deepspeed_config(chosen(stage), Training(), "float32", "None")
     assert '"auto"' not in json.dumps(config)
     assert config["zero_optimization"]["stage"] == stage
@@ -31,7 +31,7 @@ def test_nothing_is_left_to_auto_and_the_batch_adds_up(stage: int) -> None:
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_exactly_one_of_engine_and_loop_clips(stage: int) -> None:
+def test_either_deepspeed_or_the_loop_clips_gradients(stage: int) -> None:
     assert {engine_clip(stage, 0.7), own_clip(stage, 0.7)} == {0.0, 0.7}
     assert (own_clip(stage, 0.7) > 0) == (stage == 0)
     assert deepspeed_config(chosen(stage), Training(max_gradient_norm=0.7), "float32", "None")[
@@ -39,14 +39,14 @@ def test_exactly_one_of_engine_and_loop_clips(stage: int) -> None:
     ] == engine_clip(stage, 0.7)
 
 
-def test_bfloat16_is_autocast_with_float32_weights() -> None:
+def test_bfloat16_uses_autocast_with_float32_weights() -> None:
     config = deepspeed_config(chosen(2), Training(), "bfloat16", "None")
     assert config["torch_autocast"]["enabled"]
     assert not config["bf16"]["enabled"]
     assert not config["fp16"]["enabled"]
 
 
-def test_what_is_offloaded_is_in_the_memory_of_the_host() -> None:
+def test_offloaded_state_is_in_the_memory_of_the_host() -> None:
     def offloaded(offload: Offload) -> dict[str, str]:
         zero = deepspeed_config(chosen(3), Training(), "float32", offload)["zero_optimization"]
         return {name: place["device"] for name, place in zero.items() if name.startswith("offload")}

@@ -38,28 +38,28 @@ def told(written: Path) -> list[dict[str, Any]]:
     return [json.loads((written / f"{rank}.json").read_text()) for rank in range(WORLD)]
 
 
-def test_those_who_met_know_where_they_stand(written: Path) -> None:
+def test_every_rank_has_its_position_in_the_process_group(written: Path) -> None:
     stand = [json.loads((written / f"met-{rank}.json").read_text()) for rank in range(WORLD)]
     assert stand == [[rank, rank % 2, WORLD, "cpu", "gloo"] for rank in range(WORLD)]
 
 
 @pytest.mark.parametrize("alone", ["no other", "no first"])
-def test_who_waits_in_vain_says_so_in_time(written: Path, alone: str) -> None:
+def test_a_missing_rank_fails_the_rendezvous_within_the_time_limit(written: Path, alone: str) -> None:
     end = json.loads((written / f"{alone}.json").read_text())
     assert (end["class"], end["reason"]) == (FailureClass.COMMUNICATION, "RendezvousFailed")
-    assert end["message"].startswith("not all processes met within 1 s: ")
+    assert end["message"].startswith("not all ranks joined within 1 s: ")
     assert len(end["message"]) <= 1000
     assert PATIENCE <= end["seconds"] < 60
 
 
-def test_a_process_without_its_gpu_waits_for_nobody(written: Path) -> None:
+def test_a_missing_gpu_fails_before_the_rendezvous(written: Path) -> None:
     end = json.loads((written / "no GPU.json").read_text())
     assert (end["class"], end["reason"]) == (FailureClass.USER_CONFIG, "GpuMissing")
-    assert end["message"].startswith("process 1 of this pod has no GPU; the pod sees 0")
+    assert end["message"].startswith("process 1 of this pod has no GPU; the pod has 0 GPUs")
     assert end["seconds"] < 60
 
 
-def test_a_collective_that_hangs_ends_after_its_own_time_and_not_after_that_of_the_start(
+def test_a_hanging_collective_fails_after_the_hang_time_out(
     written: Path,
 ) -> None:
     end = json.loads((written / "no answer.json").read_text())
@@ -67,7 +67,7 @@ def test_a_collective_that_hangs_ends_after_its_own_time_and_not_after_that_of_t
     assert PATIENCE <= end["seconds"] < 60
 
 
-def test_every_rank_is_told_the_same(told: list[dict[str, Any]]) -> None:
+def test_collective_operations_have_the_same_result_on_every_rank(told: list[dict[str, Any]]) -> None:
     assert told == [told[0]] * WORLD
     assert told[0]["summed"] == [3, 1.5, 3 * 2.0**53]
     assert told[0]["largest"] == -1
@@ -76,7 +76,9 @@ def test_every_rank_is_told_the_same(told: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize("shares", ["uneven", "all with one"])
-def test_rows_come_back_in_order_whoever_computed_them(shares: str, told: list[dict[str, Any]]) -> None:
+def test_gathered_rows_are_in_order_for_every_division_among_ranks(
+    shares: str, told: list[dict[str, Any]]
+) -> None:
     assert [of_rank[shares] for of_rank in told] == ["well"] * WORLD
 
 
@@ -84,21 +86,21 @@ def test_rows_come_back_in_order_whoever_computed_them(shares: str, told: list[d
     ("shares", "back", "sent"),
     [("one lost", 3, 4), ("one twice", 4, 3), ("one for another", 3, 3), ("one short", 2, 3)],
 )
-def test_rows_that_are_lost_or_come_twice_end_every_rank(
+def test_missing_or_repeated_rows_fail_on_every_rank(
     shares: str, back: int, sent: int, told: list[dict[str, Any]]
 ) -> None:
-    message = f"AssertionError: {back} rows came back where {sent} were sent out"
+    message = f"AssertionError: the ranks returned {back} rows with other numbers than 0 to {sent - 1}"
     assert [of_rank[shares] for of_rank in told] == [message] * WORLD
 
 
-def test_all_leave_when_one_is_asked_to_and_none_otherwise(told: list[dict[str, Any]]) -> None:
+def test_all_ranks_end_if_one_rank_has_the_request_to_end(told: list[dict[str, Any]]) -> None:
     for of_rank in told:
         assert of_rank["asked None"] == "well"
         assert of_rank["asked 0"].startswith("StageFailure: Preempted")
         assert of_rank["asked 2"].startswith("StageFailure: Preempted")
 
 
-def test_the_weights_that_the_first_rank_kept_are_on_every_rank(told: list[dict[str, Any]]) -> None:
+def test_spread_loads_the_weights_of_rank_0_on_every_rank(told: list[dict[str, Any]]) -> None:
     import torch  # noqa: PLC0415 - heavy
 
     torch.manual_seed(0)

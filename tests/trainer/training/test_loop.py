@@ -59,7 +59,15 @@ def plain_steps(subject: str, base: Path, method: object) -> list[tuple[float, f
     for batch in epoch_batches(lengths(split), truth.BATCH, seed=3, epoch=0):
         inputs = padded(split, batch, 0)
         logits = model(**inputs).logits
-        if subject == "classification":
+        weights = torch.ones(truth.CLASSES)
+        if what.class_weights != "None":
+            counts = torch.bincount(torch.tensor(split.labels), minlength=truth.CLASSES)
+            assert counts.tolist() == [15, 4, 2]
+            weights = len(split.labels) / (truth.CLASSES * counts)
+        if what.class_weights == "SquareRoot":
+            weights = weights.sqrt()
+            weights = weights * len(split.labels) / (weights * counts).sum()
+        if subject not in {"packed", "padded"}:
             labels = torch.tensor(split.labels[batch].astype(int))
         else:
             loss_mask = [split.loss_mask[slice(*split.offsets[[row, row + 1]])] for row in batch]
@@ -69,7 +77,10 @@ def plain_steps(subject: str, base: Path, method: object) -> list[tuple[float, f
                 labels[place, len(row) :] = -100
             logits, labels = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
         model.zero_grad()
-        loss = cross_entropy(logits, labels)
+        if what.class_weights == "None":
+            loss = cross_entropy(logits, labels)
+        else:
+            loss = cross_entropy(logits, labels, weight=weights, reduction="sum") / len(labels)
         loss.backward()
         gradients = [weight.grad.norm() for weight in model.parameters() if weight.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(gradients))
@@ -85,6 +96,8 @@ def plain_steps(subject: str, base: Path, method: object) -> list[tuple[float, f
         ("packed", 1, ONE_PROCESS),
         ("packed", 2, TWO_PROCESSES),
         ("padded", 2, TWO_PROCESSES[:1]),
+        ("balanced", 2, [[FULL, [[0, 4, 1], [0, 1, 4], [2, 2, 2]]]]),
+        ("square root", 2, [[LORA, [[1, 4, 1], [3, 2, 2]]]]),
     ],
 )
 def test_loss_and_gradient_norm_are_those_of_the_whole_batch_however_it_is_split(
@@ -95,7 +108,7 @@ def test_loss_and_gradient_norm_are_those_of_the_whole_batch_however_it_is_split
     tiny_llama: Path,
     tmp_path: Path,
 ) -> None:
-    figures, base = tmp_path / "figures.json", tiny_base if subject == "classification" else tiny_llama
+    figures, base = tmp_path / "figures.json", tiny_llama if subject in {"packed", "padded"} else tiny_base
     ended = under_torchrun(processes, "truth", subject, str(base), str(figures), *map(json.dumps, cases))
     assert ended.returncode == 0, ended.stderr[-3000:]
     measured = json.loads(figures.read_text())

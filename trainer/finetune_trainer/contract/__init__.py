@@ -1,6 +1,6 @@
-"""The contract between operator and trainer: version 1, documented in docs/contract.md.
+"""The contract between operator and trainer, version 1; see docs/contract.md.
 
-Both sides import this package. It imports no torch.
+The operator and the trainer import this package. This package imports no torch.
 """
 
 from finetune_trainer.contract.base import (

@@ -1,4 +1,4 @@
-"""Documents, identifiers and texts of the contract."""
+"""The base class of all documents of the contract, and the types of identifiers and texts."""
 
 import unicodedata
 from functools import partial
@@ -13,15 +13,16 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 CONTRACT_VERSION = "1.0"
+"""Version of the documents that this package writes: major.minor."""
 
 
 _ACTING = frozenset({"Cc", "Cf", "Zl", "Zp", "Co", "Cs"})
-"""Unicode categories of characters that terminals act on, or that show nothing: control, format (such as the
-marks that turn the direction of writing), line and paragraph separators, private use, surrogates."""
+"""Unicode categories of characters that control terminals or are invisible: control, format (such as marks
+that change the direction of writing), line and paragraph separators, private use, surrogates."""
 
 
 class Model(BaseModel):
-    """A frozen document with camelCase keys that refuses what it does not know."""
+    """The base class of all documents: immutable, camelCase keys in JSON, unknown keys are an error."""
 
     model_config = ConfigDict(
         alias_generator=to_camel,
@@ -33,23 +34,27 @@ class Model(BaseModel):
 
 
 class ContractError(ValueError):
-    """A document of the other side that cannot be understood; the text says why."""
+    """A document of the operator or trainer cannot be read; the text gives the cause."""
 
 
 def acts_on_terminals(letter: str) -> bool:
-    """Whether a terminal does something else with a character than to show it."""
+    """Whether a character controls a terminal or is invisible.
+
+    Args:
+        letter: one character.
+    """
     return not letter.isprintable() and unicodedata.category(letter) in _ACTING
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""A text of foreign origin that can be shown in a terminal.
+    r"""Escapes the characters of a text that control terminals or are invisible.
 
     Args:
-        text: any.
-        keep: characters that stay as they are, such as line ends.
+        text: any text.
+        keep: characters that stay unchanged, such as line ends.
 
     Returns:
-        The text with every character that terminals act on as its escape, such as `\x1b` or `\u202e`.
+        The text with escapes such as `\x1b` or `\u202e`.
     """
     if text.isprintable():
         return text
@@ -66,16 +71,16 @@ def _shown(text: str, at_most: int) -> str:
 
 
 Message = Annotated[str, Field(max_length=1024), AfterValidator(partial(_shown, at_most=1024))]
-"""A sentence or two for people, escaped for terminals."""
+"""One or two sentences for users, at most 1,024 characters, escaped for terminals."""
 
 
 Hint = Annotated[str, Field(max_length=512), AfterValidator(partial(_shown, at_most=512))]
-"""What the reader can do, escaped for terminals."""
+"""What the user can do, at most 512 characters, escaped for terminals."""
 
 
 Place = Annotated[str, Field(max_length=128), AfterValidator(partial(_shown, at_most=128))]
-"""Where in the program a failure arose, such as `training/loop.py:212`, or what the rank was doing; escaped
-for terminals."""
+"""Place of a failure: a line of code such as `training/loop.py:212`, or the activity of a rank; at most 128
+characters, escaped for terminals."""
 
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -88,5 +93,9 @@ Reason = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9]{0,63}$")]
 
 
 def speaks(version: str) -> bool:
-    """Whether a document of this contract version can be understood: the major version is the same."""
+    """Whether this package can read documents of a contract version, that is, of the same major version.
+
+    Args:
+        version: the `contractVersion` of a document.
+    """
     return version.partition(".")[0] == CONTRACT_VERSION.partition(".")[0]

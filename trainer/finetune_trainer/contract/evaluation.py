@@ -13,39 +13,39 @@ from finetune_trainer.contract.tasks import MetricName
 
 
 class Interval(Model):
-    """A measured value with its 95 % bootstrap interval over the test rows."""
+    """The value of a metric, with a 95 % bootstrap interval over the test rows."""
 
     value: FiniteFloat
-    """What was measured."""
+    """Value of the metric on the test rows."""
     low: FiniteFloat
-    """Lower end of the interval."""
+    """Lower bound of the interval."""
     high: FiniteFloat
-    """Upper end of the interval."""
+    """Upper bound of the interval."""
 
 
 class Scores(Model):
-    """What one model scores on the test rows."""
+    """The scores of one model on the test rows."""
 
     primary: FiniteFloat
-    """Value of the primary metric, rounded to four decimals, where a printer column can reach it."""
+    """Value of the primary metric, rounded to four decimals, for the printer columns of kubectl."""
     metrics: Annotated[dict[MetricName, Interval], Field(max_length=16)]
-    """Every requested metric by name."""
+    """All requested metrics by name."""
 
 
 class Evaluation(Model):
-    """Base model and tuned model on the same held-out rows."""
+    """The scores of the base model and of the tuned model on the same test rows."""
 
     primary_metric: MetricName
-    """The metric that decides."""
+    """The metric that selects the best checkpoint and that the gate is compared with."""
     rows: PositiveInt
-    """Test rows that all models were measured on."""
+    """Number of test rows; all models are measured on the same test rows."""
     majority: Scores | None = None
-    """TextClassification: always answering with the most frequent class of the training rows."""
+    """TextClassification: a model that always answers with the most frequent class of the training rows."""
     baseline: Scores
-    """The base model: as it is (TextGeneration), or a linear probe (logistic regression) on its frozen
-    features (TextClassification)."""
+    """The base model: unchanged for TextGeneration; for TextClassification, a linear probe (logistic
+    regression) on its frozen features."""
     tuned: Scores | None = None
     """The best checkpoint of this run."""
     delta: Scores | None = None
-    """Tuned minus baseline, whichever way the metric is better; intervals from a paired bootstrap over the
-    test rows."""
+    """Tuned minus baseline, also for metrics whose lower values are better. The intervals come from a paired
+    bootstrap over the test rows."""

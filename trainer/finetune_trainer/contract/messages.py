@@ -27,25 +27,25 @@ from finetune_trainer.contract.outcomes import FailureClass, Stage
 from finetune_trainer.contract.payloads import Payload
 
 MAX_MESSAGE_BYTES = 4096
-"""The kubelet keeps no more of a termination message."""
+"""Limit of the kubelet for a termination message."""
 
 
 class CheckpointRef(Model):
-    """A durable checkpoint."""
+    """A reference to a checkpoint in S3."""
 
     step: NonNegativeInt
     digest: Digest
 
 
 class ResultRef(Model):
-    """Where the complete result of a stage lies."""
+    """A reference to the complete result of a stage in S3."""
 
     uri: Uri
     digest: Digest
 
 
 class TerminationMessage(Model):
-    """The last word of a pod: its own cause; index 0 adds payload and result."""
+    """The termination message of a pod: the cause of its end; index 0 adds payload and result."""
 
     contract_version: str = CONTRACT_VERSION
     stage: Stage
@@ -55,10 +55,10 @@ class TerminationMessage(Model):
     reason: Reason
     message: Message
     hint: Hint = ""
-    """What the reader can do about it."""
+    """What the user can do."""
     place: Place | None = None
-    """Where the failure arose: the line of the trainer, or the activity of a rank that left no error. The
-    operator compares the places of two failed attempts."""
+    """Place of the failure: a line of the trainer's code, or the activity of a rank that recorded no error.
+    The operator compares the places of two failed attempts."""
     step: NonNegativeInt | None = None
     epoch: FiniteFloat | None = None
     checkpoint: CheckpointRef | None = None
@@ -67,10 +67,11 @@ class TerminationMessage(Model):
     result: ResultRef | None = None
 
     def encode(self) -> bytes:
-        """The message as JSON of at most 4,096 bytes.
+        """Encodes the message as JSON of at most 4,096 bytes.
 
-        What gives way, in this order and only as far as needed: digits beyond six, the hint, the message,
-        metrics beside the primary one, and the result's place, which can be listed.
+        If the document is too long, the method shortens it in this order, as far as needed: digits beyond
+        six, the hint, the message, all metrics except the primary metric, the reference to the result. A
+        reader without the reference can find the result by a listing of the folder of the run.
         """
         document = self.model_dump(mode="json", by_alias=True, exclude_none=True)
         if _excess(document) > 0:
@@ -86,20 +87,24 @@ class TerminationMessage(Model):
 
     @classmethod
     def decode(cls, text: str | bytes) -> Self:
-        """Reads a message of a tenant's pod.
+        """Decodes the termination message of a pod. The content comes from a tenant and is not trusted.
+
+        Args:
+            text: the termination message.
 
         Raises:
-            ContractError: not JSON, too long, of another major version, or with fields out of bounds.
+            ContractError: the message is no JSON, is longer than 4,096 bytes, has another major version, or
+                has a field out of bounds.
         """
         if len(text) > MAX_MESSAGE_BYTES:
-            raise ContractError(f"termination message of {len(text)} bytes, at most {MAX_MESSAGE_BYTES}")
+            raise ContractError(f"termination message of {len(text)} bytes; the limit is {MAX_MESSAGE_BYTES}")
         try:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ContractError(f"termination message is not JSON: {error}") from None
         version = document.get("contractVersion") if isinstance(document, dict) else None
         if not isinstance(version, str) or not speaks(version):
-            raise ContractError(f"contract version {version!r}, this side speaks {CONTRACT_VERSION}")
+            raise ContractError(f"contract version {version!r}; the expected version is {CONTRACT_VERSION}")
         try:
             return cls.model_validate(document)
         except ValidationError as error:
@@ -117,7 +122,7 @@ def _excess(document: dict[str, Any]) -> int:
 
 
 def _rounded(value: Any) -> Any:
-    """The same with all numbers cut to six significant digits."""
+    """The document with all numbers rounded to six significant digits."""
     if isinstance(value, dict):
         return {key: _rounded(inner) for key, inner in value.items()}
     return float(f"{value:.6g}") if isinstance(value, float) else value
@@ -127,7 +132,7 @@ def _keep_primary_metric(evaluation: dict[str, Any]) -> None:
     for scores in evaluation.values():
         if isinstance(scores, dict):
             primary = evaluation["primaryMetric"]
-            scores["metrics"] = {name: told for name, told in scores["metrics"].items() if name == primary}
+            scores["metrics"] = {name: value for name, value in scores["metrics"].items() if name == primary}
 
 
 def _shorten(text: str, by: int) -> str:

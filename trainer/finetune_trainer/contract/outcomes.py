@@ -1,11 +1,11 @@
-"""Stages, and how a trainer pod ends: failure classes and exit codes."""
+"""Stages, failure classes and exit codes of trainer pods."""
 
 from enum import IntEnum, StrEnum
 from typing import Self
 
 
 class Stage(StrEnum):
-    """What a trainer pod was started for."""
+    """The stage that a trainer pod runs."""
 
     PREPARE = "Prepare"
     TRAIN = "Train"
@@ -15,7 +15,7 @@ class Stage(StrEnum):
 
 
 class FailureClass(StrEnum):
-    """Why a pod ended. A name, not a severity."""
+    """The class of the end of a pod. The order of the classes is no order of severity."""
 
     SUCCESS = "Success"
     USER_CONFIG = "UserConfig"
@@ -30,7 +30,7 @@ class FailureClass(StrEnum):
 
 
 class ExitCode(IntEnum):
-    """Exit code of the supervisor, one per class."""
+    """The exit code of the supervisor for each failure class."""
 
     SUCCESS = 0
     USER_CONFIG = 2
@@ -45,10 +45,10 @@ class ExitCode(IntEnum):
 
     @classmethod
     def of(cls, failure: FailureClass) -> Self:
-        """The exit code that stands for a class."""
+        """The exit code of a failure class."""
         return cls[failure.name]
 
     @property
     def failure(self) -> FailureClass:
-        """The class that this exit code stands for."""
+        """The failure class of this exit code."""
         return FailureClass[self.name]

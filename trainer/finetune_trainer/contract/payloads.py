@@ -1,4 +1,4 @@
-"""Payloads: the results of the stages."""
+"""Payloads: the part of a termination message that holds the result of a stage."""
 
 from typing import Annotated, Literal
 
@@ -14,14 +14,14 @@ from finetune_trainer.contract.evaluation import Evaluation
 
 
 class RowCounts(Model):
-    """Rows after checking and splitting."""
+    """Numbers of rows after Prepare has checked and split the data."""
 
     train: NonNegativeInt
-    """Rows to train on."""
+    """Training rows."""
     validation: NonNegativeInt
-    """Rows to choose the best checkpoint on."""
+    """Validation rows, which select the best checkpoint."""
     test: NonNegativeInt
-    """Rows to measure on."""
+    """Test rows, on which the models are measured."""
     dropped: NonNegativeInt
     """Rows left out: unreadable, empty, or also present in the test rows."""
 
@@ -34,7 +34,7 @@ class Account(Model):
 
     read: NonNegativeInt
     """Rows of all data files, rows that cannot be used included."""
-    left_out: Annotated[dict[Reason, NonNegativeInt], Field(max_length=8)] = {}
+    left_out: Annotated[dict[Reason, NonNegativeInt], Field(max_length=6)] = {}
     """Rows that no split has, by reason: the code of the finding about them, such as BadRows or Overlap."""
     repeated: NonNegativeInt = 0
     """Rows that repeat an earlier row of their files. They are kept: the splits have them."""
@@ -49,31 +49,31 @@ class Account(Model):
 
 
 class Findings(Model):
-    """How many findings the data report has."""
+    """Numbers of findings in the data report."""
 
     errors: NonNegativeInt = 0
-    """Findings that left rows out."""
+    """Findings because of which rows were left out."""
     warnings: NonNegativeInt = 0
-    """Findings to look at."""
+    """Findings that left no row out."""
 
 
 class Chosen(Model):
-    """Every value that was `Auto`, decided by Prepare, and what follows from it."""
+    """The hyperparameters that Prepare selected for `Auto`, and the values that follow from them."""
 
     epochs: PositiveInt
     """Passes over the training rows."""
     batch_size: PositiveInt
-    """Rows per optimizer step over all processes: micro-batch x accumulation x world size."""
+    """Rows per optimizer step over all processes: micro-batch x gradient accumulation x world size."""
     micro_batch_size: PositiveInt
     """Rows per forward pass of one process."""
     accumulation_steps: PositiveInt
-    """Forward passes of one process per optimizer step."""
+    """Gradient accumulation: micro-batches of one process per optimizer step."""
     world_size: PositiveInt
-    """Processes of the whole gang."""
+    """Number of processes of the gang."""
     learning_rate: Annotated[float, Field(gt=0, lt=1)]
     """Peak learning rate."""
     max_length: PositiveInt
-    """Tokens kept of a row."""
+    """Maximum tokens of a row; longer rows are truncated."""
     zero_stage: Annotated[int, Field(ge=0, le=3)]
     """DeepSpeed ZeRO stage."""
     total_steps: PositiveInt
@@ -81,72 +81,72 @@ class Chosen(Model):
 
 
 class PreparePayload(Model):
-    """What Prepare found and decided."""
+    """The result of Prepare."""
 
     kind: Literal["Prepare"] = "Prepare"
     data_digest: Digest
     model_digest: Digest
     prepared: Uri
-    """Folder of the tokenised shards."""
+    """Folder of the tokenised shards in S3."""
     rows: RowCounts
     labels: NonNegativeInt
     """Number of classes."""
     tokens: NonNegativeInt
-    """Tokens of the training rows, once through."""
+    """Tokens of the training rows in one epoch."""
     truncated_tokens: NonNegativeInt
-    """Tokens of the training rows lost to maxLength."""
+    """Tokens of the training rows that truncation to maxLength removed."""
     parameters: PositiveInt
     """Parameters of the base model."""
     chosen: Chosen
     findings: Findings
     report: Uri
-    """The data report (JSON)."""
+    """URI of the data report (JSON)."""
     account: Account | None = None
     """What became of every row; None from a trainer that did not count."""
 
 
 class Best(Model):
-    """The checkpoint that was kept, by the primary metric on the validation rows."""
+    """The best checkpoint by the primary metric on the validation rows."""
 
     step: NonNegativeInt
     metric: FiniteFloat
 
 
 class TrainPayload(Model):
-    """What training reached."""
+    """The result of Train."""
 
     kind: Literal["Train"] = "Train"
     best: Best
     evaluation: Evaluation
     staging: Uri
-    """Folder of the tuned model before verification."""
+    """Staging folder: the folder of the tuned model in S3 before verification."""
     peak_memory_bytes: NonNegativeInt
     gpu_seconds: NonNegativeInt
-    """Seconds x GPUs held by the training processes; 0 on CPUs."""
+    """Duration of the training processes in seconds x number of GPUs; 0 on CPUs."""
 
 
 class PublishPayload(Model):
-    """What was published."""
+    """The result of Publish."""
 
     kind: Literal["Publish"] = "Publish"
     uri: Uri
     digest: Digest
-    """SHA-256 of the manifest, which names every file with its own digest."""
+    """SHA-256 of the manifest, which has the digest of every file."""
     size_bytes: NonNegativeInt
     report: Uri
 
 
 class CleanupPayload(Model):
-    """What was removed of a deleted run."""
+    """The result of Cleanup: numbers of deleted objects."""
 
     kind: Literal["Cleanup"] = "Cleanup"
     objects: NonNegativeInt
     uploads: NonNegativeInt
-    """Multipart uploads aborted."""
+    """Aborted multipart uploads."""
     versions: NonNegativeInt = 0
-    """Older versions and delete markers deleted, in a bucket that keeps versions."""
+    """Deleted older versions and delete markers, in a bucket with versions."""
     versions_left: NonNegativeInt = 0
-    """Older versions and delete markers that stay, at least, because the keys may not delete them."""
+    """Older versions and delete markers that remain because the keys may not delete them; a lower bound."""
 
 
 Payload = Annotated[

@@ -1,4 +1,4 @@
-"""Progress of a stage, and the files of its ranks."""
+"""The progress document of a stage, and the rank files."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -16,16 +16,19 @@ from finetune_trainer.contract.outcomes import FailureClass, Stage
 from finetune_trainer.contract.payloads import Payload
 
 PROGRESS_PORT = 8080
+"""Port of /progress, /metrics and /healthz."""
 
 
 RENDEZVOUS_PORT = 29500
+"""Port of the rendezvous on the pod with index 0."""
 
 
 MAX_PROGRESS_BYTES = 64 * 1024
+"""Maximum size of the progress document."""
 
 
 class Activity(StrEnum):
-    """What a trainer pod is doing right now."""
+    """The current activity of a trainer pod."""
 
     STARTING = "Starting"
     CHECKING_STORE = "CheckingStore"
@@ -46,7 +49,7 @@ class Activity(StrEnum):
 
 
 class Progress(Model):
-    """How far a stage is; served as JSON at /progress."""
+    """The progress of a stage; served as JSON at /progress. None: not known."""
 
     contract_version: str = CONTRACT_VERSION
     stage: Stage
@@ -64,32 +67,32 @@ class Progress(Model):
     learning_rate: FiniteFloat | None = None
     gradient_norm: FiniteFloat | None = None
     validation: FiniteFloat | None = None
-    """Newest value of the primary metric on the validation rows."""
+    """Latest value of the primary metric on the validation rows."""
     tokens_per_second: Annotated[float, Field(ge=0)] | None = None
     samples_per_second: Annotated[float, Field(ge=0)] | None = None
     eta_seconds: Annotated[float, Field(ge=0)] | None = None
     peak_memory_bytes: NonNegativeInt | None = None
     heartbeat: Annotated[float, Field(ge=0)] = 0
-    """Unix time of the last sign of life of the rank that writes this."""
+    """Unix time of the last heartbeat of rank 0."""
 
 
 class RankFile(Model):
-    """What one rank tells its supervisor, in /tmp/finetune/ranks/<rank>.json."""
+    """The state of one rank, for its supervisor, in /tmp/finetune/ranks/<rank>.json."""
 
     pid: PositiveInt
     heartbeat: float
-    """Unix time of the last sign of life."""
+    """Unix time of the last heartbeat."""
     activity: Activity = Activity.STARTING
     quiet_seconds: Annotated[float, Field(gt=0)]
-    """How long the rank may stay silent in what it is doing now; after that it hangs."""
+    """Seconds without a heartbeat after which the rank hangs, for the current activity."""
     ended: float | None = None
-    """Unix time of the cause below; None while the rank works."""
+    """Unix time of the end, whose cause the fields below describe; None while the rank works."""
     failure: Annotated[FailureClass | None, Field(alias="class")] = None
     reason: Reason | None = None
     message: str = ""
     hint: str = ""
     place: Place | None = None
-    """Where the failure arose; None where the rank left no error."""
+    """Place of the failure, see TerminationMessage; None if the rank recorded no error."""
     step: NonNegativeInt | None = None
     epoch: FiniteFloat | None = None
     payload: Payload | None = None

@@ -26,10 +26,11 @@ class Metric:
     title: str
     """Name in the report and in the model card."""
     higher_is_better: bool
-    """Whether a larger value is a better one; such a metric is at most 1."""
+    """Whether a larger value is better; the maximum of such a metric is 1."""
     tasks: tuple[str, ...]
+    """Names of the tasks that have this metric."""
     primary: bool = False
-    """Whether this metric decides where a job names no primary metric."""
+    """Whether this metric is the primary metric of a job that names no primary metric."""
 
 
 METRIC_TABLE = (
@@ -61,7 +62,7 @@ _METRIC_NAMES = tuple(metric.name for metric in METRIC_TABLE)
 Task = Annotated[str, _one_of(TASKS), _enum(TASKS)]
 MetricName = Annotated[str, _one_of(_METRIC_NAMES), _enum(_METRIC_NAMES)]
 HIGHER_IS_BETTER: dict[MetricName, bool] = {metric.name: metric.higher_is_better for metric in METRIC_TABLE}
-"""The direction of each metric."""
+"""For each metric, whether a larger value is better."""
 METRICS: dict[Task, tuple[MetricName, ...]] = {
     task: tuple(metric.name for metric in METRIC_TABLE if task in metric.tasks) for task in TASKS
 }
@@ -69,6 +70,6 @@ METRICS: dict[Task, tuple[MetricName, ...]] = {
 PRIMARY_METRIC: dict[Task, MetricName] = {
     task: metric.name for task in TASKS for metric in METRIC_TABLE if metric.primary and task in metric.tasks
 }
-"""The metric that decides where a job names no primary metric."""
+"""The primary metric of a job that names no primary metric, for each task."""
 TITLES: dict[MetricName, str] = {metric.name: metric.title for metric in METRIC_TABLE}
 """The name of each metric in the report and in the model card."""

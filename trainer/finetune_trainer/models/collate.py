@@ -1,4 +1,4 @@
-"""Tokenised rows as padded tensors."""
+"""Converts tokenised rows into padded tensors."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from finetune_trainer.models.packing import Work
 
 Tensors = dict[str, torch.Tensor]
 IGNORE_INDEX = -100
-"""Stands where nothing is to be learnt; Trainer leaves it out when it counts labels."""
+"""The label of a token that the model does not learn, as in PyTorch and transformers."""
 
 
 def lengths(split: Split) -> npt.NDArray[np.int64]:
@@ -21,7 +21,13 @@ def lengths(split: Split) -> npt.NDArray[np.int64]:
 
 
 def work_of(split: Split, numbers: Sequence[int] | npt.NDArray[np.int64]) -> Work:
-    """What is in some rows; a FILLER is a row of one token, of which nothing is learnt."""
+    """The size of a micro-batch, for `Packing.pays`.
+
+    Args:
+        split: the rows.
+        numbers: row numbers of the micro-batch, shape [rows]; FILLER counts as a row of one token without
+            learnt tokens.
+    """
     spans = [slice(split.offsets[n], split.offsets[n + 1]) for n in numbers if n != FILLER]
     loss_mask = [np.flatnonzero(split.loss_mask[span][1:]) for span in spans]
     counts = [span.stop - span.start for span in spans] + [1] * (len(numbers) - len(spans))
@@ -33,12 +39,12 @@ def work_of(split: Split, numbers: Sequence[int] | npt.NDArray[np.int64]) -> Wor
 
 
 def padded(split: Split, numbers: Sequence[int] | npt.NDArray[np.int64], pad_id: int) -> Tensors:
-    """Some rows, padded on the right to the longest of them.
+    """Pads rows on the right to the length of the longest row.
 
     Args:
         split: the rows.
-        numbers: which of them; FILLER stands for a row of one token.
-        pad_id: the tokenizer's padding token.
+        numbers: row numbers of the micro-batch, shape [rows]; FILLER is a row of one token.
+        pad_id: id of the padding token.
 
     Returns:
         `input_ids` and `attention_mask`, int64, shape [rows, longest].
@@ -54,7 +60,12 @@ def padded(split: Split, numbers: Sequence[int] | npt.NDArray[np.int64], pad_id:
 
 
 def subset(split: Split, numbers: npt.NDArray[np.int64]) -> Split:
-    """Some rows of a split, as a split of their own."""
+    """Copies rows of a split into a new split.
+
+    Args:
+        split: the rows.
+        numbers: row numbers, shape [rows].
+    """
     counts = lengths(split)[numbers]
     spans = [slice(split.offsets[n], split.offsets[n + 1]) for n in numbers]
     return Split(

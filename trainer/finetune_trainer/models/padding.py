@@ -91,7 +91,7 @@ def publish(folder: Path) -> None:
         if (folder / name).is_file() or name == "tokenizer_config.json":
             _change(folder / name, pad_token=text)
     if number >= len(tokenizer):
-        _add(folder / "tokenizer.json", number, text)
+        _add(folder / "tokenizer.json", number, str(text))
 
 
 def _rows(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""PURE: every `Auto` decided, one documented rule a function."""
+"""PURE. Selects the value of every `Auto` hyperparameter, with one function for each rule."""
 
 import math
 from collections.abc import Sequence
@@ -14,53 +14,55 @@ from finetune_trainer.data.batches import steps_per_epoch
 from finetune_trainer.failures import StageFailure
 
 _ROWS_SEEN = 12_000
+"""Rows over all epochs."""
 _BATCH = 32
 _MICRO_BATCH = 16
 _LARGE = 100_000_000
+"""Number of parameters from which a model counts as large."""
 
 
 @dataclass(frozen=True)
 class AutoLimits:
-    """What the `Auto` values of a task start from."""
+    """The limits of a task for its `Auto` values."""
 
     longest: int
-    """Tokens that maxLength is at most."""
+    """Maximum of maxLength in tokens."""
     percentile: float
-    """So many percent of the training rows are to be kept whole."""
+    """Percentage of the training rows that must not be truncated."""
     tokens_at_once: int | None
-    """Tokens that a micro-batch of rows of maxLength has at most; None: see `micro_batch_size`."""
+    """Maximum tokens of a micro-batch of rows of maxLength; None: no limit, see `micro_batch_size`."""
 
 
 def choose(
     run: Run, rows: int, typical_length: int, parameters: int, positions: int | None, limits: AutoLimits
 ) -> Chosen:
-    """All values that training needs.
+    """Selects all hyperparameters of the training.
 
     Args:
-        run: what was asked for.
-        rows: training rows.
-        typical_length: of the training rows, see `typical_length`.
-        parameters: of the base model.
-        positions: longest input of the model in tokens; None if it has no limit.
-        limits: of the task.
+        run: the config of the run.
+        rows: number of training rows.
+        typical_length: typical length of the training rows in tokens, see `typical_length`.
+        parameters: number of parameters of the base model.
+        positions: maximum input of the model in tokens; None for a model without a limit.
+        limits: limits of the task.
 
     Raises:
         StageFailure: BatchIndivisible, BatchTooLarge, MaxLengthTooLong.
     """
-    world, asked = run.world.size, run.training
-    micro = None if asked.micro_batch_size == "Auto" else asked.micro_batch_size
-    batch = batch_size(rows, world, micro) if asked.batch_size == "Auto" else asked.batch_size
+    world, training = run.world.size, run.training
+    micro = None if training.micro_batch_size == "Auto" else training.micro_batch_size
+    batch = batch_size(rows, world, micro) if training.batch_size == "Auto" else training.batch_size
     _check_batch(batch, micro, world, rows)
-    epochs = epochs_for(rows) if asked.epochs == "Auto" else asked.epochs
-    longest = asked.max_length
+    epochs = epochs_for(rows) if training.epochs == "Auto" else training.epochs
+    longest = training.max_length
     if longest == "Auto":
         longest = max_length(typical_length, positions, limits.longest)
     if positions is not None and longest > positions:
         raise StageFailure(
             FailureClass.USER_CONFIG,
             "MaxLengthTooLong",
-            f"training.maxLength: {longest} tokens, but the model has {positions} positions.",
-            f"Set it to {positions} or less, or to Auto.",
+            f"training.maxLength: {longest} tokens, but the model takes at most {positions} tokens.",
+            f"Set training.maxLength to {positions} or less, or to Auto.",
         )
     micro = micro or micro_batch_size(batch // world, longest, limits.tokens_at_once)
     return Chosen(
@@ -69,7 +71,7 @@ def choose(
         micro_batch_size=micro,
         accumulation_steps=batch // world // micro,
         world_size=world,
-        learning_rate=asked.learning_rate or learning_rate(run.method, parameters),
+        learning_rate=training.learning_rate or learning_rate(run.method, parameters),
         max_length=longest,
         zero_stage=zero_stage(world, run.offload) if run.zero_stage == "Auto" else run.zero_stage,
         total_steps=steps_per_epoch(rows, batch) * epochs,
@@ -77,31 +79,47 @@ def choose(
 
 
 def epochs_for(rows: int) -> int:
-    """12,000 rows are seen in all, in at least 2 and at most 10 passes."""
+    """The number of epochs: enough for 12,000 rows over all epochs, at least 2 and at most 10."""
     return min(10, max(2, math.ceil(_ROWS_SEEN / rows)))
 
 
 def batch_size(rows: int, world: int, micro: int | None) -> int:
-    """The multiple of world size (and a given micro-batch) nearest to 32, at most the training rows."""
+    """The multiple of the world size (times `micro`) that is nearest to 32 and at most the training rows.
+
+    Args:
+        rows: number of training rows.
+        world: world size.
+        micro: rows of a micro-batch; None if the micro-batch is `Auto`.
+
+    Returns:
+        Rows of a global batch, at least the world size (times `micro`).
+    """
     unit = world * (micro or 1)
     nearest = max(1, round(_BATCH / unit)) * unit
     return max(unit, min(nearest, rows // unit * unit))
 
 
 def micro_batch_size(per_process: int, longest: int, tokens_at_once: int | None) -> int:
-    """The largest divisor of a process's share of the batch that is at most 16.
+    """The largest divisor of the rows of a process that is within the limit of a micro-batch.
 
-    With `tokens_at_once`, for rows that are laid end to end: of which rows of `longest` tokens are together
-    at most so many; 1 where a single one is more.
+    Args:
+        per_process: rows of one process in a global batch.
+        longest: maximum length of a row in tokens.
+        tokens_at_once: limit of a micro-batch in tokens, for rows of `longest` tokens; None: the limit is 16
+            rows.
+
+    Returns:
+        Rows of a micro-batch, at least 1.
     """
     most = _MICRO_BATCH if tokens_at_once is None else max(1, tokens_at_once // longest)
     return max(size for size in range(1, min(per_process, most) + 1) if per_process % size == 0)
 
 
 def learning_rate(method: Method, parameters: int) -> float:
-    """5e-5 below 100 million parameters, else 2e-5 (the range of the BERT paper, appendix A.3).
+    """The learning rate by method and size of the model.
 
-    LoRA: 2e-4 (the LoRA paper, appendix D), since what it trains starts from zero.
+    5e-5 below 100 million parameters, else 2e-5 (range of the BERT paper, arXiv 1810.04805, appendix A.3).
+    For LoRA 2e-4 (arXiv 2106.09685, appendix D), because the low-rank update starts from zero.
     """
     if isinstance(method, Lora):
         return 2e-4
@@ -109,19 +127,33 @@ def learning_rate(method: Method, parameters: int) -> float:
 
 
 def typical_length(lengths: npt.NDArray[np.integer[Any]], percentile: float) -> int:
-    """So many percent of the training rows have at most so many tokens, special tokens included."""
+    """The length that a percentage of the training rows does not exceed.
+
+    Args:
+        lengths: tokens of each training row with special tokens, shape [rows].
+        percentile: the percentage.
+
+    Returns:
+        Tokens, rounded up.
+    """
     return math.ceil(float(np.percentile(lengths, percentile)))
 
 
 def max_length(typical: int, positions: int | None, most: int) -> int:
-    """The typical length rounded up to a multiple of 8, at most `most` and the model's positions."""
+    """The typical length rounded up to a multiple of 8, within the limits.
+
+    Args:
+        typical: typical length in tokens.
+        positions: maximum input of the model in tokens; None for a model without a limit.
+        most: limit of the task in tokens.
+    """
     return min(math.ceil(typical / 8) * 8, most, positions or most)
 
 
 def zero_stage(world: int, offload: Offload) -> int:
-    """ZeRO-2 where there are several processes: optimizer states and gradients are shared out.
+    """The ZeRO stage: 2 for several processes, which partitions the optimizer state and the gradients.
 
-    ZeRO offloads what it manages: the optimizer's state from stage 1 on, parameters at stage 3 alone.
+    Offloading the optimizer state needs stage 1 or higher, and offloading the parameters needs stage 3.
     """
     match offload:
         case "None":
@@ -139,16 +171,16 @@ def _check_batch(batch: int, micro: int | None, world: int, rows: int) -> None:
             FailureClass.USER_CONFIG,
             "BatchTooLarge",
             f"training.batchSize: {batch} rows, but there are only {rows} training rows.",
-            f"Set it to {rows // unit * unit} or less."
+            f"Set training.batchSize to {rows // unit * unit} or less."
             if rows >= unit
-            else "Take fewer processes or more rows.",
+            else "Use fewer processes or more training rows.",
         )
     if batch % world:
         raise StageFailure(
             FailureClass.USER_CONFIG,
             "BatchIndivisible",
-            f"training.batchSize: {batch} rows cannot be shared out to {world} processes.",
-            f"Multiples of {unit} can: {_listed(_near(batch, unit))}.",
+            f"training.batchSize: {batch} rows cannot be divided among {world} processes.",
+            f"Use a multiple of {unit}, for example {_listed(_near(batch, unit))}.",
         )
     share = batch // world
     if micro and share % micro:
@@ -156,14 +188,14 @@ def _check_batch(batch: int, micro: int | None, world: int, rows: int) -> None:
         raise StageFailure(
             FailureClass.USER_CONFIG,
             "BatchIndivisible",
-            f"training.microBatchSize: {micro} rows do not divide the {share} rows of a process"
+            f"training.microBatchSize: {micro} does not divide the {share} rows of a process"
             f" (batchSize {batch} over {world}).",
-            f"microBatchSize {_listed(divisors[-6:])} would do, or batchSize {_listed(_near(batch, unit))}.",
+            f"Use microBatchSize {_listed(divisors[-6:])}, or batchSize {_listed(_near(batch, unit))}.",
         )
 
 
 def _near(value: int, unit: int) -> list[int]:
-    """The multiples of a unit around a value."""
+    """The positive multiples of a unit next to a value."""
     low = value // unit * unit
     return [multiple for multiple in (low, low + unit) if multiple > 0]
 

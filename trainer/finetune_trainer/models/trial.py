@@ -1,8 +1,8 @@
 """A base model tried out from its config and the shapes of its weights, to refuse what Train would refuse.
 
 No weight is read. The whole model is built on PyTorch's meta device, which knows shapes and no values, by the
-loader that Train uses, and the method is applied to it. Rows go through the model with random weights, which
-has two layers if the whole model is large.
+loader that Train uses, and the method is applied to it. Rows go through a model with random weights, which
+has one or two layers if the whole model is large.
 """
 
 import copy
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 MOST_PARAMETERS = 300_000_000
 """Of a model with weights: 1.2 GB in float32."""
-_LAYERS = 2
+_LAYERS = (2, 1)
 _TOKENS = (7, 5)
 """Tokens of the rows that go through the model."""
 _EXCERPT = 300
@@ -92,26 +92,30 @@ def facts_of(model: Any, method: Method, head: tuple[str, ...]) -> MethodFacts:
 def rows_go_through(model: "PreTrainedModel", auto: str, through: Through) -> bool:
     """Gives a few rows of unlike lengths to a model like this one, with random weights.
 
+    A large model is shortened to two layers or one.
+
     Args:
         model: on the meta device, without adapters.
         auto: see `on_meta`.
         through: of the task.
 
     Returns:
-        Whether rows were tried; a large model is not where it cannot be made small.
+        Whether the rows went through; False where a large model cannot be made small enough.
 
     Raises:
         StageFailure: ModelUnsupported.
     """
-    small = model.config if _parameters(model) <= MOST_PARAMETERS else _shortened(model.config)
-    if _size(small, auto) > MOST_PARAMETERS:
-        log.info("no rows were tried: two layers of this model have more than %d parameters", MOST_PARAMETERS)
+    whole = _parameters(model) <= MOST_PARAMETERS
+    small = model.config if whole else _small(model.config, auto)
+    if small is None:
+        log.info("no rows were tried: one layer has more than %d parameters", MOST_PARAMETERS)
         return False
     try:
         _give(_with_weights(small, auto), through)
     except Exception as error:
-        if small is not model.config and not _fails_alike(model, through, error):
-            log.info("no rows were tried: with two layers this model fails otherwise: %s", one_line(error))
+        # Few layers may lack something that the whole model has.
+        if not whole and not _fails_alike(model, through, error):
+            log.info("no rows were tried: %s", one_line(error))
             return False
         raise unsupported("cannot put a row through it", error) from error
     return True
@@ -164,7 +168,7 @@ def _with_weights(config: "PretrainedConfig", auto: str) -> "PreTrainedModel":
     """A model of small random weights. Drawing them as each architecture does would take much longer."""
     from transformers.initialization import no_init_weights  # noqa: PLC0415 - private to this function
 
-    with no_init_weights():  # type: ignore[no-untyped-call]
+    with no_init_weights():
         model: Any = getattr(transformers, auto).from_config(copy.deepcopy(config), dtype=torch.float32)
     torch.manual_seed(0)
     with torch.no_grad():
@@ -173,26 +177,32 @@ def _with_weights(config: "PretrainedConfig", auto: str) -> "PreTrainedModel":
     return model.eval()  # type: ignore[no-any-return]
 
 
-def _shortened(config: "PretrainedConfig") -> "PretrainedConfig":
-    """The same config with two layers; lists with an entry for each layer are cut with it."""
+def _small(config: "PretrainedConfig", auto: str) -> "PretrainedConfig | None":
+    """The config with as many layers as fit into MOST_PARAMETERS, at most two; None if not even one fits."""
+    for layers in _LAYERS:
+        try:
+            short = _shortened(config, layers)
+            with torch.device("meta"):
+                size = _parameters(getattr(transformers, auto).from_config(copy.deepcopy(short)))
+        except Exception as error:  # noqa: BLE001 - whatever a foreign config raises
+            log.info("the model cannot have %d layers: %s", layers, one_line(error))
+            continue
+        if size <= MOST_PARAMETERS:
+            return short
+    return None
+
+
+def _shortened(config: "PretrainedConfig", keep: int) -> "PretrainedConfig":
+    """The same config with some of its layers; lists with an entry for each layer are cut likewise."""
     short: Any = copy.deepcopy(config)
     text = short.get_text_config()
     layers = text.num_hidden_layers
     for name, value in text.to_dict().items():
         if isinstance(value, list) and len(value) == layers:
-            setattr(text, name, value[:_LAYERS])
-    text.num_hidden_layers = min(layers, _LAYERS)
+            setattr(text, name, value[:keep])
+    text.num_hidden_layers = min(layers, keep)
     text.vocab_size = min(text.vocab_size, 1024)
     return short  # type: ignore[no-any-return]
-
-
-def _size(config: "PretrainedConfig", auto: str) -> int:
-    try:
-        with torch.device("meta"):
-            return _parameters(getattr(transformers, auto).from_config(copy.deepcopy(config)))
-    except Exception as error:  # noqa: BLE001 - whatever a foreign config raises
-        log.info("the model cannot be made small: %s", one_line(error))
-        return MOST_PARAMETERS + 1
 
 
 def _parameters(model: Any) -> int:

@@ -1,18 +1,24 @@
-"""The tensors of a model: those that training changes, and those that are saved."""
+"""The tensors of a model that training changes, and the tensors that are saved."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 
 def not_finite(module: torch.nn.Module) -> list[str]:
-    """Names of the weights that hold a NaN or an infinity."""
+    """The names of the saved tensors that contain NaN or infinity."""
     return [name for name, value in saved_tensors(module) if not bool(torch.isfinite(value).all())]
 
 
 def whole_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every trained weight by name, a copy on the CPU; sharded ones are gathered one at a time."""
+    """Yields the name of every trained tensor and a copy of the tensor on the CPU.
+
+    At ZeRO-3 the function gathers one tensor at a time, and every rank must consume the iterator.
+
+    Args:
+        module: the model.
+    """
     for name, value in trained_tensors(module):
         if hasattr(value, "ds_id"):
             from deepspeed.runtime.zero import GatheredParameters  # noqa: PLC0415 - heavy
@@ -23,15 +29,34 @@ def whole_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]
             yield name, value.detach().cpu().clone().contiguous()
 
 
+def overwrite(module: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Copies weights into the parameters of these names; a collective call for sharded parameters (ZeRO-3).
+
+    Args:
+        module: the model.
+        weights: whole tensors, equal on every rank.
+    """
+    for name, value in weights.items():
+        parameter: Any = module.get_parameter(name)
+        if hasattr(parameter, "ds_id"):
+            from deepspeed.runtime.zero import GatheredParameters  # noqa: PLC0415 - heavy
+
+            with GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
+                parameter.copy_(value)
+        else:
+            with torch.no_grad():
+                parameter.copy_(value)
+
+
 def trained_tensors(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
-    """What training may change: parameters that ask for gradients, and buffers."""
+    """Yields the tensors that training may change: parameters with `requires_grad`, and saved buffers."""
     for name, value in saved_tensors(module):
         if value.requires_grad or not isinstance(value, torch.nn.Parameter):
             yield name, value
 
 
 def saved_tensors(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
-    """Parameters (tied ones once) and the buffers that are saved."""
+    """Yields all parameters, each tied parameter once, and the buffers of the state dict."""
     yield from module.named_parameters()
     saved = set(module.state_dict(keep_vars=True))
     yield from ((name, value) for name, value in module.named_buffers() if name in saved)

@@ -1,1 +1,4 @@
-"""What goes on around a stage in its pod: ranks, signals, watchdog, exit code, port 8080. No torch here."""
+"""The processes of a trainer pod: supervisor, ranks, signals, watchdog, exit code, port 8080.
+
+The supervisor imports no torch.
+"""

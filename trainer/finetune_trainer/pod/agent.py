@@ -1,7 +1,7 @@
-"""torchrun, and one file about how its ranks died.
+"""Runs torchrun and writes a JSON file with the exit code of each failed rank.
 
-torchrun itself returns 1 whatever happened and tells the exit codes of its ranks only in prose.
-Called as `python -m finetune_trainer.pod.agent FILE ARGUMENTS-OF-TORCHRUN`.
+After any failure torchrun itself returns 1, and reports the exit codes of its ranks only as log text.
+Usage: `python -m finetune_trainer.pod.agent FILE ARGUMENTS-OF-TORCHRUN`.
 """
 
 import json
@@ -15,7 +15,14 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 
 def main(arguments: list[str]) -> int:
-    """Runs torchrun to its end; 0 if all ranks ended with 0, else 1."""
+    """Runs torchrun and waits for its end.
+
+    Args:
+        arguments: the path of the report, then the arguments of torchrun.
+
+    Returns:
+        0 if all ranks exited with 0, else 1.
+    """
     report = Path(arguments[0])
     try:
         run.main(arguments[1:])
@@ -25,7 +32,7 @@ def main(arguments: list[str]) -> int:
             for rank, failure in error.failures.items()
         ]
         _write(report, {"deaths": deaths})
-    except Exception as error:  # noqa: BLE001 - whatever it is, the supervisor decides what it means
+    except Exception as error:  # noqa: BLE001 - the supervisor classifies the error
         _write(report, {"error": f"{type(error).__name__}: {error}"})
     else:
         return 0

@@ -1,4 +1,4 @@
-"""What the container's control group says: OOM kills so far, usable CPUs. Versions 1 and 2."""
+"""Reads the control group (version 1 or 2) of the container: the count of OOM kills, the usable CPUs."""
 
 import os
 from collections.abc import Iterator
@@ -8,11 +8,14 @@ _MOUNT = Path("/sys/fs/cgroup")
 
 
 def oom_kills(membership: str | None = None, mount: Path = _MOUNT) -> int | None:
-    """How many processes of this control group the kernel has killed for memory; None if nobody says.
+    """The number of processes of this control group that the OOM killer has ended since the group exists.
 
     Args:
-        membership: content of /proc/self/cgroup; read if None.
-        mount: where the control groups are mounted.
+        membership: content of /proc/self/cgroup; None reads the file.
+        mount: the folder in which the control groups are mounted.
+
+    Returns:
+        The number; None if no file of the control group has a count.
     """
     for folder in _folders("memory", membership, mount):
         for name in ("memory.events", "memory.oom_control"):
@@ -23,7 +26,15 @@ def oom_kills(membership: str | None = None, mount: Path = _MOUNT) -> int | None
 
 
 def usable_cpus(membership: str | None = None, mount: Path = _MOUNT) -> int:
-    """CPUs that this process may use: its affinity, and the quota rounded down, at least 1."""
+    """The number of CPUs that this process may use.
+
+    Args:
+        membership: content of /proc/self/cgroup; None reads the file.
+        mount: the folder in which the control groups are mounted.
+
+    Returns:
+        The smaller of the CPU affinity and the CPU quota rounded down, at least 1.
+    """
     cpus = len(os.sched_getaffinity(0))
     for folder in _folders("cpu", membership, mount):
         quota = _quota(folder)
@@ -33,10 +44,10 @@ def usable_cpus(membership: str | None = None, mount: Path = _MOUNT) -> int:
 
 
 def _folders(controller: str, membership: str | None, mount: Path) -> Iterator[Path]:
-    """Candidates, best first.
+    """The folders that may belong to the control group, the most specific folder first.
 
-    A container often sees the host's path in /proc/self/cgroup but has its own group mounted at the root
-    of the hierarchy, so the root is the second candidate.
+    In a container, /proc/self/cgroup often contains the path of the host, while the group of the container
+    is mounted at the root of the hierarchy. Therefore the root is the second candidate.
     """
     text = _text(Path("/proc/self/cgroup")) if membership is None else membership
     for line in text.splitlines():
@@ -61,7 +72,7 @@ def _keyed(file: Path, key: str) -> int | None:
 
 
 def _quota(folder: Path) -> float | None:
-    """CPUs that the quota is worth; None without a quota."""
+    """The CPU quota in CPUs; None without a quota."""
     words = _text(folder / "cpu.max").split()
     if not words:
         words = [_text(folder / f"cpu.cfs_{part}_us").strip() for part in ("quota", "period")]

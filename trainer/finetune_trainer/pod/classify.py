@@ -1,8 +1,8 @@
-"""PURE. From everything a supervisor saw to the one cause of the end.
+"""PURE. Finds the one cause of the end of a pod in the observations of its supervisor.
 
-The first cause by time wins, except that Communication yields to every other class, and among
-Communication a lost peer to whatever lost it: a rank that loses its peer, or that torchrun ends because a
-peer died, is a consequence, and both ends may be seen at the same moment.
+The earliest cause is selected, with two exceptions. Any other class takes precedence over Communication, and
+any other reason takes precedence over PeerLost. A rank that loses its peer, or that torchrun ends because a
+peer died, is a consequence of an earlier failure, and the supervisor may see both at the same moment.
 """
 
 import signal
@@ -11,76 +11,87 @@ from dataclasses import dataclass
 
 from finetune_trainer.contract import ExitCode, FailureClass, RankFile
 from finetune_trainer.pod.errors import PEER_LOST
-from finetune_trainer.pod.watchdog import Stop, Why
+from finetune_trainer.pod.watchdog import Stop, StopCause
 
 _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGBUS}
 _MEMORY_MAY_EXPLAIN = {FailureClass.INTERNAL, FailureClass.COMMUNICATION, FailureClass.HANG}
-_NCCL_GAVE_UP = "ProcessGroupNCCL"
+_NCCL_WATCHDOG = "ProcessGroupNCCL"
 
 
 @dataclass(frozen=True)
 class Death:
-    """A process that ended without being asked to by its supervisor."""
+    """A process that ended although its supervisor did not end the process."""
 
     rank: int | None
-    """None: torchrun itself."""
+    """Global rank; None for torchrun itself."""
     code: int
-    """Exit code, or minus the signal."""
+    """Exit code; for a process killed by a signal, the negative signal number."""
     time: float
-    """Unix time."""
+    """Unix time of the end."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """All that is known at the end."""
+    """The observations of a supervisor at the end of its pod."""
 
     expected: tuple[int, ...]
+    """Global ranks of this pod."""
     files: Mapping[int, RankFile]
+    """Rank files by global rank."""
     now: float
+    """Unix time of the observation."""
     deaths: Sequence[Death] = ()
     oom_kills: int | None = None
-    """Processes of this container killed by the kernel for memory since the start; None: it does not say."""
-    asked_to_leave: float | None = None
-    """Unix time of the first SIGTERM."""
+    """OOM kills in this container since the start of the supervisor; None if unknown."""
+    sigterm_time: float | None = None
+    """Unix time of the first SIGTERM; None without SIGTERM."""
     stop: Stop | None = None
+    """The decision of the supervisor to end the ranks; None if the ranks ended on their own."""
     agent_error: str | None = None
-    """What torchrun says when it could not even start its ranks."""
-    meets: bool = False
-    """Whether this pod had to meet others."""
+    """The error with which torchrun failed before torchrun started its ranks."""
+    needs_rendezvous: bool = False
+    """Whether the gang has several pods."""
     tail: str = ""
     """Last lines of the log."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Why this pod ended."""
+    """The cause of the end of a pod."""
 
     failure: FailureClass
     reason: str
     message: str
     hint: str = ""
     rank: int | None = None
-    """Whose file tells more."""
+    """The rank whose file has the details; None if the cause belongs to no single rank."""
 
 
 def classify(seen: Observed) -> Verdict:
-    """The cause of this pod's end."""
+    """Selects the cause of the end of this pod.
+
+    Args:
+        seen: the observations at the end of the pod.
+
+    Returns:
+        The verdict; class Success only if every expected rank reports Success.
+    """
     if all(_succeeded(seen.files.get(rank)) for rank in seen.expected):
         first = seen.expected[0]
         return Verdict(FailureClass.SUCCESS, "Done", seen.files[first].message, rank=first)
-    causes = [*_told(seen), *_died(seen), *_stopped(seen)]
+    causes = [*_reported(seen), *_silent_deaths(seen), *_supervisor_causes(seen)]
     if not causes:
         causes = [(seen.now, _unexplained(seen))]
     _, cause = min(causes, key=lambda item: (_consequence(item[1]), item[0]))
     if cause.failure is FailureClass.PREEMPTED and cause.rank is None:
-        return _left(seen, cause, [other for _, other in causes])
+        return _preempted(seen, cause, [other for _, other in causes])
     if cause.failure in _MEMORY_MAY_EXPLAIN and seen.oom_kills:
         return _out_of_memory(cause.message, cause.rank)
     return cause
 
 
 def _consequence(verdict: Verdict) -> int:
-    """How surely this followed from something else; 0 is a cause of its own."""
+    """The rank of a verdict as a consequence: 0 for an independent cause, 2 for a lost peer."""
     return (verdict.failure is FailureClass.COMMUNICATION) + (verdict.reason == PEER_LOST)
 
 
@@ -88,8 +99,8 @@ def _succeeded(file: RankFile | None) -> bool:
     return file is not None and file.failure is FailureClass.SUCCESS
 
 
-def _told(seen: Observed) -> list[tuple[float, Verdict]]:
-    """What ranks say about themselves, and what torchrun says when there are none."""
+def _reported(seen: Observed) -> list[tuple[float, Verdict]]:
+    """The causes in the rank files, and the error of torchrun before the start of the ranks."""
     causes = [
         (
             file.ended,
@@ -99,15 +110,15 @@ def _told(seen: Observed) -> list[tuple[float, Verdict]]:
         if file.ended is not None and file.failure not in {None, FailureClass.SUCCESS}
     ]
     if seen.agent_error:
-        message = f"The processes could not meet: {seen.agent_error}"
-        hint = "Look at the other pods of this attempt: one of them did not start or cannot be reached."
+        message = f"Rendezvous failed: {seen.agent_error}"
+        hint = "Look at the other pods of this attempt: one pod did not start or cannot be reached."
         verdict = Verdict(FailureClass.COMMUNICATION, "RendezvousFailed", message, hint)
         causes.append((seen.now, verdict))
     return causes
 
 
-def _died(seen: Observed) -> list[tuple[float, Verdict]]:
-    """Processes that ended without a word."""
+def _silent_deaths(seen: Observed) -> list[tuple[float, Verdict]]:
+    """The causes for processes that ended without an outcome in their rank file."""
     silent = [
         death
         for death in seen.deaths
@@ -119,98 +130,103 @@ def _died(seen: Observed) -> list[tuple[float, Verdict]]:
 
 
 def _by_code(death: Death, seen: Observed) -> Verdict:
-    who = "torchrun" if death.rank is None else f"rank {death.rank}"
+    name = "torchrun" if death.rank is None else f"rank {death.rank}"
     if death.code > 0:
-        return _by_exit(who, death)
+        return _by_exit_code(name, death)
     number = signal.Signals(-death.code)
     if number is signal.SIGKILL and seen.oom_kills:
-        return _out_of_memory(f"The kernel killed {who} because the memory limit was reached.", death.rank)
+        return _out_of_memory(f"The kernel killed {name} because the memory limit was reached.", death.rank)
     if number is signal.SIGTERM:
-        message = f"{who.capitalize()} was told to end because a peer had died."
+        message = f"{_capitalized(name)} received SIGTERM because a peer had died."
         return Verdict(FailureClass.COMMUNICATION, PEER_LOST, message, rank=death.rank)
-    if number is signal.SIGABRT and _NCCL_GAVE_UP in seen.tail:
-        message = f"NCCL gave up on {who}: a collective operation failed or never ended."
-        hint = "A peer hangs or the network between the pods is broken; the log tail names the operation."
+    if number is signal.SIGABRT and _NCCL_WATCHDOG in seen.tail:
+        message = f"NCCL aborted {name}: a collective operation failed or did not end."
+        hint = "A peer hangs or the network between the pods is broken; the log names the operation."
         return Verdict(FailureClass.COMMUNICATION, "CollectiveTimeout", message, hint, death.rank)
-    message = f"{who.capitalize()} was ended by {number.name}"
+    message = f"{_capitalized(name)} was ended by {number.name}"
     if number in _CRASHES:
-        hint = "Its stack is at the end of the log."
+        hint = "The end of the log has the stack of the rank."
         if number is signal.SIGBUS:
-            hint = "Often /dev/shm is too small: raise resources.sharedMemory. " + hint
+            hint = "A common cause is a /dev/shm that is too small: raise resources.sharedMemory. " + hint
         return Verdict(FailureClass.INTERNAL, "RankCrashed", f"{message}.", hint, death.rank)
     memory = "is not known to be the cause" if seen.oom_kills is None else "is not the cause"
     message = f"{message} from outside; memory {memory}."
     return Verdict(FailureClass.INTERNAL, "RankKilled", message, rank=death.rank)
 
 
-def _by_exit(who: str, death: Death) -> Verdict:
-    """A rank that could not write its file still says its class by its exit code."""
+def _by_exit_code(name: str, death: Death) -> Verdict:
+    """The verdict on a process without a rank file: the exit code of the process decides the class."""
     try:
         failure = ExitCode(death.code).failure
     except ValueError:
         failure = FailureClass.INTERNAL
-    message = f"{who.capitalize()} exited with code {death.code} and did not say why."
-    return Verdict(failure, "RankExited", message, "The end of the log may tell.", death.rank)
+    message = f"{_capitalized(name)} exited with code {death.code} and recorded no cause."
+    return Verdict(failure, "RankExited", message, "Look at the end of the log.", death.rank)
 
 
-def _stopped(seen: Observed) -> list[tuple[float, Verdict]]:
-    """What the supervisor itself decided or was told."""
+def _capitalized(name: str) -> str:
+    """The name of a process at the start of a sentence; torchrun keeps its spelling."""
+    return name if name == "torchrun" else name.capitalize()
+
+
+def _supervisor_causes(seen: Observed) -> list[tuple[float, Verdict]]:
+    """The causes that the supervisor knows itself: SIGTERM, and its own decision to end the ranks."""
     causes = []
-    if seen.asked_to_leave is not None:
-        message = "The pod was told to end."
-        causes.append((seen.asked_to_leave, Verdict(FailureClass.PREEMPTED, "Preempted", message)))
+    if seen.sigterm_time is not None:
+        message = "The pod received SIGTERM."
+        causes.append((seen.sigterm_time, Verdict(FailureClass.PREEMPTED, "Preempted", message)))
     stop = seen.stop
     if stop is None:
         return causes
-    if stop.why is Why.HANG:
+    if stop.cause is StopCause.HANG:
         ranks = ", ".join(str(rank) for rank in stop.ranks)
-        message = f"No sign of life from rank {stop.ranks[0]} for {stop.detail}"
-        message += f" (silent: ranks {ranks})." if len(stop.ranks) > 1 else "."
-        hint = "The stacks of all ranks lie beside the log tail of this attempt."
+        message = f"No heartbeat from rank {stop.ranks[0]} for {stop.detail}"
+        message += f" (all silent ranks: {ranks})." if len(stop.ranks) > 1 else "."
+        hint = "The folder evidence/ of this attempt in S3 has the stacks of all ranks."
         causes.append((stop.time, Verdict(FailureClass.HANG, "RankSilent", message, hint, stop.ranks[0])))
-    elif stop.why is Why.UNREACHABLE:
+    elif stop.cause is StopCause.UNREACHABLE:
         hint = "Look at the pod with index 0, the headless Service, DNS and network policies."
         causes.append(
             (stop.time, Verdict(FailureClass.COMMUNICATION, "MasterUnreachable", stop.detail, hint))
         )
-    elif stop.why is Why.NEVER_STARTED:
+    elif stop.cause is StopCause.NEVER_STARTED:
         causes.append((stop.time, _never_started(seen, stop)))
     return causes
 
 
 def _never_started(seen: Observed, stop: Stop) -> Verdict:
     ranks = ", ".join(str(rank) for rank in stop.ranks)
-    if not seen.meets:
-        message = f"Nothing was heard of ranks {ranks} within the start-up deadline."
+    if not seen.needs_rendezvous:
+        message = f"Ranks {ranks} reported no heartbeat before the start-up deadline."
         return Verdict(FailureClass.HANG, "RankSilent", message)
-    message = f"Ranks {ranks} could not start within the start-up deadline: not every pod of the gang joined."
-    hint = "Look for a pod of this attempt that is waiting, failed early, or cannot be reached."
+    message = f"Ranks {ranks} did not start before the start-up deadline: not every pod of the gang joined."
+    hint = "Look for a pod of this attempt that is pending, has failed, or cannot be reached."
     return Verdict(FailureClass.COMMUNICATION, "RendezvousTimeout", message, hint)
 
 
-def _left(seen: Observed, left: Verdict, causes: list[Verdict]) -> Verdict:
-    """Preempted: how the ranks ended."""
+def _preempted(seen: Observed, sigterm: Verdict, causes: list[Verdict]) -> Verdict:
+    """The verdict on a pod that received SIGTERM: class Preempted, with a reason by the end of its ranks."""
     for cause in causes:
         if cause.failure is FailureClass.PREEMPTED and cause.rank is not None:
             return cause
     for cause in causes:
         if cause.failure not in {FailureClass.PREEMPTED, FailureClass.COMMUNICATION}:
-            message = f"The pod was told to end, and a process failed while it ended: {cause.message}"
+            message = f"The pod received SIGTERM, and a process failed before it ended: {cause.message}"
             return Verdict(FailureClass.PREEMPTED, "SaveFailed", message, cause.hint, cause.rank)
-    if seen.stop and seen.stop.why is Why.GRACE_OVER:
-        message = f"The pod was told to end; ranks were not ready to leave within {seen.stop.detail}."
+    if seen.stop and seen.stop.cause is StopCause.GRACE_OVER:
+        message = f"The pod received SIGTERM; its ranks did not end within {seen.stop.detail}."
         hint = (
             "Set a longer grace period (deadlines.stop of the operator's settings). The next attempt starts"
             " the stage from its beginning."
         )
         return Verdict(FailureClass.PREEMPTED, "GraceOver", message, hint)
-    if seen.stop and seen.stop.why is Why.TOLD_TWICE:
-        message = "The pod was told to end a second time and stopped at once."
+    if seen.stop and seen.stop.cause is StopCause.TOLD_TWICE:
+        message = "The pod received a second SIGTERM and stopped at once."
         return Verdict(FailureClass.PREEMPTED, "ToldTwice", message)
-    if seen.stop and seen.stop.why is Why.NOTHING_TO_SAVE:
-        message = "The pod was told to end before its work had begun."
+    if seen.stop and seen.stop.cause is StopCause.NOTHING_TO_SAVE:
+        message = "The pod received SIGTERM before its work had begun."
         return Verdict(FailureClass.PREEMPTED, "NothingToSave", message)
-    return left
+    return sigterm
 
 
 def _out_of_memory(message: str, rank: int | None) -> Verdict:
@@ -224,7 +240,7 @@ def _out_of_memory(message: str, rank: int | None) -> Verdict:
 
 
 def _unexplained(seen: Observed) -> Verdict:
-    quiet = [rank for rank in seen.expected if not _succeeded(seen.files.get(rank))]
-    ranks = ", ".join(str(rank) for rank in quiet)
-    message = f"Ranks {ranks} ended without saying how: no error, no result."
+    unfinished = [rank for rank in seen.expected if not _succeeded(seen.files.get(rank))]
+    ranks = ", ".join(str(rank) for rank in unfinished)
+    message = f"Ranks {ranks} ended without a result and without an error."
     return Verdict(FailureClass.INTERNAL, "ResultMissing", message)

@@ -1,4 +1,4 @@
-"""Serves /progress, /metrics and /healthz; one thread, bounded memory, whoever the client is."""
+"""The HTTP endpoint of a trainer pod: /progress, /metrics and /healthz, in one thread and bounded memory."""
 
 import asyncio
 import logging
@@ -11,18 +11,19 @@ from finetune_trainer.contract import MAX_PROGRESS_BYTES, Progress
 
 REQUEST_BYTES = 8 * 1024
 CLIENT_SECONDS = 5.0
-"""What a client gets to send its request, and again to take the answer."""
+"""Time limit in seconds for the request of a client, and again for the answer to the client."""
 MOST_CLIENTS = 32
+"""Clients at a time; the endpoint drops further connections at once."""
 _JSON = "application/json"
 _TEXT = "text/plain; charset=utf-8"
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 _GAUGES = {
-    "percent": "How far the stage is, 0 to 100.",
+    "percent": "Completed part of the stage in percent, 0 to 100.",
     "rows": "Rows of the data that Prepare has read, tokenised or stored.",
     "tokens": "Tokens of the rows that Prepare has tokenised.",
     "step": "Optimizer steps done.",
     "total_steps": "Optimizer steps of the whole run.",
-    "epoch": "Passes over the training rows, with fraction.",
+    "epoch": "Passes over the training rows, with a fractional part.",
     "loss": "Training loss at the last step.",
     "learning_rate": "Learning rate at the last step.",
     "gradient_norm": "Norm of all gradients before clipping at the last step.",
@@ -30,8 +31,8 @@ _GAUGES = {
     "tokens_per_second": "Throughput of all processes together.",
     "samples_per_second": "Throughput of all processes together.",
     "eta_seconds": "Estimated time to the end of the stage.",
-    "peak_memory_bytes": "Most memory that the writing rank has used (GPU memory on GPUs).",
-    "heartbeat": "Unix time of the last sign of life.",
+    "peak_memory_bytes": "Peak memory of rank 0 (GPU memory on GPUs).",
+    "heartbeat": "Unix time of the last heartbeat of rank 0.",
 }
 
 log = logging.getLogger(__name__)
@@ -41,12 +42,12 @@ class Endpoint:
     """The HTTP endpoint of a trainer pod.
 
     Args:
-        port: 0 takes any free one; see `port` for which.
-        progress: gives the document to serve; called for every request.
-        labels: constant labels of all metrics: few, and fixed for the life of the pod.
+        port: the port to listen on; 0 selects a free port, see the attribute `port`.
+        progress: returns the document to serve; called for every request.
+        labels: constant labels of all metrics.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is in use.
     """
 
     def __init__(self, port: int, progress: Callable[[], Progress], labels: Mapping[str, str]) -> None:
@@ -63,7 +64,7 @@ class Endpoint:
         self._thread.start()
 
     def close(self) -> None:
-        """Stops serving."""
+        """Stops the endpoint and waits for its thread, at most CLIENT_SECONDS."""
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(CLIENT_SECONDS)
 
@@ -86,9 +87,9 @@ class Endpoint:
                 async with asyncio.timeout(CLIENT_SECONDS):
                     await writer.drain()
                     writer.write_eof()
-                    await reader.read(1)  # Until the client has read all and closes, or time is up.
+                    await reader.read(1)  # Waits until the client closes, or for the time limit.
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # A client that misbehaves is dropped without a word.
+            pass  # The endpoint drops a client that is slow or sends no HTTP, without an answer.
         finally:
             self._clients -= 1
             writer.transport.abort()
@@ -119,7 +120,7 @@ class Endpoint:
 
 
 def exposition(progress: Progress, labels: Mapping[str, str]) -> str:
-    """The progress document in Prometheus' text format; what is not known is left out."""
+    """The progress document in the text format of Prometheus; unknown values are left out."""
     pairs = ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
     lines = []
     for field, text in _GAUGES.items():

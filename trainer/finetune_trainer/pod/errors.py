@@ -1,7 +1,7 @@
-"""PURE. What an unforeseen exception means: its class, a reason, one sentence.
+"""PURE. Converts an unexpected exception into a StageFailure.
 
-The text of an exception may quote a row, so that only texts of known origin are told. Nothing heavy is
-imported: a library that was never loaded cannot have raised.
+The text of an exception may quote a row, so messages include only texts of known origin. This module imports
+no large library: a library that was never imported cannot have raised an exception.
 """
 
 import errno
@@ -14,7 +14,7 @@ from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
 
 PEER_LOST = "PeerLost"
-"""The reason of a process that ended because another did; `classify` knows a consequence by it."""
+"""The reason of a process that ended because a peer ended; `classify` treats this reason as a consequence."""
 _STORE_PACKAGES = {"obstore", "minio", "urllib3"}
 _GPU_MEMORY = re.compile(
     r"CUDA out of memory(\. Tried to allocate [\d.]+ \w+)?|CUDA error: out of memory"
@@ -32,11 +32,11 @@ _COMMUNICATION = re.compile(
 )
 _PACKAGE = "/finetune_trainer/"
 _HEAD = "Traceback (most recent call last):\n"
-_MEMORY_HINT = "Lower training.microBatchSize or training.maxLength, or give more memory."
+_MEMORY_HINT = "Lower training.microBatchSize or training.maxLength, or raise resources.memory."
 
 
 def explain(error: BaseException) -> StageFailure:
-    """The failure that an exception stands for."""
+    """The failure that corresponds to an exception: class, reason, message without row values, and hint."""
     text = _sentence(error)
     if _is(error, "torch", "OutOfMemoryError") or _match(_GPU_MEMORY, error):
         hint = "Lower training.microBatchSize or training.maxLength, or raise deepspeed.zeroStage."
@@ -49,21 +49,24 @@ def explain(error: BaseException) -> StageFailure:
     if _is_of_store(error):
         return StageFailure(FailureClass.STORAGE, "StorageFailed", text)
     if _is(error, "torch.distributed", "DistError") or _match(_COMMUNICATION, error):
-        hint = "A peer ended or cannot be reached; its own message says more."
+        hint = "A peer ended or cannot be reached; look at the termination message of the peer."
         return StageFailure(FailureClass.COMMUNICATION, PEER_LOST, text, hint)
     hint = (
-        "The log has the traceback. What the error says may quote rows, so it is in evidence/errors/ of this"
-        " attempt, in the run's folder in S3."
+        "The log has the traceback. The text of the error may quote rows, so the text is only in the folder"
+        " evidence/errors/ of this attempt in S3."
     )
     return StageFailure(FailureClass.INTERNAL, "UnexpectedError", text, hint)
 
 
 def place_of(error: BaseException) -> str | None:
-    """The line at which an error arose, such as `training/loop.py:212`.
+    """The line of code that raised an error, such as `training/loop.py:212`.
+
+    Args:
+        error: the error.
 
     Returns:
-        The last line of the trainer in the traceback, by the path of its file below the package; the last
-        line of all where the trainer has no part; None for an error that was never raised.
+        The last line of the trainer's code in the traceback, with the path below the package; the last line
+        of the traceback if it has no line of the trainer; None for an error that was never raised.
     """
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:
@@ -75,7 +78,7 @@ def place_of(error: BaseException) -> str | None:
 
 
 def trace(error: BaseException) -> str:
-    """The tracebacks of an error and its causes as Python prints them, without texts that may quote rows."""
+    """Formats the tracebacks of an error and its causes as Python does, without texts that may quote rows."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
@@ -85,11 +88,11 @@ def trace(error: BaseException) -> str:
         "".join([_HEAD, *traceback.format_tb(each.__traceback__), _named(each), "\n"])
         for each in reversed(chain)
     ]
-    return "\nThe error above led to this one:\n\n".join(parts)
+    return "\nThe exception above caused the following exception:\n\n".join(parts)
 
 
 def _sentence(error: BaseException) -> str:
-    """Type, text and place of an error, in one line."""
+    """Type, text, file and line of an error, in one line."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if _PACKAGE in frame.filename] or list(frames)
     where = f" ({ours[-1].filename.rpartition('/')[2]}, line {ours[-1].lineno})" if ours else ""
@@ -97,13 +100,13 @@ def _sentence(error: BaseException) -> str:
 
 
 def _named(error: BaseException) -> str:
-    """Type of an error, and its text where that quotes no row."""
+    """The type of an error, followed by the part of its text that cannot quote a row."""
     text = " ".join(_quotable(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _quotable(error: BaseException) -> str:
-    """What may be told of an error's text: all of it, a phrase that is known, or nothing."""
+    """The part of an error's text that cannot quote a row: the whole text, a known phrase, or nothing."""
     if isinstance(error, StageFailure | MemoryError) or _is_of_store(error):
         return str(error)
     if _is(error, "torch", "OutOfMemoryError") or _is(error, "torch.distributed", "DistError"):
@@ -126,7 +129,7 @@ def _is(error: BaseException, module: str, name: str) -> bool:
 
 
 def _match(pattern: re.Pattern[str], error: BaseException) -> re.Match[str] | None:
-    """Libraries in C++ say everything by RuntimeError; only the text tells."""
+    """Matches the text of a RuntimeError: C++ libraries raise RuntimeError for every kind of error."""
     return pattern.search(str(error)) if isinstance(error, RuntimeError) else None
 
 

@@ -1,6 +1,7 @@
-"""Brings what a failed pod leaves behind to S3: log tail, errors, stacks, rank files. A process of its own.
+"""Uploads the diagnostic files of a failed pod to S3: end of the log, errors, stacks, rank files.
 
-Called as `python -m finetune_trainer.pod.evidence --root DIR`; the supervisor gives it a few seconds.
+Usage: `python -m finetune_trainer.pod.evidence --root DIR`. The supervisor starts this program as a separate
+process with a time limit, so that a store that does not answer cannot block the end of the pod.
 """
 
 import argparse
@@ -17,10 +18,14 @@ LOG_TAIL = "log-tail.txt"
 
 
 def keep(config: TrainConfig, paths: Paths) -> None:
-    """Uploads every file of evidence to the folder `evidence/` beside the result of the attempt.
+    """Uploads the diagnostic files to the folder `evidence/` beside the result of the attempt.
+
+    Args:
+        config: the configuration of the trainer.
+        paths: the folders of the pod.
 
     Raises:
-        StageFailure: the store does not take it.
+        StageFailure: the store fails or refuses a request.
     """
     folder = f"{config.run.runs}attempts/{config.stage.lower()}-{config.attempt}-{results.writer()}/evidence/"
     store = open_store(config.run.stores.output, "output", paths)
@@ -29,7 +34,7 @@ def keep(config: TrainConfig, paths: Paths) -> None:
 
 
 def evidence(paths: Paths) -> list[Path]:
-    """The files worth keeping."""
+    """The diagnostic files of the pod that exist and are not empty, sorted by path."""
     files = [paths.scratch / LOG_TAIL, paths.agent, *paths.ranks.glob("*.json")]
     files += [*paths.stacks.glob("*"), *paths.errors.glob("*")]
     return sorted(file for file in files if file.is_file() and file.stat().st_size)

@@ -1,4 +1,4 @@
-"""The sign of life of a rank: its rank file, and on global rank 0 the progress document."""
+"""The heartbeat of a rank: writes the rank file, and on global rank 0 the progress document."""
 
 import os
 import threading
@@ -13,18 +13,18 @@ from finetune_trainer.contract import Activity, Model, Progress, RankFile
 from finetune_trainer.paths import Paths
 
 WRITES_SECONDS = 0.25
-"""Least time between two writes of an unchanged activity, so that a beat costs microseconds at every step."""
+"""Minimum time in seconds between two writes of the same activity, so that most calls write no file."""
 _OWN = {"contract_version", "stage", "attempt", "activity", "heartbeat"}
 _FIELDS = set(Progress.model_fields) - _OWN
 
 
 class FileHeartbeat:
-    """Writes what a rank does to files that its supervisor reads; any thread may call it.
+    """Writes the state of a rank to files that the supervisor reads. Every method is thread-safe.
 
     Args:
-        config: the trainer's input.
-        paths: where the files go; nothing is written before the first beat.
-        rank: global rank; 0 also writes the progress document.
+        config: the configuration of the trainer.
+        paths: the folders of the pod; the first call of `beat` writes the first file.
+        rank: global rank; rank 0 also writes the progress document.
     """
 
     def __init__(self, config: TrainConfig, paths: Paths, rank: int) -> None:
@@ -38,35 +38,35 @@ class FileHeartbeat:
         self._lock = threading.RLock()
         self._leave_requested = False
         self.held = False
-        """Set by `hold`."""
+        """Whether `hold` has been called."""
         paths.ranks.mkdir(parents=True, exist_ok=True)
 
     @property
     def leave_requested(self) -> bool:
-        """Whether this rank was asked (SIGUSR1) to end after its current step."""
+        """Whether this rank has received SIGUSR1, the request to end after the current step."""
         return self._leave_requested
 
     @property
     def activity(self) -> Activity:
-        """What this rank said last."""
+        """The latest activity that this rank reported."""
         return self._state.activity
 
     def request_leave(self) -> None:
-        """Notes that the rank should leave; safe in a signal handler."""
+        """Sets `leave_requested`; safe in a signal handler."""
         self._leave_requested = True
 
     def hold(self) -> None:
-        """The work is done and is being made durable: nothing may interrupt it any more."""
+        """Marks the work of the stage as done: from now on SIGUSR1 does not interrupt the rank."""
         self.held = True
 
     def beat(self, activity: Activity, *, quiet_seconds: float | None = None, **progress: object) -> None:
-        """Says what is being done now and how far it is; see `heartbeat.Heartbeat`.
+        """Records a heartbeat, the activity and the progress; see `heartbeat.Heartbeat`.
 
         Raises:
-            TypeError: a field that contract.Progress does not have.
+            TypeError: `progress` has a name that is no field of contract.Progress.
         """
         if unknown := progress.keys() - _FIELDS:
-            raise TypeError(f"no such field of the progress document: {', '.join(sorted(unknown))}")
+            raise TypeError(f"the progress document has no field {', '.join(sorted(unknown))}")
         quiet = self._usual_quiet if quiet_seconds is None else quiet_seconds
         with self._lock:
             self._fields.update(progress)
@@ -78,7 +78,11 @@ class FileHeartbeat:
                 self._write(now)
 
     def end(self, **outcome: Any) -> None:
-        """Writes the outcome: fields of contract.RankFile. The first one stays."""
+        """Writes the outcome of the rank to the rank file. Further calls have no effect.
+
+        Args:
+            outcome: fields of contract.RankFile by their Python names; None leaves a field unset.
+        """
         with self._lock:
             if self._state.ended is not None:
                 return
@@ -99,7 +103,7 @@ class FileHeartbeat:
 
 
 def _merged(progress: Progress, fields: dict[str, object], state: RankFile) -> Progress:
-    """The document with new fields; one that is out of bounds (a loss of NaN) becomes unknown."""
+    """The progress document with new fields; a value out of bounds, such as a NaN loss, becomes unknown."""
     update = {**dict(progress), **fields, "activity": state.activity, "heartbeat": state.heartbeat}
     try:
         return Progress.model_validate(update)
@@ -109,7 +113,7 @@ def _merged(progress: Progress, fields: dict[str, object], state: RankFile) -> P
 
 
 def _replace(file: Path, document: Model) -> None:
-    """Readers see the old content or the new, never a part."""
+    """Replaces a file atomically, so that a reader never sees a partial document."""
     unfinished = file.with_suffix(".part")
     unfinished.write_text(document.model_dump_json(by_alias=True, exclude_none=True))
     unfinished.replace(file)

@@ -1,4 +1,4 @@
-"""PURE. Which program a pod starts for its stage, with what environment, and which ranks it will hold."""
+"""PURE. The program that a pod starts for its stage, the environment of the program, and its ranks."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,22 +10,24 @@ from finetune_trainer.paths import Paths
 
 RANK_PROGRAM = ("-m", "finetune_trainer.pod.rank")
 AGENT_PATIENCE_SECONDS = 5
-"""What torchrun gives its ranks between SIGTERM and SIGKILL when it is told to stop (its default is 30)."""
+"""Time from SIGTERM to SIGKILL that torchrun gives its ranks when torchrun receives a signal (default 30)."""
 _LEAST_RENDEZVOUS_SECONDS = 10
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One program to start in this pod."""
+    """The program that the supervisor starts in this pod."""
 
     argv: tuple[str, ...]
+    """Program and arguments."""
     environment: Mapping[str, str]
+    """Environment variables of the program."""
     ranks: tuple[int, ...]
-    """Global ranks that live in this pod."""
+    """Global ranks of this pod."""
     agent: bool
-    """Whether the program is torchrun, which starts the ranks, or is itself the one rank."""
-    meets: bool
-    """Whether it must find other pods first."""
+    """True: the program is torchrun, which starts the ranks. False: the program is the only rank."""
+    needs_rendezvous: bool
+    """Whether the gang has several pods."""
 
 
 def launch(
@@ -38,16 +40,16 @@ def launch(
     seconds_left: float,
     program: Sequence[str] = RANK_PROGRAM,
 ) -> Launch:
-    """What to start for a stage.
+    """The program to start for a stage: torchrun for Train, the rank itself for every other stage.
 
     Args:
-        config: the trainer's input.
-        paths: its root is handed on to the ranks.
+        config: the configuration of the trainer.
+        paths: the folders of the pod; the ranks receive the root.
         node: index of this pod in its gang.
-        cpus: CPUs that this pod may use; shared out among its processes.
-        environment: this process's own, handed on.
-        seconds_left: of the start-up deadline; bounds torchrun's own rendezvous.
-        program: what Python runs as a rank.
+        cpus: number of CPUs that this pod may use; divided among its processes.
+        environment: environment variables of the supervisor; the program inherits them.
+        seconds_left: seconds until the start-up deadline; the time-out of the rendezvous of torchrun.
+        program: arguments of Python that run a rank.
     """
     world = config.run.world
     rank = (*program, "--root", str(paths.root))
@@ -57,7 +59,7 @@ def launch(
             environment=_environment(environment, cpus),
             ranks=(0,),
             agent=False,
-            meets=False,
+            needs_rendezvous=False,
         )
     first = node * world.processes_per_node
     meeting = config.rendezvous
@@ -79,10 +81,10 @@ def launch(
         environment=_environment(environment, max(1, cpus // world.processes_per_node)),
         ranks=tuple(range(first, first + world.processes_per_node)),
         agent=True,
-        meets=world.nodes > 1,
+        needs_rendezvous=world.nodes > 1,
     )
 
 
 def _environment(inherited: Mapping[str, str], threads: int) -> dict[str, str]:
-    """Unasked, torchrun gives every process one thread, and torch alone takes all CPUs of the host."""
+    """Sets OMP_NUM_THREADS: without it, torchrun uses 1 thread a process, and torch all CPUs of the host."""
     return {"OMP_NUM_THREADS": str(threads), **inherited, "PYTHONUNBUFFERED": "1"}

@@ -1,4 +1,4 @@
-"""Passes the ranks' output on to the pod's own, escaped for terminals, and remembers its last lines."""
+"""Copies the output of the ranks to the output of the pod, escaped for terminals; keeps the last lines."""
 
 import codecs
 import io
@@ -11,16 +11,19 @@ from finetune_trainer.contract import printable
 
 KEPT_LINES = 200
 KEPT_COLUMNS = 2000
-"""Characters kept of a line: a progress bar without line ends must not grow memory."""
+"""Maximum characters of a kept line, so that output without line ends does not fill the memory."""
 _CHUNK = 64 * 1024
 
 
 class LogTail:
-    """A pipe to write to, a thread that copies it to `target`, and the last lines seen.
+    r"""A pipe, a thread that copies the pipe to a file descriptor, and the last lines of the output.
 
-    Nothing is lost or delayed on its way to the target; a target that is closed is given up on while
-    reading goes on, so that no rank ever blocks or dies on its own output. Terminals only show what arrives:
-    a carriage return becomes a line end, other characters that terminals act on become their escapes.
+    The thread copies all output without delay. If the target is closed, the thread continues to read the
+    pipe and discards the output, so that no rank blocks or fails when it writes. In the copy, a carriage
+    return is a line end, and characters that control terminals are escapes such as `\x1b`.
+
+    Args:
+        target: file descriptor that receives the copy.
     """
 
     def __init__(self, target: int = 1) -> None:
@@ -33,18 +36,22 @@ class LogTail:
         self._thread.start()
 
     def close(self, seconds: float = 2) -> None:
-        """Ends the copy once all writers are gone, or after so long if one holds the pipe open."""
+        """Waits until all writers have closed the pipe.
+
+        Args:
+            seconds: time limit, for a writer that keeps the pipe open.
+        """
         os.close(self.write_end)
         self._thread.join(seconds)
 
     def text(self) -> str:
-        """The last lines."""
+        """The last KEPT_LINES lines of the output."""
         with self._lock:
             lines = [*self._lines, self._rest] if self._rest else list(self._lines)
         return "\n".join(lines)
 
     def save(self, file: Path) -> None:
-        """Writes the last lines to a file."""
+        """Writes the last KEPT_LINES lines of the output to a file."""
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(self.text())
 

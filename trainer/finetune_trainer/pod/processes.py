@@ -1,4 +1,4 @@
-"""Starts, finds, reaps and ends processes, as PID 1 of a container does. Linux only."""
+"""Starts, finds, reaps and ends processes, as PID 1 of a container must. Linux only."""
 
 import ctypes
 import os
@@ -14,26 +14,38 @@ _STAT_PARENT = 1
 
 
 def take_over() -> None:
-    """Makes this process the parent of every orphan below it and keeps its signals for `next_signal`.
+    """Makes this process the subreaper of its descendants, and blocks the signals in WATCHED.
 
-    The signals are blocked, not handled: nothing is interrupted, nothing is lost, and it also holds for
-    PID 1, whose unhandled signals the kernel would drop. Call it before any thread starts.
+    `next_signal` receives the blocked signals. A blocked signal interrupts no system call, and stays pending
+    also for PID 1, for which the kernel discards unhandled signals. The caller must have started no thread.
     """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
 
 
 def next_signal(seconds: float) -> signal.Signals | None:
-    """Waits for the next of the watched signals, at most so long."""
-    told = signal.sigtimedwait(WATCHED, seconds)
-    return signal.Signals(told.si_signo) if told else None
+    """Waits for a signal of WATCHED.
+
+    Args:
+        seconds: time limit.
+
+    Returns:
+        The signal; None after the time limit.
+    """
+    received = signal.sigtimedwait(WATCHED, seconds)
+    return signal.Signals(received.si_signo) if received else None
 
 
 def spawn(argv: Sequence[str], environment: Mapping[str, str], output: int) -> int:
-    """Starts a program in a session of its own, with clean signals, writing to one file descriptor.
+    """Starts a program in a new session, with default signal handlers and no blocked signals.
+
+    Args:
+        argv: program and arguments.
+        environment: all environment variables of the program.
+        output: file descriptor for standard output and standard error.
 
     Returns:
-        Its pid.
+        The pid of the program.
     """
     return os.posix_spawnp(
         argv[0],
@@ -51,7 +63,11 @@ def spawn(argv: Sequence[str], environment: Mapping[str, str], output: int) -> i
 
 
 def reap() -> dict[int, int]:
-    """Collects every child that has ended: pid -> exit code, or minus the signal that killed it."""
+    """Reaps every child that has ended.
+
+    Returns:
+        Pid -> exit code; for a child killed by a signal, the negative signal number.
+    """
     ended: dict[int, int] = {}
     while True:
         try:
@@ -63,34 +79,43 @@ def reap() -> dict[int, int]:
         ended[pid] = os.waitstatus_to_exitcode(status)
 
 
-def descendants(of: int | None = None) -> set[int]:
-    """Every living process below this one (or below `of`), zombies not counted."""
+def descendants(ancestor: int | None = None) -> set[int]:
+    """The pids of all descendants of a process, without zombies.
+
+    Args:
+        ancestor: pid of the process; None for this process.
+    """
     parents = {pid: stat for pid in _pids() if (stat := _stat(pid))}
     children: dict[int, list[int]] = {}
     for pid, stat in parents.items():
         children.setdefault(int(stat[_STAT_PARENT]), []).append(pid)
     found: set[int] = set()
-    ahead = [os.getpid() if of is None else of]
-    while ahead:
-        below = children.get(ahead.pop(), [])
+    pending = [os.getpid() if ancestor is None else ancestor]
+    while pending:
+        below = children.get(pending.pop(), [])
         found.update(below)
-        ahead.extend(below)
+        pending.extend(below)
     return {pid for pid in found if parents[pid][_STAT_STATE] != "Z"}
 
 
 def alive(pid: int) -> bool:
-    """Whether the process exists and is no zombie; a stopped one is alive."""
+    """Whether the process exists and is no zombie; a stopped process is alive."""
     return state(pid) not in {"", "Z", "X"}
 
 
 def state(pid: int) -> str:
-    """One letter of proc(5): R running, S asleep, D in the kernel, T stopped, Z zombie; empty if gone."""
+    """The state of a process as a letter of proc(5).
+
+    Returns:
+        R running, S sleeping, D in an uninterruptible wait, T stopped, Z zombie, X dead; "" if the process
+        does not exist.
+    """
     stat = _stat(pid)
     return stat[_STAT_STATE] if stat else ""
 
 
 def send(pids: set[int], number: signal.Signals) -> None:
-    """Signals processes; those that are gone meanwhile are no error."""
+    """Sends a signal to processes, and ignores processes that no longer exist."""
     for pid in pids:
         try:
             os.kill(pid, number)
@@ -99,10 +124,13 @@ def send(pids: set[int], number: signal.Signals) -> None:
 
 
 def end_descendants(seconds: float = 10) -> set[int]:
-    """SIGKILLs everything below this process, again and again, until nothing is left or time is up.
+    """Sends SIGKILL to all descendants of this process until all have ended.
+
+    Args:
+        seconds: time limit.
 
     Returns:
-        Those that would not go: stuck in the kernel.
+        The pids of processes that are still alive after the time limit, because the kernel blocks them.
     """
     deadline = time.monotonic() + seconds
     while left := descendants():
@@ -120,7 +148,10 @@ def _pids() -> list[int]:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """State and parent first; the command name, which may hold anything, is cut off."""
+    """The fields of /proc/PID/stat from the state on; None if the process does not exist.
+
+    The command name before the state is cut off, because the name may contain spaces and parentheses.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:

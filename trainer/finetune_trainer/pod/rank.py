@@ -1,7 +1,8 @@
-"""One rank: says that it lives, runs its stage or re-reads a durable result, and says how it ended.
+"""One rank: sends heartbeats, runs its stage or returns the stored result of the stage, records its outcome.
 
-Signals: SIGUSR1 asks it to save and leave; SIGUSR2 makes it write its stack; SIGTERM, which only torchrun
-sends and which means that a peer died, keeps its default and ends it at once, even inside a collective.
+Signals: SIGUSR1 requests the end of the rank after the current step. SIGUSR2 makes the rank write its stacks.
+SIGTERM comes only from torchrun, after the death of a peer; SIGTERM has no handler, so that SIGTERM ends the
+rank also inside a collective operation.
 """
 
 import argparse
@@ -31,24 +32,34 @@ from finetune_trainer.pod.heartbeat_file import FileHeartbeat
 from finetune_trainer.stages.result import StageResult
 
 _DURABLE = {Stage.PREPARE, Stage.TRAIN, Stage.PUBLISH}
-"""Stages whose result is stored. A report re-reads one; a cleanup must leave nothing behind."""
+"""Stages whose result is stored. Readback reads a stored result, and Cleanup must leave no object in S3."""
 
 log = logging.getLogger(__name__)
 
 
 class _StageModule(Protocol):
-    """What every stage module has."""
+    """The interface of a stage module."""
 
     def run(self, config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
         """Runs the stage."""
 
 
 class _Leave(BaseException):
-    """SIGUSR1 in a stage of one process: it is started again from the beginning, so it leaves at once."""
+    """Raised by SIGUSR1 in a stage of one process, to end at once: a new attempt repeats the whole stage."""
 
 
 def main(paths: Paths) -> ExitCode:
-    """Runs this rank; its rank file says all that the exit code cannot."""
+    """Runs this rank and records its outcome in the rank file.
+
+    Args:
+        paths: the folders of the pod.
+
+    Returns:
+        The exit code: 0 after success or preemption, else the code of the failure class.
+
+    Raises:
+        ConfigError: the config file cannot be used.
+    """
     rank = int(os.environ.get("RANK", "0"))
     console.set_up(sys.stderr, f"rank {rank}: %(name)s")
     config = TrainConfig.read(paths.config)
@@ -59,16 +70,16 @@ def main(paths: Paths) -> ExitCode:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     heartbeat = FileHeartbeat(config, paths, rank)
     try:
-        # The file comes after the handlers: until it exists nobody knows this pid and sends signals.
+        # The handlers come before the rank file, because the supervisor signals only pids in rank files.
         signal.signal(signal.SIGUSR1, _on_leave(heartbeat, at_once=config.stage is not Stage.TRAIN))
         heartbeat.beat(Activity.STARTING)
         result, stored = _stage(config, paths, heartbeat, rank)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     except _Leave:
-        text = f"Told to leave while {heartbeat.activity}; the stage is started again from the beginning."
+        text = f"The rank ended on request while {heartbeat.activity}; a new attempt repeats the whole stage."
         heartbeat.end(failure=FailureClass.PREEMPTED, reason="Preempted", message=text)
         return ExitCode.SUCCESS
-    except BaseException as error:  # noqa: BLE001 - whatever it is, it gets a class
+    except BaseException as error:  # noqa: BLE001 - every exception gets a failure class
         heartbeat.hold()
         return _failed(error, heartbeat, paths.errors / f"{rank}.txt")
     heartbeat.end(
@@ -86,10 +97,15 @@ def main(paths: Paths) -> ExitCode:
 def _stage(
     config: TrainConfig, paths: Paths, heartbeat: FileHeartbeat, rank: int
 ) -> tuple[StageResult, ResultRef | None]:
-    """Does the work, unless a pod before this one has finished it."""
+    """Runs the stage, or returns the stored result if an earlier pod has finished the stage.
+
+    Returns:
+        The result, and the reference to the stored result (None for stages without a stored result, and on
+        all ranks but rank 0).
+    """
     if config.stage not in _DURABLE:
         return _module(config.stage).run(config, paths, heartbeat), None
-    # The S3 client is only needed here, and importing it must come after the first sign of life.
+    # The import of the S3 client takes long, so it follows the first heartbeat.
     from finetune_trainer.s3 import results  # noqa: PLC0415
     from finetune_trainer.s3.store import open_store  # noqa: PLC0415
 
@@ -123,7 +139,7 @@ def _stage(
 
 
 def _module(stage: Stage) -> _StageModule:
-    """The stage's module; torch is imported here or not at all."""
+    """Imports the module of a stage. Only this import may import torch."""
     return cast("_StageModule", importlib.import_module(f"finetune_trainer.stages.{stage.lower()}"))
 
 
@@ -141,10 +157,13 @@ class _Handler(Protocol):
 
 
 def _failed(error: BaseException, heartbeat: FileHeartbeat, whole: Path) -> ExitCode:
-    """The traceback to the log, one sentence to the rank file; what may quote rows to a file of evidence."""
+    """Records an error: the traceback in the log, the failure in the rank file, the full text in `whole`.
+
+    Only the file `whole` may quote rows of the data.
+    """
     failure = error if isinstance(error, StageFailure) else explain(error)
     if failure.failure is not FailureClass.PREEMPTED:
-        console.show(error)
+        console.write_traceback(error)
         with contextlib.suppress(OSError):
             whole.parent.mkdir(parents=True, exist_ok=True)
             whole.write_text("".join(traceback.format_exception(error)), errors="backslashreplace")
@@ -157,17 +176,23 @@ def _failed(error: BaseException, heartbeat: FileHeartbeat, whole: Path) -> Exit
             place=_printable(place[:128]) if (place := place_of(error)) else None,
         )
     except OSError:
-        log.exception("the rank file could not be written; the exit code has to do")
+        log.exception("cannot write the rank file; only the exit code reports the failure class")
     return ExitCode.SUCCESS if failure.failure is FailureClass.PREEMPTED else ExitCode.of(failure.failure)
 
 
 def _printable(text: str) -> str:
-    """Without half characters, which come from undecodable file names and are no JSON."""
+    """Replaces surrogates, which come from file names that are not UTF-8 and which JSON cannot encode."""
     return text.encode(errors="replace").decode()
 
 
 def leave(code: int) -> NoReturn:
-    """Ends without waiting for threads and destructors: NCCL's may wait for lost peers, gloo's may abort."""
+    """Ends the process without waiting for threads and destructors.
+
+    The destructors of NCCL may wait for lost peers, and the destructors of gloo may abort the process.
+
+    Args:
+        code: the exit code.
+    """
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

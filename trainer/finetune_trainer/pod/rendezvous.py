@@ -1,4 +1,4 @@
-"""Looks for the pod with index 0 while everything else goes on: its name first, then its port."""
+"""Searches for the pod with index 0 in a thread: first its name in DNS, then its port."""
 
 import socket
 import threading
@@ -11,17 +11,22 @@ _CONNECT_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Found:
-    """How far the search has come."""
+    """The state of the search."""
 
     address: str | None = None
-    """What the name resolves to; None: it does not, yet."""
+    """The address of the name; None while the name does not resolve."""
     answers: bool = False
     """Whether the port has accepted a connection."""
-    trouble: str = "not tried yet"
+    trouble: str = "no attempt yet"
     """The last error."""
 
     def describe(self, host: str, port: int) -> str:
-        """One sentence about what is missing."""
+        """Describes the state of the search in one sentence.
+
+        Args:
+            host: name of the pod with index 0.
+            port: rendezvous port.
+        """
         if self.address is None:
             return f"The name {host} of the pod with index 0 does not resolve ({self.trouble})."
         if not self.answers:
@@ -30,11 +35,16 @@ class Found:
 
 
 class MasterSearch:
-    """A thread that tries until the master answers; ask it by `found`.
+    """A thread that connects to the pod with index 0 until the pod answers; `found` is the latest state.
 
-    torchrun may start as soon as the name resolves: it retries the connection itself, and importing torch
-    takes longer than the wait. Going on here tells afterwards which of the two, name or port, was missing.
-    A name is looked up again every time, because the answer may be the address of a pod that has gone.
+    torchrun may start as soon as the name resolves, because torchrun retries the connection itself. The
+    search goes on in parallel, so that a failure message can say whether the name or the port was missing.
+    Every try looks up the name again, because an earlier answer may be the address of a deleted pod.
+
+    Args:
+        host: name of the pod with index 0.
+        port: rendezvous port.
+        seconds: time limit of the search.
     """
 
     def __init__(self, host: str, port: int, seconds: float) -> None:

@@ -1,7 +1,7 @@
-"""PID 1 of every trainer pod: starts the ranks, watches them, and has the last word. No torch here.
+"""PID 1 of every trainer pod: starts the ranks, watches their heartbeats, and reports the end. No torch here.
 
-It owns port 8080, the termination message, the tail of the log and the exit code. Everything it decides
-stands in `watchdog` (end them now?) and `classify` (why did it end?); this module acts.
+The supervisor owns port 8080, the termination message, the end of the log and the exit code. The module
+`watchdog` decides whether to end the ranks, `classify` finds the cause of the end, and this module acts.
 """
 
 import logging
@@ -23,40 +23,44 @@ from finetune_trainer.pod.classify import Verdict, classify
 from finetune_trainer.pod.endpoint import Endpoint
 from finetune_trainer.pod.launch import RANK_PROGRAM, Launch, launch
 from finetune_trainer.pod.logtail import LogTail
-from finetune_trainer.pod.podview import PodView, look, observed, rank_files
+from finetune_trainer.pod.pod_state import PodState, observed, rank_files, refresh
 from finetune_trainer.pod.rendezvous import MasterSearch
-from finetune_trainer.pod.termination import compose, say, without_config
-from finetune_trainer.pod.watchdog import Context, Stop, Why, decide, listen
+from finetune_trainer.pod.termination import compose, without_config, write_message
+from finetune_trainer.pod.watchdog import Context, Stop, StopCause, decide, update_silences
 
 TICK_SECONDS = 0.2
 STACK_SECONDS = 2.0
-"""What ranks get to write down their stacks before they are killed."""
+"""Time for the ranks to write their stacks before SIGKILL."""
 REPORT_SECONDS = 3.0
-"""What torchrun gets to say how its ranks died after they were killed."""
+"""Time for torchrun to report the exit codes of its ranks after SIGKILL."""
 EVIDENCE_SECONDS = 10.0
+"""Time limit for the upload of the diagnostic files of a failed pod."""
 SAFETY_SECONDS = 5.0
-"""Kept from the grace period for the message and the exit."""
+"""Part of the grace period that is reserved for the termination message and the exit."""
 MakeLaunch = Callable[[float], Launch]
 
 log = logging.getLogger(__name__)
 
 
 def main(paths: Paths, port: int, program: Sequence[str] = RANK_PROGRAM) -> int:
-    """Runs one stage to its end, whatever end; returns the exit code.
+    """Runs one stage and writes the termination message.
 
     Args:
-        paths: where files lie.
-        port: of the endpoint; 0 is any free one.
-        program: what Python runs as a rank.
+        paths: the folders of the pod.
+        port: port of the HTTP endpoint; 0 selects a free port.
+        program: arguments of Python that run a rank.
+
+    Returns:
+        The exit code of the pod.
     """
     console.set_up(sys.stdout, "supervisor")
     processes.take_over()
     try:
         config = TrainConfig.read(paths.config)
     except ConfigError as error:
-        hint = "The operator wrote this file: operator and trainer image may not fit together."
+        hint = "The operator writes this file: check that operator and trainer image have the same version."
         verdict = Verdict(FailureClass.USER_CONFIG, "ConfigInvalid", str(error), hint)
-        return say(paths, without_config(paths, verdict))
+        return write_message(paths, without_config(paths, verdict))
     node = int(os.environ.get("JOB_COMPLETION_INDEX", "0"))
 
     def make(seconds_left: float) -> Launch:
@@ -73,152 +77,155 @@ def main(paths: Paths, port: int, program: Sequence[str] = RANK_PROGRAM) -> int:
     try:
         message = supervise(config, paths, make, port)
     except Exception as error:
-        log.exception("the supervisor itself failed")
+        log.exception("the supervisor failed")
         processes.end_descendants()
         text = f"The supervisor failed: {type(error).__name__}: {error}"
         message = compose(config, Verdict(FailureClass.INTERNAL, "SupervisorFailed", text), {})
-    return say(paths, message)
+    return write_message(paths, message)
 
 
 def supervise(config: TrainConfig, paths: Paths, make: MakeLaunch, port: int) -> TerminationMessage:
-    """Starts the ranks, waits for their end or brings it about, and says why.
+    """Starts the ranks, waits for their end or ends them, and classifies the end.
 
-    `processes.take_over` must have been called. When this returns, nothing below this process is alive.
+    The caller must have called `processes.take_over`. On return, this process has no descendants.
 
     Args:
-        config: the trainer's input.
-        paths: where files lie.
-        make: what to start, given the seconds left of the start-up deadline.
-        port: of the endpoint; 0 is any free one.
+        config: the configuration of the trainer.
+        paths: the folders of the pod.
+        make: returns the program to start; its argument is the number of seconds until the start-up deadline.
+        port: port of the HTTP endpoint; 0 selects a free port.
+
+    Returns:
+        The termination message of the pod.
     """
     _clear(paths)
     killed_before = oom_kills()
-    view = PodView(make(config.rendezvous.startup_deadline_seconds))
+    state = PodState(make(config.rendezvous.startup_deadline_seconds))
     endpoint = _serve(config, paths, port)
     tail = LogTail()
     try:
-        _watch(config, paths, view, make, tail)
+        _watch(config, paths, state, make, tail)
     finally:
         stuck = processes.end_descendants()
         tail.close()
     if stuck:
-        log.warning("processes stuck in the kernel are left behind: %s", sorted(stuck))
-    view.files = rank_files(paths, view)
+        log.warning("these processes did not end after SIGKILL: %s", sorted(stuck))
+    state.files = rank_files(paths, state)
     killed = oom_kills()
     rise = None if killed is None or killed_before is None else killed - killed_before
-    verdict = classify(observed(view, paths, rise, tail.text()))
+    verdict = classify(observed(state, paths, rise, tail.text()))
     _keep_evidence(config, paths, verdict, tail)
     if endpoint:
         endpoint.close()
-    return compose(config, verdict, view.files)
+    return compose(config, verdict, state.files)
 
 
-def _watch(config: TrainConfig, paths: Paths, view: PodView, make: MakeLaunch, tail: LogTail) -> None:
-    """The life of the ranks, until its end or until it has been ended."""
-    meeting = config.rendezvous
-    deadline = time.monotonic() + meeting.startup_deadline_seconds
+def _watch(config: TrainConfig, paths: Paths, state: PodState, make: MakeLaunch, tail: LogTail) -> None:
+    """Watches the ranks until their program has ended or the supervisor has ended the ranks."""
+    rendezvous = config.rendezvous
+    deadline = time.monotonic() + rendezvous.startup_deadline_seconds
     search = (
-        MasterSearch(meeting.master_address, meeting.master_port, meeting.startup_deadline_seconds)
-        if view.launch.meets
+        MasterSearch(rendezvous.master_address, rendezvous.master_port, rendezvous.startup_deadline_seconds)
+        if state.launch.needs_rendezvous
         else None
     )
     grace = float(config.preemption_grace_seconds)
     grace -= min(SAFETY_SECONDS, grace / 4)
-    looked = time.monotonic()
+    last_refresh = time.monotonic()
     while True:
-        told = processes.next_signal(TICK_SECONDS)
+        received = processes.next_signal(TICK_SECONDS)
         left = deadline - time.monotonic()
-        if view.child is None and (search is None or search.found.address):
-            view.launch = make(left)
-            view.child = processes.spawn(view.launch.argv, view.launch.environment, tail.write_end)
-        look(paths, view)
-        if view.child_code is not None:
+        if state.child is None and (search is None or search.found.address):
+            state.launch = make(left)
+            state.child = processes.spawn(state.launch.argv, state.launch.environment, tail.write_end)
+        refresh(paths, state)
+        if state.child_code is not None:
             return
         now = time.monotonic()
-        view.silent = listen(view.silent, view.files, now - looked)
-        looked = now
-        if told in {signal.SIGTERM, signal.SIGINT}:
-            view.stop = _ask_to_leave(view)
+        state.silences = update_silences(state.silences, state.files, now - last_refresh)
+        last_refresh = now
+        if received in {signal.SIGTERM, signal.SIGINT}:
+            state.stop = _request_leave(state)
         context = Context(
-            expected=view.launch.ranks,
-            files=view.files,
-            silent=view.silent,
-            gone=view.gone,
+            expected=state.launch.ranks,
+            files=state.files,
+            silences=state.silences,
+            gone=state.gone,
             now=time.time(),
             start_seconds_left=left,
-            leaving_since=view.leaving_since,
+            sigterm_time=state.sigterm_time,
             grace_seconds=grace,
         )
-        view.stop = view.stop or decide(context)
-        if view.stop and search and view.stop.why is Why.NEVER_STARTED:
-            view.stop = _not_met(view.stop, search, config)
-        if view.stop:
-            _end(view, paths)
+        state.stop = state.stop or decide(context)
+        if state.stop and search and state.stop.cause is StopCause.NEVER_STARTED:
+            state.stop = _rendezvous_failure(state.stop, search, config)
+        if state.stop:
+            _end(state, paths)
             return
 
 
-def _ask_to_leave(view: PodView) -> Stop | None:
-    """SIGTERM: the first time the ranks are asked to save and leave, the second time it is over."""
-    if view.leaving_since is not None:
-        log.info("told to end a second time: stopping at once")
-        return Stop(Why.TOLD_TWICE, time.time())
-    view.leaving_since = time.time()
+def _request_leave(state: PodState) -> Stop | None:
+    """Handles SIGTERM: the first SIGTERM requests the end of the ranks, the second ends the ranks at once."""
+    if state.sigterm_time is not None:
+        log.info("received a second SIGTERM: stopping at once")
+        return Stop(StopCause.TOLD_TWICE, time.time())
+    state.sigterm_time = time.time()
     ours = processes.descendants()
-    asked = {file.pid for file in view.files.values() if file.ended is None and file.pid in ours}
-    log.info("told to end: asking %d ranks to save and leave", len(asked))
-    processes.send(asked, signal.SIGUSR1)
+    working = {file.pid for file in state.files.values() if file.ended is None and file.pid in ours}
+    log.info("received SIGTERM: requesting the end of %d ranks", len(working))
+    processes.send(working, signal.SIGUSR1)
     return None
 
 
-def _end(view: PodView, paths: Paths) -> None:
-    """Ends the ranks; torchrun gets a moment to say how."""
-    if view.stop is None or view.child is None:
+def _end(state: PodState, paths: Paths) -> None:
+    """Ends the ranks, and waits at most REPORT_SECONDS for the report of torchrun."""
+    if state.stop is None or state.child is None:
         return
-    log.info("ending the ranks: %s %s", view.stop.why, view.stop.detail)
-    if view.stop.why is Why.HANG:
-        _write_stacks(view, paths)
-    if not view.launch.agent:
+    log.info("ending the ranks: %s %s", state.stop.cause, state.stop.detail)
+    if state.stop.cause is StopCause.HANG:
+        _write_stacks(state, paths)
+    if not state.launch.agent:
         return
-    ranks = processes.descendants(view.child)
+    ranks = processes.descendants(state.child)
     if not ranks:
         return
     processes.send(ranks, signal.SIGKILL)
     deadline = time.monotonic() + REPORT_SECONDS
-    while time.monotonic() < deadline and view.child not in processes.reap():
+    while time.monotonic() < deadline and state.child not in processes.reap():
         time.sleep(TICK_SECONDS / 4)
 
 
-def _write_stacks(view: PodView, paths: Paths) -> None:
-    """Asks every rank for its stack, and notes what the kernel says of each."""
+def _write_stacks(state: PodState, paths: Paths) -> None:
+    """Makes every rank write its stacks, and records the process state of every rank."""
     ours = processes.descendants()
-    ranks = {rank: file.pid for rank, file in view.files.items() if file.pid in ours}
+    ranks = {rank: file.pid for rank, file in state.files.items() if file.pid in ours}
     processes.send(set(ranks.values()), signal.SIGUSR2)
     time.sleep(STACK_SECONDS)
     paths.stacks.mkdir(parents=True, exist_ok=True)
     states = [f"rank {rank} pid {pid} state {processes.state(pid)}" for rank, pid in sorted(ranks.items())]
     (paths.stacks / "states.txt").write_text("\n".join(states) + "\n")
-    if view.stop and processes.state(ranks.get(view.stop.ranks[0], 0)) == "T":
-        detail = f"{view.stop.detail}, its process is stopped"
-        view.stop = Stop(view.stop.why, view.stop.time, view.stop.ranks, detail)
+    if state.stop and processes.state(ranks.get(state.stop.ranks[0], 0)) == "T":
+        detail = f"{state.stop.detail}; the process of the rank is stopped"
+        state.stop = Stop(state.stop.cause, state.stop.time, state.stop.ranks, detail)
 
 
-def _not_met(stop: Stop, search: MasterSearch, config: TrainConfig) -> Stop:
-    """The deadline is over: because of the master, or because of somebody else?"""
-    meeting = config.rendezvous
-    why = Why.NEVER_STARTED if search.found.answers else Why.UNREACHABLE
-    detail = search.found.describe(meeting.master_address, meeting.master_port)
-    return Stop(why, stop.time, stop.ranks, detail)
+def _rendezvous_failure(stop: Stop, search: MasterSearch, config: TrainConfig) -> Stop:
+    """Selects the cause of a rendezvous that missed its deadline: index 0, or another pod of the gang."""
+    rendezvous = config.rendezvous
+    cause = StopCause.NEVER_STARTED if search.found.answers else StopCause.UNREACHABLE
+    detail = search.found.describe(rendezvous.master_address, rendezvous.master_port)
+    return Stop(cause, stop.time, stop.ranks, detail)
 
 
 def _serve(config: TrainConfig, paths: Paths, port: int) -> Endpoint | None:
-    """A taken port costs the progress, never the run."""
-    nothing = Progress(stage=config.stage, attempt=config.attempt)
+    """Starts the HTTP endpoint; None if the port is in use, because a stage can run without progress."""
+    unknown = Progress(stage=config.stage, attempt=config.attempt)
 
     def progress() -> Progress:
         try:
             return Progress.model_validate_json(paths.progress.read_bytes())
         except (OSError, ValidationError):
-            return nothing
+            return unknown
 
     labels = {
         "namespace": config.job.namespace,
@@ -229,14 +236,17 @@ def _serve(config: TrainConfig, paths: Paths, port: int) -> Endpoint | None:
     try:
         endpoint = Endpoint(port, progress, labels)
     except OSError as error:
-        log.warning("progress cannot be served on port %d: %s", port, error)
+        log.warning("cannot serve progress on port %d: %s", port, error)
         return None
     log.info("%s, attempt %d: progress on port %d", config.stage, config.attempt, endpoint.port)
     return endpoint
 
 
 def _keep_evidence(config: TrainConfig, paths: Paths, verdict: Verdict, tail: LogTail) -> None:
-    """Best effort and bounded; not where there was no fault, or where the store is the fault."""
+    """Uploads the diagnostic files of a failed pod within EVIDENCE_SECONDS; a failure is only logged.
+
+    After success and preemption there is no failure to diagnose, and after a storage failure no upload works.
+    """
     if verdict.failure in {FailureClass.SUCCESS, FailureClass.PREEMPTED, FailureClass.STORAGE}:
         return
     tail.save(paths.scratch / "log-tail.txt")
@@ -250,13 +260,13 @@ def _keep_evidence(config: TrainConfig, paths: Paths, verdict: Verdict, tail: Lo
         if processes.next_signal(TICK_SECONDS) in {signal.SIGTERM, signal.SIGINT}:
             break
     if code != 0:
-        log.warning("the evidence of attempt %d could not be stored", config.attempt)
+        log.warning("cannot store the diagnostic files of attempt %d", config.attempt)
     processes.end_descendants()
     output.close()
 
 
 def _clear(paths: Paths) -> None:
-    """Nothing of an earlier container in this pod may speak for this one."""
+    """Deletes the files of an earlier container of this pod, so that this container does not read them."""
     folders = (paths.ranks, paths.stacks, paths.errors)
     stale: list[Path] = [paths.agent, paths.progress, *(file for at in folders for file in at.glob("*"))]
     for file in stale:

@@ -1,4 +1,4 @@
-"""The termination message: composed from the verdict, left where the kubelet looks."""
+"""Composes the termination message from the verdict, and writes the message for the kubelet."""
 
 import json
 import logging
@@ -10,13 +10,19 @@ from finetune_trainer.paths import Paths
 from finetune_trainer.pod.classify import Verdict
 
 UNKNOWN_DIGEST = "sha256:" + "0" * 64
-"""Stands for the digest of a config that cannot be read."""
+"""The config digest in the termination message if the config cannot be read."""
 
 log = logging.getLogger(__name__)
 
 
 def compose(config: TrainConfig, verdict: Verdict, files: Mapping[int, RankFile]) -> TerminationMessage:
-    """The pod's last word: its own cause; where rank 0 lives, also the result."""
+    """Composes the termination message of this pod.
+
+    Args:
+        config: the configuration of the trainer.
+        verdict: the cause of the end.
+        files: rank files of this pod by global rank. After success, rank 0 provides payload and result.
+    """
     told = files.get(verdict.rank) if verdict.rank is not None else None
     result = files.get(0) if verdict.failure is FailureClass.SUCCESS else None
     return TerminationMessage(
@@ -36,14 +42,22 @@ def compose(config: TrainConfig, verdict: Verdict, files: Mapping[int, RankFile]
 
 
 def _place(told: RankFile | None, verdict: Verdict) -> str | None:
-    """The line at which the rank of the cause failed; its activity where it left no error."""
+    """The line at which a rank failed, or the activity of a rank without an error; None after success."""
     if told is None or verdict.failure is FailureClass.SUCCESS:
         return None
     return told.place or told.activity.value
 
 
 def without_config(paths: Paths, verdict: Verdict) -> TerminationMessage:
-    """A message although the config cannot be used; says which stage it is if that much can be read."""
+    """Composes the termination message of a pod whose config cannot be used.
+
+    Args:
+        paths: the folders of the pod.
+        verdict: the cause of the end.
+
+    Returns:
+        The message, with stage and attempt of the config file if they can be read, else Prepare and 1.
+    """
     try:
         document = json.loads(paths.config.read_bytes())
         stage, attempt = Stage(document["stage"]), max(1, int(document["attempt"]))
@@ -60,12 +74,22 @@ def without_config(paths: Paths, verdict: Verdict) -> TerminationMessage:
     )
 
 
-def say(paths: Paths, message: TerminationMessage) -> int:
-    """Leaves the message where the kubelet looks; one write, because the mounted file cannot be replaced."""
+def write_message(paths: Paths, message: TerminationMessage) -> int:
+    """Writes the termination message for the kubelet.
+
+    The message is written in one write, because the kubelet mounts the file and a mount cannot be replaced.
+
+    Args:
+        paths: the folders of the pod.
+        message: the message.
+
+    Returns:
+        The exit code of the failure class.
+    """
     log.info("%s (%s): %s", message.failure, message.reason, message.message)
     try:
         paths.termination_log.parent.mkdir(parents=True, exist_ok=True)
         paths.termination_log.write_bytes(message.encode())
     except OSError:
-        log.exception("the termination message could not be written")
+        log.exception("cannot write the termination message")
     return ExitCode.of(message.failure)

@@ -1,12 +1,14 @@
-"""Charts as inline SVG, drawn in percent of their box: letters keep their size on any screen. Pure."""
+"""Geometry of the charts, in percent of the box of the chart: text keeps its size on any screen. Pure.
+
+`templates/charts.html.j2` draws the values as inline SVG.
+"""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from finetune_trainer.contract import Interval
-from finetune_trainer.report.markup import Html, tag
 from finetune_trainer.report.numbers import short
 
 _TICKS = 4
@@ -34,12 +36,67 @@ class Axis:
         return cls(ticks[0], ticks[-1], ticks)
 
     def share(self, value: float) -> float:
-        """Where a value lies, from 0 to 1."""
+        """The position of a value on the scale, from 0 to 1."""
         return (value - self.low) / (self.high - self.low)
 
     def percent(self, value: float) -> str:
-        """Where it lies, for SVG."""
-        return f"{100 * self.share(value):.2f}%"
+        """The position of a value from the left, for SVG."""
+        return _percent(self.share(value))
+
+    def from_top(self, value: float) -> str:
+        """The position of a value on a vertical scale, for SVG, which counts from the top."""
+        return _percent(1 - self.share(value))
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A number on an axis."""
+
+    text: str
+    at: str
+    anchor: str = "middle"
+    """`text-anchor` of SVG."""
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point of a curve that has a text of its own."""
+
+    x: str
+    y: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bin of a histogram."""
+
+    x: str
+    y: str
+    width: str
+    height: str
+    beyond: bool
+    """Whether the rows of the bin are longer than the limit."""
+    text: str
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A chart with a vertical axis: a curve or a histogram."""
+
+    title: str
+    described: str
+    """The chart in a sentence, for readers who do not see the chart."""
+    levels: tuple[Tick, ...]
+    """Horizontal grid lines with their numbers."""
+    below: tuple[Tick, ...]
+    """Numbers below the chart."""
+    marked: str | None
+    """Position of a dashed vertical line."""
+    path: str = ""
+    """`points` of an SVG polyline in a box of 1000 by 1000."""
+    dots: tuple[Dot, ...] = ()
+    bars: tuple[Bar, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,9 +104,35 @@ class Mark:
     """A value with its interval, one of several in a row."""
 
     kind: str
-    """Class of the mark: colour and meaning."""
+    """CSS class of the mark: the class sets colour and meaning."""
     name: str
     of: Interval
+
+
+@dataclass(frozen=True)
+class Whisker:
+    """A mark as the chart draws the mark."""
+
+    kind: str
+    text: str
+    low: str
+    value: str
+    high: str
+    y: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """Values with their intervals, one below the other, on an axis that other rows share."""
+
+    described: str
+    lines: int
+    """Height of the row: the number of marks that fit."""
+    zero: str | None
+    """Position of zero, if the axis has a tick there."""
+    grid: tuple[str, ...]
+    """Positions of the other ticks."""
+    whiskers: tuple[Whisker, ...]
 
 
 def line(
@@ -60,172 +143,118 @@ def line(
     dots: bool = False,
     marked: float | None = None,
     from_zero: bool = False,
-) -> Html:
+) -> Plot:
     """A curve over steps.
 
     Args:
-        title: what is drawn.
+        title: what the chart shows.
         points: (step, value), at least one, by step.
-        described: the curve in a sentence, for those who do not see it.
+        described: the curve in a sentence, for readers who do not see the chart.
         dots: whether each point is a measurement of its own.
         marked: a step to point at.
         from_zero: whether the axis has to begin at 0.
     """
     steps = Axis(0, max(points[-1][0], 1), _whole_ticks(points[-1][0]))
     values = Axis.around([value for _, value in points] + ([0.0] if from_zero else []))
-    path = " ".join(f"{1000 * steps.share(x):.1f},{1000 * (1 - values.share(y)):.1f}" for x, y in points)
-    drawn = tag(
-        "svg",
-        tag("polyline", points=path, vector_effect="non-scaling-stroke"),
-        viewBox="0 0 1000 1000",
-        preserveAspectRatio="none",
-        width="100%",
-        height="100%",
-    )
-    return _figure(
+    return Plot(
         title,
         described,
-        *_horizontal(values),
-        *_step_labels(steps),
-        *_pointed(steps, marked),
-        drawn,
-        *(_dot(steps, values, x, y) for x, y in points if dots or len(points) == 1),
+        levels=_levels(values),
+        below=tuple(_step_tick(steps, at) for at in steps.ticks),
+        marked=None if marked is None else steps.percent(marked),
+        path=" ".join(f"{1000 * steps.share(x):.1f},{1000 * (1 - values.share(y)):.1f}" for x, y in points),
+        dots=tuple(
+            Dot(steps.percent(x), values.from_top(y), f"step {short(x)}: {short(y)}")
+            for x, y in points
+            if dots or len(points) == 1
+        ),
     )
 
 
-def histogram(title: str, counts: Sequence[tuple[int, int]], limit: int, *, described: str) -> Html:
+def histogram(title: str, counts: Sequence[tuple[int, int]], limit: int, *, described: str) -> Plot:
     """Rows by length.
 
     Args:
-        title: what is drawn.
-        counts: (smallest length of the bin, rows in it), in order; a bin ends where the next begins.
+        title: what the chart shows.
+        counts: (smallest length of the bin, rows of the bin), in order; a bin ends where the next begins.
         limit: longer rows are cut.
         described: the chart in a sentence.
     """
     values = Axis.around([0.0, *(float(rows) for _, rows in counts)])
-    width = 100 / len(counts)
-    bars = [
-        tag(
-            "rect",
-            tag("title", f"from {edge} tokens: {rows:,} rows"),
-            x=f"{number * width + width * 0.06:.2f}%",
-            y=f"{100 * (1 - values.share(rows)):.2f}%",
-            width=f"{width * 0.88:.2f}%",
-            height=f"{100 * values.share(rows):.2f}%",
-            class_="cut" if edge >= limit else None,
-        )
-        for number, (edge, rows) in enumerate(counts)
-    ]
-    edges = [
-        tag(
-            "text",
-            str(edge),
-            x=f"{number * width:.2f}%",
-            y="100%",
-            dy="1.4em",
-            class_="tick",
-            text_anchor="middle",
-        )
-        for number, (edge, _) in enumerate(counts)
-    ]
-    return _figure(title, described, *_horizontal(values), *bars, *edges, *_limit(counts, limit))
+    width = 1 / len(counts)
+    return Plot(
+        title,
+        described,
+        levels=_levels(values),
+        below=tuple(Tick(str(edge), _percent(number * width)) for number, (edge, _) in enumerate(counts)),
+        marked=_limit(counts, limit),
+        bars=tuple(
+            Bar(
+                x=_percent(number * width + width * 0.06),
+                y=values.from_top(rows),
+                width=_percent(width * 0.88),
+                height=values.percent(rows),
+                beyond=edge >= limit,
+                text=f"from {edge} tokens: {rows:,} rows",
+            )
+            for number, (edge, rows) in enumerate(counts)
+        ),
+    )
 
 
-def intervals(axis: Axis, marks: Sequence[Mark], *, described: str, lines: int) -> Html:
+def intervals(axis: Axis, marks: Sequence[Mark], *, described: str, lines: int) -> Row:
     """Values with their intervals, one below the other, on an axis that other rows share.
 
     Args:
         axis: the scale.
-        marks: what to draw, from above.
+        marks: what to draw, from the top.
         described: the same in a sentence.
-        lines: height of the row; as many marks fit into it.
+        lines: height of the row: the number of marks that fit.
     """
-    height = 100 / len(marks)
-    grid = [
-        tag(
-            "line",
-            x1=axis.percent(at),
-            x2=axis.percent(at),
-            y1="0",
-            y2="100%",
-            class_="grid" if at else "zero",
-        )
-        for at in axis.ticks
-    ]
-    drawn = [_whisker(axis, mark, height * (number + 0.5)) for number, mark in enumerate(marks)]
-    return tag("svg", *grid, *drawn, class_="row", role="img", aria_label=described, style=f"--marks:{lines}")
+    return Row(
+        described,
+        lines,
+        zero=axis.percent(0) if 0 in axis.ticks else None,
+        grid=tuple(axis.percent(at) for at in axis.ticks if at),
+        whiskers=tuple(
+            Whisker(
+                mark.kind,
+                f"{mark.name}: {short(mark.of.value)} ({short(mark.of.low)} to {short(mark.of.high)})",
+                low=axis.percent(mark.of.low),
+                value=axis.percent(mark.of.value),
+                high=axis.percent(mark.of.high),
+                y=_percent((number + 0.5) / len(marks)),
+            )
+            for number, mark in enumerate(marks)
+        ),
+    )
 
 
-def tick_labels(axis: Axis) -> Html:
+def tick_labels(axis: Axis) -> tuple[Tick, ...]:
     """The numbers below rows that share an axis."""
-    labels = (
-        tag("text", short(at), x=axis.percent(at), y="1em", class_="tick", text_anchor="middle")
-        for at in axis.ticks
-    )
-    return tag("svg", *labels, class_="axis", aria_hidden="true")
+    return tuple(Tick(short(at), axis.percent(at)) for at in axis.ticks)
 
 
-def _whisker(axis: Axis, mark: Mark, middle: float) -> Html:
-    at = f"{middle:.2f}%"
-    return tag(
-        "g",
-        tag("title", f"{mark.name}: {short(mark.of.value)} ({short(mark.of.low)} to {short(mark.of.high)})"),
-        tag("line", x1=axis.percent(mark.of.low), x2=axis.percent(mark.of.high), y1=at, y2=at),
-        tag("circle", cx=axis.percent(mark.of.value), cy=at, r="5"),
-        class_=f"mark {mark.kind}",
-    )
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}%"
 
 
-def _figure(title: str, described: str, *content: Html) -> Html:
-    return tag(
-        "figure",
-        tag("figcaption", title),
-        tag("svg", *content, class_="plot", role="img", aria_label=described),
-    )
+def _levels(values: Axis) -> tuple[Tick, ...]:
+    return tuple(Tick(short(at), values.from_top(at)) for at in values.ticks)
 
 
-def _horizontal(values: Axis) -> Iterator[Html]:
-    for at in values.ticks:
-        y = f"{100 * (1 - values.share(at)):.2f}%"
-        yield tag("line", x1="0", x2="100%", y1=y, y2=y, class_="grid")
-        yield tag("text", short(at), x="-8", y=y, dy="0.32em", class_="tick", text_anchor="end")
+def _step_tick(steps: Axis, at: float) -> Tick:
+    if at == steps.ticks[-1]:
+        return Tick(f"step {short(at)}", steps.percent(at), "end")
+    return Tick(short(at), steps.percent(at))
 
 
-def _step_labels(steps: Axis) -> Iterator[Html]:
-    for at in steps.ticks:
-        yield tag(
-            "text",
-            f"step {short(at)}" if at == steps.ticks[-1] else short(at),
-            x=steps.percent(at),
-            y="100%",
-            dy="1.4em",
-            class_="tick",
-            text_anchor="end" if at == steps.ticks[-1] else "middle",
-        )
-
-
-def _pointed(steps: Axis, marked: float | None) -> Iterator[Html]:
-    if marked is not None:
-        x = steps.percent(marked)
-        yield tag("line", x1=x, x2=x, y1="0", y2="100%", class_="marked")
-
-
-def _limit(counts: Sequence[tuple[int, int]], limit: int) -> Iterator[Html]:
-    """A line at a length, as far into its bin as it is between the bin's ends."""
+def _limit(counts: Sequence[tuple[int, int]], limit: int) -> str | None:
+    """The position of a length: as far into its bin as the length is between the ends of the bin."""
     for number, ((edge, _), (end, _)) in enumerate(pairwise(counts)):
         if edge <= limit < end:
-            x = f"{100 * (number + (limit - edge) / (end - edge)) / len(counts):.2f}%"
-            yield tag("line", x1=x, x2=x, y1="0", y2="100%", class_="marked")
-
-
-def _dot(steps: Axis, values: Axis, x: float, y: float) -> Html:
-    return tag(
-        "circle",
-        tag("title", f"step {short(x)}: {short(y)}"),
-        cx=steps.percent(x),
-        cy=f"{100 * (1 - values.share(y)):.2f}%",
-        r="4",
-    )
+            return _percent((number + (limit - edge) / (end - edge)) / len(counts))
+    return None
 
 
 def _whole_ticks(last: float) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""What the model card says of the method: how the model was tuned, and how an adapter is used. Pure."""
+"""What the model card says of the method. Pure."""
 
 from finetune_trainer.config import ALL_LINEAR, FreezeLayers, Lora, Method
 from finetune_trainer.report.record import TrainingRecord
@@ -58,19 +58,3 @@ def _head(record: TrainingRecord) -> str:
 def needs_base(method: Method) -> bool:
     """Whether what is published works only together with the base model."""
     return isinstance(method, Lora) and not method.merge
-
-
-def loading(auto: str) -> str:
-    """Python that makes model and tokenizer of an adapter and its base model."""
-    return (
-        "from peft import PeftModel\n"
-        f"from transformers import AutoConfig, AutoTokenizer, {auto}\n\n"
-        'adapter = "path/to/this/folder"\n'
-        f"base = {auto}.from_pretrained(\n"
-        '    "path/to/the/base/model",\n'
-        "    config=AutoConfig.from_pretrained(adapter),\n"
-        "    ignore_mismatched_sizes=True,\n"
-        ")\n"
-        "model = PeftModel.from_pretrained(base, adapter).merge_and_unload()\n"
-        "tokenizer = AutoTokenizer.from_pretrained(adapter)"
-    )

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 from finetune_trainer.config import ParentJob, TrainConfig
-from finetune_trainer.contract import Chosen, TrainPayload
+from finetune_trainer.contract import TITLES, Chosen, TrainPayload
 from finetune_trainer.report import method, numbers
-from finetune_trainer.report.markup import Section, code, foreign, table
 from finetune_trainer.report.record import TrainingRecord
+from finetune_trainer.report.rendering import TEMPLATES, Section
 from finetune_trainer.s3.manifest import Manifest
 
-_LONG = 300
+_BALANCED = "training rows / (classes x training rows of the class)"
 ANCESTORS = ("descends from, oldest first", "digest of its files", "published by")
 
 
@@ -51,6 +51,7 @@ def facts(config: TrainConfig, chosen: Chosen, staged: Manifest, record: Trainin
         ),
         Fact("maximum length", f"{chosen.max_length} tokens; longer texts are cut"),
         Fact("numbers", f"{record.precision}, weights float32, ZeRO stage {chosen.zero_stage}"),
+        *_head(config, record),
         Fact("seed", str(training.seed)),
         Fact(
             "ran on",
@@ -58,6 +59,28 @@ def facts(config: TrainConfig, chosen: Chosen, staged: Manifest, record: Trainin
         ),
         Fact("versions", ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))),
     ]
+
+
+def _head(config: TrainConfig, record: TrainingRecord) -> list[Fact]:
+    """How a classification head started, and the weights of the classes."""
+    if record.head_init is None and config.run.task != "TextClassification":
+        return []
+    start, metric = record.head_init, TITLES[config.run.evaluation.primary_metric]
+    if record.head_kept:
+        started = "the base model's head"
+    elif start is None:
+        started = "random weights"
+    else:
+        started = (
+            f"a linear probe of {start.rows:,} training rows (C = {start.strength:g}, {metric} "
+            f"{start.validation:.4f} on the validation rows)"
+        )
+    weights = {
+        "None": [],
+        "Balanced": [Fact("weight of a class in the loss", _BALANCED)],
+        "SquareRoot": [Fact("weight of a class in the loss", f"the square root of: {_BALANCED}; mean 1")],
+    }
+    return [Fact("the head started from", started), *weights[config.run.training.class_weights]]
 
 
 def ancestors(staged: Manifest) -> list[tuple[str, str, str]]:
@@ -87,12 +110,5 @@ def section(known: list[Fact], config: TrainConfig, staged: Manifest, trained: T
         ),
         Fact("published at", config.run.output, literal=True),
     ]
-    lines = [(fact.what, code(fact.value) if fact.literal else foreign(fact.value, _LONG)) for fact in every]
-    tables = [table("Settings and origins", ("what", "value"), lines, kind="words")]
-    if descent := ancestors(staged):
-        rows = [
-            (foreign(uri, _LONG), code(digest), foreign(publisher, _LONG))
-            for uri, digest, publisher in descent
-        ]
-        tables.append(table("Lineage", ANCESTORS, rows, kind="words"))
-    return Section("making", "How it was made", tuple(tables))
+    values = {"facts": every, "ancestors": ancestors(staged), "ancestor_columns": ANCESTORS}
+    return Section("making", "How it was made", f"{TEMPLATES}/sections.html.j2", values)

@@ -46,6 +46,17 @@ class CurvePoint(Model):
     """In these steps alone, over all ranks."""
 
 
+class HeadInit(Model):
+    """The linear probe from which a new head starts."""
+
+    strength: FiniteFloat
+    """Inverse strength of the L2 penalty (C), chosen by the validation rows."""
+    validation: FiniteFloat
+    """The primary metric of the probe on the validation rows."""
+    rows: PositiveInt
+    """Number of training rows that the probe saw."""
+
+
 class TrainingRecord(Model):
     """Everything about a training run that a reader of its result may want to know."""
 
@@ -58,6 +69,8 @@ class TrainingRecord(Model):
     """All steps in at most 200 points."""
     rows: dict[Literal["train", "validation", "test"], NonNegativeInt]
     parameters: PositiveInt
+    head_init: HeadInit | None = None
+    """None: the head started with random weights, or with those of the base model (`head_kept`)."""
     trained_parameters: PositiveInt | None = None
     """Those that training changed; None: a release before this one did not tell, and trained all."""
     method: MethodFacts = MethodFacts()

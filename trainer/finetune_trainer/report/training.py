@@ -1,29 +1,26 @@
-"""How training went, step by step. Pure."""
+"""The section `Training`: curves over steps, and the epochs that were evaluated. Pure."""
 
 from collections.abc import Iterator, Sequence
 
 from finetune_trainer.contract import TITLES
 from finetune_trainer.report import charts, numbers
-from finetune_trainer.report.markup import Html, Section, paragraph, table, tag
 from finetune_trainer.report.record import TrainingRecord
+from finetune_trainer.report.rendering import TEMPLATES, Section
 
 
 def section(record: TrainingRecord) -> Section:
     """Curves over steps, and the epochs that were evaluated."""
-    best = record.best
-    kept = (
-        f"The weights after step {best.step:,} were kept: {_metric(record)} {numbers.measured(best.metric)} "
-        "on the validation rows. A dashed line marks that step."
-    )
-    return Section(
-        "training",
-        "Training",
-        (paragraph(kept), tag("div", *_curves(record), _epochs(record), class_="charts")),
-    )
+    metric = TITLES[record.evaluation.primary_metric]
+    values = {
+        "plots": list(_plots(record, metric)),
+        "epochs": record.history,
+        "best": record.best,
+        "metric": metric,
+    }
+    return Section("training", "Training", f"{TEMPLATES}/sections.html.j2", values)
 
 
-def _curves(record: TrainingRecord) -> Iterator[Html]:
-    metric = _metric(record)
+def _plots(record: TrainingRecord, metric: str) -> Iterator[charts.Plot]:
     measured = [(row.step, row.validation) for row in record.history]
     validation = _line(f"{metric[0].upper()}{metric[1:]} on validation rows", measured, record, dots=True)
     steps = {
@@ -38,8 +35,8 @@ def _curves(record: TrainingRecord) -> Iterator[Html]:
 
 def _line(
     title: str, points: Sequence[tuple[int, float]], record: TrainingRecord, *, dots: bool = False
-) -> Html:
-    """What every step has is drawn from 0; of what only evaluations have, the change is what matters."""
+) -> charts.Plot:
+    """A curve of all steps begins at 0; a curve of evaluations (`dots`) shows the change."""
     (first, begin), (last, end) = points[0], points[-1]
     values = [value for _, value in points]
     described = (
@@ -49,22 +46,3 @@ def _line(
     return charts.line(
         title, points, described=described, dots=dots, marked=record.best.step, from_zero=not dots
     )
-
-
-def _epochs(record: TrainingRecord) -> Html:
-    rows = [
-        (
-            str(row.epoch),
-            numbers.count(row.step),
-            f"{row.training_loss:.4f}",
-            numbers.measured(row.validation),
-            "kept" if row.step == record.best.step else "",
-        )
-        for row in record.history
-    ]
-    head = ("epoch", "step", "training loss", f"{_metric(record)}, validation", "")
-    return table("Epochs that were evaluated", head, rows)
-
-
-def _metric(record: TrainingRecord) -> str:
-    return TITLES[record.evaluation.primary_metric]

@@ -1,26 +1,45 @@
-"""Whether it was worth it, in a sentence: the first thing on the page. Pure."""
+"""The verdict, the first part of the page: whether tuning made the model better. Pure."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 from finetune_trainer.contract import HIGHER_IS_BETTER, TITLES, Evaluation, Interval, MetricName, Scores
 from finetune_trainer.report import numbers
-from finetune_trainer.report.markup import Html, code, foreign, paragraph, tag
 from finetune_trainer.report.record import TrainingRecord, base_name
 
 Outcome = Literal["better", "worse", "undecided", "equal", "untuned"]
 _SIGNS: dict[Outcome, str] = {"better": "▲", "worse": "▼", "undecided": "≈", "equal": "=", "untuned": "-"}
-_LONG = 300
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number that stands out."""
+
+    name: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The head of the page."""
+
+    outcome: Outcome
+    sign: str
+    headline: str
+    explained: str
+    tiles: list[Tile]
 
 
 def outcome(evaluation: Evaluation) -> Outcome:
-    """What the primary metric says, as far as the test rows can tell."""
+    """The outcome by the primary metric."""
     if evaluation.tuned is None or evaluation.delta is None:
         return "untuned"
     return compared(evaluation.delta.metrics[evaluation.primary_metric], evaluation.primary_metric)
 
 
 def compared(gain: Interval, metric: MetricName) -> Outcome:
-    """What a difference says: nothing where its interval holds 0."""
+    """The outcome of a difference: `undecided` if its interval contains 0."""
     if gain.value == gain.low == gain.high == 0:
         return "equal"
     if gain.low <= 0 <= gain.high:
@@ -28,32 +47,15 @@ def compared(gain: Interval, metric: MetricName) -> Outcome:
     return "better" if (gain.value > 0) is HIGHER_IS_BETTER[metric] else "worse"
 
 
-def banner(record: TrainingRecord, kind: str, base: str) -> Html:
-    """The verdict, what stands behind it, and the few numbers that matter.
-
-    Args:
-        record: what training measured.
-        kind: what the model is.
-        base: the base model's place.
-    """
-    evaluation, came_to = record.evaluation, outcome(record.evaluation)
-    return tag(
-        "header",
-        tag("p", f"{kind}, fine-tuned from ", code(foreign(base, _LONG)), class_="kind"),
-        tag(
-            "h1",
-            tag("span", _SIGNS[came_to], class_="sign", aria_hidden="true"),
-            " ",
-            headline(evaluation),
-        ),
-        paragraph(_explained(evaluation, came_to)),
-        _tiles(record),
-        class_=f"verdict {came_to}",
-    )
+def summary(record: TrainingRecord) -> Verdict:
+    """The verdict, what the verdict is based on, and the most important numbers."""
+    came_to = outcome(record.evaluation)
+    explained = _explained(record.evaluation, came_to)
+    return Verdict(came_to, _SIGNS[came_to], headline(record.evaluation), explained, _tiles(record))
 
 
 def headline(evaluation: Evaluation) -> str:
-    """The verdict in a sentence that stays true when tuning made things worse."""
+    """The verdict in a sentence, also for a model that tuning made worse."""
     metric, baseline = evaluation.primary_metric, base_name(evaluation)
     name = TITLES[metric]
     before = numbers.measured(evaluation.baseline.metrics[metric].value)
@@ -72,7 +74,7 @@ def headline(evaluation: Evaluation) -> str:
 
 
 def _explained(evaluation: Evaluation, came_to: Outcome) -> str:
-    rows = f"Measured on {numbers.plural(evaluation.rows, 'test row')} that nothing was trained or chosen on."
+    rows = f"The test set has {numbers.plural(evaluation.rows, 'row')}, which no training and no choice used."
     if evaluation.delta is None:
         return rows
     gain = evaluation.delta.metrics[evaluation.primary_metric]
@@ -80,36 +82,31 @@ def _explained(evaluation: Evaluation, came_to: Outcome) -> str:
     difference = f"The difference is {numbers.measured(gain.value, signed=True)} (95 % interval {ends})"
     match came_to:
         case "equal":
-            return f"{rows} Every answer counts the same for both."
+            return f"{rows} Both models score the same."
         case "undecided":
             return (
-                f"{rows} {difference}: the interval holds zero, so these test rows cannot tell which of the "
-                "two is better. More test rows would narrow it."
+                f"{rows} {difference}. The interval contains zero, so these test rows cannot tell which "
+                "model is better. More test rows make the interval narrower."
             )
         case _:
-            return f"{rows} {difference}: the draw of the test rows does not explain it."
+            return f"{rows} {difference}. The choice of the test rows does not explain the difference."
 
 
-def _tiles(record: TrainingRecord) -> Html:
+def _tiles(record: TrainingRecord) -> list[Tile]:
     evaluation = record.evaluation
     scores = (
         ("this model", evaluation.tuned),
         (base_name(evaluation), evaluation.baseline),
         ("majority class", evaluation.majority),
     )
-    tiles = [_score(name, of, evaluation.primary_metric) for name, of in scores if of is not None]
-    rows = record.rows["train"]
-    tiles.append(_tile("trained on", numbers.count(rows), "row" if rows == 1 else "rows"))
-    took = numbers.duration(record.training_seconds)
-    tiles.append(_tile("training took", took, f"{record.rows_per_second:,.1f} rows/s"))
-    return tag("dl", *tiles, class_="tiles")
+    rows, took = record.rows["train"], numbers.duration(record.training_seconds)
+    return [
+        *(_score(name, of, evaluation.primary_metric) for name, of in scores if of is not None),
+        Tile("trained on", numbers.count(rows), "row" if rows == 1 else "rows"),
+        Tile("training took", took, f"{record.rows_per_second:,.1f} rows/s"),
+    ]
 
 
-def _score(name: str, of: Scores, metric: MetricName) -> Html:
+def _score(name: str, of: Scores, metric: MetricName) -> Tile:
     value = of.metrics[metric]
-    note = f"{TITLES[metric]} ({numbers.interval(value)})"
-    return _tile(name, numbers.measured(value.value), note)
-
-
-def _tile(name: str, value: str, note: str) -> Html:
-    return tag("div", tag("dt", name), tag("dd", tag("strong", value), tag("small", note)))
+    return Tile(name, numbers.measured(value.value), f"{TITLES[metric]} ({numbers.interval(value)})")

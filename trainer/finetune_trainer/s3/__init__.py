@@ -1,1 +1,1 @@
-"""The S3 store: transfers, keys, authorities, and what its failures mean."""
+"""The client of S3 stores: transfers, credentials, CA bundles, and the classification of failures."""

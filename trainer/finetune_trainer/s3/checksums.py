@@ -1,7 +1,8 @@
-"""PURE: what a store states of an object's content, and whether the bytes that came are those.
+"""PURE: reads the checksums of an object from the headers of a store, and compares them with the content.
 
-An ETag is the MD5 of an object that was put at once, and of one put in parts the MD5 of the parts' MD5s with
-their number; not of one encrypted with a key of KMS or of the client. So do MinIO, versitygw and AWS S3.
+The ETag of an object that was put in one request is the MD5 of its content. The ETag of a multipart upload
+is the MD5 of the MD5s of its parts, followed by the number of parts. The ETag of an object that is encrypted
+with a key of KMS or of the client is no MD5. MinIO, versitygw and AWS S3 follow these rules.
 """
 
 import hashlib
@@ -16,23 +17,24 @@ from typing import Literal
 from finetune_trainer.contract import Digest
 
 ASK = {"x-amz-checksum-mode": "ENABLED"}
-"""Header of a HEAD request that has the store state the checksums it keeps."""
+"""Header of a HEAD request with which the store returns its stored checksums."""
 Verdict = Literal["right", "doubtful", "wrong"]
+"""The result of `judge`."""
 _ETAG = re.compile(r'"?([0-9a-f]{32})(?:-([0-9]{1,5}))?"?')
 _SHA256_BYTES = 32
 
 
 @dataclass(frozen=True)
 class Stated:
-    """The digests that a store states of an object's content, of those that can be computed here."""
+    """The checksums of an object in the headers of a store, as far as the trainer can compute them."""
 
     sha256: Digest | None = None
     etag: str | None = None
-    """Without quotes; None where it is no digest of the content."""
+    """ETag without quotes; None if the ETag is no digest of the content."""
 
     @property
     def parts(self) -> int:
-        """How many parts the ETag is made of; 0 without one."""
+        """Number of parts of the ETag; 0 without an ETag."""
         return 0 if self.etag is None else int(self.etag.partition("-")[2] or 1)
 
     def __str__(self) -> str:
@@ -40,7 +42,11 @@ class Stated:
 
 
 def stated(headers: Mapping[str, str]) -> Stated:
-    """Reads the answer to a HEAD request; names of headers in lower case."""
+    """Reads the checksums from the headers of the answer to a HEAD request.
+
+    Args:
+        headers: headers by their names in lower case.
+    """
     encryption = headers.get("x-amz-server-side-encryption", "")
     foreign = encryption.startswith("aws:kms") or any("encryption-customer" in name for name in headers)
     match = None if foreign else _ETAG.fullmatch(headers.get("etag", ""))
@@ -51,7 +57,7 @@ def stated(headers: Mapping[str, str]) -> Stated:
 
 
 def _whole_sha256(text: str) -> Digest | None:
-    """None for the SHA-256 of parts, which ends in their number, and for what is none."""
+    """Decodes a SHA-256 of the whole content; None for a SHA-256 of parts, and for an invalid text."""
     try:
         raw = b64decode(text, validate=True)
     except NotBase64:
@@ -60,17 +66,26 @@ def _whole_sha256(text: str) -> Digest | None:
 
 
 def even_parts(first: int, size: int, count: int) -> tuple[int, ...] | None:
-    """Sizes in bytes of so many parts that are all as large as the first, the last at most; None if not."""
+    """The sizes of the parts of a multipart upload whose parts, except the last part, have the same size.
+
+    Args:
+        first: size of the first part in bytes.
+        size: size of the object in bytes.
+        count: number of parts.
+
+    Returns:
+        The size of each part in bytes; None if parts of equal size do not give the size of the object.
+    """
     last = size - first * (count - 1)
     return (first,) * (count - 1) + (last,) if 0 < last <= first else None
 
 
 class EtagDigest:
-    """The ETag that a store would give the bytes that come.
+    """Computes the ETag of a stream of bytes.
 
     Args:
-        parts: sizes in bytes of the parts that they were put in, one for an object put at once; without any,
-            nothing is computed.
+        parts: sizes in bytes of the parts of the upload; one size for an object that was put in one request.
+            An empty sequence disables the computation.
     """
 
     def __init__(self, parts: Sequence[int]) -> None:
@@ -78,7 +93,7 @@ class EtagDigest:
         self._digests = [hashlib.md5(usedforsecurity=False)]
 
     def update(self, piece: bytes | memoryview) -> None:
-        """Takes the next bytes; those beyond the last part are of it."""
+        """Adds the next bytes of the stream; bytes beyond the last part belong to the last part."""
         view = memoryview(piece)
         while view and self._left:
             taken = view if len(self._left) == 1 else view[: self._left[0]]
@@ -90,7 +105,11 @@ class EtagDigest:
                 self._digests.append(hashlib.md5(usedforsecurity=False))
 
     def agrees(self, etag: str) -> bool:
-        """Whether this is the ETag of all bytes so far."""
+        """Whether an ETag is the ETag of all bytes so far.
+
+        Args:
+            etag: the ETag without quotes.
+        """
         whole, _, count = etag.partition("-")
         if not count:
             return self._digests[0].hexdigest() == whole
@@ -99,16 +118,17 @@ class EtagDigest:
 
 
 def judge(states: Stated, sha256: Digest, etag: EtagDigest | None) -> Verdict:
-    """Whether the bytes that came are those that the store speaks of.
+    """Compares received bytes with the checksums of the store.
 
     Args:
-        states: what is said of the object.
-        sha256: of the bytes that came.
-        etag: of the bytes that came; None where it is not known how they were put.
+        states: checksums in the headers of the store.
+        sha256: SHA-256 of the received bytes.
+        etag: ETag of the received bytes; None if the sizes of the parts are unknown.
 
     Returns:
-        `right` also where there is nothing to compare: then TLS is all that guards the bytes. `doubtful`
-        where only an ETag of several parts differs: there are stores that do not make it as S3 does.
+        `right` if the strongest checksum matches, or if there is no checksum (then only TLS protects the
+        content). `doubtful` if only the ETag of a multipart upload differs, because some stores compute this
+        ETag in another way than S3. `wrong` in all other cases.
     """
     if states.sha256:
         return "right" if states.sha256 == sha256 else "wrong"

@@ -1,4 +1,4 @@
-"""The two S3 clients of a store, set up alike: time-outs, authorities, keys, no redirect to another host.
+"""The two S3 clients of a store, with the same time-outs, CA bundle and credentials, and without redirects.
 
 obstore moves the content of objects. minio asks about, lists and deletes objects. multipart.py sends the two
 requests about unfinished uploads over the connections of minio.
@@ -30,7 +30,7 @@ REQUEST_SECONDS = 600
 """The longest time that one request of obstore may take."""
 _CONNECTIONS = 4
 _NOWHERE = "http://127.0.0.1:1"
-"""A proxy that nobody serves: where obstore would follow a redirect to another host, it ends here."""
+"""The address of a proxy that does not exist, to which obstore sends requests to other hosts (redirects)."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,16 @@ class Clients:
     """The connections of `control`."""
     control: Minio
     bulk: Callable[[str, int], S3Store]
-    """Of a bucket, by its name; with so many repeats of a single request. Each is made once."""
+    """The obstore client of a bucket: (name of the bucket, retries of a request) -> client, cached."""
 
 
 def connect(access: StoreAccess, credentials: Callable[[], Credentials], ca_bundle: str | None) -> Clients:
-    """Makes the clients of a store; nothing is sent yet.
+    """Creates the clients of a store without sending a request.
 
     Args:
-        access: of the store.
-        credentials: reads the keys.
-        ca_bundle: PEM, added to the system's authorities.
+        access: address of the store.
+        credentials: reads the current credentials.
+        ca_bundle: CA certificates (PEM), added to those of the system; None for those of the system alone.
 
     Raises:
         StageFailure: EndpointInvalid.
@@ -72,7 +72,14 @@ def connect(access: StoreAccess, credentials: Callable[[], Credentials], ca_bund
 
 
 def check_endpoint(endpoint: str) -> None:
-    """Refuses an endpoint that is more or less than scheme, host and port (EndpointInvalid)."""
+    """Checks that an endpoint consists of scheme, host and optionally port.
+
+    Args:
+        endpoint: URL of the store.
+
+    Raises:
+        StageFailure: EndpointInvalid.
+    """
     parts = urlsplit(endpoint)
     plain = parts.scheme in {"http", "https"} and parts.hostname and parts.path in {"", "/"}
     if not plain or parts.username or parts.query or parts.fragment:
@@ -80,7 +87,7 @@ def check_endpoint(endpoint: str) -> None:
             FailureClass.USER_CONFIG,
             "EndpointInvalid",
             f"storage.endpoint: {endpoint!r} is not https://<host>[:<port>].",
-            "Name scheme, host and port only.",
+            "Set storage.endpoint to scheme, host and port only.",
         )
 
 
@@ -91,14 +98,15 @@ def bulk_client(
     bucket: str,
     retries: int,
 ) -> S3Store:
-    """Obstore on one bucket, path-style; it reads the keys for each request.
+    """Creates the obstore client of one bucket, with path-style URLs and new credentials for each request.
 
     Args:
-        access: of the store.
-        credentials: reads the keys.
-        ca_bundle: PEM, added to the system's authorities.
-        bucket: its name.
-        retries: of a single request, for the parts of an upload; retries.py repeats everything else.
+        access: address of the store.
+        credentials: reads the current credentials.
+        ca_bundle: CA certificates (PEM), added to those of the system; None for those of the system alone.
+        bucket: name of the bucket.
+        retries: retries of a single request, for the parts of an upload; retries.py repeats all other
+            requests.
     """
 
     def provide() -> Any:
@@ -107,7 +115,7 @@ def bulk_client(
             "access_key_id": keys.access_key,
             "secret_access_key": keys.secret_key,
             "token": keys.session_token,
-            # At once: obstore then asks again for the next request, and keys may change at any time.
+            # The credentials expire at once, so that obstore reads them again for the next request.
             "expires_at": datetime.now(UTC),
         }
 
@@ -135,7 +143,7 @@ def bulk_client(
 
 
 class _FileKeys(Provider):
-    """Lets minio see keys that were renewed on disk."""
+    """Reads the credentials from their files for each request of minio."""
 
     def __init__(self, read: Callable[[], Credentials]) -> None:
         self._read = read

@@ -1,4 +1,4 @@
-"""What a store is reached with: keys from files, certificate authorities from files."""
+"""Reads the credentials and the CA bundle of a store from files."""
 
 import logging
 import ssl
@@ -17,24 +17,28 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Credentials:
-    """Keys of one store. Never printed."""
+    """The credentials of one store. `repr` does not show them."""
 
     access_key: str = field(repr=False)
     secret_key: str = field(repr=False)
     session_token: str | None = field(repr=False, default=None)
     warnings: tuple[str, ...] = ()
-    """What was put right while reading."""
+    """Corrections that the trainer made when it read the files."""
 
 
 def read_credentials(paths: Paths, role: StoreRole) -> Credentials:
-    """Reads the files accessKey, secretKey and sessionToken of a role, all of one version of the Secret.
+    """Reads the files accessKey, secretKey and sessionToken of a store, all from one version of the Secret.
+
+    Args:
+        paths: the folders of the pod.
+        role: role of the store.
 
     Raises:
-        StageFailure: CredentialsMissing names the file that is absent, empty or not text.
+        StageFailure: CredentialsMissing: a file is missing, is empty, or is no text of one line.
     """
     folder = paths.credentials(role)
     while True:
-        # The kubelet removes the files of a version, one by one, when the next one is in its place.
+        # After an update, the kubelet deletes the files of the old version, possibly during this loop.
         version = _version(folder)
         try:
             keys = _read_version(version, role)
@@ -47,7 +51,7 @@ def read_credentials(paths: Paths, role: StoreRole) -> Credentials:
 
 
 def _version(folder: Path) -> Path:
-    """Where the files really lie: the kubelet exchanges all files at once, by turning the link `..data`."""
+    """The folder of the current version: the kubelet replaces all files at once with the link `..data`."""
     link = folder / "..data"
     return folder / link.readlink() if link.is_symlink() else folder
 
@@ -73,9 +77,9 @@ def _read_key(folder: Path, role: StoreRole, name: str, warnings: list[str]) -> 
     if not text:
         raise _missing(role, name, "is empty")
     if any(not letter.isprintable() for letter in text):
-        raise _missing(role, name, "holds more than one line or a control character")
+        raise _missing(role, name, "has more than one line or a control character")
     if text != raw:
-        warnings.append(f"the {name} of the {role} store had white space around it, which was removed")
+        warnings.append(f"removed white space around the {name} of the {role} store")
     return text
 
 
@@ -84,16 +88,24 @@ def _missing(role: StoreRole, name: str, what: str) -> StageFailure:
         FailureClass.USER_CONFIG,
         "CredentialsMissing",
         f"The key {name} of the {role} store's Secret {what}.",
-        "Check the Secret of storage.secretRef: accessKeyKey and secretKeyKey must name keys that it holds;"
-        " what sessionTokenKey names may be left out, but not be empty.",
+        "Check the Secret of storage.secretRef: accessKeyKey and secretKeyKey must name keys of the Secret."
+        " The key that sessionTokenKey names may be missing, but must not be empty.",
     )
 
 
 def read_ca_bundle(paths: Paths, role: StoreRole) -> str:
-    """The store's own certificate authorities as PEM with plain line ends.
+    """Reads the CA bundle of a store.
+
+    Args:
+        paths: the folders of the pod.
+        role: role of the store.
+
+    Returns:
+        The CA certificates as PEM with line feeds as line ends.
 
     Raises:
-        StageFailure: CaBundleInvalid when the file is absent, holds no certificate, or only expired ones.
+        StageFailure: CaBundleInvalid: the file is missing, has no certificate, or has only expired
+            certificates.
     """
     path = paths.ca_bundle(role)
     try:
@@ -103,12 +115,12 @@ def read_ca_bundle(paths: Paths, role: StoreRole) -> str:
     except (OSError, ssl.SSLError, ValueError) as error:
         raise _invalid_bundle(role, str(error)) from None
     if not context.cert_store_stats()["x509"]:
-        raise _invalid_bundle(role, "it holds no certificate")
-    # Of the two S3 clients one would trust an expired authority, the other would not.
+        raise _invalid_bundle(role, "the file has no certificate")
+    # One of the two S3 clients accepts an expired CA certificate, the other client refuses it.
     ends = [ssl.cert_time_to_seconds(str(authority["notAfter"])) for authority in context.get_ca_certs()]
     if ends and max(ends) < time.time():
         last = datetime.fromtimestamp(max(ends), UTC).date()
-        raise _invalid_bundle(role, f"its certificates have expired, the last on {last}")
+        raise _invalid_bundle(role, f"all certificates have expired, the last certificate on {last}")
     return text
 
 
@@ -117,5 +129,5 @@ def _invalid_bundle(role: StoreRole, why: str) -> StageFailure:
         FailureClass.USER_CONFIG,
         "CaBundleInvalid",
         f"The CA bundle of the {role} store cannot be used: {why}.",
-        "storage.caBundleRef must name a ConfigMap key with PEM certificates (-----BEGIN CERTIFICATE-----).",
+        "storage.caBundleRef must name a key of a ConfigMap with PEM certificates (BEGIN CERTIFICATE).",
     )

@@ -1,4 +1,4 @@
-"""IO: deletes objects, and with all below a prefix also what a bucket with versions keeps of them."""
+"""IO: deletes objects, and all objects below a prefix with their older versions."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,46 +15,60 @@ from finetune_trainer.s3.uris import S3Uri
 
 _Item = TypeVar("_Item")
 _BATCH = 1000
-"""Objects that a request deletes, the limit of S3."""
+"""Objects that one request deletes, the limit of S3."""
 _GONE = frozenset({"NoSuchKey", "NoSuchVersion"})
 _KEPT = frozenset({"AccessDenied", "ObjectLocked", "InvalidRequest"})
-"""Codes for a version that these keys may not delete, or that the bucket holds until a date (object lock)."""
+"""S3 error codes for a version that the credentials may not delete, or that an object lock protects."""
 _NOT_LISTED = frozenset({"StorageDenied", "StorageRefused"})
-"""Reasons of a store that lists no versions: these keys may not see them, or the store has none."""
+"""Reasons of a failed listing of versions: no permission, or a store without versions."""
 
 
 @dataclass(frozen=True)
 class Cleared:
-    """What was deleted below a prefix, and what stays."""
+    """Numbers of deleted and of remaining objects below a prefix."""
 
     objects: int
+    """Deleted objects."""
     versions: int = 0
-    """Older versions and delete markers that were deleted."""
+    """Deleted older versions and delete markers."""
     versions_left: int = 0
-    """Older versions and delete markers that stay; where they cannot be listed, the least that there are."""
+    """Remaining older versions and delete markers; a lower bound if the versions cannot be listed."""
 
 
 @dataclass(frozen=True)
 class _Refusal:
-    """An object that the store keeps."""
+    """An object or version that the store did not delete."""
 
     key: str
     code: str
+    """S3 error code."""
 
 
 def delete(clients: Clients, bucket: str, keys: Sequence[str]) -> None:
-    """Deletes objects; one that is not there counts as deleted."""
+    """Deletes objects; an object that does not exist counts as deleted.
+
+    Args:
+        clients: clients of the store.
+        bucket: name of the bucket.
+        keys: keys of the objects.
+
+    Raises:
+        StageFailure: the store refuses to delete an object.
+    """
     for refusal in _refused(clients, bucket, [DeleteObject(key) for key in keys]):
         raise _not_deleted(clients, bucket, refusal)
 
 
 def clear(clients: Clients, below: S3Uri, on_progress: Callable[[float], None]) -> Cleared:
-    """Deletes every object below a prefix, then their versions, as far as the keys may.
+    """Deletes all objects below a prefix, then their versions as far as the credentials permit.
 
     Args:
-        clients: of the store.
+        clients: clients of the store.
         below: the prefix.
-        on_progress: told how much is done, from 0 to 1.
+        on_progress: receives the completed part, from 0 to 1.
+
+    Raises:
+        StageFailure: the store refuses to list or delete the objects.
     """
     keys = persist(lambda: _keys(clients, below), f"list {below}", clients)
     kept = bool(keys) and _keeps_versions(clients, S3Uri(below.bucket, keys[0]))
@@ -89,13 +103,16 @@ def _versions(clients: Clients, below: S3Uri) -> Iterator[DeleteObject]:
 
 
 def _keeps_versions(clients: Clients, where: S3Uri) -> bool:
-    """Whether a bucket keeps versions, as an object in it tells those who may not ask for more."""
+    """Whether a bucket keeps versions, according to the headers of one of its objects.
+
+    Credentials that may not read the configuration of the bucket may still read these headers.
+    """
     found = look(clients, where)
     return found is not None and "x-amz-version-id" in found[1]
 
 
 def _left(clients: Clients, bucket: str, versions: Sequence[DeleteObject]) -> int:
-    """Deletes versions; how many stay."""
+    """Deletes versions, and returns the number of versions that remain."""
     try:
         refused = _refused(clients, bucket, versions)
     except StageFailure as failure:
@@ -109,7 +126,7 @@ def _left(clients: Clients, bucket: str, versions: Sequence[DeleteObject]) -> in
 
 
 def _refused(clients: Clients, bucket: str, doomed: Sequence[DeleteObject]) -> list[_Refusal]:
-    """Deletes objects or versions of them; those that the store keeps."""
+    """Deletes objects or versions, and returns those that the store did not delete."""
 
     def act() -> list[_Refusal]:
         errors = clients.control.remove_objects(bucket, doomed)
@@ -123,5 +140,5 @@ def _not_deleted(clients: Clients, bucket: str, refusal: _Refusal) -> StageFailu
         FailureClass.STORAGE,
         "StorageDenied" if refusal.code == "AccessDenied" else "StorageError",
         f"{clients.endpoint} refuses to delete s3://{bucket}/{refusal.key} ({refusal.code}).",
-        "Give the output store's credentials s3:DeleteObject.",
+        "Grant the permission s3:DeleteObject to the credentials of the output store.",
     )

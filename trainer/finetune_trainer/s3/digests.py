@@ -1,4 +1,4 @@
-"""The reports of bytes that a transfer makes, and the digest of a file."""
+"""The type of the callback for transferred bytes, and the digest of a file."""
 
 import hashlib
 from collections.abc import Callable
@@ -7,21 +7,21 @@ from pathlib import Path
 from finetune_trainer.contract import Digest
 
 OnBytes = Callable[[int], None]
-"""Called with a number of bytes as soon as they have moved; bytes that move again are reported again. Several
-threads may call it at once."""
+"""A callback that receives the number of bytes of each step of a transfer, also of repeated steps. Several
+threads may call the callback at the same time."""
 _PIECE_BYTES = 4 * 1024 * 1024
 
 
 def ignore_bytes(_count: int) -> None:
-    """Ignores the report."""
+    """A callback without effect."""
 
 
 def digest_of_file(path: Path, on_bytes: OnBytes = ignore_bytes) -> Digest:
     """SHA-256 of a file.
 
     Args:
-        path: of the file.
-        on_bytes: is told of the bytes that were read.
+        path: path of the file.
+        on_bytes: receives the number of bytes of each read.
     """
     digest = hashlib.sha256()
     with path.open("rb") as file:

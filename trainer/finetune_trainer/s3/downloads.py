@@ -1,4 +1,4 @@
-"""IO: reads objects, several ranges at once, and again where the bytes are not what the store states."""
+"""IO: reads objects in parallel ranges, and compares the content with the checksums of the store."""
 
 import hashlib
 import logging
@@ -23,13 +23,13 @@ from finetune_trainer.s3.uris import S3Uri
 log = logging.getLogger(__name__)
 
 RANGE_BYTES = 16 * 1024 * 1024
-"""Part of a download that travels alone; four travel at once."""
+"""Size of a range in bytes; PARALLEL ranges are read at the same time."""
 PARALLEL = 4
 _REPORT_BYTES = 256 * 1024
-"""A request reports its bytes in pieces of at least this size: on a link of 100 kB/s, every few seconds."""
+"""Bytes after which a request calls `on_bytes`; with 100 kB/s, a call every few seconds."""
 _READINGS = 3
 _MAX_ASKED_PARTS = 1000
-"""Parts of an object whose sizes differ are asked for one by one, up to so many."""
+"""Maximum number of parts whose sizes the trainer requests separately, if the parts have different sizes."""
 
 
 def read_into(
@@ -41,15 +41,15 @@ def read_into(
     expected: Digest | None = None,
     on_bytes: OnBytes = ignore_bytes,
 ) -> Transfer:
-    """Reads an object, again where its bytes are not what they must be.
+    """Reads an object, and reads it again if the content does not match its checksum.
 
     Args:
-        clients: of the store.
-        where: the object.
-        sink: takes the bytes, from its start.
-        limit: bytes; a larger object is refused (ObjectTooLarge) before it is read.
-        expected: what the bytes must be; without it, what the store states of them.
-        on_bytes: is told of the bytes as they come, also while a request has not ended.
+        clients: clients of the store.
+        where: URI of the object.
+        sink: file for the content; the function overwrites the file.
+        limit: maximum size in bytes; a larger object is refused (ObjectTooLarge) before it is read.
+        expected: SHA-256 of the content; None for the checksum in the headers of the store.
+        on_bytes: receives the number of bytes during the transfer, also before the end of a request.
 
     Raises:
         StageFailure: ObjectMissing, ObjectTooLarge, ObjectChanged, ObjectCorrupt, or a failure of the store.
@@ -79,9 +79,9 @@ def read_into(
 
 
 def agreed_range(clients: Clients, where: S3Uri, start: int, length: int) -> bytes:
-    """Some bytes of an object. No store states a digest of them, so that two readings have to agree.
+    """Reads a range of an object twice and compares both results, because stores have no checksums of ranges.
 
-    Each reading asks for more than the one before: what spoils both does not spoil them alike.
+    Each reading requests a longer range, so that a fault does not corrupt both readings in the same way.
     """
 
     def fetch(reading: int) -> bytes:
@@ -126,9 +126,9 @@ def _read_once(
     digest = hashlib.sha256()
     parts = () if states.sha256 else _parts(clients, where, entry.size, states.parts)
     etag = EtagDigest(parts)
-    # In other pieces the second time: what spoils both readings does not spoil them alike.
+    # Each reading uses another range size, so that the same fault does not corrupt both in the same way.
     step = max(1, min(RANGE_BYTES, entry.size) // reading)
-    # MD5 is the slowest thing here, and Python lets go of its lock for it.
+    # MD5 is the slowest step. hashlib releases the GIL, so a second thread computes MD5 in parallel.
     with ThreadPoolExecutor(1) as beside:
         busy: Future[None] | None = None
         for piece in _ranges(clients, where, entry, step, on_bytes):
@@ -142,7 +142,7 @@ def _read_once(
 
 
 def _parts(clients: Clients, where: S3Uri, size: int, count: int) -> Sequence[int]:
-    """Sizes in bytes of the parts that an object was put in; empty if the store does not tell."""
+    """The sizes in bytes of the parts of a multipart upload; empty if the store does not provide them."""
     if count <= 1:
         return (size,) * count
     try:
@@ -166,9 +166,9 @@ def _size_of(clients: Clients, where: S3Uri, part: int) -> int:
 def _ranges(
     clients: Clients, where: S3Uri, entry: ObjectInfo, step: int, on_bytes: OnBytes
 ) -> Iterator[memoryview]:
-    """The content in order, `step` bytes at a time; fetched ahead, and all of one version."""
+    """Reads the content of one version of an object in order, in ranges of `step` bytes, with read-ahead."""
     bucket = clients.bulk(where.bucket, 0)
-    # Last-Modified is cut to seconds; the store compares with more.
+    # Last-Modified is truncated to seconds, but the store compares its exact time.
     same: Any = (
         {"if_match": entry.etag}
         if entry.etag

@@ -1,4 +1,7 @@
-"""The last file of a folder: names every other with its digest. A folder without one does not exist."""
+"""The manifest of a folder in S3: all files with their digests, written last.
+
+A folder without a manifest counts as absent.
+"""
 
 from pathlib import Path
 from typing import Annotated, Self
@@ -15,7 +18,7 @@ MANIFEST = "manifest.json"
 
 
 class ManifestFile(Model):
-    """One file, by its path below the folder; no part of it begins with a dot, so that it stays below."""
+    """One file of a folder. No part of the path begins with a dot, so the path stays below the folder."""
 
     path: Annotated[
         str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$", max_length=256)
@@ -26,37 +29,37 @@ class ManifestFile(Model):
 
 
 class Ancestor(Model):
-    """A model that another descends from."""
+    """A model in the lineage of another model."""
 
     uri: Uri
-    """Its folder."""
+    """Folder of the model."""
     digest: Digest
-    """SHA-256 over its files, as `baseModel` is."""
+    """SHA-256 over the files of the model, like `baseModel`."""
     published_by: ParentJob | None = None
-    """The FineTuneJob that published it, where one did."""
+    """The FineTuneJob that published the model; None for a model from elsewhere."""
 
 
 class Manifest(Model):
-    """What a folder holds, whose it is and what it was made from."""
+    """The files of a folder, the FineTuneJob of the folder, and the inputs of the model."""
 
     contract_version: str = CONTRACT_VERSION
     job: JobRef
     created: str
-    """UTC, ISO 8601: when training ended."""
+    """End of training: UTC, ISO 8601."""
     base_model: Digest
     data: Digest
     config: Digest
     lineage: tuple[Ancestor, ...] = ()
-    """All models that this one descends from, oldest first; the last is the base model."""
+    """All models that this model descends from, oldest first; the last entry is the base model."""
     files: tuple[ManifestFile, ...]
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """Total size of all files in bytes."""
         return sum(file.size for file in self.files)
 
     def encode(self) -> bytes:
-        """Canonical JSON; the digest of these bytes names the folder's whole content."""
+        """Encodes the manifest as canonical JSON, whose SHA-256 identifies the content of the folder."""
         return self.model_dump_json(by_alias=True, indent=1).encode() + b"\n"
 
     @classmethod
@@ -72,7 +75,7 @@ class Manifest(Model):
         lineage: tuple[Ancestor, ...],
         on_bytes: OnBytes = ignore_bytes,
     ) -> Self:
-        """The manifest of all files below a local folder; `on_bytes` is told of the bytes that are read."""
+        """Creates the manifest of a local folder; `on_bytes` receives the number of bytes of each read."""
         files = tuple(
             ManifestFile(
                 path=path.relative_to(folder).as_posix(),
@@ -99,11 +102,11 @@ def upload_folder(
     """Uploads all files of a manifest, then the manifest. Returns the digest of the manifest's bytes.
 
     Args:
-        store: that gets the folder.
-        folder: on the disk.
-        uri: of the folder in the store, ends in a slash.
-        manifest: of the folder.
-        on_bytes: is told of the bytes that move.
+        store: the store that receives the folder.
+        folder: the local folder.
+        uri: URI of the folder in the store, with a slash at the end.
+        manifest: manifest of the folder.
+        on_bytes: receives the number of bytes during the transfer.
 
     Raises:
         StageFailure: Internal if a file is not what the manifest says; a failure of the store.
@@ -121,10 +124,10 @@ def download_folder(store: Store, uri: str, folder: Path, on_bytes: OnBytes = ig
     """Downloads a complete folder and checks every file against its manifest.
 
     Args:
-        store: that has the folder.
-        uri: of the folder in the store, ends in a slash.
-        folder: on the disk.
-        on_bytes: is told of the bytes that move.
+        store: the store that has the folder.
+        uri: URI of the folder in the store, with a slash at the end.
+        folder: the local folder.
+        on_bytes: receives the number of bytes during the transfer.
 
     Raises:
         StageFailure: Storage, FolderIncomplete or ObjectCorrupt.
@@ -140,7 +143,7 @@ def download_folder(store: Store, uri: str, folder: Path, on_bytes: OnBytes = ig
 
 
 def read_manifest(store: Store, uri: str) -> Manifest | None:
-    """The manifest of a folder; None if there is none or it is not one of ours."""
+    """Reads the manifest of a folder; None if there is no manifest, or a manifest of another program."""
     if store.head(uri + MANIFEST) is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""IO: what a store says of one object, and why it says nothing."""
+"""IO: reads the metadata of one object, and finds the cause if the store has no such object."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,19 +17,20 @@ from finetune_trainer.s3.uris import S3Uri
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """One object as the store lists it."""
+    """The metadata of one object."""
 
     uri: str
     size: int
     """Bytes."""
     etag: str
-    """In quotes, as ETags travel; empty where the store gives none, as for files that came past it."""
+    """ETag in quotes; empty if the store has none, for example for a file put directly on its disk."""
     modified: datetime
+    """Time of the last change."""
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """What went over the wire, digested on the way."""
+    """The size and digest of a transferred object, computed during the transfer."""
 
     size: int
     """Bytes."""
@@ -38,7 +39,7 @@ class Transfer:
 
 
 def info(bucket: str, entry: Object) -> ObjectInfo:
-    """What minio tells of an object; it strips the quotes of ETags."""
+    """Converts the metadata from minio; minio strips the quotes of ETags, and this function adds them."""
     etag = (entry.etag or "").strip('"')
     return ObjectInfo(
         f"s3://{bucket}/{entry.object_name}",
@@ -51,15 +52,19 @@ def info(bucket: str, entry: Object) -> ObjectInfo:
 def look(
     clients: Clients, where: S3Uri, part: int | None = None
 ) -> tuple[ObjectInfo, Mapping[str, str]] | None:
-    """Asks for an object without its content.
+    """Requests the metadata of an object (HEAD).
 
     Args:
-        clients: of the store.
-        where: the object.
-        part: number of a part that it was put in, from 1; the size is then that part's.
+        clients: clients of the store.
+        where: URI of the object.
+        part: number of a part of the multipart upload, from 1; the size is then the size of this part.
 
     Returns:
-        The object and all headers of the answer by their names in lower case; None if it is not there.
+        The metadata, and all headers of the answer by their names in lower case; None if the object does not
+        exist.
+
+    Raises:
+        StageFailure: a failure of the store.
     """
 
     def ask() -> Object:
@@ -80,23 +85,32 @@ def look(
 
 
 def missing(clients: Clients, where: S3Uri) -> StageFailure:
-    """The failure that an object which has to be there is not."""
+    """The failure for a required object that does not exist: ObjectMissing, or a more precise cause.
+
+    Args:
+        clients: clients of the store.
+        where: URI of the object.
+    """
     failure = StageFailure(
         FailureClass.USER_CONFIG,
         "ObjectMissing",
         f"{where} does not exist at {clients.endpoint}.",
-        "Upload it, or mend the uri.",
+        "Upload the object, or correct the URI.",
     )
     return _explained(clients, where, failure)
 
 
 def _explained(clients: Clients, where: S3Uri, failure: StageFailure) -> StageFailure:
-    """The answer to HEAD has no body; a listing tells a missing bucket or a wrong key."""
+    """Finds a more precise cause with a listing, because the answer to HEAD has no S3 error code.
+
+    A listing distinguishes a missing object from a missing bucket, and wrong credentials from a missing
+    permission.
+    """
     if failure.reason not in {"ObjectMissing", "StorageDenied"}:
         return failure
     try:
         next(iter(clients.control.list_objects(where.bucket, prefix=where.key)), None)
-    except Exception as error:  # noqa: BLE001 - only to word the failure better
+    except Exception as error:  # noqa: BLE001 - the listing only improves the message
         token = token_of(clients.credentials())
         better = classify(error, doing=f"look at {where}", endpoint=clients.endpoint, token=token)
         explains = better.reason in {"BucketMissing", "StorageDenied", "SessionTokenExpired"}

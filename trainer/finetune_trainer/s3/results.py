@@ -1,7 +1,7 @@
-"""Durable results: what a stage reached outlives its pods.
+"""Stores and finds the results of stages in S3.
 
-`<run.runs>attempts/<stage>-<attempt>-<first 8 characters of the pod's uid>/result.json` holds the termination
-message and, under `detail`, what is too large for it.
+`<run.runs>attempts/<stage>-<attempt>-<first 8 characters of the pod's uid>/result.json` contains the
+termination message, and under the key `detail` the data that is too large for a termination message.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ _LOCAL_UID = "00000000"
 
 
 def writer() -> str:
-    """Eight characters of this pod's uid: two pods of one attempt never write to the same place."""
+    """The first 8 characters of the pod's uid, so that two pods never write to the same folder."""
     return os.environ.get("POD_UID", _LOCAL_UID)[:8]
 
 
@@ -33,7 +33,21 @@ def save(
     message: TerminationMessage,
     detail: Mapping[str, JsonValue] | None = None,
 ) -> ResultRef:
-    """Stores a result; the message's own `result` is left out, for it names this very object."""
+    """Stores the result of a stage in S3.
+
+    Args:
+        store: the output store.
+        config: the configuration of the trainer.
+        stage: the stage.
+        message: the termination message; its field `result` is left out, because it refers to this object.
+        detail: further values of the result.
+
+    Returns:
+        The reference to the stored result.
+
+    Raises:
+        StageFailure: a failure of the store.
+    """
     uri = f"{config.run.runs}attempts/{stage.lower()}-{message.attempt}-{writer()}/result.json"
     document = message.model_copy(update={"result": None}).model_dump(
         mode="json", by_alias=True, exclude_none=True
@@ -44,7 +58,19 @@ def save(
 
 
 def find(store: Store, config: TrainConfig, stage: Stage) -> TerminationMessage | None:
-    """The newest success of a stage of this run and config, with `result` set; None if there is none."""
+    """Finds the stored success of a stage with the config digest of this run.
+
+    Args:
+        store: the output store.
+        config: the configuration of the trainer.
+        stage: the stage.
+
+    Returns:
+        The latest success, with its field `result`; None if there is none.
+
+    Raises:
+        StageFailure: a failure of the store.
+    """
     digest = config.run.digest()
     for entry in _newest_first(store, config, stage):
         data = store.read(entry.uri)
@@ -56,17 +82,22 @@ def find(store: Store, config: TrainConfig, stage: Stage) -> TerminationMessage 
 
 
 def _newest_first(store: Store, config: TrainConfig, stage: Stage) -> list[ObjectInfo]:
-    """By attempt, and by time only within one: not every store's clock tells two within a second apart."""
+    """Results sorted by attempt, then by time.
+
+    The time alone does not decide, because some stores round it to seconds.
+    """
     found = [
         (int(match["attempt"]), entry)
         for entry in store.list(f"{config.run.runs}attempts/{stage.lower()}-")
         if (match := _RESULT.search(entry.uri)) and match["stage"] == stage.lower()
     ]
-    return [entry for _, entry in sorted(found, key=lambda one: (one[0], one[1].modified), reverse=True)]
+    return [
+        entry for _, entry in sorted(found, key=lambda result: (result[0], result[1].modified), reverse=True)
+    ]
 
 
 def _message(data: bytes) -> TerminationMessage | None:
-    """A result that cannot be read counts as none: the stage runs again."""
+    """Decodes a stored result; None if the document cannot be read, so that the stage runs again."""
     try:
         document = json.loads(data)
         document.pop("detail", None)

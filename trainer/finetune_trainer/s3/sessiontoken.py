@@ -1,4 +1,4 @@
-"""PURE: what the token of temporary keys says of its own end."""
+"""PURE: reads the expiry time of the session token of temporary credentials."""
 
 import json
 from base64 import urlsafe_b64decode
@@ -11,15 +11,23 @@ _JWT_PARTS = 3
 
 @dataclass(frozen=True)
 class SessionToken:
-    """A session token, without the token itself."""
+    """The expiry of a session token, without the token itself."""
 
     expires: datetime | None
-    """None where the token does not tell, as those of AWS."""
+    """Expiry time (UTC); None if the token does not contain the time, like the tokens of AWS."""
     expired: bool = False
+    """Whether the token has expired."""
 
     @classmethod
     def read(cls, token: str, now: datetime) -> Self:
-        """Reads a token that is a JWT, as those of MinIO; its signature is the store's business."""
+        """Reads the expiry time of a token that is a JWT, like the tokens of MinIO.
+
+        The method does not verify the signature: only the store decides whether a token is valid.
+
+        Args:
+            token: the session token.
+            now: the current time (UTC).
+        """
         try:
             payload = token.split(".")[1] if token.count(".") == _JWT_PARTS - 1 else ""
             claims = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))

@@ -1,6 +1,6 @@
-"""IO: one S3 store.
+"""IO: the client of one S3 store.
 
-Every error is a StageFailure (storefaults.py says which); reasons in storefaults.RETRYABLE may mend.
+Every method raises StageFailure (see storefaults.py); reasons in storefaults.RETRYABLE may pass.
 """
 
 import io
@@ -26,11 +26,11 @@ from finetune_trainer.s3.uris import S3Uri, UriError, parse
 log = logging.getLogger(__name__)
 
 MAX_READ_BYTES = 64 * 1024 * 1024
-"""What `read` takes into memory at most."""
+"""Default limit of `read`, which holds the object in memory."""
 
 
 class Store:
-    """One S3 store with one set of credentials. Made by `open_store`."""
+    """One S3 store with the credentials of one role. `open_store` creates it."""
 
     def __init__(
         self, access: StoreAccess, credentials: Callable[[], Credentials], ca_bundle: str | None
@@ -39,12 +39,17 @@ class Store:
         self.warnings = credentials().warnings
 
     def head(self, uri: str) -> ObjectInfo | None:
-        """Size and ETag of one object; None if it is not there."""
+        """Size and ETag of one object; None if the object does not exist."""
         found = look(self._clients, _parse(uri))
         return found[0] if found else None
 
     def list(self, prefix: str, most: int | None = None) -> list[ObjectInfo]:
-        """Every object whose key starts with the prefix, or the first so many, in the order of keys."""
+        """Lists the objects whose keys start with a prefix, in the order of keys.
+
+        Args:
+            prefix: URI.
+            most: maximum number of objects; None for all objects.
+        """
         where = _parse(prefix)
 
         def walk() -> list[ObjectInfo]:
@@ -54,18 +59,18 @@ class Store:
         return persist(walk, f"list {prefix}", self._clients)
 
     def read(self, uri: str, limit: int = MAX_READ_BYTES) -> bytes:
-        """A whole small object, compared with the checksum that the store states.
+        """Reads a small object into memory, and verifies the checksum in the headers of the store.
 
         Args:
-            uri: of the object.
-            limit: bytes; a larger object is refused (ObjectTooLarge) before it is read.
+            uri: URI of the object.
+            limit: maximum size in bytes; a larger object is refused (ObjectTooLarge) before it is read.
         """
         content = io.BytesIO()
         downloads.read_into(self._clients, _parse(uri), content, limit=limit)
         return content.getvalue()
 
     def read_range(self, uri: str, start: int, length: int) -> bytes:
-        """`length` bytes from `start`; fewer at the end of the object."""
+        """Reads `length` bytes from the offset `start`; fewer bytes at the end of the object."""
         return downloads.agreed_range(self._clients, _parse(uri), start, length)
 
     def download(
@@ -75,16 +80,16 @@ class Store:
         expected: Digest | None = None,
         on_bytes: OnBytes = ignore_bytes,
     ) -> Transfer:
-        """Fetches an object; the file appears under its name only when it is whole and right.
+        """Downloads an object into a file. The file exists only after a complete and verified download.
 
         Args:
-            uri: of the object.
-            path: of the file.
-            expected: what its bytes must be; without it, what the store states of them.
-            on_bytes: is told of the bytes as they come.
+            uri: URI of the object.
+            path: path of the file.
+            expected: SHA-256 of the content; None for the checksum in the headers of the store.
+            on_bytes: receives the number of bytes during the transfer.
 
         Raises:
-            StageFailure: ObjectCorrupt when it was read again and was still not what it must be.
+            StageFailure: ObjectCorrupt if the content does not match its checksum in several readings.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -99,21 +104,21 @@ class Store:
         return transfer
 
     def write(self, uri: str, data: bytes) -> Transfer:
-        """Puts a small object in one request; readers see all of it or nothing."""
+        """Writes a small object in one request, atomically."""
         return uploads.put(self._clients, _parse(uri), data)
 
     def upload(self, path: Path, uri: str, on_bytes: OnBytes = ignore_bytes) -> Transfer:
-        """Puts a file, in parts if the file is large; readers see the whole file or nothing.
+        """Uploads a file atomically, in parts if the file is large.
 
         Args:
-            path: of the file.
-            uri: of the object.
-            on_bytes: is told of the bytes of each part.
+            path: path of the file.
+            uri: URI of the object.
+            on_bytes: receives the number of bytes of each part.
         """
         return uploads.put_file(self._clients, _parse(uri), path, on_bytes)
 
     def delete(self, uris: Iterable[str]) -> int:
-        """Deletes objects; one that is not there counts as deleted. Returns how many were named."""
+        """Deletes objects; an object that does not exist counts as deleted. Returns the number of URIs."""
         keys: dict[str, list[str]] = {}
         for uri in uris:
             where = _parse_listed(uri)
@@ -123,21 +128,21 @@ class Store:
         return sum(len(names) for names in keys.values())
 
     def clear(self, prefix: str, on_progress: Callable[[float], None] = lambda _: None) -> Cleared:
-        """Deletes every object whose key starts with the prefix, and its versions where the keys may.
+        """Deletes all objects whose keys start with a prefix, and their versions if the credentials permit.
 
         Args:
             prefix: URI.
-            on_progress: told how much is done, from 0 to 1.
+            on_progress: receives the completed part, from 0 to 1.
         """
         return deletions.clear(self._clients, _parse(prefix), on_progress)
 
     def abort_uploads(self, prefix: str) -> int:
-        """Aborts every multipart upload below a prefix. Returns how many."""
+        """Aborts all multipart uploads below a prefix. Returns their number."""
         return uploads.abort_unfinished(self._clients, _parse(prefix))
 
 
 def open_store(access: StoreAccess, role: StoreRole, paths: Paths) -> Store:
-    """Reads credentials and authorities of a role; nothing is sent yet.
+    """Reads the credentials and the CA bundle of a role, and creates the client without sending a request.
 
     Raises:
         StageFailure: CredentialsMissing, CaBundleInvalid, EndpointInvalid.
@@ -160,6 +165,6 @@ def _parse(uri: str) -> S3Uri:
 
 
 def _parse_listed(uri: str) -> S3Uri:
-    """A URI that `list` gave: its key may be one that people may not write, and must still be deletable."""
+    """Parses a URI from `list`, whose key may have a form that `parse` refuses, so that it can be deleted."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return S3Uri(bucket, key)

@@ -1,4 +1,4 @@
-"""PURE: what an S3 client raised -> the failure that people read."""
+"""PURE: converts an exception of an S3 client into a failure."""
 
 import re
 import ssl
@@ -13,14 +13,14 @@ from finetune_trainer.s3.sessiontoken import SessionToken
 
 _ADDRESS = re.compile(r"https?://\S+")
 _NOWHERE = re.compile(r"\b127\.0\.0\.1:1\b")
-"""Where clients.py lets redirects to other hosts end."""
+"""The proxy address with which clients.py blocks redirects to other hosts."""
 _STATUS = re.compile(r"non-2xx status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _CERTIFICATE = (
     (
         ("certificate has expired", "certificate expired", "Expired", "NotValidYet"),
-        "it is expired or not yet valid",
-        "Renew the server's certificate, or put its clock right.",
+        "the certificate has expired or is not yet valid",
+        "Renew the certificate of the server, or correct the clock of the server.",
     ),
     (
         (
@@ -30,22 +30,22 @@ _CERTIFICATE = (
             "not valid for name",
             "NotValidForName",
         ),
-        "it was issued for another name",
-        "Use the name in the certificate as endpoint, or issue one that holds this name.",
+        "the certificate is for another name",
+        "Use the name in the certificate as endpoint, or issue a certificate with this name.",
     ),
     (
         ("unable to get local issuer", "self-signed", "self signed", "UnknownIssuer", "BadSignature"),
-        "its authority is unknown",
-        "Put the authority's certificate (PEM) into the ConfigMap of storage.caBundleRef.",
+        "the certificate authority is unknown",
+        "Put the certificate of the authority (PEM) into the ConfigMap of storage.caBundleRef.",
     ),
     (
         ("CaUsedAsEndEntity",),
-        "the server shows an authority's certificate as its own",
-        "Issue the server a certificate of its own (basicConstraints CA:FALSE) and trust the authority.",
+        "the server uses the certificate of an authority",
+        "Issue a server certificate (basicConstraints CA:FALSE), and put the authority into the CA bundle.",
     ),
     (
         ("InvalidCertificate", "CERTIFICATE_VERIFY_FAILED"),
-        "it was refused",
+        "the certificate is invalid",
         "Compare the server's certificate with the ConfigMap of storage.caBundleRef.",
     ),
 )
@@ -60,8 +60,8 @@ _NO_TLS = (
 
 _UNREACHABLE = (
     (("refused",), "the connection was refused"),
-    (("dns", "name or service", "resolve", "nodename", "name resolution"), "its name cannot be resolved"),
-    (("timed out", "timeout"), "it did not answer in time"),
+    (("dns", "name or service", "resolve", "nodename", "name resolution"), "the name cannot be resolved"),
+    (("timed out", "timeout"), "the server did not answer in time"),
     (
         ("reset", "closed", "disconnected", "incompleteread", "body error", "error sending request"),
         "the connection was dropped",
@@ -71,23 +71,23 @@ _UNREACHABLE = (
 RETRYABLE = frozenset(
     {"StorageUnreachable", "StorageThrottled", "StorageError", "ObjectCorrupt", "SessionTokenExpired"}
 )
-"""Reasons that another try may mend; every other one is definite."""
+"""Reasons of failures that may pass; `persist` repeats the request only for these reasons."""
 
 
 def classify(
     error: Exception, *, doing: str, endpoint: str, token: SessionToken | None = None
 ) -> StageFailure:
-    """Turns a client's exception into a failure.
+    """Converts an exception of an S3 client into a failure.
 
     Args:
-        error: raised by obstore, minio or urllib3.
-        doing: what was tried, with the URI: "read s3://data/train.jsonl".
-        endpoint: of the store.
-        token: the session token that the request was signed with, where there was one.
+        error: an exception of obstore, minio or urllib3; a StageFailure is returned unchanged.
+        doing: the operation, with the URI: "read s3://data/train.jsonl".
+        endpoint: endpoint of the store.
+        token: session token of the request; None for permanent credentials.
     """
     if isinstance(error, StageFailure):
         return error
-    # What an object is named says nothing about what went wrong.
+    # The name of an object must not affect the classification.
     text = _ADDRESS.sub("", " ".join(_texts(error)))
     status, code = _status_and_code(error, text)
     if status is None and isinstance(error, FileNotFoundError):
@@ -103,7 +103,7 @@ def classify(
 
 def _texts(error: BaseException | None) -> Iterator[str]:
     seen = 0
-    while error is not None and seen < 8:  # noqa: PLR2004 - chains are short; a loop in one must end
+    while error is not None and seen < 8:  # noqa: PLR2004 - a limit for chains with a cycle
         yield str(error)
         reason = getattr(error, "reason", None)
         error = reason if isinstance(reason, BaseException) else error.__cause__
@@ -125,7 +125,7 @@ def _of_tls(error: Exception, text: str, endpoint: str) -> StageFailure | None:
             return StageFailure(
                 FailureClass.STORAGE,
                 "StorageCertificate",
-                f"The certificate of {endpoint} is not accepted: {what}.",
+                f"TLS with {endpoint} failed: {what}.",
                 hint,
             )
     if any(mark in text for mark in _NO_TLS):
@@ -133,7 +133,7 @@ def _of_tls(error: Exception, text: str, endpoint: str) -> StageFailure | None:
             FailureClass.STORAGE,
             "StorageCertificate",
             f"{endpoint} does not speak TLS at this port.",
-            "Write http:// if the site allows it, or the port that speaks TLS.",
+            "Use the port of the server that speaks TLS, or http:// if the policy of the site permits it.",
         )
     if isinstance(error, ssl.SSLError):
         return StageFailure(
@@ -146,20 +146,20 @@ def _redirected(doing: str, endpoint: str) -> StageFailure:
     return StageFailure(
         FailureClass.USER_CONFIG,
         "StorageRedirect",
-        f"{endpoint} redirects to another host, which is not followed: could not {doing}.",
-        "Name the store itself as storage.endpoint.",
+        f"{endpoint} redirects to another host, which the trainer does not follow: could not {doing}.",
+        "Set storage.endpoint to the address of the store itself.",
     )
 
 
 def _unreachable(text: str, doing: str, endpoint: str) -> StageFailure:
-    # obstore prints its own settings into every text.
+    # obstore includes its settings in the text of every exception.
     lowered = text.lower().replace("retry_timeout", "")
-    said = text.partition("\n")[0][:200]
-    why = next((why for marks, why in _UNREACHABLE if any(mark in lowered for mark in marks)), said)
-    protocol = " If it speaks TLS, write https://." if endpoint.startswith("http://") else ""
+    first_line = text.partition("\n")[0][:200]
+    why = next((why for marks, why in _UNREACHABLE if any(mark in lowered for mark in marks)), first_line)
+    protocol = " If the server speaks TLS, use https://." if endpoint.startswith("http://") else ""
     return StageFailure(
         FailureClass.STORAGE,
         "StorageUnreachable",
-        f"{endpoint} cannot be reached, {why}: could not {doing}.",
-        f"Check storage.endpoint, the network policies and the store; it is tried again.{protocol}",
+        f"{endpoint} cannot be reached ({why}): could not {doing}.",
+        f"Check storage.endpoint, the network policies and the store. The trainer tries again.{protocol}",
     )

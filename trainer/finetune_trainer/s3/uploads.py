@@ -1,4 +1,4 @@
-"""IO: writes objects, at once or in parts; ends uploads that nobody will end."""
+"""IO: writes objects in one request or in parts, and aborts unfinished uploads."""
 
 import contextlib
 import hashlib
@@ -16,9 +16,9 @@ from finetune_trainer.s3.retries import TRIES, WINDOW_SECONDS, persist
 from finetune_trainer.s3.uris import S3Uri
 
 PART_BYTES = 16 * 1024 * 1024
-"""A file that is larger is put in parts of this size."""
+"""Size of a part in bytes; a larger file is uploaded in parts."""
 UPLOAD_SILENCE_SECONDS = REQUEST_SECONDS + WINDOW_SECONDS
-"""The longest time between two reports of an upload whose bytes move: one request, and its retries."""
+"""Maximum time in seconds between two reports of an upload that makes progress: a request with retries."""
 _PARALLEL = 4
 _TYPES = {
     "html": "text/html; charset=utf-8",
@@ -26,13 +26,13 @@ _TYPES = {
     "jsonl": "application/jsonl",
     "md": "text/markdown; charset=utf-8",
 }
-"""Content types of what people open in a browser; without one it would be offered for download."""
+"""Content types of files that users open in a browser; a browser downloads a file without a content type."""
 _WHOLE_UPLOADS = 3
-"""How often all parts are put again, when the upload itself was lost; a part alone is repeated within it."""
+"""Maximum number of uploads of all parts, if the store loses an upload; single parts have own retries."""
 
 
 def put(clients: Clients, where: S3Uri, data: bytes) -> Transfer:
-    """Puts an object in one request. Its signature holds the SHA-256 of the bytes, which the store checks."""
+    """Writes an object in one request; the store verifies the SHA-256 of the content in the signature."""
     persist(
         lambda: obstore.put(
             clients.bulk(where.bucket, 0),
@@ -48,14 +48,14 @@ def put(clients: Clients, where: S3Uri, data: bytes) -> Transfer:
 
 
 def put_file(clients: Clients, where: S3Uri, path: Path, on_bytes: OnBytes = ignore_bytes) -> Transfer:
-    """Puts a file, in parts if the file is large.
+    """Uploads a file, in parts if the file is larger than PART_BYTES.
 
     Args:
-        clients: of the store.
-        where: the object.
-        path: of the file.
-        on_bytes: is told of each part as soon as the client takes the next part. The client holds four parts,
-            so the last reports come before their parts have arrived.
+        clients: clients of the store.
+        where: URI of the object.
+        path: path of the file.
+        on_bytes: receives the size of each part when the client takes the next part. The client buffers four
+            parts, so the last calls come before their parts have arrived.
     """
     if path.stat().st_size <= PART_BYTES:
         sent = put(clients, where, path.read_bytes())
@@ -93,11 +93,11 @@ def _attributes(where: S3Uri) -> dict[str, str]:
 
 
 def abort_unfinished(clients: Clients, below: S3Uri) -> int:
-    """Aborts every upload in parts below a prefix that was not completed. Returns how many."""
+    """Aborts all unfinished multipart uploads below a prefix. Returns their number."""
     aborted: set[Upload] = set()
 
     def abort() -> int:
-        # Listed anew until nothing new is found: a store may leave some out between two pages.
+        # The listing is repeated until it has no new upload, because a store may omit uploads between pages.
         while found := _below(clients, below) - aborted:
             for upload in found:
                 with _forgiving("NoSuchUpload"):

@@ -19,14 +19,14 @@ from finetune_trainer.report.record import sentence
 from finetune_trainer.stages.result import StageResult
 from finetune_trainer.tasks.base import Predictions
 from finetune_trainer.tasks.registry import training_task
-from finetune_trainer.training import baseline, best_weights, staging
+from finetune_trainer.training import baseline, best_weights, head_start, staging
 from finetune_trainer.training.context import Context, open_context
 from finetune_trainer.training.distributed import Gang, largest
 from finetune_trainer.training.evaluate import over_rows
 from finetune_trainer.training.fit import tune
 from finetune_trainer.training.staging import Outcome
 
-LOADED, MEASURED, TRAINED, TESTED, DONE = 2.0, 10.0, 90.0, 95.0, 100.0
+LOADED, MEASURED, STARTED, TRAINED, TESTED, DONE = 2.0, 8.0, 12.0, 90.0, 95.0, 100.0
 """How far the stage is, in percent, after each of its parts."""
 _PROCESS = Path("/proc/self")
 
@@ -42,8 +42,9 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     context = open_context(config, paths, heartbeat, training_task(config.run.task))
     base, reused = baseline.measured(context, LOADED, MEASURED)
     context = context.packed_by(base.packing)
+    context = context.starting_from(head_start.computed(context, MEASURED, STARTED))
     _reset_peak_memory(context.gang)
-    tuned = tune(context, first_percent=MEASURED, last_percent=TRAINED)
+    tuned = tune(context, first_percent=STARTED, last_percent=TRAINED)
     peak = int(largest(context.gang, _peak_memory(context.gang)))
     model, predictions = _test(context)
     epochs = float(context.chosen.epochs)

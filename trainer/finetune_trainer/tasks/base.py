@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import JsonValue, NonNegativeInt, PositiveInt
 
-from finetune_trainer.config import EvaluationSpec, Run
+from finetune_trainer.config import EvaluationSpec, Run, Training
 from finetune_trainer.contract import Digest, Evaluation, MetricName, Model, Task
 from finetune_trainer.data.example import Encoding, Example
 from finetune_trainer.data.findings import Finding, SplitName
@@ -23,12 +23,15 @@ from finetune_trainer.data.shards import Prepared, Split
 from finetune_trainer.data.tokens import Unlearnt
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.models.plan import AutoLimits
+from finetune_trainer.report.record import HeadInit
 from finetune_trainer.report.task_report import TaskReport
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import torch
     from transformers import PreTrainedModel
+
+    from finetune_trainer.models.logistic_regression import Peers
 
 Tensors = dict[str, "torch.Tensor"]
 Predictions = npt.NDArray[np.floating[Any]]
@@ -149,8 +152,21 @@ class EvaluationInputs:
     seed: int
 
 
+@dataclass(frozen=True)
+class HeadStart:
+    """The weights from which a new head starts."""
+
+    weights: "Mapping[str, torch.Tensor]"
+    """Every parameter of the head by its name in the model that `load` returns, float32, on the CPU."""
+    init: HeadInit
+
+
 class Evaluate(Protocol):
     """Runs a model over all rows of a split, with all ranks."""
+
+    @property
+    def peers(self) -> "Peers":
+        """The ranks, for calculations that they share."""
 
     def __call__(
         self,
@@ -207,8 +223,36 @@ class TaskModel(Protocol):
             packing: when to pack the rows; None: never.
         """
 
-    def losses(self, outputs: Any, labels: "torch.Tensor") -> "torch.Tensor":
-        """The loss of each target in order, shape [targets]."""
+    def loss_function(
+        self, training: Training, prepared: Prepared
+    ) -> "Callable[[Any, torch.Tensor], torch.Tensor]":
+        """The loss that training minimises.
+
+        Returns:
+            A function of the model's outputs and `labels`, which returns the loss of each target in order,
+            shape [targets]. The loss of a batch is the sum of its losses over the number of its targets.
+        """
+
+    def head_start(
+        self,
+        inputs: EvaluationInputs,
+        training: Training,
+        evaluate: Evaluate,
+        device: "torch.device",
+        on_progress: OnProgress,
+    ) -> HeadStart | None:
+        """Computes the weights from which a new head starts; a collective call.
+
+        Args:
+            inputs: rows and settings.
+            training: hyper-parameters.
+            evaluate: runs a model over rows.
+            device: of the model.
+            on_progress: told the share that is done.
+
+        Returns:
+            None where the head starts as `load` returns the model.
+        """
 
     def predict(self, model: "torch.nn.Module", inputs: Tensors) -> "torch.Tensor":
         """The predictions for each row, float32 or float64, shape [rows, width]."""

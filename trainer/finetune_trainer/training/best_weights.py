@@ -1,4 +1,4 @@
-"""The weights that a run trains, whole, out of a gang and back onto every rank."""
+"""Saves the trained weights of a gang on the disk of rank 0, and loads them on every rank."""
 
 from pathlib import Path
 
@@ -14,7 +14,15 @@ Weights = dict[str, torch.Tensor]
 
 
 def keep(gang: Gang, module: torch.nn.Module, path: Path) -> None:
-    """Writes all trained weights as one safetensors file on rank 0's disk; a collective call at ZeRO-3."""
+    """Saves the trained weights as one safetensors file on the disk of rank 0.
+
+    Every rank must call this function: at ZeRO-3 the weights are gathered by collective operations.
+
+    Args:
+        gang: the process group.
+        module: the trained model.
+        path: path of the file.
+    """
     weights = {name: value for name, value in whole_tensors(module) if gang.first}
     if gang.first:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,9 +32,15 @@ def keep(gang: Gang, module: torch.nn.Module, path: Path) -> None:
 
 
 def spread(gang: Gang, module: torch.nn.Module, path: Path) -> None:
-    """Gives a plain module on every rank the weights that rank 0 kept; a collective call.
+    """Loads the weights that rank 0 saved into a module on every rank. A collective operation.
 
-    Its other weights must be those of the module that was kept: they are the base model's.
+    Args:
+        gang: the process group.
+        module: a model without ZeRO. Its weights that are not trained must be those of the base model.
+        path: path of the file on the disk of rank 0.
+
+    Raises:
+        AssertionError: the file has weights that the module does not have.
     """
     if gang.first:
         with safe_open(path, framework="pt") as file:
@@ -35,6 +49,6 @@ def spread(gang: Gang, module: torch.nn.Module, path: Path) -> None:
                 kept.remove(name)
                 value.data.copy_(file.get_tensor(name))
         if kept:
-            raise AssertionError(f"{path} holds weights that the model has not: {sorted(kept)[:3]}")
+            raise AssertionError(f"{path} has weights that the model does not have: {sorted(kept)[:3]}")
     for _, value in trained_tensors(module):
         dist.broadcast(value.data, src=0)

@@ -16,9 +16,10 @@ from finetune_trainer.heartbeat import Heartbeat, beat_on_bytes
 from finetune_trainer.models import base_model, methods
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.models.padding import pad_token
+from finetune_trainer.models.weights import overwrite
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
-from finetune_trainer.tasks.base import EvaluationInputs, Numbers, Tensors, TrainingTask
+from finetune_trainer.tasks.base import EvaluationInputs, HeadStart, Numbers, Tensors, TrainingTask
 from finetune_trainer.training.deepspeed_config import Precision
 from finetune_trainer.training.distributed import Gang, meet, wait_for_all
 
@@ -43,6 +44,8 @@ class Context:
     task: TrainingTask
     packing: Packing | None = None
     """When rows are laid end to end; the baseline says so, see Baseline.packing."""
+    head: HeadStart | None = None
+    """Where a new head starts; None: as the task loads the model."""
 
     @property
     def inputs(self) -> EvaluationInputs:
@@ -58,6 +61,10 @@ class Context:
         """The same run, with rows laid end to end where that pays."""
         return replace(self, packing=packing)
 
+    def starting_from(self, head: HeadStart | None) -> Self:
+        """The same run, with a head that starts there."""
+        return replace(self, head=head)
+
     def load_model(self) -> torch.nn.Module:
         """The base model with what the method trains of it; the same on every rank.
 
@@ -67,6 +74,8 @@ class Context:
         run = self.config.run
         set_seed(run.training.seed)
         model = self.task.model.load(self.base, self.prepared)
+        if self.head:
+            overwrite(model, self.head.weights)
         return methods.applied(run.method, model, self.task.model.head(model), run.training.seed)
 
     @property

@@ -1,4 +1,4 @@
-"""PURE. Steps become a curve of few points, however many there are."""
+"""PURE. Reduces the steps of a training to a curve of at most 200 points."""
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
@@ -9,16 +9,18 @@ if TYPE_CHECKING:
     from finetune_trainer.training.loop import Step
 
 MOST_POINTS = 200
+"""Maximum points of a curve."""
 
 
 @dataclass(frozen=True)
 class _Window:
-    """Steps that become one point."""
+    """The steps of one point."""
 
     rows: int = 0
     loss: float = 0.0
-    """Sum over the rows."""
+    """Sum of the loss over the rows."""
     gradient_norm: float = 0.0
+    """Maximum over the steps."""
     seconds: float = 0.0
 
     def after(self, step: "Step") -> Self:
@@ -33,14 +35,14 @@ class _Window:
 
 @dataclass(frozen=True)
 class Curve:
-    """How training went. Use: `curve = curve.after(step)` at every step.
+    """The training curve. Usage: `curve = curve.after(step)` after every step.
 
-    Each point stands for equally many steps, the last one for what is left: nothing is dropped, so that a
-    spike between two points still shows.
+    Every point covers the same number of steps, and the last point covers the rest. A point has the mean loss
+    of its rows and the maximum gradient norm of its steps, so that a peak between two points is visible.
 
     Args:
-        total_steps: steps of the whole loop, at least 1.
-        points: those that are complete.
+        total_steps: number of steps of the training, at least 1.
+        points: complete points.
     """
 
     total_steps: int
@@ -48,7 +50,11 @@ class Curve:
     _window: _Window = field(default_factory=_Window)
 
     def after(self, step: "Step") -> Self:
-        """The curve after a step; steps come in order, without gaps."""
+        """Returns the curve with one more step.
+
+        Args:
+            step: the next step; the steps must be consecutive.
+        """
         window = self._window.after(step)
         every = -(-self.total_steps // MOST_POINTS)
         if step.number % every and step.number < self.total_steps:

@@ -1,4 +1,4 @@
-"""The DeepSpeed configuration of a run. Pure: decisions in, dict out; no number is left to `auto`."""
+"""PURE. The DeepSpeed configuration of a run, without values `auto`."""
 
 from typing import Any, Literal
 
@@ -6,23 +6,31 @@ from finetune_trainer.config import Offload, Training
 from finetune_trainer.contract import Chosen
 
 Precision = Literal["float32", "bfloat16"]
-"""What matrix products compute in. The weights and the optimizer's state are always float32."""
+"""Data type of matrix products. The weights and the state of the optimizer are always float32."""
 
 _BUCKET = 20_000_000
-"""Elements of a communication bucket: 80 MB of float32, which DeepSpeed allocates twice."""
+"""Elements of a communication bucket: 80 MB of float32; DeepSpeed allocates two buckets."""
 _PERSISTENT = 100_000
-"""ZeRO-3: parameters smaller than this stay whole on every rank; gathering them costs more than it saves."""
+"""ZeRO-3: parameters with fewer elements stay on every rank, because gathering costs more than it saves."""
 _PREFETCH = 20_000_000
+"""ZeRO-3: elements of the parameters that DeepSpeed gathers ahead of their use."""
 _LIVE = 1_000_000_000
+"""ZeRO-3: maximum elements of gathered parameters."""
 
 
 def deepspeed_config(
     chosen: Chosen, training: Training, precision: Precision, offload: Offload
 ) -> dict[str, Any]:
-    """The dict for `TrainingArguments(deepspeed=...)`.
+    """The DeepSpeed configuration for `TrainingArguments(deepspeed=...)`.
 
-    bfloat16 runs as DeepSpeed's autocast, not as its `bf16` mode: the weights that are evaluated, kept and
-    published are then the float32 masters themselves.
+    For bfloat16 the configuration uses the autocast of DeepSpeed instead of its `bf16` mode, so that the
+    float32 weights themselves are evaluated and published.
+
+    Args:
+        chosen: hyperparameters from Prepare.
+        training: hyperparameters from the spec.
+        precision: data type of matrix products.
+        offload: the state that DeepSpeed keeps in the memory of the host.
     """
     return {
         "train_batch_size": chosen.batch_size,
@@ -39,8 +47,8 @@ def deepspeed_config(
         },
         "fp16": {"enabled": False},
         "bf16": {"enabled": False},
-        # DeepSpeed's ZeRO wants to be told that PyTorch's AdamW is welcome, also for what is offloaded: it is
-        # fused on the host too, while DeepSpeed's own would have to be compiled where there is a GPU.
+        # The trainer uses the fused AdamW of PyTorch, also for offloaded state. DeepSpeed permits this
+        # optimizer only with the following flags; its own optimizer would need a compiler on the GPU node.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1_000_000_000,
@@ -49,15 +57,17 @@ def deepspeed_config(
 
 
 def engine_clip(zero_stage: int, max_gradient_norm: float) -> float:
-    """The gradient clipping that the engine does itself.
+    """The maximum gradient norm with which DeepSpeed clips.
 
-    0 (none) at stage 0: there the engine clips without telling the norm, so loop.py clips in its place.
+    Returns:
+        `max_gradient_norm`; 0 (no clipping) at ZeRO stage 0, where DeepSpeed does not report the norm and
+        loop.py clips instead.
     """
     return max_gradient_norm if zero_stage > 0 else 0.0
 
 
 def own_clip(zero_stage: int, max_gradient_norm: float) -> float:
-    """The gradient clipping that loop.py does: where the engine does none."""
+    """The maximum gradient norm with which loop.py clips; 0 (no clipping) where DeepSpeed clips."""
     return 0.0 if zero_stage > 0 else max_gradient_norm
 
 
@@ -83,7 +93,7 @@ def _zero(stage: int) -> dict[str, Any]:
     }
     if stage == 1:
         return {**common, "allgather_bucket_size": _BUCKET}
-    if stage == 2:  # noqa: PLR2004 - the stages have no other names
+    if stage == 2:  # noqa: PLR2004 - the stages have only numbers
         return {**common, "allgather_bucket_size": _BUCKET, "reduce_scatter": True}
     return {
         **common,

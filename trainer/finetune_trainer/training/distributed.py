@@ -1,4 +1,4 @@
-"""The processes of one run as seen from one of them: meeting, agreeing, collecting, leaving."""
+"""The process group of a gang: rendezvous, collective operations, and preemption."""
 
 import os
 import time
@@ -15,45 +15,54 @@ import torch.distributed as dist
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat
+from finetune_trainer.models.logistic_regression import Peers
 
 _NO_TIMEOUT = timedelta(days=365)
 _LOOK_SECONDS = 0.1
-"""Time between two looks whether all ranks have come."""
+"""Seconds between two checks whether all ranks have arrived."""
 Number = TypeVar("Number", bound=np.floating[Any])
 
 
 @dataclass(frozen=True)
 class Gang:
-    """Where this process stands among the others."""
+    """The position of this process in the process group."""
 
     rank: int
+    """Global rank, from 0."""
     local_rank: int
+    """Rank among the processes of this pod, from 0."""
     world: int
+    """World size: the number of processes of the gang."""
     device: torch.device
+    """The device of this process."""
     waiting: dist.ProcessGroup | None = None
-    """The group of all ranks for `wait_for_all`, on gloo and without a time-out; None: the default group."""
+    """Process group for `wait_for_all`: gloo, without a time-out; None for the default process group."""
 
     @property
     def first(self) -> bool:
-        """Whether this is global rank 0, which writes everything that is written once."""
+        """Whether this is global rank 0, which writes all results."""
         return self.rank == 0
 
 
 def meet(*, gpus: bool, startup_seconds: float, hang_seconds: float) -> Gang:
-    """Joins the process group that torchrun's environment describes: NCCL on GPUs, gloo on CPUs.
+    """Joins the process group of the environment of torchrun, with NCCL on GPUs and gloo on CPUs.
 
-    DeepSpeed's own initialisation is used, and before any TrainingArguments exist: at ZeRO-3 on CPUs it would
-    otherwise take the world for one process.
+    The function uses the initialisation of DeepSpeed, and must run before TrainingArguments are created:
+    otherwise DeepSpeed assumes a world size of 1 for ZeRO-3 on CPUs.
 
     Args:
-        gpus: whether the job asked for GPUs.
-        startup_seconds: until all have joined.
-        hang_seconds: how long a collective may take afterwards.
+        gpus: whether the job uses GPUs.
+        startup_seconds: time limit in seconds until all ranks have joined.
+        hang_seconds: time limit in seconds of each later collective operation.
+
+    Returns:
+        The position of this process.
 
     Raises:
-        StageFailure: Communication if the others do not come; UserConfig if a GPU is missing.
+        StageFailure: class Communication (RendezvousFailed) if a rank does not join; class UserConfig
+            (GpuMissing) if this process has no GPU.
     """
-    # At import DeepSpeed looks for a device; what the job asked for decides, not what the node has.
+    # DeepSpeed selects a device at its import. The job decides about the device, not the node.
     os.environ["DS_ACCELERATOR"] = "cuda" if gpus else "cpu"
     import deepspeed  # noqa: PLC0415
 
@@ -63,8 +72,8 @@ def meet(*, gpus: bool, startup_seconds: float, hang_seconds: float) -> Gang:
             raise StageFailure(
                 FailureClass.USER_CONFIG,
                 "GpuMissing",
-                f"process {local_rank} of this pod has no GPU; the pod sees {torch.cuda.device_count()}",
-                "check resources.gpusPerNode against what the nodes offer",
+                f"process {local_rank} of this pod has no GPU; the pod has {torch.cuda.device_count()} GPUs",
+                "compare resources.gpusPerNode with the GPUs of the nodes",
             )
         torch.cuda.set_device(local_rank)
     try:
@@ -74,30 +83,30 @@ def meet(*, gpus: bool, startup_seconds: float, hang_seconds: float) -> Gang:
             verbose=False,
             timeout=timedelta(seconds=startup_seconds),
         )
-        # Joining is lazy: the first collective is what shows that everybody is there.
+        # The initialisation is lazy: only the first collective operation shows that all ranks have joined.
         dist.barrier()
         waiting = dist.new_group(backend="gloo", timeout=timedelta(seconds=startup_seconds))
     except (RuntimeError, ValueError) as error:
         raise StageFailure(
             FailureClass.COMMUNICATION,
             "RendezvousFailed",
-            f"not all processes met within {startup_seconds:.0f} s: {error}"[:1000],
-            "look at the pods that did not start or died early",
+            f"not all ranks joined within {startup_seconds:.0f} s: {error}"[:1000],
+            "look for pods of this attempt that did not start or have failed",
         ) from error
     for timeout, group in ((timedelta(seconds=hang_seconds), None), (_NO_TIMEOUT, waiting)):
-        dist.distributed_c10d._set_pg_timeout(timeout, group)  # noqa: SLF001 - no public way
+        dist.distributed_c10d._set_pg_timeout(timeout, group)  # noqa: SLF001 - not public
     device = torch.device("cuda", local_rank) if gpus else torch.device("cpu")
     return Gang(dist.get_rank(), local_rank, dist.get_world_size(), device, waiting)
 
 
 def wait_for_all(gang: Gang, on_wait: Callable[[], None]) -> None:
-    """Waits until every rank has called this function, without a limit of time.
+    """Waits without a time limit until every rank has called this function.
 
-    A rank that never comes is found by its own heartbeat, and a rank that dies ends the wait of the others.
+    A missing rank that hangs is detected by its own heartbeat, and the death of a rank ends the wait.
 
     Args:
-        gang: of this rank.
-        on_wait: is called several times a second during the wait, for the heartbeat of this rank.
+        gang: the process group.
+        on_wait: called several times a second during the wait, for the heartbeat of this rank.
 
     Raises:
         RuntimeError: the connection to another rank broke.
@@ -110,51 +119,80 @@ def wait_for_all(gang: Gang, on_wait: Callable[[], None]) -> None:
 
 
 def summed(gang: Gang, values: Sequence[float]) -> list[float]:
-    """The sums of a few numbers over all ranks; every rank must call it at the same point."""
+    """Sums numbers over all ranks, as float64. A collective operation.
+
+    Args:
+        gang: the process group.
+        values: numbers of this rank; every rank must pass as many numbers.
+
+    Returns:
+        The sums, on every rank.
+    """
     total = torch.tensor(values, dtype=torch.float64, device=gang.device)
     dist.all_reduce(total)
     return [float(value) for value in total]
 
 
 def largest(gang: Gang, value: float) -> float:
-    """The largest of one number over all ranks."""
+    """The maximum of a number over all ranks, on every rank. A collective operation."""
     total = torch.tensor(value, dtype=torch.float64, device=gang.device)
     dist.all_reduce(total, op=dist.ReduceOp.MAX)
     return float(total)
 
 
 def gathered(gang: Gang, mine: Any) -> list[Any]:
-    """A small object of every rank, in rank order, on every rank. Pickled: only within one run."""
+    """Collects an object of every rank. A collective operation.
+
+    The objects travel as pickles, which is safe only between the processes of one run.
+
+    Args:
+        gang: the process group.
+        mine: a small object of this rank.
+
+    Returns:
+        The objects in the order of ranks, on every rank.
+    """
     collected: list[Any] = [None] * gang.world
     dist.all_gather_object(collected, mine)
     return collected
 
 
 def from_first(gang: Gang, value: Any) -> Any:
-    """Rank 0's small object, on every rank."""
-    carried = [value if gang.first else None]
-    dist.broadcast_object_list(carried, src=0, device=gang.device)
-    return carried[0]
+    """Broadcasts an object of rank 0, as a pickle. A collective operation.
+
+    Args:
+        gang: the process group.
+        value: a small object; ignored on all ranks except rank 0.
+
+    Returns:
+        The object of rank 0, on every rank.
+    """
+    holder = [value if gang.first else None]
+    dist.broadcast_object_list(holder, src=0, device=gang.device)
+    return holder[0]
 
 
 def gathered_rows(
     gang: Gang, values: npt.NDArray[Number], numbers: npt.NDArray[np.int64], total: int
 ) -> npt.NDArray[Number]:
-    """Rows that the ranks computed, put back in order, on every rank.
+    """Collects rows of all ranks in the order of their row numbers. A collective operation.
 
     Args:
-        gang: the processes.
-        values: this rank's rows, float32 or float64, shape [mine, width].
-        numbers: which rows they are, shape [mine].
-        total: rows of all ranks together, each of which must occur exactly once.
+        gang: the process group.
+        values: rows of this rank, float32 or float64, shape [rows of this rank, width].
+        numbers: row numbers of `values`, shape [rows of this rank].
+        total: number of rows of all ranks; each row number from 0 must occur exactly once.
 
     Returns:
-        Shape [total, width].
+        All rows, shape [total, width], on every rank.
+
+    Raises:
+        AssertionError: a row number is missing or occurs twice.
     """
     most = int(largest(gang, len(values)))
     width = values.shape[1]
     sent = torch.zeros(most, width + 1, dtype=torch.float64)
-    # Row numbers travel as float64, which is exact below 2**53; -1 marks padding that is dropped again.
+    # The row numbers are float64, which is exact below 2**53. The number -1 marks padding.
     sent[:, -1] = -1
     sent[: len(values), :-1] = torch.from_numpy(values.astype(np.float64))
     sent[: len(values), -1] = torch.from_numpy(numbers.astype(np.float64))
@@ -165,25 +203,49 @@ def gathered_rows(
     everything = everything[everything[:, -1] >= 0]
     order = everything[:, -1].astype(np.int64)
     if len(order) != total or not np.array_equal(np.sort(order), np.arange(total)):
-        raise AssertionError(f"{len(order)} rows came back where {total} were sent out")
+        raise AssertionError(f"the ranks returned {len(order)} rows with other numbers than 0 to {total - 1}")
     result = np.empty((total, width), dtype=values.dtype)
     result[order] = everything[:, :-1]
     return result
 
 
+def peers_of(gang: Gang) -> Peers:
+    """The processes of a gang, for a fit that they share."""
+
+    def total(value: torch.Tensor) -> torch.Tensor:
+        everyones = value.clone()
+        dist.all_reduce(everyones)
+        return everyones
+
+    def from_zero(value: torch.Tensor) -> torch.Tensor:
+        theirs = value.detach().clone()
+        dist.broadcast(theirs, src=0)
+        return theirs
+
+    return Peers(gang.rank, gang.world, gang.device, summed=total, from_first=from_zero)
+
+
 def leave_together(gang: Gang, heartbeat: Heartbeat) -> None:
-    """Ends every rank if any of them was asked to leave; a collective decision.
+    """Ends all ranks if any rank has received the request to end (SIGUSR1). A collective operation.
+
+    Args:
+        gang: the process group.
+        heartbeat: the heartbeat of this rank.
 
     Raises:
-        StageFailure: Preempted, on all ranks.
+        StageFailure: class Preempted, on all ranks.
     """
     if summed(gang, [float(heartbeat.leave_requested)])[0]:
         raise preempted()
 
 
 def preempted(step: int | None = None) -> StageFailure:
-    """What a rank ends with that was asked to leave."""
+    """The failure of a rank that has received the request to end.
+
+    Args:
+        step: the last optimizer step; None before or after training.
+    """
     where = "" if step is None else f" at step {step}"
     return StageFailure(
-        FailureClass.PREEMPTED, "Preempted", f"asked to leave{where}; a new attempt starts the stage again"
+        FailureClass.PREEMPTED, "Preempted", f"ended on request{where}; a new attempt repeats the whole stage"
     )

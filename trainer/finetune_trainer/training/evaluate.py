@@ -9,10 +9,11 @@ import torch
 
 from finetune_trainer.data.shards import Split
 from finetune_trainer.models.collate import Tensors, lengths
+from finetune_trainer.models.logistic_regression import Peers
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.tasks.base import OnProgress, Predictions
 from finetune_trainer.training.context import Context
-from finetune_trainer.training.distributed import gathered_rows, leave_together
+from finetune_trainer.training.distributed import gathered_rows, leave_together, peers_of
 
 Compute = Callable[[Tensors], torch.Tensor]
 """Inputs on the device -> one row of numbers for each, shape [rows, width]."""
@@ -25,6 +26,11 @@ class Evaluator:
     """Runs models over rows with the ranks of a run, see `tasks.base.Evaluate`."""
 
     context: Context
+
+    @property
+    def peers(self) -> Peers:
+        """The ranks of the run."""
+        return peers_of(self.context.gang)
 
     def __call__(
         self, compute: Compute, split: Split, on_progress: OnProgress, packing: Packing | None = None

@@ -77,7 +77,7 @@ def tune(context: Context, *, first_percent: float, last_percent: float) -> Tune
             collate=context.collated,
             device=gang.device,
         ),
-        losses=context.task.model.losses,
+        losses=context.task.model.loss_function(run.training, context.prepared),
         forward=context.task.model.FORWARD,
         clip=own_clip(chosen.zero_stage, run.training.max_gradient_norm),
         heartbeat=context.heartbeat,

@@ -1,16 +1,18 @@
-"""PURE. Steps done become percent, throughput and time to go."""
+"""PURE. Computes progress in percent, throughput and remaining time from completed steps."""
 
 from dataclasses import dataclass, replace
 from typing import Self
 
 _WINDOW = 32
+"""Steps over which the throughput is averaged."""
 
 
 @dataclass(frozen=True)
 class _Mark:
-    """What had been done in all at one moment."""
+    """The totals at one time."""
 
     now: float
+    """Seconds of a monotonic clock."""
     step: int
     samples: int
     tokens: int
@@ -18,16 +20,15 @@ class _Mark:
 
 @dataclass(frozen=True)
 class Meter:
-    """Measures a loop of steps inside a stage. Use: `meter = meter.after(...)` at every step.
+    """Measures a loop of steps in a stage. Usage: `meter = meter.after(...)` after every step.
 
-    Throughput is the average over the last 32 steps. The time to go comes from the whole loop since its
-    first step, so that evaluations and saves on the way count; the first step itself, which warms up,
-    does not.
+    The throughput is the average over the last 32 steps. The remaining time is extrapolated from the end of
+    the first step, so that it includes evaluations and excludes the first step, which is slower.
 
     Args:
-        total_steps: steps of the whole loop, at least 1.
-        first_percent: how far the stage was when the loop began.
-        last_percent: how far the stage is when the loop is over.
+        total_steps: number of steps of the loop, at least 1.
+        first_percent: progress of the stage at the start of the loop, in percent.
+        last_percent: progress of the stage at the end of the loop, in percent.
     """
 
     total_steps: int
@@ -37,19 +38,19 @@ class Meter:
     _recent: tuple[_Mark, ...] = ()
 
     def after(self, step: int, *, now: float, samples: int, tokens: int) -> Self:
-        """The meter after a step.
+        """Returns the meter with one more step.
 
         Args:
-            step: steps done in all, from 1.
-            now: seconds of any clock that never goes back (time.monotonic).
-            samples: rows seen in all, over all processes.
-            tokens: tokens seen in all, over all processes.
+            step: number of completed steps, from 1.
+            now: seconds of a monotonic clock (time.monotonic).
+            samples: number of rows so far, over all processes.
+            tokens: number of tokens so far, over all processes.
         """
         mark = _Mark(now, step, samples, tokens)
         return replace(self, _begin=self._begin or mark, _recent=(*self._recent[-_WINDOW:], mark))
 
     def fields(self) -> dict[str, float]:
-        """Fields of contract.Progress; rates are left out until two steps have been seen."""
+        """The fields of contract.Progress. Rates and remaining time need at least two steps."""
         if not self._recent:
             return {"percent": self.first_percent, "total_steps": self.total_steps}
         first, last = self._recent[0], self._recent[-1]

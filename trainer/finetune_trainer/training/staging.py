@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import copyfile, rmtree
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +52,7 @@ def record_of(context: Context, outcome: Outcome) -> TrainingRecord:
     context.heartbeat.beat(Activity.EVALUATING_TUNED)
     samples = task.model.samples(inputs, outcome.model)
     trained, parameters = methods.sizes(outcome.model)
+    settings: Any = outcome.model.config
     return TrainingRecord(
         evaluation=task.metrics.evaluation(inputs, outcome.baseline, outcome.predictions),
         task=task.report.record(
@@ -59,6 +61,7 @@ def record_of(context: Context, outcome: Outcome) -> TrainingRecord:
         best=tuned.best,
         history=tuned.history,
         curve=tuned.curve,
+        head_init=context.head.init if context.head else None,
         rows={
             "train": len(prepared.train),
             "validation": len(prepared.validation),
@@ -68,7 +71,7 @@ def record_of(context: Context, outcome: Outcome) -> TrainingRecord:
         trained_parameters=trained,
         method=methods.facts(context.config.run.method, outcome.model),
         head_kept=getattr(outcome.model, "head_kept", None),
-        needs_transformers_5=not older_readers.readable(outcome.model.config.to_dict()),
+        needs_transformers_5=not older_readers.readable(settings.to_dict()),
         precision=context.precision,
         devices=_devices(context),
         training_seconds=tuned.seconds,

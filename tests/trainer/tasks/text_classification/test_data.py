@@ -177,3 +177,9 @@ def test_a_label_that_is_written_in_several_forms_is_said() -> None:
             r"\u00fc", "\u00fc", 1
         ),
     )
+
+
+def test_encoder_decoders_are_no_classifiers() -> None:
+    known = data.model_types()
+    assert {"bert", "roberta", "deberta-v2", "modernbert", "llama"} <= known
+    assert not {"t5", "mt5", "umt5", "bart", "mbart"} & known

@@ -1,9 +1,18 @@
-import numpy as np
+from typing import Any
 
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.preprocessing import StandardScaler
+
+from finetune_trainer.models.logistic_regression import ALONE
 from finetune_trainer.tasks.base import BaselineKey
 from finetune_trainer.tasks.text_classification import model, probe
 from finetune_trainer.tasks.text_classification.baseline import Probe
-from finetune_trainer.tasks.text_classification.probe import linear_probe
+from finetune_trainer.tasks.text_classification.metrics import measure
+from finetune_trainer.tasks.text_classification.probe import LinearProbe, linear_probe
 from finetune_trainer.training import baseline
 
 KEY = BaselineKey(
@@ -25,25 +34,40 @@ def rows(seed: int, count: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
     return features.astype(np.float32), labels
 
 
-def fitted(validation: tuple[np.ndarray, np.ndarray], test: np.ndarray) -> Probe:
-    return linear_probe(
-        rows(1, 120, 1.0), validation, test, majority=2, classes=4, key=KEY, on_progress=lambda: None
-    )
+def fitted(validation: tuple[np.ndarray, np.ndarray], **values: Any) -> LinearProbe:
+    usual = {"classes": 4, "metric": "macroF1", "peers": ALONE}
+    return linear_probe(rows(1, 120, 1.0), validation, **{**usual, **values})
 
 
-def test_a_probe_learns_what_features_tell_and_answers_every_test_row() -> None:
-    test, truth = rows(3, 80, 0.3)
-    found = fitted(rows(2, 60, 0.3), test)
-    assert np.mean(np.array(found.predictions) == truth) > 0.9
-    assert (found.majority, found.rows, len(found.predictions)) == (2, 120, 80)
+def test_a_probe_learns_what_features_tell() -> None:
+    (test, truth), found = rows(3, 80, 0.3), fitted(rows(2, 60, 0.3))
+    answers = found.classifier.answers(torch.from_numpy(test)).numpy()
+    assert np.mean(answers == truth) > 0.9
+    assert found.rows == 120
 
 
-def test_the_strength_is_chosen_by_validation_rows_alone() -> None:
-    validation, (test, _) = rows(2, 60, 1.0), rows(3, 80, 1.0)
-    other_test = np.random.default_rng(9).normal(size=(80, 12)).astype(np.float32)
-    first, second = fitted(validation, test), fitted(validation, other_test)
-    assert (first.strength, first.validation) == (second.strength, second.validation)
-    assert first.strength in probe.STRENGTHS
+def test_the_metric_on_the_validation_rows_chooses_the_strength() -> None:
+    validation = rows(2, 60, 1.0)
+    found = fitted(validation)
+    answers = found.classifier.answers(torch.from_numpy(validation[0])).numpy()
+    assert found.validation == measure(validation[1], answers, 4)["macroF1"]
+    alone = []
+    for strength in probe.STRENGTHS:
+        scaler = StandardScaler().fit(rows(1, 120, 1.0)[0])
+        model = LogisticRegression(C=strength, max_iter=5000, tol=1e-7)
+        model.fit(scaler.transform(rows(1, 120, 1.0)[0]), rows(1, 120, 1.0)[1])
+        given = model.predict(scaler.transform(validation[0]))
+        alone.append(f1_score(validation[1], given, average="macro"))
+    assert found.validation == pytest.approx(max(alone), abs=0.03)
+    assert found.strength == probe.STRENGTHS[int(np.argmax(alone))]
+
+
+def test_progress_never_falls_and_ends_at_one() -> None:
+    told: list[float] = []
+    fitted(rows(2, 60, 0.3), on_progress=told.append)
+    assert told == sorted(told)
+    assert (told[0], told[-1]) == (0.0, 1.0)
+    assert len(told) > 2 * len(probe.STRENGTHS), "also during a fit"
 
 
 def test_anything_that_a_baseline_depends_on_changes_its_name() -> None:
@@ -60,8 +84,9 @@ def test_anything_that_a_baseline_depends_on_changes_its_name() -> None:
 
 
 def test_a_stored_baseline_is_read_back_only_if_it_is_exactly_the_one_needed() -> None:
-    test, _ = rows(3, 80, 0.3)
-    found = fitted(rows(2, 60, 0.3), test)
+    found = Probe(
+        key=KEY, test_rows=80, majority=2, strength=1.0, validation=0.5, rows=120, predictions=(1,) * 80
+    )
     text = found.model_dump_json(by_alias=True).encode()
     assert baseline.read(model, text, KEY, 80) == found
     assert baseline.read(model, text, KEY, 81) is None
@@ -70,9 +95,17 @@ def test_a_stored_baseline_is_read_back_only_if_it_is_exactly_the_one_needed() -
 
 
 def test_a_large_training_set_is_sampled_by_the_runs_seed() -> None:
-    few = probe.probe_rows(100, 1)
+    few = probe.probe_rows(np.arange(100) % 4, 1)
     assert list(few) == list(range(100))
-    many = probe.probe_rows(50_000, 1)
+    labels = np.arange(50_000) % 4
+    many = probe.probe_rows(labels, 1)
     assert len(set(many)) == probe.PROBE_ROWS
-    assert np.array_equal(many, probe.probe_rows(50_000, 1))
-    assert not np.array_equal(many, probe.probe_rows(50_000, 2))
+    assert np.array_equal(many, probe.probe_rows(labels, 1))
+    assert not np.array_equal(many, probe.probe_rows(labels, 2))
+
+
+def test_each_class_keeps_a_row_in_the_sample() -> None:
+    labels = np.zeros(50_000, dtype=np.int64)
+    labels[[7, 30_000, 49_999]] = [1, 2, 3]
+    for seed in range(5):
+        assert set(labels[probe.probe_rows(labels, seed)]) == {0, 1, 2, 3}

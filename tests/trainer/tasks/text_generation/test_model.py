@@ -1,5 +1,6 @@
 """A tiny Llama: rows laid end to end are kept apart, and the sums are those of torch's own cross entropy."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -202,3 +203,34 @@ def test_a_prompt_ends_where_learning_begins_and_half_of_a_text_is_one() -> None
         start = int(trained.argmax())
         assert len(prompt) == (start if start > 1 else max(1, len(trained) // 2))
         assert np.array_equal(np.r_[prompt, rest], ROWS.row(number)[: len(prompt) + len(rest)])
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "ends"),
+    [
+        ({"eos_token_id": [5, 9]}, {"eos_token_id": 7}, [2, 5, 9]),
+        ({"eos_token_id": 5}, {}, [2, 5]),
+        ({}, {"eos_token_id": [2, 7]}, [2, 7]),
+        (None, {"eos_token_id": None}, [2]),
+    ],
+)
+def test_a_text_ends_at_every_token_that_the_base_model_says_ends_it(
+    tmp_path: Path, generation: dict[str, object] | None, config: dict[str, object], ends: list[int]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if generation is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    assert language_model.ends_of(tmp_path, 2) == ends
+
+
+def test_samples_stop_at_the_second_token_that_ends_a_turn(
+    tiny_llama: Path, llama: "PreTrainedModel", tmp_path: Path
+) -> None:
+    prompt = ROWS.row(0).astype(np.int64)
+    (whole,) = language_model.generate(llama, [prompt], [1], 2, 8)
+    assert len(whole) > 1
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_llama, folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, int(whole[0])]}))
+    (stopped,) = language_model.generate(llama, [prompt], language_model.ends_of(folder, 1), 2, 8)
+    assert stopped.tolist() == whole[:1].tolist()

@@ -1,5 +1,6 @@
 """Text classification while it is learnt and measured: cross entropy, a linear probe to beat, F1."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,14 +10,27 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import cross_entropy
 
+from finetune_trainer.config import Training
 from finetune_trainer.data.batches import FILLER
 from finetune_trainer.data.shards import Prepared, Split
+from finetune_trainer.models.class_layer import class_layer
 from finetune_trainer.models.collate import IGNORE_INDEX, padded, subset
-from finetune_trainer.models.load import load_saved
+from finetune_trainer.models.load import load_saved, on
 from finetune_trainer.models.packing import Packing
-from finetune_trainer.tasks.base import Baseline, Evaluate, EvaluationInputs, Numbers, OnProgress, Tensors
+from finetune_trainer.report.record import HeadInit
+from finetune_trainer.tasks.base import (
+    Baseline,
+    Evaluate,
+    EvaluationInputs,
+    HeadStart,
+    Numbers,
+    OnProgress,
+    Tensors,
+)
+from finetune_trainer.tasks.text_classification import head_start as starts
 from finetune_trainer.tasks.text_classification import probe
 from finetune_trainer.tasks.text_classification.baseline import Probe
+from finetune_trainer.tasks.text_classification.class_weights import class_weights
 from finetune_trainer.tasks.text_classification.classifier import (
     classify,
     load_body,
@@ -28,7 +42,7 @@ from finetune_trainer.tasks.text_classification.metrics import true_classes
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-METRIC_CODE = "1"
+METRIC_CODE = "2"
 """Raised when the meaning of a metric or of the linear probe changes."""
 FORWARD: dict[str, Any] = {}
 
@@ -75,10 +89,22 @@ def collate(split: Split, numbers: Numbers, pad_id: int, packing: Packing | None
     }
 
 
-def losses(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of each row, shape [rows with a label]."""
+def loss_function(training: Training, prepared: Prepared) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+    """Cross entropy of each row, multiplied by the weight of its class.
+
+    The loss of a batch is the sum of these over its number of rows. The weights are 1 on average over the
+    training rows, so that batches estimate the weighted loss of all rows without bias, and so that loss and
+    gradient of a batch do not depend on how the batch is split.
+    """
+    weights = class_weights(training.class_weights, prepared.train.labels, len(prepared.labels))
+    return partial(losses, weights=None if weights is None else torch.from_numpy(weights).float())
+
+
+def losses(outputs: Any, labels: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Cross entropy of each row, shape [rows with a label], times its class's `weights` [classes]."""
     there = labels != IGNORE_INDEX
-    return cross_entropy(outputs.logits.float()[there], labels[there], reduction="none")
+    given = None if weights is None else weights.to(labels.device)
+    return cross_entropy(outputs.logits.float()[there], labels[there], weight=given, reduction="none")
 
 
 def predict(model: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
@@ -109,23 +135,75 @@ def packing_of(model: torch.nn.Module) -> Packing | None:
 def measure_baseline(
     inputs: EvaluationInputs,
     baseline: Baseline,
-    model: torch.nn.Module,
+    model: Any,
     evaluate: Evaluate,
     on_progress: OnProgress,
 ) -> Probe:
     """Majority class and linear probe on the test rows."""
     prepared, key = inputs.prepared, baseline.key
-    train = subset(prepared.train, probe.probe_rows(len(prepared.train), key.seed))
+    train = subset(prepared.train, probe.probe_rows(true_classes(prepared.train), key.seed))
     splits = (train, prepared.validation, prepared.test)
-    features = _features(model, splits, evaluate, on_progress)
-    return probe.linear_probe(
+    features = _features(partial(mean_pooled, model), splits, evaluate, partial(_part, on_progress, 0.0, 0.9))
+    found = probe.linear_probe(
         (features[0], true_classes(train)),
         (features[1], true_classes(prepared.validation)),
-        features[2],
-        majority=probe.most_frequent(true_classes(prepared.train)),
         classes=len(prepared.labels),
+        metric=key.primary_metric,
+        peers=evaluate.peers,
+        on_progress=partial(_part, on_progress, 0.9, 1.0),
+    )
+    return Probe(
         key=key,
-        on_progress=lambda: on_progress(1.0),
+        test_rows=len(prepared.test),
+        majority=probe.most_frequent(true_classes(prepared.train)),
+        strength=found.strength,
+        validation=found.validation,
+        rows=found.rows,
+        predictions=tuple(found.classifier.answers(torch.from_numpy(features[2])).tolist()),
+    )
+
+
+def head_start(
+    inputs: EvaluationInputs,
+    training: Training,
+    evaluate: Evaluate,
+    device: torch.device,
+    on_progress: OnProgress,
+) -> HeadStart | None:
+    """A linear probe of the input of the head's last linear layer, as weights of the head.
+
+    None for `headInit: Random`, and for a base model whose head is kept.
+    """
+    if training.head_init == "Random":
+        return None
+    prepared, classes = inputs.prepared, len(inputs.prepared.labels)
+    model: Any = on(device, load(inputs.base, prepared))
+    layer = class_layer(model)
+    if model.head_kept or layer is None:
+        return None
+    train = subset(prepared.train, probe.probe_rows(true_classes(prepared.train), inputs.seed))
+    with starts.without(model, layer):
+        features = _features(
+            partial(classify, model),
+            (train, prepared.validation),
+            evaluate,
+            partial(_part, on_progress, 0.0, 0.9),
+        )
+    linear = model.get_submodule(layer)
+    found = probe.linear_probe(
+        (features[0], true_classes(train)),
+        (features[1], true_classes(prepared.validation)),
+        classes=classes,
+        metric=inputs.evaluation.primary_metric,
+        peers=evaluate.peers,
+        bias=linear.bias is not None,
+        class_weights=class_weights(training.class_weights, prepared.train.labels, classes),
+        on_progress=partial(_part, on_progress, 0.9, 1.0),
+    )
+    starts.put(found.classifier, linear)
+    return HeadStart(
+        weights=starts.weights_of(model, head(model)),
+        init=HeadInit(strength=found.strength, validation=found.validation, rows=found.rows),
     )
 
 
@@ -144,17 +222,21 @@ def samples(inputs: EvaluationInputs, model: torch.nn.Module) -> tuple[str, ...]
 
 
 def _features(
-    body: Any, splits: tuple[Split, ...], evaluate: Evaluate, on_progress: OnProgress
+    compute: Callable[[Tensors], torch.Tensor],
+    splits: tuple[Split, ...],
+    evaluate: Evaluate,
+    on_progress: OnProgress,
 ) -> list[npt.NDArray[np.float32]]:
-    """Mean-pooled features of the frozen base model, computed by all ranks; each of shape [rows, hidden]."""
+    """Features of the frozen model, computed by all ranks; each of shape [rows, width]."""
     every, before = sum(len(split) for split in splits), 0
     features = []
     for split in splits:
-        share = partial(_advanced, on_progress, before / every, len(split) / every)
-        features.append(evaluate(partial(mean_pooled, body), split, share))
+        share = partial(_part, on_progress, before / every, (before + len(split)) / every)
+        features.append(evaluate(compute, split, share))
         before += len(split)
     return features
 
 
-def _advanced(on_progress: OnProgress, before: float, part: float, share: float) -> None:
-    on_progress(before + part * share)
+def _part(on_progress: OnProgress, before: float, after: float, share: float) -> None:
+    """Tells the progress of a part as progress of the whole."""
+    on_progress(before + (after - before) * share)

@@ -1,6 +1,7 @@
 """Text generation while it is learnt and measured: cross entropy of the next token, a base model to beat."""
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,11 +10,20 @@ import torch
 import transformers
 from torch.nn.functional import cross_entropy
 
+from finetune_trainer.config import Training
 from finetune_trainer.data.shards import Prepared, Split
 from finetune_trainer.models.collate import IGNORE_INDEX, lengths, work_of
 from finetune_trainer.models.load import LOCAL, load_saved, on
 from finetune_trainer.models.packing import Packing
-from finetune_trainer.tasks.base import Baseline, Evaluate, EvaluationInputs, Numbers, OnProgress, Tensors
+from finetune_trainer.tasks.base import (
+    Baseline,
+    Evaluate,
+    EvaluationInputs,
+    HeadStart,
+    Numbers,
+    OnProgress,
+    Tensors,
+)
 from finetune_trainer.tasks.text_generation import language_model
 from finetune_trainer.tasks.text_generation.baseline import BaseModel
 from finetune_trainer.tasks.text_generation.collate import (
@@ -64,6 +74,22 @@ def collate(split: Split, numbers: Numbers, pad_id: int, packing: Packing | None
     """Rows laid end to end where that pays, else padded; `labels` stand where they are predicted."""
     packed = packing is not None and packing.pays(work_of(split, numbers))
     return (pack_rows if packed else pad_rows)(split, numbers, pad_id)
+
+
+def loss_function(training: Training, prepared: Prepared) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+    """Cross entropy of each token that is learnt."""
+    return losses
+
+
+def head_start(
+    inputs: EvaluationInputs,
+    training: Training,
+    evaluate: Evaluate,
+    device: torch.device,
+    on_progress: OnProgress,
+) -> HeadStart | None:
+    """None: a language model has no new head."""
+    return None
 
 
 def losses(outputs: Any, labels: torch.Tensor) -> torch.Tensor:

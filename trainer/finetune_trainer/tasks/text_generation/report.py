@@ -5,9 +5,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from finetune_trainer.data import tokenise
-from finetune_trainer.report.markdown import cell
-from finetune_trainer.report.markup import Section
 from finetune_trainer.report.record import TrainingRecord
+from finetune_trainer.report.rendering import Section
 from finetune_trainer.tasks.base import EvaluationInputs, Predictions
 from finetune_trainer.tasks.text_generation.baseline import BaseModel
 from finetune_trainer.tasks.text_generation.metrics import TOKENS, sums_of
@@ -18,11 +17,10 @@ from finetune_trainer.tasks.text_generation.record import (
     lines,
     prompts,
 )
-from finetune_trainer.tasks.text_generation.sections import sections_of
 
 PIPELINE = "text-generation"
 AUTO = "AutoModelForCausalLM"
-_SHOWN = 400
+CARD = "tasks/text_generation/card.md.j2"
 
 
 def record(
@@ -56,7 +54,7 @@ def prediction_lines(
 
 
 def kind(record: TrainingRecord) -> str:
-    """What the model is."""
+    """The kind of model."""
     return "A text generator"
 
 
@@ -65,61 +63,37 @@ def results(record: TrainingRecord) -> str:
     facts = _facts(record)
     return (
         "The loss is the mean negative log-likelihood (natural logarithm) of the "
-        f"{facts.test_tokens:,} learnt tokens of all test rows, perplexity its exponential, token accuracy "
-        "the share of these tokens that the model holds for the likeliest. The base model was measured as it "
-        "is, on the same tokens. The sums of each row are in `evaluation/predictions.jsonl`."
-    )
-
-
-def details(record: TrainingRecord) -> str:
-    """What both models write."""
-    facts = _facts(record)
-    lines = ["| prompt (its end) | expected | base model | this model |", "|---|---|---|---|"]
-    lines += [
-        f"| {cell(one.prompt[-_SHOWN:])} | {cell(one.expected[:_SHOWN])} | {cell(one.base[:_SHOWN])} "
-        f"| {cell(one.tuned[:_SHOWN])} |"
-        for one in facts.continuations
-    ]
-    return (
-        f"## Before and after\n\nThe first test rows; both models write greedily, at most {facts.new_tokens} "
-        "tokens. Longer texts are in `report.json`.\n\n" + "\n".join(lines)
-    )
-
-
-def use(record: TrainingRecord) -> str:
-    """Python that has the model write."""
-    return (
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        'folder = "path/to/this/folder"\n'
-        "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
-        "model = AutoModelForCausalLM.from_pretrained(folder)\n"
-        "if tokenizer.chat_template:\n"
-        '    messages = [{"role": "user", "content": "..."}]\n'
-        "    inputs = tokenizer.apply_chat_template(\n"
-        '        messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"\n'
-        "    )\n"
-        "else:\n"
-        '    inputs = tokenizer("...", return_tensors="pt")\n'
-        "output = model.generate(**inputs, max_new_tokens=200)\n"
-        'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))'
+        f"{facts.test_tokens:,} learnt tokens of all test rows. Perplexity is the exponential of the loss. "
+        "Token accuracy is the share of these tokens that the model predicts as the likeliest token. The "
+        "base model was measured without changes on the same tokens. The sums of each row are in "
+        "`evaluation/predictions.jsonl`."
     )
 
 
 def limits(record: TrainingRecord) -> list[str]:
     """What a user must not expect of a generator."""
     return [
-        "It writes what is likely, which need not be true, and may repeat what it was trained on.",
+        "The model writes likely text, which can be false, and can repeat its training rows.",
         (
             "The figures hold for texts like the test rows. The bootstrap covers the choice of test rows, "
             "not another seed, another split, or a change of what people ask."
         ),
-        "A lower loss says that the expected texts are likelier, not that anybody judged what it writes.",
+        "A lower loss means that the expected texts are likelier. Nobody judged the texts of the model.",
     ]
 
 
+def card(record: TrainingRecord) -> dict[str, object]:
+    """The texts that both models write."""
+    facts = _facts(record)
+    return {"continuations": facts.continuations, "new_tokens": facts.new_tokens}
+
+
 def sections(record: TrainingRecord) -> Sequence[Section]:
-    """The samples of both models; nothing for a record without samples."""
-    return sections_of(_facts(record)) if record.task else ()
+    """The texts that both models write; empty for a record without such texts."""
+    if not record.task or not _facts(record).continuations:
+        return ()
+    template = "tasks/text_generation/report.html.j2"
+    return (Section("continuations", "Before and after", template, card(record)),)
 
 
 def _facts(record: TrainingRecord) -> GenerationFacts:

@@ -1,9 +1,8 @@
-from finetune_trainer.report.markup import joined
 from finetune_trainer.report.record import TrainingRecord
 from finetune_trainer.tasks.text_generation.report import sections
 from tests.trainer.report.conftest import generator as generators
 from tests.trainer.report.conftest import record_of as records
-from tests.trainer.report.reading import texts
+from tests.trainer.report.reading import shown, texts
 
 generator, record_of = generators, records
 
@@ -12,7 +11,7 @@ def test_each_prompt_stands_with_what_was_expected_and_what_both_models_write(
     generator: TrainingRecord,
 ) -> None:
     (section,) = sections(generator)
-    markup = joined(section.content)
+    markup = shown(section)
     assert texts(markup, "dd") == [
         "a tool",
         "x x x",

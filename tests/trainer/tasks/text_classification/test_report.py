@@ -1,9 +1,9 @@
 from collections.abc import Callable
 
-from finetune_trainer.report.markup import joined
 from finetune_trainer.report.record import TrainingRecord
 from finetune_trainer.tasks.text_classification.record import ClassificationFacts
 from finetune_trainer.tasks.text_classification.report import sections
+from tests.trainer.report import reading
 from tests.trainer.report.conftest import record_of as records
 from tests.trainer.report.reading import read, texts
 
@@ -12,7 +12,7 @@ Records = Callable[..., TrainingRecord]
 
 
 def shown(record: TrainingRecord) -> dict[str, str]:
-    return {section.anchor: joined(section.content) for section in sections(record)}
+    return {section.anchor: reading.shown(section) for section in sections(record)}
 
 
 def test_classes_stand_with_their_test_rows_and_their_change(record_of: Records) -> None:
@@ -27,7 +27,7 @@ def test_classes_stand_with_their_test_rows_and_their_change(record_of: Records)
 def test_of_many_classes_the_largest_are_shown(record_of: Records) -> None:
     parts = shown(record_of([f"class {number}" for number in range(70)], rows=3000))
     assert len(texts(parts["classes"], "tr")) == 1 + 50
-    assert "The other 20 classes are in report.json." in parts["classes"]
+    assert "report.json has the other 20 classes." in parts["classes"]
     assert "the 30 classes with most test rows, of 70" in parts["confusions"]
 
 
@@ -53,7 +53,7 @@ def test_examples_stand_by_kind_with_what_each_model_says(record_of: Records) ->
     record = record_of(["a", "b", "c"])
     facts = ClassificationFacts.model_validate(record.task)
     markup = shown(record)["examples"]
-    assert texts(markup, "h3") == ["Set right", "Spoilt", "Wrong before and after"]
+    assert texts(markup, "h3") == ["Fixed", "Broken", "Still wrong"]
     assert len(texts(markup, "article")) == len(facts.examples)
     first = facts.examples[0]
     assert texts(markup, "dd")[:3] == [first.label, first.probe, f"{first.tuned} {first.probability:.0%}"]

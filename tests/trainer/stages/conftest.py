@@ -1,0 +1,20 @@
+"""Prepare tries out the base model in this process, which has torch already: a process each takes 10 s."""
+
+from pathlib import Path
+
+import pytest
+import torch  # noqa: F401 - before transformers, which Prepare would otherwise load without it for good
+
+from finetune_trainer.stages import trial
+
+
+@pytest.fixture(autouse=True)
+def trial_in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """test_trial.py shows what the process of its own does."""
+
+    def run(folder: Path) -> str:
+        trial.main(folder)
+        return "ended with code 0"
+
+    if not request.module.__name__.endswith("test_trial"):
+        monkeypatch.setattr(trial, "_run", run)
