@@ -66,6 +66,15 @@ class Source:
             elif name == "Finding" and ast.unparse(keywords["level"]) == "'error'":
                 yield keywords["code"], "{}"
 
+    def refusals(self) -> Iterator[str]:
+        """The codes of a task's table REFUSALS: too many such rows fail Prepare with the code as reason."""
+        for node in self.tree.body:
+            match node:
+                case ast.Assign([ast.Name("REFUSALS")], ast.Dict(keys)):
+                    yield from (key.value for key in keys if isinstance(key, ast.Constant))
+                case _:
+                    pass
+
     def _values(self, variable: str) -> Iterator[str]:
         """The strings that a variable takes in loops over a tuple of tuples."""
         for loop in ast.walk(self.tree):
@@ -94,7 +103,8 @@ def reasons_of_the_trainer() -> frozenset[str]:
                     pass
     for source in sources:
         source.makers = public | source.makers
-    return frozenset(reason for source in sources for reason in source.reasons(constants))
+    refused = {code for source in sources for code in source.refusals()}
+    return refused | frozenset(reason for source in sources for reason in source.reasons(constants))
 
 
 def test_every_reason_of_the_operator_is_documented() -> None:
