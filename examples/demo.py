@@ -27,7 +27,7 @@ from devcluster.cluster import chosen
 from devcluster.places import REPOSITORY, DevclusterError
 from devcluster.progress import say, step
 from devcluster.up import up
-from examples import fetch_minilm, make_debian_summaries, make_llama, view
+from examples import fetch_minilm, fetch_smollm2, make_debian_summaries, view
 
 EXAMPLES = REPOSITORY / "examples"
 CHART = REPOSITORY / "charts/finetune-operator"
@@ -42,10 +42,9 @@ def sections(folder: Path) -> None:
 
 
 def summaries(folder: Path) -> None:
-    """The inputs of debian-summaries: a random Llama, and rows made of the committed ones."""
-    rows = folder / "datasets/debian-summaries"
-    make_debian_summaries.make(rows)
-    make_llama.make(folder / "models/random-llama", [rows / "train.jsonl"])
+    """The inputs of debian-summaries: an instruct model, and conversations made of the committed rows."""
+    fetch_smollm2.fetch(folder / "models/smollm2-135m-instruct")
+    make_debian_summaries.make(folder / "datasets/debian-summaries")
 
 
 INPUTS: dict[str, Callable[[Path], None]] = {"debian-sections": sections, "debian-summaries": summaries}

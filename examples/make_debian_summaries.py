@@ -1,42 +1,64 @@
-"""Makes prompt/completion rows from data/debian-sections: `make_debian_summaries.py FOLDER`.
+"""Makes the conversations of debian-summaries from the rows of debian-sections.
 
-The prompt is a package's long description, the completion its short one: summing up in a line.
+Usage: `python -m examples.make_debian_summaries FOLDER`. Each row is a conversation of three messages: the
+task, the first paragraph of the long description of a package, and the short description of the package as
+answer. The same rows give the same files.
 """
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 SECTIONS = Path(__file__).parent / "data" / "debian-sections"
-QUESTION = "\n\nIn one line:"
-"""Without a space at its end: tokens begin with theirs, so that the completion has it."""
+TASK = "Summarise the package in one short line."
+SHORTEST, LONGEST = 60, 160
+"""Characters of a paragraph that makes a row. Longer rows would take more time to train on, without need."""
+TRAIN, VALIDATION, TEST = 128, 16, 48
+"""Rows of each file. The validation rows follow the training rows in the same file of debian-sections."""
 
 
-def row(text: str) -> dict[str, str] | None:
-    """A description's two parts as a row; None where it has only the short one."""
-    short, _, long = text.partition("\n")
-    return {"prompt": long + QUESTION, "completion": f" {short}"} if long else None
+def row(package: dict[str, str]) -> dict[str, Any] | None:
+    """Return the conversation of a package; None if the paragraph has not the wanted length."""
+    short, _, long = package["text"].partition("\n")
+    paragraph = long.partition("\n")[0]
+    if not SHORTEST <= len(paragraph) <= LONGEST:
+        return None
+    messages = [
+        {"role": "system", "content": TASK},
+        {"role": "user", "content": paragraph},
+        {"role": "assistant", "content": short},
+    ]
+    return {"messages": messages, "package": package["package"]}
 
 
-def make(folder: Path) -> dict[str, int]:
-    """Writes train.jsonl and test.jsonl; the rows of each, by file name."""
+def rows(file: str) -> list[dict[str, Any]]:
+    """Return the conversations of all packages of a file that give one, in the order of the file."""
+    lines = (SECTIONS / file).read_text(encoding="utf-8").splitlines()
+    return [made for line in lines if (made := row(json.loads(line)))]
+
+
+def make(folder: Path, *, train: int = TRAIN, validation: int = VALIDATION, test: int = TEST) -> None:
+    """Write train.jsonl, validation.jsonl and test.jsonl with these numbers of rows."""
+    learnt, held_out = rows("train.jsonl"), rows("test.jsonl")
+    files = {
+        "train": learnt[:train],
+        "validation": learnt[train : train + validation],
+        "test": held_out[:test],
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    counts = {}
-    for name in ("train.jsonl", "test.jsonl"):
-        texts = [json.loads(line)["text"] for line in (SECTIONS / name).read_text("utf-8").splitlines()]
-        rows = [made for text in texts if (made := row(text))]
-        lines = [json.dumps(made, ensure_ascii=False) + "\n" for made in rows]
-        (folder / name).write_text("".join(lines), encoding="utf-8")
-        counts[name] = len(rows)
-    return counts
+    for name, content in files.items():
+        text = "".join(json.dumps(made, ensure_ascii=False) + "\n" for made in content)
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
 
 
 def main() -> None:
-    """Makes the folder that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where the files go; made if missing")
-    for name, count in make(parser.parse_args().folder).items():
-        print(f"{count} rows in {name}")
+    """Make the files in the folder of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="folder for the files; it is made if missing")
+    make(folder := parser.parse_args().folder)
+    for file in sorted(folder.glob("*.jsonl")):
+        print(f"{len(file.read_text(encoding='utf-8').splitlines())} rows in {file}")
 
 
 if __name__ == "__main__":

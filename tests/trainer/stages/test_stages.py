@@ -1,10 +1,6 @@
 """Prepare, Train and Publish as pods run them: supervisor, real encoder, real rows, real S3 server."""
 
 import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +23,6 @@ from finetune_trainer.config import (
     World,
 )
 from finetune_trainer.contract import (
-    FailureClass,
     PreparePayload,
     PublishPayload,
     Stage,
@@ -35,7 +30,6 @@ from finetune_trainer.contract import (
     TrainPayload,
 )
 from finetune_trainer.models import base_model
-from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store
 
 ROWS = Path(__file__).parents[3] / "examples" / "data" / "debian-sections"
@@ -83,31 +77,6 @@ def sections(store: Store, bucket: str, minilm: Path, access: StoreAccess) -> Tr
         ),
         rendezvous=Rendezvous(master_port=29733, startup_deadline_seconds=240),
     )
-
-
-@pytest.fixture
-def pod(paths: Paths) -> Callable[[TrainConfig], TerminationMessage]:
-    """Runs one stage as a pod does and gives back its termination message."""
-
-    def start(config: TrainConfig) -> TerminationMessage:
-        paths.config.parent.mkdir(parents=True, exist_ok=True)
-        paths.config.write_text(config.model_dump_json(by_alias=True))
-        began = time.monotonic()
-        ended = subprocess.run(
-            [sys.executable, "-m", "finetune_trainer", "--root", str(paths.root), "--port", "0"],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "POD_UID": f"{config.stage.lower()}-pod"},
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        print(f"{config.stage}: {time.monotonic() - began:.1f} s")  # noqa: T201 - shown with -rP
-        message = TerminationMessage.decode(paths.termination_log.read_bytes())
-        assert message.failure is FailureClass.SUCCESS, ended.stderr[-4000:]
-        assert ended.returncode == 0
-        return message
-
-    return start
 
 
 def test_a_real_encoder_is_prepared_trained_and_published(
