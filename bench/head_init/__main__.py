@@ -20,7 +20,8 @@ from transformers import AutoTokenizer, get_linear_schedule_with_warmup, set_see
 
 from bench.head_init.datasets import SETS, Rows, drawn
 from bench.machine import this_machine
-from examples.fetch_minilm import cache_folder, fetch
+from examples.fetch_minilm import fetch
+from examples.packages import cache_folder
 from finetune_trainer.config import ClassWeights
 from finetune_trainer.models.class_layer import class_layer
 from finetune_trainer.models.load import quiet
