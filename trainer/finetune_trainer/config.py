@@ -1,4 +1,4 @@
-"""TrainConfig: the configuration of the trainer, one JSON file.
+"""The configuration of the trainer, one JSON file.
 
 The operator imports this module, so this module imports no torch.
 """

@@ -1,4 +1,4 @@
-"""PURE: columns of prepared rows as numpy arrays over memory that Arrow has mapped."""
+"""PURE: columns of prepared rows as numpy arrays over memory-mapped Arrow buffers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

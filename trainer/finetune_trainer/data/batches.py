@@ -1,4 +1,4 @@
-"""Which rows make which step. Pure: the same for every rank, so that nobody has to ask."""
+"""PURE: the rows of each step. Every rank computes the same batches, without communication."""
 
 from dataclasses import dataclass
 

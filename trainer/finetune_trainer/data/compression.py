@@ -1,4 +1,4 @@
-"""IO: what a file's bytes are when gzip or zstd is taken off. Its first bytes tell, not its name."""
+"""IO: decompresses gzip and zstd files. The first bytes of a file decide, not its name."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""PURE: the figures of the data report: classes, lengths, what was cut."""
+"""PURE: the figures of the data report: classes, lengths, truncation."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

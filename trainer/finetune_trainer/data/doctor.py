@@ -1,4 +1,4 @@
-"""PURE: the data check. Rows -> examples that can be used, and findings that say what is wrong and where."""
+"""PURE: the data check: examples from rows, and findings about rows that cannot be used."""
 
 import re
 from collections import Counter, defaultdict

@@ -1,4 +1,4 @@
-"""What the data check and the splits know of a row, whatever its task."""
+"""The fields of a row that the data check and the splits use, for every task."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The findings of the data check, and the splits that they are about."""
+"""The findings of the data check, and the names of the splits."""
 
 from collections.abc import Iterable
 from itertools import islice

@@ -1,4 +1,4 @@
-"""PURE: equal values of an array, found by sorting: 16 bytes a value, no table of Python objects."""
+"""PURE: finds equal values of an array by sorting, with 16 bytes for each value."""
 
 from dataclasses import dataclass
 from typing import Any, Self

@@ -1,4 +1,4 @@
-"""PURE: rows are numbered through all files of a split, and named by file and line."""
+"""PURE: numbers the rows of all files of a split, and finds the file and line of a number."""
 
 from bisect import bisect_left
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""PURE: which objects below a folder are data files, and what they are called."""
+"""PURE: selects the data files among the objects of a folder."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Says how far a pass over the data is: often enough for a person who watches, and at next to no cost."""
+"""Reports the progress of a pass over the data, at most a few times a second."""
 
 import time
 

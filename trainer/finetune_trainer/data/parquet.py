@@ -1,4 +1,4 @@
-"""IO: a Parquet file -> rows. Reads the columns that are asked for, some rows at a time."""
+"""IO: reads the requested columns of a Parquet file in small batches of rows."""
 
 from collections.abc import Collection, Iterator
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""IO: Parquet is read by a process of its own with little memory: what a file hides ends that process only.
+"""IO: reads Parquet in a separate process with little memory: a malformed file can crash only that process.
 
 Some hundred bytes can stand for gigabytes (one long value in many rows, a list of a billion nothings), and no
 size that the file declares tells; a damaged file can crash the library that reads it.

@@ -1,4 +1,4 @@
-"""PURE: from the rows of the files to training, validation and test rows, with no text in two of them."""
+"""PURE: splits the rows of the files into training, validation and test rows without a common text."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

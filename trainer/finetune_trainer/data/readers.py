@@ -1,4 +1,4 @@
-"""PURE: bytes of a text file -> rows with line numbers.
+"""PURE: rows with line numbers from the bytes of a text file.
 
 Reads JSON Lines and CSV (comma, semicolon or tab). A row that cannot be used is a BadRow; a file that cannot
 be read, such as a file in another encoding than UTF-8, is a FileFaultError. Every line of the file is a line

@@ -1,4 +1,4 @@
-"""IO: the usable rows of some files. Their values lie on disk; of each row 20 or 36 bytes are in memory.
+"""IO: the usable rows of the files, on disk; 20 or 36 bytes of each row are in memory.
 
 A pass over the rows reads them from disk again, some at a time. What is compared between rows is compared by
 64-bit hashes: among ten million rows the chance that any two different ones are taken for the same is 3e-6.

@@ -1,4 +1,4 @@
-"""PURE: which rows count as the same question, so that no question is on both sides of a split."""
+"""PURE: decides which rows are the same question, so that no question is on both sides of a split."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""PURE: lines of separated values (CSV, TSV) -> records, strictly by RFC 4180.
+"""PURE: records of separated values (CSV, TSV), strictly by RFC 4180.
 
 A record that is not well-formed takes its first line only: reading resumes at the next line. Every line of
 the input is therefore a line of exactly one record or bad record, or is blank.

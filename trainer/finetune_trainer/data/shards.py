@@ -1,4 +1,4 @@
-"""Prepared rows in S3: written once by Prepare while it reads, mapped by every rank of every attempt.
+"""The prepared rows in S3: Prepare writes the shards while it reads, and every rank maps the shards.
 
 Folder: `<split>-<n>.arrow` shards (Arrow IPC files, not compressed), then `index.json`, written last, with
 the SHA-256 of each shard. A task says which columns its shards have; those named here are known to all

@@ -1,4 +1,4 @@
-"""IO: the data files, found, fetched once, digested on the way, read row by row."""
+"""IO: finds, downloads and opens the data files, and computes their digests."""
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence

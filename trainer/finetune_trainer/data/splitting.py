@@ -1,4 +1,4 @@
-"""PURE: which rows are held out. Drawn by stratum, the same for the same seed, no text on both sides."""
+"""PURE: draws the held-out rows by stratum and seed, with equal texts on one side."""
 
 from collections.abc import Sequence
 

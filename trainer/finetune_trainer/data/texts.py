@@ -1,4 +1,4 @@
-"""PURE: texts of a row: the same or not, usable or not."""
+"""PURE: normalizes and checks the texts of a row."""
 
 import re
 import unicodedata

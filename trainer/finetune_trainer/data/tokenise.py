@@ -1,4 +1,4 @@
-"""The model's own fast tokenizer, from local files, without torch."""
+"""Loads and calls the fast tokenizer of the model, without torch."""
 
 import os
 import sys

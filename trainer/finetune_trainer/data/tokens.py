@@ -1,4 +1,4 @@
-"""IO: from the usable rows of a split to the record batches of its shards, in two passes over the disk.
+"""IO: tokenizes the usable rows of a split and writes the record batches of its shards.
 
 The first pass encodes every row whole and keeps the tokens in a scratch file, so that a length can be chosen
 that suits the training rows. The second pass cuts the rows to that length. Of each row 8 bytes are in memory.

@@ -1,1 +1,1 @@
-"""Model folders: checked, fetched, loaded, saved, verified, described."""
+"""Base and tuned models: plan, checks, loading, methods, verification."""

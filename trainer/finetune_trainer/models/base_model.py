@@ -1,4 +1,4 @@
-"""The base model's files: which are read, what digest they have, how they come to this node."""
+"""The files of the base model: names, digest, and download to the cache of the node."""
 
 import fcntl
 import hashlib

@@ -1,4 +1,4 @@
-"""The layer that gives the logits of the classes: found, and replaced unless the classes are the same."""
+"""Finds the layer that outputs the logits of the classes, and replaces the layer if the classes differ."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""PURE: whether a method's names and numbers of layers fit those of a model."""
+"""PURE: checks the layer counts of a method against a model."""
 
 from collections.abc import Collection, Sequence
 

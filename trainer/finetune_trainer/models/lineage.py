@@ -1,4 +1,4 @@
-"""IO: what a model descends from, where another FineTuneJob published its base: checked, kept, carried on."""
+"""IO: the ancestors of a model whose base model another FineTuneJob published."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Models from local safetensors. No code of the model's folder is ever run."""
+"""Loads models from local safetensors files, without running code of the folder."""
 
 import json
 import warnings

@@ -1,4 +1,4 @@
-"""LoRA adapters: put beside a model's weights, saved, loaded onto the base model again, merged into it."""
+"""LoRA adapters: adds, saves, loads and merges adapters."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""PURE: what a training method did to a model, read from the model itself, and which limits follow."""
+"""PURE: what a training method changed in a model, read from the model itself."""
 
 from collections.abc import Iterator
 

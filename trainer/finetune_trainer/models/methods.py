@@ -1,4 +1,4 @@
-"""What of a model is trained: the method of a run, applied to a model that the task has loaded."""
+"""Applies the training method of a run to a loaded model."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

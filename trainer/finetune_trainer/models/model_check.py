@@ -1,4 +1,4 @@
-"""PURE: can this folder be a base model? Names, sizes and JSON in, findings out; weights stay unread."""
+"""PURE: checks by names, sizes and JSON whether a folder can be a base model."""
 
 import json
 import math

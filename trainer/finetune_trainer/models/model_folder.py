@@ -1,4 +1,4 @@
-"""IO: checks the base model's folder in S3 by its listing, its JSON files and the headers of its weights."""
+"""IO: checks the folder of the base model in S3: listing, JSON files, headers of the weights."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The keys of config.json that transformers 4 reads, written beside those of transformers 5."""
+"""Writes the keys of config.json that transformers 4 reads beside the keys of transformers 5."""
 
 import json
 from collections.abc import Mapping

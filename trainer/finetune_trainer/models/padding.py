@@ -1,4 +1,4 @@
-"""The padding token: chosen where a tokenizer has none, and published so that tokenizer and config agree."""
+"""Chooses the padding token, and publishes the same token in tokenizer and config."""
 
 import json
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A base model tried out from its config and the shapes of its weights, to refuse what Train would refuse.
+"""Builds a base model without its weights and runs rows through it, to refuse what Train would refuse.
 
 No weight is read. The whole model is built on PyTorch's meta device, which knows shapes and no values, by the
 loader that Train uses, and the method is applied to it. Rows go through a model with random weights, which

@@ -1,4 +1,4 @@
-"""A saved model against what training saw: it loads, it is finite, it gives the same logits."""
+"""Verifies a saved model: it loads, its weights are finite, and its logits are those of training."""
 
 import logging
 import math

@@ -1,1 +1,1 @@
-"""The report that people open: documents in, one HTML page out. Pure."""
+"""The report page and the model card. Pure."""

@@ -1,4 +1,4 @@
-"""What the model card says of the method. Pure."""
+"""Texts about the training method. Pure."""
 
 from finetune_trainer.config import ALL_LINEAR, FreezeLayers, Lora, Method
 from finetune_trainer.report.record import TrainingRecord

@@ -1,4 +1,4 @@
-"""How a model was made: settings, digests, versions, durations. Pure; model card and report say the same."""
+"""Settings, digests, versions and durations, for model card and report. Pure."""
 
 from dataclasses import dataclass
 

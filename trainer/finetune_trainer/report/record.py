@@ -1,4 +1,4 @@
-"""What a training run leaves for the model card and the report. Pure."""
+"""The training record: the results of Train for model card and report. Pure."""
 
 import importlib.metadata
 import platform

@@ -1,4 +1,4 @@
-"""The cleanup stage: removes what a deleted run left in S3. The published model is not touched."""
+"""The stage Cleanup: deletes the folder of a deleted run, and not the published model."""
 
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Activity, CleanupPayload, FailureClass

@@ -1,4 +1,4 @@
-"""IO: what must hold before any work is done: uris, permissions, and a free output."""
+"""IO: checks URIs, permissions and the output before any work."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The prepare stage, top to bottom: may we write, is it a model, is it data, what follows; tokenise once."""
+"""The stage Prepare: checks store, model and data, decides every `Auto`, and stores the tokenized rows."""
 
 import hashlib
 import json

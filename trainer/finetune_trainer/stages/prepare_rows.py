@@ -1,4 +1,4 @@
-"""The rows of Prepare, top to bottom: read, check, split, tokenise, cut, store.
+"""The rows of Prepare: read, check, split, tokenize, truncate, store.
 
 Every pass goes over the rows on disk; in memory are some rows at a time and 28 to 44 bytes of each row.
 """

@@ -1,4 +1,4 @@
-"""The publishing stage: a fresh process verifies the staged model and publishes it, manifest last."""
+"""The stage Publish: verifies the staged model in a fresh process and publishes the model, manifest last."""
 
 import json
 import logging

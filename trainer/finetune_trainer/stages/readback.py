@@ -1,4 +1,4 @@
-"""The report stage: reads a stage's durable result back, because its message was lost."""
+"""The stage Readback: reads the stored result of a stage whose termination message was lost."""
 
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Activity, FailureClass, Stage

@@ -1,4 +1,4 @@
-"""The training stage, top to bottom: measure the base model, train, measure the result, hand it over."""
+"""The stage Train: measures the base model, trains, measures the tuned model, and stages the result."""
 
 import gc
 import time

@@ -1,4 +1,4 @@
-"""Prepare's trial of the base model, in a process of its own: Prepare itself never imports torch.
+"""The trial of the base model in a subprocess, because Prepare itself does not import torch.
 
     python -m finetune_trainer.stages.trial FOLDER
 

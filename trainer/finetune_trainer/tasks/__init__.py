@@ -1,1 +1,1 @@
-"""One folder a task: which columns it reads, what a row means, what is learnt, measured and told."""
+"""One package for each task: data, model, metrics, report."""

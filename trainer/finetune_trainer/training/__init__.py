@@ -1,1 +1,1 @@
-"""The training stage's parts: baselines, loop, evaluation, hand-over."""
+"""The parts of the stage Train: baseline, loop, evaluation, staging."""

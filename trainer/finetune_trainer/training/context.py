@@ -1,4 +1,4 @@
-"""What every part of the training stage looks at: the gang, the store, the rows and the base model."""
+"""The context of a training run on one rank: gang, store, rows and base model."""
 
 from dataclasses import dataclass, replace
 from functools import partial

@@ -1,4 +1,4 @@
-"""One model over many rows by all ranks: every row computed exactly once, whatever the world size."""
+"""Runs a model over rows with all ranks; every row is computed once at every world size."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Training itself: the loop is run, validation is measured, and the best weights stay."""
+"""Trains: runs the loop, measures the validation rows, keeps the best weights."""
 
 import logging
 import math

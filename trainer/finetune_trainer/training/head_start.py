@@ -1,4 +1,4 @@
-"""The start of a new head: computed before the DeepSpeed engine exists, while ranks hold whole models."""
+"""Computes the start of a new head before the DeepSpeed engine exists, while ranks hold whole models."""
 
 from functools import partial
 

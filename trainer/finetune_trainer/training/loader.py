@@ -1,4 +1,4 @@
-"""The training rows as one rank's micro-batches: collated ahead by a thread, resumable at any sample."""
+"""The micro-batches of one rank: a thread collates ahead, and the loader resumes at any sample."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

@@ -1,4 +1,4 @@
-"""The optimisation loop: Hugging Face's Trainer on a DeepSpeed engine, with our batches, loss and guards."""
+"""The training loop: Hugging Face's Trainer on a DeepSpeed engine, with own batches, losses and checks."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

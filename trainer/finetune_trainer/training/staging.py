@@ -1,4 +1,4 @@
-"""What training leaves in S3: the tuned model for verification, predictions, and the record of the run."""
+"""The staging folder: the tuned model, predictions, and the training record."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

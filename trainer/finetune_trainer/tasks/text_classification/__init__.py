@@ -1,1 +1,1 @@
-"""One of several classes for each text."""
+"""The task TextClassification: one of several classes for each text."""

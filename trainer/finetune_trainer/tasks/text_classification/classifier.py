@@ -1,4 +1,4 @@
-"""The base model as a classifier, or as the features that a linear probe reads."""
+"""Loads the base model as a classifier, or without head for the features of the linear probe."""
 
 from collections.abc import Sequence
 from pathlib import Path

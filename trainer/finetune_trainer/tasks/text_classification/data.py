@@ -1,4 +1,4 @@
-"""PURE: rows of text classification: one text and one label; the classes are the training rows' labels."""
+"""PURE: rows of text classification: one text and one label."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""PURE: the canonical form of a label, so that the same class has the same name in every file and format."""
+"""PURE: the canonical form of a label: one name for the same class in every file format."""
 
 import math
 import re

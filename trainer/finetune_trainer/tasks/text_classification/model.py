@@ -1,4 +1,4 @@
-"""Text classification while it is learnt and measured: cross entropy, a linear probe to beat, F1."""
+"""Text classification: loss, predictions, and the linear probe as baseline."""
 
 from collections.abc import Callable
 from functools import partial

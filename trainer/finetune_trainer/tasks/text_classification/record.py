@@ -1,4 +1,4 @@
-"""What a classifier's training leaves for the model card and the report. Pure."""
+"""The classifier's part of the training record. Pure."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence

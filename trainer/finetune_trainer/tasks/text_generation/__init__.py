@@ -1,1 +1,1 @@
-"""The next token, learnt: answers of conversations, completions of prompts, or text like the given."""
+"""The task TextGeneration: answers of conversations, completions of prompts, or text."""

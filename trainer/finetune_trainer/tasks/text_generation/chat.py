@@ -1,4 +1,4 @@
-"""Conversations as the tokenizer's chat template writes them, and where the assistant speaks. No torch."""
+"""Renders conversations with the chat template, and finds the assistant's messages. No torch."""
 
 import re
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Tokenised rows as a model's inputs: laid end to end without padding, or padded."""
+"""Converts tokenized rows to the inputs of a decoder, packed or padded."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""PURE: rows of text generation, from their columns to tokens of which some are learnt."""
+"""PURE: rows of text generation, from columns to tokens with a loss mask."""
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise

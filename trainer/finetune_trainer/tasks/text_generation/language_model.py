@@ -1,4 +1,4 @@
-"""The base model as a language model: loaded whole, tried out, and made to write."""
+"""Loads the base model as a language model, tests packing, and generates text."""
 
 import json
 import logging

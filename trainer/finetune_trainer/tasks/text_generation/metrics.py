@@ -1,4 +1,4 @@
-"""Metrics of text generation with bootstrap intervals. Pure: sums of each row in, documents out.
+"""Metrics of text generation. Pure.
 
 Tokens count alike, whatever row they are in: every metric is a sum over all rows divided by a sum.
 """

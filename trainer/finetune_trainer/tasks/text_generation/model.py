@@ -1,4 +1,4 @@
-"""Text generation while it is learnt and measured: cross entropy of the next token, a base model to beat."""
+"""Text generation: cross entropy of the next token, predictions, and the base model as baseline."""
 
 import logging
 from collections.abc import Callable

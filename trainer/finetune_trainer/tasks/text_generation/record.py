@@ -1,4 +1,4 @@
-"""What a generator's training leaves for the model card and the report. Pure."""
+"""The generator's part of the training record. Pure."""
 
 import json
 from collections.abc import Iterator, Sequence

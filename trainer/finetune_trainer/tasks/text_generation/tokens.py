@@ -1,4 +1,4 @@
-"""Rows of text generation as tokens, with what is learnt of them. No torch.
+"""Tokens and loss masks of the rows of text generation. No torch.
 
 Every row begins with what the tokenizer itself puts before a text (BOS, or nothing), once, and what is to
 be written ends with EOS, which is learnt: a model that never sees its end never stops.
