@@ -12,7 +12,7 @@ TRAINER = ROOT / "trainer/finetune_trainer"
 PAGE = ROOT / "docs/architecture/trainer.md"
 HEAD = """# The modules of the trainer
 
-The list is generated from the first lines of the docstrings; `tests/trainer/test_module_list.py` keeps it fresh. Paths are
+The list is generated from the docstrings of the modules (`tests/trainer/test_module_list.py`). Paths are
 relative to `trainer/finetune_trainer/`. [README.md](README.md#rules) shows which package may import which.
 
 | module | content |

@@ -1,4 +1,4 @@
-"""The report page, report.html: one file without scripts or external resources. A re-run writes the same bytes.
+"""The report page, report.html: one file without external resources. A re-run writes the same bytes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
