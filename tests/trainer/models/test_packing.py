@@ -56,10 +56,10 @@ def test_work_counts_the_tokens_and_the_learnt_tokens_of_rows() -> None:
     found = work_of(rows, [3, FILLER, 5])
     spans = [slice(rows.offsets[n], rows.offsets[n + 1]) for n in (3, 5)]
     assert found.lengths.tolist() == [*(span.stop - span.start for span in spans), 1]
-    assert found.loss_mask == sum(rows.loss_mask[span].sum() for span in spans)
+    assert found.loss_tokens == sum(rows.loss_mask[span].sum() for span in spans)
     assert found.first == min(int(rows.loss_mask[span].argmax()) for span in spans) - 1
 
 
 def test_a_filler_has_one_position_and_no_learnt_token() -> None:
     found = work_of(trained_rows(), [FILLER, FILLER])
-    assert (found.lengths.tolist(), found.loss_mask, found.first) == ([1, 1], 0, 0)
+    assert (found.lengths.tolist(), found.loss_tokens, found.first) == ([1, 1], 0, 0)

@@ -226,10 +226,10 @@ def test_the_place_of_an_error_elsewhere_is_its_last_line() -> None:
     assert place_of(ValueError()) is None
 
 
-def test_a_rank_that_fails_says_where(room: Paths) -> None:
-    command = [sys.executable, "-m", "finetune_trainer.pod.rank", "--root", str(room.root)]
+def test_a_rank_that_fails_says_where(paths: Paths) -> None:
+    command = [sys.executable, "-m", "finetune_trainer.pod.rank", "--root", str(paths.root)]
     subprocess.run(command, check=False, capture_output=True, env={**os.environ, "RANK": "0"})
-    place = rank_file(room).place
+    place = rank_file(paths).place
     assert place
     assert re.fullmatch(r"s3/credentials\.py:\d+", place)
 
