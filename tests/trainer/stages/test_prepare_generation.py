@@ -155,7 +155,7 @@ def test_a_classifier_is_no_language_model(job: Job, tiny_base: Path) -> None:
 def test_prepare_warns_of_experts_that_no_adapter_reaches(job: Job, tmp_path: Path) -> None:
     config, shapes = bases.mixture()
     bases.write(tmp_path, config, bases.weights(shapes))
-    for path in tmp_path.iterdir():
+    for path in filter(Path.is_file, tmp_path.iterdir()):
         job.put(f"model/{path.name}", path.read_bytes())
     payload = job.prepare(**GENERATION, method={"kind": "LoRA"})
     found = json.loads(job.store.read(payload.report))["findings"]

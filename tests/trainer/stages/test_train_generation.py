@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tests.trainer.models.test_method import by_card
+from tests.trainer.models.test_methods import by_card
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_trainer.config import Lora, TrainConfig
