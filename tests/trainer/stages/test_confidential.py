@@ -99,7 +99,10 @@ CASES = {
     ),
     "classes": Case(
         "Done",
-        rows(200) + lines(row(0, label=f"{MARK}-c"), row(1, f"{MARK}-C"), row(2, f"{MARK}-a")),
+        rows(200)
+        + lines(row(0, f"{MARK}-c"), row(1, f"{MARK}-C"), row(2, f"{MARK}-a"))
+        # Texts of their own, so that a draw of the conflicting texts leaves training rows of both labels.
+        + lines(row(300, f"{MARK}-c"), row(301, f"{MARK}-C")),
         rows(40, 200),
         in_report=True,
     ),

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tests.trainer.models.test_methods import by_card
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_trainer.config import Lora, TrainConfig
@@ -19,6 +18,7 @@ from finetune_trainer.report.record import TrainingRecord
 from finetune_trainer.s3.store import Store
 from finetune_trainer.stages import publish
 from finetune_trainer.tasks.text_generation.record import GenerationFacts
+from tests.trainer.models.test_methods import by_card
 from tests.trainer.stages.test_train import chosen_for, ranks, trained
 
 PULSE = SimpleNamespace(beat=lambda *_args, **_fields: None, leave_requested=False)
