@@ -14,7 +14,7 @@ SECTIONS = Path(__file__).parent / "data" / "debian-sections"
 TASK = "Summarise the package in one short line."
 SHORTEST, LONGEST = 60, 160
 """Characters of a paragraph that makes a row. Longer rows would take more time to train on, without need."""
-TRAIN, VALIDATION, TEST = 128, 16, 48
+TRAIN, VALIDATION, TEST = 96, 16, 40
 """Rows of each file. The validation rows follow the training rows in the same file of debian-sections."""
 
 

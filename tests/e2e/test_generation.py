@@ -1,4 +1,4 @@
-"""The example of text generation as a user runs it: LoRA, ZeRO-3, two pods, one merged model."""
+"""The example of text generation as a user runs it: LoRA, two pods, one merged model."""
 
 import json
 import math
