@@ -3,6 +3,7 @@
 Each rank is a fork of this process: what a rank imports is then imported once, without torch, as in Prepare.
 """
 
+import hashlib
 import os
 import sys
 import tempfile
@@ -23,7 +24,9 @@ run_trial = trial._run
 
 def run_trial_once(folder: Path) -> str:
     """Shares the outcome of the trial of one model between the roots: a trial takes ten seconds."""
-    shared, outcome = SHARED / folder.name, folder / trial._OUTCOME
+    files = (folder / trial._CONFIG, folder / trial._REQUEST)
+    digest = hashlib.sha256(b"\n".join(file.read_bytes() for file in files)).hexdigest()
+    shared, outcome = SHARED / digest, folder / trial._OUTCOME
     if shared.exists():
         copyfile(shared, outcome)
         return "ended before"

@@ -5,7 +5,6 @@
 FOLDER holds config.json and request.json; the program writes outcome.json. The parent imports no torch.
 """
 
-import hashlib
 import json
 import logging
 import shutil
@@ -72,18 +71,13 @@ def tried(task: Task, method: Method, inspection: Inspection, paths: Paths) -> l
     Raises:
         StageFailure: UserConfig: ModelUnsupported, ModelIncomplete, TargetModulesUnknown, TooManyLayers.
     """
-    request = Request(task=task, method=method, shapes=inspection.weights).model_dump_json(by_alias=True)
-    config = json.dumps(inspection.config)
-    name = hashlib.sha256(f"{config}\n{request}".encode()).hexdigest()
-    folder = paths.scratch / "trial" / name
-    # A trial takes ten seconds: the outcome for the same model and method is read again.
-    why = "ended before"
-    if not (folder / _OUTCOME).exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        (folder / _CONFIG).write_text(config)
-        (folder / _REQUEST).write_text(request)
-        why = _run(folder)
+    folder = paths.scratch / "trial"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / _CONFIG).write_text(json.dumps(inspection.config))
+    request = Request(task=task, method=method, shapes=inspection.weights)
+    (folder / _REQUEST).write_text(request.model_dump_json(by_alias=True))
+    why = _run(folder)
     try:
         outcome = Outcome.model_validate_json((folder / _OUTCOME).read_bytes())
     except (OSError, ValidationError):
