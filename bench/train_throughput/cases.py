@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bench.train_throughput.lesson import Lesson
 from devcluster.places import REPOSITORY
@@ -23,7 +25,9 @@ from finetune_trainer.config import (
 )
 from finetune_trainer.contract import METRICS, Task
 from finetune_trainer.data import tokenise
-from finetune_trainer.data.lines import ONE_FILE
+from finetune_trainer.data.example import Encoding, Example
+from finetune_trainer.data.lines import ONE_FILE, FileSpan
+from finetune_trainer.data.shards import Split
 from finetune_trainer.tasks.registry import data_of
 
 SECTIONS = REPOSITORY / "examples/data/debian-sections/train.jsonl"
@@ -157,7 +161,7 @@ def write_rows(case: Case, base: Path, target: Path) -> int:
     strata = [example.stratum for example in examples]
     classes = list(task.classes(set(strata)))
     labels = np.array([classes.index(name) if classes else 0 for name in strata], np.int32)
-    split = tokenise.as_split(examples, encoded, labels, ONE_FILE)
+    split = as_split(examples, encoded, labels, ONE_FILE)
     np.savez(
         target, tokens=split.tokens, offsets=split.offsets, labels=split.labels, loss_mask=split.loss_mask
     )
@@ -189,3 +193,24 @@ def _run(case: Case) -> Run:
         runs="s3://bench/runs/",
         stores=Stores(data=store, model=store, output=store),
     )
+
+
+def as_split(
+    examples: Sequence[Example],
+    encoded: Sequence[Encoding],
+    labels: npt.NDArray[np.int32],
+    files: Sequence[FileSpan],
+) -> Split:
+    """Examples and their tokens as the arrays that training reads."""
+    return Split(
+        tokens=np.concatenate([*(row.ids for row in encoded), np.zeros(0, dtype=np.int32)]),
+        loss_mask=np.concatenate([*map(_mask, encoded), np.zeros(0, dtype=np.bool_)]),
+        offsets=np.cumsum([0, *(len(row.ids) for row in encoded)], dtype=np.int64),
+        labels=labels,
+        rows=np.array([example.line for example in examples], dtype=np.int64),
+        files=tuple(files),
+    )
+
+
+def _mask(row: Encoding) -> npt.NDArray[np.bool_]:
+    return np.zeros(len(row.ids), dtype=np.bool_) if row.loss_mask is None else row.loss_mask

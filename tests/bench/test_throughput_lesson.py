@@ -27,7 +27,7 @@ def stored(folder: Path) -> Path:
         tokens=np.array([1, 2, 3, 4, 5, 6], dtype=np.int32),
         offsets=np.array([0, 2, 5, 6]),
         labels=np.array([1, 0, 2], dtype=np.int32),
-        trained=np.array([False, True, False, True, True, False]),
+        loss_mask=np.array([False, True, False, True, True, False]),
     )
     return path
 

@@ -47,12 +47,13 @@ from finetune_trainer.contract import (
     Task,
     TerminationMessage,
 )
-from finetune_trainer.data.shards import Prepared, Split, store_prepared
+from finetune_trainer.data.shards import Prepared, Split
 from finetune_trainer.models import base_model
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3 import results
 from finetune_trainer.s3.store import Store, open_store
 from tests.trainer.storage import give_authority, give_keys, root_client
+from tests.trainer.stored import store_prepared
 from tests.trainer.storeproxy import StoreProxy
 
 

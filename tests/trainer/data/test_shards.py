@@ -17,12 +17,12 @@ from finetune_trainer.data.shards import (
     Split,
     load_prepared,
     read_index,
-    store_prepared,
     write_index,
 )
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store
+from tests.trainer.stored import store_prepared
 
 
 def split(rows: int, seed: int = 0) -> Split:

@@ -5,7 +5,7 @@ the SHA-256 of each shard. A task says which columns its shards have; those name
 tasks. No torch here.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +20,7 @@ import pyarrow as pa
 from pydantic import Field, JsonValue, NonNegativeInt, ValidationError
 
 from finetune_trainer.contract import Digest, FailureClass, Model
-from finetune_trainer.data.arrays import Column, Ragged, Values, column, lists
+from finetune_trainer.data.arrays import Column, Ragged, Values, column
 from finetune_trainer.data.findings import SplitName
 from finetune_trainer.data.lines import ONE_FILE, FileSpan, location
 from finetune_trainer.failures import StageFailure
@@ -219,43 +219,6 @@ def write_index(store: Store, folder: str, index: Index) -> None:
     store.write(folder + INDEX, index.model_dump_json(by_alias=True).encode())
 
 
-def store_prepared(
-    store: Store,
-    folder: str,
-    prepared: Prepared,
-    extra: Mapping[str, JsonValue] | None = None,
-    on_bytes: OnBytes = ignore_bytes,
-) -> Index:
-    """Writes rows that are in memory. Writing the same rows again gives the same bytes.
-
-    Args:
-        store: that gets the rows.
-        folder: their URI, ends in a slash.
-        prepared: the rows.
-        extra: what index.json keeps beside them.
-        on_bytes: is told of the bytes of each shard that have moved; called by another thread.
-    """
-    splits: dict[SplitName, tuple[Shard, ...]] = {}
-    for name in get_args(SplitName):
-        split: Split = getattr(prepared, name)
-        schema = pa.schema([ROW_FIELD, TOKENS_FIELD, LOSS_MASK_FIELD, LABEL_FIELD])
-        with (
-            TemporaryDirectory() as scratch,
-            ShardWriter(store, folder, name, schema, Path(scratch), on_bytes) as writer,
-        ):
-            for batch in _batches(split, schema):
-                writer.write(batch)
-            splits[name] = writer.finish()
-    index = Index(
-        labels=prepared.labels,
-        splits=splits,
-        files={name: getattr(prepared, name).files for name in get_args(SplitName)},
-        extra=dict(extra or {}),
-    )
-    write_index(store, folder, index)
-    return index
-
-
 def read_index(store: Store, folder: str) -> Index | None:
     """The index of a complete folder whose shards are all still there; None if it is not complete."""
     there = {entry.uri: entry.size for entry in store.list(folder)}
@@ -303,19 +266,6 @@ def load_prepared(store: Store, folder: str, paths: Paths, on_bytes: OnBytes = i
         for name in get_args(SplitName)
     )
     return Prepared(train, validation, test, index.labels)
-
-
-def _batches(split: Split, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    for start in range(0, len(split), _BATCH_ROWS):
-        rows = range(start, min(start + _BATCH_ROWS, len(split)))
-        spans = [slice(split.offsets[row], split.offsets[row + 1]) for row in rows]
-        columns = [
-            pa.array(split.rows[rows.start : rows.stop], pa.int64()),
-            lists([split.tokens[span] for span in spans], TOKENS_FIELD.type),
-            lists([split.loss_mask[span] for span in spans], LOSS_MASK_FIELD.type),
-            pa.array(split.labels[rows.start : rows.stop], pa.int32()),
-        ]
-        yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _fetch(store: Store, folder: str, shard: Shard, cache: Path, on_bytes: OnBytes) -> Path:

@@ -12,9 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune_trainer.contract import FailureClass
-from finetune_trainer.data.example import Encoding, Example
-from finetune_trainer.data.lines import FileSpan
-from finetune_trainer.data.shards import Split
 from finetune_trainer.failures import StageFailure
 
 _AT_ONCE = 2048
@@ -119,27 +116,6 @@ def encode(tokenizer: Any, texts: Sequence[str], max_length: int | None = None) 
 def decoded(tokenizer: Any, ids: npt.NDArray[np.int32]) -> str:
     """The text of a row as far as its tokens tell it: what the tokenizer made alike stays alike."""
     return str(tokenizer.decode(ids.tolist(), skip_special_tokens=True))
-
-
-def as_split(
-    examples: Sequence[Example],
-    encoded: Sequence[Encoding],
-    labels: npt.NDArray[np.int32],
-    files: Sequence[FileSpan],
-) -> Split:
-    """Examples and their tokens as the arrays that training reads."""
-    return Split(
-        tokens=np.concatenate([*(row.ids for row in encoded), np.zeros(0, dtype=np.int32)]),
-        loss_mask=np.concatenate([*map(_trained, encoded), np.zeros(0, dtype=np.bool_)]),
-        offsets=np.cumsum([0, *(len(row.ids) for row in encoded)], dtype=np.int64),
-        labels=labels,
-        rows=np.array([example.line for example in examples], dtype=np.int64),
-        files=tuple(files),
-    )
-
-
-def _trained(row: Encoding) -> npt.NDArray[np.bool_]:
-    return np.zeros(len(row.ids), dtype=np.bool_) if row.loss_mask is None else row.loss_mask
 
 
 def _without_torch() -> None:
