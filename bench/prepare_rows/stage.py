@@ -1,6 +1,6 @@
 """`python -m bench.prepare_rows.stage ROOT DATA_BYTES`: the real Prepare stage, in a process of its own.
 
-Prints the seconds of each pass, the CPU time, the longest time between two signs of life, and the rows.
+Prints the seconds of each pass, the CPU time, the longest time between two heartbeats, and the rows.
 DATA_BYTES limits the memory that the process may write to (RLIMIT_DATA): a stage that needs more ends with a
 MemoryError.
 """
@@ -20,7 +20,7 @@ _PASSES = (Activity.CHECKING_DATA, Activity.TOKENISING, Activity.UPLOADING, Acti
 
 
 class Watch:
-    """Notes when the stage gives a sign of life."""
+    """Records the time of each heartbeat of the stage."""
 
     leave_requested = False
 

@@ -84,7 +84,7 @@ def train(lesson: Lesson, callbacks: list[TrainerCallback]) -> Outcome:
             model=model,
             args=args,
         )
-        run.add_callback(loop.Edge(run, taken.append))
+        run.add_callback(loop.StepEnd(run, taken.append))
         for callback in callbacks:
             run.add_callback(callback)
         run.train()

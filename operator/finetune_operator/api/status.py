@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
 
 from finetune_operator.names import State
-from finetune_trainer.contract import Chosen, Evaluation, Findings, Model, RowCounts
+from finetune_trainer.contract import MAX_PLACE, Chosen, Evaluation, Findings, Model, RowCounts
 
 
 class ConditionStatus(Model):
@@ -88,7 +88,7 @@ class AttemptStatus(Model):
     """Reason of the failure."""
     message: Annotated[str, Field(max_length=1024)] | None = None
     """The cause, for people, with the way out."""
-    place: Annotated[str, Field(max_length=128)] | None = None
+    place: Annotated[str, Field(max_length=MAX_PLACE)] | None = None
     """Where in the trainer the failure arose, for example training/loop.py:212; or what a process that
     crashed was doing. A failure that comes twice at the same place and step is not tried again."""
     pod: Annotated[str, Field(max_length=253)] | None = None

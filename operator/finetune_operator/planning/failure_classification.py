@@ -29,9 +29,7 @@ from finetune_operator.planning.termination_messages import (
     message_of,
 )
 from finetune_operator.planning.types import InProgress
-from finetune_trainer.contract import CONTRACT_VERSION, ExitCode, FailureClass, Payload
-
-PLACE_LIMIT = 128
+from finetune_trainer.contract import CONTRACT_VERSION, MAX_PLACE, ExitCode, FailureClass, Payload
 
 
 @dataclass(frozen=True)
@@ -201,7 +199,7 @@ def _reported_cause(pod: Manifest, ended: Manifest | None, expected: Expected) -
     if message.failure is FailureClass.SUCCESS:
         return None
     text = f"{message.message} {message.hint}".strip()
-    place = clean(message.place, PLACE_LIMIT) if message.place else None
+    place = clean(message.place, MAX_PLACE) if message.place else None
     return Failure(message.reason, text, message.failure, place=place, step=message.step)
 
 

@@ -24,7 +24,7 @@ from finetune_trainer.tasks.text_classification.model import classify
 from tests.trainer.models import bases
 from tests.trainer.stages.test_train import chosen_for, ranks, trained
 
-PULSE = SimpleNamespace(beat=lambda *_args, **_fields: None, leave_requested=False)
+HEARTBEAT = SimpleNamespace(beat=lambda *_args, **_fields: None, leave_requested=False)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def tuned(
         payload, _ = trained(store, config)
         assert payload.evaluation.tuned
         assert payload.evaluation.tuned.primary > 0.9
-        publish.run(config.model_copy(update={"stage": Stage.PUBLISH}), paths, PULSE)
+        publish.run(config.model_copy(update={"stage": Stage.PUBLISH}), paths, HEARTBEAT)
         folder = paths.root / "published"
         for entry in store.list(config.run.output):
             store.download(entry.uri, folder / entry.uri.removeprefix(config.run.output))

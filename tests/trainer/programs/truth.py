@@ -179,7 +179,7 @@ def steps(
             model=model,
             args=args,
         )
-        run.add_callback(loop.Edge(run, taken.append))
+        run.add_callback(loop.StepEnd(run, taken.append))
         run.train()
     torch.distributed.barrier()
     return [(step.loss, step.gradient_norm, step.rows) for step in taken]

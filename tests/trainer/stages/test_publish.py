@@ -37,7 +37,7 @@ from finetune_trainer.training.staging import Outcome
 from tests.trainer.conftest import success
 from tests.trainer.storage import on_both_stores
 
-PULSE = SimpleNamespace(beat=lambda *_args, **_fields: None, leave_requested=False)
+HEARTBEAT = SimpleNamespace(beat=lambda *_args, **_fields: None, leave_requested=False)
 CHOSEN = Chosen(
     epochs=1,
     batch_size=8,
@@ -99,7 +99,7 @@ def stage(tiny_base: Path, learnable: Prepared, paths: Paths, store: Store) -> S
             config=config,
             chosen=CHOSEN,
             paths=paths,
-            heartbeat=PULSE,
+            heartbeat=HEARTBEAT,
             gang=Gang(0, 0, 1, torch.device("cpu")),
             store=store,
             prepared=learnable,
@@ -158,7 +158,7 @@ def published(store: Store, config: TrainConfig) -> dict[str, bytes]:
 def test_the_published_folder_is_whole_loads_alone_and_says_what_it_is(
     staged: TrainConfig, paths: Paths, store: Store, tmp_path: Path
 ) -> None:
-    result = publish.run(staged, paths, PULSE)
+    result = publish.run(staged, paths, HEARTBEAT)
     payload = result.payload
     assert isinstance(payload, PublishPayload)
     files = published(store, staged)
@@ -193,17 +193,17 @@ def test_the_published_folder_is_whole_loads_alone_and_says_what_it_is(
 def test_publishing_again_after_a_crash_before_the_manifest_ends_with_the_same_bytes(
     staged: TrainConfig, paths: Paths, store: Store
 ) -> None:
-    first = publish.run(staged, paths, PULSE).payload
+    first = publish.run(staged, paths, HEARTBEAT).payload
     before = published(store, staged)
     store.delete([staged.run.output + MANIFEST, staged.run.output + "README.md"])
-    assert publish.run(staged, paths, PULSE).payload == first
+    assert publish.run(staged, paths, HEARTBEAT).payload == first
     assert published(store, staged) == before
 
 
 def test_a_model_tells_all_that_it_descends_from(
     staged: TrainConfig, stage: Stager, paths: Paths, store: Store, tmp_path: Path
 ) -> None:
-    first = publish.run(staged, paths, PULSE).payload
+    first = publish.run(staged, paths, HEARTBEAT).payload
     assert isinstance(first, PublishPayload)
     parent = ParentJob(namespace="team", name="tickets", uid=staged.job.uid, manifest=first.digest)
     changes = {
@@ -219,7 +219,7 @@ def test_a_model_tells_all_that_it_descends_from(
     folder = tmp_path / "base"
     lineage.check_files(first.uri, kept, folder, base_model.download(store, first.uri, folder))
 
-    publish.run(stage(config), paths, PULSE)
+    publish.run(stage(config), paths, HEARTBEAT)
 
     files = published(store, config)
     origin, base = Manifest.model_validate_json(files[MANIFEST]).lineage
@@ -239,7 +239,7 @@ def test_a_model_of_another_run_is_never_overwritten(staged: TrainConfig, paths:
     assert theirs
     store.write(staged.run.output + MANIFEST, theirs.model_copy(update={"job": other}).encode())
     with pytest.raises(StageFailure, match="OutputExists") as caught:
-        publish.run(staged, paths, PULSE)
+        publish.run(staged, paths, HEARTBEAT)
     assert caught.value.failure is FailureClass.USER_CONFIG
 
 
@@ -268,7 +268,7 @@ def test_a_damaged_staging_folder_is_found_and_nothing_is_published(
         "manifest gone": (FailureClass.STORAGE, "FolderIncomplete"),
     }
     with pytest.raises(StageFailure) as caught:
-        publish.run(staged, paths, PULSE)
+        publish.run(staged, paths, HEARTBEAT)
     assert (caught.value.failure, caught.value.reason) == reasons[fault]
     assert store.list(staged.run.output) == []
 
@@ -313,7 +313,7 @@ def test_an_adapter_that_is_not_the_one_that_was_trained_is_found_and_nothing_is
         "base changed": (FailureClass.USER_CONFIG, "ModelChanged"),
     }
     with pytest.raises(StageFailure) as caught:
-        publish.run(adapted, paths, PULSE)
+        publish.run(adapted, paths, HEARTBEAT)
     assert (caught.value.failure, caught.value.reason) == reasons[fault]
     assert store.list(adapted.run.output) == []
 
@@ -330,5 +330,5 @@ def test_a_merged_model_other_than_its_adapter_is_found_and_nothing_is_published
     merged = lora.merged
     monkeypatch.setattr(lora, "merged", badly)
     with pytest.raises(StageFailure, match="VerificationFailed"):
-        publish.run(adapted, paths, PULSE)
+        publish.run(adapted, paths, HEARTBEAT)
     assert store.list(adapted.run.output) == []

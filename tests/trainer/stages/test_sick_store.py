@@ -20,7 +20,7 @@ from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.stages import cleanup, prepare, publish
 from tests.trainer.stages import test_prepare, test_publish
 from tests.trainer.stages.test_prepare import Job, Silent
-from tests.trainer.stages.test_publish import PULSE, published, restage, staging_of
+from tests.trainer.stages.test_publish import HEARTBEAT, published, restage, staging_of
 from tests.trainer.storage import on_both_stores, uploads_of
 from tests.trainer.storeproxy import Fault, Operation, StoreProxy
 
@@ -142,27 +142,27 @@ def test_publish_ends_with_the_right_model_or_none(
     direct: Store,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    well = publish.run(staged, paths, PULSE).payload
+    well = publish.run(staged, paths, HEARTBEAT).payload
     model = published(direct, staged)
     direct.delete([entry.uri for entry in direct.list(staged.run.output)])
 
     s3_proxy.suffer(fault, "get", below="/staging/")
-    fails(lambda: publish.run(staged, paths, PULSE), fault)
+    fails(lambda: publish.run(staged, paths, HEARTBEAT), fault)
     s3_proxy.heal()
     assert published(direct, staged) == {}
     if fault not in OF_A_READING:
         s3_proxy.suffer(fault, "put", below="/models/tuned/tokenizer")
-        fails(lambda: publish.run(staged, paths, PULSE), fault)
+        fails(lambda: publish.run(staged, paths, HEARTBEAT), fault)
         s3_proxy.heal()
         assert MANIFEST not in published(direct, staged)
         s3_proxy.suffer(fault, "put", below=MANIFEST)
-        fails(lambda: publish.run(staged, paths, PULSE), fault)
+        fails(lambda: publish.run(staged, paths, HEARTBEAT), fault)
         s3_proxy.heal()
         there = published(direct, staged)
         assert MANIFEST not in there or there == model
 
     stumble(fault, s3_proxy, monkeypatch)
-    assert publish.run(staged, paths, PULSE).payload == well
+    assert publish.run(staged, paths, HEARTBEAT).payload == well
     assert published(direct, staged) == model
 
 
@@ -211,7 +211,7 @@ def test_a_model_that_is_published_in_parts_is_whole_or_not_there_and_its_parts_
     monkeypatch.setattr("finetune_trainer.s3.uploads.TRIES", 2)
     s3_proxy.suffer(fault, step, "abort upload")
     with pytest.raises(StageFailure) as caught:
-        publish.run(in_parts, paths, PULSE)
+        publish.run(in_parts, paths, HEARTBEAT)
     assert caught.value.failure is FailureClass.STORAGE
     assert caught.value.reason in reasons
     s3_proxy.heal()
@@ -219,13 +219,13 @@ def test_a_model_that_is_published_in_parts_is_whole_or_not_there_and_its_parts_
     key = f"{in_parts.run.output}evaluation/predictions.jsonl".removeprefix(f"s3://{bucket}/")
     left = uploads_of(s3_admin, bucket, key)
 
-    publish.run(in_parts, paths, PULSE)
+    publish.run(in_parts, paths, HEARTBEAT)
     files = published(direct, in_parts)
     manifest = Manifest.model_validate_json(files[MANIFEST])
     assert {file.path: file.digest for file in manifest.files} == {
         path: "sha256:" + sha256(data).hexdigest() for path, data in files.items() if path != MANIFEST
     }
-    cleaned_up = cleanup.run(in_parts.model_copy(update={"stage": Stage.CLEANUP}), paths, PULSE).payload
+    cleaned_up = cleanup.run(in_parts.model_copy(update={"stage": Stage.CLEANUP}), paths, HEARTBEAT).payload
     assert isinstance(cleaned_up, CleanupPayload)
     assert cleaned_up.uploads == left
     assert uploads_of(s3_admin, bucket, key) == 0

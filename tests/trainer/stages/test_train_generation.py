@@ -21,7 +21,7 @@ from finetune_trainer.tasks.text_generation.record import GenerationFacts
 from tests.trainer.models.test_methods import by_card
 from tests.trainer.stages.test_train import chosen_for, ranks, trained
 
-PULSE = SimpleNamespace(beat=lambda *_args, **_fields: None, leave_requested=False)
+HEARTBEAT = SimpleNamespace(beat=lambda *_args, **_fields: None, leave_requested=False)
 TASK: Task = "TextGeneration"
 BOS, EOS = 0, 1
 WORDS = {40: (50, 51), 41: (60, 61, 62), 42: (70,)}
@@ -65,7 +65,7 @@ def test_a_generator_learns_a_toy_language_and_is_published(
     assert ended.returncode == 0, ended.stderr[-4000:]
     payload, record = trained(store, config)
     check_scores(payload, record, language, store, config)
-    publish.run(config.model_copy(update={"stage": Stage.PUBLISH}), paths, PULSE)
+    publish.run(config.model_copy(update={"stage": Stage.PUBLISH}), paths, HEARTBEAT)
     check_published(store, config, language, tmp_path / "published")
 
 
@@ -85,7 +85,7 @@ def test_an_adapter_of_a_generator_works_on_its_base_model_as_the_card_says(
     payload, _ = trained(store, config)
     assert payload.evaluation.delta
     assert payload.evaluation.delta.metrics["loss"].high < -1
-    publish.run(config.model_copy(update={"stage": Stage.PUBLISH}), paths, PULSE)
+    publish.run(config.model_copy(update={"stage": Stage.PUBLISH}), paths, HEARTBEAT)
     folder = fetched(store, config, tmp_path / "published")
     assert not (folder / "model.safetensors").exists()
     model, test = by_card(folder, tiny_llama), language.test

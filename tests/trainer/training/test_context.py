@@ -19,7 +19,7 @@ ALONE = Gang(0, 0, 1, torch.device("cpu"))
 
 
 class Heard:
-    """A pulse that keeps what it is told."""
+    """A heartbeat that keeps what it is told."""
 
     leave_requested = False
 

@@ -5,6 +5,7 @@ The operator and the trainer import this package. This package imports no torch.
 
 from finetune_trainer.contract.base import (
     CONTRACT_VERSION,
+    MAX_PLACE,
     ContractError,
     Digest,
     Hint,
@@ -56,6 +57,7 @@ __all__ = [
     "CONTRACT_VERSION",
     "HIGHER_IS_BETTER",
     "MAX_MESSAGE_BYTES",
+    "MAX_PLACE",
     "MAX_PROGRESS_BYTES",
     "METRICS",
     "METRIC_TABLE",

@@ -78,7 +78,9 @@ Hint = Annotated[str, Field(max_length=512), AfterValidator(partial(_shown, at_m
 """What the user can do, at most 512 characters, escaped for terminals."""
 
 
-Place = Annotated[str, Field(max_length=128), AfterValidator(partial(_shown, at_most=128))]
+MAX_PLACE = 128
+"""Maximum length of a place in characters."""
+Place = Annotated[str, Field(max_length=MAX_PLACE), AfterValidator(partial(_shown, at_most=MAX_PLACE))]
 """Place of a failure: a line of code such as `training/loop.py:212`, or the activity of a rank; at most 128
 characters, escaped for terminals."""
 

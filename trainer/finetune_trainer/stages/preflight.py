@@ -20,20 +20,20 @@ def check_uris(run: Run) -> None:
     Raises:
         StageFailure: UriInvalid, OutputIsInput.
     """
-    paths = {field: _parsed(field, uri) for field, uri in _fields(run)}
+    uris = {field: _parsed(field, uri) for field, uri in _fields(run)}
     endpoints = {"model": run.stores.model.endpoint, "dataset": run.stores.data.endpoint}
     for written in ("output", "runs"):
-        for field, where in paths.items():
+        for field, where in uris.items():
             if endpoints.get(field.partition(".")[0]) != run.stores.output.endpoint:
                 continue
             # A data file is one object: writing beside it is fine, writing around it is not.
             folder = field == "model.uri" or not where.key or where.key.endswith("/")
-            inside = folder and where.contains(paths[written])
-            if inside or paths[written].contains(where):
+            inside = folder and where.contains(uris[written])
+            if inside or uris[written].contains(where):
                 raise StageFailure(
                     FailureClass.USER_CONFIG,
                     "OutputIsInput",
-                    f"output: {paths[written]} and {field}: {where} lie one in the other.",
+                    f"output: {uris[written]} and {field}: {where} lie one in the other.",
                     "Write to a folder that holds no input and lies in none.",
                 )
 

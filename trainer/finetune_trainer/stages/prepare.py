@@ -24,7 +24,7 @@ from finetune_trainer.data.shards import read_index
 from finetune_trainer.data.sources import DataFile
 from finetune_trainer.heartbeat import Heartbeat, beat_on_bytes
 from finetune_trainer.models import base_model, lineage, model_check, model_folder
-from finetune_trainer.models.plan import choose
+from finetune_trainer.models.plan import AutoLimits, choose
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.digests import OnBytes
 from finetune_trainer.s3.store import Store, open_store
@@ -52,21 +52,6 @@ class _Base:
     positions: int | None
     tokenizer: Any
     warnings: tuple[Finding, ...]
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What the parts below look at."""
-
-    config: TrainConfig
-    task: TaskData[Any]
-    output: Store
-    base: _Base
-    files: dict[SplitName, tuple[DataFile, ...]]
-    folder: str
-    """Where the prepared rows go, ends in a slash."""
-    notes: tuple[Finding, ...]
-    """Found before any row was read."""
 
 
 def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
@@ -99,10 +84,21 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     keys = {*output.warnings, *data.warnings, *models.warnings}
     notes = [*(warning("Note", f"{text}.") for text in sorted(keys)), *base.warnings]
     ignored = [note for split in found.values() for note in split.notes]
-    work = _Work(config, task, output, base, files, folder, (*notes, *ignored))
-    facts = _stored(work) or prepare_rows(_row_work(work, heartbeat, paths))
+    work = RowWork(
+        config=config,
+        task=task,
+        tokenizer=base.tokenizer,
+        output=output,
+        files=files,
+        folder=folder,
+        notes=(*notes, *ignored),
+        choose=partial(_chosen, config, base, task.AUTO),
+        paths=paths,
+        heartbeat=heartbeat,
+    )
+    facts = _stored(output, folder) or prepare_rows(work)
     heartbeat.beat(Activity.DONE, percent=100)
-    return _result(work, digest, facts)
+    return _result(work, base, digest, facts)
 
 
 def _base(config: TrainConfig, task: TaskData[Any], store: Store, paths: Paths, on_bytes: OnBytes) -> _Base:
@@ -145,50 +141,34 @@ def _data_digest(config: TrainConfig, base: _Base, files: dict[SplitName, tuple[
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def _stored(work: _Work) -> Facts | None:
+def _stored(output: Store, folder: str) -> Facts | None:
     """What an earlier attempt, or a job with another learning rate, has found in the same inputs."""
-    index = read_index(work.output, work.folder)
-    if index is None or work.output.head(work.folder + REPORT) is None:
+    index = read_index(output, folder)
+    if index is None or output.head(folder + REPORT) is None:
         return None
     try:
         facts = Facts.model_validate(index.extra)
     except ValidationError:
         return None
-    log.info("the rows are already prepared: %s", work.folder)
+    log.info("the rows are already prepared: %s", folder)
     return facts
 
 
-def _row_work(work: _Work, heartbeat: Heartbeat, paths: Paths) -> RowWork:
-    return RowWork(
-        config=work.config,
-        task=work.task,
-        tokenizer=work.base.tokenizer,
-        output=work.output,
-        files=work.files,
-        folder=work.folder,
-        notes=work.notes,
-        choose=partial(_chosen, work),
-        paths=paths,
-        heartbeat=heartbeat,
-    )
+def _chosen(config: TrainConfig, base: _Base, limits: AutoLimits, rows: int, typical: int) -> Chosen:
+    return choose(config.run, rows, typical, base.parameters, base.positions, limits)
 
 
-def _chosen(work: _Work, rows: int, typical: int) -> Chosen:
-    base = work.base
-    return choose(work.config.run, rows, typical, base.parameters, base.positions, work.task.AUTO)
-
-
-def _result(work: _Work, digest: Digest, facts: Facts) -> StageResult:
-    chosen = _chosen(work, facts.rows.train, facts.typical_length)
+def _result(work: RowWork, base: _Base, digest: Digest, facts: Facts) -> StageResult:
+    chosen = work.choose(facts.rows.train, facts.typical_length)
     payload = PreparePayload(
         data_digest=digest,
-        model_digest=work.base.digest,
+        model_digest=base.digest,
         prepared=work.folder,
         rows=facts.rows,
         labels=facts.labels,
         tokens=facts.tokens,
         truncated_tokens=facts.truncated_tokens,
-        parameters=work.base.parameters,
+        parameters=base.parameters,
         chosen=chosen,
         findings=facts.findings,
         report=work.folder + REPORT,

@@ -18,9 +18,9 @@ from finetune_trainer.training.evaluate import over_rows
 from finetune_trainer.training.loader import RankBatches
 from finetune_trainer.training.loop import (
     AtEpochEnd,
-    Edge,
     Loop,
     Step,
+    StepEnd,
     arguments,
     evaluated_epochs,
     non_finite,
@@ -101,9 +101,9 @@ def tune(context: Context, *, first_percent: float, last_percent: float) -> Tune
         if gang.first:
             log.info("epoch %d: %s %.4f on validation rows", epoch, primary, value)
 
-    edge = Edge(loop, tally.step)
-    loop.add_callback(edge)
-    loop.add_callback(AtEpochEnd(edge, evaluated_epochs(chosen.epochs), at_epoch_end))
+    step_end = StepEnd(loop, tally.step)
+    loop.add_callback(step_end)
+    loop.add_callback(AtEpochEnd(step_end, evaluated_epochs(chosen.epochs), at_epoch_end))
     began = time.monotonic()
     loop.train()
     seconds = max(tally.seconds, 1e-9)

@@ -149,8 +149,8 @@ class Loop(Trainer):
         return float(engine.get_global_grad_norm())
 
 
-class Edge(TrainerCallback):
-    """What happens between two steps: signs of life, the check of the gradient, leaving, evaluation."""
+class StepEnd(TrainerCallback):
+    """Runs after each optimizer step: reports the step, checks the gradient, ends the rank if asked to."""
 
     def __init__(self, loop: Loop, report: Callable[[Step], None]) -> None:
         self.loop, self.report = loop, report
@@ -186,15 +186,15 @@ class Edge(TrainerCallback):
 class AtEpochEnd(TrainerCallback):
     """Calls back when an epoch is over that is to be evaluated."""
 
-    def __init__(self, edge: Edge, epochs: set[int], evaluate: Callable[[int, int], None]) -> None:
-        self.edge, self.epochs, self.evaluate = edge, epochs, evaluate
+    def __init__(self, step_end: StepEnd, epochs: set[int], evaluate: Callable[[int, int], None]) -> None:
+        self.step_end, self.epochs, self.evaluate = step_end, epochs, evaluate
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Tells (epoch counted from 1, step)."""
         epoch = round(state.epoch)
         if epoch in self.epochs:
             self.evaluate(epoch, state.global_step)
-        self.edge.since = time.monotonic()
+        self.step_end.since = time.monotonic()
 
 
 def evaluated_epochs(epochs: int, most: int = MOST_EVALUATIONS) -> set[int]:

@@ -102,12 +102,12 @@ def losses(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
 def predict(network: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
     """Sums of each row, float64, shape [rows, 3]; see metrics.Sums."""
     logits = _kept(network(**model_inputs(inputs), **FORWARD), inputs["labels"])
-    labels, paths = inputs["labels"].flatten(), inputs["row_index"].flatten()
+    labels, row_index = inputs["labels"].flatten(), inputs["row_index"].flatten()
     there = labels != IGNORE_INDEX
     nll = cross_entropy(logits, labels, reduction="none", ignore_index=IGNORE_INDEX)
     each = torch.stack([nll.double(), there.double(), (logits.argmax(-1) == labels).double()], dim=1)
     sums = torch.zeros(row_count(inputs), 3, dtype=torch.float64, device=logits.device)
-    return sums.index_add_(0, paths[there], each[there])
+    return sums.index_add_(0, row_index[there], each[there])
 
 
 def logits(network: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
