@@ -18,6 +18,7 @@ import yaml
 
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import (
+    Account,
     Best,
     Chosen,
     Evaluation,
@@ -349,6 +350,7 @@ def payload_for(config: TrainConfig) -> Any:
                 model_digest=DIGEST,
                 prepared=f"{runs}prepared/",
                 rows=RowCounts(train=100, validation=10, test=10, dropped=0),
+                account=Account(read=120, columns=2, columns_used=2, classes=3, classes_learnt=3),
                 labels=3,
                 tokens=1000,
                 truncated_tokens=0,

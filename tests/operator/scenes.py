@@ -232,6 +232,15 @@ def payload(run: Any, stage: Stage) -> Manifest:
                 "modelDigest": DIGEST,
                 "prepared": f"{run.runs}prepared/",
                 "rows": {"train": 3200, "validation": 400, "test": 400, "dropped": 3},
+                "account": {
+                    "read": 4003,
+                    "leftOut": {"BadRows": 2, "Overlap": 1},
+                    "repeated": 5,
+                    "columns": 3,
+                    "columnsUsed": 2,
+                    "classes": 12,
+                    "classesLearnt": 12,
+                },
                 "labels": 12,
                 "tokens": 100000,
                 "truncatedTokens": 10,
@@ -303,10 +312,8 @@ def _result(run: Any, stage: Stage) -> Manifest:
     found = payload(run, stage)
     match stage:
         case Stage.PREPARE:
-            data = {
-                k: found[k]
-                for k in ("prepared", "rows", "labels", "tokens", "truncatedTokens", "findings", "report")
-            }
+            fields = "prepared rows account labels tokens truncatedTokens findings report"
+            data = {name: found[name] for name in fields.split()}
             model = {"baseDigest": DIGEST, "parameters": found["parameters"]}
             return {"data": data | {"digest": DIGEST}, "chosen": found["chosen"], "model": model}
         case Stage.TRAIN:

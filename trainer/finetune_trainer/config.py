@@ -30,6 +30,8 @@ HeadInit = Literal["Auto", "Random", "LinearProbe"]
 ClassWeights = Literal["None", "Balanced", "SquareRoot"]
 Schedule = Literal["Linear", "Cosine", "Constant"]
 Precision = Literal["Auto", "Float32", "BFloat16"]
+ComputeType = Literal["float32", "bfloat16"]
+"""Data type of matrix products. Weights and the state of the optimizer are always float32."""
 StoreRole = Literal["data", "model", "output"]
 ALL_LINEAR = "AllLinear"
 """Selects every linear layer in a field that takes names of layers."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
 
 from finetune_operator.names import State
-from finetune_trainer.contract import MAX_PLACE, Chosen, Evaluation, Findings, Model, RowCounts
+from finetune_trainer.contract import MAX_PLACE, Account, Chosen, Evaluation, Findings, Model, RowCounts
 
 
 class ConditionStatus(Model):
@@ -55,12 +55,12 @@ class ProgressStatus(Model):
 
 
 class AttemptStatus(Model):
-    """One try at a stage."""
+    """One attempt to run a stage."""
 
     stage: Literal["Prepare", "Train", "Publish"]
-    """The stage tried."""
+    """Stage that the attempt runs."""
     number: PositiveInt
-    """Counts the tries at this stage from 1."""
+    """Number of the attempt; each stage counts from 1."""
     generation: NonNegativeInt
     """metadata.generation of the FineTuneJob that this attempt was made for."""
     config_digest: Annotated[str, Field(max_length=71)]
@@ -69,48 +69,50 @@ class AttemptStatus(Model):
     """SHA-256 of the spec without suspend and ttl, together with the run settings. Results of this attempt
     count only while the job has the same spec digest."""
     job: Annotated[str, Field(max_length=63)]
-    """Name of its batch/v1 Job."""
+    """Name of the batch/v1 Job of the attempt."""
     job_uid: Annotated[str, Field(max_length=63)] | None = None
-    """Uid of that Job."""
+    """Uid of the Job of the attempt."""
     start_time: datetime
-    """When the Job was created."""
+    """Time at which the operator created the Job."""
     running_since: datetime | None = None
-    """When all its pods were first seen to run; the stage's deadline counts from then."""
+    """Time at which the operator first saw all pods of the attempt run; the deadline of the stage counts from
+    then."""
     failing_since: datetime | None = None
-    """When one of its pods was first seen to have failed; the causes are collected from then on."""
+    """Time at which the operator first saw a failed pod; from then on the operator collects the causes."""
     end_time: datetime | None = None
-    """When its end was seen."""
+    """Time at which the operator saw the end of the attempt."""
     outcome: Literal["Running", "Succeeded", "Failed", "Suspended", "Superseded"]
-    """How it ended; Superseded: the spec was changed."""
+    """State or result of the attempt. Superseded: the spec was changed during the attempt."""
     failure: Annotated[str | None, Field(max_length=64, alias="class")] = None
     """Class of the failure, for example OutOfMemory."""
     reason: Annotated[str, Field(max_length=64)] | None = None
     """Reason of the failure."""
     message: Annotated[str, Field(max_length=1024)] | None = None
-    """The cause, for people, with the way out."""
+    """Cause of the failure and its remedy, for people."""
     place: Annotated[str, Field(max_length=MAX_PLACE)] | None = None
-    """Where in the trainer the failure arose, for example training/loop.py:212; or what a process that
-    crashed was doing. A failure that comes twice at the same place and step is not tried again."""
+    """Line of the trainer that raised the failure, for example training/loop.py:212, or the activity of a
+    process that crashed. A stage that fails twice at the same place and step is not tried again."""
     pod: Annotated[str, Field(max_length=253)] | None = None
-    """The pod that failed first."""
+    """Pod that failed first."""
     node: Annotated[str, Field(max_length=253)] | None = None
-    """The node that pod ran on."""
+    """Node of the pod that failed first."""
     exit_code: int | None = None
-    """Exit code of that pod."""
+    """Exit code of the pod that failed first."""
     step: NonNegativeInt | None = None
     """Optimizer step that an unsuccessful attempt is known to have reached. A later step than every earlier
     attempt of the stage is progress, and the failures before it no longer count."""
     micro_batch_size: PositiveInt | None = None
-    """Micro-batch of this attempt, where it differs from status.chosen (halved after out of memory)."""
+    """Micro-batch of the attempt if the micro-batch is not that of status.chosen: the operator halves the
+    micro-batch after out of memory."""
 
 
 class DroppedAttempts(Model):
-    """The attempts that are no longer in status.attempts."""
+    """Attempts that status.attempts no longer lists."""
 
     total: NonNegativeInt
-    """How many there were."""
+    """Number of these attempts."""
     by_cause: Annotated[dict[str, NonNegativeInt], Field(max_length=32)] = {}
-    """How many by the class of their failure, or by their outcome where there is no class."""
+    """Number of these attempts by class of the failure, or by outcome if there is no class."""
 
 
 class DataStatus(Model):
@@ -122,6 +124,8 @@ class DataStatus(Model):
     """Folder in S3 that holds the tokenised rows."""
     rows: RowCounts
     """Number of rows by use."""
+    account: Account | None = None
+    """Number of rows that the data files have, and what became of each row."""
     labels: NonNegativeInt
     """Number of classes; 0 for TextGeneration."""
     tokens: NonNegativeInt

@@ -2,7 +2,7 @@
 
 from finetune_operator.api import DataStatus, FineTuneJobStatus, ModelStatus, TrainStatus
 from finetune_operator.planning.wording import count
-from finetune_trainer.contract import PreparePayload, PublishPayload, TrainPayload
+from finetune_trainer.contract import PreparePayload, PublishPayload, TrainPayload, describe
 
 
 def accept_prepare(status: FineTuneJobStatus, payload: PreparePayload) -> FineTuneJobStatus:
@@ -11,6 +11,7 @@ def accept_prepare(status: FineTuneJobStatus, payload: PreparePayload) -> FineTu
         digest=payload.data_digest,
         prepared=payload.prepared,
         rows=payload.rows,
+        account=payload.account,
         labels=payload.labels,
         tokens=payload.tokens,
         truncated_tokens=payload.truncated_tokens,
@@ -55,12 +56,17 @@ def summarize_data(status: FineTuneJobStatus) -> str:
     """Describes the prepared data in a sentence."""
     if status.data is None or status.chosen is None:
         return "The data is prepared."
-    rows = status.data.rows
+    rows, account = status.data.rows, status.data.account
     classes = f", {count(status.data.labels, 'class', 'classes')}" if status.data.labels else ""
     steps = f"{count(status.chosen.total_steps, 'step')} of {count(status.chosen.batch_size, 'row')}"
+    left_out = ""
+    if account and account.left_out:
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in sorted(account.left_out.items()))
+        total = sum(account.left_out.values())
+        left_out = f"; {total:,} of {count(account.read, 'row')} left out ({reasons})"
     return (
-        f"{count(rows.train, 'row')} to train on, {rows.validation:,} to choose on,"
-        f" {rows.test:,} to measure on{classes}; {steps}."
+        f"{count(rows.train, 'training row')}, {count(rows.validation, 'validation row')},"
+        f" {count(rows.test, 'test row')}{classes}{left_out}; {steps}."
     )
 
 
@@ -69,11 +75,7 @@ def summarize_scores(status: FineTuneJobStatus) -> str:
     measured = status.evaluation
     if measured is None or measured.tuned is None:
         return "The model is trained."
-    majority = f", majority class {measured.majority.primary:.3f}" if measured.majority else ""
-    return (
-        f"{measured.primary_metric} {measured.tuned.primary:.3f} on {count(measured.rows, 'test row')};"
-        f" base model {measured.baseline.primary:.3f}{majority}."
-    )
+    return describe(measured)
 
 
 def summarize_model(status: FineTuneJobStatus) -> str:

@@ -30,7 +30,7 @@ def training(**spec: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        (Condition.PREPARED, "True: 3,200 rows to train on"),
+        (Condition.PREPARED, "True: 3,200 training rows, 400 validation rows"),
         (Condition.RUNNING, "True: All pods of Train attempt 1 run."),
         (Condition.EVALUATED, "Unknown: Train has not ended."),
         (Condition.PUBLISHED, "Unknown: Publish has not begun."),

@@ -4,7 +4,7 @@ import pytest
 
 from finetune_operator.planning.stages import STAGES
 from finetune_operator.planning.wording import count
-from finetune_trainer.contract import Stage
+from finetune_trainer.contract import Account, Stage
 from tests.operator import scenes
 
 
@@ -23,13 +23,18 @@ def test_the_summary_of_the_smallest_data_set_uses_the_singular() -> None:
     assert job.status.evaluation
     one = {"train": 1, "validation": 1, "test": 1}
     data = job.status.data.model_copy(
-        update={"labels": 1, "rows": job.status.data.rows.model_copy(update=one)}
+        update={
+            "labels": 1,
+            "rows": job.status.data.rows.model_copy(update=one),
+            "account": Account(read=1, left_out={"BadRows": 1}),
+        }
     )
     chosen = job.status.chosen.model_copy(update={"total_steps": 1, "batch_size": 1})
     evaluation = job.status.evaluation.model_copy(update={"rows": 1})
     status = job.status.model_copy(update={"data": data, "chosen": chosen, "evaluation": evaluation})
 
     assert STAGES[Stage.PREPARE].summarize(status) == (
-        "1 row to train on, 1 to choose on, 1 to measure on, 1 class; 1 step of 1 row."
+        "1 training row, 1 validation row, 1 test row, 1 class; 1 of 1 row left out (BadRows 1);"
+        " 1 step of 1 row."
     )
-    assert "on 1 test row;" in STAGES[Stage.TRAIN].summarize(status)
+    assert "on 1 test row:" in STAGES[Stage.TRAIN].summarize(status)

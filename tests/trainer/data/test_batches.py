@@ -1,8 +1,19 @@
+import itertools
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_trainer.data.batches import FILLER, Layout, Rows, deal, epoch_batches, steps_per_epoch
+from finetune_trainer.data.batches import (
+    FILLER,
+    Layout,
+    Rows,
+    deal,
+    epoch_batches,
+    evaluation_steps,
+    steps_per_epoch,
+)
 
 layouts = st.builds(Layout, st.integers(1, 5), st.integers(1, 4), st.integers(1, 4))
 
@@ -54,3 +65,34 @@ def test_ranks_get_rows_of_like_length_in_the_same_micro_batch() -> None:
     dealt = deal(np.arange(64), Layout(micro_batch=4, accumulation=4, world=4))
     longest = lengths[dealt].max(axis=2)
     assert (longest.max(axis=1) - longest.min(axis=1)).max() <= 30
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps_per_epoch", "steps"),
+    [
+        (1, 1, {1}),
+        (3, 40, {40, 80, 120}),
+        (1, 199, {199}),
+        (1, 200, {100, 200}),
+        (2, 250, {125, 250, 375, 500}),
+        (2, 30_000, {10_000, 20_000, 30_000, 40_000, 50_000, 60_000}),
+        (4, 1_000, {500, 1_000, 1_500, 2_000, 2_500, 3_000, 3_500, 4_000}),
+        (5, 1_000, {1_000, 2_000, 3_000, 4_000, 5_000}),
+        (12, 10, {20, 50, 70, 100, 120}),
+    ],
+)
+def test_a_run_of_few_long_epochs_is_also_evaluated_within_its_epochs(
+    epochs: int, steps_per_epoch: int, steps: set[int]
+) -> None:
+    assert evaluation_steps(epochs, steps_per_epoch) == steps
+
+
+@given(epochs=st.integers(1, 50), steps_per_epoch=st.integers(1, 5_000))
+def test_the_last_step_is_evaluated_and_evaluations_are_few_and_apart(
+    epochs: int, steps_per_epoch: int
+) -> None:
+    steps = sorted(evaluation_steps(epochs, steps_per_epoch))
+    assert steps[-1] == epochs * steps_per_epoch
+    assert 1 <= len(steps) <= 8
+    between = [later - earlier for earlier, later in itertools.pairwise([0, *steps])]
+    assert min(between) >= min(100, steps_per_epoch)

@@ -66,7 +66,7 @@ def main() -> None:
 
     def losses(outputs: Any, labels: torch.Tensor, **_: Any) -> torch.Tensor:
         # Only the rank that holds the row sees its loss.
-        usual, numbers = usual_losses(outputs, labels), running[-1].owners[labels != IGNORE_INDEX]
+        usual, numbers = usual_losses(outputs, labels), running[-1].target_rows[labels != IGNORE_INDEX]
         return torch.where(numbers == poisoned, torch.nan, usual) if fault == LOSS else usual
 
     loop.Loop, task.losses = Watched, losses

@@ -44,7 +44,7 @@ def main() -> None:
         pad_id=0,
         task=training_task("TextClassification"),
     )
-    context = context.starting_from(head_start.computed(context, 0.0, 1.0))
+    context = context.with_head(head_start.compute(context, 0.0, 1.0))
     start = context.head
     assert start
     measured: dict[str, Any] = {

@@ -17,7 +17,7 @@ import torch
 from pydantic import TypeAdapter
 from transformers import set_seed
 
-from finetune_trainer.config import ClassWeights, Method, Offload, Training
+from finetune_trainer.config import ClassWeights, ComputeType, Method, Offload, Training
 from finetune_trainer.contract import Chosen
 from finetune_trainer.data.batches import Layout, steps_per_epoch
 from finetune_trainer.data.lines import FileSpan
@@ -30,7 +30,7 @@ from finetune_trainer.pod.rank import leave
 from finetune_trainer.tasks.base import TaskModel
 from finetune_trainer.tasks.registry import model_of
 from finetune_trainer.training import loop
-from finetune_trainer.training.deepspeed_config import Precision, own_clip
+from finetune_trainer.training.deepspeed_config import own_clip
 from finetune_trainer.training.distributed import Gang, meet
 from finetune_trainer.training.loader import RankBatches
 
@@ -139,7 +139,7 @@ def steps(
     how: Method = "Full",
     offload: Offload = "None",
     learning_rate: float = STANDING_STILL,
-    precision: Precision = "float32",
+    precision: ComputeType = "float32",
 ) -> list[tuple[float, float, int]]:
     """Loss, gradient norm and rows of each step of one epoch."""
     chosen = Chosen(

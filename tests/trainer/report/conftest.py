@@ -19,7 +19,7 @@ from finetune_trainer.config import (
 )
 from finetune_trainer.contract import Best, Chosen, Stage, TrainPayload
 from finetune_trainer.report.page import Sources
-from finetune_trainer.report.record import CurvePoint, EpochRow, TrainingRecord
+from finetune_trainer.report.record import CurvePoint, EvaluationRow, TrainingRecord
 from finetune_trainer.s3.manifest import Manifest
 from finetune_trainer.tasks.text_classification import record as facts
 from finetune_trainer.tasks.text_classification.metrics import compare, flips
@@ -79,7 +79,7 @@ def record_of() -> Callable[..., TrainingRecord]:
             ).model_dump(mode="json", by_alias=True),
             best=Best(step=600, metric=0.8),
             history=tuple(
-                EpochRow(epoch=epoch, step=300 * epoch, training_loss=2 / epoch, validation=value)
+                EvaluationRow(epoch=epoch, step=300 * epoch, training_loss=2 / epoch, validation=value)
                 for epoch, value in ((1, 0.7), (2, 0.8), (3, 0.79))
             ),
             curve=tuple(

@@ -76,3 +76,15 @@ def test_the_hint_for_a_dropped_http_connection_names_https() -> None:
 def test_a_stage_failure_is_returned_unchanged() -> None:
     failure = StageFailure(FailureClass.USER_CONFIG, "UriInvalid", "message")
     assert classify(failure, doing="x", endpoint=HTTPS) is failure
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [(HTTPS, 443), ("http://store.example", 80), ("https://minio.storage:9000", 9000)],
+)
+def test_the_hint_for_an_unreachable_store_names_the_port_of_the_network_policy(
+    endpoint: str, port: int
+) -> None:
+    hint = classified("HTTP error: operation timed out", endpoint).hint
+    assert f"allows port {port}," in hint
+    assert "settings.stores.*.egress.ports" in hint

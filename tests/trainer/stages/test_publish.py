@@ -18,7 +18,7 @@ from finetune_trainer.data.shards import Prepared
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import base_model, lineage, lora, methods
 from finetune_trainer.paths import Paths
-from finetune_trainer.report.record import CurvePoint, EpochRow
+from finetune_trainer.report.record import CurvePoint, EvaluationRow
 from finetune_trainer.s3 import results
 from finetune_trainer.s3.digests import digest_of_file
 from finetune_trainer.s3.manifest import MANIFEST, Manifest, ManifestFile, read_manifest
@@ -77,6 +77,7 @@ def stage(tiny_base: Path, learnable: Prepared, paths: Paths, store: Store) -> S
             data=digest,
             max_length=16,
             primary_metric="macroF1",
+            precision="float32",
             seed=42,
             code="1",
         )
@@ -90,7 +91,7 @@ def stage(tiny_base: Path, learnable: Prepared, paths: Paths, store: Store) -> S
             predictions=tuple(predictions),
         )
         best = Best(step=13, metric=0.5)
-        history = (EpochRow(epoch=1, step=13, training_loss=1.0, validation=0.5),)
+        history = (EvaluationRow(epoch=1, step=13, training_loss=1.0, validation=0.5),)
         point = CurvePoint(step=13, loss=1.0, gradient_norm=2.0, learning_rate=0.0, rows_per_second=11.0)
         tuned = Tuned(
             best, history, (point,), steps=13, seconds=9.0, rows_per_second=11.0, tokens_per_second=80.0
@@ -112,7 +113,7 @@ def stage(tiny_base: Path, learnable: Prepared, paths: Paths, store: Store) -> S
         )
         outcome = Outcome(model, logits, probe, reused=False, tuned=tuned)
         record = staging.record_of(context, outcome)
-        uri = staging.stage(context, outcome, record, lambda _share: None)
+        uri = staging.upload(context, outcome, record, lambda _share: None)
         payload = TrainPayload(
             best=best, evaluation=record.evaluation, staging=uri, peak_memory_bytes=1, gpu_seconds=0
         )

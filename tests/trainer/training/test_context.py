@@ -50,14 +50,14 @@ def test_a_share_of_a_part_is_told_as_percent_of_the_stage(share: float, percent
 
 def test_packing_changes_nothing_else_of_a_run() -> None:
     before, packing = context(Heard()), Packing(pair=0, head=0)
-    packed = before.packed_by(packing)
+    packed = before.with_packing(packing)
     assert packed.packing == packing
     assert replace(packed, packing=None) == before
-    assert packed.packed_by(None) == before
+    assert packed.with_packing(None) == before
 
 
 def test_twice_as_many_rows_as_are_trained_at_once() -> None:
-    assert context(Heard()).rows_at_once == 6
+    assert context(Heard()).evaluation_batch_size == 6
 
 
 @pytest.mark.parametrize("lacking", ["chosen", "prepared"])

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch._C import _distributed_c10d as native
 from torch.testing._internal.distributed import multi_threaded_pg as threads
 
+from finetune_trainer.config import ComputeType
 from finetune_trainer.data.shards import Split
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat
@@ -69,7 +70,9 @@ def rows(counts: list[int]) -> Split:
     )
 
 
-def context(gang: Gang, at_once: int, heartbeat: Heartbeat = CALM) -> Context:
+def context(
+    gang: Gang, at_once: int, heartbeat: Heartbeat = CALM, precision: ComputeType = "float32"
+) -> Context:
     """What is asked of a run here; it takes twice the micro-batch at once."""
     return context_with(
         task=training_task("TextClassification"),
@@ -77,6 +80,7 @@ def context(gang: Gang, at_once: int, heartbeat: Heartbeat = CALM) -> Context:
         heartbeat=heartbeat,
         gang=gang,
         pad_id=0,
+        precision=precision,
     )
 
 
@@ -135,6 +139,24 @@ def test_float64_stays_float64(ranked: Ranked) -> None:
         return over_rows(context(gang, 2), Model(torch.float64), split, lambda _: None)
 
     assert [found.dtype for found in ranked(3, exact)] == [np.float64] * 3
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_rows_are_evaluated_in_the_precision_of_the_run(
+    ranked: Ranked, precision: ComputeType, dtype: torch.dtype
+) -> None:
+    def act(gang: Gang) -> Any:
+        dtypes = []
+
+        def multiply(inputs: Tensors) -> torch.Tensor:
+            product = torch.ones(len(inputs["input_ids"]), 2) @ torch.ones(2, 2)
+            dtypes.append(product.dtype)
+            return product.float()
+
+        over_rows(context(gang, 2, precision=precision), multiply, rows([1, 2]), lambda _: None)
+        return dtypes
+
+    assert ranked(1, act) == [[dtype]]
 
 
 @pytest.mark.parametrize(("rounds", "passes"), [(7, 7), (8, 8), (9, 8), (20, 8)], ids=["7", "8", "9", "20"])

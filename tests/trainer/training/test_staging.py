@@ -29,13 +29,13 @@ def hand(
 ) -> Hand:
     """Stages the model of a run, again each time."""
     given: list[tuple[Any, ...]] = []
-    usual = staging.stage
+    usual = staging.upload
 
     def watched(*arguments: Any) -> str:
         given.append(arguments)
         return usual(*arguments)
 
-    monkeypatch.setattr(staging, "stage", watched)
+    monkeypatch.setattr(staging, "upload", watched)
     stage(given_run(tiny_base, learnable, test_publish.CHOSEN))
     return lambda: usual(*given[0])
 

@@ -18,7 +18,7 @@ from finetune_trainer.contract.base import (
     printable,
     speaks,
 )
-from finetune_trainer.contract.evaluation import Evaluation, Interval, Scores
+from finetune_trainer.contract.evaluation import Evaluation, Interval, Scores, baseline_name, describe
 from finetune_trainer.contract.messages import MAX_MESSAGE_BYTES, CheckpointRef, ResultRef, TerminationMessage
 from finetune_trainer.contract.outcomes import ExitCode, FailureClass, Stage
 from finetune_trainer.contract.payloads import (
@@ -100,6 +100,8 @@ __all__ = [
     "TrainPayload",
     "Uri",
     "acts_on_terminals",
+    "baseline_name",
+    "describe",
     "printable",
     "speaks",
 ]

@@ -9,7 +9,7 @@ from pydantic import (
 )
 
 from finetune_trainer.contract.base import Model
-from finetune_trainer.contract.tasks import MetricName
+from finetune_trainer.contract.tasks import HIGHER_IS_BETTER, MetricName
 
 
 class Interval(Model):
@@ -49,3 +49,45 @@ class Evaluation(Model):
     delta: Scores | None = None
     """Tuned minus baseline, also for metrics whose lower values are better. The intervals come from a paired
     bootstrap over the test rows."""
+
+
+def baseline_name(evaluation: Evaluation) -> str:
+    """Name of the baseline, for people."""
+    return "linear probe" if evaluation.majority is not None else "base model"
+
+
+def comparison(difference: Interval, *, higher_is_better: bool) -> str:
+    """Compares the tuned model with the baseline.
+
+    Args:
+        difference: tuned minus baseline.
+        higher_is_better: direction of the metric.
+
+    Returns:
+        `better than`, `worse than`, or `equal to`; with `not distinguishably` in front where the interval
+        includes zero.
+    """
+    if difference.value == difference.low == difference.high == 0:
+        return "equal to"
+    direction = "better than" if (difference.value > 0) is higher_is_better else "worse than"
+    if difference.low > 0 or difference.high < 0:
+        return direction
+    return f"not distinguishably {direction}"
+
+
+def describe(evaluation: Evaluation) -> str:
+    """Describes the result of an evaluation in a sentence."""
+    name, baseline = evaluation.primary_metric, baseline_name(evaluation)
+    tuned, delta = evaluation.tuned, evaluation.delta
+    if tuned is None or delta is None:
+        return f"{name} of the {baseline} {evaluation.baseline.primary:.4f}; no model was tuned."
+    difference = delta.metrics[name]
+    compared = comparison(difference, higher_is_better=HIGHER_IS_BETTER[name])
+    majority = evaluation.majority
+    rows = f"{evaluation.rows:,} test row{'' if evaluation.rows == 1 else 's'}"
+    return (
+        f"{name} {tuned.primary:.4f} on {rows}: {compared} the {baseline}'s "
+        f"{evaluation.baseline.primary:.4f} by {abs(difference.value):.4f} "
+        f"(95 % interval of the difference {difference.low:+.4f} to {difference.high:+.4f})"
+        + (f"; the majority class reaches {majority.primary:.4f}." if majority else ".")
+    )

@@ -27,25 +27,22 @@ class RowCounts(Model):
 
 
 class Account(Model):
-    """What became of every row of the data files.
-
-    `read` is the sum of the training, validation and test rows and of all rows in `left_out`.
-    """
+    """The account of the data files: `read` is the sum of all rows that are used and of `leftOut`."""
 
     read: NonNegativeInt
-    """Rows of all data files, rows that cannot be used included."""
+    """Rows of all data files, including rows that cannot be used."""
     left_out: Annotated[dict[Reason, NonNegativeInt], Field(max_length=6)] = {}
-    """Rows that no split has, by reason: the code of the finding about them, such as BadRows or Overlap."""
+    """Rows that are left out, by the code of the finding about these rows, such as BadRows or Overlap."""
     repeated: NonNegativeInt = 0
-    """Rows that repeat an earlier row of their files. They are kept: the splits have them."""
+    """Rows that repeat an earlier row. Repeated rows are used."""
     columns: NonNegativeInt = 0
     """Columns of all data files."""
     columns_used: NonNegativeInt = 0
     """Columns that the task reads."""
     classes: NonNegativeInt = 0
-    """Classes of all usable rows; 0 for a task without classes."""
+    """Classes of all rows that can be used; 0 for a task without classes."""
     classes_learnt: NonNegativeInt = 0
-    """Classes of the training rows."""
+    """Classes that occur in the training rows."""
 
 
 class Findings(Model):
@@ -102,7 +99,7 @@ class PreparePayload(Model):
     report: Uri
     """URI of the data report (JSON)."""
     account: Account | None = None
-    """What became of every row; None from a trainer that did not count."""
+    """None from a trainer of an earlier release."""
 
 
 class Best(Model):

@@ -1,4 +1,4 @@
-"""PURE: the rows of each step. Every rank computes the same batches, without communication."""
+"""PURE. The rows of each optimizer step. Every rank computes the same batches, without communication."""
 
 from dataclasses import dataclass
 
@@ -9,14 +9,17 @@ from finetune_trainer.contract import Chosen
 
 Rows = npt.NDArray[np.int64]
 FILLER = -1
-"""Stands in a micro-batch where the last batch of an epoch has no row left; it carries no loss."""
+"""Placeholder for a row in a micro-batch: fills the last batch of an epoch, and has no targets."""
+_EVALUATIONS = 5
+_STEPS_BETWEEN_EVALUATIONS = 100
+"""Minimum number of optimizer steps between two evaluations within an epoch."""
 _GROUPED_BATCHES = 32
-"""So many batches are sorted by length together: less padding, still a random mixture."""
+"""Number of batches that are sorted by length together: reduces padding, and keeps the order random."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How one global batch is dealt out: micro_batch x accumulation x world rows."""
+    """The dimensions of a global batch: micro_batch x accumulation x world rows."""
 
     micro_batch: int
     accumulation: int
@@ -29,30 +32,57 @@ class Layout:
 
     @property
     def batch(self) -> int:
-        """Rows of a full global batch."""
+        """Number of rows of a full global batch."""
         return self.micro_batch * self.accumulation * self.world
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
-    """Optimizer steps for one pass over all rows; the last batch may be short."""
+    """Number of optimizer steps of one epoch; the last batch may be smaller."""
     return -(-rows // batch_size)
+
+
+def evaluation_steps(epochs: int, steps_per_epoch: int) -> frozenset[int]:
+    """The optimizer steps after which the validation rows are evaluated.
+
+    From 5 epochs on, the steps are the ends of 5 epochs, evenly spaced. Fewer epochs are also evaluated
+    before their ends, so that there are at least 5 evaluations, as long as at least 100 steps lie between
+    two evaluations.
+
+    Args:
+        epochs: epochs of the run.
+        steps_per_epoch: optimizer steps of each epoch.
+
+    Returns:
+        Step numbers, counted from 1; the last step of the run is always included.
+    """
+    if epochs >= _EVALUATIONS:
+        ends = {round(epochs * (index + 1) / _EVALUATIONS) for index in range(_EVALUATIONS)}
+        return frozenset(end * steps_per_epoch for end in ends)
+    parts = max(1, min(-(-_EVALUATIONS // epochs), steps_per_epoch // _STEPS_BETWEEN_EVALUATIONS))
+    within = [round(steps_per_epoch * (index + 1) / parts) for index in range(parts)]
+    return frozenset(epoch * steps_per_epoch + step for epoch in range(epochs) for step in within)
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run is in its rows."""
+    """The position of a run in its epochs."""
 
     epoch: int
     """Counted from 0."""
     batch: int
-    """Global batches of the epoch that were seen."""
+    """Number of global batches of the epoch that were completed."""
 
 
 def position(samples: int, rows: int, batch_size: int) -> Position:
-    """Where a run is that has seen so many samples; the inverse of `samples_seen`.
+    """The position of a run after a number of samples; the inverse of `samples_seen`.
+
+    Args:
+        samples: samples that were seen, over all epochs.
+        rows: training rows.
+        batch_size: rows per optimizer step.
 
     Raises:
-        ValueError: the samples end inside a global batch.
+        ValueError: `samples` is not the end of a global batch.
     """
     epoch, within = divmod(samples, rows) if rows else (0, 0)
     if within % batch_size:
@@ -61,22 +91,22 @@ def position(samples: int, rows: int, batch_size: int) -> Position:
 
 
 def samples_seen(steps: int, rows: int, batch_size: int) -> int:
-    """Samples of the first so many optimizer steps; the last step of an epoch may have fewer rows."""
+    """Number of samples of the first `steps` optimizer steps; the last step of an epoch may be smaller."""
     epochs, within = divmod(steps, steps_per_epoch(rows, batch_size))
     return epochs * rows + within * batch_size
 
 
 def epoch_batches(lengths: Rows, batch_size: int, *, seed: int, epoch: int) -> list[Rows]:
-    """The global batches of one epoch: every row exactly once, rows of similar length together.
+    """The global batches of one epoch. Every row occurs exactly once; a batch has rows of similar length.
 
     Args:
-        lengths: tokens of each row, shape [rows].
+        lengths: number of tokens of each row, shape [rows].
         batch_size: rows per optimizer step.
-        seed: of the run.
-        epoch: counted from 0; every epoch has another order.
+        seed: seed of the run.
+        epoch: counted from 0; every epoch has its own order.
 
     Returns:
-        Row numbers of each batch, longest row first; all but the last hold `batch_size`.
+        Row numbers of each batch, the longest row first. All batches except the last have `batch_size` rows.
     """
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(lengths))
@@ -92,10 +122,17 @@ def epoch_batches(lengths: Rows, batch_size: int, *, seed: int, epoch: int) -> l
 
 
 def deal(batch: Rows, layout: Layout) -> Rows:
-    """One global batch as micro-batches, shape [accumulation, world, micro_batch], filled up with FILLER.
+    """Distributes a global batch over micro-batches and ranks.
 
-    Neighbours in length go to the ranks in turn, so that all have equal work. A short batch has as many
-    micro-batches as a full one on every rank: they step together.
+    Rows of similar length go to the ranks in turn, so that the ranks have equal work. A smaller batch has
+    as many micro-batches as a full batch, because all ranks must make the same number of passes.
+
+    Args:
+        batch: row numbers, the longest row first.
+        layout: the dimensions.
+
+    Returns:
+        Row numbers, shape [accumulation, world, micro_batch]; missing rows are FILLER.
     """
     dealt = np.full(layout.batch, FILLER, dtype=np.int64)
     dealt[: len(batch)] = batch

@@ -1,9 +1,9 @@
 """The model card, README.md. Pure: documents in, Markdown out; no clock: a re-run writes the same bytes."""
 
 from finetune_trainer.config import TrainConfig
-from finetune_trainer.contract import TITLES, Chosen
+from finetune_trainer.contract import TITLES, Chosen, baseline_name, describe
 from finetune_trainer.report import method, provenance, scores
-from finetune_trainer.report.record import TrainingRecord, base_name, sentence
+from finetune_trainer.report.record import TrainingRecord
 from finetune_trainer.report.rendering import card
 from finetune_trainer.report.task_report import TaskReport, all_limits
 from finetune_trainer.s3.manifest import Manifest
@@ -27,7 +27,7 @@ def render(
         "ancestor_columns": provenance.ANCESTORS,
         "ancestors": provenance.ancestors(staged),
         "auto": task.AUTO,
-        "baseline": base_name(evaluation),
+        "baseline": baseline_name(evaluation),
         "base": config.run.model.uri,
         "ended": staged.created,
         "explained": task.results(record),
@@ -42,7 +42,7 @@ def render(
         "pipeline": task.PIPELINE,
         "primary": TITLES[evaluation.primary_metric],
         "rows": evaluation.rows,
-        "sentence": sentence(evaluation),
+        "sentence": describe(evaluation),
         "needs_transformers_5": record.needs_transformers_5,
         "transformers": record.versions["transformers"],
         "tuned_how": method.tuned_how(config.run.method),

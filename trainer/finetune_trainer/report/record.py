@@ -4,9 +4,10 @@ import importlib.metadata
 import platform
 from typing import Annotated, Literal
 
-from pydantic import Field, FiniteFloat, JsonValue, NonNegativeInt, PositiveInt
+from pydantic import Field, FiniteFloat, JsonValue, NonNegativeInt, PositiveFloat, PositiveInt
 
-from finetune_trainer.contract import HIGHER_IS_BETTER, Best, Evaluation, Interval, Model
+from finetune_trainer.config import ComputeType
+from finetune_trainer.contract import Best, Evaluation, Model
 from finetune_trainer.models.method_facts import MethodFacts
 
 _LIBRARIES = (
@@ -21,13 +22,14 @@ _LIBRARIES = (
 )
 
 
-class EpochRow(Model):
-    """What was known when an epoch was over."""
+class EvaluationRow(Model):
+    """An evaluation of the validation rows during training."""
 
-    epoch: PositiveInt
+    epoch: PositiveFloat
+    """Epochs that were completed, such as 1.5."""
     step: PositiveInt
     training_loss: FiniteFloat
-    """Mean over the rows since the row before."""
+    """Mean over the training rows since the previous evaluation."""
     validation: FiniteFloat
     """Primary metric on the validation rows."""
 
@@ -64,7 +66,7 @@ class TrainingRecord(Model):
     task: dict[str, JsonValue] = {}
     """The task's own part, see `tasks.base.RecordingTaskReport.record`."""
     best: Best
-    history: tuple[EpochRow, ...]
+    history: tuple[EvaluationRow, ...]
     curve: tuple[CurvePoint, ...] = ()
     """All steps in at most 200 points."""
     rows: dict[Literal["train", "validation", "test"], NonNegativeInt]
@@ -79,7 +81,7 @@ class TrainingRecord(Model):
     """Whether the class layer is the base model's; None: the task has none, or an older release trained."""
     needs_transformers_5: bool = True
     """Whether config.json says something that transformers 4 cannot read."""
-    precision: Literal["float32", "bfloat16"]
+    precision: ComputeType
     devices: str
     """What it ran on, for people."""
     training_seconds: Annotated[float, Field(ge=0)]
@@ -87,36 +89,6 @@ class TrainingRecord(Model):
     rows_per_second: Annotated[float, Field(ge=0)]
     tokens_per_second: Annotated[float, Field(ge=0)]
     versions: dict[str, str]
-
-
-def sentence(evaluation: Evaluation) -> str:
-    """What was reached, in one sentence that stays true when tuning made things worse."""
-    name, base = evaluation.primary_metric, base_name(evaluation)
-    tuned, delta = evaluation.tuned, evaluation.delta
-    if tuned is None or delta is None:
-        return f"{name} of the {base} {evaluation.baseline.primary:.4f}; nothing was tuned."
-    gain = delta.metrics[name]
-    compared = verdict(gain, higher_is_better=HIGHER_IS_BETTER[name])
-    majority = evaluation.majority
-    return (
-        f"{name} {tuned.primary:.4f} on {evaluation.rows} test rows: {compared} the {base}'s "
-        f"{evaluation.baseline.primary:.4f} by {abs(gain.value):.4f} "
-        f"(95 % interval of the difference {gain.low:+.4f} to {gain.high:+.4f})"
-        + (f"; the majority class reaches {majority.primary:.4f}." if majority else ".")
-    )
-
-
-def base_name(evaluation: Evaluation) -> str:
-    """What the tuned model is compared with, for people."""
-    return "linear probe" if evaluation.majority is not None else "base model"
-
-
-def verdict(gain: Interval, *, higher_is_better: bool = True) -> str:
-    """Better or worse than, and whether the test rows can tell."""
-    if gain.value == gain.low == gain.high == 0:
-        return "equal to"
-    direction = "better than" if (gain.value > 0) is higher_is_better else "worse than"
-    return direction if gain.low > 0 or gain.high < 0 else f"not distinguishably {direction}"
 
 
 def versions() -> dict[str, str]:

@@ -3,10 +3,17 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from finetune_trainer.contract import HIGHER_IS_BETTER, TITLES, Evaluation, Interval, MetricName, Scores
+from finetune_trainer.contract import (
+    HIGHER_IS_BETTER,
+    TITLES,
+    Evaluation,
+    Interval,
+    MetricName,
+    Scores,
+    baseline_name,
+)
 from finetune_trainer.report import numbers, verdict
 from finetune_trainer.report.charts import Axis, Mark, Row, Tick, intervals, tick_labels
-from finetune_trainer.report.record import base_name
 from finetune_trainer.report.rendering import TEMPLATES, Section
 
 
@@ -54,7 +61,7 @@ def section(evaluation: Evaluation, explained: str) -> Section:
         "models": models,
         "forests": [forest for names in _alike(evaluation) for forest in _forests(names, evaluation, models)],
         "metrics": metric_rows(evaluation),
-        "baseline": base_name(evaluation),
+        "baseline": baseline_name(evaluation),
         "compared": evaluation.delta is not None,
         "rows": evaluation.rows,
         "primary": TITLES[evaluation.primary_metric],
@@ -67,7 +74,7 @@ def scored_models(evaluation: Evaluation) -> list[ScoredModel]:
     """The models that were measured, the weakest first."""
     known = (
         ("majority", "majority class", evaluation.majority),
-        ("baseline", base_name(evaluation), evaluation.baseline),
+        ("baseline", baseline_name(evaluation), evaluation.baseline),
         ("tuned", "this model", evaluation.tuned),
     )
     return [ScoredModel(kind, name, scores) for kind, name, scores in known if scores is not None]
@@ -113,7 +120,7 @@ def _forests(
             for name in names
             if (gain := evaluation.delta.metrics.get(name))
         }
-        title = f"Difference to the {base_name(evaluation)} ({side} of zero is better)"
+        title = f"Difference to the {baseline_name(evaluation)} ({side} of zero is better)"
         yield _forest(title, Axis.around([*_ends(gains), 0.0]), gains, lines)
 
 

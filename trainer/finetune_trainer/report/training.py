@@ -1,4 +1,4 @@
-"""The section `Training`: curves over steps, and the epochs that were evaluated. Pure."""
+"""PURE. The section `Training`: curves over steps, and the evaluations of the validation rows."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,11 +9,11 @@ from finetune_trainer.report.rendering import TEMPLATES, Section
 
 
 def section(record: TrainingRecord) -> Section:
-    """Curves over steps, and the epochs that were evaluated."""
+    """Curves over steps, and the evaluations of the validation rows."""
     metric = TITLES[record.evaluation.primary_metric]
     values = {
         "plots": list(_plots(record, metric)),
-        "epochs": record.history,
+        "evaluations": record.history,
         "best": record.best,
         "metric": metric,
     }

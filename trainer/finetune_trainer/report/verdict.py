@@ -3,9 +3,17 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from finetune_trainer.contract import HIGHER_IS_BETTER, TITLES, Evaluation, Interval, MetricName, Scores
+from finetune_trainer.contract import (
+    HIGHER_IS_BETTER,
+    TITLES,
+    Evaluation,
+    Interval,
+    MetricName,
+    Scores,
+    baseline_name,
+)
 from finetune_trainer.report import numbers
-from finetune_trainer.report.record import TrainingRecord, base_name
+from finetune_trainer.report.record import TrainingRecord
 
 Outcome = Literal["better", "worse", "undecided", "equal", "untuned"]
 _SIGNS: dict[Outcome, str] = {"better": "▲", "worse": "▼", "undecided": "≈", "equal": "=", "untuned": "-"}
@@ -56,7 +64,7 @@ def summary(record: TrainingRecord) -> Verdict:
 
 def headline(evaluation: Evaluation) -> str:
     """The verdict in a sentence, also for a model that tuning made worse."""
-    metric, baseline = evaluation.primary_metric, base_name(evaluation)
+    metric, baseline = evaluation.primary_metric, baseline_name(evaluation)
     name = TITLES[metric]
     before = numbers.measured(evaluation.baseline.metrics[metric].value)
     if evaluation.tuned is None:
@@ -96,7 +104,7 @@ def _tiles(record: TrainingRecord) -> list[Tile]:
     evaluation = record.evaluation
     scores = (
         ("this model", evaluation.tuned),
-        (base_name(evaluation), evaluation.baseline),
+        (baseline_name(evaluation), evaluation.baseline),
         ("majority class", evaluation.majority),
     )
     rows, took = record.rows["train"], numbers.duration(record.training_seconds)

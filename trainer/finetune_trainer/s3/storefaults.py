@@ -3,6 +3,7 @@
 import re
 import ssl
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from minio.error import S3Error, ServerError
 
@@ -156,10 +157,14 @@ def _unreachable(text: str, doing: str, endpoint: str) -> StageFailure:
     lowered = text.lower().replace("retry_timeout", "")
     first_line = text.partition("\n")[0][:200]
     why = next((why for marks, why in _UNREACHABLE if any(mark in lowered for mark in marks)), first_line)
-    protocol = " If the server speaks TLS, use https://." if endpoint.startswith("http://") else ""
+    address = urlsplit(endpoint)
+    port = address.port or (80 if address.scheme == "http" else 443)
+    protocol = " If the server speaks TLS, use https://." if address.scheme == "http" else ""
     return StageFailure(
         FailureClass.STORAGE,
         "StorageUnreachable",
         f"{endpoint} cannot be reached ({why}): could not {doing}.",
-        f"Check storage.endpoint, the network policies and the store. The trainer tries again.{protocol}",
+        f"Check storage.endpoint and the store. The NetworkPolicy of the run allows port {port}, unless the "
+        "operator's settings.stores.*.egress.ports lists other ports: a NetworkPolicy needs the port of the "
+        f"store's pods, which a Service may map to another port. The trainer tries again.{protocol}",
     )

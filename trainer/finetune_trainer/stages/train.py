@@ -10,12 +10,11 @@ import torch
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from finetune_trainer.config import TrainConfig
-from finetune_trainer.contract import Activity, FailureClass, TrainPayload
+from finetune_trainer.contract import Activity, FailureClass, TrainPayload, describe
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat
 from finetune_trainer.models.load import on, quiet
 from finetune_trainer.paths import Paths
-from finetune_trainer.report.record import sentence
 from finetune_trainer.stages.result import StageResult
 from finetune_trainer.tasks.base import Predictions
 from finetune_trainer.tasks.registry import training_task
@@ -27,22 +26,23 @@ from finetune_trainer.training.fit import tune
 from finetune_trainer.training.staging import Outcome
 
 LOADED, MEASURED, STARTED, TRAINED, TESTED, DONE = 2.0, 8.0, 12.0, 90.0, 95.0, 100.0
-"""How far the stage is, in percent, after each of its parts."""
+"""Progress of the stage after each of its parts, in percent."""
 _PROCESS = Path("/proc/self")
 
 
 def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
-    """Trains as Prepare decided; every rank runs this, rank 0 writes.
+    """Runs the stage on one rank. Every rank runs this function, and rank 0 writes the results.
 
     Raises:
-        StageFailure: UserConfig (GPU or weights missing), Numerical, Communication, Storage, Preempted.
+        StageFailure: class UserConfig (a GPU or weights are missing), Numerical, Communication, Storage or
+            Preempted.
     """
     began = time.monotonic()
     quiet()
     context = open_context(config, paths, heartbeat, training_task(config.run.task))
-    base, reused = baseline.measured(context, LOADED, MEASURED)
-    context = context.packed_by(base.packing)
-    context = context.starting_from(head_start.computed(context, MEASURED, STARTED))
+    base, reused = baseline.measure(context, LOADED, MEASURED)
+    context = context.with_packing(base.packing)
+    context = context.with_head(head_start.compute(context, MEASURED, STARTED))
     _reset_peak_memory(context.gang)
     tuned = tune(context, first_percent=STARTED, last_percent=TRAINED)
     peak = int(largest(context.gang, _peak_memory(context.gang)))
@@ -51,24 +51,28 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     if not context.gang.first:
         return StageResult(None, "The first rank has the result.", tuned.steps, epochs)
     outcome = Outcome(model, predictions, base, reused, tuned)
-    facts = staging.record_of(context, outcome)
-    uri = staging.stage(
-        context, outcome, facts, partial(context.report_progress, Activity.UPLOADING, TESTED, DONE)
+    record = staging.record_of(context, outcome)
+    uri = staging.upload(
+        context, outcome, record, partial(context.report_progress, Activity.UPLOADING, TESTED, DONE)
     )
     gpus = context.gang.world if context.gang.device.type == "cuda" else 0
     payload = TrainPayload(
         best=tuned.best,
-        evaluation=facts.evaluation,
+        evaluation=record.evaluation,
         staging=uri,
         peak_memory_bytes=peak,
         gpu_seconds=round(gpus * (time.monotonic() - began)),
     )
-    return StageResult(payload, sentence(facts.evaluation), tuned.steps, epochs)
+    return StageResult(payload, describe(record.evaluation), tuned.steps, epochs)
 
 
 def _test(context: Context) -> tuple[torch.nn.Module, Predictions]:
-    """The best weights, in float32 and without DeepSpeed, on the test rows: exactly what is published."""
-    # The engine, its optimizer and the gradients go first: they are the larger part of the memory.
+    """Loads the best weights without DeepSpeed, as Publish does, and evaluates the test rows.
+
+    Raises:
+        StageFailure: class Numerical (a prediction is not finite) or Preempted; on all ranks.
+    """
+    # Engine, optimizer and gradients are the larger part of the memory, and are freed first.
     gc.collect()
     if context.gang.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -81,18 +85,18 @@ def _test(context: Context) -> tuple[torch.nn.Module, Predictions]:
         context.prepared.test,
         partial(context.report_progress, Activity.EVALUATING_TUNED, TRAINED, TESTED),
     )
-    if spoilt := int((~np.isfinite(predictions).all(axis=1)).sum()):
+    if non_finite := int((~np.isfinite(predictions).all(axis=1)).sum()):
         raise StageFailure(
             FailureClass.NUMERICAL,
             "NonFiniteLogits",
-            f"the tuned model answers {spoilt} test rows with something that is no number",
+            f"the tuned model has no finite output for {non_finite} test rows",
             "lower training.learningRate, or use precision Float32",
         )
     return model, predictions
 
 
 def _reset_peak_memory(gang: Gang) -> None:
-    """Starts the measurement of the peak memory of training: the baseline does not count."""
+    """Starts the measurement of the peak memory of training, without that of the baseline."""
     if gang.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     else:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import JsonValue, NonNegativeInt, PositiveInt
 
-from finetune_trainer.config import EvaluationSpec, Run, Training
+from finetune_trainer.config import ComputeType, EvaluationSpec, Run, Training
 from finetune_trainer.contract import Digest, Evaluation, MetricName, Model, Task
 from finetune_trainer.data.example import Encoding, Example
 from finetune_trainer.data.findings import Finding, SplitName
@@ -125,6 +125,7 @@ class BaselineKey(Model):
     data: Digest
     max_length: PositiveInt
     primary_metric: MetricName
+    precision: ComputeType
     seed: NonNegativeInt
     code: str
     """Version of the task's metrics and of its baseline."""

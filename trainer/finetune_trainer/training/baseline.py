@@ -1,4 +1,4 @@
-"""The baseline: measured once, and stored under everything that the baseline depends on."""
+"""The baseline: measured once, and stored under the digest of everything that the baseline depends on."""
 
 from functools import partial
 
@@ -13,13 +13,16 @@ from finetune_trainer.training.distributed import from_first
 from finetune_trainer.training.evaluate import Evaluator
 
 
-def measured(context: Context, before: float, after: float) -> tuple[Baseline, bool]:
-    """Returns the baseline, and whether an earlier attempt stored the baseline; a collective call.
+def measure(context: Context, before: float, after: float) -> tuple[Baseline, bool]:
+    """Reads the stored baseline, or measures and stores the baseline. A collective operation.
 
     Args:
         context: the run.
-        before: percent of the stage that is done.
-        after: percent of the stage that is done afterwards.
+        before: progress of the stage before the baseline, in percent.
+        after: progress of the stage after the baseline, in percent.
+
+    Returns:
+        The baseline, and whether an earlier attempt had stored the baseline.
     """
     run, task = context.config.run, context.task.model
     key = BaselineKey(
@@ -28,6 +31,7 @@ def measured(context: Context, before: float, after: float) -> tuple[Baseline, b
         data=context.data_digest,
         max_length=context.chosen.max_length,
         primary_metric=run.evaluation.primary_metric,
+        precision=context.precision,
         seed=run.training.seed,
         code=task.METRIC_CODE,
     )
@@ -40,13 +44,13 @@ def measured(context: Context, before: float, after: float) -> tuple[Baseline, b
     if found := from_first(context.gang, found):
         return found, True
     model = on(context.gang.device, task.load_for_baseline(context.inputs, context.gang.device))
-    # All ranks pack alike, even where rounding makes one of them see a difference.
+    # Rounding may make ranks decide differently, but all ranks must pack alike.
     packing = from_first(context.gang, task.packing_of(model))
-    blank = Baseline(key=key, test_rows=len(context.prepared.test), packing=packing)
-    fresh = task.measure_baseline(context.inputs, blank, model, Evaluator(context), on_progress)
+    common = Baseline(key=key, test_rows=len(context.prepared.test), packing=packing)
+    measured = task.measure_baseline(context.inputs, common, model, Evaluator(context), on_progress)
     if context.gang.first:
-        context.store.write(where, fresh.model_dump_json(by_alias=True).encode())
-    return from_first(context.gang, fresh), False
+        context.store.write(where, measured.model_dump_json(by_alias=True).encode())
+    return from_first(context.gang, measured), False
 
 
 def uri(runs: str, key: BaselineKey) -> str:

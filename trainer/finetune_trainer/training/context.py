@@ -1,4 +1,4 @@
-"""The context of a training run on one rank: gang, store, rows and base model."""
+"""The context of a training run on one rank: process group, store, rows and base model."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from transformers import set_seed
 
-from finetune_trainer.config import TrainConfig, Training
+from finetune_trainer.config import ComputeType, TrainConfig, Training
 from finetune_trainer.contract import Activity, Chosen, Digest, FailureClass
 from finetune_trainer.data.shards import Prepared, Split, load_prepared
 from finetune_trainer.failures import StageFailure
@@ -20,13 +20,12 @@ from finetune_trainer.models.weights import overwrite
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.tasks.base import EvaluationInputs, HeadStart, Numbers, Tensors, TrainingTask
-from finetune_trainer.training.deepspeed_config import Precision
 from finetune_trainer.training.distributed import Gang, meet, wait_for_all
 
 
 @dataclass(frozen=True)
 class Context:
-    """The run as one rank sees it; nothing here changes."""
+    """A training run on one rank. Immutable."""
 
     config: TrainConfig
     chosen: Chosen
@@ -37,15 +36,15 @@ class Context:
     prepared: Prepared
     data_digest: Digest
     base: Path
-    """The base model's files."""
+    """Folder with the files of the base model."""
     base_digest: Digest
     pad_id: int
-    precision: Precision
+    precision: ComputeType
     task: TrainingTask
     packing: Packing | None = None
-    """When rows are laid end to end; the baseline says so, see Baseline.packing."""
+    """When rows are packed, see Baseline.packing; None: never."""
     head: HeadStart | None = None
-    """Where a new head starts; None: as the task loads the model."""
+    """The weights from which a new head starts; None: those of TaskModel.load."""
 
     @property
     def inputs(self) -> EvaluationInputs:
@@ -53,23 +52,23 @@ class Context:
         run = self.config.run
         return EvaluationInputs(self.prepared, self.base, self.pad_id, run.evaluation, run.training.seed)
 
-    def collated(self, split: Split, numbers: Numbers) -> Tensors:
-        """Some rows as the model's inputs."""
+    def collate(self, split: Split, numbers: Numbers) -> Tensors:
+        """Makes the inputs of the model from rows, see TaskModel.collate."""
         return self.task.model.collate(split, numbers, self.pad_id, self.packing)
 
-    def packed_by(self, packing: Packing | None) -> Self:
-        """The same run, with rows laid end to end where that pays."""
+    def with_packing(self, packing: Packing | None) -> Self:
+        """A copy of the context with this packing."""
         return replace(self, packing=packing)
 
-    def starting_from(self, head: HeadStart | None) -> Self:
-        """The same run, with a head that starts there."""
+    def with_head(self, head: HeadStart | None) -> Self:
+        """A copy of the context with this start of the head."""
         return replace(self, head=head)
 
     def load_model(self) -> torch.nn.Module:
-        """The base model with what the method trains of it; the same on every rank.
+        """Loads the base model and applies the training method; equal on every rank.
 
         Raises:
-            StageFailure: UserConfig.
+            StageFailure: class UserConfig, the files do not make a model for the task.
         """
         run = self.config.run
         set_seed(run.training.seed)
@@ -80,24 +79,39 @@ class Context:
 
     @property
     def best_weights(self) -> Path:
-        """Where rank 0 keeps the best weights so far."""
+        """File on the disk of rank 0 with the best weights so far."""
         return self.paths.scratch / "best.safetensors"
 
     @property
-    def rows_at_once(self) -> int:
-        """Rows of one pass without gradients: they need less memory than those with."""
+    def evaluation_batch_size(self) -> int:
+        """Rows of one pass of an evaluation, which needs less memory than a pass of training."""
         return 2 * self.chosen.micro_batch_size
 
+    def autocast(self) -> torch.autocast:
+        """The precision of every forward pass: training, validation rows and test rows compute alike."""
+        return torch.autocast(
+            self.gang.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"
+        )
+
     def report_progress(self, activity: Activity, before: float, after: float, share: float) -> None:
-        """Says that a part of the stage, from `before` to `after` percent, is done to this share (0 to 1)."""
+        """Reports the progress of a part of the stage.
+
+        Args:
+            activity: the part.
+            before: progress of the stage at the start of the part, in percent.
+            after: progress of the stage at the end of the part, in percent.
+            share: the share of the part that is done, from 0 to 1.
+        """
         self.heartbeat.beat(activity, percent=before + (after - before) * share)
 
 
 def open_context(config: TrainConfig, paths: Paths, heartbeat: Heartbeat, task: TrainingTask) -> Context:
-    """Meets the other ranks, then reads rows and model; on every node one rank downloads, the others wait.
+    """Joins the process group, then downloads rows and base model. A collective operation.
+
+    One rank of each node downloads into the cache of the node, and the other ranks wait.
 
     Raises:
-        StageFailure: Communication if the others do not come, UserConfig without a GPU, Storage.
+        StageFailure: class Communication (a rank does not join), UserConfig (no GPU), or Storage.
     """
     if config.chosen is None or config.prepared is None:
         raise StageFailure(FailureClass.INTERNAL, "ChosenMissing", "the config carries no result of Prepare")
@@ -110,7 +124,7 @@ def open_context(config: TrainConfig, paths: Paths, heartbeat: Heartbeat, task: 
     downloads = gang.local_rank == 0
     if not downloads:
         wait_for_all(gang, partial(on_bytes, 0))
-    # All ranks of a node share the cache: the others find everything there, and check it again.
+    # All ranks of a node share the cache; the other ranks find the files there and verify them.
     prepared = load_prepared(store, folder, paths, on_bytes)
     base, base_digest = base_model.fetch(config, paths, on_bytes)
     if downloads:
@@ -133,8 +147,8 @@ def open_context(config: TrainConfig, paths: Paths, heartbeat: Heartbeat, task: 
     )
 
 
-def precision(training: Training, gang: Gang) -> Precision:
-    """What matrix products compute in; `Auto` is bfloat16 where a GPU has it."""
+def precision(training: Training, gang: Gang) -> ComputeType:
+    """The data type of matrix products; `Auto` is bfloat16 on GPUs that support bfloat16."""
     if training.precision == "Auto":
         return "bfloat16" if gang.device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
     return "bfloat16" if training.precision == "BFloat16" else "float32"

@@ -1,12 +1,9 @@
 """PURE. The DeepSpeed configuration of a run, without values `auto`."""
 
-from typing import Any, Literal
+from typing import Any
 
-from finetune_trainer.config import Offload, Training
+from finetune_trainer.config import ComputeType, Offload, Training
 from finetune_trainer.contract import Chosen
-
-Precision = Literal["float32", "bfloat16"]
-"""Data type of matrix products. The weights and the state of the optimizer are always float32."""
 
 _BUCKET = 20_000_000
 """Elements of a communication bucket: 80 MB of float32; DeepSpeed allocates two buckets."""
@@ -19,7 +16,7 @@ _LIVE = 1_000_000_000
 
 
 def deepspeed_config(
-    chosen: Chosen, training: Training, precision: Precision, offload: Offload
+    chosen: Chosen, training: Training, precision: ComputeType, offload: Offload
 ) -> dict[str, Any]:
     """The DeepSpeed configuration for `TrainingArguments(deepspeed=...)`.
 

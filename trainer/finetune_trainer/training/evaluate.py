@@ -1,4 +1,4 @@
-"""Runs a model over rows with all ranks; every row is computed once at every world size."""
+"""Evaluation: runs a model over rows, distributed over the ranks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from finetune_trainer.training.context import Context
 from finetune_trainer.training.distributed import gathered_rows, leave_together, peers_of
 
 Compute = Callable[[Tensors], torch.Tensor]
-"""Inputs on the device -> one row of numbers for each, shape [rows, width]."""
-_ROUNDS_BETWEEN_DECISIONS = 8
-"""A collective costs little, but not nothing: ask that seldom whether somebody was told to leave."""
+"""Inputs on the device -> one row of numbers for each input row, shape [rows, width]."""
+_ROUNDS_BETWEEN_CHECKS = 8
+"""Rounds between two collective checks whether a rank received the request to end."""
 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Runs models over rows with the ranks of a run, see `tasks.base.Evaluate`."""
+    """Runs models over rows with all ranks of a run; implements `tasks.base.Evaluate`."""
 
     context: Context
 
@@ -35,42 +35,45 @@ class Evaluator:
     def __call__(
         self, compute: Compute, split: Split, on_progress: OnProgress, packing: Packing | None = None
     ) -> Predictions:
-        """See `over_rows`."""
-        return over_rows(self.context.packed_by(packing), compute, split, on_progress)
+        """See `over_rows`; `packing` replaces the packing of the run."""
+        return over_rows(self.context.with_packing(packing), compute, split, on_progress)
 
 
 def over_rows(context: Context, compute: Compute, split: Split, on_progress: OnProgress) -> Predictions:
-    """Runs a model over all rows of a split, shared out over the ranks; a collective call.
+    """Runs a model over all rows of a split, distributed over the ranks. A collective operation.
 
-    Rows of similar length go together. Every rank makes the same number of passes, for at ZeRO-3 a pass is
-    a collective; a rank without work left repeats a batch and forgets it.
+    A batch has rows of similar length. Every rank runs the same number of passes, because at ZeRO stage 3 a
+    pass is a collective operation; a rank without rows left repeats the last batch and drops the result.
 
     Args:
         context: the run.
         compute: the model.
         split: the rows.
-        on_progress: told the share done, 0 to 1.
+        on_progress: called with the share that is done, from 0 to 1.
 
     Returns:
-        Shape [rows of the split, width], on every rank.
+        Shape [rows of the split, width], on every rank. Every row is computed once, at every world size.
+
+    Raises:
+        StageFailure: class Preempted, on all ranks.
     """
-    gang, at_once = context.gang, context.rows_at_once
+    gang, size = context.gang, context.evaluation_batch_size
     order = np.argsort(-lengths(split), kind="stable").astype(np.int64)
-    batches = [order[start : start + at_once] for start in range(0, len(order), at_once)]
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
     rounds = -(-len(batches) // gang.world)
     values: list[Predictions] = []
     numbers: list[npt.NDArray[np.int64]] = []
     for turn in range(rounds):
-        mine = turn * gang.world + gang.rank
-        batch = batches[min(mine, len(batches) - 1)]
-        inputs = {name: tensor.to(gang.device) for name, tensor in context.collated(split, batch).items()}
-        with torch.no_grad():
+        number = turn * gang.world + gang.rank
+        batch = batches[min(number, len(batches) - 1)]
+        inputs = {name: tensor.to(gang.device) for name, tensor in context.collate(split, batch).items()}
+        with torch.no_grad(), context.autocast():
             computed = compute(inputs).cpu().numpy()
-        if mine < len(batches):
+        if number < len(batches):
             values.append(computed)
             numbers.append(batch)
         on_progress((turn + 1) / rounds)
-        if turn % _ROUNDS_BETWEEN_DECISIONS == _ROUNDS_BETWEEN_DECISIONS - 1:
+        if turn % _ROUNDS_BETWEEN_CHECKS == _ROUNDS_BETWEEN_CHECKS - 1:
             leave_together(gang, context.heartbeat)
     width = computed.shape[1]
     return gathered_rows(

@@ -1,4 +1,4 @@
-"""Trains: runs the loop, measures the validation rows, keeps the best weights."""
+"""Training: runs the loop, evaluates the validation rows, and saves the best weights."""
 
 import logging
 import math
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from finetune_trainer.contract import HIGHER_IS_BETTER, Activity, Best, MetricName
-from finetune_trainer.data.batches import Layout, steps_per_epoch
-from finetune_trainer.report.record import CurvePoint, EpochRow
+from finetune_trainer.data.batches import Layout, evaluation_steps, steps_per_epoch
+from finetune_trainer.report.record import CurvePoint, EvaluationRow
 from finetune_trainer.training import best_weights
 from finetune_trainer.training.context import Context
 from finetune_trainer.training.curve import Curve
@@ -16,15 +16,7 @@ from finetune_trainer.training.deepspeed_config import own_clip
 from finetune_trainer.training.distributed import from_first
 from finetune_trainer.training.evaluate import over_rows
 from finetune_trainer.training.loader import RankBatches
-from finetune_trainer.training.loop import (
-    AtEpochEnd,
-    Loop,
-    Step,
-    StepEnd,
-    arguments,
-    evaluated_epochs,
-    non_finite,
-)
+from finetune_trainer.training.loop import Loop, Step, StepEnd, arguments, non_finite
 from finetune_trainer.training.meter import Meter
 
 log = logging.getLogger(__name__)
@@ -34,24 +26,29 @@ _LOG_SECONDS = 10
 
 @dataclass(frozen=True)
 class Tuned:
-    """What training reached."""
+    """The result of training."""
 
     best: Best
-    history: tuple[EpochRow, ...]
+    history: tuple[EvaluationRow, ...]
     curve: tuple[CurvePoint, ...]
     steps: int
     seconds: float
-    """All of it: steps, validation and keeping weights."""
+    """Duration of training: steps, evaluations, and saving the best weights."""
     rows_per_second: float
-    """In the steps alone, over all ranks."""
+    """Throughput of the steps alone, over all ranks."""
     tokens_per_second: float
 
 
 def tune(context: Context, *, first_percent: float, last_percent: float) -> Tuned:
-    """Trains; the weights that do best on the validation rows end up in `scene.best_weights` on rank 0.
+    """Trains, and saves the weights with the best score on the validation rows. A collective operation.
+
+    Args:
+        context: the run; rank 0 has the best weights at `context.best_weights` afterwards.
+        first_percent: progress of the stage at the start of training, in percent.
+        last_percent: progress of the stage at the end of training, in percent.
 
     Raises:
-        StageFailure: Numerical, Preempted; on all ranks alike.
+        StageFailure: class Numerical or Preempted; on all ranks.
     """
     run, chosen, gang = context.config.run, context.chosen, context.gang
     seed, train, primary = run.training.seed, context.prepared.train, run.evaluation.primary_metric
@@ -74,7 +71,7 @@ def tune(context: Context, *, first_percent: float, last_percent: float) -> Tune
             Layout.of(chosen),
             rank=gang.rank,
             seed=seed,
-            collate=context.collated,
+            collate=context.collate,
             device=gang.device,
         ),
         losses=context.task.model.loss_function(run.training, context.prepared),
@@ -84,37 +81,37 @@ def tune(context: Context, *, first_percent: float, last_percent: float) -> Tune
         model=model,
         args=args,
     )
-    tally = _Tally(context, Meter(total, first_percent, last_percent), per_epoch)
-    history: list[EpochRow] = []
+    reporter = _StepReporter(context, Meter(total, first_percent, last_percent), per_epoch)
+    history: list[EvaluationRow] = []
     best: list[Best] = []
 
-    def at_epoch_end(epoch: int, step: int) -> None:
-        value = _validation(context, loop)
+    def evaluate(step: int) -> None:
+        epoch, value = step / per_epoch, _validation(context, loop)
         if not math.isfinite(value):
             raise non_finite("Loss", "loss of the validation rows after the last update", step, [])
         context.heartbeat.beat(Activity.EVALUATING, validation=value)
-        history.append(EpochRow(epoch=epoch, step=step, training_loss=tally.mean_loss(), validation=value))
+        history.append(
+            EvaluationRow(epoch=epoch, step=step, training_loss=reporter.mean_loss(), validation=value)
+        )
         if not best or better(primary, value, best[-1].metric):
             best.append(Best(step=step, metric=value))
             context.heartbeat.beat(Activity.SAVING)
             best_weights.keep(gang, model, context.best_weights)
         if gang.first:
-            log.info("epoch %d: %s %.4f on validation rows", epoch, primary, value)
+            log.info("epoch %.3g: %s %.4f on validation rows", epoch, primary, value)
 
-    step_end = StepEnd(loop, tally.step)
-    loop.add_callback(step_end)
-    loop.add_callback(AtEpochEnd(step_end, evaluated_epochs(chosen.epochs), at_epoch_end))
+    loop.add_callback(StepEnd(loop, reporter.step, evaluation_steps(chosen.epochs, per_epoch), evaluate))
     began = time.monotonic()
     loop.train()
-    seconds = max(tally.seconds, 1e-9)
+    seconds = max(reporter.seconds, 1e-9)
     return Tuned(
         best=best[-1],
         history=tuple(history),
-        curve=tally.curve.points,
+        curve=reporter.curve.points,
         steps=total,
         seconds=time.monotonic() - began,
-        rows_per_second=tally.rows / seconds,
-        tokens_per_second=tally.tokens / seconds,
+        rows_per_second=reporter.rows / seconds,
+        tokens_per_second=reporter.tokens / seconds,
     )
 
 
@@ -124,7 +121,7 @@ def better(metric: MetricName, value: float, best: float) -> bool:
 
 
 def _validation(context: Context, loop: Loop) -> float:
-    """The primary metric on the validation rows, the same number on every rank."""
+    """The primary metric on the validation rows, equal on every rank. A collective operation."""
     engine = loop.model_wrapped
     engine.eval()
     prepared, task = context.prepared, context.task
@@ -137,12 +134,12 @@ def _validation(context: Context, loop: Loop) -> float:
     engine.train()
     primary = context.config.run.evaluation.primary_metric
     value = task.metrics.score(primary, predictions, prepared.validation, len(prepared.labels))
-    # Ranks on unlike machines may round differently; a decision must be the same everywhere.
+    # Ranks on different machines may round differently, but must select the same weights.
     return float(from_first(context.gang, value))
 
 
-class _Tally:
-    """Counts the steps and tells people how it goes."""
+class _StepReporter:
+    """Counts rows and tokens of the steps, and reports the progress to heartbeat and log."""
 
     def __init__(self, context: Context, meter: Meter, steps_per_epoch: int) -> None:
         self.context, self.meter, self.steps_per_epoch = context, meter, steps_per_epoch
@@ -153,7 +150,7 @@ class _Tally:
         self._logged = 0.0
 
     def step(self, step: Step) -> None:
-        """After every optimizer step."""
+        """Reports one optimizer step."""
         now = time.monotonic()
         self.rows += step.rows
         self.tokens += step.tokens
@@ -183,7 +180,7 @@ class _Tally:
             )
 
     def mean_loss(self) -> float:
-        """Mean over the rows since this was asked last."""
+        """Mean training loss over the rows since the last call."""
         loss, self._loss = self._loss, 0.0
         rows, self._loss_rows = self._loss_rows, 0
         return loss / rows

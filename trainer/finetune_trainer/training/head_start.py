@@ -1,4 +1,4 @@
-"""Computes the start of a new head before the DeepSpeed engine exists, while ranks hold whole models."""
+"""Computes the weights from which a new head starts, before the DeepSpeed engine exists."""
 
 from functools import partial
 
@@ -11,13 +11,16 @@ from finetune_trainer.training.distributed import from_first
 from finetune_trainer.training.evaluate import Evaluator
 
 
-def computed(context: Context, before: float, after: float) -> HeadStart | None:
-    """The start of the head, equal on every rank; a collective call. None: as the task loads the model.
+def compute(context: Context, before: float, after: float) -> HeadStart | None:
+    """Computes the weights from which a new head starts. A collective operation.
 
     Args:
         context: the run.
-        before: percent of the stage that is done.
-        after: percent of the stage that is done afterwards.
+        before: progress of the stage before this calculation, in percent.
+        after: progress of the stage after this calculation, in percent.
+
+    Returns:
+        The weights, equal on every rank; None where the head starts as the task loads the model.
     """
     set_seed(context.config.run.training.seed)
     start = context.task.model.head_start(
@@ -27,5 +30,5 @@ def computed(context: Context, before: float, after: float) -> HeadStart | None:
         context.gang.device,
         partial(context.report_progress, Activity.EVALUATING_BASELINE, before, after),
     )
-    # Ranks on unlike machines round differently.
+    # Ranks on different machines may round differently, but must start equal.
     return from_first(context.gang, start)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""The micro-batches of one rank: a thread collates ahead, and the loader resumes at any sample."""
+"""The data loader of one rank: collates ahead on a thread, and resumes after any global batch."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,18 +16,18 @@ from finetune_trainer.models.collate import Tensors
 from finetune_trainer.tasks.base import Numbers
 
 AHEAD = 4
-"""Micro-batches that are ready before the model asks for them."""
+"""Micro-batches that are collated ahead."""
 CPU = torch.device("cpu")
 Collate = Callable[[Split, Numbers], Tensors]
-"""Rows of a split, FILLER among them -> the model's inputs, `labels` and `row_index`."""
+"""Row numbers of a split, which may include FILLER -> inputs of the model, `labels` and `row_index`."""
 Item = TypeVar("Item")
 
 
 class RankBatches(DataLoader):  # type: ignore[type-arg]
-    """This rank's micro-batches, epoch after epoch; what Trainer wants as its data loader.
+    """The micro-batches of one rank, as a DataLoader for Trainer.
 
-    The state of the loader is one number, the samples seen by all ranks together: a run that continues
-    there sees the same global batches as a run that never stopped, with any number of ranks.
+    The state of the loader is one number: the samples that all ranks together have seen. A run that resumes
+    with this number gets the same global batches as a run without interruption, at any world size.
     """
 
     def __init__(
@@ -41,21 +41,21 @@ class RankBatches(DataLoader):  # type: ignore[type-arg]
         device: torch.device = CPU,
         seen: int = 0,
     ) -> None:
-        """Reads nothing yet.
+        """Creates the loader without reading rows.
 
         Args:
             split: the training rows.
-            layout: how a global batch is dealt out.
-            rank: whose micro-batches.
-            seed: of the run.
-            collate: makes the model's inputs of rows; called on another thread.
-            device: where the model is; for a GPU the tensors lie in pinned memory, which it copies from
-                while it computes.
-            seen: samples that the run has trained on already; the end of a global batch. `epoch` starts
-                with the epoch that these samples lead to.
+            layout: how a global batch is distributed over ranks and micro-batches.
+            rank: global rank.
+            seed: seed of the run.
+            collate: makes the inputs of the model from rows; called on another thread.
+            device: device of the model. For a GPU the tensors are in pinned memory, so that copies overlap
+                with computation.
+            seen: samples that the run has trained on already, up to the end of a global batch. The loader
+                starts in the epoch of the next sample.
 
         Raises:
-            ValueError: `seen` is inside a global batch.
+            ValueError: `seen` is not the end of a global batch.
         """
         self.split, self.layout, self.rank, self.seed, self.collate = split, layout, rank, seed, collate
         self.device = device
@@ -68,20 +68,20 @@ class RankBatches(DataLoader):  # type: ignore[type-arg]
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Micro-batches of a whole epoch."""
+        """Number of micro-batches of a whole epoch."""
         return steps_per_epoch(len(self.split), self.layout.batch) * self.layout.accumulation
 
     def __iter__(self) -> Iterator[Tensors]:  # type: ignore[override]
-        """The micro-batches of the epoch that were not seen yet; `rows`: their row numbers in the split."""
-        return ahead(self._collated, self.numbers(), AHEAD, partial(_use, self.device))
+        """The remaining micro-batches of the epoch; `rows` has the row numbers of each."""
+        return ahead(self._collate, self.numbers(), AHEAD, partial(_use, self.device))
 
     def numbers(self) -> Iterator[Rows]:
-        """The row numbers of each micro-batch of the epoch that was not seen yet, FILLER among them."""
+        """The row numbers of the remaining micro-batches of the epoch, which may include FILLER."""
         batches = epoch_batches(self.split.lengths, self.layout.batch, seed=self.seed, epoch=self.epoch)
         for batch in batches[self.start.batch if self.epoch == self.start.epoch else 0 :]:
             yield from deal(batch, self.layout)[:, self.rank]
 
-    def _collated(self, rows: Rows) -> Tensors:
+    def _collate(self, rows: Rows) -> Tensors:
         tensors = {**self.collate(self.split, rows), "rows": torch.from_numpy(rows.copy())}
         if self.device.type != "cuda":
             return tensors
@@ -91,20 +91,32 @@ class RankBatches(DataLoader):  # type: ignore[type-arg]
 def ahead(
     make: Callable[[Rows], Item], rows: Iterable[Rows], most: int, initialise: Callable[[], None]
 ) -> Iterator[Item]:
-    """`map(make, rows)` on another thread, which is ahead by `most` items; what it raises is raised here."""
-    left = iter(rows)
+    """Maps on another thread, which is ahead of the caller.
+
+    Args:
+        make: called for each element of `rows`, on the other thread.
+        rows: the elements.
+        most: maximum number of results that wait for the caller.
+        initialise: called once on the other thread.
+
+    Yields:
+        The results in order. An exception of `make` is raised to the caller.
+    """
+    remaining = iter(rows)
     pool = ThreadPoolExecutor(1, thread_name_prefix="collate", initializer=initialise)
     try:
-        pending: deque[Future[Item]] = deque(pool.submit(make, numbers) for numbers in islice(left, most))
+        pending: deque[Future[Item]] = deque(
+            pool.submit(make, numbers) for numbers in islice(remaining, most)
+        )
         while pending:
             item = pending.popleft().result()
-            pending.extend(pool.submit(make, numbers) for numbers in islice(left, 1))
+            pending.extend(pool.submit(make, numbers) for numbers in islice(remaining, 1))
             yield item
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _use(device: torch.device) -> None:
-    """A thread starts on the first GPU, and pinning memory there would take memory of another rank's GPU."""
+    """Selects the GPU of this rank. A new thread uses GPU 0, whose memory another rank needs."""
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -1,4 +1,4 @@
-"""The staging folder: the tuned model, predictions, and the training record."""
+"""The staging folder in S3: the tuned model, predictions, and the training record."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,25 +29,25 @@ from finetune_trainer.training.context import Context
 from finetune_trainer.training.fit import Tuned
 
 VERIFIED_ROWS = 64
-"""Test rows whose logits Publish compares, where the task has no reason for fewer."""
+"""Maximum number of test rows whose logits Publish compares; a task may need fewer."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What rank 0 holds when everything is measured."""
+    """The results of the stage on rank 0."""
 
     model: torch.nn.Module
     """The tuned model, float32, on the device."""
     predictions: Predictions
-    """Of the tuned model on the test rows."""
+    """Predictions of the tuned model on the test rows."""
     baseline: Baseline
     reused: bool
-    """Whether the baseline was measured by an earlier attempt."""
+    """Whether an earlier attempt measured the baseline."""
     tuned: Tuned
 
 
 def record_of(context: Context, outcome: Outcome) -> TrainingRecord:
-    """The record of this run; the intervals are computed here."""
+    """The training record; computes the evaluation and its intervals."""
     prepared, tuned, task, inputs = context.prepared, outcome.tuned, context.task, context.inputs
     context.heartbeat.beat(Activity.EVALUATING_TUNED)
     samples = task.model.samples(inputs, outcome.model)
@@ -81,13 +81,19 @@ def record_of(context: Context, outcome: Outcome) -> TrainingRecord:
     )
 
 
-def stage(
-    context: Context, outcome: Outcome, facts: TrainingRecord, on_progress: Callable[[float], None]
+def upload(
+    context: Context, outcome: Outcome, record: TrainingRecord, on_progress: Callable[[float], None]
 ) -> str:
-    """Writes everything to a new folder in S3, its manifest last, and the predictions beside.
+    """Uploads the results to a new staging folder, the manifest last, and the predictions to the report.
+
+    Args:
+        context: the run.
+        outcome: the results; the model is moved to the CPU.
+        record: the training record.
+        on_progress: called with 0 before and with 1 after the upload.
 
     Returns:
-        URI of the folder.
+        URI of the staging folder.
     """
     context.heartbeat.beat(Activity.SAVING)
     folder = context.paths.scratch / "staging"
@@ -103,7 +109,7 @@ def stage(
     lines = context.task.report.prediction_lines(context.inputs, outcome.baseline, outcome.predictions)
     predictions = "".join(f"{line}\n" for line in lines)
     (folder / PREDICTIONS).write_text(predictions)
-    (folder / RECORD).write_text(facts.model_dump_json(by_alias=True))
+    (folder / RECORD).write_text(record.model_dump_json(by_alias=True))
     config = context.config
     manifest = Manifest.of(
         folder,
@@ -128,13 +134,13 @@ def stage(
 
 
 def _write_verification(context: Context, model: torch.nn.Module, path: Path) -> None:
-    """Inputs and logits of some test rows of all lengths, for Publish to compute again."""
+    """Writes inputs and logits of test rows of all lengths; Publish computes the logits again."""
     test = context.prepared.test
     by_length = np.argsort(lengths(test), kind="stable")
     most = min(VERIFIED_ROWS, context.task.model.verified_rows(model, test))
-    # Of one row the longest is taken, of more both ends and what lies between.
+    # A single row is the longest row; more rows are spread evenly from the longest to the shortest.
     sample = by_length[np.unique(np.linspace(len(test) - 1, 0, most).astype(np.int64))]
-    inputs = context.collated(test, sample)
+    inputs = context.collate(test, sample)
     with torch.no_grad():
         logits = context.task.model.logits(model, inputs)
     save_file({**inputs, LOGITS: logits.contiguous()}, path)

@@ -21,6 +21,7 @@ KEY = BaselineKey(
     data="sha256:" + "2" * 64,
     max_length=48,
     primary_metric="macroF1",
+    precision="float32",
     seed=42,
     code="1",
 )

@@ -82,11 +82,11 @@ def load_body(folder: Path, device: torch.device) -> "PreTrainedModel":
 
 
 def mean_pooled(body: "PreTrainedModel", inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Mean of the last hidden states over a row's real tokens, shape [rows, hidden]."""
+    """Mean of the last hidden states over the tokens of each row, float32, shape [rows, hidden]."""
     hidden = body(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
-    mask = inputs["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-    pooled: torch.Tensor = (hidden * mask).sum(1) / mask.sum(1)
-    return pooled.float()
+    mask = inputs["attention_mask"].unsqueeze(-1).float()
+    pooled: torch.Tensor = (hidden.float() * mask).sum(1) / mask.sum(1)
+    return pooled
 
 
 def classify(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from finetune_trainer.contract import Evaluation, Interval
-from finetune_trainer.report.record import sentence, verdict
+from finetune_trainer.contract.evaluation import comparison, describe
 from finetune_trainer.tasks.text_classification.metrics import compare
 from finetune_trainer.tasks.text_generation import metrics as generation
 
@@ -33,16 +33,19 @@ def evaluation(probe_right: int, tuned_right: int) -> Evaluation:
 def test_the_sentence_is_honest_when_tuning_helped_hurt_or_cannot_be_told(
     probe: int, tuned: int, words: str
 ) -> None:
-    assert words in sentence(evaluation(probe, tuned))
+    assert words in describe(evaluation(probe, tuned))
 
 
 def test_equal_models_are_called_equal() -> None:
-    assert "equal to the linear probe's" in sentence(evaluation(200, 200))
+    assert "equal to the linear probe's" in describe(evaluation(200, 200))
 
 
-def test_an_interval_that_touches_nothing_decides_nothing() -> None:
-    assert verdict(Interval(value=0.1, low=0.0, high=0.2)) == "not distinguishably better than"
-    assert verdict(Interval(value=0.1, low=0.001, high=0.2)) == "better than"
+def test_an_interval_that_includes_zero_decides_nothing() -> None:
+    assert (
+        comparison(Interval(value=0.1, low=0.0, high=0.2), higher_is_better=True)
+        == "not distinguishably better than"
+    )
+    assert comparison(Interval(value=0.1, low=0.001, high=0.2), higher_is_better=True) == "better than"
 
 
 @pytest.mark.parametrize(
@@ -57,7 +60,7 @@ def test_of_a_loss_less_is_better_and_there_is_no_majority(tuned: float, words: 
     def sums(loss: float) -> generation.Sums:
         return np.tile([loss * 5, 5, 2], (40, 1))
 
-    told = sentence(
+    told = describe(
         generation.compare(
             {"baseline": sums(2.0), "tuned": sums(tuned)}, metrics=("loss",), primary="loss", seed=1
         )
