@@ -157,7 +157,7 @@ def write_rows(case: Case, base: Path, target: Path) -> int:
     examples = [row for row in found if not isinstance(row, str)][: case.rows]
     tokenizer = tokenise.load_tokenizer(base)
     whole = task.encode(tokenizer, examples, run)
-    encoded = task.cut(tokenizer, examples, whole, case.longest)
+    encoded = task.truncate(tokenizer, examples, whole, case.longest)
     strata = [example.stratum for example in examples]
     classes = list(task.classes(set(strata)))
     labels = np.array([classes.index(name) if classes else 0 for name in strata], np.int32)

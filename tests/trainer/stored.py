@@ -8,8 +8,9 @@ from typing import get_args
 import pyarrow as pa
 from pydantic import JsonValue
 
-from finetune_trainer.data.arrays import lists
+from finetune_trainer.data.arrays import build_list_array
 from finetune_trainer.data.findings import SplitName
+from finetune_trainer.data.shard_writer import ShardWriter
 from finetune_trainer.data.shards import (
     LABEL_FIELD,
     LOSS_MASK_FIELD,
@@ -18,7 +19,6 @@ from finetune_trainer.data.shards import (
     Index,
     Prepared,
     Shard,
-    ShardWriter,
     Split,
     write_index,
 )
@@ -71,8 +71,8 @@ def _batches(split: Split, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         spans = [slice(split.offsets[row], split.offsets[row + 1]) for row in rows]
         columns = [
             pa.array(split.rows[rows.start : rows.stop], pa.int64()),
-            lists([split.tokens[span] for span in spans], TOKENS_FIELD.type),
-            lists([split.loss_mask[span] for span in spans], LOSS_MASK_FIELD.type),
+            build_list_array([split.tokens[span] for span in spans], TOKENS_FIELD.type),
+            build_list_array([split.loss_mask[span] for span in spans], LOSS_MASK_FIELD.type),
             pa.array(split.labels[rows.start : rows.stop], pa.int32()),
         ]
         yield pa.RecordBatch.from_arrays(columns, schema=schema)

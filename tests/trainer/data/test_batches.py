@@ -9,7 +9,7 @@ from finetune_trainer.data.batches import (
     FILLER,
     Layout,
     Rows,
-    deal,
+    distribute_batch,
     epoch_batches,
     evaluation_steps,
     steps_per_epoch,
@@ -36,7 +36,7 @@ def test_dealing_loses_no_row_and_gives_every_rank_the_same_number_of_places(
     layout: Layout, share: float
 ) -> None:
     batch = np.arange(max(1, int(layout.batch * share)))
-    dealt = deal(batch, layout)
+    dealt = distribute_batch(batch, layout)
     assert dealt.shape == (layout.accumulation, layout.world, layout.micro_batch)
     assert sorted(dealt[dealt != FILLER]) == list(batch)
 
@@ -62,7 +62,7 @@ def test_grouping_by_length_saves_most_of_the_padding() -> None:
 
 def test_ranks_get_rows_of_like_length_in_the_same_micro_batch() -> None:
     lengths = np.sort(np.random.default_rng(3).integers(1, 500, 64))[::-1].copy()
-    dealt = deal(np.arange(64), Layout(micro_batch=4, accumulation=4, world=4))
+    dealt = distribute_batch(np.arange(64), Layout(micro_batch=4, accumulation=4, world=4))
     longest = lengths[dealt].max(axis=2)
     assert (longest.max(axis=1) - longest.min(axis=1)).max() <= 30
 

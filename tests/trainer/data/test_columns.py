@@ -1,11 +1,11 @@
-from finetune_trainer.data.columns import columns_unused, unused
+from finetune_trainer.data.columns import list_unused_columns, warn_unused_columns
 
 USED = frozenset({"messages", "prompt", "completion", "text"})
 
 
 def test_columns_that_probably_matter_are_warned_of() -> None:
     files = {"a.jsonl": ["messages", "tools", "id"], "b.jsonl": ["prompt", "completion", "System", "input"]}
-    (finding,) = columns_unused(files, USED, "dataset.train (2 files)")
+    (finding,) = warn_unused_columns(files, USED, "dataset.train (2 files)")
     assert (finding.level, finding.code, finding.count) == ("warning", "ColumnsUnused", 3)
     assert "dataset.train (2 files) has columns that are not used: System, input, tools." in finding.message
     assert finding.message.endswith("are completion, messages, prompt, text (dataset.columns).")
@@ -13,5 +13,5 @@ def test_columns_that_probably_matter_are_warned_of() -> None:
 
 
 def test_other_columns_are_only_listed() -> None:
-    assert columns_unused({"a": ["text", "id", "My card is stolen"]}, USED, "s3://d/a") == []
-    assert unused(["text", "id", "b"], USED) == ["b", "id"]
+    assert warn_unused_columns({"a": ["text", "id", "My card is stolen"]}, USED, "s3://d/a") == []
+    assert list_unused_columns(["text", "id", "b"], USED) == ["b", "id"]

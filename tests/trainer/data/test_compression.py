@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.data.compression import MAX_EXPANSION, unpacked
-from finetune_trainer.data.readers import FileFaultError
+from finetune_trainer.data.compression import MAX_EXPANSION, decompress
+from finetune_trainer.data.file_rows import FileFaultError
 
 Pack = Callable[[bytes], bytes]
 LINES = b"".join(b'{"text": "%d"}\n' % number for number in range(100_000))
@@ -39,7 +39,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def content(path: Path, data: bytes) -> bytes:
     path.write_bytes(data)
-    return b"".join(unpacked(path))
+    return b"".join(decompress(path))
 
 
 @PACKS
@@ -79,7 +79,7 @@ def test_a_damaged_file_is_a_fault(path: Path, pack: Pack) -> None:
 @PACKS
 def test_a_bomb_is_given_up_and_costs_no_memory(path: Path, pack: Pack) -> None:
     path.write_bytes(pack(b"a" * 10_000_000) * 100)
-    pieces = (len(piece) for piece in unpacked(path))
+    pieces = (len(piece) for piece in decompress(path))
     tracemalloc.start()
     try:
         with pytest.raises(

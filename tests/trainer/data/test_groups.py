@@ -22,6 +22,6 @@ def test_equal_values_are_found_in_the_order_of_their_first_place(
     assert len(groups) == len(expected)
     assert int(groups.sizes.sum()) == len(pairs)
     repeated = [places for places in expected.values() if len(places) > 1]
-    assert groups.listed(groups.sizes > 1, most) == repeated[:most]
-    mixed = [places for places in expected.values() if len({pairs[place][1] for place in places}) > 1]
-    assert groups.listed(groups.mixed(other), 99) == mixed
+    assert groups.list_members(groups.sizes > 1, most) == repeated[:most]
+    find_mixed = [places for places in expected.values() if len({pairs[place][1] for place in places}) > 1]
+    assert groups.list_members(groups.find_mixed(other), 99) == find_mixed

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.data.lines import FileSpan, Line, location
+from finetune_trainer.data.lines import FileSpan, Line, locate
 
 
 @given(st.lists(st.integers(0, 5), min_size=1))
@@ -13,7 +13,7 @@ def test_every_row_is_found_again_also_beside_files_without_rows(lengths: list[i
     for file, length in enumerate(lengths):
         spans.append(FileSpan(file=str(file), before=len(written)))
         written += [(str(file), line) for line in range(1, length + 1)]
-    assert [location(number, spans) for number in range(1, len(written) + 1)] == written
+    assert [locate(number, spans) for number in range(1, len(written) + 1)] == written
 
 
 def test_a_line_is_a_number_to_programs_and_a_place_to_people() -> None:

@@ -1,6 +1,12 @@
 import pytest
 
-from finetune_trainer.data.listing import also_ignored, data_files, ignored_files, names, no_files
+from finetune_trainer.data.listing import (
+    no_files,
+    repeat_ignored_files,
+    report_ignored_files,
+    select_data_files,
+    shorten_uris,
+)
 
 FOLDER = "s3://data/tickets/"
 
@@ -33,17 +39,17 @@ FOLDER = "s3://data/tickets/"
 )
 def test_a_data_file_is_known_by_its_name(path: str, taken: bool) -> None:
     uri = FOLDER + path
-    assert data_files(FOLDER, [uri]) == (([uri], []) if taken else ([], [uri]))
+    assert select_data_files(FOLDER, [uri]) == (([uri], []) if taken else ([], [uri]))
 
 
 def test_only_what_lies_below_the_folder_counts() -> None:
     uri = "s3://data/_archive/.old/a.csv"
-    assert data_files("s3://data/_archive/.old/", [uri]) == ([uri], [])
+    assert select_data_files("s3://data/_archive/.old/", [uri]) == ([uri], [])
 
 
 def test_the_order_stays_and_placeholders_of_folders_are_no_objects() -> None:
     uris = [FOLDER, *(FOLDER + path for path in ("b.csv", "README", "a/", "a.csv", "_SUCCESS"))]
-    assert data_files(FOLDER, uris) == (
+    assert select_data_files(FOLDER, uris) == (
         [FOLDER + "b.csv", FOLDER + "a.csv"],
         [FOLDER + "README", FOLDER + "_SUCCESS"],
     )
@@ -59,7 +65,7 @@ def test_the_order_stays_and_placeholders_of_folders_are_no_objects() -> None:
     ],
 )
 def test_files_are_called_by_what_tells_them_apart(uris: list[str], called: tuple[str, ...]) -> None:
-    assert names(uris) == called
+    assert shorten_uris(uris) == called
 
 
 @pytest.mark.parametrize(
@@ -76,7 +82,7 @@ def test_files_are_called_by_what_tells_them_apart(uris: list[str], called: tupl
 )
 def test_a_folder_of_save_to_disk_is_known(paths: list[str]) -> None:
     uris = [FOLDER + path for path in paths]
-    taken, ignored = data_files(FOLDER, uris)
+    taken, ignored = select_data_files(FOLDER, uris)
     assert (taken, ignored) == ([], uris)
     failure = no_files("dataset.train.uri", FOLDER, ignored)
     assert failure.reason == "NoFiles"
@@ -86,11 +92,13 @@ def test_a_folder_of_save_to_disk_is_known(paths: list[str]) -> None:
 
 def test_files_with_such_names_without_arrow_files_are_data() -> None:
     uris = [FOLDER + path for path in ("a/state.json", "b/data.arrow", "b/rows.csv")]
-    assert data_files(FOLDER, uris)[0] == [uris[0], uris[2]]
+    assert select_data_files(FOLDER, uris)[0] == [uris[0], uris[2]]
 
 
 def test_what_was_ignored_is_repeated_in_a_failure() -> None:
-    notes = ignored_files("dataset.train.uri", FOLDER, [FOLDER + "rows.xlsx"])
-    assert also_ignored(notes).startswith(" Note: dataset.train.uri: 1 objects below s3://data/tickets/")
-    assert "rows.xlsx" in also_ignored(notes)
-    assert also_ignored([]) == ""
+    notes = report_ignored_files("dataset.train.uri", FOLDER, [FOLDER + "rows.xlsx"])
+    assert repeat_ignored_files(notes).startswith(
+        " Note: dataset.train.uri: 1 objects below s3://data/tickets/"
+    )
+    assert "rows.xlsx" in repeat_ignored_files(notes)
+    assert repeat_ignored_files([]) == ""

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow.parquet import ParquetWriter, write_table
 
+from finetune_trainer.data.file_rows import BadRow, FileFaultError, Row
 from finetune_trainer.data.parquet import open_parquet
-from finetune_trainer.data.readers import BadRow, FileFaultError, Row
 
 TURNS = [{"role": "user", "content": "ä\n"}, {"role": "assistant", "content": ""}]
 

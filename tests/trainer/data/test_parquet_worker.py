@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow.parquet import ParquetFile, write_table
 
+from finetune_trainer.data.file_rows import MAX_ROW_CHARACTERS, BadRow, FileFaultError, Row
 from finetune_trainer.data.parquet_worker import MEMORY_MIB, Open, parquet_process
-from finetune_trainer.data.readers import MAX_ROW_CHARACTERS, BadRow, FileFaultError, Row
 
 TURNS = [{"role": "user", "content": "ä\n\u2028"}, {"role": "assistant", "content": ""}]
 NEEDS_MORE = (

@@ -9,7 +9,7 @@ from finetune_trainer.config import Dataset, HeldOut, TrainSplit
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.data.findings import SplitName
 from finetune_trainer.data.partition import Partition, partition
-from finetune_trainer.data.rows import Part, Strata
+from finetune_trainer.data.rows import RowSubset, Strata
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.tasks.text_classification.data import LabelledText as Row
 from tests.trainer.data.kept import kept
@@ -41,7 +41,7 @@ def refused(files: Files, **shares: float) -> StageFailure:
     return caught.value
 
 
-def lines(found: Part) -> list[int]:
+def lines(found: RowSubset) -> list[int]:
     return [row.line for row in found.first(1000)]
 
 

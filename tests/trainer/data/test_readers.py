@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.data.readers import MAX_ROW_CHARACTERS, BadRow, FileFaultError, Row, open_rows
-from finetune_trainer.data.separated import Lines
+from finetune_trainer.data.csv_records import Lines
+from finetune_trainer.data.file_rows import MAX_ROW_CHARACTERS, BadRow, FileFaultError, Row
+from finetune_trainer.data.readers import open_rows
 
 _TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 _CELL = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), min_size=1)
@@ -179,7 +180,7 @@ def test_an_unusual_dialect_is_found_and_said(
     assert [warning.rpartition(",")[0] for warning in opened.warnings] == (
         [_READ.format(*says)] if says else []
     )
-    assert opened.after() == ()
+    assert opened.late_warnings() == ()
 
 
 def test_columns_without_a_name_are_not_read_and_said() -> None:
@@ -190,7 +191,7 @@ def test_columns_without_a_name_are_not_read_and_said() -> None:
         Row(3, {"text": "b", "label": "y"}),
     ]
     assert "3 of its columns have no name and are not read" in opened.warnings
-    assert opened.after() == ("2 of its rows have values in columns without a name",)
+    assert opened.late_warnings() == ("2 of its rows have values in columns without a name",)
 
 
 def test_quotation_marks_are_letters_in_tsv_unless_its_header_has_them() -> None:
@@ -198,7 +199,7 @@ def test_quotation_marks_are_letters_in_tsv_unless_its_header_has_them() -> None
     opened = open_rows([lines], "rows.tsv")
     texts = [row.values["text"] for row in opened.rows if isinstance(row, Row)]
     assert texts == ['"He left', '"Now" he said', '"Never"']
-    (note,) = opened.after()
+    (note,) = opened.late_warnings()
     assert note.startswith("1 of its cells begin and end with quotation marks, which are letters")
     quoted = b'"text"\t"label"\n"He ""left"""\ta\n"a\tb"\tc\n'
     assert rows_of(quoted, "rows.tsv") == [
@@ -259,14 +260,14 @@ def test_every_line_of_a_table_is_accounted_for(body: str, name: str, quoted: bo
 
 def test_no_line_of_a_table_is_looked_at_more_than_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: Counter[int] = Counter()
-    take = Lines.take
+    next_line = Lines.next_line
 
     def counted(lines: Lines) -> str | None:
-        line = take(lines)
+        line = next_line(lines)
         taken[lines.number] += line is not None
         return line
 
-    monkeypatch.setattr(Lines, "take", counted)
+    monkeypatch.setattr(Lines, "next_line", counted)
     body = '"""a",b\n""",x\n"a,b\n' + "c,d\n" * 500 + 'end "x,y\n'
     rows = rows_of(("text,label\n" + body * 8).encode(), "rows.csv")
     assert sum(isinstance(row, Row) for row in rows) >= 8 * 500

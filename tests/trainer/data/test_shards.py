@@ -7,18 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.data import shards
-from finetune_trainer.data.arrays import Flat, Ragged
+from finetune_trainer.data import shard_writer, shards
+from finetune_trainer.data.arrays import ConcatenatedArray, Ragged
 from finetune_trainer.data.lines import ONE_FILE, FileSpan
-from finetune_trainer.data.shards import (
-    Index,
-    Prepared,
-    ShardWriter,
-    Split,
-    load_prepared,
-    read_index,
-    write_index,
-)
+from finetune_trainer.data.shard_writer import ShardWriter
+from finetune_trainer.data.shards import Index, Prepared, Split, load_prepared, read_index, write_index
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store
@@ -59,7 +52,7 @@ def test_rows_come_back_whatever_the_shards(
     shard_bytes: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(shards, "SHARD_BYTES", shard_bytes)
+    monkeypatch.setattr(shard_writer, "SHARD_BYTES", shard_bytes)
     folder = f"s3://{bucket}/prepared/x/"
     store_prepared(store, folder, prepared, {"note": 1})
     back = load_prepared(store, folder, paths)
@@ -154,7 +147,7 @@ def test_a_task_has_columns_of_its_own(store: Store, bucket: str, paths: Paths, 
 @given(st.lists(st.integers(0, 5), max_size=6), st.data())
 def test_arrays_laid_end_to_end_are_sliced_as_one(lengths: list[int], draw: st.DataObject) -> None:
     parts = [np.arange(length) + 10 * number for number, length in enumerate(lengths)]
-    flat, whole = Flat(parts, np.int64), np.concatenate([np.zeros(0, np.int64), *parts])
+    flat, whole = ConcatenatedArray(parts, np.int64), np.concatenate([np.zeros(0, np.int64), *parts])
     where = slice(draw.draw(st.integers(0, 30)), draw.draw(st.integers(0, 30)))
     assert len(flat) == len(whole)
     assert flat[where].tolist() == whole[where].tolist()

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from finetune_trainer.config import Dataset
 from finetune_trainer.data import sources
-from finetune_trainer.data.doctor import Source
 from finetune_trainer.data.findings import SplitName
 from finetune_trainer.data.rows import RowWriter, Strata
+from finetune_trainer.data.source_reader import Source
 from finetune_trainer.data.sources import DataFile
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.paths import Paths
@@ -39,7 +39,7 @@ def dataset(bucket: str, **splits: str | list[str] | float) -> Dataset:
 
 def refused(store: Store, asked: Dataset) -> StageFailure:
     with pytest.raises(StageFailure) as failure:
-        sources.find(store, asked)
+        sources.find_files(store, asked)
     return failure.value
 
 
@@ -54,7 +54,7 @@ def put(store: Store, bucket: str) -> Any:
 
 def test_a_split_names_its_uris_by_their_fields() -> None:
     asked = dataset("d", train=["/a/", "/b.csv"], test="/c.csv")
-    assert sources.uris_of(asked) == {
+    assert sources.list_uris(asked) == {
         "train": {"dataset.train.uris[0]": "s3://d/a/", "dataset.train.uris[1]": "s3://d/b.csv"},
         "test": {"dataset.test.uri": "s3://d/c.csv"},
     }
@@ -64,7 +64,7 @@ def test_a_folder_is_every_data_file_below_it_in_the_order_of_keys(
     store: Store, bucket: str, put: Any
 ) -> None:
     put("train/b.csv", "train/a/z.parquet", "train/_SUCCESS", "train/README.md", "train-other/x.csv")
-    found = sources.find(store, dataset(bucket))["train"]
+    found = sources.find_files(store, dataset(bucket))["train"]
     home = f"s3://{bucket}/train/"
     assert found.uris == (f"{home}a/z.parquet", f"{home}b.csv")
     (note,) = found.notes
@@ -77,7 +77,7 @@ def test_several_uris_are_read_in_the_order_in_which_they_are_named(
     store: Store, bucket: str, put: Any
 ) -> None:
     put("train/2.csv", "train/1.csv", "z.csv", "a.csv", "test/t.csv")
-    found = sources.find(store, dataset(bucket, train=["/z.csv", "/train/", "/a.csv"], test=["/test/"]))
+    found = sources.find_files(store, dataset(bucket, train=["/z.csv", "/train/", "/a.csv"], test=["/test/"]))
     home = f"s3://{bucket}"
     assert found["train"].uris == (
         f"{home}/z.csv",
@@ -91,7 +91,7 @@ def test_several_uris_are_read_in_the_order_in_which_they_are_named(
 
 def test_a_whole_bucket_is_a_folder(store: Store, bucket: str, put: Any) -> None:
     put("a.csv")
-    assert sources.find(store, dataset(bucket, train="/"))["train"].uris == (f"s3://{bucket}/a.csv",)
+    assert sources.find_files(store, dataset(bucket, train="/"))["train"].uris == (f"s3://{bucket}/a.csv",)
 
 
 def test_a_folder_without_data_files_is_refused_and_says_what_is_there(
@@ -110,9 +110,9 @@ def test_a_folder_without_data_files_is_refused_and_says_what_is_there(
 def test_too_many_objects_are_refused_before_they_are_fetched(
     store: Store, bucket: str, put: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "MOST_OBJECTS", 3)
+    monkeypatch.setattr(sources, "MAX_OBJECTS", 3)
     put("train/1.csv", "train/2.csv", "more/3.csv")
-    assert len(sources.find(store, dataset(bucket, train=["/train/", "/more/"]))["train"].uris) == 3
+    assert len(sources.find_files(store, dataset(bucket, train=["/train/", "/more/"]))["train"].uris) == 3
     put("more/_SUCCESS")
     failure = refused(store, dataset(bucket, train=["/train/", "/more/"]))
     assert failure.reason == "TooManyFiles"
@@ -132,8 +132,8 @@ def test_files_are_fetched_with_their_digests_and_called_by_what_tells_them_apar
     store: Store, bucket: str, paths: Paths, put: Any
 ) -> None:
     put("train/y=1/part-0.csv", "train/y=2/part-0.csv")
-    uris = sources.find(store, dataset(bucket))["train"].uris
-    first, second = sources.fetch(store, uris, paths)
+    uris = sources.find_files(store, dataset(bucket))["train"].uris
+    first, second = sources.download_files(store, uris, paths)
     assert (first.name, second.name) == ("y=1/part-0.csv", "y=2/part-0.csv")
     assert first.path.read_bytes() == b"content of train/y=1/part-0.csv"
     assert (first.size, first.digest != second.digest) == (31, True)
@@ -145,7 +145,7 @@ def test_a_folder_that_is_named_like_a_file_is_explained(
     put("train/a.csv")
     for uri, says in ((f"s3://{bucket}/train", "is a folder, not a file"), (f"s3://{bucket}/x", "not exist")):
         with pytest.raises(StageFailure, match=says) as failure:
-            sources.fetch(store, [uri], paths)
+            sources.download_files(store, [uri], paths)
         assert failure.value.reason == "ObjectMissing"
 
 
@@ -173,10 +173,10 @@ class Kept:
 def read(split: SplitName, files: list[DataFile], wanted: set[str]) -> tuple[Source, list[Kept]]:
     """What the files hold, and the usable rows."""
     writer = RowWriter(files[0].path.parent / "usable.arrow", Strata(), frozenset(wanted))
-    source = sources.read(
+    source = sources.read_split(
         split, files, wanted, lambda line, values: Kept(line, dict(values)), writer, lambda _: None
     )
-    return source, source.usable.whole().first(10_000)
+    return source, source.usable.all_rows().first(10_000)
 
 
 @settings(max_examples=20)  # each starts a process for its Parquet

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_trainer.data import splitting
-from finetune_trainer.data.rows import hashed
+from finetune_trainer.data.rows import hash_text
 from finetune_trainer.tasks.text_classification.data import LabelledText as Example
 
 _ROWS = st.lists(st.tuples(st.integers(0, 60), st.sampled_from("abcd")), min_size=1, max_size=200)
@@ -14,9 +14,9 @@ _ROWS = st.lists(st.tuples(st.integers(0, 60), st.sampled_from("abcd")), min_siz
 def held_out(every: list[Example], share: float, seed: int) -> list[int]:
     """The numbers of the rows that are held out."""
     names = sorted({row.label for row in every})
-    keys = np.array([hashed(row.key) for row in every], np.uint64)
+    keys = np.array([hash_text(row.key) for row in every], np.uint64)
     strata = np.array([names.index(row.label) for row in every], np.int32)
-    return np.flatnonzero(splitting.held_out(keys, strata, names, share, seed)).tolist()
+    return np.flatnonzero(splitting.draw_held_out(keys, strata, names, share, seed)).tolist()
 
 
 def examples(rows: list[tuple[int, str]]) -> list[Example]:
@@ -72,4 +72,4 @@ def test_sizes_are_taken_in_their_order_as_long_as_they_fit(sizes: list[int], ro
         if size <= left:
             expected.append(place)
             left -= size
-    assert splitting._fitting(np.array(sizes, np.int64), room).tolist() == expected
+    assert splitting._select_fitting(np.array(sizes, np.int64), room).tolist() == expected

@@ -86,7 +86,7 @@ def test_no_texts_are_no_rows(tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("more", [-1, 0, 1])
 def test_many_texts_keep_their_order_and_none_is_lost(tokenizer: Any, more: int) -> None:
-    words = [4 + number % 16 for number in range(tokenise._AT_ONCE + more)]
+    words = [4 + number % 16 for number in range(tokenise._BATCH_TEXTS + more)]
     found = tokenise.encode(tokenizer, [f"w{word}" for word in words], 5)
     assert ids(found) == [[CLS, word, SEP] for word in words]
 
@@ -162,7 +162,7 @@ def test_a_library_that_gives_up_quotes_no_text(capfd: pytest.CaptureFixture[str
         raise PanicException(texts[0])
 
     with pytest.raises(StageFailure, match="TokenizerCorrupt") as caught:
-        tokenise.read(panics, ["my secret"])
+        tokenise.tokenize(panics, ["my secret"])
     os.write(2, b"the end")
     assert "secret" not in caught.value.message
     assert caught.value.__suppress_context__
@@ -216,8 +216,8 @@ def test_texts_that_the_tokenizer_makes_alike_are_decoded_alike_without_special_
     tokenizer: Any,
 ) -> None:
     one, other, none = tokenise.encode(tokenizer, ["w4  w5", "\tw4 w5 ", ""])
-    assert tokenise.decoded(tokenizer, one) == tokenise.decoded(tokenizer, other) == "w4 w5"
-    assert tokenise.decoded(tokenizer, none) == ""
+    assert tokenise.decode(tokenizer, one) == tokenise.decode(tokenizer, other) == "w4 w5"
+    assert tokenise.decode(tokenizer, none) == ""
 
 
 def test_model_types_are_those_that_have_the_head() -> None:

@@ -9,15 +9,15 @@ import pytest
 from finetune_trainer.contract import Activity
 from finetune_trainer.data import rows
 from finetune_trainer.data.example import Encoding
-from finetune_trainer.data.pace import Pace
+from finetune_trainer.data.progress import ProgressReporter
 from finetune_trainer.data.shards import LABEL_FIELD, LOSS_MASK_FIELD, TOKENS_FIELD
 from finetune_trainer.data.tokens import (
-    CutRows,
     Refusals,
-    encode_whole,
-    encodings,
-    record_batch,
-    shard_schema,
+    TruncatedSplit,
+    build_record_batch,
+    build_shard_schema,
+    encode_split,
+    read_encodings,
 )
 from finetune_trainer.tasks.text_classification.data import LabelledText
 from tests.trainer.data.kept import kept
@@ -65,19 +65,19 @@ def row_masks(encoded: list[Encoding]) -> bool:
 def test_rows_are_encoded_cut_and_refused_in_their_order(
     tmp_path: Path, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows, "ROWS_AT_ONCE", at_once)
+    monkeypatch.setattr(rows, "BATCH_ROWS", at_once)
     texts = ["xy", "?", "xxxxy", "yyyyy", "y", "xxx"]
     usable = kept([LabelledText(line, text, "ab"[line % 2]) for line, text in enumerate(texts, start=1)])
     refusals = Refusals({"Faulty": "are faulty", "Empty": "are empty"})
-    pace = Pace(Silent(), Activity.TOKENISING, (40, 80), len(texts))
-    whole = encode_whole(usable.whole(), SCHEMA, encode, refusals, refusal, tmp_path / "t.arrow", pace)
+    progress = ProgressReporter(Silent(), Activity.TOKENISING, (40, 80), len(texts))
+    whole = encode_split(usable.all_rows(), SCHEMA, encode, refusals, refusal, tmp_path / "t.arrow", progress)
     assert whole.lengths.array.tolist() == [2, 5, 5, 1, 3]
-    assert (pace.rows, pace.tokens) == (6, 16)
-    passed = CutRows(
+    assert (progress.rows, progress.tokens) == (6, 16)
+    passed = TruncatedSplit(
         whole=whole,
-        schema=shard_schema(SCHEMA),
+        schema=build_shard_schema(SCHEMA),
         max_length=3,
-        cut=cut,
+        truncate=cut,
         labels=lambda strata: strata + 10,
         refusals=refusals,
         refusal=refusal,
@@ -107,7 +107,7 @@ def test_columns_of_a_task_survive_the_scratch_file() -> None:
         Encoding(np.array([1, 2], np.int32), more={"starts": np.array([0]), "score": 0.5}),
         Encoding(np.array([3], np.int32), more={"starts": np.zeros(0), "score": 2.0}),
     ]
-    back = encodings(record_batch(schema, given, {}))
+    back = read_encodings(build_record_batch(schema, given, {}))
     assert [row.ids.tolist() for row in back] == [[1, 2], [3]]
     assert [(row.more["starts"].tolist(), row.more["score"]) for row in back] == [([0], 0.5), ([], 2.0)]
     assert [row.loss_mask for row in back] == [None, None]

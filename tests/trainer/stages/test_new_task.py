@@ -45,8 +45,8 @@ def example(line: int, values: Mapping[str, Any], run: Run) -> LabelledText | st
     return LabelledText(line, text, "long" if len(text) > 40 else "short")
 
 
-def absent(there, run):
-    return tuple({"text"} - set(there))
+def missing_columns(present, run):
+    return tuple({"text"} - set(present))
 """,
     "model": "from finetune_trainer.tasks.text_classification.model import *  # noqa: F403\n",
     "metrics": "from finetune_trainer.tasks.text_classification.metrics import *  # noqa: F403\n",

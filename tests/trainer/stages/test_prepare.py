@@ -318,7 +318,7 @@ def test_every_row_of_the_files_is_in_a_split_or_left_out_for_a_reason(
 
 
 def test_every_pass_says_how_far_it_is(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finetune_trainer.data.pace._SECONDS", 0.0)
+    monkeypatch.setattr("finetune_trainer.data.progress._HEARTBEAT_SECONDS", 0.0)
     said: list[tuple[Activity, int, float]] = []
 
     class Listening(Silent):

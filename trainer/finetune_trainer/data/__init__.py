@@ -1,1 +1,1 @@
-"""From files of rows to checked, split and tokenised rows."""
+"""Reads, checks, splits and tokenises the rows of a data set."""

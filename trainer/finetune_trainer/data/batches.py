@@ -1,4 +1,4 @@
-"""PURE. The rows of each optimizer step. Every rank computes the same batches, without communication."""
+"""PURE: computes the batches of an epoch. Every rank computes the same batches without communication."""
 
 from dataclasses import dataclass
 
@@ -9,17 +9,17 @@ from finetune_trainer.contract import Chosen
 
 Rows = npt.NDArray[np.int64]
 FILLER = -1
-"""Placeholder for a row in a micro-batch: fills the last batch of an epoch, and has no targets."""
+"""Row number of a padding row: fills the last batch of an epoch, and contributes no loss."""
 _EVALUATIONS = 5
 _STEPS_BETWEEN_EVALUATIONS = 100
 """Minimum number of optimizer steps between two evaluations within an epoch."""
-_GROUPED_BATCHES = 32
-"""Number of batches that are sorted by length together: reduces padding, and keeps the order random."""
+_BATCHES_SORTED_TOGETHER = 32
+"""Number of batches whose rows are sorted by length together: less padding, but batches stay random."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The dimensions of a global batch: micro_batch x accumulation x world rows."""
+    """How a global batch of micro_batch x accumulation x world rows is distributed."""
 
     micro_batch: int
     accumulation: int
@@ -27,7 +27,7 @@ class Layout:
 
     @classmethod
     def of(cls, chosen: Chosen) -> "Layout":
-        """The layout that Prepare chose."""
+        """Returns the layout that Prepare selected."""
         return cls(chosen.micro_batch_size, chosen.accumulation_steps, chosen.world_size)
 
     @property
@@ -37,7 +37,7 @@ class Layout:
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
-    """Number of optimizer steps of one epoch; the last batch may be smaller."""
+    """Returns the number of optimizer steps of an epoch, including the step of a short last batch."""
     return -(-rows // batch_size)
 
 
@@ -65,24 +65,24 @@ def evaluation_steps(epochs: int, steps_per_epoch: int) -> frozenset[int]:
 
 @dataclass(frozen=True)
 class Position:
-    """The position of a run in its epochs."""
+    """The position of a training run in the sequence of batches."""
 
     epoch: int
-    """Counted from 0."""
+    """Number of completed epochs."""
     batch: int
-    """Number of global batches of the epoch that were completed."""
+    """Number of completed global batches of the current epoch."""
 
 
 def position(samples: int, rows: int, batch_size: int) -> Position:
-    """The position of a run after a number of samples; the inverse of `samples_seen`.
+    """Returns the position after a number of samples; the inverse of `samples_seen`.
 
     Args:
-        samples: samples that were seen, over all epochs.
-        rows: training rows.
-        batch_size: rows per optimizer step.
+        samples: number of samples that the run has processed.
+        rows: number of training rows.
+        batch_size: rows of a global batch.
 
     Raises:
-        ValueError: `samples` is not the end of a global batch.
+        ValueError: the number of samples ends inside a global batch.
     """
     epoch, within = divmod(samples, rows) if rows else (0, 0)
     if within % batch_size:
@@ -91,26 +91,33 @@ def position(samples: int, rows: int, batch_size: int) -> Position:
 
 
 def samples_seen(steps: int, rows: int, batch_size: int) -> int:
-    """Number of samples of the first `steps` optimizer steps; the last step of an epoch may be smaller."""
+    """Returns the number of samples of the first `steps` optimizer steps.
+
+    Args:
+        steps: number of completed optimizer steps.
+        rows: number of training rows.
+        batch_size: rows of a global batch; the last batch of an epoch may have fewer rows.
+    """
     epochs, within = divmod(steps, steps_per_epoch(rows, batch_size))
     return epochs * rows + within * batch_size
 
 
 def epoch_batches(lengths: Rows, batch_size: int, *, seed: int, epoch: int) -> list[Rows]:
-    """The global batches of one epoch. Every row occurs exactly once; a batch has rows of similar length.
+    """Computes the global batches of one epoch: each row once, rows of similar length in the same batch.
 
     Args:
         lengths: number of tokens of each row, shape [rows].
-        batch_size: rows per optimizer step.
+        batch_size: rows of a global batch.
         seed: seed of the run.
-        epoch: counted from 0; every epoch has its own order.
+        epoch: number of the epoch, counted from 0. Each epoch has its own order.
 
     Returns:
-        Row numbers of each batch, the longest row first. All batches except the last have `batch_size` rows.
+        Row numbers of each batch, each of shape [batch_size], longest row first. The last batch may be
+        shorter.
     """
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(lengths))
-    group = _GROUPED_BATCHES * batch_size
+    group = _BATCHES_SORTED_TOGETHER * batch_size
     grouped = [order[start : start + group] for start in range(0, len(order), group)]
     by_length = np.concatenate([rows[np.argsort(-lengths[rows], kind="stable")] for rows in grouped])
     full = len(order) // batch_size
@@ -121,19 +128,19 @@ def epoch_batches(lengths: Rows, batch_size: int, *, seed: int, epoch: int) -> l
     return batches
 
 
-def deal(batch: Rows, layout: Layout) -> Rows:
-    """Distributes a global batch over micro-batches and ranks.
+def distribute_batch(batch: Rows, layout: Layout) -> Rows:
+    """Distributes a global batch over accumulation steps and ranks.
 
-    Rows of similar length go to the ranks in turn, so that the ranks have equal work. A smaller batch has
-    as many micro-batches as a full batch, because all ranks must make the same number of passes.
+    Rows of similar length go to different ranks, so that all ranks have similar work. A short batch has as
+    many micro-batches on every rank as a full batch, because all ranks step together.
 
     Args:
-        batch: row numbers, the longest row first.
-        layout: the dimensions.
+        batch: row numbers, shape [at most layout.batch], longest row first.
+        layout: sizes of the result.
 
     Returns:
-        Row numbers, shape [accumulation, world, micro_batch]; missing rows are FILLER.
+        Row numbers, shape [accumulation, world, micro_batch]; FILLER where the batch has no row.
     """
-    dealt = np.full(layout.batch, FILLER, dtype=np.int64)
-    dealt[: len(batch)] = batch
-    return dealt.reshape(layout.accumulation, layout.micro_batch, layout.world).transpose(0, 2, 1)
+    distributed = np.full(layout.batch, FILLER, dtype=np.int64)
+    distributed[: len(batch)] = batch
+    return distributed.reshape(layout.accumulation, layout.micro_batch, layout.world).transpose(0, 2, 1)

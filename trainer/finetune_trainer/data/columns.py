@@ -1,10 +1,10 @@
-"""PURE: columns of a file that the task does not use."""
+"""PURE: finds the columns of a file that the task does not use."""
 
 from collections.abc import Collection, Iterable, Mapping
 
-from finetune_trainer.data.findings import LISTED, Finding
+from finetune_trainer.data.findings import MAX_LISTED, Finding
 
-MEANINGFUL = (
+TRAINING_COLUMN_NAMES = (
     "answer",
     "assistant",
     "chosen",
@@ -30,33 +30,35 @@ MEANINGFUL = (
     "thinking",
     "tools",
 )
-"""Names that other tools give to columns which a model learns from."""
+"""Names of columns that training programs usually read."""
 
 
-def unused(columns: Iterable[str], used: Collection[str]) -> list[str]:
-    """The columns that are not used, in alphabetical order, at most LISTED."""
-    return sorted(set(columns) - set(used))[:LISTED]
+def list_unused_columns(columns: Iterable[str], used: Collection[str]) -> list[str]:
+    """Returns the columns that are not used, in alphabetical order, at most MAX_LISTED names."""
+    return sorted(set(columns) - set(used))[:MAX_LISTED]
 
 
-def columns_unused(files: Mapping[str, Iterable[str]], used: Collection[str], home: str) -> list[Finding]:
-    """Warns of unused columns that probably matter.
+def warn_unused_columns(
+    files: Mapping[str, Iterable[str]], used: Collection[str], home: str
+) -> list[Finding]:
+    """Warns of unused columns whose names are in TRAINING_COLUMN_NAMES.
 
-    The message shows names of MEANINGFUL only: the first line of a CSV file without a header has values of a
-    row.
+    The message contains no other names, because the header of a CSV file can be a row of data.
 
     Args:
         files: the columns of each file of a split, by the name of the file.
         used: columns that the task reads.
-        home: the split, for the message.
+        home: name of the split in the message.
     """
+    unused = {name: set(columns) - set(used) for name, columns in files.items()}
     found = {
-        name: matter
-        for name, columns in files.items()
-        if (matter := sorted(column for column in set(columns) - set(used) if column.lower() in MEANINGFUL))
+        name: sorted(column for column in columns if column.lower() in TRAINING_COLUMN_NAMES)
+        for name, columns in unused.items()
     }
+    found = {name: columns for name, columns in found.items() if columns}
     if not found:
         return []
-    names = sorted({column for matter in found.values() for column in matter})
+    names = sorted({column for columns in found.values() for column in columns})
     return [
         Finding(
             level="warning",
@@ -65,6 +67,6 @@ def columns_unused(files: Mapping[str, Iterable[str]], used: Collection[str], ho
             f" content; the columns that are used are {', '.join(sorted(used))} (dataset.columns).",
             file=home,
             count=len(names),
-            lines=tuple(f"{name}: {', '.join(matter)}" for name, matter in found.items())[:LISTED],
+            lines=tuple(f"{name}: {', '.join(columns)}" for name, columns in found.items())[:MAX_LISTED],
         )
     ]

@@ -1,4 +1,4 @@
-"""PURE: the figures of the data report: classes, lengths, truncation."""
+"""PURE: builds the data report: files, classes, lengths and truncation."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,33 +9,34 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune_trainer.contract import Account
-from finetune_trainer.data.doctor import Source
 from finetune_trainer.data.findings import SplitName
-from finetune_trainer.data.rows import Part
+from finetune_trainer.data.rows import RowSubset
+from finetune_trainer.data.source_reader import Source
 from finetune_trainer.data.sources import DataFile
 
 _EDGES = (0, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 _PERCENTILES = (50, 90, 95, 99, 100)
-_COLUMNS = 100
-_LABELS = 1000
-"""The report names so many classes at most, the largest ones."""
+_MAX_COLUMNS = 100
+_MAX_LABELS = 1000
+"""Maximum number of classes in the report; the largest classes are reported."""
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of each row before truncation, special tokens included."""
+    """Lengths of rows in tokens before truncation, special tokens included."""
 
     array: npt.NDArray[np.int32]
+    """Number of tokens of each row, shape [rows]."""
 
-    def beyond(self, limit: int) -> tuple[int, int]:
-        """Rows longer than the limit, and the tokens by which they are."""
+    def count_excess(self, limit: int) -> tuple[int, int]:
+        """Returns the number of rows longer than the limit, and the number of tokens beyond the limit."""
         over = np.maximum(self.array - limit, 0, dtype=np.int64)
         return int((over > 0).sum()), int(over.sum())
 
-    def figures(self, limit: int) -> dict[str, Any]:
-        """Histogram, percentiles and what a limit cuts off."""
+    def summarize(self, limit: int) -> dict[str, Any]:
+        """Returns histogram, percentiles, and the number of rows and tokens beyond a limit."""
         counts, _ = np.histogram(self.array, bins=[*_EDGES, np.iinfo(np.int64).max])
-        rows, tokens = self.beyond(limit)
+        rows, tokens = self.count_excess(limit)
         return {
             "histogram": dict(zip((f"{edge}+" for edge in _EDGES), counts.tolist(), strict=True)),
             "percentiles": {
@@ -47,15 +48,22 @@ class Lengths:
         }
 
 
-def document(
-    splits: Mapping[SplitName, Part],
+def build_report(
+    splits: Mapping[SplitName, RowSubset],
     files: Mapping[SplitName, Sequence[DataFile]],
     lengths: Mapping[SplitName, Lengths],
     max_length: int,
 ) -> dict[str, Any]:
-    """The report without its findings, as JSON."""
+    """Builds the data report as a JSON document, without its findings.
+
+    Args:
+        splits: the rows of each split.
+        files: the files of each split.
+        lengths: the lengths of the rows of each split.
+        max_length: length in tokens to which rows are truncated.
+    """
     counts = {name: Counter(part.counts()) for name, part in splits.items()}
-    largest = [label for label, _ in counts["train"].most_common(_LABELS) if label]
+    largest = [label for label, _ in counts["train"].most_common(_MAX_LABELS) if label]
     return {
         "files": {
             name: [{"uri": file.uri, "digest": file.digest, "size": file.size} for file in split]
@@ -64,14 +72,20 @@ def document(
         "rows": {name: len(part) for name, part in splits.items()},
         "labels": {label: {name: counts[name][label] for name in counts} for label in largest},
         "maxLength": max_length,
-        "lengths": {name: of.figures(max_length) for name, of in lengths.items()},
+        "lengths": {name: of.summarize(max_length) for name, of in lengths.items()},
     }
 
 
-def account_document(
+def build_account(
     account: Account, sources: Mapping[SplitName, Source], used: frozenset[str]
 ) -> dict[str, Any]:
-    """Where every row of the files went, with the reasons of bad rows and the names of the columns."""
+    """Builds the part of the report that accounts for every row of the files.
+
+    Args:
+        account: counts of read, used and omitted rows.
+        sources: the files of each split, with their bad rows and columns.
+        used: columns that the task reads.
+    """
     reasons: Counter[str] = Counter()
     columns: Counter[str] = Counter()
     for source in sources.values():
@@ -81,5 +95,5 @@ def account_document(
     return {
         **account.model_dump(mode="json", by_alias=True),
         "badRowReasons": dict(reasons.most_common()),
-        "columnNames": {name: name in used for name, _ in columns.most_common(_COLUMNS)},
+        "columnNames": {name: name in used for name, _ in columns.most_common(_MAX_COLUMNS)},
     }

@@ -1,4 +1,4 @@
-"""The fields of a row that the data check and the splits use, for every task."""
+"""The interface of an example, which all tasks share, and the encoding of an example."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,27 +9,27 @@ import numpy.typing as npt
 
 
 class Example(Protocol):
-    """A row that can be used."""
+    """A usable row."""
 
     @property
     def line(self) -> int:
-        """1-based line, counted on through the files of its split; as a text it names file and line."""
+        """Number of the row's line, 1-based and continued over the files of the split; see lines.Line."""
 
     @property
     def key(self) -> str:
-        """What makes the inputs of two rows the same: they are never on both sides of a split."""
+        """Normalised input. Rows with the same key are never on both sides of a split."""
 
     @property
     def identity(self) -> str:
-        """What makes a row repeat another."""
+        """Normalised row. Rows with the same identity are duplicates."""
 
     @property
     def stratum(self) -> str:
-        """Splits draw its share from each stratum: a class, or the same for all rows."""
+        """Stratum for stratified splits: the class of the row, or one value for all rows."""
 
     @property
     def written(self) -> str:
-        """Another form of the stratum that the row has; empty where the row has the stratum itself."""
+        """The stratum as the file writes the value; empty if the file writes the value of `stratum`."""
 
     @property
     def excerpt(self) -> str:
@@ -38,15 +38,15 @@ class Example(Protocol):
 
 @dataclass(frozen=True)
 class Encoding:
-    """A row as the model reads it."""
+    """The tokens of a row."""
 
     ids: npt.NDArray[np.int32]
     """Token ids, special tokens included, shape [tokens]."""
     loss_mask: npt.NDArray[np.bool_] | None = None
-    """Which of the tokens are to be learnt, shape [tokens]; None where a task learns no tokens."""
-    unlearnt: int = 0
-    """Number of messages that were to be learnt, and are not, because they cannot be found in the row."""
+    """Whether each token contributes to the loss, shape [tokens]; None for a task without token losses."""
+    untrained: int = 0
+    """Number of messages without loss because their tokens cannot be located in the rendered row."""
     fault: str = ""
-    """Why a row has no tokens; may quote the row, so that the report alone shows it."""
+    """Reason why the row has no tokens, for the report only, because the reason can contain row data."""
     more: Mapping[str, Any] = field(default_factory=dict)
-    """Values of the columns that only this task has, by name: a number, or numbers of shape [any]."""
+    """Values of the task's own columns by name: a number, or numbers of shape [any]."""

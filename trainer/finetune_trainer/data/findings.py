@@ -9,25 +9,26 @@ from pydantic import Field
 from finetune_trainer.contract import Model
 
 SplitName = Literal["train", "validation", "test"]
-LISTED = 100
-"""Lines that a finding names; all are counted."""
+MAX_LISTED = 100
+"""Maximum number of lines in a finding."""
 
 
 class Finding(Model):
-    """One thing that the reader should know or mend."""
+    """A warning or an error of the data check."""
 
     level: Literal["error", "warning"]
     code: str
-    """CamelCase; of an error: the reason that Prepare fails with."""
+    """Code in CamelCase. For an error, the code is the reason of the failure of Prepare."""
     message: str
-    """Counts, files and line numbers, no value of a row: it goes to logs and to the status of the job."""
+    """Counts, files and line numbers, but no row data, because logs and the job's status show the message."""
     file: str = ""
     count: int = 0
-    """How often."""
-    lines: Annotated[tuple[str, ...], Field(max_length=LISTED)] = ()
-    """`<line>: <what>` for the first of them; the report alone shows them, and they may quote rows."""
+    """Number of occurrences."""
+    lines: Annotated[tuple[str, ...], Field(max_length=MAX_LISTED)] = ()
+    """`<line>: <text>` for the first occurrences. The lines can contain row data; only the report shows
+    them."""
 
 
 def warning(code: str, message: str, lines: Iterable[str] = ()) -> Finding:
-    """A finding about all rows together."""
-    return Finding(level="warning", code=code, message=message, lines=tuple(islice(lines, LISTED)))
+    """Returns a warning about all rows together, with at most MAX_LISTED lines."""
+    return Finding(level="warning", code=code, message=message, lines=tuple(islice(lines, MAX_LISTED)))

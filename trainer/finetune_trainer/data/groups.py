@@ -1,4 +1,4 @@
-"""PURE: finds equal values of an array by sorting, with 16 bytes for each value."""
+"""PURE: groups equal values of an array by sorting; needs 16 bytes of memory for each value."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -6,17 +6,17 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-Places = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Groups:
-    """The places of equal values."""
+    """The indices of equal values."""
 
-    order: Places
-    """Places of all values, those of equal values together and ascending."""
-    starts: Places
-    """Where in `order` each group begins, then the number of values; length groups + 1."""
+    order: Indices
+    """Indices of all values: the indices of equal values are adjacent and ascending; shape [values]."""
+    starts: Indices
+    """Start of each group in `order`, followed by the number of values; shape [groups + 1]."""
 
     @classmethod
     def of(cls, values: npt.NDArray[Any]) -> Self:
@@ -32,17 +32,21 @@ class Groups:
         return len(self.starts) - 1
 
     @property
-    def sizes(self) -> Places:
-        """Values of each group."""
+    def sizes(self) -> Indices:
+        """Number of values of each group, shape [groups]."""
         return np.diff(self.starts)
 
     @property
-    def firsts(self) -> Places:
-        """The smallest place of each group."""
+    def firsts(self) -> Indices:
+        """The smallest index of each group, shape [groups]."""
         return self.order[self.starts[:-1]]
 
-    def mixed(self, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Which of the groups have different values in another array; shape [groups]."""
+    def find_mixed(self, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Returns whether the values of another array differ within each group, shape [groups].
+
+        Args:
+            values: the other array, of the same shape as the grouped array.
+        """
         if not len(self):
             return np.zeros(0, np.bool_)
         ordered = values[self.order]
@@ -50,8 +54,13 @@ class Groups:
         different: npt.NDArray[np.bool_] = lowest != highest
         return different
 
-    def listed(self, chosen: npt.NDArray[np.bool_], most: int) -> list[list[int]]:
-        """The places of the chosen groups, in the order of their first places, `most` groups at most."""
+    def list_members(self, chosen: npt.NDArray[np.bool_], most: int) -> list[list[int]]:
+        """Returns the indices of the chosen groups, ordered by the first index of each group.
+
+        Args:
+            chosen: mask of the groups, shape [groups].
+            most: maximum number of groups.
+        """
         numbers = np.flatnonzero(chosen)
         numbers = numbers[np.argsort(self.firsts[numbers], kind="stable")[:most]]
         return [self.order[self.starts[number] : self.starts[number + 1]].tolist() for number in numbers]

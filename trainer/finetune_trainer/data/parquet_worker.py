@@ -1,7 +1,7 @@
-"""IO: reads Parquet in a separate process with little memory: a malformed file can crash only that process.
+"""IO: reads Parquet in a subprocess with limited memory. A malformed file can crash only this subprocess.
 
-Some hundred bytes can stand for gigabytes (one long value in many rows, a list of a billion nothings), and no
-size that the file declares tells; a damaged file can crash the library that reads it.
+A file of a few hundred bytes can expand to gigabytes (one long value in many rows, a list of a billion
+nulls), and the sizes in the file do not reveal the expansion. A damaged file can also crash the library.
 """
 
 import json
@@ -15,41 +15,51 @@ from pathlib import Path
 from typing import IO, Any
 
 from finetune_trainer.data.compression import check_expansion
+from finetune_trainer.data.file_rows import (
+    MAX_ROW_CHARACTERS,
+    BadRow,
+    FileFaultError,
+    OpenedFile,
+    Row,
+    too_long,
+)
 from finetune_trainer.data.parquet import open_parquet
-from finetune_trainer.data.readers import MAX_ROW_CHARACTERS, BadRow, FileFaultError, Opened, Row, too_long
 
 MEMORY_MIB = 1024
-"""What reading a file may take; rows as long as they may be take a third."""
-_WAY_OUT = "write it with smaller pages and shorter rows, or as JSON Lines"
-Open = Callable[[Path, Collection[str]], Opened]
-"""As open_parquet."""
+"""Memory limit for reading a file; rows of the maximum length take a third."""
+_ADVICE = "write it with smaller pages and shorter rows, or as JSON Lines"
+Open = Callable[[Path, Collection[str]], OpenedFile]
+"""The signature of open_parquet."""
 
 
 @contextmanager
 def parquet_process() -> Iterator[Open]:
-    """Opens Parquet files, one at a time; the process starts with the first, and anew when one ended it."""
+    """Yields a function that opens Parquet files in a subprocess, one file at a time.
+
+    The subprocess starts with the first file, and restarts after a crash.
+    """
     process: subprocess.Popen[bytes] | None = None
 
-    def opened(path: Path, wanted: Collection[str]) -> Opened:
+    def open_file(path: Path, wanted: Collection[str]) -> OpenedFile:
         nonlocal process
         if process is None or process.poll() is not None:
-            process = _started()
+            process = _start_process()
         assert process.stdin is not None  # noqa: S101 - for mypy
         process.stdin.write(json.dumps([str(path), sorted(wanted)]).encode() + b"\n")
         process.stdin.flush()
-        answers = _answers(process)
-        columns = next(answers)
-        return Opened(map(_row, answers), tuple(columns), ())
+        responses = _read_responses(process)
+        columns = next(responses)
+        return OpenedFile(map(_parse_row, responses), tuple(columns), ())
 
     try:
-        yield opened
+        yield open_file
     finally:
         if process is not None:
-            _end(process)
+            _kill_process(process)
 
 
-def _started() -> subprocess.Popen[bytes]:
-    # The system's allocator takes what it needs; the others reserve more than the limit.
+def _start_process() -> subprocess.Popen[bytes]:
+    # The other allocators of Arrow reserve more address space than the limit.
     environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}
     program = [sys.executable, "-m", "finetune_trainer.data.parquet_worker"]
     return subprocess.Popen(  # noqa: S603 - this very module
@@ -57,81 +67,84 @@ def _started() -> subprocess.Popen[bytes]:
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        # What a library says as it dies may quote the file.
+        # Messages of a crashing library can contain file data.
         stderr=subprocess.DEVNULL,
     )
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _kill_process(process: subprocess.Popen[bytes]) -> None:
     with process:
         process.kill()
 
 
-def _answers(process: subprocess.Popen[bytes]) -> Iterator[Any]:
-    """What the process says about one file, the columns first; if that is not heard out, it ends."""
+def _read_responses(process: subprocess.Popen[bytes]) -> Iterator[Any]:
+    """Yields the responses for one file: first the columns, then the rows.
+
+    The process is killed if the iteration stops before the last response.
+    """
     assert process.stdout is not None  # noqa: S101 - for mypy
-    whole = False
+    complete = False
     try:
         while line := process.stdout.readline():
-            answer = json.loads(line)
-            whole = answer is None or isinstance(answer, str)
-            if answer is None:
+            response = json.loads(line)
+            complete = response is None or isinstance(response, str)
+            if response is None:
                 return
-            if isinstance(answer, str):
-                raise FileFaultError(answer)
-            yield answer
+            if isinstance(response, str):
+                raise FileFaultError(response)
+            yield response
         raise FileFaultError(
-            f"its Parquet is damaged, or needs more than {MEMORY_MIB:,} MiB of memory; {_WAY_OUT}"
+            f"its Parquet is damaged, or needs more than {MEMORY_MIB:,} MiB of memory; {_ADVICE}"
         )
     finally:
-        if not whole:
-            _end(process)
+        if not complete:
+            _kill_process(process)
 
 
-def _row(answer: list[Any]) -> Row | BadRow:
-    line, values, *reason = answer
+def _parse_row(response: list[Any]) -> Row | BadRow:
+    line, values, *reason = response
     return BadRow(line, *reason) if reason else Row(line, values)
 
 
-def _serve(asked: IO[bytes], told: IO[bytes]) -> None:
-    """Answers each line that names a file with lines of JSON: columns, rows, then null or a fault's text."""
-    taken = _address_space()
-    for line in asked:
+def _serve_requests(requests: IO[bytes], responses: IO[bytes]) -> None:
+    """Responds to each request with JSON lines: the columns, each row, and null or the text of a fault."""
+    own_bytes = _mapped_bytes()
+    for line in requests:
         name, wanted = json.loads(line)
         path = Path(name)
-        _confine(taken + path.stat().st_size)
+        _limit_address_space(own_bytes + path.stat().st_size)
         try:
-            for text in _said(path, wanted):
-                told.write(text.encode("utf-8", errors="surrogatepass") + b"\n")
+            for text in _serialize_file(path, wanted):
+                responses.write(text.encode("utf-8", errors="surrogatepass") + b"\n")
             end: str | None = None
         except FileFaultError as fault:
             end = str(fault)
         except MemoryError:
-            end = f"its Parquet needs more than {MEMORY_MIB:,} MiB of memory; {_WAY_OUT}"
-        except Exception as error:  # noqa: BLE001 - its text may quote the file, so that nobody may print it
+            end = f"its Parquet needs more than {MEMORY_MIB:,} MiB of memory; {_ADVICE}"
+        except Exception as error:  # noqa: BLE001 - the message can contain file data and must not be printed
             end = f"its Parquet cannot be read ({type(error).__name__})"
-        told.write(json.dumps(end).encode() + b"\n")
-        told.flush()
+        responses.write(json.dumps(end).encode() + b"\n")
+        responses.flush()
 
 
-def _said(path: Path, wanted: Collection[str]) -> Iterator[str]:
-    opened = open_parquet(path, wanted)
-    yield json.dumps(opened.columns)
-    size, given = path.stat().st_size, 0
-    for row in opened.rows:
-        text = _text(row)
-        given += len(text)
-        check_expansion(size, given, "Parquet", _WAY_OUT)
-        yield text if len(text) <= MAX_ROW_CHARACTERS else _text(too_long(row.line))
+def _serialize_file(path: Path, wanted: Collection[str]) -> Iterator[str]:
+    open_file = open_parquet(path, wanted)
+    yield json.dumps(open_file.columns)
+    file_size, size = path.stat().st_size, 0
+    for row in open_file.rows:
+        text = _serialize_row(row)
+        size += len(text)
+        check_expansion(file_size, size, "Parquet", _ADVICE)
+        yield text if len(text) <= MAX_ROW_CHARACTERS else _serialize_row(too_long(row.line))
 
 
-def _text(row: Row | BadRow) -> str:
-    said = [row.line, row.values] if isinstance(row, Row) else [row.line, None, row.reason, row.encoding]
-    return json.dumps(said, ensure_ascii=False)
+def _serialize_row(row: Row | BadRow) -> str:
+    fields = [row.line, row.values] if isinstance(row, Row) else [row.line, None, row.reason, row.encoding]
+    return json.dumps(fields, ensure_ascii=False)
 
 
-def _confine(address_space: int) -> None:
-    """The file itself is mapped, not read, and counts as address space too."""
+def _limit_address_space(address_space: int) -> None:
+    """Limits the address space to `address_space` bytes, which include the mapped file, plus MEMORY_MIB."""
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     limit = address_space + MEMORY_MIB * 1024 * 1024
     resource.setrlimit(
@@ -139,10 +152,10 @@ def _confine(address_space: int) -> None:
     )
 
 
-def _address_space() -> int:
-    """Bytes that this process has mapped."""
+def _mapped_bytes() -> int:
+    """Returns the size of the address space of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 if __name__ == "__main__":
-    _serve(sys.stdin.buffer, sys.stdout.buffer)
+    _serve_requests(sys.stdin.buffer, sys.stdout.buffer)

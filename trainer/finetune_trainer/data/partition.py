@@ -1,4 +1,4 @@
-"""PURE: splits the rows of the files into training, validation and test rows without a common text."""
+"""PURE: splits rows into training, validation and test rows that have no text in common."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ import numpy as np
 
 from finetune_trainer.config import Dataset
 from finetune_trainer.contract import FailureClass
-from finetune_trainer.data.doctor import overlap, without_overlap
+from finetune_trainer.data.data_checks import report_overlap, separate_overlap
 from finetune_trainer.data.findings import Finding, SplitName
-from finetune_trainer.data.rows import Part, Rows
-from finetune_trainer.data.sameness import Sameness, repeated, sameness
-from finetune_trainer.data.splitting import held_out
+from finetune_trainer.data.grouping import Grouping, choose_grouping, report_frequent_prompts
+from finetune_trainer.data.rows import Rows, RowSubset
+from finetune_trainer.data.splitting import draw_held_out
 from finetune_trainer.failures import StageFailure
 
-Splits = dict[SplitName, Part]
+Splits = dict[SplitName, RowSubset]
 
 
 @dataclass(frozen=True)
@@ -23,31 +23,42 @@ class Partition:
 
     splits: Splits
     left_out: int
-    """Rows left out because their text is held out elsewhere."""
+    """Number of rows omitted because a held-out split has the same text."""
     findings: tuple[Finding, ...]
 
 
 def partition(
     files: Mapping[SplitName, Rows], uris: Mapping[SplitName, str], dataset: Dataset, seed: int
 ) -> Partition:
-    """Leaves out what overlaps, then draws the shares, both of the training rows: test, then validation.
+    """Omits overlapping rows, then draws the test rows and the validation rows that have no file.
 
-    Held-out files are never made smaller for the training rows' sake; a text that is in both counts for test.
+    Rows of training files are omitted if a held-out file has the same text, and rows of validation files if a
+    test file has the same text.
+
+    Args:
+        files: rows of the files of each split.
+        uris: name of the files of each split, for findings.
+        dataset: files and shares of the splits.
+        seed: seed of the run.
 
     Raises:
-        StageFailure: SplitTooSmall (a share comes to no row), NoRows (none is left).
+        StageFailure: SplitTooSmall (a share has no rows), NoRows (no row of a split remains).
     """
     findings: list[Finding] = []
-    nothing = Part(files["train"], np.zeros(0, np.uint32))
-    test, validation = (files[name].whole() if name in files else nothing for name in ("test", "validation"))
-    same = sameness(files["train"].whole(), [validation, test])
+    nothing = RowSubset(files["train"], np.zeros(0, np.uint32))
+    test, validation = (
+        files[name].all_rows() if name in files else nothing for name in ("test", "validation")
+    )
+    same = choose_grouping(files["train"].all_rows(), [validation, test])
     for split, given in files.items():
-        findings += repeated(given.whole(), same, uris[split])
-    validation, out_of_validation = without_overlap(validation, [test], same)
-    findings += overlap(out_of_validation, [test], uris.get("validation", ""), "validation", "test")
-    train, out_of_train = without_overlap(files["train"].whole(), [validation, test], same)
-    findings += overlap(out_of_train, [validation, test], uris["train"], "training", "validation or test")
-    for name, rows in (("train", train), *_given(validation, test, dataset)):
+        findings += report_frequent_prompts(given.all_rows(), same, uris[split])
+    validation, out_of_validation = separate_overlap(validation, [test], same)
+    findings += report_overlap(out_of_validation, [test], uris.get("validation", ""), "validation", "test")
+    train, out_of_train = separate_overlap(files["train"].all_rows(), [validation, test], same)
+    findings += report_overlap(
+        out_of_train, [validation, test], uris["train"], "training", "validation or test"
+    )
+    for name, rows in (("train", train), *_splits_with_files(validation, test, dataset)):
         if not len(rows):
             raise StageFailure(
                 FailureClass.USER_DATA,
@@ -57,9 +68,9 @@ def partition(
             )
     total = len(train)
     if dataset.test.split is not None:
-        train, test = _drawn(train, dataset.test.split, seed, "test", total, same)
+        train, test = _draw_split(train, dataset.test.split, seed, "test", total, same)
     if dataset.validation.split is not None:
-        train, validation = _drawn(train, dataset.validation.split, seed, "validation", total, same)
+        train, validation = _draw_split(train, dataset.validation.split, seed, "validation", total, same)
     return Partition(
         {"train": train, "validation": validation, "test": test},
         len(out_of_train) + len(out_of_validation),
@@ -67,16 +78,26 @@ def partition(
     )
 
 
-def _given(validation: Part, test: Part, dataset: Dataset) -> list[tuple[str, Part]]:
-    """The held-out splits that have a file of their own."""
+def _splits_with_files(
+    validation: RowSubset, test: RowSubset, dataset: Dataset
+) -> list[tuple[str, RowSubset]]:
+    """Returns name and rows of the held-out splits that have files."""
     splits = (("validation", validation, dataset.validation), ("test", test, dataset.test))
     return [(name, rows) for name, rows, spec in splits if spec.split is None]
 
 
-def _drawn(part: Part, share: float, seed: int, name: str, total: int, same: Sameness) -> tuple[Part, Part]:
-    """What stays and what is held out, the share being of `total` rows."""
+def _draw_split(
+    part: RowSubset, share: float, seed: int, name: str, total: int, same: Grouping
+) -> tuple[RowSubset, RowSubset]:
+    """Draws a share of `total` rows from a subset.
+
+    Returns:
+        The rows that are not drawn, and the drawn rows.
+    """
     questions = same.of(part)
-    drawn = held_out(questions, part.strata, part.rows.names.names, min(1.0, share * total / len(part)), seed)
+    drawn = draw_held_out(
+        questions, part.strata, part.rows.names.names, min(1.0, share * total / len(part)), seed
+    )
     if not drawn.any() or drawn.all():
         raise StageFailure(
             FailureClass.USER_CONFIG,
@@ -86,4 +107,4 @@ def _drawn(part: Part, share: float, seed: int, name: str, total: int, same: Sam
             " same stay on one side.",
             "Take another share, more different rows, or a file of its own.",
         )
-    return part.where(~drawn), part.where(drawn)
+    return part.select(~drawn), part.select(drawn)

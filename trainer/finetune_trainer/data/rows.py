@@ -1,7 +1,7 @@
-"""IO: the usable rows of the files, on disk; 20 or 36 bytes of each row are in memory.
+"""IO: stores the usable rows of the files on disk, with 20 or 36 bytes of memory for each row.
 
-A pass over the rows reads them from disk again, some at a time. What is compared between rows is compared by
-64-bit hashes: among ten million rows the chance that any two different ones are taken for the same is 3e-6.
+Each pass over the rows reads the rows from disk in batches. Rows are compared by 64-bit hashes: among ten
+million rows, the probability of a collision is 3e-6.
 """
 
 import json
@@ -19,47 +19,47 @@ import pyarrow as pa
 
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.data.lines import FileSpan, Line
-from finetune_trainer.data.texts import normalised
+from finetune_trainer.data.texts import normalise
 from finetune_trainer.failures import StageFailure
 
-ROWS_AT_ONCE = 2048
-BYTES_AT_ONCE = 1024 * 1024
-"""A pass handles so many rows, or so many bytes of them, at a time."""
-MOST_STRATA = 100_000
-_encoded = json.JSONEncoder(ensure_ascii=False).encode
+BATCH_ROWS = 2048
+BATCH_BYTES = 1024 * 1024
+"""A batch ends at BATCH_ROWS rows or at BATCH_BYTES bytes."""
+MAX_STRATA = 100_000
+_encode_json = json.JSONEncoder(ensure_ascii=False).encode
 _SCHEMA = pa.schema([pa.field("values", pa.binary())])
 Hashes = npt.NDArray[np.uint64]
 Numbers = npt.NDArray[np.uint32]
-"""Places of rows in a Rows, ascending."""
-Reader = Callable[[int, Mapping[str, Any]], Any]
-"""Line and values of a row -> an example, or the reason why it is none."""
+"""Indices of rows in a Rows, ascending, shape [any]."""
+ReadRow = Callable[[int, Mapping[str, Any]], Any]
+"""Converts line and values of a row to an example, or returns the reason why the row cannot be used."""
 
 
-def hashed(text: str) -> int:
-    """The first 64 bits of BLAKE2b of a text."""
+def hash_text(text: str) -> int:
+    """Returns the first 64 bits of the BLAKE2b hash of a text."""
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 @dataclass
 class Strata:
-    """Numbers of strata (classes), in the order in which they were first seen."""
+    """Assigns numbers to strata (classes) in the order of their first occurrence."""
 
     names: list[str] = field(default_factory=list)
     numbers: dict[str, int] = field(default_factory=dict)
 
     def number(self, name: str) -> int:
-        """The number of a stratum, which is new if the name is.
+        """Returns the number of a stratum. A new name gets the next number.
 
         Raises:
             StageFailure: TooManyClasses.
         """
         found = self.numbers.setdefault(name, len(self.names))
         if found == len(self.names):
-            if found == MOST_STRATA:
+            if found == MAX_STRATA:
                 raise StageFailure(
                     FailureClass.USER_DATA,
                     "TooManyClasses",
-                    f"dataset.columns.label: the rows have more than {MOST_STRATA:,} different labels.",
+                    f"dataset.columns.label: the rows have more than {MAX_STRATA:,} different labels.",
                     "Name the column that holds the class of a row; every class needs many rows.",
                 )
             self.names.append(name)
@@ -73,48 +73,48 @@ class Rows:
     path: Path
     """Arrow IPC file with the values of each row as JSON; see RowWriter."""
     starts: npt.NDArray[np.int64]
-    """The first row of each record batch of the file, then the number of rows."""
+    """Index of the first row of each record batch, followed by the number of rows; shape [batches + 1]."""
     lines: npt.NDArray[np.int64]
-    """1-based line, counted on through the files; shape [rows], like the arrays below."""
+    """1-based line of each row, continued over the files; shape [rows], like the following arrays."""
     keys: Hashes
-    """Of Example.key: rows with the same key stay on one side of a split."""
+    """Hash of Example.key of each row."""
     identities: Hashes
-    """Of Example.identity: rows with the same identity repeat each other."""
-    wholes: Hashes
-    """Of the whole row, normalised as the key is: tells rows with the same key apart."""
+    """Hash of Example.identity of each row."""
+    row_hashes: Hashes
+    """Hash of the whole normalised row, which differs for different rows with the same key."""
     strata: npt.NDArray[np.int32]
-    """Numbers in `names`."""
+    """Number of the stratum of each row, see `names`."""
     names: Strata
     forms: Counter[tuple[int, str]]
-    """How many rows write the name of a stratum (its number) in another form; MOST_STRATA forms at most."""
+    """Number of rows for each stratum number and other form of the name; at most MAX_STRATA forms."""
     spans: Sequence[FileSpan]
-    read: Reader
-    """Makes the example of a row again."""
+    read: ReadRow
+    """Converts the values of a row to the example."""
 
     def __len__(self) -> int:
         return len(self.lines)
 
-    def whole(self) -> "Part":
-        """All rows."""
-        return Part(self, np.arange(len(self), dtype=np.uint32))
+    def all_rows(self) -> "RowSubset":
+        """Returns the subset of all rows."""
+        return RowSubset(self, np.arange(len(self), dtype=np.uint32))
 
-    def forms_of(self, name: str) -> Counter[str]:
-        """How many rows write the name of a stratum in each form, the name itself first."""
+    def count_forms(self, name: str) -> Counter[str]:
+        """Returns the number of rows for each form in which the files write a stratum, the name first."""
         number = self.names.numbers[name]
         others = {form: rows for (of, form), rows in self.forms.items() if of == number}
         own = int((self.strata == number).sum()) - sum(others.values())
         return +Counter({name: own, **others})
 
     def line(self, number: int) -> int:
-        """Line of a row; as a text the line, and in several files the file too."""
+        """Returns the line of a row; see lines.Line."""
         line = int(self.lines[number])
         return Line.of(line, self.spans) if len(self.spans) > 1 else line
 
     def batches(self, numbers: Numbers) -> Iterator[tuple[Numbers, list[Any]]]:
-        """Some rows with their examples, read from disk ROWS_AT_ONCE or BYTES_AT_ONCE at a time.
+        """Reads rows from disk and yields batches of indices and examples.
 
         Args:
-            numbers: which rows, ascending.
+            numbers: indices of the rows, ascending.
         """
         with pa.OSFile(str(self.path)) as file:
             content = pa.ipc.open_file(file)
@@ -134,7 +134,11 @@ class Rows:
                 )
 
     def examples(self, numbers: Numbers) -> list[Any]:
-        """The examples of a few rows."""
+        """Reads the examples of a few rows.
+
+        Args:
+            numbers: indices of the rows, ascending.
+        """
         return [example for _, batch in self.batches(numbers) for example in batch]
 
     def _example(self, number: int, text: bytes) -> Any:
@@ -142,18 +146,19 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some rows of a Rows."""
+class RowSubset:
+    """A subset of the rows of a Rows."""
 
     rows: Rows
     numbers: Numbers
+    """Indices of the rows of the subset."""
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     @property
     def keys(self) -> Hashes:
-        """See Rows.keys; shape [rows of the part], like the arrays below."""
+        """See Rows.keys; shape [rows of the subset], like the following arrays."""
         return self.rows.keys[self.numbers]
 
     @property
@@ -162,9 +167,9 @@ class Part:
         return self.rows.identities[self.numbers]
 
     @property
-    def wholes(self) -> Hashes:
+    def row_hashes(self) -> Hashes:
         """See Rows.wholes."""
-        return self.rows.wholes[self.numbers]
+        return self.rows.row_hashes[self.numbers]
 
     @property
     def strata(self) -> npt.NDArray[np.int32]:
@@ -172,49 +177,49 @@ class Part:
         return self.rows.strata[self.numbers]
 
     def counts(self) -> dict[str, int]:
-        """Rows of each stratum that occurs, in the order in which the strata were first seen."""
+        """Returns the number of rows of each stratum with rows, in the order of the stratum numbers."""
         names = self.rows.names.names
         counts = np.bincount(self.strata, minlength=len(names)).tolist()
         return {name: count for name, count in zip(names, counts, strict=True) if count}
 
     def line(self, place: int) -> int:
-        """Line of a row by its place in the part."""
+        """Returns the line of a row by the index of the row in the subset."""
         return self.rows.line(int(self.numbers[place]))
 
     def stratum(self, place: int) -> str:
-        """Stratum of a row by its place in the part."""
+        """Returns the stratum of a row by the index of the row in the subset."""
         return self.rows.names.names[int(self.rows.strata[self.numbers[place]])]
 
-    def where(self, chosen: npt.NDArray[np.bool_]) -> "Part":
-        """The rows of a mask of shape [rows of the part]."""
-        return Part(self.rows, self.numbers[chosen])
+    def select(self, chosen: npt.NDArray[np.bool_]) -> "RowSubset":
+        """Selects rows by a mask of shape [rows of the subset]."""
+        return RowSubset(self.rows, self.numbers[chosen])
 
     def first(self, count: int) -> list[Any]:
-        """The examples of the first rows."""
+        """Reads the examples of the first `count` rows."""
         return self.rows.examples(self.numbers[:count])
 
     def batches(self) -> Iterator[tuple[Numbers, list[Any]]]:
-        """All rows with their examples; see Rows.batches."""
+        """Reads all rows of the subset and yields batches of indices and examples."""
         return self.rows.batches(self.numbers)
 
 
 class RowWriter:
-    """Writes usable rows to disk as they are read."""
+    """Writes usable rows to disk."""
 
     def __init__(self, path: Path, names: Strata, wanted: frozenset[str] | None = None) -> None:
-        """Starts an empty file.
+        """Creates an empty file.
 
         Args:
-            path: of the file.
-            names: the strata of the run; grows.
-            wanted: columns whose values are kept; None: all.
+            path: path of the file.
+            names: strata of the run; the writer adds new strata.
+            wanted: columns whose values are written; None for all columns.
         """
         self._path, self._names, self._wanted = path, names, wanted
         self._sink = pa.OSFile(str(path), "wb")
         self._file = pa.ipc.new_file(self._sink, _SCHEMA)
         self._starts, self._lines = array("q", [0]), array("q")
         self._keys = array("Q")
-        # Made for the first row whose identity is not its key: most tasks have no such row.
+        # None until the first row whose identity differs from the key; most tasks have no such row.
         self._others: tuple[array[int], array[int]] | None = None
         self._strata = array("i")
         self._forms: Counter[tuple[int, str]] = Counter()
@@ -225,8 +230,8 @@ class RowWriter:
         """Adds a row.
 
         Args:
-            example: the usable row.
-            values: what the example was made of.
+            example: the example of the row.
+            values: the values of the row.
 
         Raises:
             StageFailure: TooManyClasses.
@@ -236,40 +241,47 @@ class RowWriter:
         alike = identity == key
         if not alike and self._others is None:
             self._others = array("Q", self._keys), array("Q", self._keys)
-        self._keys.append(hashed(key))
+        self._keys.append(hash_text(key))
         if self._others is not None:
-            identities, wholes = self._others
-            identities.append(self._keys[-1] if alike else hashed(identity))
-            wholes.append(self._keys[-1] if alike else hashed(normalised(identity)))
+            identities, row_hashes = self._others
+            identities.append(self._keys[-1] if alike else hash_text(identity))
+            row_hashes.append(self._keys[-1] if alike else hash_text(normalise(identity)))
         number = self._names.number(example.stratum)
         self._strata.append(number)
         form = (number, example.written)
-        if example.written and (form in self._forms or len(self._forms) < MOST_STRATA):
+        if example.written and (form in self._forms or len(self._forms) < MAX_STRATA):
             self._forms[form] += 1
         if self._wanted is not None:
             values = {name: value for name, value in values.items() if name in self._wanted}
-        text = _encoded(values).encode("utf-8", "surrogatepass")
+        text = _encode_json(values).encode("utf-8", "surrogatepass")
         self._texts.append(text)
         self._bytes += len(text)
-        if len(self._texts) >= ROWS_AT_ONCE or self._bytes >= BYTES_AT_ONCE:
+        if len(self._texts) >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
             self._flush()
 
-    def finish(self, spans: Sequence[FileSpan], read: Reader) -> Rows:
-        """The rows, which can be read from now on."""
+    def finish(self, spans: Sequence[FileSpan], read: ReadRow) -> Rows:
+        """Closes the file and returns the rows.
+
+        Args:
+            spans: row numbers of the files.
+            read: converts the values of a row to the example.
+        """
         if self._texts:
             self._flush()
         self._file.close()
         self._sink.close()
-        keys = _array(self._keys, np.uint64)
-        identities, wholes = (_array(other, np.uint64) for other in self._others or (self._keys, self._keys))
+        keys = _to_numpy(self._keys, np.uint64)
+        identities, row_hashes = (
+            _to_numpy(other, np.uint64) for other in self._others or (self._keys, self._keys)
+        )
         return Rows(
             path=self._path,
             starts=np.frombuffer(self._starts, np.int64),
-            lines=_array(self._lines, np.int64),
+            lines=_to_numpy(self._lines, np.int64),
             keys=keys,
             identities=identities,
-            wholes=wholes,
-            strata=_array(self._strata, np.int32),
+            row_hashes=row_hashes,
+            strata=_to_numpy(self._strata, np.int32),
             names=self._names,
             forms=self._forms,
             spans=spans,
@@ -282,6 +294,6 @@ class RowWriter:
         self._texts, self._bytes = [], 0
 
 
-def _array(values: "array[int]", dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """The same memory; an empty array has none."""
+def _to_numpy(values: "array[int]", dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Returns a numpy array that shares the memory of a non-empty array."""
     return np.frombuffer(values, dtype) if values else np.zeros(0, dtype)

@@ -1,18 +1,15 @@
-"""The prepared rows in S3: Prepare writes the shards while it reads, and every rank maps the shards.
+"""The format of the prepared rows in S3, and the loader that memory-maps the shards. Imports no torch.
 
-Folder: `<split>-<n>.arrow` shards (Arrow IPC files, not compressed), then `index.json`, written last, with
-the SHA-256 of each shard. A task says which columns its shards have; those named here are known to all
-tasks. No torch here.
+A folder contains the shards `<split>-<n>.arrow` (uncompressed Arrow IPC files) and `index.json`, which is
+written last and contains the SHA-256 of each shard. Each task defines the columns of its shards; this module
+defines the columns that all tasks share.
 """
 
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from types import TracebackType
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,79 +17,77 @@ import pyarrow as pa
 from pydantic import Field, JsonValue, NonNegativeInt, ValidationError
 
 from finetune_trainer.contract import Digest, FailureClass, Model
-from finetune_trainer.data.arrays import Column, Ragged, Values, column
+from finetune_trainer.data.arrays import Column, Ragged, Values, read_column
 from finetune_trainer.data.findings import SplitName
-from finetune_trainer.data.lines import ONE_FILE, FileSpan, location
+from finetune_trainer.data.lines import ONE_FILE, FileSpan, locate
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.digests import OnBytes, digest_of_file, ignore_bytes
 from finetune_trainer.s3.store import Store
 
 INDEX = "index.json"
-SHARD_BYTES = 64 * 1024 * 1024
-"""A shard is closed when its columns hold so many."""
 ROW, TOKENS, LOSS_MASK, LABEL = "row", "tokens", "loss_mask", "label"
 ROW_FIELD = pa.field(ROW, pa.int64())
-"""1-based line of the row, counted on through the files of its split; every shard has the column."""
+"""1-based line of the row, continued over the files of the split; every shard has this column."""
 TOKENS_FIELD = pa.field(TOKENS, pa.list_(pa.int32()))
 """Token ids."""
 LOSS_MASK_FIELD = pa.field(LOSS_MASK, pa.list_(pa.uint8()))
-"""1 for each token that is learnt, else 0; as long as the tokens. Missing: no token is learnt."""
+"""1 for each token that contributes to the loss, otherwise 0. Without this column, no token contributes."""
 LABEL_FIELD = pa.field(LABEL, pa.int32())
-"""Index into `Prepared.labels`. Missing: 0 for all rows."""
+"""Index into `Prepared.labels`. Without this column, the index is 0 for all rows."""
 _BATCH_ROWS = 2048
 _COMMON = (ROW, TOKENS, LOSS_MASK, LABEL)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of one split; row i has the tokens `tokens[offsets[i]:offsets[i + 1]]`."""
+    """The rows of one split; row i has the tokens `tokens[offsets[i]:offsets[i + 1]]`."""
 
     tokens: Values[np.int32]
-    """Token ids of all rows, end to end: in memory, or mapped from the shards."""
+    """Token ids of all rows, concatenated; shape [tokens]. In memory or memory-mapped."""
     offsets: npt.NDArray[np.int64]
-    """Length n + 1."""
+    """Shape [rows + 1]."""
     labels: npt.NDArray[np.int32]
-    """Index into `Prepared.labels`, 0 for a task without classes; length n."""
+    """Index into `Prepared.labels` of each row, 0 for a task without classes; shape [rows]."""
     rows: npt.NDArray[np.int64]
-    """1-based line of the row, counted on through the files of its split; length n."""
+    """1-based line of each row, continued over the files of the split; shape [rows]."""
     loss_mask: Values[np.bool_]
-    """Which tokens are to be learnt, none for a task that learns no tokens; as long as `tokens`."""
+    """Whether each token contributes to the loss; shape [tokens]."""
     files: tuple[FileSpan, ...] = ONE_FILE
-    """Where `rows` begin to count in which file."""
+    """Row numbers of each file."""
     more: Mapping[str, Column] = field(default_factory=dict)
-    """The columns that only this task has, by name; each has n rows."""
+    """The task's own columns by name, each with one value or list for each row."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of each row, shape [n]; computed once."""
+        """Number of tokens of each row, shape [rows]."""
         return np.diff(self.offsets).astype(np.int64)
 
     def location(self, index: int) -> tuple[str, int]:
-        """File and 1-based line that a row comes from."""
-        return location(int(self.rows[index]), self.files)
+        """Returns the file and the 1-based line of a row."""
+        return locate(int(self.rows[index]), self.files)
 
     def locations(self) -> list[tuple[str, int]]:
-        """File and 1-based line that each row comes from."""
+        """Returns the file and the 1-based line of each row."""
         return [self.location(index) for index in range(len(self))]
 
     def row(self, index: int) -> npt.NDArray[np.int32]:
-        """The token ids of one row."""
+        """Returns the token ids of a row, shape [tokens of the row]."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that training and evaluation read."""
+    """The rows of all splits, for training and evaluation."""
 
     train: Split
     validation: Split
     test: Split
     labels: tuple[str, ...]
-    """Class names; their order is the order of the head's outputs."""
+    """Class names in the order of the outputs of the head."""
 
 
 class Shard(Model):
@@ -104,147 +99,55 @@ class Shard(Model):
     """Bytes."""
     rows: NonNegativeInt
     tokens: NonNegativeInt
-    """0 for a task without tokens."""
+    """Number of tokens; 0 for a task without tokens."""
 
 
 class Index(Model):
-    """What index.json says. It exists only beside all of its shards."""
+    """The content of index.json, which is written after all shards."""
 
     labels: tuple[str, ...]
     splits: dict[SplitName, tuple[Shard, ...]]
     files: dict[SplitName, tuple[FileSpan, ...]]
-    """Of each split, in the order in which its rows are counted."""
+    """Row numbers of the files of each split, in the order of the files."""
     extra: dict[str, JsonValue] = {}
-    """What Prepare keeps with the shards."""
-
-
-class ShardWriter:
-    """Writes the rows of one split as they come; a shard is uploaded while the next is made.
-
-    Use as a context manager: leaving the block ends the upload in progress and deletes the local files.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        folder: str,
-        split: SplitName,
-        schema: pa.Schema,
-        scratch: Path,
-        on_bytes: OnBytes = ignore_bytes,
-    ) -> None:
-        """Writes nothing yet.
-
-        Args:
-            store: where the shards go.
-            folder: URI, ends in a slash.
-            split: whose rows they are.
-            schema: columns of every record batch, ROW_FIELD first.
-            scratch: existing folder on this machine's disk; holds two shards at most.
-            on_bytes: is told of the bytes of each shard that have moved; called by another thread.
-        """
-        self._store, self._folder, self._split, self._schema = store, folder, split, schema
-        self._on_bytes = on_bytes
-        self._local = TemporaryDirectory(dir=scratch, prefix=f"{split}-")
-        self._uploads = ThreadPoolExecutor(1, thread_name_prefix="shard-upload")
-        self._pending: Future[Shard] | None = None
-        self._shards: list[Shard] = []
-        self._begin()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._uploads.shutdown(wait=True, cancel_futures=True)
-        self._sink.close()
-        self._local.cleanup()
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        """Adds rows of the writer's schema.
-
-        Raises:
-            StageFailure: Storage, an upload failed.
-        """
-        self._file.write_batch(batch)
-        self._rows += batch.num_rows
-        if TOKENS in batch.schema.names:
-            self._tokens += len(batch.column(TOKENS).values)
-        self._bytes += batch.nbytes
-        if self._bytes >= SHARD_BYTES:
-            self._end()
-            self._begin()
-
-    def finish(self) -> tuple[Shard, ...]:
-        """Uploads what is left; a split without rows has one shard without rows.
-
-        Raises:
-            StageFailure: Storage, an upload failed.
-        """
-        number = len(self._shards) + (self._pending is not None)
-        if self._rows or not number:
-            self._end()
-        self._settle()
-        return tuple(self._shards)
-
-    def _begin(self) -> None:
-        self._rows = self._tokens = self._bytes = 0
-        number = len(self._shards) + (self._pending is not None)
-        self._path = Path(self._local.name) / f"{self._split}-{number:05d}.arrow"
-        self._sink = pa.OSFile(str(self._path), "wb")
-        self._file = pa.ipc.new_file(self._sink, self._schema)
-
-    def _end(self) -> None:
-        self._file.close()
-        self._sink.close()
-        # One upload at a time: the disk never holds more than two shards of a split.
-        self._settle()
-        self._pending = self._uploads.submit(self._upload, self._path, self._rows, self._tokens)
-
-    def _settle(self) -> None:
-        if self._pending is not None:
-            self._shards.append(self._pending.result())
-            self._pending = None
-
-    def _upload(self, path: Path, rows: int, tokens: int) -> Shard:
-        size = path.stat().st_size
-        digest = self._store.upload(path, self._folder + path.name, self._on_bytes).digest
-        path.unlink()
-        return Shard(file=path.name, digest=digest, size=size, rows=rows, tokens=tokens)
+    """Further values that Prepare stores for later attempts."""
 
 
 def write_index(store: Store, folder: str, index: Index) -> None:
-    """Makes the folder complete: every shard that the index names must be stored already."""
+    """Writes the index, which completes the folder. All shards of the index must be in the store."""
     store.write(folder + INDEX, index.model_dump_json(by_alias=True).encode())
 
 
 def read_index(store: Store, folder: str) -> Index | None:
-    """The index of a complete folder whose shards are all still there; None if it is not complete."""
-    there = {entry.uri: entry.size for entry in store.list(folder)}
-    if folder + INDEX not in there:
+    """Reads the index of a folder.
+
+    Returns:
+        None if the index is missing or invalid, or if a shard is missing or has another size.
+    """
+    sizes = {entry.uri: entry.size for entry in store.list(folder)}
+    if folder + INDEX not in sizes:
         return None
     try:
         index = Index.model_validate_json(store.read(folder + INDEX))
     except ValidationError:
         return None
     shards = [shard for split in index.splits.values() for shard in split]
-    return index if all(there.get(folder + shard.file) == shard.size for shard in shards) else None
+    return index if all(sizes.get(folder + shard.file) == shard.size for shard in shards) else None
 
 
 def load_prepared(store: Store, folder: str, paths: Paths, on_bytes: OnBytes = ignore_bytes) -> Prepared:
-    """Maps the shards from the node's cache; every byte is checked against the index.
+    """Downloads the shards to the cache of the node, verifies the digests, and memory-maps the shards.
 
-    Tokens and other lists stay on disk until they are read; 28 bytes of each row are in memory.
+    Lists, such as tokens, stay on disk. The other columns take 28 bytes of memory for each row.
 
     Args:
-        store: that has the prepared rows.
-        folder: their URI, ends in a slash.
-        paths: of the cache.
-        on_bytes: is told of the bytes that move or are checked.
+        store: store of the prepared rows.
+        folder: URI of the prepared rows, ends in a slash.
+        paths: paths of the pod.
+        on_bytes: called with the number of transferred or verified bytes.
 
     Raises:
-        StageFailure: PreparedMissing (no complete folder), PreparedCorrupt (a digest or a column is wrong).
+        StageFailure: PreparedMissing (no complete folder), PreparedCorrupt (a wrong digest or column).
     """
     index = read_index(store, folder)
     if index is None:
@@ -256,9 +159,9 @@ def load_prepared(store: Store, folder: str, paths: Paths, on_bytes: OnBytes = i
         )
     cache = paths.cache / "prepared"
     train, validation, test = (
-        _mapped(
+        _map_split(
             {
-                folder + shard.file: _fetch(store, folder, shard, cache, on_bytes)
+                folder + shard.file: _fetch_shard(store, folder, shard, cache, on_bytes)
                 for shard in index.splits.get(name, ())
             },
             index.files[name],
@@ -268,18 +171,21 @@ def load_prepared(store: Store, folder: str, paths: Paths, on_bytes: OnBytes = i
     return Prepared(train, validation, test, index.labels)
 
 
-def _fetch(store: Store, folder: str, shard: Shard, cache: Path, on_bytes: OnBytes) -> Path:
-    # The name is the content's digest: what another job cached is either right or fetched again.
+def _fetch_shard(store: Store, folder: str, shard: Shard, cache: Path, on_bytes: OnBytes) -> Path:
+    # The file name is the digest. A file of another job is verified, and downloaded again if the file is
+    # wrong.
     path = cache / f"{shard.digest.removeprefix('sha256:')}.arrow"
     if not path.exists() or digest_of_file(path, on_bytes) != shard.digest:
-        got = store.download(folder + shard.file, path, on_bytes=on_bytes)
-        if got.digest != shard.digest:
+        transfer = store.download(folder + shard.file, path, on_bytes=on_bytes)
+        if transfer.digest != shard.digest:
             path.unlink()
-            raise _corrupt(folder + shard.file, f"its SHA-256 is {got.digest}, the index says {shard.digest}")
+            raise _corrupt_failure(
+                folder + shard.file, f"its SHA-256 is {transfer.digest}, the index says {shard.digest}"
+            )
     return path
 
 
-def _mapped(shards: Mapping[str, Path], files: tuple[FileSpan, ...]) -> Split:
+def _map_split(shards: Mapping[str, Path], files: tuple[FileSpan, ...]) -> Split:
     batches: list[pa.RecordBatch] = []
     for uri, path in shards.items():
         try:
@@ -289,31 +195,31 @@ def _mapped(shards: Mapping[str, Path], files: tuple[FileSpan, ...]) -> Split:
                 raise pa.ArrowInvalid("its columns are not those of the split")
             batches += [reader.get_batch(number) for number in range(reader.num_record_batches)]
         except (pa.ArrowException, OSError) as error:
-            raise _corrupt(uri, str(error)) from None
+            raise _corrupt_failure(uri, str(error)) from None
     schema = batches[0].schema if batches else pa.schema([ROW_FIELD])
     try:
         columns = {
-            of.name: column(of, [batch.column(number) for batch in batches])
+            of.name: read_column(of, [batch.column(number) for batch in batches])
             for number, of in enumerate(schema)
         }
-        return _split(columns, files)
+        return _build_split(columns, files)
     except pa.ArrowException as error:
-        raise _corrupt(next(iter(shards)), str(error)) from None
+        raise _corrupt_failure(next(iter(shards)), str(error)) from None
 
 
-def _split(columns: Mapping[str, Column], files: tuple[FileSpan, ...]) -> Split:
-    rows = _numbers(columns[ROW])
+def _build_split(columns: Mapping[str, Column], files: tuple[FileSpan, ...]) -> Split:
+    rows = _require_numbers(columns[ROW])
     nothing = Ragged(np.zeros(0, np.int32), np.zeros(len(rows) + 1, np.int64))
-    tokens = _lists(columns.get(TOKENS, nothing))
-    # A view of one False: a task that learns no tokens pays nothing for the mask.
-    unlearnt = Ragged(np.broadcast_to(np.False_, len(tokens.values)), tokens.offsets)
-    loss_mask = _lists(columns.get(LOSS_MASK, unlearnt))
+    tokens = _require_lists(columns.get(TOKENS, nothing))
+    # A broadcast view of a single False needs no memory.
+    no_loss = Ragged(np.broadcast_to(np.False_, len(tokens.values)), tokens.offsets)
+    loss_mask = _require_lists(columns.get(LOSS_MASK, no_loss))
     if not np.array_equal(loss_mask.offsets, tokens.offsets):
         raise pa.ArrowInvalid("a row has not as many entries in loss_mask as in tokens")
     return Split(
         tokens=tokens.values,
         offsets=tokens.offsets,
-        labels=_numbers(columns.get(LABEL, np.zeros(len(rows), np.int32))),
+        labels=_require_numbers(columns.get(LABEL, np.zeros(len(rows), np.int32))),
         rows=rows,
         loss_mask=_truth(loss_mask.values),
         files=files,
@@ -321,13 +227,13 @@ def _split(columns: Mapping[str, Column], files: tuple[FileSpan, ...]) -> Split:
     )
 
 
-def _numbers(values: Column) -> npt.NDArray[Any]:
+def _require_numbers(values: Column) -> npt.NDArray[Any]:
     if isinstance(values, Ragged):
         raise pa.ArrowInvalid("a column of numbers holds lists")
     return values
 
 
-def _lists(values: Column) -> Ragged:
+def _require_lists(values: Column) -> Ragged:
     if not isinstance(values, Ragged):
         raise pa.ArrowInvalid("a column of lists holds numbers")
     return values
@@ -337,7 +243,7 @@ def _truth(values: Values[Any]) -> Values[np.bool_]:
     return values.view(np.bool_)
 
 
-def _corrupt(uri: str, why: str) -> StageFailure:
+def _corrupt_failure(uri: str, why: str) -> StageFailure:
     return StageFailure(
         FailureClass.STORAGE,
         "PreparedCorrupt",

@@ -1,4 +1,4 @@
-"""PURE: draws the held-out rows by stratum and seed, with equal texts on one side."""
+"""PURE: draws held-out rows from each stratum by seed. Rows with the same key stay on one side."""
 
 from collections.abc import Sequence
 
@@ -11,60 +11,76 @@ from finetune_trainer.data.rows import Hashes
 Mask = npt.NDArray[np.bool_]
 
 
-def held_out(
+def draw_held_out(
     keys: Hashes, strata: npt.NDArray[np.int32], names: Sequence[str], share: float, seed: int
 ) -> Mask:
-    """Which rows to hold out, shape [rows].
+    """Draws the rows to hold out.
 
-    Rows with the same key (the same question) stay together and count for the stratum (a class) of the first
-    of them. In each stratum the groups come in the order of a hash of seed and key: a new row moves no other.
-    Each gives its share, rounded by the largest remainder, and keeps at least one group.
+    Rows with the same key form a group, which belongs to the stratum of its first row. Within a stratum,
+    groups are ordered by a hash of seed and key, so that a new row does not change the order of other rows.
+    The number of rows of each stratum is rounded by the largest remainder method, and each stratum keeps at
+    least one group.
 
     Args:
-        keys: of all rows, in file order, shape [rows].
-        strata: of all rows, numbers in `names`, shape [rows].
-        names: of the strata; ties are broken by name.
-        share: between 0 and 1, of all rows.
-        seed: of the run.
+        keys: key of each row in file order, shape [rows].
+        strata: number of the stratum of each row, shape [rows].
+        names: names of the strata, which break ties.
+        share: share of the rows to hold out, from 0 to 1.
+        seed: seed of the run.
+
+    Returns:
+        Mask of the held-out rows, shape [rows].
     """
     groups = Groups.of(keys)
     firsts, sizes = groups.firsts, groups.sizes
     of = strata[firsts]
-    order = np.lexsort((_ranks(keys[firsts], seed), of))
+    order = np.lexsort((_hash_keys(keys[firsts], seed), of))
     edges = np.searchsorted(of[order], np.arange(len(names) + 1))
     members = {
         name: order[edges[number] : edges[number + 1]]
         for number, name in enumerate(names)
         if edges[number] < edges[number + 1]
     }
-    wanted = _largest_remainder({name: int(sizes[groups_].sum()) for name, groups_ in members.items()}, share)
+    wanted = _largest_remainder(
+        {name: int(sizes[members_].sum()) for name, members_ in members.items()}, share
+    )
     drawn = np.zeros(len(groups), np.bool_)
-    for name, groups_ in members.items():
-        kept = groups_[:-1]
-        drawn[kept[_fitting(sizes[kept], wanted[name])]] = True
+    for name, members_ in members.items():
+        kept = members_[:-1]
+        drawn[kept[_select_fitting(sizes[kept], wanted[name])]] = True
     mask = np.zeros(len(keys), np.bool_)
     mask[groups.order] = np.repeat(drawn, sizes)
     return mask
 
 
-def _fitting(sizes: npt.NDArray[np.int64], room: int) -> npt.NDArray[np.int64]:
-    """Places of the sizes that are taken in their order, as long as each fits into the room that is left.
+def _select_fitting(sizes: npt.NDArray[np.int64], room: int) -> npt.NDArray[np.int64]:
+    """Selects groups in order while their sizes fit into the remaining number of rows.
 
-    A group of copies that is too large is passed over: it would carry the class far beyond its share.
+    A group that does not fit is skipped, because the stratum would exceed its share.
+
+    Args:
+        sizes: rows of each group, shape [groups].
+        room: maximum number of rows.
+
+    Returns:
+        Indices of the selected groups.
     """
-    taken = [np.zeros(0, np.int64)]
+    selected = [np.zeros(0, np.int64)]
     places = np.arange(len(sizes))
     while len(places := places[sizes[places] <= room]) and room > 0:
         ends = np.cumsum(sizes[places])
         count = int(np.searchsorted(ends, room, side="right"))
-        taken.append(places[:count])
+        selected.append(places[:count])
         room -= int(ends[count - 1])
         places = places[count:]
-    return np.concatenate(taken)
+    return np.concatenate(selected)
 
 
 def _largest_remainder(sizes: dict[str, int], share: float) -> dict[str, int]:
-    """Whole numbers that add up to the rounded share of the total, each near to its own share."""
+    """Rounds the share of each size by the largest remainder method.
+
+    The results add up to the rounded share of the total.
+    """
     exact = {label: size * share for label, size in sizes.items()}
     wanted = {label: int(value) for label, value in exact.items()}
     missing = round(sum(sizes.values()) * share) - sum(wanted.values())
@@ -74,13 +90,13 @@ def _largest_remainder(sizes: dict[str, int], share: float) -> dict[str, int]:
     return wanted
 
 
-def _ranks(keys: Hashes, seed: int) -> Hashes:
-    """SplitMix64 (Steele, Lea and Flood 2014, figure 16) of each key plus a number that the seed tells."""
-    state = keys + _mixed(np.array([seed], np.uint64))
-    return _mixed(state)
+def _hash_keys(keys: Hashes, seed: int) -> Hashes:
+    """Hashes each key and the seed with SplitMix64 (Steele, Lea and Flood 2014, figure 16), shape [keys]."""
+    state = keys + _splitmix64(np.array([seed], np.uint64))
+    return _splitmix64(state)
 
 
-def _mixed(state: Hashes) -> Hashes:
+def _splitmix64(state: Hashes) -> Hashes:
     mixed = state + np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

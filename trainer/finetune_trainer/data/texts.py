@@ -1,4 +1,4 @@
-"""PURE: normalizes and checks the texts of a row."""
+"""PURE: normalises and checks the texts of a row."""
 
 import re
 import unicodedata
@@ -8,18 +8,18 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _SPACE = re.compile(r"\s+")
 
 
-def normalised(text: str) -> str:
-    """What makes two texts the same: NFKC, case folded, white space as one space."""
+def normalise(text: str) -> str:
+    """Normalises a text for comparisons: Unicode NFKC, case folding, and a single space for white space."""
     return _SPACE.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
-def spoilt(text: str) -> bool:
-    """Whether it holds a NUL or half a character."""
+def has_invalid_characters(text: str) -> bool:
+    """Returns whether a text contains NUL or a lone surrogate."""
     return "\0" in text or _SURROGATE.search(text) is not None
 
 
-def kind_of(value: Any) -> str:
-    """What a JSON value is, for people."""
+def describe_type(value: Any) -> str:
+    """Returns the type of a JSON value as a phrase for messages."""
     match value:
         case None:
             return "null"

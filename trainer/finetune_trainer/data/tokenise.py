@@ -1,4 +1,4 @@
-"""Loads and calls the fast tokenizer of the model, without torch."""
+"""Loads and calls the fast tokenizer of a model, without importing torch."""
 
 import os
 import sys
@@ -14,43 +14,51 @@ import numpy.typing as npt
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
 
-_AT_ONCE = 2048
+_BATCH_TEXTS = 2048
 _STDERR = 2
 Ids = list[npt.NDArray[np.int32]]
 
 
 def model_types(mapping: str) -> frozenset[str]:
-    """Model types of one of transformers' tables, such as MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES."""
-    _without_torch()
-    # By its name: as an attribute of its package it would ask for torch. 2 s, so data are checked first.
+    """Returns the model types of a table of transformers, such as MODEL_FOR_CAUSAL_LM_MAPPING_NAMES."""
+    _block_torch_import()
+    # Attribute access to the module would import torch. The import takes 2 s.
     tables = import_module("transformers.models.auto.modeling_auto")
     return frozenset(getattr(tables, mapping))
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The fast tokenizer of a model folder; no code of the folder is run, nothing is downloaded.
+    """Loads the fast tokenizer of a model folder without network access and without code of the folder.
 
     Raises:
         StageFailure: TokenizerCorrupt.
     """
-    _without_torch()
-    from transformers import AutoTokenizer  # noqa: PLC0415 - 2 s; data are checked first
+    _block_torch_import()
+    from transformers import AutoTokenizer  # noqa: PLC0415 - the import takes 2 s
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         tokenizer("")
-    except BaseException as error:  # whatever a foreign file makes of it
+    except BaseException as error:  # a damaged file can raise any exception
         if isinstance(error, Exception) or _is_panic(error):
-            raise _corrupt(f"it cannot be loaded ({str(error)[:200]})") from error
+            raise _corrupt_tokenizer(f"it cannot be loaded ({str(error)[:200]})") from error
         raise
     if not getattr(tokenizer, "is_fast", False):
-        raise _corrupt("it is no fast tokenizer")
+        raise _corrupt_tokenizer("it is no fast tokenizer")
     return tokenizer
 
 
 def check_vocabulary(tokenizer: Any, vocabulary: int | None) -> None:
-    """A token id beyond the embedding would end training with an index error (TokenizerMismatch)."""
-    # What stands around every text is written in the tokenizer by number, whatever its vocabulary says.
+    """Checks that the embedding has a row for each token id.
+
+    Args:
+        tokenizer: the tokenizer of the model.
+        vocabulary: number of rows of the embedding; None if unknown.
+
+    Raises:
+        StageFailure: TokenizerMismatch.
+    """
+    # The post-processor stores the ids of special tokens separately from the vocabulary.
     highest = max((*tokenizer.get_vocab().values(), *tokenizer("")["input_ids"]), default=0)
     if vocabulary is not None and highest >= vocabulary:
         raise StageFailure(
@@ -61,47 +69,62 @@ def check_vocabulary(tokenizer: Any, vocabulary: int | None) -> None:
         )
 
 
-def read(tokenizer: Any, texts: Sequence[str], **how: Any) -> Any:
-    """What a tokenizer makes of some texts.
+def tokenize(tokenizer: Any, texts: Sequence[str], **options: Any) -> Any:
+    """Calls a tokenizer with texts.
+
+    Args:
+        tokenizer: the tokenizer.
+        texts: the texts.
+        **options: keyword arguments of the tokenizer.
 
     Raises:
-        StageFailure: TokenizerCorrupt, it has no token for what it does not know.
+        StageFailure: TokenizerCorrupt, the tokenizer has no token for unknown words.
     """
     try:
-        with _without_native_output():
-            return tokenizer(texts, verbose=False, **how)
+        with _discard_native_stderr():
+            return tokenizer(texts, verbose=False, **options)
     except BaseException as error:
-        # The library has no type of its own for what its Rust code reports, often with the text.
+        # Errors of the Rust code have the type Exception, and their messages can contain the text.
         if type(error) is Exception or _is_panic(error):
-            raise _corrupt("it cannot read a text, perhaps for want of a token for unknown words") from None
+            raise _corrupt_tokenizer(
+                "it cannot read a text, perhaps for want of a token for unknown words"
+            ) from None
         raise
 
 
 @contextmanager
-def _without_native_output() -> Iterator[None]:
-    """Discards what native code writes to standard error: Rust code that gives up quotes the text there."""
+def _discard_native_stderr() -> Iterator[None]:
+    """Discards the output of native code to standard error, because a Rust panic prints the text."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(_STDERR), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, _STDERR)
+    saved, devnull = os.dup(_STDERR), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, _STDERR)
     try:
         yield
     finally:
-        os.dup2(kept, _STDERR)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(saved, _STDERR)
+        os.close(saved)
+        os.close(devnull)
 
 
 def encode(tokenizer: Any, texts: Sequence[str], max_length: int | None = None) -> Ids:
-    """Token ids of each text, special tokens included, cut to `max_length` if given.
+    """Tokenizes texts, special tokens included.
+
+    Args:
+        tokenizer: the tokenizer.
+        texts: the texts.
+        max_length: maximum number of tokens of a text; None for no truncation.
+
+    Returns:
+        Token ids of each text, each of shape [tokens].
 
     Raises:
         StageFailure: TokenizerCorrupt.
     """
     encoded: Ids = []
-    for start in range(0, len(texts), _AT_ONCE):
-        batch = read(
+    for start in range(0, len(texts), _BATCH_TEXTS):
+        batch = tokenize(
             tokenizer,
-            list(texts[start : start + _AT_ONCE]),
+            list(texts[start : start + _BATCH_TEXTS]),
             add_special_tokens=True,
             padding=False,
             truncation=max_length is not None,
@@ -113,26 +136,26 @@ def encode(tokenizer: Any, texts: Sequence[str], max_length: int | None = None) 
     return encoded
 
 
-def decoded(tokenizer: Any, ids: npt.NDArray[np.int32]) -> str:
-    """The text of a row as far as its tokens tell it: what the tokenizer made alike stays alike."""
+def decode(tokenizer: Any, ids: npt.NDArray[np.int32]) -> str:
+    """Converts token ids to text without special tokens. The text can differ from the original text."""
     return str(tokenizer.decode(ids.tolist(), skip_special_tokens=True))
 
 
-def _without_torch() -> None:
-    """Keeps transformers from importing torch, which no tokenizer needs: 2 s instead of 6."""
+def _block_torch_import() -> None:
+    """Prevents transformers from importing torch, which reduces the import time from 6 s to 2 s."""
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_NO_ADVISORY_WARNINGS="1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if "torch" not in sys.modules:
-        # None makes every import of it fail; transformers then believes it is not installed.
+        # An import of a module that is None fails, and transformers continues without torch.
         sys.modules["torch"] = None  # type: ignore[assignment]
 
 
 def _is_panic(error: BaseException) -> bool:
-    """Whether Rust code gave up, which is no Exception and has a type that nobody can import."""
+    """Returns whether an exception is a Rust panic, whose type cannot be imported."""
     return type(error).__name__ == "PanicException"
 
 
-def _corrupt(what: str) -> StageFailure:
+def _corrupt_tokenizer(what: str) -> StageFailure:
     return StageFailure(
         FailureClass.USER_CONFIG,
         "TokenizerCorrupt",

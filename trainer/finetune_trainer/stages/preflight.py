@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from finetune_trainer.config import Run, TrainConfig
 from finetune_trainer.contract import FailureClass
-from finetune_trainer.data.sources import uris_of
+from finetune_trainer.data.sources import list_uris
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.s3.results import writer
 from finetune_trainer.s3.store import Store
@@ -73,7 +73,7 @@ def _fields(run: Run) -> Iterator[tuple[str, str]]:
     yield "output", run.output
     yield "runs", run.runs
     yield "model.uri", run.model.uri
-    for named in uris_of(run.dataset).values():
+    for named in list_uris(run.dataset).values():
         yield from named.items()
 
 

@@ -69,9 +69,9 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     preflight.check_output_free(output, config)
     preflight.check_writable(output, config)
     parent = lineage.keep_parent(config.run, models, output)
-    found = sources.find(data, config.run.dataset)
+    found = sources.find_files(data, config.run.dataset)
     on_bytes = beat_on_bytes(heartbeat, Activity.CHECKING_STORE, _SLOW_SECONDS)
-    files = {name: sources.fetch(data, split.uris, paths, on_bytes) for name, split in found.items()}
+    files = {name: sources.download_files(data, split.uris, paths, on_bytes) for name, split in found.items()}
     heartbeat.beat(Activity.CHECKING_MODEL, percent=10, quiet_seconds=_SLOW_SECONDS)
     task = data_of(config.run.task)
     base = _base(

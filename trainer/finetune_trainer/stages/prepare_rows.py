@@ -26,17 +26,24 @@ from finetune_trainer.contract import (
     Model,
     RowCounts,
 )
-from finetune_trainer.data import doctor, sources
-from finetune_trainer.data.columns import columns_unused, unused
-from finetune_trainer.data.data_report import account_document, document
+from finetune_trainer.data import data_checks, source_reader, sources
+from finetune_trainer.data.columns import list_unused_columns, warn_unused_columns
+from finetune_trainer.data.data_report import build_account, build_report
 from finetune_trainer.data.findings import Finding, SplitName
-from finetune_trainer.data.listing import also_ignored
-from finetune_trainer.data.pace import Pace
+from finetune_trainer.data.listing import repeat_ignored_files
 from finetune_trainer.data.partition import Partition, partition
-from finetune_trainer.data.rows import Part, RowWriter, Strata
-from finetune_trainer.data.shards import Index, Shard, ShardWriter, write_index
+from finetune_trainer.data.progress import ProgressReporter
+from finetune_trainer.data.rows import RowSubset, RowWriter, Strata
+from finetune_trainer.data.shard_writer import ShardWriter
+from finetune_trainer.data.shards import Index, Shard, write_index
 from finetune_trainer.data.sources import DataFile
-from finetune_trainer.data.tokens import CutRows, Refusals, Whole, encode_whole, shard_schema
+from finetune_trainer.data.tokens import (
+    EncodedSplit,
+    Refusals,
+    TruncatedSplit,
+    build_shard_schema,
+    encode_split,
+)
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat
 from finetune_trainer.models.plan import typical_length
@@ -99,29 +106,31 @@ def prepare_rows(work: RowWork) -> Facts:
         read = _read(work, scratch)
         findings = [*work.notes]
         for source in read.values():
-            findings += doctor.check_source(
-                source, partial(work.task.absent, run=work.config.run), work.max_bad
+            findings += data_checks.check_source(
+                source, partial(work.task.missing_columns, run=work.config.run), work.max_bad
             )
             columns = {file.name: file.columns for file in source.files}
-            findings += columns_unused(columns, work.wanted, source.home)
+            findings += warn_unused_columns(columns, work.wanted, source.home)
         _fail_on_errors(work, findings)
         parts = _split(work, read, findings)
         return _tokenised(work, read, parts, findings, scratch)
 
 
-def _read(work: RowWork, scratch: Path) -> dict[SplitName, doctor.Source]:
+def _read(work: RowWork, scratch: Path) -> dict[SplitName, source_reader.Source]:
     """The first pass: every row of the files as a usable row on disk, or a bad row."""
     reader = partial(work.task.example, run=work.config.run)
     names = Strata()
-    pace = Pace(work.heartbeat, Activity.CHECKING_DATA, (20, 40))
-    read: dict[SplitName, doctor.Source] = {}
+    progress = ProgressReporter(work.heartbeat, Activity.CHECKING_DATA, (20, 40))
+    read: dict[SplitName, source_reader.Source] = {}
     for name, files in work.files.items():
         writer = RowWriter(scratch / f"{name}.rows.arrow", names, work.wanted)
-        read[name] = sources.read(name, files, work.wanted, reader, writer, lambda _: pace.done(1))
+        read[name] = sources.read_split(name, files, work.wanted, reader, writer, lambda _: progress.add(1))
     return read
 
 
-def _split(work: RowWork, read: Mapping[SplitName, doctor.Source], findings: list[Finding]) -> Partition:
+def _split(
+    work: RowWork, read: Mapping[SplitName, source_reader.Source], findings: list[Finding]
+) -> Partition:
     """Training, validation and test rows; adds what is found to `findings`."""
     run = work.config.run
     parts = partition(
@@ -132,17 +141,17 @@ def _split(work: RowWork, read: Mapping[SplitName, doctor.Source], findings: lis
     )
     findings += parts.findings
     for name, source in read.items():
-        findings += doctor.duplicates(_kept(parts, read, name), source.home)
+        findings += data_checks.report_duplicates(_kept(parts, read, name), source.home)
     homes = {name: _origin(read, name).home for name in parts.splits}
     findings += work.task.check_rows(parts.splits, homes)
-    findings += doctor.few_test_rows(len(parts.splits["test"]))
+    findings += data_checks.check_test_rows(len(parts.splits["test"]))
     _fail_on_errors(work, findings)
     return parts
 
 
 def _tokenised(
     work: RowWork,
-    read: Mapping[SplitName, doctor.Source],
+    read: Mapping[SplitName, source_reader.Source],
     parts: Partition,
     findings: list[Finding],
     scratch: Path,
@@ -151,14 +160,14 @@ def _tokenised(
     refusals = {name: Refusals(work.task.REFUSALS) for name in parts.splits}
     whole = _encoded(work, parts, refusals, scratch)
     for name, split in whole.items():
-        findings += work.task.unlearnt(split.unlearnt, name, _origin(read, name).home)
+        findings += work.task.report_untrained(split.untrained, name, _origin(read, name).home)
     _fail_on_errors(work, [*findings, *_refused(work, read, refusals)])
     _check_not_empty({name: len(split.lengths.array) for name, split in whole.items()})
     lengths = {name: split.lengths for name, split in whole.items()}
     typical = typical_length(lengths["train"].array, work.task.AUTO.percentile)
     longest = work.choose(len(lengths["train"].array), typical).max_length
-    cut_rows, lost = lengths["train"].beyond(longest)
-    findings += doctor.truncation(cut_rows, len(lengths["train"].array), lost, longest)
+    cut_rows, lost = lengths["train"].count_excess(longest)
+    findings += data_checks.report_truncation(cut_rows, len(lengths["train"].array), lost, longest)
 
     classes = work.task.classes(parts.splits["train"].counts())
     cut, shards = _stored(work, whole, longest, classes, refusals, scratch)
@@ -175,15 +184,15 @@ def _tokenised(
         typical_length=typical,
         findings=_count(findings),
     )
-    report = document(parts.splits, work.files, lengths, longest)
+    report = build_report(parts.splits, work.files, lengths, longest)
     report["rows"] = {name: rows.rows for name, rows in cut.items()}
     report["unusedColumns"] = {
-        name: {file.name: unused(file.columns, work.wanted) for file in source.files}
+        name: {file.name: list_unused_columns(file.columns, work.wanted) for file in source.files}
         for name, source in read.items()
     }
-    report["account"] = account_document(account, read, work.wanted)
+    report["account"] = build_account(account, read, work.wanted)
     shown = cut["train"].shown
-    report |= work.task.shown(
+    report |= work.task.report_samples(
         work.tokenizer,
         [example for example, _ in shown],
         [encoded for _, encoded in shown],
@@ -202,19 +211,19 @@ def _tokenised(
 
 def _encoded(
     work: RowWork, parts: Partition, refusals: Mapping[SplitName, Refusals], scratch: Path
-) -> dict[SplitName, Whole]:
+) -> dict[SplitName, EncodedSplit]:
     total = sum(map(len, parts.splits.values()))
-    pace = Pace(work.heartbeat, Activity.TOKENISING, (40, 80), total)
+    progress = ProgressReporter(work.heartbeat, Activity.TOKENISING, (40, 80), total)
     encode = partial(work.task.encode, work.tokenizer, run=work.config.run)
     return {
-        name: encode_whole(
+        name: encode_split(
             part,
             work.task.schema(),
             encode,
             refusals[name],
             work.task.refusal,
             scratch / f"{name}.tokens.arrow",
-            pace,
+            progress,
         )
         for name, part in parts.splits.items()
     }
@@ -222,36 +231,38 @@ def _encoded(
 
 def _stored(
     work: RowWork,
-    whole: Mapping[SplitName, Whole],
+    whole: Mapping[SplitName, EncodedSplit],
     longest: int,
     classes: tuple[str, ...],
     refusals: Mapping[SplitName, Refusals],
     scratch: Path,
-) -> tuple[dict[SplitName, CutRows], dict[SplitName, tuple[Shard, ...]]]:
+) -> tuple[dict[SplitName, TruncatedSplit], dict[SplitName, tuple[Shard, ...]]]:
     """Cuts the rows to their length and stores them; the index is still missing."""
-    pace = Pace(
+    progress = ProgressReporter(
         work.heartbeat,
         Activity.UPLOADING,
         (80, 99),
         sum(len(split.lengths.array) for split in whole.values()),
     )
-    schema = shard_schema(work.task.schema())
-    cut: dict[SplitName, CutRows] = {}
+    schema = build_shard_schema(work.task.schema())
+    cut: dict[SplitName, TruncatedSplit] = {}
     shards: dict[SplitName, tuple[Shard, ...]] = {}
     for name, split in whole.items():
-        cut[name] = CutRows(
+        cut[name] = TruncatedSplit(
             whole=split,
             schema=schema,
             max_length=longest,
-            cut=partial(work.task.cut, work.tokenizer, max_length=longest),
+            truncate=partial(work.task.truncate, work.tokenizer, max_length=longest),
             labels=_class_numbers(split.part.rows.names, classes),
             refusals=refusals[name],
             refusal=work.task.refusal,
         )
-        with ShardWriter(work.output, work.folder, name, schema, scratch, lambda _: pace.alive()) as writer:
+        with ShardWriter(
+            work.output, work.folder, name, schema, scratch, lambda _: progress.keep_alive()
+        ) as writer:
             for batch in cut[name].batches():
                 writer.write(batch)
-                pace.done(batch.num_rows)
+                progress.add(batch.num_rows)
             shards[name] = writer.finish()
     return cut, shards
 
@@ -270,20 +281,20 @@ def _class_numbers(
     return numbers
 
 
-def _origin(read: Mapping[SplitName, doctor.Source], name: SplitName) -> doctor.Source:
+def _origin(read: Mapping[SplitName, source_reader.Source], name: SplitName) -> source_reader.Source:
     """The files that the rows of a split come from."""
     return read.get(name, read["train"])
 
 
-def _kept(parts: Partition, read: Mapping[SplitName, doctor.Source], name: SplitName) -> Part:
+def _kept(parts: Partition, read: Mapping[SplitName, source_reader.Source], name: SplitName) -> RowSubset:
     """The rows of some files that are in any split."""
     source = read[name]
     numbers = [part.numbers for split, part in parts.splits.items() if _origin(read, split) is source]
-    return Part(source.usable, np.sort(np.concatenate(numbers)))
+    return RowSubset(source.usable, np.sort(np.concatenate(numbers)))
 
 
 def _refused(
-    work: RowWork, read: Mapping[SplitName, doctor.Source], refusals: Mapping[SplitName, Refusals]
+    work: RowWork, read: Mapping[SplitName, source_reader.Source], refusals: Mapping[SplitName, Refusals]
 ) -> list[Finding]:
     """What is said of rows that could not be tokenised."""
     findings = []
@@ -292,7 +303,7 @@ def _refused(
         mine = [other.count for split, other in refusals.items() if _origin(read, split) is source]
         lost = source.bad.count + sum(mine)
         findings += [
-            doctor.refused(code, rows, name, source, lost, work.max_bad)
+            data_checks.report_refused_rows(code, rows, name, source, lost, work.max_bad)
             for code, rows in refused.found.items()
         ]
     return findings
@@ -311,7 +322,7 @@ def _check_not_empty(rows: Mapping[SplitName, int]) -> None:
 
 def _account(
     work: RowWork,
-    read: Mapping[SplitName, doctor.Source],
+    read: Mapping[SplitName, source_reader.Source],
     parts: Partition,
     refusals: Mapping[SplitName, Refusals],
     learnt: int,
@@ -325,7 +336,7 @@ def _account(
     return Account(
         read=sum(source.rows for source in read.values()),
         left_out={code: count for code, count in left_out.items() if count},
-        repeated=sum(doctor.repeated(_kept(parts, read, name)) for name in read),
+        repeated=sum(data_checks.count_repeated_rows(_kept(parts, read, name)) for name in read),
         columns=len(columns),
         columns_used=len(columns & work.wanted),
         classes=len(work.task.classes(strata)),
@@ -333,7 +344,7 @@ def _account(
     )
 
 
-def _row_counts(cut: Mapping[SplitName, CutRows], account: Account) -> RowCounts:
+def _row_counts(cut: Mapping[SplitName, TruncatedSplit], account: Account) -> RowCounts:
     return RowCounts(
         train=cut["train"].rows,
         validation=cut["validation"].rows,
@@ -357,7 +368,7 @@ def _fail_on_errors(work: RowWork, findings: list[Finding]) -> None:
     raise StageFailure(
         FailureClass.USER_DATA,
         errors[0].code,
-        errors[0].message + more + also_ignored(findings),
+        errors[0].message + more + repeat_ignored_files(findings),
         f"Mend the data; lines and reasons are in {work.folder}{REPORT}.",
     )
 

@@ -18,9 +18,9 @@ from finetune_trainer.config import ComputeType, EvaluationSpec, Run, Training
 from finetune_trainer.contract import Digest, Evaluation, MetricName, Model, Task
 from finetune_trainer.data.example import Encoding, Example
 from finetune_trainer.data.findings import Finding, SplitName
-from finetune_trainer.data.rows import Part
+from finetune_trainer.data.rows import RowSubset
 from finetune_trainer.data.shards import Prepared, Split
-from finetune_trainer.data.tokens import Unlearnt
+from finetune_trainer.data.tokens import UntrainedMessages
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.models.plan import AutoLimits
 from finetune_trainer.report.record import HeadInit
@@ -70,10 +70,12 @@ class TaskData(Protocol[Row]):
     def columns(self, run: Run) -> frozenset[str]:
         """The columns that the task reads; other columns are not read."""
 
-    def absent(self, there: Collection[str], run: Run) -> tuple[str, ...]:
+    def missing_columns(self, present: Collection[str], run: Run) -> tuple[str, ...]:
         """The columns that every row needs and that a file with the columns `there` lacks."""
 
-    def check_rows(self, splits: Mapping[SplitName, Part], homes: Mapping[SplitName, str]) -> list[Finding]:
+    def check_rows(
+        self, splits: Mapping[SplitName, RowSubset], homes: Mapping[SplitName, str]
+    ) -> list[Finding]:
         """Checks whether a model can be trained and measured on the rows; `homes`: the file of each split."""
 
     def classes(self, strata: Collection[str]) -> tuple[str, ...]:
@@ -89,7 +91,7 @@ class TaskData(Protocol[Row]):
     def encode(self, tokenizer: Any, rows: Sequence[Row], run: Run) -> list[Encoding]:
         """Tokenizes the rows without truncation."""
 
-    def cut(
+    def truncate(
         self, tokenizer: Any, rows: Sequence[Row], encoded: Sequence[Encoding], max_length: int
     ) -> list[Encoding]:
         """Truncates the rows to `max_length` tokens."""
@@ -101,10 +103,10 @@ class TaskData(Protocol[Row]):
     def refusal(self, encoded: Encoding) -> tuple[str, str] | None:
         """Why a row, cut to its length, cannot be learnt: a code of REFUSALS and the reason; None: it can."""
 
-    def unlearnt(self, found: Unlearnt, name: SplitName, home: str) -> list[Finding]:
+    def report_untrained(self, untrained: UntrainedMessages, name: SplitName, home: str) -> list[Finding]:
         """What is said of messages of a split that cannot be learnt; `home`: the files of the split."""
 
-    def shown(
+    def report_samples(
         self, tokenizer: Any, rows: Sequence[Row], encoded: Sequence[Encoding], trained_tokens: int
     ) -> dict[str, JsonValue]:
         """The task's own part of the data report.

@@ -10,7 +10,14 @@ from typing import TypeVar
 import torch
 from torch.utils.data import DataLoader
 
-from finetune_trainer.data.batches import Layout, Rows, deal, epoch_batches, position, steps_per_epoch
+from finetune_trainer.data.batches import (
+    Layout,
+    Rows,
+    distribute_batch,
+    epoch_batches,
+    position,
+    steps_per_epoch,
+)
 from finetune_trainer.data.shards import Split
 from finetune_trainer.models.collate import Tensors
 from finetune_trainer.tasks.base import Numbers
@@ -79,7 +86,7 @@ class RankBatches(DataLoader):  # type: ignore[type-arg]
         """The row numbers of the remaining micro-batches of the epoch, which may include FILLER."""
         batches = epoch_batches(self.split.lengths, self.layout.batch, seed=self.seed, epoch=self.epoch)
         for batch in batches[self.start.batch if self.epoch == self.start.epoch else 0 :]:
-            yield from deal(batch, self.layout)[:, self.rank]
+            yield from distribute_batch(batch, self.layout)[:, self.rank]
 
     def _collate(self, rows: Rows) -> Tensors:
         tensors = {**self.collate(self.split, rows), "rows": torch.from_numpy(rows.copy())}

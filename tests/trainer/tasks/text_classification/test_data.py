@@ -14,7 +14,7 @@ from finetune_trainer.config import (
     TrainSplit,
 )
 from finetune_trainer.data.findings import Finding, SplitName
-from finetune_trainer.data.rows import Part, Strata
+from finetune_trainer.data.rows import RowSubset, Strata
 from finetune_trainer.tasks.text_classification import data
 from finetune_trainer.tasks.text_classification.data import LabelledText
 from tests.trainer.data.kept import kept
@@ -88,8 +88,8 @@ def test_a_label_may_be_a_number_or_a_truth_value(label: str, name: str) -> None
 
 
 def test_both_columns_are_needed() -> None:
-    assert data.absent(["body", "label"], RUN) == ("text",)
-    assert data.absent(["label", "text"], RUN) == ()
+    assert data.missing_columns(["body", "label"], RUN) == ("text",)
+    assert data.missing_columns(["label", "text"], RUN) == ()
 
 
 def test_texts_with_more_than_one_label_are_named_with_their_lines() -> None:
@@ -98,9 +98,9 @@ def test_texts_with_more_than_one_label_are_named_with_their_lines() -> None:
     homes = {"train": "s3://d/train", "validation": "s3://d/train", "test": "s3://d/test"}
     every = kept(rows)
     splits = {
-        "train": Part(every, np.array([1, 2, 3], np.uint32)),
-        "validation": Part(every, np.array([0], np.uint32)),
-        "test": kept([]).whole(),
+        "train": RowSubset(every, np.array([1, 2, 3], np.uint32)),
+        "validation": RowSubset(every, np.array([0], np.uint32)),
+        "test": kept([]).all_rows(),
     }
     (finding, *_) = data.check_rows(splits, homes)
     assert (finding.code, finding.count) == ("ConflictingLabels", 1)
@@ -115,7 +115,7 @@ def found(train: list[LabelledText], test: list[LabelledText]) -> list[Finding]:
     }
     names = Strata()
     splits: dict[SplitName, list[LabelledText]] = {"train": train, "validation": [], "test": test}
-    parts = {name: kept(examples, names).whole() for name, examples in splits.items()}
+    parts = {name: kept(examples, names).all_rows() for name, examples in splits.items()}
     return data.check_rows(parts, uris)
 
 

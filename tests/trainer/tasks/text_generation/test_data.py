@@ -10,7 +10,7 @@ import torch  # noqa: F401 - before transformers, which would otherwise do witho
 from finetune_trainer.config import Columns, Run
 from finetune_trainer.data.example import Encoding
 from finetune_trainer.data.tokenise import load_tokenizer
-from finetune_trainer.data.tokens import Unlearnt
+from finetune_trainer.data.tokens import UntrainedMessages
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.tasks.text_generation import data
 from finetune_trainer.tasks.text_generation.rows import Passage, passage
@@ -173,13 +173,13 @@ def test_the_last_answer_is_learnt_where_the_template_changes_earlier_ones(token
 def test_answers_that_cannot_be_learnt_are_counted(tokenizer: Any) -> None:
     rows = [row(messages=TALK), row(messages=[*TALK, *TALK[1:3]]), row(messages=TALK[:3]), row(text="a")]
     found = data.encode(with_template(tokenizer, THINKS), rows, run())
-    short = data.cut(tokenizer, rows, found, 60)
-    assert [encoding.unlearnt for encoding in short] == [1, 2, 0, 0]
-    told = Unlearnt()
+    short = data.truncate(tokenizer, rows, found, 60)
+    assert [encoding.untrained for encoding in short] == [1, 2, 0, 0]
+    told = UntrainedMessages()
     for one, encoding in zip(rows[:1] * 2 + rows[1:], [short[0], *short], strict=True):
-        if encoding.unlearnt:
-            told.add(one.line, encoding.unlearnt)
-    (finding,) = data.unlearnt(told, "train", "s3://d/t")
+        if encoding.untrained:
+            told.add(one.line, encoding.untrained)
+    (finding,) = data.report_untrained(told, "train", "s3://d/t")
     assert (finding.code, finding.count) == ("LastAnswerOnly", 3)
     assert (
         "3 train conversations of s3://d/t, only the last answer is learnt, and 4 earlier" in finding.message
@@ -210,7 +210,7 @@ def test_conversations_that_the_template_refuses_are_refused_with_its_words(toke
 def cut(tokenizer: Any, most: int, **values: Any) -> tuple[str, list[tuple[str, bool]]]:
     rows = [row(**values)]
     whole = data.encode(tokenizer, rows, run())
-    (short,) = data.cut(tokenizer, rows, whole, most)
+    (short,) = data.truncate(tokenizer, rows, whole, most)
     assert len(short.ids) == min(most, len(whole[0].ids))
     return tokenizer.decode(whole[0].ids), parts(tokenizer, short)
 
@@ -234,7 +234,7 @@ def test_texts_and_conversations_lose_their_end(tokenizer: Any) -> None:
 
 def test_a_row_without_anything_to_learn_is_refused(tokenizer: Any) -> None:
     rows = [row(messages=TALK), row(text="abc")]
-    short = data.cut(tokenizer, rows, data.encode(tokenizer, rows, run()), 6)
+    short = data.truncate(tokenizer, rows, data.encode(tokenizer, rows, run()), 6)
     assert data.refusal(short[0]) == ("NoTrainedTokens", "none of 6 tokens is learnt")
     assert data.refusal(short[1]) is None
 
@@ -242,7 +242,7 @@ def test_a_row_without_anything_to_learn_is_refused(tokenizer: Any) -> None:
 def test_the_report_shows_what_is_learnt(tokenizer: Any) -> None:
     rows = [row(text="abc")] * 3
     whole = data.encode(tokenizer, rows, run())
-    told = data.shown(tokenizer, rows, whole, 77)
+    told = data.report_samples(tokenizer, rows, whole, 77)
     assert told["trainedTokens"] == 77
     assert len(told["samples"]) == 3  # type: ignore[arg-type]
     assert told["samples"][0] == {  # type: ignore[index,call-overload]
@@ -264,7 +264,7 @@ def test_the_report_shows_what_is_learnt(tokenizer: Any) -> None:
     ],
 )
 def test_a_file_needs_the_columns_of_one_kind_of_row(there: list[str], lacking: tuple[str, ...]) -> None:
-    assert data.absent(there, run()) == lacking
+    assert data.missing_columns(there, run()) == lacking
 
 
 def test_only_models_that_write_from_left_to_right_are_taken() -> None:

@@ -12,12 +12,12 @@ import pyarrow as pa
 from finetune_trainer.config import Run
 from finetune_trainer.data import tokenise
 from finetune_trainer.data.example import Encoding
-from finetune_trainer.data.findings import LISTED, Finding, SplitName, warning
+from finetune_trainer.data.findings import MAX_LISTED, Finding, SplitName, warning
 from finetune_trainer.data.groups import Groups
-from finetune_trainer.data.rows import Part
+from finetune_trainer.data.rows import RowSubset
 from finetune_trainer.data.shards import LABEL_FIELD, TOKENS_FIELD
-from finetune_trainer.data.texts import kind_of, normalised, spoilt
-from finetune_trainer.data.tokens import Unlearnt
+from finetune_trainer.data.texts import describe_type, has_invalid_characters, normalise
+from finetune_trainer.data.tokens import UntrainedMessages
 from finetune_trainer.models.plan import AutoLimits
 from finetune_trainer.tasks.text_classification.label_form import canonical, look
 
@@ -46,7 +46,7 @@ class LabelledText:
     @cached_property
     def key(self) -> str:
         """What makes two texts the same: NFKC, case folded, white space as one space."""
-        return normalised(self.text)
+        return normalise(self.text)
 
     @property
     def identity(self) -> str:
@@ -85,7 +85,7 @@ def example(line: int, values: Mapping[str, Any], run: Run) -> LabelledText | st
             return f"has no {column!r}"
     text, label = values[columns.text], values[columns.label]
     if not isinstance(text, str):
-        return f"{columns.text!r} is {kind_of(text)}, not a text"
+        return f"{columns.text!r} is {describe_type(text)}, not a text"
     name, fault = _named_class(label, columns.label)
     if fault:
         return fault
@@ -93,7 +93,7 @@ def example(line: int, values: Mapping[str, Any], run: Run) -> LabelledText | st
     for column, value in ((columns.text, text), (columns.label, name)):
         if not value:
             return f"{column!r} is empty"
-        if spoilt(value):
+        if has_invalid_characters(value):
             return f"{column!r} holds a NUL or half a character"
     return LabelledText(line, text, name, "" if written.strip() == name else written)
 
@@ -101,7 +101,7 @@ def example(line: int, values: Mapping[str, Any], run: Run) -> LabelledText | st
 def _named_class(label: Any, column: str) -> tuple[str, str]:
     """The canonical form of a label, or why there is none; both are empty for an empty label."""
     if isinstance(label, list | dict):
-        return "", f"{column!r} is {kind_of(label)}, not one label"
+        return "", f"{column!r} is {describe_type(label)}, not one label"
     try:
         name = canonical(label)
     except ValueError as error:
@@ -115,10 +115,10 @@ def columns(run: Run) -> frozenset[str]:
     return frozenset({run.dataset.columns.text, run.dataset.columns.label})
 
 
-def absent(there: Collection[str], run: Run) -> tuple[str, ...]:
+def missing_columns(present: Collection[str], run: Run) -> tuple[str, ...]:
     """Both columns are needed."""
     columns = run.dataset.columns
-    return tuple(name for name in (columns.text, columns.label) if name not in there)
+    return tuple(name for name in (columns.text, columns.label) if name not in present)
 
 
 def classes(strata: Collection[str]) -> tuple[str, ...]:
@@ -136,7 +136,7 @@ def encode(tokenizer: Any, rows: Sequence[LabelledText], run: Run) -> list[Encod
     return [Encoding(ids) for ids in tokenise.encode(tokenizer, [row.text for row in rows])]
 
 
-def cut(
+def truncate(
     tokenizer: Any, rows: Sequence[LabelledText], encoded: Sequence[Encoding], max_length: int
 ) -> list[Encoding]:
     """The same with long texts encoded again, for the closing special tokens have to stay."""
@@ -150,19 +150,19 @@ def refusal(encoded: Encoding) -> None:
     """A text that was cut still has its label."""
 
 
-def unlearnt(found: Unlearnt, name: SplitName, home: str) -> list[Finding]:
+def report_untrained(untrained: UntrainedMessages, name: SplitName, home: str) -> list[Finding]:
     """No messages are learnt."""
     return []
 
 
-def shown(
+def report_samples(
     tokenizer: Any, rows: Sequence[LabelledText], encoded: Sequence[Encoding], trained_tokens: int
 ) -> dict[str, Any]:
     """What is learnt of a row is its label, which the report counts anyway."""
     return {}
 
 
-def check_rows(splits: Mapping[SplitName, Part], homes: Mapping[SplitName, str]) -> list[Finding]:
+def check_rows(splits: Mapping[SplitName, RowSubset], homes: Mapping[SplitName, str]) -> list[Finding]:
     """Whether the classes can be learnt and measured."""
     counts = Counter(splits["train"].counts())
     conflicts = _conflicting(splits, homes)
@@ -186,22 +186,22 @@ def check_rows(splits: Mapping[SplitName, Part], homes: Mapping[SplitName, str])
     ]
 
 
-def _conflicting(splits: Mapping[SplitName, Part], homes: Mapping[SplitName, str]) -> list[Finding]:
+def _conflicting(splits: Mapping[SplitName, RowSubset], homes: Mapping[SplitName, str]) -> list[Finding]:
     """Texts of a file that occur with more than one label."""
-    files: dict[str, list[Part]] = defaultdict(list)
+    files: dict[str, list[RowSubset]] = defaultdict(list)
     for name, part in splits.items():
         files[homes[name]].append(part)
     findings = []
     for file, parts in files.items():
         # Splits of one file are parts of the same rows.
-        part = Part(parts[0].rows, np.sort(np.concatenate([part.numbers for part in parts])))
+        part = RowSubset(parts[0].rows, np.sort(np.concatenate([part.numbers for part in parts])))
         groups = Groups.of(part.keys)
-        mixed = groups.mixed(part.strata)
-        count = int(mixed.sum())
+        find_mixed = groups.find_mixed(part.strata)
+        count = int(find_mixed.sum())
         if count:
             lines = tuple(
                 ", ".join(f"{part.line(place)} is {part.stratum(place)[:40]!r}" for place in group[:4])
-                for group in groups.listed(mixed, LISTED)
+                for group in groups.list_members(find_mixed, MAX_LISTED)
             )
             findings.append(
                 Finding(
@@ -217,7 +217,7 @@ def _conflicting(splits: Mapping[SplitName, Part], homes: Mapping[SplitName, str
 
 
 def _unseen(
-    splits: Mapping[SplitName, Part], uris: Mapping[SplitName, str], known: Counter[str]
+    splits: Mapping[SplitName, RowSubset], uris: Mapping[SplitName, str], known: Counter[str]
 ) -> list[Finding]:
     """Held-out rows with a label that no training row has; the lines show the labels of both sides."""
     findings = []
@@ -227,7 +227,7 @@ def _unseen(
         unseen = [label for label in part.counts() if label not in known]
         if unseen:
             numbers = [part.rows.names.numbers[label] for label in unseen]
-            rows = part.where(np.isin(part.strata, numbers))
+            rows = part.select(np.isin(part.strata, numbers))
             alike = sum(look(label) in looks for label in unseen)
             form = (
                 f" {alike:,} of them differ only in their form (letter case, width, spaces, format of a"
@@ -236,7 +236,8 @@ def _unseen(
                 else ""
             )
             trained = [
-                f"training label {_named(label, rows_)}" for label, rows_ in known.most_common(LISTED // 2)
+                f"training label {_named(label, rows_)}"
+                for label, rows_ in known.most_common(MAX_LISTED // 2)
             ]
             where = ", ".join(str(rows.line(place)) for place in range(min(5, len(rows))))
             findings.append(
@@ -251,7 +252,7 @@ def _unseen(
                     lines=(
                         *(
                             f"{rows.line(place)}: {rows.stratum(place)[:60]}"
-                            for place in range(min(LISTED - len(trained), len(rows)))
+                            for place in range(min(MAX_LISTED - len(trained), len(rows)))
                         ),
                         *trained,
                     ),
@@ -260,9 +261,9 @@ def _unseen(
     return findings
 
 
-def _forms(train: Part) -> list[Finding]:
+def _forms(train: RowSubset) -> list[Finding]:
     """Classes whose label the files write in several ways."""
-    forms = {label: train.rows.forms_of(label) for label in sorted(_respelt(train))}
+    forms = {label: train.rows.count_forms(label) for label in sorted(_respelt(train))}
     several = {label: found for label, found in forms.items() if len(found) > 1}
     if not several:
         return []
@@ -280,7 +281,7 @@ def _forms(train: Part) -> list[Finding]:
     ]
 
 
-def _respelt(train: Part) -> set[str]:
+def _respelt(train: RowSubset) -> set[str]:
     """Labels of the training rows that some row of the files writes in another form."""
     names = train.rows.names.names
     return {names[number] for number, _ in train.rows.forms} & set(train.counts())

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from typing import Any
 
-from finetune_trainer.data.texts import normalised
+from finetune_trainer.data.texts import normalise
 
 _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
 """Soft hyphen, zero-width space, word joiner and byte order mark mean nothing anywhere in a label."""
@@ -62,6 +62,6 @@ def _of_text(value: str) -> str:
 
 def look(label: str) -> str:
     """A form that labels share which differ only in letter case, width, spaces or the format of a number."""
-    text = normalised(label)
+    text = normalise(label)
     number = len(text) < len(str(_EXACT)) and _NUMBER.fullmatch(text)
     return repr(float(text.replace(",", "."))) if number else text

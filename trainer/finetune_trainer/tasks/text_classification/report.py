@@ -88,7 +88,7 @@ def record(
             predicted,
             predictions,
             classes,
-            lambda row: tokenise.decoded(tokenizer, test.row(row)),
+            lambda row: tokenise.decode(tokenizer, test.row(row)),
         ),
     )
 

@@ -12,9 +12,9 @@ from finetune_trainer.config import Run
 from finetune_trainer.data import tokenise
 from finetune_trainer.data.example import Encoding
 from finetune_trainer.data.findings import Finding, SplitName
-from finetune_trainer.data.rows import Part
+from finetune_trainer.data.rows import RowSubset
 from finetune_trainer.data.shards import LOSS_MASK_FIELD, TOKENS_FIELD
-from finetune_trainer.data.tokens import Unlearnt
+from finetune_trainer.data.tokens import UntrainedMessages
 from finetune_trainer.models.plan import AutoLimits
 from finetune_trainer.tasks.text_generation import tokens
 from finetune_trainer.tasks.text_generation.rows import Passage, passage
@@ -48,17 +48,17 @@ def columns(run: Run) -> frozenset[str]:
     return frozenset({names.messages, names.prompt, names.completion, names.text})
 
 
-def absent(there: Collection[str], run: Run) -> tuple[str, ...]:
+def missing_columns(present: Collection[str], run: Run) -> tuple[str, ...]:
     """A file needs messages, or prompt and completion, or text."""
     columns = run.dataset.columns
-    if columns.messages in there or columns.text in there:
+    if columns.messages in present or columns.text in present:
         return ()
     pair = (columns.prompt, columns.completion)
-    lacking = tuple(name for name in pair if name not in there)
+    lacking = tuple(name for name in pair if name not in present)
     return lacking if len(lacking) < len(pair) else (columns.messages, columns.completion, columns.text)
 
 
-def check_rows(splits: Mapping[SplitName, Part], homes: Mapping[SplitName, str]) -> list[Finding]:
+def check_rows(splits: Mapping[SplitName, RowSubset], homes: Mapping[SplitName, str]) -> list[Finding]:
     """Whatever can be read can be learnt."""
     return []
 
@@ -82,7 +82,7 @@ def encode(tokenizer: Any, rows: Sequence[Passage], run: Run) -> list[Encoding]:
     return tokens.encoded(tokenizer, rows, run.training.train_on)
 
 
-def cut(
+def truncate(
     tokenizer: Any, rows: Sequence[Passage], encoded: Sequence[Encoding], max_length: int
 ) -> list[Encoding]:
     """A prompt loses its beginning, so that the completion stays; all else loses its end."""
@@ -102,27 +102,27 @@ def refusal(encoded: Encoding) -> tuple[str, str] | None:
     return None
 
 
-def unlearnt(found: Unlearnt, name: SplitName, home: str) -> list[Finding]:
+def report_untrained(untrained: UntrainedMessages, name: SplitName, home: str) -> list[Finding]:
     """Conversations of which only the last answer is learnt."""
-    if not found.rows:
+    if not untrained.rows:
         return []
     return [
         Finding(
             level="warning",
             code="LastAnswerOnly",
-            message=f"Of {found.rows:,} {name} conversations of {home}, only the last answer is learnt, and"
-            f" {found.messages:,} earlier answers are not: the tokenizer's chat template writes an earlier"
-            " answer differently once other messages follow.",
+            message=f"Of {untrained.rows:,} {name} conversations of {home}, only the last answer is learnt,"
+            f" and {untrained.messages:,} earlier answers are not: the tokenizer's chat template writes an"
+            " earlier answer differently once other messages follow.",
             file=home,
-            count=found.rows,
+            count=untrained.rows,
             lines=tuple(
-                f"{line}: {messages} earlier answers are not learnt" for line, messages in found.first
+                f"{line}: {messages} earlier answers are not learnt" for line, messages in untrained.first
             ),
         )
     ]
 
 
-def shown(
+def report_samples(
     tokenizer: Any, rows: Sequence[Passage], encoded: Sequence[Encoding], trained_tokens: int
 ) -> dict[str, JsonValue]:
     """How many tokens are learnt, and the first rows as the model reads them, so that a person can see."""

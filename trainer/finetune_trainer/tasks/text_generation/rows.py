@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from finetune_trainer.config import Columns, TrainOn
-from finetune_trainer.data.texts import kind_of, normalised, spoilt
+from finetune_trainer.data.texts import describe_type, has_invalid_characters, normalise
 
 Role = Literal["system", "user", "assistant", "tool"]
 _ROLES: tuple[Role, ...] = get_args(Role)
@@ -48,7 +48,7 @@ class Passage:
     @property
     def key(self) -> str:
         """Two rows are the same question where they start from the same; raw text starts from nothing."""
-        return normalised(self.given) or normalised(self.identity)
+        return normalise(self.given) or normalise(self.identity)
 
     @property
     def identity(self) -> str:
@@ -96,7 +96,7 @@ def passage(line: int, values: Mapping[str, Any], columns: Columns, train_on: Tr
 def conversation(value: Any, column: str, train_on: TrainOn) -> tuple[Message, ...] | str:
     """The messages of a conversation, or what is wrong with them."""
     if not isinstance(value, list):
-        return f"{column!r} is {kind_of(value)}, not a list of messages"
+        return f"{column!r} is {describe_type(value)}, not a list of messages"
     if not value:
         return f"{column!r} is empty"
     messages = []
@@ -115,7 +115,7 @@ def conversation(value: Any, column: str, train_on: TrainOn) -> tuple[Message, .
 
 def _message(entry: Any) -> Message | str:  # noqa: PLR0911 - one for each fault
     if not isinstance(entry, dict):
-        return f"is {kind_of(entry)}, not an object with role and content"
+        return f"is {describe_type(entry)}, not an object with role and content"
     # What Parquet has for a key that some other row has.
     told = {key: value for key, value in entry.items() if value is not None}
     if "tool_calls" in told:
@@ -127,8 +127,8 @@ def _message(entry: Any) -> Message | str:  # noqa: PLR0911 - one for each fault
     if role is None:
         return f"has a role other than {', '.join(_ROLES)}"
     if not isinstance(content, str):
-        return f"has as content {kind_of(content)}, not a text"
-    if spoilt(content):
+        return f"has as content {describe_type(content)}, not a text"
+    if has_invalid_characters(content):
         return "holds a NUL or half a character"
     weight = told.get("weight", int(role == "assistant"))
     if wrong := _wrong_weight(weight, role):
@@ -161,10 +161,10 @@ def _completion(line: int, values: Mapping[str, Any], columns: Columns) -> Passa
 
 def _refused(value: Any, column: str) -> str:
     if not isinstance(value, str):
-        return f"{column!r} is {kind_of(value)}, not a text"
+        return f"{column!r} is {describe_type(value)}, not a text"
     if not value.strip():
         return f"{column!r} is empty"
-    return f"{column!r} holds a NUL or half a character" if spoilt(value) else ""
+    return f"{column!r} holds a NUL or half a character" if has_invalid_characters(value) else ""
 
 
 def _written(messages: tuple[Message, ...]) -> str:

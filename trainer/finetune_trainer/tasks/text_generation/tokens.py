@@ -14,7 +14,7 @@ import numpy.typing as npt
 from finetune_trainer.config import TrainOn
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.data.example import Encoding
-from finetune_trainer.data.tokenise import read
+from finetune_trainer.data.tokenise import tokenize
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.tasks.text_generation.chat import Written, template_of, written
 from finetune_trainer.tasks.text_generation.rows import Passage
@@ -47,8 +47,8 @@ def marks_of(tokenizer: Any) -> Marks:
         )
     eos = int(tokenizer.eos_token_id)
     text = "a"
-    bare = read(tokenizer, text, add_special_tokens=False)["input_ids"]
-    whole = read(tokenizer, text, add_special_tokens=True)["input_ids"]
+    bare = tokenize(tokenizer, text, add_special_tokens=False)["input_ids"]
+    whole = tokenize(tokenizer, text, add_special_tokens=True)["input_ids"]
     start = whole[: next((n for n in range(len(whole)) if whole[n : n + len(bare)] == bare), 0)]
     return Marks(tuple(start), eos)
 
@@ -78,12 +78,12 @@ def shortened(marks: Marks, row: Encoding, max_length: int, *, keeps_end: bool) 
     if len(row.ids) <= max_length or row.loss_mask is None:
         return row
     if not keeps_end or not row.loss_mask.any():
-        return replace(_row(row.ids[:max_length], row.loss_mask[:max_length]), unlearnt=row.unlearnt)
+        return replace(_row(row.ids[:max_length], row.loss_mask[:max_length]), untrained=row.untrained)
     head, first = len(marks.start), int(row.loss_mask.argmax())
     room = max_length - head
     kept = max(room - (len(row.ids) - first), min(first - head, room // 2))
     there = np.r_[0:head, first - kept : first + room - kept]
-    return replace(_row(row.ids[there], row.loss_mask[there]), unlearnt=row.unlearnt)
+    return replace(_row(row.ids[there], row.loss_mask[there]), untrained=row.untrained)
 
 
 def _texts(tokenizer: Any, marks: Marks, rows: Sequence[Passage], train_on: TrainOn) -> list[Encoding]:
@@ -154,8 +154,8 @@ def _conversation(
     if end and not ended:
         ids, loss_mask = np.append(ids, np.int32(marks.eos)), np.append(loss_mask, np.True_)
     twice = int(len(marks.start) > 0 and ids[:2].tolist() == [marks.start[0]] * 2)
-    unlearnt = 0 if everything else sum(bool(message.weight) for message in unknown)
-    return replace(_row(ids[twice:], loss_mask[twice:]), unlearnt=unlearnt)
+    untrained = 0 if everything else sum(bool(message.weight) for message in unknown)
+    return replace(_row(ids[twice:], loss_mask[twice:]), untrained=untrained)
 
 
 def _tokens_of(
@@ -186,7 +186,7 @@ def _started(marks: Marks, ids: Ids) -> Ids:
 def _ids(tokenizer: Any, texts: list[str]) -> list[Ids]:
     if not texts:
         return []
-    found: list[Ids] = read(tokenizer, texts, add_special_tokens=False)["input_ids"]
+    found: list[Ids] = tokenize(tokenizer, texts, add_special_tokens=False)["input_ids"]
     return found
 
 
@@ -196,7 +196,7 @@ def _with_places(
     """Token ids, and where each token starts and ends in its text, shape [tokens, 2]."""
     if not texts:
         return []
-    found = read(tokenizer, texts, add_special_tokens=False, return_offsets_mapping=True)
+    found = tokenize(tokenizer, texts, add_special_tokens=False, return_offsets_mapping=True)
     return [
         (np.array(ids, dtype=np.int32), np.array(offsets, dtype=np.int64).reshape(-1, 2))
         for ids, offsets in zip(found["input_ids"], found["offset_mapping"], strict=True)

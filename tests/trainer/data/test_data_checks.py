@@ -5,12 +5,13 @@ from tempfile import mkdtemp
 
 import pytest
 
-from finetune_trainer.data import doctor
-from finetune_trainer.data.doctor import Source, Unread
+from finetune_trainer.data import data_checks, source_reader
+from finetune_trainer.data.file_rows import BadRow, FileFaultError, OpenedFile, Row
 from finetune_trainer.data.findings import Finding
-from finetune_trainer.data.readers import BadRow, FileFaultError, Opened, Row, open_rows
-from finetune_trainer.data.rows import Part, RowWriter, Strata
-from finetune_trainer.data.sameness import KEYS
+from finetune_trainer.data.grouping import GROUP_BY_KEY
+from finetune_trainer.data.readers import open_rows
+from finetune_trainer.data.rows import RowSubset, RowWriter, Strata
+from finetune_trainer.data.source_reader import Source, SourceFile
 from finetune_trainer.tasks.text_classification.data import LabelledText
 from tests.trainer.data.kept import kept
 
@@ -25,15 +26,15 @@ def absent(there: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in ("text", "label") if name not in there)
 
 
-def read_source(home: str, unread: list[Unread]) -> Source:
+def read_source(home: str, unread: list[SourceFile]) -> Source:
     writer = RowWriter(Path(mkdtemp(prefix="rows-")) / "rows.arrow", Strata())
-    return doctor.read_source(home, unread, read, writer)
+    return source_reader.read_source(home, unread, read, writer)
 
 
 def source(files: dict[str, str]) -> Source:
     """The data set of these files, by their names."""
     unread = [
-        Unread(f"s3://data/{name}", name, partial(open_rows, [text.encode()], name))
+        SourceFile(f"s3://data/{name}", name, partial(open_rows, [text.encode()], name))
         for name, text in files.items()
     ]
     home = f"s3://data/{next(iter(files))}" if len(files) == 1 else f"dataset.train ({len(files)} files)"
@@ -41,16 +42,16 @@ def source(files: dict[str, str]) -> Source:
 
 
 def check(text: str, max_bad: float = 0.01, name: str = "rows.jsonl") -> list[Finding]:
-    return doctor.check_source(source({name: text}), absent, max_bad)
+    return data_checks.check_source(source({name: text}), absent, max_bad)
 
 
 def check_all(files: dict[str, str], max_bad: float = 0.01) -> list[Finding]:
-    return doctor.check_source(source(files), absent, max_bad)
+    return data_checks.check_source(source(files), absent, max_bad)
 
 
-def rows(*pairs: tuple[str, str]) -> Part:
+def rows(*pairs: tuple[str, str]) -> RowSubset:
     texts = [LabelledText(line, text, label) for line, (text, label) in enumerate(pairs, start=1)]
-    return kept(texts).whole()
+    return kept(texts).all_rows()
 
 
 def test_missing_columns_name_those_that_are_there() -> None:
@@ -89,8 +90,8 @@ def test_a_column_with_an_empty_name_is_shown() -> None:
 def test_a_file_in_another_encoding_is_corrupt_whatever_share_of_its_rows() -> None:
     rows = "".join(f"text {number},a\n" for number in range(400))
     data = f"text,label\n{rows}Schl\u00fcssel,b\n".encode("cp1252")
-    unread = [Unread("s3://data/a.csv", "a.csv", partial(open_rows, [data], "a.csv"))]
-    (error,) = doctor.check_source(read_source("s3://data/a.csv", unread), absent, 0.5)
+    unread = [SourceFile("s3://data/a.csv", "a.csv", partial(open_rows, [data], "a.csv"))]
+    (error,) = data_checks.check_source(read_source("s3://data/a.csv", unread), absent, 0.5)
     assert (error.code, error.level) == ("DataCorrupt", "error")
     assert "line 402 is not UTF-8 (byte 0xfc), but probably Windows-1252; save it as UTF-8" in error.message
 
@@ -141,10 +142,10 @@ GOOD_LINE = '{"text": "a", "label": "b"}\n'
 
 def test_rows_are_counted_on_through_the_files_and_named_by_file_and_line() -> None:
     read = source({"a.jsonl": GOOD_LINE * 2 + "\n", "b.csv": "text,label\nc,d\n", "c.jsonl": GOOD_LINE})
-    examples = read.usable.whole().first(9)
+    examples = read.usable.all_rows().first(9)
     assert [row.line for row in examples] == [1, 2, 4, 5]
     assert [str(row.line) for row in examples] == ["a.jsonl:1", "a.jsonl:2", "b.csv:2", "c.jsonl:1"]
-    (only,) = source({"a.jsonl": GOOD_LINE}).usable.whole().first(9)
+    (only,) = source({"a.jsonl": GOOD_LINE}).usable.all_rows().first(9)
     assert (only.line, str(only.line)) == (1, "1")
 
 
@@ -188,51 +189,55 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_read() -> None:
 
 
 def test_a_file_whose_end_cannot_be_read_is_an_error_whatever_came_before() -> None:
-    def broken() -> Opened:
+    def broken() -> OpenedFile:
         def rows() -> Iterator[Row]:
             yield Row(1, {"text": "a", "label": "b"})
             raise FileFaultError("its gzip is truncated")
 
-        return Opened(rows(), (), ())
+        return OpenedFile(rows(), (), ())
 
-    read_to_there = read_source("s3://data/a.gz", [Unread("s3://data/a.gz", "a.gz", broken)])
-    (error,) = doctor.check_source(read_to_there, absent, 0.5)
+    read_to_there = read_source("s3://data/a.gz", [SourceFile("s3://data/a.gz", "a.gz", broken)])
+    (error,) = data_checks.check_source(read_to_there, absent, 0.5)
     assert (error.code, error.lines) == ("DataCorrupt", ())
     assert error.message == "s3://data/a.gz cannot be read: its gzip is truncated."
 
 
 def test_rows_whose_text_is_held_out_are_left_out_of_training() -> None:
-    stay, left_out = doctor.without_overlap(
-        rows(("A  cat", "x"), ("a dog", "x")), [rows(("a CAT", "y"))], KEYS
+    stay, left_out = data_checks.separate_overlap(
+        rows(("A  cat", "x"), ("a dog", "x")), [rows(("a CAT", "y"))], GROUP_BY_KEY
     )
     assert [row.text for row in stay.first(9)] == ["a dog"]
     assert [row.text for row in left_out.first(9)] == ["A  cat"]
 
 
 def test_rows_that_repeat_another_are_counted() -> None:
-    (found,) = doctor.duplicates(rows(("a", "x"), ("A", "y"), ("b", "x"), ("b", "x"), ("c", "x")), "s3://d/f")
+    (found,) = data_checks.report_duplicates(
+        rows(("a", "x"), ("A", "y"), ("b", "x"), ("b", "x"), ("c", "x")), "s3://d/f"
+    )
     assert (found.code, found.count) == ("Duplicates", 2)
     assert found.lines == ("1, 2: same text", "3, 4: same text")
 
 
 def test_few_test_rows_are_said_to_tell_little() -> None:
-    assert [finding.code for finding in doctor.few_test_rows(99)] == ["FewTestRows"]
-    assert doctor.few_test_rows(100) == []
+    assert [finding.code for finding in data_checks.check_test_rows(99)] == ["FewTestRows"]
+    assert data_checks.check_test_rows(100) == []
 
 
 def test_reasons_of_bad_rows_are_counted_without_their_numbers_and_only_so_many() -> None:
-    bad = doctor.BadRows()
+    bad = source_reader.BadRows()
     for line in range(200):
         bad.add(BadRow(line, f"is not JSON (Expecting value: character {line})"))
     assert dict(bad.reasons) == {"is not JSON (Expecting value: character …)": 200}
     for line in range(100):
         bad.add(BadRow(line, "x" * line))
-    assert len(bad.reasons) == doctor.MOST_REASONS + 1
+    assert len(bad.reasons) == source_reader.MAX_REASONS + 1
     assert (sum(bad.reasons.values()), bad.count, len(bad.first)) == (300, 300, 100)
 
 
 def test_names_of_columns_are_kept_up_to_a_limit() -> None:
-    text = "".join(f'{{"text": "a", "label": "b", "own {n}": 1}}\n' for n in range(doctor.MOST_COLUMNS * 2))
+    text = "".join(
+        f'{{"text": "a", "label": "b", "own {n}": 1}}\n' for n in range(source_reader.MAX_COLUMNS * 2)
+    )
     (file,) = source({"a.jsonl": text}).files
-    assert len(file.columns) <= doctor.MOST_COLUMNS + 100
-    assert file.columns["text"] == doctor.MOST_COLUMNS * 2
+    assert len(file.columns) <= source_reader.MAX_COLUMNS + 100
+    assert file.columns["text"] == source_reader.MAX_COLUMNS * 2
