@@ -163,7 +163,7 @@ def test_a_file_without_rows_among_others_is_noted_and_none_with_rows_is_an_erro
     (note,) = check_all({"a.jsonl": GOOD_LINE, "b.jsonl": "", "c.csv": "text,label\n"})
     assert (note.level, note.code, note.lines) == ("warning", "FileNote", ("b.jsonl", "c.csv"))
     assert (
-        "s3://data/b.jsonl: it holds no rows. So it is with 1 more of dataset.train (3 files)."
+        "s3://data/b.jsonl: it holds no rows. The same applies to 1 more file of dataset.train (3 files)."
         in note.message
     )
     assert [finding.code for finding in check_all({"a.jsonl": "", "b.jsonl": ""})] == ["NoRows"]

@@ -98,7 +98,7 @@ def test_files_with_such_names_without_arrow_files_are_data() -> None:
 def test_what_was_ignored_is_repeated_in_a_failure() -> None:
     notes = report_ignored_files("dataset.train.uri", FOLDER, [FOLDER + "rows.xlsx"])
     assert repeat_ignored_files(notes).startswith(
-        " Note: dataset.train.uri: 1 objects below s3://data/tickets/"
+        " Note: dataset.train.uri: 1 object below s3://data/tickets/"
     )
     assert "rows.xlsx" in repeat_ignored_files(notes)
     assert repeat_ignored_files([]) == ""

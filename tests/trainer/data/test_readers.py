@@ -121,7 +121,7 @@ def test_a_byte_order_mark_is_left_out_with_a_warning() -> None:
     ("data", "name", "says"),
     [
         ("text".encode("utf-16"), "rows.csv", "UTF-16"),
-        (b'[{"text": "a"}]', "rows.json", "JSON array"),
+        (b'[{"text": "a"}]', "rows.json", r"JSON array.*jq -c '.\[\]'"),
         (b"a,b,a\n1,2,3\n", "rows.csv", "more than once: columns 1, 3"),
         (b"a\xff,b\n1,2\n", "rows.csv", r"line 1 is not UTF-8 \(byte 0xff\)"),
         (b"a\0,b\n1,2\n", "rows.csv", r"its header \(line 1\) .* NUL"),
@@ -129,6 +129,11 @@ def test_a_byte_order_mark_is_left_out_with_a_warning() -> None:
         (b'{"text": 1}\r{"text": 2}\r', "rows.jsonl", "carriage return alone"),
         (b'{\n "text": "a"\n}\n{\n "text": "b"\n}\n', "rows.json", r"pretty-printed.*jq -c"),
         (b"\n \n{\n}\n", "rows", "pretty-printed"),
+        (b'{ "text": "a",\n  "label": "x" }\n', "rows.jsonl", "pretty-printed"),
+        (b'{"text":\n"a"}\n', "rows.jsonl", "pretty-printed"),
+        (b'{"data": [\n{"text": "a"},\n{"text": "b"}\n]}\n', "rows.json", "pretty-printed"),
+        (b"a,b\r1,2\r3,4\n", "rows.csv", "carriage return alone"),
+        (b'{"text": 1}\r{"text": 2}\r{"text": 3}\n', "rows.jsonl", "carriage return alone"),
         (b'text,"lab"el\n1,2\n', "rows.csv", "its header is not CSV: line 1 has text between the closing"),
         ("text".encode("utf-16-le"), "rows.csv", "UTF-16"),
         (b'{"text": "caf\xe9"}\n', "rows.jsonl", "but probably Windows-1252; save it as UTF-8"),
@@ -282,3 +287,20 @@ def test_a_file_of_one_column_has_no_delimiter() -> None:
 
 def test_a_csv_column_may_be_named_like_parquet() -> None:
     assert rows_of(b"PAR1,label\na,b\n", "rows.csv") == [Row(2, {"PAR1": "a", "label": "b"})]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b'{"text": "a"\n{"text": "b"}\n', b'{"text": "a\n{"text": "b"}\n', b'{"text": "a",}\n{"text": "b"}\n'],
+)
+def test_a_damaged_first_row_is_a_bad_row(data: bytes) -> None:
+    first, second = list(open_rows([data], "rows.jsonl").rows)
+    assert isinstance(first, BadRow)
+    assert second == Row(2, {"text": "b"})
+
+
+def test_carriage_returns_in_the_cells_of_later_lines_are_text() -> None:
+    data = b'text,label\n"a\rb\rc\rd",x\n'
+    assert [row.values for row in open_rows([data], "rows.csv").rows if isinstance(row, Row)] == [
+        {"text": "a\rb\rc\rd", "label": "x"}
+    ]

@@ -367,7 +367,7 @@ def test_a_failure_repeats_which_files_were_ignored(job: Job) -> None:
     job.put("data/more/train.xlsx", b"")
     failure = job.refused(dataset__train__uri="s3://BUCKET/data/more/")
     assert failure.reason == "TooManyBadRows"
-    assert "are no data files: train.xlsx." in failure.message
+    assert "is no data file: train.xlsx." in failure.message
 
 
 def test_csv_gzip_and_a_byte_order_mark_are_read(job: Job) -> None:

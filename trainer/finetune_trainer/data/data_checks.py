@@ -125,7 +125,8 @@ def _report_faulty_files(
 
 
 def _count_other_files(source: Source, more: int) -> str:
-    return f" So it is with {more:,} more of {source.home}." if more else ""
+    files = "file" if more == 1 else "files"
+    return f" The same applies to {more:,} more {files} of {source.home}." if more else ""
 
 
 def _report_bad_rows(source: Source, max_bad: float) -> Finding:
@@ -299,6 +300,7 @@ def report_truncation(cut_rows: int, rows: int, lost: int, max_length: int) -> l
             "Truncated",
             f"{cut_rows:,} of {rows:,} training rows are longer than {max_length} tokens; "
             f"{lost:,} tokens are cut off.",
+            count=cut_rows,
         )
     ]
 

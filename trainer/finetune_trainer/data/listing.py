@@ -98,12 +98,13 @@ def report_ignored_files(field: str, folder: str, ignored: Sequence[str]) -> lis
     """Warns of the objects of a folder that are not data files."""
     if not ignored:
         return []
+    objects = "1 object" if len(ignored) == 1 else f"{len(ignored):,} objects"
+    are = "is no data file" if len(ignored) == 1 else "are no data files"
     return [
         Finding(
             level="warning",
             code="FilesIgnored",
-            message=f"{field}: {len(ignored):,} objects below {folder} are no data files:"
-            f" {_summarize(folder, ignored)}.",
+            message=f"{field}: {objects} below {folder} {are}: {_summarize(folder, ignored)}.",
             file=folder,
             count=len(ignored),
             lines=tuple(uri.removeprefix(folder) for uri in ignored[:MAX_LISTED]),

@@ -68,7 +68,9 @@ def open_rows(chunks: Iterable[bytes], name: str) -> OpenedFile:
     if stem.endswith(CSV_NAMES) or not (stem.endswith(JSON_NAMES) or first in {b"{", b"["}):
         return open_csv(lines, warnings, tabs=stem.endswith(".tsv"))
     if first == b"[":
-        raise FileFaultError("it is one JSON array; write one JSON object a line (JSON Lines)")
+        raise FileFaultError(
+            "it is one JSON array; write one JSON object a line (JSON Lines), for example with jq -c '.[]'"
+        )
     _check_not_pretty_printed(lines)
     return OpenedFile(_read_json_lines(lines), (), tuple(warnings))
 
@@ -79,7 +81,9 @@ def _check_start(start: bytes, stem: str) -> None:
         raise FileFaultError("it is UTF-16; save it as UTF-8")
     if start.startswith(_PARQUET) and not stem.endswith(CSV_NAMES):
         raise FileFaultError("it is a Parquet file; upload it as it is, under a name that ends in .parquet")
-    if b"\r" in start[:-1] and b"\n" not in start:
+    first_line, *rest = start.split(b"\n", maxsplit=1)
+    returns = start.count(b"\r") - start.count(b"\r\n")
+    if b"\r" in first_line[:-1] and returns > sum(line.count(b"\n") for line in rest):
         raise FileFaultError(
             "its lines end in a carriage return alone (CR), as on old Macintosh computers; save it with the"
             " line ends of Unix (LF) or Windows (CRLF)"
@@ -87,9 +91,17 @@ def _check_start(start: bytes, stem: str) -> None:
 
 
 def _check_not_pretty_printed(lines: Lines) -> None:
-    """Raises FileFaultError for a JSON object over several lines: the first line is a single brace."""
-    first = peek_line(lines)
-    if first.strip() == "{":
+    """Raises FileFaultError if the first line is the beginning of a JSON text that later lines continue."""
+    first = peek_line(lines).strip()
+    try:
+        json.loads(first)
+    except json.JSONDecodeError as error:
+        continues = error.pos >= len(first) and first.endswith(("{", "[", ",", ":"))
+    except (ValueError, RecursionError):
+        return
+    else:
+        return
+    if continues:
         raise FileFaultError(
             "it is JSON over several lines (pretty-printed); write one JSON object a line (JSON Lines), for"
             " example with jq -c"
