@@ -72,6 +72,17 @@ def test_special_tokens_stand_around_every_text_also_around_none(tokenizer: Any)
     assert {row.dtype for row in found} == {np.dtype(np.int32)}
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("max_length", [None, 4, 6])
+def test_tokens_are_those_of_a_call_of_the_tokenizer(whole: Path, side: str, max_length: int | None) -> None:
+    tokenizer = tokenise.load_tokenizer(whole)
+    tokenizer.truncation_side = side
+    tokenizer(["w4", "w4 w5"], padding=True, truncation=True, max_length=3)
+    texts = ["w4 w5 w6 w7", "", "w8 [SEP] w9 w4 w5 w6", "elsewhere"]
+    expected = tokenizer(texts, truncation=max_length is not None, max_length=max_length)["input_ids"]
+    assert ids(tokenise.encode(tokenizer, texts, max_length)) == expected
+
+
 @pytest.mark.parametrize(
     ("most", "left"),
     [(None, [4, 5, 6, 7]), (7, [4, 5, 6, 7]), (6, [4, 5, 6, 7]), (5, [4, 5, 6]), (3, [4]), (2, [])],

@@ -80,9 +80,20 @@ def tokenize(tokenizer: Any, texts: Sequence[str], **options: Any) -> Any:
     Raises:
         StageFailure: TokenizerCorrupt, the tokenizer has no token for unknown words.
     """
+    with _report_faults():
+        return tokenizer(texts, verbose=False, **options)
+
+
+@contextmanager
+def _report_faults() -> Iterator[None]:
+    """Converts errors of the Rust code of a tokenizer.
+
+    Raises:
+        StageFailure: TokenizerCorrupt.
+    """
     try:
         with _discard_native_stderr():
-            return tokenizer(texts, verbose=False, **options)
+            yield
     except BaseException as error:
         # Errors of the Rust code have the type Exception, and their messages can contain the text.
         if type(error) is Exception or _is_panic(error):
@@ -122,17 +133,11 @@ def encode(tokenizer: Any, texts: Sequence[str], max_length: int | None = None) 
     """
     encoded: Ids = []
     for start in range(0, len(texts), _BATCH_TEXTS):
-        batch = tokenize(
-            tokenizer,
-            list(texts[start : start + _BATCH_TEXTS]),
-            add_special_tokens=True,
-            padding=False,
-            truncation=max_length is not None,
-            max_length=max_length,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )
-        encoded.extend(np.asarray(ids, dtype=np.int32) for ids in batch["input_ids"])
+        with _report_faults():
+            # This call sets truncation and padding of the Rust tokenizer, which encodes on all cores.
+            tokenizer("", padding=False, truncation=max_length is not None, max_length=max_length)
+            batch = tokenizer.backend_tokenizer.encode_batch_fast(texts[start : start + _BATCH_TEXTS])
+        encoded.extend(np.asarray(encoding.ids, dtype=np.int32) for encoding in batch)
     return encoded
 
 
