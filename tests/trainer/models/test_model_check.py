@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models import model_check
+from finetune_trainer.models import model_check, safetensors_header
 
 GOOD = frozenset({"config.json", "model.safetensors", "tokenizer.json"})
 WANTED = model_check.ModelRequirements(frozenset({"bert"}), "classification head", "an encoder")
@@ -93,7 +93,7 @@ def test_a_config_that_names_no_quantisation_is_taken(told: object) -> None:
 
 def test_8_bit_floats_are_refused_where_no_config_tells_of_them() -> None:
     text = header(a=("F8_E4M3", [4], [0, 4]), b=("BF16", [2], [4, 8]))
-    kinds = model_check.parse_header(text, 8 + len(text) + 8, FOLDER).kinds
+    kinds = safetensors_header.parse_header(text, 8 + len(text) + 8, FOLDER).kinds
     assert kinds == {"F8_E4M3", "BF16"}
     with pytest.raises(StageFailure, match=r"ModelUnsupported.*quantised \(F8_E4M3\)"):
         model_check.check_floats(kinds, FOLDER)
@@ -149,16 +149,16 @@ def test_all_shards_of_the_index_are_read() -> None:
 )
 def test_a_header_that_lies_is_refused(text: bytes) -> None:
     with pytest.raises(StageFailure) as failure:
-        model_check.parse_header(text, 8 + len(text) + 8, FOLDER + "model.safetensors")
+        safetensors_header.parse_header(text, 8 + len(text) + 8, FOLDER + "model.safetensors")
     assert failure.value.reason == "ModelCorrupt"
 
 
 def test_a_file_that_is_too_short_or_too_long_is_refused() -> None:
     text = header(a=("F32", [2, 2], [0, 16]))
-    assert model_check.parse_header(text, 8 + len(text) + 16, FOLDER).tensors == {"a": (2, 2)}
+    assert safetensors_header.parse_header(text, 8 + len(text) + 16, FOLDER).tensors == {"a": (2, 2)}
     for wrong in (15, 17):
         with pytest.raises(StageFailure, match="ModelCorrupt"):
-            model_check.parse_header(text, 8 + len(text) + wrong, FOLDER)
+            safetensors_header.parse_header(text, 8 + len(text) + wrong, FOLDER)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_file_that_is_too_short_or_too_long_is_refused() -> None:
 )
 def test_a_header_length_beyond_the_file_or_100_mb_is_refused(first: bytes, size: int) -> None:
     with pytest.raises(StageFailure, match="ModelCorrupt"):
-        model_check.parse_header_length(first, size, FOLDER)
+        safetensors_header.parse_header_length(first, size, FOLDER)
 
 
 def test_positions_are_the_smaller_of_model_and_tokenizer() -> None:

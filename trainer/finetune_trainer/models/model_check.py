@@ -1,7 +1,6 @@
 """PURE: checks the names, sizes and JSON files of the folder of a base model."""
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,33 +9,12 @@ from typing import Any
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
 
-MAX_HEADER_BYTES = 100_000_000
-"""The limit of the safetensors format."""
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 ADAPTER = "adapter_config.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 _OTHER_WEIGHTS = (".h5", ".msgpack", ".onnx", ".gguf", ".ot")
 _SHARD = re.compile(r"[A-Za-z0-9._-]+\.safetensors")
-_BITS = {
-    "F64": 64,
-    "F32": 32,
-    "F16": 16,
-    "BF16": 16,
-    "F8_E4M3": 8,
-    "F8_E5M2": 8,
-    "F8_E8M0": 8,
-    "C64": 64,
-    "I64": 64,
-    "I32": 32,
-    "I16": 16,
-    "I8": 8,
-    "U64": 64,
-    "U32": 32,
-    "U16": 16,
-    "U8": 8,
-    "BOOL": 8,
-}
 _PADDED_POSITIONS = frozenset(
     {
         "roberta",
@@ -62,16 +40,6 @@ class ModelRequirements:
     """Name of the required head in messages, such as `classification head`."""
     suitable: str
     """Suitable models in messages."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """The header of a safetensors file."""
-
-    tensors: dict[str, tuple[int, ...]]
-    """Shape of each tensor by name."""
-    kinds: frozenset[str] = frozenset()
-    """Data types of the tensors in safetensors names, such as `BF16`."""
 
 
 def check_names(names: frozenset[str], uri: str) -> list[str]:
@@ -147,9 +115,9 @@ def check_config(text: bytes, uri: str, wanted: ModelRequirements) -> dict[str, 
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _corrupt_model(f"{uri}config.json is not JSON: {error}") from None
+        raise corrupt_model(f"{uri}config.json is not JSON: {error}") from None
     if not isinstance(config, dict):
-        raise _corrupt_model(f"{uri}config.json is no JSON object")
+        raise corrupt_model(f"{uri}config.json is no JSON object")
     if config.get("auto_map"):
         raise _config_failure(
             "RemoteCode",
@@ -239,7 +207,7 @@ def list_shards(names: frozenset[str], index: bytes | None, uri: str) -> dict[st
         weights = json.loads(index)["weight_map"]
         promised: dict[str, set[str]] = {file: set() for file in sorted(set(weights.values()))}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise _corrupt_model(f"{uri}{INDEX} has no weight_map of tensor to file") from None
+        raise corrupt_model(f"{uri}{INDEX} has no weight_map of tensor to file") from None
     for file in promised:
         if not isinstance(file, str) or not _SHARD.fullmatch(file) or file not in names:
             raise _config_failure(
@@ -248,7 +216,7 @@ def list_shards(names: frozenset[str], index: bytes | None, uri: str) -> dict[st
                 "Upload every shard beside the index.",
             )
     if not promised:
-        raise _corrupt_model(f"{uri}{INDEX} names no files")
+        raise corrupt_model(f"{uri}{INDEX} names no files")
     for name, file in weights.items():
         promised[file].add(name)
     return promised
@@ -267,56 +235,7 @@ def check_shard(tensors: Iterable[str], promised: set[str], uri: str) -> None:
     """
     if missing := sorted(promised.difference(tensors)):
         what = f"{missing[0][:100]!r}" + (f" and {len(missing) - 1:,} more" if len(missing) > 1 else "")
-        raise _corrupt_model(f"{uri} does not hold {what}, which {INDEX} says it does")
-
-
-def parse_header_length(first: bytes, size: int, uri: str) -> int:
-    """Returns the length of the JSON header of a safetensors file in bytes.
-
-    Args:
-        first: first 8 bytes of the file.
-        size: size of the file in bytes.
-        uri: URI of the file.
-
-    Raises:
-        StageFailure: ModelCorrupt.
-    """
-    length = int.from_bytes(first[:8], "little")
-    if len(first) < 8 or length > min(size - 8, MAX_HEADER_BYTES):  # noqa: PLR2004 - the format's own number
-        raise _corrupt_model(f"{uri} is no safetensors file: a header of {length:,} bytes in {size:,}")
-    return length
-
-
-def parse_header(text: bytes, size: int, uri: str) -> Header:
-    """Parses a safetensors header, and checks that the tensors fill the file without gaps.
-
-    Args:
-        text: the JSON header.
-        size: size of the file in bytes.
-        uri: URI of the file.
-
-    Raises:
-        StageFailure: ModelCorrupt.
-    """
-    try:
-        entries = json.loads(text)
-        entries.pop("__metadata__", None)
-        tensors = {name: _parse_tensor(entry) for name, entry in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _corrupt_model(f"{uri} has a damaged header ({str(error)[:80]})") from None
-    position = 0
-    for name, (shape, bits, start, end) in sorted(tensors.items(), key=lambda item: item[1][2:]):
-        if start != position or (end - start) * 8 != math.prod(shape) * bits:
-            raise _corrupt_model(f"{uri}: the tensor {name[:80]} does not fit where the header puts it")
-        position = end
-    if 8 + len(text) + position != size:
-        raise _corrupt_model(f"{uri} has {size:,} bytes, its header describes {8 + len(text) + position:,}")
-    if not tensors:
-        raise _corrupt_model(f"{uri} holds no tensors")
-    return Header(
-        {name: shape for name, (shape, *_) in tensors.items()},
-        frozenset(entry["dtype"] for entry in entries.values()),
-    )
+        raise corrupt_model(f"{uri} does not hold {what}, which {INDEX} says it does")
 
 
 def find_position_limit(config: Mapping[str, Any], tokenizer_limit: int) -> int | None:
@@ -341,15 +260,8 @@ def find_position_limit(config: Mapping[str, Any], tokenizer_limit: int) -> int 
     return min(limits) if limits else None
 
 
-def _parse_tensor(entry: Mapping[str, Any]) -> tuple[tuple[int, ...], int, int, int]:
-    shape = tuple(entry["shape"])
-    start, end = entry["data_offsets"]
-    if not all(type(number) is int and number >= 0 for number in (*shape, start, end)) or end < start:
-        raise ValueError("a shape or an offset is not a natural number")
-    return shape, _BITS[entry["dtype"]], start, end
-
-
-def _corrupt_model(what: str) -> StageFailure:
+def corrupt_model(what: str) -> StageFailure:
+    """Returns the failure of a damaged model file."""
     return _config_failure("ModelCorrupt", f"{what}.", "Upload the file again and compare its SHA-256.")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models import model_check
+from finetune_trainer.models import model_check, safetensors_header
 from finetune_trainer.s3.objects import ObjectInfo
 from finetune_trainer.s3.store import Store
 
@@ -53,9 +53,9 @@ def inspect(store: Store, folder: str, wanted: model_check.ModelRequirements) ->
     return Inspection(config, weights, tuple(warnings))
 
 
-def _read_header(store: Store, file: str, size: int) -> model_check.Header:
-    length = model_check.parse_header_length(store.read_range(file, 0, 8) if size else b"", size, file)
-    return model_check.parse_header(store.read_range(file, 8, length) if length else b"", size, file)
+def _read_header(store: Store, file: str, size: int) -> safetensors_header.Header:
+    length = safetensors_header.parse_header_length(store.read_range(file, 0, 8) if size else b"", size, file)
+    return safetensors_header.parse_header(store.read_range(file, 8, length) if length else b"", size, file)
 
 
 def _list_files(store: Store, folder: str) -> dict[str, ObjectInfo]:
