@@ -42,8 +42,8 @@ def list_model_files(names: frozenset[str], index: bytes | None, uri: str) -> tu
     Raises:
         StageFailure: UserConfig, if a shard is missing or the index is damaged.
     """
-    known = {"config.json", *COPIED_FILES} | ({INDEX} if index is not None else set())
-    return tuple(sorted((known & names) | set(list_shards(names, index, uri))))
+    readable = {"config.json", *COPIED_FILES} | ({INDEX} if index is not None else set())
+    return tuple(sorted((readable & names) | set(list_shards(names, index, uri))))
 
 
 def digest_of_files(digests: Mapping[str, Digest]) -> Digest:

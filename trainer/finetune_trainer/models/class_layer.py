@@ -48,12 +48,12 @@ def set_classes(model: "PreTrainedModel", classes: Sequence[str], *, loaded: boo
     kept = loaded and sorted(old) == sorted(classes) and len(set(old)) == len(old)
     layer: Any = model.get_submodule(name)
     if kept:
-        _reorder(layer, [old.index(each) for each in classes])
+        _reorder(layer, [old.index(class_name) for class_name in classes])
     else:
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, _build_layer(model, layer, len(classes)))
     config.id2label = dict(enumerate(classes))
-    config.label2id = {each: number for number, each in enumerate(classes)}
+    config.label2id = {class_name: number for number, class_name in enumerate(classes)}
     for module in model.modules():
         if hasattr(module, "num_labels"):
             setattr(module, "num_labels", len(classes))  # noqa: B010 - a number, which mypy takes for a module

@@ -93,8 +93,8 @@ def check_complete(model: "PreTrainedModel", loaded: dict[str, Any], *, new_head
 
     absent = sorted(str(name) for name in loaded.get("missing_keys", ()) if needed(str(name)))
     other = sorted(
-        f"{name} is {_format_shape(there)} in the files and {_format_shape(here)} by config.json"
-        for name, there, here in loaded.get("mismatched_keys", ())
+        f"{name} is {_format_shape(file_shape)} in the files and {_format_shape(config_shape)} by config.json"
+        for name, file_shape, config_shape in loaded.get("mismatched_keys", ())
         if needed(str(name))
     )
     lacking, what = (absent, "lack weights that the architecture needs") if absent else (other, "do not fit")

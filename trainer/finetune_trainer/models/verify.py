@@ -96,11 +96,11 @@ def _compare(
         tolerance: maximum difference, see TOLERANCE.
         files: description of the model files in messages.
     """
-    if spoilt := weights.list_non_finite(model):
+    if non_finite := weights.list_non_finite(model):
         raise StageFailure(
             FailureClass.NUMERICAL,
             "NonFiniteWeights",
-            f"{len(spoilt)} weights of the tuned model are not finite, first of all {spoilt[0]}",
+            f"{len(non_finite)} weights of the tuned model are not finite, first of all {non_finite[0]}",
             "lower training.learningRate, or use precision Float32",
         )
     try:

@@ -94,5 +94,5 @@ class TrainingRecord(Model):
 
 def versions() -> dict[str, str]:
     """Returns the versions of Python and of the libraries."""
-    known = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    return {"python": platform.python_version(), **known}
+    installed = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return {"python": platform.python_version(), **installed}

@@ -76,12 +76,12 @@ def section(evaluation: Evaluation, explained: str) -> Section:
 
 def list_scored_models(evaluation: Evaluation) -> list[ScoredModel]:
     """Returns the models with scores: majority class, baseline, tuned model."""
-    known = (
+    candidates = (
         ("majority", "majority class", evaluation.majority),
         ("baseline", baseline_name(evaluation), evaluation.baseline),
         ("tuned", "this model", evaluation.tuned),
     )
-    return [ScoredModel(kind, name, scores) for kind, name, scores in known if scores is not None]
+    return [ScoredModel(kind, name, scores) for kind, name, scores in candidates if scores is not None]
 
 
 def build_metric_rows(evaluation: Evaluation) -> list[MetricRow]:

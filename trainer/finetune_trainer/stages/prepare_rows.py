@@ -305,8 +305,10 @@ def _report_refusals(
     findings = []
     for name, refused in refusals.items():
         source = _source_of(read, name)
-        mine = [other.count for split, other in refusals.items() if _source_of(read, split) is source]
-        lost = source.bad.count + sum(mine)
+        refused_counts = [
+            other.count for split, other in refusals.items() if _source_of(read, split) is source
+        ]
+        lost = source.bad.count + sum(refused_counts)
         findings += [
             data_checks.report_refused_rows(code, rows, name, source, lost, work.max_bad)
             for code, rows in refused.found.items()

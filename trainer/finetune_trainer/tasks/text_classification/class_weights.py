@@ -29,9 +29,9 @@ def class_weights(
     if kind == "None":
         return None
     counts = np.bincount(labels, minlength=classes).astype(np.float64)
-    counts_mask = counts > 0
+    has_rows = counts > 0
     weights = np.zeros(classes, dtype=np.float64)
-    weights[counts_mask] = len(labels) / (counts_mask.sum() * counts[counts_mask])
+    weights[has_rows] = len(labels) / (has_rows.sum() * counts[has_rows])
     if kind == "SquareRoot":
         weights = np.sqrt(weights)
         weights /= (weights * counts).sum() / counts.sum()

@@ -72,18 +72,18 @@ def _report_conflicts(splits: Mapping[SplitName, RowSubset], homes: Mapping[Spli
 
 
 def _report_unseen_labels(
-    splits: Mapping[SplitName, RowSubset], uris: Mapping[SplitName, str], known: Counter[str]
+    splits: Mapping[SplitName, RowSubset], uris: Mapping[SplitName, str], known_labels: Counter[str]
 ) -> list[Finding]:
     """Reports held-out rows with a label that no training row has; the lines also show training labels."""
     findings = []
-    looks = {fold_label(label) for label in known}
+    folded_labels = {fold_label(label) for label in known_labels}
     for name in ("validation", "test"):
         part = splits[name]
-        unseen = [label for label in part.counts() if label not in known]
+        unseen = [label for label in part.counts() if label not in known_labels]
         if unseen:
             numbers = [part.rows.names.numbers[label] for label in unseen]
             rows = part.select(np.isin(part.strata, numbers))
-            alike = sum(fold_label(label) in looks for label in unseen)
+            alike = sum(fold_label(label) in folded_labels for label in unseen)
             form = (
                 f" {alike:,} of them differ only in their form (letter case, width, spaces, format of a"
                 " number) from labels of the training rows."
@@ -92,7 +92,7 @@ def _report_unseen_labels(
             )
             trained = [
                 f"training label {_format_class(label, rows_)}"
-                for label, rows_ in known.most_common(MAX_LISTED // 2)
+                for label, rows_ in known_labels.most_common(MAX_LISTED // 2)
             ]
             where = ", ".join(str(rows.line(place)) for place in range(min(5, len(rows))))
             findings.append(
@@ -100,8 +100,8 @@ def _report_unseen_labels(
                     level="error",
                     code="LabelUnseen",
                     message=f"{len(rows):,} {name} rows of {uris[name]} have labels that no training row has"
-                    f" ({len(unseen):,} different; line {where}).{form} The training rows have {len(known):,}"
-                    " labels; the data report shows the labels of both.",
+                    f" ({len(unseen):,} different; line {where}).{form} The training rows have"
+                    f" {len(known_labels):,} labels; the data report shows the labels of both.",
                     file=uris[name],
                     count=len(rows),
                     lines=(
