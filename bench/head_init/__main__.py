@@ -23,14 +23,14 @@ from bench.machine import this_machine
 from examples.fetch_minilm import fetch
 from examples.packages import cache_folder
 from finetune_trainer.config import ClassWeights
-from finetune_trainer.models.class_layer import class_layer
-from finetune_trainer.models.load import quiet
-from finetune_trainer.models.logistic_regression import ALONE
+from finetune_trainer.models.class_layer import find_class_layer
+from finetune_trainer.models.load import silence_libraries
+from finetune_trainer.models.logistic_regression import SINGLE_PROCESS
 from finetune_trainer.tasks.text_classification.class_weights import class_weights
 from finetune_trainer.tasks.text_classification.classifier import classify, load_classifier
-from finetune_trainer.tasks.text_classification.head_start import put, without
+from finetune_trainer.tasks.text_classification.head_start import bypass_layer, copy_into_layer
 from finetune_trainer.tasks.text_classification.metrics import measure
-from finetune_trainer.tasks.text_classification.probe import linear_probe
+from finetune_trainer.tasks.text_classification.probe import fit_linear_probe
 
 RESULTS = Path(__file__).parents[1] / "results" / "head_init.json"
 CASES: tuple[tuple[str, ClassWeights], ...] = (
@@ -83,21 +83,21 @@ def trained(
     model = load_classifier(base, labels)
     figures: dict[str, Any] = {}
     if start == "LinearProbe":
-        layer = class_layer(model)
+        layer = find_class_layer(model)
         assert layer  # noqa: S101 - a BERT has one
-        with without(model, layer):
+        with bypass_layer(model, layer):
             known, held_out, unseen = (outputs(model, part) for part in (ids, validation[0], test[0]))
-        probe = linear_probe(
+        probe = fit_linear_probe(
             (known, truth),
             (held_out, validation[1]),
             classes=len(labels),
             metric="macroF1",
-            peers=ALONE,
+            peers=SINGLE_PROCESS,
             class_weights=weights,
         )
         linear: Any = model.get_submodule(layer)
-        put(probe.classifier, linear)
-        answers = probe.classifier.answers(torch.from_numpy(unseen)).numpy()
+        copy_into_layer(probe.classifier, linear)
+        answers = probe.classifier.predict(torch.from_numpy(unseen)).numpy()
         figures["probe"] = {"strength": probe.strength, **measure(test[1], answers, len(labels))}
     steps = -(-len(ids) // options.batch) * options.epochs
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.rate, weight_decay=0.01)
@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data", nargs="+", default=list(SETS), choices=list(SETS))
     options = parser.parse_args()
-    quiet()
+    silence_libraries()
     os.nice(10)
     torch.set_num_threads(1)
     cache = cache_folder().parent / "bench"

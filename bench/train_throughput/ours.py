@@ -21,9 +21,9 @@ from finetune_trainer.config import Training
 from finetune_trainer.contract import Chosen
 from finetune_trainer.data.batches import Layout, steps_per_epoch
 from finetune_trainer.data.shards import Prepared, Split
-from finetune_trainer.models.load import quiet
+from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.models.packing import Packing
-from finetune_trainer.models.padding import pad_token
+from finetune_trainer.models.padding import choose_pad_token
 from finetune_trainer.tasks.registry import model_of
 from finetune_trainer.tasks.text_generation.model import packing_of
 from finetune_trainer.training import loop
@@ -75,7 +75,9 @@ def train(lesson: Lesson, callbacks: list[TrainerCallback]) -> Outcome:
                 Layout.of(chosen),
                 rank=gang.rank,
                 seed=SEED,
-                collate=partial(task.collate, pad_id=pad_token(base).number, packing=_packing(lesson, model)),
+                collate=partial(
+                    task.collate, pad_id=choose_pad_token(base).number, packing=_packing(lesson, model)
+                ),
             ),
             losses=task.loss_function(training, Prepared(split, split, split, _labels(split))),
             forward=task.FORWARD,
@@ -100,7 +102,7 @@ def _packing(lesson: Lesson, model: "PreTrainedModel") -> Packing | None:
 
 @cache
 def _gang() -> Gang:
-    quiet()
+    silence_libraries()
     return meet(gpus=False, startup_seconds=120, hang_seconds=3600)
 
 

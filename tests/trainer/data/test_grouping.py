@@ -10,7 +10,7 @@ from finetune_trainer.data.findings import Finding, SplitName
 from finetune_trainer.data.partition import Partition, partition
 from finetune_trainer.data.rows import Strata
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.tasks.text_generation.rows import Passage, passage
+from finetune_trainer.tasks.text_generation.rows import Passage, parse_passage
 from tests.trainer.data.kept import kept
 
 SYSTEM = {"role": "system", "content": "You are Ann."}
@@ -21,7 +21,7 @@ def chats(*talks: Sequence[str]) -> list[Passage]:
     rows = []
     for line, talk in enumerate(talks, start=1):
         said = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(talk)]
-        row = passage(line, {"messages": [SYSTEM, *said]}, Columns(), "Completion")
+        row = parse_passage(line, {"messages": [SYSTEM, *said]}, Columns(), "Completion")
         assert isinstance(row, Passage)
         rows.append(row)
     return rows

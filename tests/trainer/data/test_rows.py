@@ -12,7 +12,7 @@ from finetune_trainer.data.rows import Rows, RowWriter, Strata, hash_text
 from finetune_trainer.data.texts import normalise
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.tasks.text_classification.data import LabelledText
-from finetune_trainer.tasks.text_generation.rows import Passage, passage
+from finetune_trainer.tasks.text_generation.rows import Passage, parse_passage
 
 
 def read(line: int, values: Mapping[str, Any]) -> LabelledText:
@@ -92,11 +92,11 @@ def test_whole_rows_are_told_apart_from_the_first_row_that_is_more_than_its_key(
     texts[unlike] = {"prompt": "Q", "completion": "  A"}
     writer = RowWriter(tmp_path / "rows.arrow", Strata())
     for line, values in enumerate(texts, start=1):
-        row = passage(line, values, Columns(), "Completion")
+        row = parse_passage(line, values, Columns(), "Completion")
         assert isinstance(row, Passage)
         writer.append(row, values)
     found = writer.finish((FileSpan(file="a", before=0),), lambda *_: None)
-    examples = [passage(1, values, Columns(), "Completion") for values in texts]
+    examples = [parse_passage(1, values, Columns(), "Completion") for values in texts]
     assert found.keys.tolist() == [hash_text(row.key) for row in examples]
     assert found.identities.tolist() == [hash_text(row.identity) for row in examples]
     assert found.row_hashes.tolist() == [hash_text(normalise(row.identity)) for row in examples]

@@ -161,7 +161,7 @@ def test_a_tokenizer_without_a_token_for_unknown_words_reads_what_it_knows(
     assert ids(tokenise.encode(bare, ["w4"])) == [[CLS, 4, SEP]]
     refused(lambda: tokenise.encode(bare, ["w4", "elsewhere"]), "cannot read a text")
     bare.eos_token = "[SEP]"  # noqa: S105 - no password
-    refused(lambda: tokens.marks_of(bare), "cannot read a text")
+    refused(lambda: tokens.find_special_tokens(bare), "cannot read a text")
 
 
 def test_a_library_that_gives_up_quotes_no_text(capfd: pytest.CaptureFixture[str]) -> None:

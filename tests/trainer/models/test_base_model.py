@@ -87,7 +87,7 @@ def test_only_json_and_safetensors_are_read() -> None:
             "README.md",
         }
     )
-    assert base_model.files_read(names, None, "s3://b/m/") == (
+    assert base_model.list_model_files(names, None, "s3://b/m/") == (
         "config.json",
         "model.safetensors",
         "tokenizer.json",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
 
-from finetune_trainer.models.class_layer import class_layer
+from finetune_trainer.models.class_layer import find_class_layer
 from finetune_trainer.tasks.text_classification.classifier import load_classifier
 from tests.trainer.models import bases
 
@@ -82,4 +82,4 @@ def test_an_inner_layer_as_wide_as_the_classes_are_many_is_not_the_class_layer()
         intermediate_size=4,
         num_labels=4,
     )
-    assert class_layer(RobertaForSequenceClassification(config)) == "classifier.out_proj"
+    assert find_class_layer(RobertaForSequenceClassification(config)) == "classifier.out_proj"

@@ -6,7 +6,7 @@ import torch
 
 from finetune_trainer.data.batches import FILLER
 from finetune_trainer.data.shards import Prepared, Split
-from finetune_trainer.models.collate import lengths, padded, subset
+from finetune_trainer.models.collate import lengths, pad_batch, select_rows
 
 PAD = 49
 
@@ -19,7 +19,7 @@ def test_rows_are_padded_to_the_longest_row_and_the_mask_excludes_padding(learna
     split = learnable.test
     by_length = np.argsort(lengths(split), kind="stable")
     for numbers in ([by_length[-1], 7, by_length[0], 7], [by_length[0]], range(len(split))):
-        made = padded(split, list(numbers), PAD)
+        made = pad_batch(split, list(numbers), PAD)
         ids, mask = made["input_ids"], made["attention_mask"]
         longest = max(len(split.row(number)) for number in numbers)
         assert ids.shape == mask.shape == (len(numbers), longest)
@@ -31,24 +31,24 @@ def test_rows_are_padded_to_the_longest_row_and_the_mask_excludes_padding(learna
 
 
 def test_a_padding_token_inside_a_row_is_not_masked(learnable: Prepared) -> None:
-    split = subset(learnable.test, np.array([0, 1]))
+    split = select_rows(learnable.test, np.array([0, 1]))
     split.tokens[:] = PAD
-    made = padded(split, [0, 1], PAD)
+    made = pad_batch(split, [0, 1], PAD)
     assert made["attention_mask"].sum(1).tolist() == lengths(split).tolist()
 
 
 def test_a_filler_is_a_row_of_one_token(learnable: Prepared) -> None:
     split = learnable.train
-    made = padded(split, [FILLER, 5, FILLER], PAD)
+    made = pad_batch(split, [FILLER, 5, FILLER], PAD)
     assert made["attention_mask"].sum(1).tolist() == [1, lengths(split)[5], 1]
-    assert padded(split, [FILLER], PAD)["input_ids"].shape == (1, 1)
+    assert pad_batch(split, [FILLER], PAD)["input_ids"].shape == (1, 1)
 
 
 @pytest.mark.parametrize("numbers", [[3, 1, 1, 40], [40], list(range(41))[::-1]])
 def test_a_subset_has_the_selected_rows_in_order(learnable: Prepared, numbers: list[int]) -> None:
     whole = learnable.test
     whole.loss_mask[::3] = True
-    part = subset(whole, np.array(numbers))
+    part = select_rows(whole, np.array(numbers))
     assert rows_of(part) == [whole.row(number).tolist() for number in numbers]
     assert part.labels.tolist() == whole.labels[numbers].tolist()
     assert part.rows.tolist() == whole.rows[numbers].tolist()
@@ -62,6 +62,6 @@ def test_a_subset_has_the_selected_rows_in_order(learnable: Prepared, numbers: l
 
 
 def test_a_subset_of_all_rows_is_equal_to_the_split(learnable: Prepared) -> None:
-    part = subset(learnable.train, np.arange(len(learnable.train)))
+    part = select_rows(learnable.train, np.arange(len(learnable.train)))
     for kept in ("tokens", "offsets", "labels", "rows", "loss_mask"):
         assert np.array_equal(getattr(part, kept), getattr(learnable.train, kept))

@@ -72,7 +72,7 @@ def test_a_saved_model_answers_as_before_in_float32(folder: Path) -> None:
 
 @pytest.mark.parametrize("classes", [3, 5])
 def test_an_adapter_makes_the_tuned_model_of_a_base_with_whatever_head(folder: Path, classes: int) -> None:
-    tuned = lora.added(bert(), Lora(rank=2, alpha=4), ("classifier",), seed=1)
+    tuned = lora.add_adapter(bert(), Lora(rank=2, alpha=4), ("classifier",), seed=1)
     with torch.no_grad():
         for name, weight in tuned.named_parameters():
             if ".lora_B." in name:
@@ -237,7 +237,7 @@ def test_without_its_head_an_encoder_is_no_complete_language_model(folder: Path)
 )
 def test_a_model_that_is_none_for_the_task_is_named(tmp_path: Path, config: str, kind: str) -> None:
     (tmp_path / "config.json").write_text(config)
-    failure = load.unusable(tmp_path, "why " * 500, "a classifier", "an encoder")
+    failure = load.unusable_model(tmp_path, "why " * 500, "a classifier", "an encoder")
     assert (failure.failure, failure.reason) == (FailureClass.USER_CONFIG, "ModelUnusable")
     assert failure.message.startswith(
         f"model.uri: a model of type {kind} cannot be loaded as a classifier: why"
@@ -248,7 +248,7 @@ def test_a_model_that_is_none_for_the_task_is_named(tmp_path: Path, config: str,
 
 def test_a_model_on_its_device_is_the_same_and_ready_to_answer() -> None:
     trained = bert().train()
-    assert load.on(torch.device("cpu"), trained) is trained
+    assert load.move_to_device(torch.device("cpu"), trained) is trained
     assert not any(module.training for module in trained.modules())
 
 
@@ -259,7 +259,7 @@ def test_quiet_silences_what_is_no_error() -> None:
         try:
             logging.set_verbosity_info()
             logging.enable_progress_bar()
-            load.quiet()
+            load.silence_libraries()
             assert logging.get_verbosity() == logging.ERROR
             assert not logging.is_progress_bar_enabled()
         finally:

@@ -9,7 +9,14 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from finetune_trainer.models.logistic_regression import ALONE, Linear, Peers, Rows, fit, scaling_of
+from finetune_trainer.models.logistic_regression import (
+    SINGLE_PROCESS,
+    LinearClassifier,
+    Peers,
+    Rows,
+    compute_scaling,
+    fit,
+)
 
 Array = npt.NDArray[np.float64]
 
@@ -26,7 +33,7 @@ def rows(classes: int, seed: int = 3, count: int = 240, width: int = 12) -> Rows
 
 
 def objective(
-    found: Linear, on: Rows, strength: float, weights: Array | None = None, *, centred: bool = True
+    found: LinearClassifier, on: Rows, strength: float, weights: Array | None = None, *, centred: bool = True
 ) -> float:
     """scikit-learn's: strength * sum of losses + half the squared norm, of the weights on scaled features."""
     scaler = StandardScaler(with_mean=centred).fit(on.features.double().numpy())
@@ -42,7 +49,7 @@ def objective(
 
 def reference(
     on: Rows, classes: int, strength: float, weights: Array | None = None, *, bias: bool = True
-) -> Linear:
+) -> LinearClassifier:
     """scikit-learn's solution, scaled back, with a row of weights for each class."""
     scaler = StandardScaler(with_mean=bias)
     scaled = scaler.fit_transform(on.features.double().numpy())
@@ -53,14 +60,14 @@ def reference(
     intercept = model.intercept_ - (weight * scaler.mean_).sum(1) if bias else np.zeros(len(weight))
     if classes == 2:
         weight, intercept = np.stack([-weight[0], weight[0]]) / 2, np.array([-1, 1]) * intercept[0] / 2
-    return Linear(torch.tensor(weight), torch.tensor(intercept))
+    return LinearClassifier(torch.tensor(weight), torch.tensor(intercept))
 
 
 @pytest.mark.parametrize("classes", [2, 3, 7])
 @pytest.mark.parametrize("strength", [0.01, 1.0, 100.0])
 def test_the_loss_is_that_of_scikit_learn(classes: int, strength: float) -> None:
     on = rows(classes)
-    found = fit(on, classes, strength, scaling=scaling_of(on, ALONE), peers=ALONE)
+    found = fit(on, classes, strength, scaling=compute_scaling(on, SINGLE_PROCESS), peers=SINGLE_PROCESS)
     best = reference(on, classes, strength)
     assert objective(found, on, strength) == pytest.approx(objective(best, on, strength), rel=1e-4)
     assert found.weight.shape == (classes, 12)
@@ -71,7 +78,14 @@ def test_the_loss_is_that_of_scikit_learn(classes: int, strength: float) -> None
 
 def test_classes_weigh_as_they_do_in_scikit_learn() -> None:
     on, weights = rows(4), np.array([0.3, 2.0, 1.0, 4.0])
-    found = fit(on, 4, 1.0, scaling=scaling_of(on, ALONE), peers=ALONE, class_weights=torch.tensor(weights))
+    found = fit(
+        on,
+        4,
+        1.0,
+        scaling=compute_scaling(on, SINGLE_PROCESS),
+        peers=SINGLE_PROCESS,
+        class_weights=torch.tensor(weights),
+    )
     best = objective(reference(on, 4, 1.0, weights), on, 1.0, weights)
     assert objective(found, on, 1.0, weights) == pytest.approx(best, rel=1e-4)
     assert objective(found, on, 1.0) > 1.01 * objective(reference(on, 4, 1.0), on, 1.0), "they matter"
@@ -79,8 +93,8 @@ def test_classes_weigh_as_they_do_in_scikit_learn() -> None:
 
 def test_a_layer_without_a_bias_gets_none() -> None:
     on = rows(3)
-    scaling = scaling_of(on, ALONE, centred=False)
-    found = fit(on, 3, 1.0, scaling=scaling, peers=ALONE, bias=False)
+    scaling = compute_scaling(on, SINGLE_PROCESS, centred=False)
+    found = fit(on, 3, 1.0, scaling=scaling, peers=SINGLE_PROCESS, bias=False)
     assert not found.bias.any()
     best = objective(reference(on, 3, 1.0, bias=False), on, 1.0, centred=True)
     assert objective(found, on, 1.0) == pytest.approx(best, rel=1e-4)
@@ -88,7 +102,7 @@ def test_a_layer_without_a_bias_gets_none() -> None:
 
 def test_a_class_without_rows_does_no_harm() -> None:
     on = rows(3)
-    found = fit(on, 4, 1.0, scaling=scaling_of(on, ALONE), peers=ALONE)
+    found = fit(on, 4, 1.0, scaling=compute_scaling(on, SINGLE_PROCESS), peers=SINGLE_PROCESS)
     assert torch.isfinite(found.weight).all()
     assert torch.isfinite(found.bias).all()
     assert not ((on.features.double() @ found.weight.T + found.bias).argmax(1) == 3).any()
@@ -96,10 +110,10 @@ def test_a_class_without_rows_does_no_harm() -> None:
 
 def test_a_start_from_another_strength_ends_at_the_same_place() -> None:
     on = rows(5)
-    scaling = scaling_of(on, ALONE)
-    cold = fit(on, 5, 10.0, scaling=scaling, peers=ALONE)
-    weak = fit(on, 5, 0.01, scaling=scaling, peers=ALONE)
-    warm = fit(on, 5, 10.0, scaling=scaling, peers=ALONE, start=weak)
+    scaling = compute_scaling(on, SINGLE_PROCESS)
+    cold = fit(on, 5, 10.0, scaling=scaling, peers=SINGLE_PROCESS)
+    weak = fit(on, 5, 0.01, scaling=scaling, peers=SINGLE_PROCESS)
+    warm = fit(on, 5, 10.0, scaling=scaling, peers=SINGLE_PROCESS, start=weak)
     assert objective(warm, on, 10.0) == pytest.approx(objective(cold, on, 10.0), rel=1e-6)
 
 
@@ -122,8 +136,8 @@ class _Gang:
             rank=rank,
             world=self.world,
             device=torch.device("cpu"),
-            summed=lambda value: torch.stack(self._exchange(rank, value)).sum(0),
-            from_first=lambda value: self._exchange(rank, value)[0],
+            all_reduce=lambda value: torch.stack(self._exchange(rank, value)).sum(0),
+            broadcast=lambda value: self._exchange(rank, value)[0],
         )
 
 
@@ -131,14 +145,14 @@ class _Gang:
 @pytest.mark.parametrize("strength", [0.1, 100.0])
 def test_the_result_does_not_depend_on_how_the_rows_are_shared_out(world: int, strength: float) -> None:
     on = rows(5, count=100)
-    alone = fit(on, 5, strength, scaling=scaling_of(on, ALONE), peers=ALONE)
+    alone = fit(on, 5, strength, scaling=compute_scaling(on, SINGLE_PROCESS), peers=SINGLE_PROCESS)
     gang, found = _Gang(world), [alone] * world
 
     def run(rank: int) -> None:
         # The last rank has no row at all.
         mine = slice(rank, None if rank < world - 1 else rank, max(world - 1, 1))
         share = Rows(on.features[mine], on.labels[mine])
-        scaling = scaling_of(share, gang.peers(rank))
+        scaling = compute_scaling(share, gang.peers(rank))
         found[rank] = fit(share, 5, strength, scaling=scaling, peers=gang.peers(rank))
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(world)]

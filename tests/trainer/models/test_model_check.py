@@ -4,10 +4,10 @@ from typing import Any
 import pytest
 
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models import model_check
+from finetune_trainer.models import model_check, safetensors_header
 
 GOOD = frozenset({"config.json", "model.safetensors", "tokenizer.json"})
-WANTED = model_check.Wanted(frozenset({"bert"}), "classification head", "an encoder")
+WANTED = model_check.ModelRequirements(frozenset({"bert"}), "classification head", "an encoder")
 FOLDER = "s3://models/x/"
 
 
@@ -58,7 +58,9 @@ def test_pickles_beside_safetensors_are_only_mentioned() -> None:
 def test_a_config_that_cannot_be_used_is_refused(text: bytes, reason: str) -> None:
     with pytest.raises(StageFailure) as failure:
         model_check.check_config(
-            text, FOLDER, model_check.Wanted(frozenset({"bert"}), "classification head", "an encoder")
+            text,
+            FOLDER,
+            model_check.ModelRequirements(frozenset({"bert"}), "classification head", "an encoder"),
         )
     assert failure.value.reason == reason
 
@@ -91,7 +93,7 @@ def test_a_config_that_names_no_quantisation_is_taken(told: object) -> None:
 
 def test_8_bit_floats_are_refused_where_no_config_tells_of_them() -> None:
     text = header(a=("F8_E4M3", [4], [0, 4]), b=("BF16", [2], [4, 8]))
-    kinds = model_check.header(text, 8 + len(text) + 8, FOLDER).kinds
+    kinds = safetensors_header.parse_header(text, 8 + len(text) + 8, FOLDER).kinds
     assert kinds == {"F8_E4M3", "BF16"}
     with pytest.raises(StageFailure, match=r"ModelUnsupported.*quantised \(F8_E4M3\)"):
         model_check.check_floats(kinds, FOLDER)
@@ -100,7 +102,7 @@ def test_8_bit_floats_are_refused_where_no_config_tells_of_them() -> None:
 
 def test_a_config_within_a_config_is_looked_at() -> None:
     nested = {"model_type": "gemma3", "text_config": {"max_position_embeddings": 64, "vocab_size": 9}}
-    assert model_check.positions(nested, 10**30) == 64
+    assert model_check.find_position_limit(nested, 10**30) == 64
     assert model_check.text_config(nested)["vocab_size"] == 9
     assert model_check.text_config({"vocab_size": 7})["vocab_size"] == 7
 
@@ -119,14 +121,14 @@ def test_a_config_within_a_config_is_looked_at() -> None:
 )
 def test_an_index_names_only_shards_that_are_there(index: bytes | None, reason: str) -> None:
     with pytest.raises(StageFailure) as failure:
-        model_check.shards(frozenset({"one.safetensors"}), index, FOLDER)
+        model_check.list_shards(frozenset({"one.safetensors"}), index, FOLDER)
     assert failure.value.reason == reason
 
 
 def test_all_shards_of_the_index_are_read() -> None:
     index = b'{"weight_map": {"a": "2.safetensors", "b": "1.safetensors", "c": "2.safetensors"}}'
     names = frozenset({"1.safetensors", "2.safetensors", "3.safetensors"})
-    read = model_check.shards(names, index, FOLDER)
+    read = model_check.list_shards(names, index, FOLDER)
     assert read == {"1.safetensors": {"b"}, "2.safetensors": {"a", "c"}}
 
 
@@ -147,16 +149,16 @@ def test_all_shards_of_the_index_are_read() -> None:
 )
 def test_a_header_that_lies_is_refused(text: bytes) -> None:
     with pytest.raises(StageFailure) as failure:
-        model_check.header(text, 8 + len(text) + 8, FOLDER + "model.safetensors")
+        safetensors_header.parse_header(text, 8 + len(text) + 8, FOLDER + "model.safetensors")
     assert failure.value.reason == "ModelCorrupt"
 
 
 def test_a_file_that_is_too_short_or_too_long_is_refused() -> None:
     text = header(a=("F32", [2, 2], [0, 16]))
-    assert model_check.header(text, 8 + len(text) + 16, FOLDER).tensors == {"a": (2, 2)}
+    assert safetensors_header.parse_header(text, 8 + len(text) + 16, FOLDER).tensors == {"a": (2, 2)}
     for wrong in (15, 17):
         with pytest.raises(StageFailure, match="ModelCorrupt"):
-            model_check.header(text, 8 + len(text) + wrong, FOLDER)
+            safetensors_header.parse_header(text, 8 + len(text) + wrong, FOLDER)
 
 
 @pytest.mark.parametrize(
@@ -164,12 +166,14 @@ def test_a_file_that_is_too_short_or_too_long_is_refused() -> None:
 )
 def test_a_header_length_beyond_the_file_or_100_mb_is_refused(first: bytes, size: int) -> None:
     with pytest.raises(StageFailure, match="ModelCorrupt"):
-        model_check.header_length(first, size, FOLDER)
+        safetensors_header.parse_header_length(first, size, FOLDER)
 
 
 def test_positions_are_the_smaller_of_model_and_tokenizer() -> None:
-    assert model_check.positions({"model_type": "bert", "max_position_embeddings": 512}, 10**30) == 512
-    assert model_check.positions({"model_type": "bert", "max_position_embeddings": 512}, 128) == 128
+    assert (
+        model_check.find_position_limit({"model_type": "bert", "max_position_embeddings": 512}, 10**30) == 512
+    )
+    assert model_check.find_position_limit({"model_type": "bert", "max_position_embeddings": 512}, 128) == 128
     roberta = {"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}
-    assert model_check.positions(roberta, 10**30) == 512
-    assert model_check.positions({"model_type": "t5"}, 10**30) is None
+    assert model_check.find_position_limit(roberta, 10**30) == 512
+    assert model_check.find_position_limit({"model_type": "t5"}, 10**30) is None

@@ -9,7 +9,7 @@ from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import model_check, model_folder
 from finetune_trainer.s3.store import Store
 
-WANTED = model_check.Wanted(frozenset({"bert"}), "classification head", "an encoder")
+WANTED = model_check.ModelRequirements(frozenset({"bert"}), "classification head", "an encoder")
 SHARDS = {
     "one.safetensors": save({"a": np.zeros((2, 3), np.float32), "b": np.zeros(5, np.float16)}),
     "two.safetensors": save({"c": np.zeros((7, 1), np.float32), "d": np.zeros((), np.float32)}),

@@ -36,7 +36,7 @@ def test_theta_scaling_and_dtype_stand_where_version_4_reads_them(tmp_path: Path
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "config.json").write_text(json.dumps(given))
     config = AutoConfig.from_pretrained(tmp_path / "base")
-    assert older_readers.readable(config.to_dict())
+    assert older_readers.is_readable(config.to_dict())
     found = saved(tmp_path / "saved", config)
     for name in ("rope_theta", "rope_scaling", "torch_dtype"):
         assert found[name] == given[name], name
@@ -63,7 +63,7 @@ def test_layer_types_with_a_theta_each_have_the_names_of_their_model(
     found = saved(tmp_path, config)
     assert says <= found.keys()
     assert {found[name] for name in says} == {part["rope_theta"] for part in config.rope_parameters.values()}
-    assert older_readers.readable(config.to_dict())
+    assert older_readers.is_readable(config.to_dict())
 
 
 def test_what_version_4_has_no_words_for_is_left_out(tmp_path: Path) -> None:
@@ -74,9 +74,12 @@ def test_what_version_4_has_no_words_for_is_left_out(tmp_path: Path) -> None:
     config = Gemma3TextConfig(num_hidden_layers=2, rope_parameters=scaled)
     found = saved(tmp_path, config)
     assert "rope_local_base_freq" not in found
-    assert not older_readers.readable(config.to_dict())
+    assert not older_readers.is_readable(config.to_dict())
 
 
 def test_a_model_without_rotary_embeddings_is_readable() -> None:
-    assert older_readers.readable({"model_type": "bert", "dtype": "float32"})
-    assert older_readers.with_old_keys({"model_type": "bert", "dtype": "float32"})["torch_dtype"] == "float32"
+    assert older_readers.is_readable({"model_type": "bert", "dtype": "float32"})
+    assert (
+        older_readers.build_compatible_config({"model_type": "bert", "dtype": "float32"})["torch_dtype"]
+        == "float32"
+    )

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_trainer.data.batches import FILLER
-from finetune_trainer.models.collate import work_of
+from finetune_trainer.models.collate import measure_work
 from finetune_trainer.models.packing import Packing, Work
 from tests.trainer.programs.truth import trained_rows
 
@@ -53,7 +53,7 @@ def test_packing_that_pays_for_a_model_pays_for_a_wider_model(lengths: np.ndarra
 
 def test_work_counts_the_tokens_and_the_learnt_tokens_of_rows() -> None:
     rows = trained_rows()
-    found = work_of(rows, [3, FILLER, 5])
+    found = measure_work(rows, [3, FILLER, 5])
     spans = [slice(rows.offsets[n], rows.offsets[n + 1]) for n in (3, 5)]
     assert found.lengths.tolist() == [*(span.stop - span.start for span in spans), 1]
     assert found.loss_tokens == sum(rows.loss_mask[span].sum() for span in spans)
@@ -61,5 +61,5 @@ def test_work_counts_the_tokens_and_the_learnt_tokens_of_rows() -> None:
 
 
 def test_a_filler_has_one_position_and_no_learnt_token() -> None:
-    found = work_of(trained_rows(), [FILLER, FILLER])
+    found = measure_work(trained_rows(), [FILLER, FILLER])
     assert (found.lengths.tolist(), found.loss_tokens, found.first) == ([1, 1], 0, 0)

@@ -65,7 +65,7 @@ def test_a_published_decoder_classifies_alone_as_in_a_batch(
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             copyfile(source / name, published / name)
-    padding.publish(published)
+    padding.write_pad_token(published)
 
     tokenizer = AutoTokenizer.from_pretrained(published)
     plain = AutoModelForSequenceClassification.from_pretrained(published).eval()
@@ -82,17 +82,17 @@ def test_a_published_decoder_classifies_alone_as_in_a_batch(
 
 
 def test_a_tokenizer_without_any_special_token_is_padded_with_0(tmp_path: Path) -> None:
-    assert padding.pad_token(base(tmp_path, {})) == padding.PadToken(0, None)
+    assert padding.choose_pad_token(base(tmp_path, {})) == padding.PadToken(0, None)
 
 
 def test_only_a_tokenizer_without_padding_token_is_changed(tmp_path: Path) -> None:
     folder = base(tmp_path, {**NONE, "pad_token": "[P]"})
     before = (folder / "tokenizer_config.json").read_bytes()
-    padding.publish(folder)
+    padding.write_pad_token(folder)
     assert (folder / "tokenizer_config.json").read_bytes() == before
 
 
 def test_a_model_without_padding_token_stays_without(tmp_path: Path) -> None:
     folder = base(tmp_path, NONE)
-    padding.publish(folder)
+    padding.write_pad_token(folder)
     assert AutoTokenizer.from_pretrained(folder).pad_token is None

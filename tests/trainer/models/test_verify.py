@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.data.shards import Prepared
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models.collate import padded
+from finetune_trainer.models.collate import pad_batch
 from finetune_trainer.models.verify import LOGITS, TOLERANCE, verify
 from finetune_trainer.paths import MODEL_FOLDER, VERIFICATION, Paths
 from finetune_trainer.tasks.text_classification import model as task
@@ -24,7 +24,7 @@ def staged(tiny_base: Path, learnable: Prepared, folder: Path, scale: float = 1.
     model = load_classifier(tiny_base, learnable.labels).eval()
     with torch.no_grad():
         model.classifier.weight *= scale
-        inputs = padded(learnable.test, [0, 1, 2], 0)
+        inputs = pad_batch(learnable.test, [0, 1, 2], 0)
         logits = task.logits(model, inputs)
     model.save_pretrained(folder / MODEL_FOLDER)
     save_file({**inputs, LOGITS: logits.contiguous()}, folder / VERIFICATION)

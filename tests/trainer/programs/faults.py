@@ -13,7 +13,7 @@ import torch
 from finetune_trainer.data.batches import epoch_batches
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.collate import IGNORE_INDEX, lengths
-from finetune_trainer.models.load import quiet
+from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.pod.rank import leave
 from finetune_trainer.tasks.text_classification import model as task
 from finetune_trainer.training import loop
@@ -59,7 +59,7 @@ def main() -> None:
     """Runs into each fault with the same gang."""
     global fault
     base, folder = Path(sys.argv[1]), Path(sys.argv[2])
-    quiet()
+    silence_libraries()
     gang = meet(gpus=False, startup_seconds=120, hang_seconds=120)
     split = truth.CLASSIFICATION.rows
     poisoned = int(epoch_batches(lengths(split), truth.BATCH, seed=3, epoch=0)[1][2])

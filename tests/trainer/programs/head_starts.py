@@ -15,7 +15,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from finetune_trainer.config import EvaluationSpec, Method, Training
 from finetune_trainer.contract import Chosen
-from finetune_trainer.models.load import quiet
+from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.models.weights import whole_tensors
 from finetune_trainer.pod.rank import leave
 from finetune_trainer.tasks.registry import training_task
@@ -29,7 +29,7 @@ from tests.trainer.training.contexts import context_with
 def main() -> None:
     """Computes the start once, then loads a model for each case."""
     base, result = Path(sys.argv[1]), Path(sys.argv[2])
-    quiet()
+    silence_libraries()
     gang = meet(gpus=False, startup_seconds=120, hang_seconds=120)
     evaluation = EvaluationSpec(metrics=("macroF1",))
     training = Training(seed=5)

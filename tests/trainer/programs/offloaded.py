@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from finetune_trainer.config import Lora, Method, Offload
-from finetune_trainer.models.load import quiet
+from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.pod.rank import leave
 from finetune_trainer.training.distributed import meet
 from tests.trainer.programs import truth
@@ -25,7 +25,7 @@ METHODS: dict[str, Method] = {"Full": "Full", "LoRA": Lora(rank=4, alpha=8)}
 def main() -> None:
     """Measures every case in this one gang."""
     base, result = Path(sys.argv[1]), Path(sys.argv[2])
-    quiet()
+    silence_libraries()
     gang = meet(gpus=False, startup_seconds=120, hang_seconds=120)
     measured = {
         name: {

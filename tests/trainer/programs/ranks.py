@@ -19,7 +19,7 @@ from finetune_trainer.stages import (
 )
 
 SHARED = Path(tempfile.mkdtemp())
-run_trial = trial._run
+run_trial = trial._run_subprocess
 
 
 def run_trial_once(folder: Path) -> str:
@@ -36,7 +36,7 @@ def run_trial_once(folder: Path) -> str:
     return ended
 
 
-trial._run = run_trial_once
+trial._run_subprocess = run_trial_once
 tokenise.model_types("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
 for root in map(Path, sys.argv[1:]):
     child = os.fork()

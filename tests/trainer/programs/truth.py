@@ -24,7 +24,7 @@ from finetune_trainer.data.lines import FileSpan
 from finetune_trainer.data.shards import Prepared, Split
 from finetune_trainer.heartbeat import Heartbeat
 from finetune_trainer.models import methods
-from finetune_trainer.models.load import quiet
+from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.pod.rank import leave
 from finetune_trainer.tasks.base import TaskModel
@@ -58,7 +58,7 @@ class Subject:
         """The same weights every time; an adapter is given some, for a new one changes nothing."""
         set_seed(1)
         model = self.model.load(base, self.prepared)
-        tuned = methods.applied(how, model, self.model.head(model), seed=1)
+        tuned = methods.apply_method(how, model, self.model.head(model), seed=1)
         with torch.no_grad():
             for name, weight in tuned.named_parameters():
                 if ".lora_B." in name:
@@ -188,7 +188,7 @@ def steps(
 def main() -> None:
     """Measures every case in this one gang."""
     subject, base, result = SUBJECTS[sys.argv[1]], Path(sys.argv[2]), Path(sys.argv[3])
-    quiet()
+    silence_libraries()
     gang = meet(gpus=False, startup_seconds=120, hang_seconds=120)
     measured = {}
     for asked in map(json.loads, sys.argv[4:]):

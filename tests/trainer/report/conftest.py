@@ -22,7 +22,7 @@ from finetune_trainer.report.page import Sources
 from finetune_trainer.report.record import CurvePoint, EvaluationRow, TrainingRecord
 from finetune_trainer.s3.manifest import Manifest
 from finetune_trainer.tasks.text_classification import record as facts
-from finetune_trainer.tasks.text_classification.metrics import compare, flips
+from finetune_trainer.tasks.text_classification.metrics import compare, count_flips
 from finetune_trainer.tasks.text_generation import metrics as generation_metrics
 from finetune_trainer.tasks.text_generation.record import Continuation, GenerationFacts
 
@@ -64,11 +64,11 @@ def record_of() -> Callable[..., TrainingRecord]:
             evaluation=compare(truth, answers, classes=classes, metrics=metrics, primary="macroF1", seed=1),
             task=facts.ClassificationFacts(
                 labels=tuple(labels),
-                confusion=facts.confusions(truth, answers, classes),
-                classes=facts.class_rows(truth, answers, labels),
-                **flips(truth, answers["baseline"], answers["tuned"]),
+                confusion=facts.build_confusions(truth, answers, classes),
+                classes=facts.build_class_rows(truth, answers, labels),
+                **count_flips(truth, answers["baseline"], answers["tuned"]),
                 probe=facts.ProbeFacts(strength=1.0, validation=0.5, rows=900, reused=False),
-                examples=facts.examples(
+                examples=facts.select_examples(
                     [(f"{text}.jsonl", line) for line in range(1, rows + 1)],
                     truth,
                     answers,

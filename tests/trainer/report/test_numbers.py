@@ -19,12 +19,12 @@ from finetune_trainer.report import numbers
 def test_a_metric_has_the_digits_that_matter_and_a_sign_only_where_it_says_something(
     value: float, signed: bool, shown: str
 ) -> None:
-    assert numbers.measured(value, signed=signed) == shown
+    assert numbers.format_metric(value, signed=signed) == shown
 
 
 def test_both_ends_of_an_interval_are_told() -> None:
     gain = Interval(value=0.1, low=-0.05, high=0.25)
-    assert numbers.interval(gain, signed=True) == "\N{MINUS SIGN}0.0500 to +0.2500"
+    assert numbers.format_interval(gain, signed=True) == "\N{MINUS SIGN}0.0500 to +0.2500"
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_both_ends_of_an_interval_are_told() -> None:
     ],
 )
 def test_ticks_are_short(value: float, shown: str) -> None:
-    assert numbers.short(value) == shown
+    assert numbers.format_short(value) == shown
 
 
 @pytest.mark.parametrize(
@@ -47,9 +47,16 @@ def test_ticks_are_short(value: float, shown: str) -> None:
     [(0.4, "0 s"), (59.0, "59 s"), (59.7, "1 min 0 s"), (670, "11 min 10 s"), (7322, "2 h 2 min")],
 )
 def test_durations_are_told_in_two_units(seconds: float, shown: str) -> None:
-    assert numbers.duration(seconds) == shown
+    assert numbers.format_duration(seconds) == shown
 
 
 def test_sizes_and_counts() -> None:
-    assert [numbers.size(n) for n in (999, 701_312, 12_300_000_000)] == ["999 B", "701.3 kB", "12.3 GB"]
-    assert (numbers.plural(1, "row"), numbers.plural(2000, "class", "classes")) == ("1 row", "2,000 classes")
+    assert [numbers.format_size(n) for n in (999, 701_312, 12_300_000_000)] == [
+        "999 B",
+        "701.3 kB",
+        "12.3 GB",
+    ]
+    assert (numbers.format_plural(1, "row"), numbers.format_plural(2000, "class", "classes")) == (
+        "1 row",
+        "2,000 classes",
+    )

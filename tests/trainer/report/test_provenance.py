@@ -14,7 +14,7 @@ DIGEST = "sha256:" + "ab" * 32
 
 
 def shown(of: Sources) -> str:
-    known = provenance.facts(of.config, of.chosen, of.staged, of.record)
+    known = provenance.list_facts(of.config, of.chosen, of.staged, of.record)
     return reading.shown(provenance.section(known, of.config, of.staged, of.trained))
 
 
@@ -24,7 +24,7 @@ def test_the_card_and_the_report_tell_the_same(
     of = sources_of(record_of(["a", "b"]))
     card = model_card.render(of.config, of.chosen, of.staged, of.record, report)
     rows = texts(shown(of), "tr")
-    for fact in provenance.facts(of.config, of.chosen, of.staged, of.record):
+    for fact in provenance.list_facts(of.config, of.chosen, of.staged, of.record):
         assert fact.what + fact.value in rows
         assert f"| {fact.what} |" in card
     assert "GPU time2 h 44 min" in rows
@@ -40,8 +40,8 @@ def test_what_it_descends_from_is_told_where_another_job_published_the_base(
     first = Ancestor(uri="s3://models/minilm", digest=DIGEST)
     base = Ancestor(uri="s3://v0", digest=DIGEST, published_by=parent)
     descended = of.staged.model_copy(update={"lineage": (first, base)})
-    assert provenance.ancestors(descended)[0] == ("s3://models/minilm", DIGEST, "")
-    known = provenance.facts(of.config, of.chosen, descended, of.record)
+    assert provenance.list_ancestors(descended)[0] == ("s3://models/minilm", DIGEST, "")
+    known = provenance.list_facts(of.config, of.chosen, descended, of.record)
     markup = reading.shown(provenance.section(known, of.config, descended, of.trained))
     assert f"s3://v0{DIGEST}FineTuneJob support/tickets-v0 (uid 77, manifest {DIGEST})" in texts(markup, "tr")
     card = model_card.render(of.config, of.chosen, descended, of.record, report)
@@ -78,4 +78,6 @@ def test_a_generator_has_no_new_head(generator: TrainingRecord, sources_of: Call
     of = sources_of(generator)
     run = of.config.run.model_copy(update={"task": "TextGeneration"})
     config = of.config.model_copy(update={"run": run})
-    assert not any("head" in fact.what for fact in provenance.facts(config, of.chosen, of.staged, of.record))
+    assert not any(
+        "head" in fact.what for fact in provenance.list_facts(config, of.chosen, of.staged, of.record)
+    )

@@ -5,7 +5,7 @@ import pytest
 from finetune_trainer import contract
 from finetune_trainer.contract import Evaluation, Interval, Scores
 from finetune_trainer.report.record import TrainingRecord
-from finetune_trainer.report.verdict import compared, headline, outcome, summary
+from finetune_trainer.report.verdict import build_headline, build_verdict, classify_difference, find_outcome
 
 
 def evaluation(low: float, high: float, value: float | None = None) -> Evaluation:
@@ -33,20 +33,22 @@ def evaluation(low: float, high: float, value: float | None = None) -> Evaluatio
 )
 def test_the_verdict_is_what_the_interval_says(low: float, high: float, came_to: str, words: str) -> None:
     given = evaluation(low, high)
-    assert outcome(given) == came_to
-    assert headline(given).startswith(words)
+    assert find_outcome(given) == came_to
+    assert build_headline(given).startswith(words)
 
 
 def test_of_a_metric_of_which_less_is_better_a_fall_is_the_good_news(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(contract.HIGHER_IS_BETTER, "mcc", False)
-    assert outcome(evaluation(-0.3, -0.1)) == "better"
-    assert outcome(evaluation(0.1, 0.3)) == "worse"
-    assert compared(Interval(value=-0.1, low=-0.2, high=0.1), "mcc") == "undecided"
+    assert find_outcome(evaluation(-0.3, -0.1)) == "better"
+    assert find_outcome(evaluation(0.1, 0.3)) == "worse"
+    assert classify_difference(Interval(value=-0.1, low=-0.2, high=0.1), "mcc") == "undecided"
 
 
 def test_nothing_tuned_is_told_as_that() -> None:
     untuned = evaluation(0.1, 0.2).model_copy(update={"tuned": None, "delta": None})
-    assert headline(untuned) == "Nothing was tuned: the linear probe reaches Matthews correlation 0.5000."
+    assert (
+        build_headline(untuned) == "Nothing was tuned: the linear probe reaches Matthews correlation 0.5000."
+    )
 
 
 def test_without_a_majority_class_the_base_model_is_what_it_is_compared_with(
@@ -54,6 +56,6 @@ def test_without_a_majority_class_the_base_model_is_what_it_is_compared_with(
 ) -> None:
     record = record_of(["a", "b"])
     plain = record.model_copy(update={"evaluation": record.evaluation.model_copy(update={"majority": None})})
-    shown = summary(plain)
+    shown = build_verdict(plain)
     assert "than the base model:" in shown.headline
     assert [tile.name for tile in shown.tiles] == ["this model", "base model", "trained on", "training took"]

@@ -28,7 +28,7 @@ def trial_in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.Mo
         return "ended with code 0"
 
     if not request.module.__name__.endswith("test_trial"):
-        monkeypatch.setattr(trial, "_run", run)
+        monkeypatch.setattr(trial, "_run_subprocess", run)
 
 
 @pytest.fixture

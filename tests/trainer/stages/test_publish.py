@@ -61,7 +61,7 @@ def stage(tiny_base: Path, learnable: Prepared, paths: Paths, store: Store) -> S
     def end(config: TrainConfig) -> TrainConfig:
         torch.manual_seed(5)
         model = load_classifier(tiny_base, learnable.labels)
-        model = methods.applied(config.run.method, model, task.head(model), seed=5).eval()
+        model = methods.apply_method(config.run.method, model, task.head(model), seed=5).eval()
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 if ".lora_B." in name:
@@ -328,8 +328,8 @@ def test_a_merged_model_other_than_its_adapter_is_found_and_nothing_is_published
                 module.scaling["default"] *= 1.5
         return merged(model)
 
-    merged = lora.merged
-    monkeypatch.setattr(lora, "merged", badly)
+    merged = lora.merge_adapter
+    monkeypatch.setattr(lora, "merge_adapter", badly)
     with pytest.raises(StageFailure, match="VerificationFailed"):
         publish.run(adapted, paths, HEARTBEAT)
     assert store.list(adapted.run.output) == []

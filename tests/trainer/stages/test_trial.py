@@ -24,7 +24,7 @@ def examine(folder: Path, base: tuple[bases.Config, bases.Shapes], method: Metho
     """The trial in this process."""
     config, shapes = base
     (folder / "config.json").write_text(json.dumps(config))
-    return trial.examine(folder, Request(task=task, method=method, shapes=shapes))
+    return trial.run_trial(folder, Request(task=task, method=method, shapes=shapes))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_large_model_is_tried_with_two_of_its_layers(
         shapes |= {
             name.replace(".0.", f".{layer}."): shape for name, shape in shapes.items() if ".layers.0." in name
         }
-    monkeypatch.setattr(models_trial, "MOST_PARAMETERS", 90_000)
+    monkeypatch.setattr(models_trial, "MAX_PARAMETERS", 90_000)
     outcome = examine(tmp_path, (config, shapes), FreezeLayers(train_last=6), "TextGeneration")
     assert outcome.refusal is None
     assert outcome.rows_tried
@@ -159,7 +159,7 @@ def test_a_large_model_is_tried_with_two_of_its_layers(
 def test_a_model_of_which_one_layer_is_too_large_is_built_and_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models_trial, "MOST_PARAMETERS", 10_000)
+    monkeypatch.setattr(models_trial, "MAX_PARAMETERS", 10_000)
     outcome = examine(tmp_path, bases.llama(), FreezeLayers(train_last=2), "TextGeneration")
     assert outcome.refusal is None
     assert not outcome.rows_tried
@@ -179,7 +179,7 @@ def test_prepare_is_told_by_a_process_of_its_own_what_the_method_leaves_unchange
     tmp_path: Path, base: tuple[bases.Config, bases.Shapes], method: Method, code: str
 ) -> None:
     config, shapes = base
-    (finding,) = trial.tried("TextGeneration", method, Inspection(config, shapes, ()), Paths(tmp_path))
+    (finding,) = trial.try_model("TextGeneration", method, Inspection(config, shapes, ()), Paths(tmp_path))
     assert (finding.level, finding.code) == ("warning", code)
     if code == "ExpertsNotAdapted":
         experts = 2 * 4 * 3 * 16 * 32
@@ -190,7 +190,7 @@ def test_prepare_is_told_by_a_process_of_its_own_what_the_method_leaves_unchange
 def test_the_process_tells_prepare_what_it_refuses(tmp_path: Path) -> None:
     config, shapes = bases.llama()
     with pytest.raises(StageFailure, match="TargetModulesUnknown"):
-        trial.tried(
+        trial.try_model(
             "TextGeneration",
             Lora(target_modules=("lm_head",)),
             Inspection(config, shapes, ()),
@@ -201,12 +201,12 @@ def test_the_process_tells_prepare_what_it_refuses(tmp_path: Path) -> None:
 def test_a_process_that_dies_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial.sys, "executable", "/bin/false")
     config, shapes = bases.llama()
-    (finding,) = trial.tried("TextGeneration", "Full", Inspection(config, shapes, ()), Paths(tmp_path))
+    (finding,) = trial.try_model("TextGeneration", "Full", Inspection(config, shapes, ()), Paths(tmp_path))
     assert finding.code == "ModelNotTried"
     assert "ended with code 1" in finding.message
 
 
 def test_an_error_is_told_by_its_type_and_first_line() -> None:
     error: Any = ValueError("\n first line. \nsecond line")
-    assert models_trial.one_line(error) == "ValueError: first line"
-    assert models_trial.one_line(KeyError()) == "KeyError"
+    assert models_trial.format_error(error) == "ValueError: first line"
+    assert models_trial.format_error(KeyError()) == "KeyError"

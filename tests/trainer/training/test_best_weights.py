@@ -102,7 +102,7 @@ def test_weights_of_another_model_are_refused(alone: Gang, tmp_path: Path) -> No
 )
 def test_nan_and_infinity_are_found_in_every_saved_tensor(name: str, told: list[str], value: float) -> None:
     net = Net(1)
-    assert weights.not_finite(net) == []
+    assert weights.list_non_finite(net) == []
     tensors = dict(net.named_buffers()) | dict(net.named_parameters(remove_duplicate=False))
     tensors[name].data.view(-1)[-1] = value
-    assert weights.not_finite(net) == told
+    assert weights.list_non_finite(net) == told

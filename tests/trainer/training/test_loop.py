@@ -50,14 +50,14 @@ def plain_steps(subject: str, base: Path, method: object) -> list[tuple[float, f
 
     from finetune_trainer.config import Method  # noqa: PLC0415
     from finetune_trainer.data.batches import epoch_batches  # noqa: PLC0415
-    from finetune_trainer.models.collate import lengths, padded  # noqa: PLC0415
+    from finetune_trainer.models.collate import lengths, pad_batch  # noqa: PLC0415
     from tests.trainer.programs import truth  # noqa: PLC0415
 
     what = truth.SUBJECTS[subject]
     split, model = what.rows, what.load(base, TypeAdapter[Method](Method).validate_python(method))
     steps = []
     for batch in epoch_batches(lengths(split), truth.BATCH, seed=3, epoch=0):
-        inputs = padded(split, batch, 0)
+        inputs = pad_batch(split, batch, 0)
         logits = model(**inputs).logits
         weights = torch.ones(truth.CLASSES)
         if what.class_weights != "None":

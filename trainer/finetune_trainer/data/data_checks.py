@@ -79,15 +79,15 @@ def _find_missing_columns(file: FileSummary, find_missing: FindMissingColumns) -
     if not lacking or not file.columns or not file.rows:
         return None
     missing = f"has no column {' and no '.join(map(repr, lacking))}"
-    known = [name for name in file.columns if _is_column_name(file, name, find_missing)]
-    if known:
-        return _Fault(f"{missing}; it has {_join_names(known)}")
-    there = f"; it has {_join_names(file.columns)}"
+    column_names = [name for name in file.columns if _is_column_name(file, name, find_missing)]
+    if column_names:
+        return _Fault(f"{missing}; it has {_join_names(column_names)}")
+    row_columns = f"; it has {_join_names(file.columns)}"
     if file.header_is_a_line:
         read_as = f". The file is read as {file.dialect}" if file.dialect else ""
         hint = f"; {file.hint.removesuffix('.')}" if file.hint else ""
-        return _Fault(f"{missing} in its header{read_as}{hint}", there)
-    return _Fault(f"{missing}; no other is in half of its rows", there)
+        return _Fault(f"{missing} in its header{read_as}{hint}", row_columns)
+    return _Fault(f"{missing}; no other is in half of its rows", row_columns)
 
 
 def _is_column_name(file: FileSummary, name: str, find_missing: FindMissingColumns) -> bool:

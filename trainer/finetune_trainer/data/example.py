@@ -28,7 +28,7 @@ class Example(Protocol):
         """Stratum for stratified splits: the class of the row, or one value for all rows."""
 
     @property
-    def written(self) -> str:
+    def raw_stratum(self) -> str:
         """The stratum as the file writes the value; empty if the file writes the value of `stratum`."""
 
     @property

@@ -248,8 +248,8 @@ class RowWriter:
             row_hashes.append(self._keys[-1] if alike else hash_text(normalise(identity)))
         number = self._names.number(example.stratum)
         self._strata.append(number)
-        form = (number, example.written)
-        if example.written and (form in self._forms or len(self._forms) < MAX_STRATA):
+        form = (number, example.raw_stratum)
+        if example.raw_stratum and (form in self._forms or len(self._forms) < MAX_STRATA):
             self._forms[form] += 1
         if self._wanted is not None:
             values = {name: value for name, value in values.items() if name in self._wanted}

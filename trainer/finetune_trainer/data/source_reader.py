@@ -68,8 +68,8 @@ class BadRows:
         if len(self.first) < MAX_LISTED:
             self.first.append(row)
         reason = _NUMBER.sub("…", row.reason)
-        known = reason in self.reasons or len(self.reasons) < MAX_REASONS
-        self.reasons[reason if known else _OTHER_REASONS] += 1
+        is_listed = reason in self.reasons or len(self.reasons) < MAX_REASONS
+        self.reasons[reason if is_listed else _OTHER_REASONS] += 1
 
 
 @dataclass

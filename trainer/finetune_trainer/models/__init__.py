@@ -1,1 +1,1 @@
-"""Base and tuned models: plan, checks, loading, methods, verification."""
+"""Base and tuned models: hyperparameters, checks, loading, training methods and verification."""

@@ -11,7 +11,7 @@ from typing import TextIO
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Digest, FailureClass, PreparePayload, Stage
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models.model_check import INDEX, shards
+from finetune_trainer.models.model_check import INDEX, list_shards
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3 import results
 from finetune_trainer.s3.digests import OnBytes, digest_of_file, ignore_bytes
@@ -24,77 +24,80 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
 )
-"""What a fast tokenizer may consist of."""
+"""Names of the files of a fast tokenizer."""
 COPIED_FILES = (*TOKENIZER_FILES, "generation_config.json")
-"""Copied as they are from the base model to the tuned one."""
-_LOOK_SECONDS = 0.2
-"""Time between two tries to lock the cache."""
+"""Names of the files that are copied unchanged from the base model to the tuned model."""
+_LOCK_POLL_SECONDS = 0.2
+"""Interval between two attempts to lock the cache."""
 
 
-def files_read(names: frozenset[str], index: bytes | None, uri: str) -> tuple[str, ...]:
-    """The files of a model's folder that are ever read: JSON and safetensors, nothing else.
+def list_model_files(names: frozenset[str], index: bytes | None, uri: str) -> tuple[str, ...]:
+    """Lists the files of a model folder that the trainer reads: JSON and safetensors files only.
 
     Args:
-        names: paths below the folder.
-        index: the content of `model.safetensors.index.json`, if there is one.
-        uri: of the folder.
+        names: paths of the files below the folder.
+        index: content of `model.safetensors.index.json`; None without this file.
+        uri: URI of the folder.
 
     Raises:
-        StageFailure: UserConfig, a shard is missing or the index is damaged.
+        StageFailure: UserConfig, if a shard is missing or the index is damaged.
     """
-    known = {"config.json", *COPIED_FILES} | ({INDEX} if index is not None else set())
-    return tuple(sorted((known & names) | set(shards(names, index, uri))))
+    readable = {"config.json", *COPIED_FILES} | ({INDEX} if index is not None else set())
+    return tuple(sorted((readable & names) | set(list_shards(names, index, uri))))
 
 
 def digest_of_files(digests: Mapping[str, Digest]) -> Digest:
-    """The model's digest: SHA-256 of the canonical JSON of {path: SHA-256 of the file}."""
+    """Returns the digest of a model: the SHA-256 of the canonical JSON of {path: SHA-256 of the file}."""
     text = json.dumps(dict(digests), sort_keys=True, separators=(",", ":"))
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 def download(store: Store, uri: str, folder: Path, on_bytes: OnBytes = ignore_bytes) -> Digest:
-    """Downloads the files that are read into an empty folder. Returns the model's digest.
+    """Downloads the files of a model that the trainer reads, and returns the digest of the model.
 
     Args:
-        store: that has the model.
-        uri: of the model's folder, ends in a slash.
-        folder: on the disk.
-        on_bytes: is told of the bytes that move.
+        store: store of the model.
+        uri: URI of the model folder, ends in a slash.
+        folder: local folder.
+        on_bytes: called with the number of transferred bytes.
     """
     names = frozenset(entry.uri.removeprefix(uri) for entry in store.list(uri))
     index = store.read(uri + INDEX) if INDEX in names else None
     return digest_of_files(
         {
             name: store.download(uri + name, folder / name, on_bytes=on_bytes).digest
-            for name in files_read(names, index, uri)
+            for name in list_model_files(names, index, uri)
         }
     )
 
 
 def fetch(config: TrainConfig, paths: Paths, on_bytes: OnBytes = ignore_bytes) -> tuple[Path, Digest]:
-    """The base model's folder in this node's cache, exactly as Prepare saw it, and its digest.
+    """Provides the base model in the cache of the node, with the digest that Prepare recorded.
 
-    Processes of one node that call this at once wait for the first of them.
+    If several processes of a node call this function, one process downloads and the other processes wait.
 
     Args:
-        config: the trainer's input.
-        paths: of the cache and the credentials.
-        on_bytes: is told of the bytes that move or are checked, and of 0 bytes during the wait for another
-            process.
+        config: the configuration of the trainer.
+        paths: paths of the pod.
+        on_bytes: called with the number of transferred or verified bytes, and with 0 during the wait for
+            another process.
+
+    Returns:
+        The folder and the digest of the model.
 
     Raises:
-        StageFailure: Storage; UserConfig (ModelChanged) if the files are others now.
+        StageFailure: Storage; UserConfig (ModelChanged) if the files have changed since Prepare.
     """
     output = open_store(config.run.stores.output, "output", paths)
-    expected = _expected(output, config)
+    expected = _read_expected_digest(output, config)
     cache = paths.cache / "models"
     folder = cache / expected.removeprefix("sha256:")[:16]
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / f"{folder.name}.lock").open("w") as lock:
-        while not _locked(lock):
+        while not _try_lock(lock):
             on_bytes(0)
-            time.sleep(_LOOK_SECONDS)
-        if _cached(folder, on_bytes) == expected:
+            time.sleep(_LOCK_POLL_SECONDS)
+        if _digest_cached_files(folder, on_bytes) == expected:
             return folder, expected
         store = open_store(config.run.stores.model, "model", paths)
         uri = config.run.model.uri.rstrip("/") + "/"
@@ -109,8 +112,8 @@ def fetch(config: TrainConfig, paths: Paths, on_bytes: OnBytes = ignore_bytes) -
     return folder, expected
 
 
-def _locked(file: TextIO) -> bool:
-    """Locks a file; False where another process holds the lock."""
+def _try_lock(file: TextIO) -> bool:
+    """Tries to lock a file; returns False if another process holds the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -118,18 +121,18 @@ def _locked(file: TextIO) -> bool:
     return True
 
 
-def _cached(folder: Path, on_bytes: OnBytes) -> Digest | None:
-    """The digest of what lies in a cache folder; other jobs may have written there, so it is read again."""
+def _digest_cached_files(folder: Path, on_bytes: OnBytes) -> Digest | None:
+    """Computes the digest of a cache folder from the files, because other jobs can write to the folder."""
     names = frozenset(path.name for path in folder.glob("*"))
     index = (folder / INDEX).read_bytes() if INDEX in names else None
     try:
-        read = files_read(names, index, str(folder))
+        read = list_model_files(names, index, str(folder))
     except StageFailure:
         return None
     return digest_of_files({name: digest_of_file(folder / name, on_bytes) for name in read})
 
 
-def _expected(store: Store, config: TrainConfig) -> Digest:
+def _read_expected_digest(store: Store, config: TrainConfig) -> Digest:
     message = results.find(store, config, Stage.PREPARE)
     if message is None or not isinstance(message.payload, PreparePayload):
         raise StageFailure(

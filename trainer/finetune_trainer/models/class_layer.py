@@ -1,4 +1,4 @@
-"""Finds the layer that outputs the logits of the classes, and replaces the layer if the classes differ."""
+"""Finds the classification layer of a model, and replaces the layer if the classes differ."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def class_layer(model: "PreTrainedModel") -> str | None:
-    """Name of the last linear layer beside the body that has one output for each class; None without one."""
+def find_class_layer(model: "PreTrainedModel") -> str | None:
+    """Returns the name of the last linear layer outside the body with one output for each class, or None."""
     body = f"{model.base_model_prefix}."
     found = [
         name
@@ -23,24 +23,24 @@ def class_layer(model: "PreTrainedModel") -> str | None:
 
 
 def set_classes(model: "PreTrainedModel", classes: Sequence[str], *, loaded: bool) -> bool:
-    """Gives a classifier these classes. Its class layer is kept only for exactly the same class names.
+    """Sets the classes of a classifier.
 
-    The rows of a layer that is kept are put into the order of `classes`. A new layer has the weights that the
-    architecture begins with, the same on every rank for the same torch seed. Layers between body and class
-    layer stay as they are.
+    The classification layer of the files is kept if the class names are the same, and its rows are reordered.
+    Otherwise the layer is replaced by a new layer, which the architecture initialises equally on every rank
+    for the same torch seed. Other layers of the head do not change.
 
     Args:
-        model: with the class layer and the class names of its files; also in shards (ZeRO-3).
-        classes: names in the order of their numbers.
-        loaded: whether the class layer came from the files.
+        model: the classifier with the classes of its files; the parameters can be sharded (ZeRO-3).
+        classes: class names in the order of the outputs.
+        loaded: whether the classification layer was loaded from the files.
 
     Returns:
-        Whether the layer was kept.
+        Whether the classification layer was kept.
 
     Raises:
-        ValueError: the model has no class layer.
+        ValueError: the model has no classification layer.
     """
-    name = class_layer(model)
+    name = find_class_layer(model)
     if name is None:
         raise ValueError("there is no linear layer with one output for each class")
     config: Any = model.config
@@ -48,23 +48,23 @@ def set_classes(model: "PreTrainedModel", classes: Sequence[str], *, loaded: boo
     kept = loaded and sorted(old) == sorted(classes) and len(set(old)) == len(old)
     layer: Any = model.get_submodule(name)
     if kept:
-        _reorder(layer, [old.index(each) for each in classes])
+        _reorder(layer, [old.index(class_name) for class_name in classes])
     else:
         parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, _new(model, layer, len(classes)))
+        setattr(model.get_submodule(parent), last, _build_layer(model, layer, len(classes)))
     config.id2label = dict(enumerate(classes))
-    config.label2id = {each: number for number, each in enumerate(classes)}
+    config.label2id = {class_name: number for number, class_name in enumerate(classes)}
     for module in model.modules():
         if hasattr(module, "num_labels"):
             setattr(module, "num_labels", len(classes))  # noqa: B010 - a number, which mypy takes for a module
     return kept
 
 
-def _new(model: "PreTrainedModel", old: torch.nn.Linear, classes: int) -> torch.nn.Linear:
-    """A layer of another number of outputs, beside the old one."""
-    # The parameters of an old layer in shards (ZeRO-3) are empty, but have its device and precision.
+def _build_layer(model: "PreTrainedModel", old: torch.nn.Linear, classes: int) -> torch.nn.Linear:
+    """Creates a layer like `old` with another number of outputs."""
+    # Sharded parameters (ZeRO-3) are empty, but have the right device and dtype.
     weight = old.weight
-    # Ranks may have drawn different amounts of random numbers while they loaded.
+    # Ranks can have drawn different amounts of random numbers during loading.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch.initial_seed())
         layer = torch.nn.Linear(
@@ -78,7 +78,7 @@ def _new(model: "PreTrainedModel", old: torch.nn.Linear, classes: int) -> torch.
 def _reorder(layer: Any, rows: Sequence[int]) -> None:
     weights = [weight for weight in (layer.weight, layer.bias) if weight is not None]
     if hasattr(layer.weight, "ds_id"):
-        import deepspeed  # noqa: PLC0415 - 5 s; only where the weights are in shards
+        import deepspeed  # noqa: PLC0415 - the import takes 5 s
 
         with deepspeed.zero.GatheredParameters(weights, modifier_rank=0):
             _permute(weights, rows)

@@ -12,21 +12,21 @@ from finetune_trainer.models.packing import Work
 
 Tensors = dict[str, torch.Tensor]
 IGNORE_INDEX = -100
-"""The label of a token that the model does not learn, as in PyTorch and transformers."""
+"""The label of a token that does not contribute to the loss, as in PyTorch and transformers."""
 
 
 def lengths(split: Split) -> npt.NDArray[np.int64]:
-    """Tokens of each row, shape [rows]."""
+    """Returns the number of tokens of each row, shape [rows]."""
     return split.lengths
 
 
-def work_of(split: Split, numbers: Sequence[int] | npt.NDArray[np.int64]) -> Work:
-    """The size of a micro-batch, for `Packing.pays`.
+def measure_work(split: Split, numbers: Sequence[int] | npt.NDArray[np.int64]) -> Work:
+    """Measures the size of a micro-batch for `Packing.pays`.
 
     Args:
         split: the rows.
         numbers: row numbers of the micro-batch, shape [rows]; FILLER counts as a row of one token without
-            learnt tokens.
+            loss.
     """
     spans = [slice(split.offsets[n], split.offsets[n + 1]) for n in numbers if n != FILLER]
     loss_mask = [np.flatnonzero(split.loss_mask[span][1:]) for span in spans]
@@ -38,7 +38,7 @@ def work_of(split: Split, numbers: Sequence[int] | npt.NDArray[np.int64]) -> Wor
     )
 
 
-def padded(split: Split, numbers: Sequence[int] | npt.NDArray[np.int64], pad_id: int) -> Tensors:
+def pad_batch(split: Split, numbers: Sequence[int] | npt.NDArray[np.int64], pad_id: int) -> Tensors:
     """Pads rows on the right to the length of the longest row.
 
     Args:
@@ -59,7 +59,7 @@ def padded(split: Split, numbers: Sequence[int] | npt.NDArray[np.int64], pad_id:
     return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
 
-def subset(split: Split, numbers: npt.NDArray[np.int64]) -> Split:
+def select_rows(split: Split, numbers: npt.NDArray[np.int64]) -> Split:
     """Copies rows of a split into a new split.
 
     Args:

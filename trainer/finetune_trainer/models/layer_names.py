@@ -1,4 +1,4 @@
-"""PURE: checks the layer counts of a method against a model."""
+"""PURE: checks the layer names and layer counts of a training method against a model."""
 
 from collections.abc import Collection, Sequence
 
@@ -8,37 +8,48 @@ from finetune_trainer.failures import StageFailure
 
 
 def is_target(name: str, targets: Collection[str]) -> bool:
-    """Whether a linear layer is meant: by the end of its name, at a dot, or as one of all."""
+    """Returns whether a target selects a linear layer: by the last parts of the name, or as ALL_LINEAR."""
     return ALL_LINEAR in targets or any(f".{name}".endswith(f".{target}") for target in targets)
 
 
-def unknown_targets(targets: Sequence[str], linear: Sequence[str]) -> StageFailure | None:
-    """The failure of names that no linear layer has.
+def check_targets(targets: Sequence[str], linear: Sequence[str]) -> StageFailure | None:
+    """Checks that each target selects a linear layer.
 
     Args:
-        targets: as asked for.
-        linear: names of the model's linear layers.
+        targets: the targets of the job.
+        linear: names of the linear layers of the model.
+
+    Returns:
+        The failure, or None.
     """
     unknown = [target for target in targets if not any(is_target(name, (target,)) for name in linear)]
     if not unknown:
         return None
-    there = sorted({name.rpartition(".")[2] for name in linear})
+    available = sorted({name.rpartition(".")[2] for name in linear})
     return StageFailure(
         FailureClass.USER_CONFIG,
         "TargetModulesUnknown",
         f"method.lora.targetModules: no linear layer below the model's head is named"
-        f" {', '.join(unknown)[:200]}; the model has {', '.join(there)[:400] or 'none'}.",
+        f" {', '.join(unknown)[:200]}; the model has {', '.join(available)[:400] or 'none'}.",
         f"Name some of these, or {ALL_LINEAR}.",
     )
 
 
-def too_many_layers(asked: int, there: int) -> StageFailure | None:
-    """The failure of asking for more layers than there are."""
-    if asked <= there:
+def check_layer_count(asked: int, available: int) -> StageFailure | None:
+    """Checks that the model has as many layers as the job requests.
+
+    Args:
+        asked: number of layers in the job.
+        available: number of layers of the model.
+
+    Returns:
+        The failure, or None.
+    """
+    if asked <= available:
         return None
     return StageFailure(
         FailureClass.USER_CONFIG,
         "TooManyLayers",
-        f"method.freezeLayers.trainLast: {asked} layers, but the model has {there}.",
-        f"Set it to {there} or less, or take another method." if there else "Take another method.",
+        f"method.freezeLayers.trainLast: {asked} layers, but the model has {available}.",
+        f"Set it to {available} or less, or take another method." if available else "Take another method.",
     )

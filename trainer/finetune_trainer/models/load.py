@@ -1,4 +1,4 @@
-"""Loads models from local safetensors files, without running code of the folder."""
+"""Loads models from local safetensors files without code of the model folder."""
 
 import json
 import warnings
@@ -20,16 +20,16 @@ LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 
 
 def load_saved(auto: Any, folder: Path, base: Path | None) -> torch.nn.Module:
-    """A tuned model, float32, ready to answer; nothing may be missing or left over.
+    """Loads a tuned model in float32 and evaluation mode.
 
     Args:
-        auto: the class of transformers that loads it, such as AutoModelForSequenceClassification.
-        folder: its files: the whole model, or an adapter and the config of the model that it makes.
-        base: the base model's files, where it is an adapter.
+        auto: class of transformers, such as AutoModelForSequenceClassification.
+        folder: files of the whole model, or of an adapter with the config of the tuned model.
+        base: files of the base model, for an adapter.
 
     Raises:
-        StageFailure: Internal if the files do not make exactly this model, UserConfig if the base model's
-            lack weights below the head.
+        StageFailure: Internal if weights are missing, unexpected or mismatched; UserConfig if the base model
+            lacks weights below the head.
     """
     from transformers import AutoConfig  # noqa: PLC0415 - heavy
 
@@ -38,7 +38,7 @@ def load_saved(auto: Any, folder: Path, base: Path | None) -> torch.nn.Module:
             base or folder,
             config=AutoConfig.from_pretrained(folder, **LOCAL),
             dtype=torch.float32,
-            # A classifier may be the base: its head has another width and is replaced by the adapter's.
+            # The head of a base classifier can have another shape; the adapter replaces the head.
             ignore_mismatched_sizes=base is not None,
             use_safetensors=True,
             output_loading_info=True,
@@ -50,7 +50,7 @@ def load_saved(auto: Any, folder: Path, base: Path | None) -> torch.nn.Module:
         ) from error
     if base:
         check_complete(model, loaded)
-        return lora.loaded(model, folder)
+        return lora.load_adapter(model, folder)
     wrong = {kind: sorted(map(str, keys)) for kind, keys in loaded.items() if keys}
     if wrong:
         raise StageFailure(
@@ -59,14 +59,14 @@ def load_saved(auto: Any, folder: Path, base: Path | None) -> torch.nn.Module:
     return model.eval()  # type: ignore[no-any-return]
 
 
-def on(device: torch.device, model: AnyModel) -> AnyModel:
-    """The model on a device, ready to answer."""
+def move_to_device(device: torch.device, model: AnyModel) -> AnyModel:
+    """Moves a model to a device and sets evaluation mode."""
     model.to(device).eval()
     return model
 
 
-def quiet() -> None:
-    """Silences what the libraries tell people at a terminal; their errors stay."""
+def silence_libraries() -> None:
+    """Disables warnings and progress bars of the libraries; errors stay enabled."""
     from transformers.utils import logging  # noqa: PLC0415 - heavy
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -75,12 +75,12 @@ def quiet() -> None:
 
 
 def check_complete(model: "PreTrainedModel", loaded: dict[str, Any], *, new_head: bool = True) -> None:
-    """Refuses a base model whose files lack weights, or have them in another shape.
+    """Checks that the files of a base model contain all weights in the right shapes.
 
     Args:
-        model: as transformers loaded it, with `ignore_mismatched_sizes`.
-        loaded: the `output_loading_info` of that.
-        new_head: whether weights above the body, and poolers, may be missing.
+        model: the loaded model, with `ignore_mismatched_sizes`.
+        loaded: the `output_loading_info` of transformers.
+        new_head: whether weights outside the body, and poolers, can be missing.
 
     Raises:
         StageFailure: UserConfig (ModelIncomplete).
@@ -88,13 +88,13 @@ def check_complete(model: "PreTrainedModel", loaded: dict[str, Any], *, new_head
     body = f"{model.base_model_prefix}." if new_head else ""
 
     def needed(name: str) -> bool:
-        # A pooler belongs to the head: models pretrained without sentence pairs have none.
+        # A pooler belongs to the head, because models pretrained without sentence pairs have no pooler.
         return name.startswith(body) and not (new_head and ".pooler." in name)
 
     absent = sorted(str(name) for name in loaded.get("missing_keys", ()) if needed(str(name)))
     other = sorted(
-        f"{name} is {_shape(there)} in the files and {_shape(here)} by config.json"
-        for name, there, here in loaded.get("mismatched_keys", ())
+        f"{name} is {_format_shape(file_shape)} in the files and {_format_shape(config_shape)} by config.json"
+        for name, file_shape, config_shape in loaded.get("mismatched_keys", ())
         if needed(str(name))
     )
     lacking, what = (absent, "lack weights that the architecture needs") if absent else (other, "do not fit")
@@ -108,12 +108,19 @@ def check_complete(model: "PreTrainedModel", loaded: dict[str, Any], *, new_head
         )
 
 
-def _shape(shape: Sequence[int]) -> str:
+def _format_shape(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def unusable(folder: Path, why: str, as_what: str, suitable: str) -> StageFailure:
-    """The failure of a base model that is none for this task."""
+def unusable_model(folder: Path, why: str, as_what: str, suitable: str) -> StageFailure:
+    """Returns the failure of a base model that does not suit the task.
+
+    Args:
+        folder: files of the base model.
+        why: reason for people.
+        as_what: kind of model that the task needs.
+        suitable: models that the task supports.
+    """
     kind = json.loads((folder / "config.json").read_bytes()).get("model_type", "unknown")
     return StageFailure(
         FailureClass.USER_CONFIG,

@@ -1,18 +1,18 @@
-"""Multinomial logistic regression with an L2 penalty, fitted by several processes together. Pure PyTorch.
+"""Multinomial logistic regression with an L2 penalty, fitted by several processes.
 
-The objective is that of scikit-learn's LogisticRegression on standardised features:
+The objective is the objective of scikit-learn's LogisticRegression on standardised features:
 
     strength * sum_i w[y_i] * cross_entropy(x_i, y_i) + ||W||^2 / 2
 
 `W` are the weights on standardised features; the bias has no penalty. For two classes, the penalty counts
-twice: the solution is then that of the binomial regression, whose one row of weights is the difference of
-the two rows here.
+twice. The solution then equals the solution of the binomial regression, whose weights are the difference of
+the two rows of `W`.
 
 Each process holds a part of the rows. Losses and gradients are computed in float64 and summed over the
-processes, so that the result does not depend on how the rows are distributed.
+processes, so that the result does not depend on the distribution of the rows.
 
-L-BFGS searches in coordinates in which the features are uncorrelated: features of language models correlate
-so much that the search would need ten times as many iterations without this preconditioner.
+L-BFGS is preconditioned: it searches in coordinates in which the features are uncorrelated. Without the
+preconditioner, the correlated features of language models need ten times as many iterations.
 """
 
 from collections.abc import Callable
@@ -21,41 +21,42 @@ from dataclasses import dataclass
 import torch
 
 ITERATIONS = 200
-"""Most iterations of L-BFGS for one fit."""
+"""Maximum number of L-BFGS iterations of a fit."""
 _TOLERANCE = 1e-5
-"""L-BFGS stops where the largest element of the gradient is smaller. The gradient is that of the objective
-divided by strength and rows, in the coordinates of the search."""
+"""L-BFGS stops if the largest element of the gradient is smaller. The gradient is the gradient of the
+objective divided by strength and rows, in the coordinates of the search."""
 _SMALLEST_GAIN = 1e-13
-"""L-BFGS also stops at an iteration that lowers the same objective by less: float64 does not distinguish
-smaller differences from rounding."""
+"""L-BFGS stops if an iteration lowers the scaled objective by less, because of float64 rounding."""
 _HISTORY = 10
-_BLOCK = 4096
-"""Rows that are converted to float64 at a time."""
+_BLOCK_ROWS = 4096
+"""Number of rows that are converted to float64 together."""
 _STOP, _EVALUATE = 0.0, 1.0
 
 
 @dataclass(frozen=True)
 class Peers:
-    """The processes of one fit, as one of them sees the others. Each function is a collective call."""
+    """The process group of a fit, seen from one process. Each function is a collective call."""
 
     rank: int
-    """Number of this process; process 0 decides about the steps."""
+    """Rank of this process; rank 0 runs L-BFGS."""
     world: int
     """Number of processes."""
     device: torch.device
     """Device of the features of this process."""
-    summed: Callable[[torch.Tensor], torch.Tensor]
-    """The sum of a float64 tensor over all processes."""
-    from_first: Callable[[torch.Tensor], torch.Tensor]
-    """The float64 tensor of process 0; the others pass a tensor of the same shape."""
+    all_reduce: Callable[[torch.Tensor], torch.Tensor]
+    """Returns the sum of a float64 tensor over all processes."""
+    broadcast: Callable[[torch.Tensor], torch.Tensor]
+    """Returns the float64 tensor of rank 0; the other ranks pass a tensor of the same shape."""
 
     @property
     def share(self) -> slice:
-        """The rows that this process takes of rows that every process holds."""
+        """The slice of this process for rows that every process holds."""
         return slice(self.rank, None, self.world)
 
 
-ALONE = Peers(0, 1, torch.device("cpu"), summed=lambda value: value, from_first=lambda value: value)
+SINGLE_PROCESS = Peers(
+    0, 1, torch.device("cpu"), all_reduce=lambda value: value, broadcast=lambda value: value
+)
 """One process that holds all rows."""
 
 
@@ -71,22 +72,22 @@ class Rows:
 
 @dataclass(frozen=True)
 class Scaling:
-    """Figures of the features over the rows of all processes, float64."""
+    """Statistics of the features over the rows of all processes, float64."""
 
     mean: torch.Tensor
-    """Shape [width]; zeros if the features are not centred."""
+    """Mean of each feature, shape [width]; zeros if the features are not centred."""
     scale: torch.Tensor
     """Standard deviation, shape [width]; 1 for a constant feature."""
-    axes: torch.Tensor
-    """Eigenvectors of the second moments of the scaled features, one a column, shape [width, width]."""
-    moments: torch.Tensor
-    """Their eigenvalues, shape [width]."""
+    eigenvectors: torch.Tensor
+    """Eigenvectors of the second moments of the scaled features, as columns, shape [width, width]."""
+    eigenvalues: torch.Tensor
+    """Eigenvalues of the second moments, shape [width]."""
     rows: int
-    """Rows of all processes together."""
+    """Number of rows of all processes."""
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearClassifier:
     """A linear classifier of features that are not standardised: logits = features @ weight.T + bias."""
 
     weight: torch.Tensor
@@ -94,25 +95,29 @@ class Linear:
     bias: torch.Tensor
     """Float64, shape [classes]; zeros for a classifier without a bias."""
 
-    def answers(self, features: torch.Tensor) -> torch.Tensor:
-        """The class with the largest logit for each row, int64, shape [rows]."""
+    def predict(self, features: torch.Tensor) -> torch.Tensor:
+        """Returns the class with the largest logit for each row, int64, shape [rows].
+
+        Args:
+            features: shape [rows, width].
+        """
         blocks = [block.double() @ self.weight.T + self.bias for block in _blocks(features)]
         return torch.cat([block.argmax(1) for block in blocks])
 
 
 def _blocks(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The rows in blocks; one empty block where there is no row."""
-    return rows.split(_BLOCK)  # type: ignore[no-any-return, no-untyped-call]
+    """Splits rows into blocks; one empty block if there are no rows."""
+    return rows.split(_BLOCK_ROWS)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def scaling_of(rows: Rows, peers: Peers, *, centred: bool = True) -> Scaling:
-    """Mean, standard deviation and second moments of the features; a collective call.
+def compute_scaling(rows: Rows, peers: Peers, *, centred: bool = True) -> Scaling:
+    """Computes mean, standard deviation and second moments of the features; a collective call.
 
     Args:
         rows: the rows of this process.
-        peers: the processes.
-        centred: whether a mean is subtracted; a classifier without a bias cannot do that. The standard
-            deviation is that around the mean in both cases.
+        peers: the process group.
+        centred: whether the features are centred; False for a classifier without a bias. The standard
+            deviation does not depend on this argument.
     """
     blocks = _blocks(rows.features)
     width = rows.features.shape[1]
@@ -120,23 +125,23 @@ def scaling_of(rows: Rows, peers: Peers, *, centred: bool = True) -> Scaling:
     for block in blocks:
         total[:-1] += block.double().sum(0)
         total[-1] += len(block)
-    total = peers.summed(total)
+    total = peers.all_reduce(total)
     count = int(total[-1])
     mean = total[:-1] / count
     products = torch.zeros(width, width, dtype=torch.float64, device=mean.device)
     for block in blocks:
         around = block.double() - mean
         products += around.T @ around
-    covariance = peers.summed(products) / count
+    covariance = peers.all_reduce(products) / count
     scale = covariance.diagonal().sqrt()
-    # The mean of equal numbers is rounded: what is left of a constant feature is no variation.
+    # The deviation of a constant feature is only the rounding error of the mean.
     constant = scale <= 10 * torch.finfo(torch.float64).eps * mean.abs()
     scale = torch.where(constant, torch.ones_like(scale), scale)
     if not centred:
         covariance = covariance + torch.outer(mean, mean)
         mean = torch.zeros_like(mean)
-    moments, axes = torch.linalg.eigh(covariance / torch.outer(scale, scale))
-    return Scaling(mean, scale, axes, moments.clamp(min=0), rows=count)
+    eigenvalues, eigenvectors = torch.linalg.eigh(covariance / torch.outer(scale, scale))
+    return Scaling(mean, scale, eigenvectors, eigenvalues.clamp(min=0), rows=count)
 
 
 def fit(
@@ -148,35 +153,35 @@ def fit(
     peers: Peers,
     bias: bool = True,
     class_weights: torch.Tensor | None = None,
-    start: Linear | None = None,
+    start: LinearClassifier | None = None,
     on_evaluation: Callable[[], None] = lambda: None,
-) -> Linear:
+) -> LinearClassifier:
     """Fits a classifier with full-batch L-BFGS and a strong Wolfe line search; a collective call.
 
-    Process 0 runs L-BFGS and distributes each point at which it needs the objective. Therefore all
-    processes evaluate the same points and stop together, whatever their rounding.
+    Rank 0 runs L-BFGS and broadcasts each point at which the objective is evaluated. Therefore all processes
+    evaluate the same points and stop together, independent of rounding.
 
     Args:
-        rows: the rows of this process; there may be none.
-        classes: number of classes. The bias of a class that no row has only falls.
+        rows: the rows of this process, possibly none.
+        classes: number of classes. The bias of a class without rows decreases in each iteration.
         strength: inverse strength of the penalty, above 0 (`C` of scikit-learn).
-        scaling: of the features of all rows.
-        peers: the processes.
-        bias: whether the classifier has a bias; without, `scaling` must not be centred.
-        class_weights: factor of the loss of each class's rows, shape [classes]. Default: 1 for each.
-        start: the classifier from which the search starts. Default: zeros.
+        scaling: statistics of the features of all rows.
+        peers: the process group.
+        bias: whether the classifier has a bias. Without a bias, `scaling` must not be centred.
+        class_weights: factor of the loss of the rows of each class, shape [classes]. Default: 1.
+        start: classifier from which the search starts. Default: zeros.
         on_evaluation: called after each evaluation of the objective, on each process.
 
     Returns:
-        The classifier on features that are not standardised, the same on each process.
+        The classifier on features that are not standardised, equal on each process.
     """
     objective = _Objective(rows, classes, strength, scaling, peers, bias, class_weights)
     here = objective.point_of(start)
     if peers.rank:
         while True:
-            order = peers.from_first(_ordered(here, _STOP))
-            here = order[:-1].view_as(here)
-            if order[-1] == _STOP:
+            command = peers.broadcast(_build_command(here, _STOP))
+            here = command[:-1].view_as(here)
+            if command[-1] == _STOP:
                 return objective.classifier(here)
             objective(here)
             on_evaluation()
@@ -193,7 +198,7 @@ def fit(
 
     def closure() -> float:
         point = objective.point(search)
-        peers.from_first(_ordered(point, _EVALUATE))
+        peers.broadcast(_build_command(point, _EVALUATE))
         value, gradient = objective(point)
         search.grad = objective.search_gradient(gradient)
         on_evaluation()
@@ -201,20 +206,21 @@ def fit(
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     found = objective.point(search)
-    peers.from_first(_ordered(found, _STOP))
+    peers.broadcast(_build_command(found, _STOP))
     return objective.classifier(found)
 
 
-def _ordered(point: torch.Tensor, order: float) -> torch.Tensor:
-    """A point and what the other processes do with the point, flat."""
-    return torch.cat([point.flatten(), point.new_tensor([order])])
+def _build_command(point: torch.Tensor, command: float) -> torch.Tensor:
+    """Concatenates a point and the command for the other processes to a flat tensor."""
+    return torch.cat([point.flatten(), point.new_tensor([command])])
 
 
 class _Objective:
-    """The objective over strength and rows, and its gradient.
+    """The objective divided by strength and rows, and the gradient.
 
-    A point is the weights on standardised features and, in the last column, the bias: [classes, width + 1].
-    L-BFGS sees a search point of the same shape instead, whose weights are multiplied by `preconditioner`.
+    A point has shape [classes, width + 1]: the weights on standardised features, and the bias in the last
+    column. L-BFGS uses a search point of the same shape, whose weights are preconditioned by the eigenvectors
+    and `curvature`.
     """
 
     def __init__(
@@ -232,12 +238,13 @@ class _Objective:
         self.penalty = (2.0 if classes == 2 else 1.0) / (strength * scaling.rows)  # noqa: PLR2004
         self.weights = scaling.mean.new_ones(classes) if class_weights is None else class_weights
         self.weights = self.weights.to(scaling.mean)
-        # The curvature at zero weights along the axes, see Boehning 1992: (1/2)(1 - 1/classes) of the moments
-        # bounds the curvature everywhere; at zero the curvature is 1/classes of them.
-        self.curvature = (scaling.moments / classes + self.penalty).sqrt()
+        # Square root of the curvature at zero weights along the eigenvectors: eigenvalues / classes +
+        # penalty.
+        # Boehning 1992: (1/2)(1 - 1/classes) times the eigenvalues bounds the curvature everywhere.
+        self.curvature = (scaling.eigenvalues / classes + self.penalty).sqrt()
 
-    def point_of(self, start: Linear | None) -> torch.Tensor:
-        """The point of a classifier, or zeros."""
+    def point_of(self, start: LinearClassifier | None) -> torch.Tensor:
+        """Converts a classifier to a point; None to zeros."""
         point = self.scaling.mean.new_zeros(self.classes, self.width + 1)
         if start is not None:
             point[:, :-1] = start.weight * self.scaling.scale
@@ -246,45 +253,45 @@ class _Objective:
         return point
 
     def search_point(self, point: torch.Tensor) -> torch.Tensor:
-        """The search point of a point."""
-        weights = point[:, :-1] @ self.scaling.axes * self.curvature
+        """Converts a point to a search point."""
+        weights = point[:, :-1] @ self.scaling.eigenvectors * self.curvature
         return torch.cat([weights, point[:, -1:]], dim=1)
 
     def point(self, search: torch.Tensor) -> torch.Tensor:
-        """The point of a search point."""
-        weights = search[:, :-1] / self.curvature @ self.scaling.axes.T
+        """Converts a search point to a point."""
+        weights = search[:, :-1] / self.curvature @ self.scaling.eigenvectors.T
         return torch.cat([weights, search[:, -1:]], dim=1)
 
     def search_gradient(self, gradient: torch.Tensor) -> torch.Tensor:
-        """The gradient with respect to the search point, from the gradient with respect to the point."""
-        weights = gradient[:, :-1] @ self.scaling.axes / self.curvature
+        """Converts the gradient at the point to the gradient with respect to the search point."""
+        weights = gradient[:, :-1] @ self.scaling.eigenvectors / self.curvature
         return torch.cat([weights, gradient[:, -1:]], dim=1)
 
-    def classifier(self, point: torch.Tensor) -> Linear:
-        """The classifier of a point, on features that are not standardised."""
+    def classifier(self, point: torch.Tensor) -> LinearClassifier:
+        """Converts a point to a classifier on features that are not standardised."""
         weight = point[:, :-1] / self.scaling.scale
         bias = point[:, -1] - weight @ self.scaling.mean
-        return Linear(weight, bias if self.bias else torch.zeros_like(bias))
+        return LinearClassifier(weight, bias if self.bias else torch.zeros_like(bias))
 
     def __call__(self, point: torch.Tensor) -> tuple[float, torch.Tensor]:
-        """Value and gradient over the rows of all processes; a collective call."""
+        """Computes value and gradient over the rows of all processes; a collective call."""
         here = self.classifier(point)
         total = point.new_zeros(point.numel() + 1)
         gradient = total[:-1].view_as(point)
         blocks = zip(_blocks(self.rows.features), _blocks(self.rows.labels), strict=True)
         for features, labels in blocks:
-            wide = features.double()
-            log_probabilities = torch.log_softmax(wide @ here.weight.T + here.bias, dim=1)
+            block = features.double()
+            log_probabilities = torch.log_softmax(block @ here.weight.T + here.bias, dim=1)
             weights = self.weights[labels]
             total[-1] -= log_probabilities.gather(1, labels[:, None])[:, 0] @ weights
             slope = log_probabilities.exp_()
             slope[torch.arange(len(labels), device=labels.device), labels] -= 1
             slope *= weights[:, None]
-            gradient[:, :-1] += slope.T @ wide
+            gradient[:, :-1] += slope.T @ block
             gradient[:, -1] += slope.sum(0)
-        total = self.peers.summed(total) / self.scaling.rows
+        total = self.peers.all_reduce(total) / self.scaling.rows
         gradient = total[:-1].view_as(point)
-        # The chain rule of standardising; without a centre the mean is 0.
+        # Chain rule of the standardisation; the mean is 0 if the features are not centred.
         gradient[:, :-1] -= torch.outer(gradient[:, -1], self.scaling.mean)
         gradient[:, :-1] /= self.scaling.scale
         gradient[:, :-1] += self.penalty * point[:, :-1]

@@ -1,4 +1,4 @@
-"""LoRA adapters: adds, saves, loads and merges adapters."""
+"""Adds, saves, loads and merges LoRA adapters."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,32 +12,32 @@ from transformers.pytorch_utils import Conv1D
 from finetune_trainer.config import Lora
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models.layer_names import is_target, unknown_targets
+from finetune_trainer.models.layer_names import check_targets, is_target
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-"""What an adapter consists of; config.json beside them says what model it makes."""
+"""Files of an adapter. The file config.json in the same folder describes the tuned model."""
 
 
-def added(model: "PreTrainedModel", lora: Lora, head: Sequence[str], seed: int) -> "PeftModel":
-    """The model with an adapter that changes nothing yet; only adapter and head are trained.
+def add_adapter(model: "PreTrainedModel", lora: Lora, head: Sequence[str], seed: int) -> "PeftModel":
+    """Adds an adapter, which initially does not change the outputs. Only adapter and head are trainable.
 
     Args:
-        model: the base model, also in shards (ZeRO-3).
-        lora: rank, scale, dropout and layers.
-        head: modules that are new for the task: trained in full and saved with the adapter.
-        seed: of the adapter's first weights, which are the same on every rank.
+        model: the base model; the parameters can be sharded (ZeRO-3).
+        lora: rank, scale, dropout and target layers.
+        head: names of the new modules of the task, which are trained in full and saved with the adapter.
+        seed: seed of the initial weights of the adapter, equal on every rank.
 
     Raises:
         StageFailure: UserConfig (TargetModulesUnknown).
     """
     from peft import LoraConfig, PeftModel  # noqa: PLC0415 - heavy
 
-    names = sorted(_adaptable(model, head))
-    if unknown := unknown_targets(lora.target_modules, names):
+    names = sorted(_list_adaptable_layers(model, head))
+    if unknown := check_targets(lora.target_modules, names):
         raise unknown
     config = LoraConfig(
         r=lora.rank,
@@ -46,13 +46,19 @@ def added(model: "PreTrainedModel", lora: Lora, head: Sequence[str], seed: int) 
         target_modules=[name for name in names if is_target(name, lora.target_modules)],
         modules_to_save=list(head) or None,
     )
-    # Loading in shards draws random numbers on one rank alone.
+    # Loading with ZeRO-3 draws random numbers on one rank only.
     torch.manual_seed(seed)
     return PeftModel(model, config)
 
 
 def save(model: "PeftModel", folder: Path, base_uri: str) -> None:
-    """Writes adapter and head, and the config of the model that they make of the base model."""
+    """Saves the adapter, the head, and the config of the tuned model.
+
+    Args:
+        model: the model with the adapter.
+        folder: folder to write to.
+        base_uri: URI of the base model, for the config of the adapter.
+    """
     from peft import get_peft_model_state_dict  # noqa: PLC0415
 
     base: Any = model.get_base_model()
@@ -63,18 +69,18 @@ def save(model: "PeftModel", folder: Path, base_uri: str) -> None:
     config.inference_mode = True
     config.target_modules = sorted(config.target_modules)
     config.save_pretrained(str(folder))
-    # Nothing of the base model is asked for: PEFT would look it up on the internet by its name.
+    # With embedding layers, PEFT would look up the base model on the internet.
     weights = get_peft_model_state_dict(model, save_embedding_layers=False)
     whole = {name: value.contiguous() for name, value in weights.items()}
     save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-def loaded(base: "PreTrainedModel", folder: Path) -> "PeftModel":
-    """The base model with a saved adapter; no weight may be missing or left over.
+def load_adapter(base: "PreTrainedModel", folder: Path) -> "PeftModel":
+    """Loads a saved adapter into a base model.
 
     Args:
-        base: with a head of the right shape, whatever its weights.
-        folder: of the adapter.
+        base: the base model with a head of the right shape.
+        folder: files of the adapter, which must contain exactly the weights of the adapter and the head.
 
     Raises:
         StageFailure: Internal (ModelDoesNotLoad, ModelIncomplete).
@@ -102,19 +108,19 @@ def loaded(base: "PreTrainedModel", folder: Path) -> "PeftModel":
     return model.eval()
 
 
-def merged(model: "PeftModel") -> "PreTrainedModel":
-    """The base model with the adapter added to its weights, in their own precision (float32)."""
+def merge_adapter(model: "PeftModel") -> "PreTrainedModel":
+    """Adds the adapter to the weights of the base model, in the precision of these weights (float32)."""
     whole: PreTrainedModel = model.merge_and_unload(safe_merge=True)
     return whole
 
 
 def is_added_weight(name: str) -> bool:
-    """Whether a parameter is none of the model that merging makes: of the adapter, or replaced by a copy."""
+    """Returns whether the merged model lacks a parameter: a part of the adapter, or a replaced module."""
     return ".lora_" in name or ".original_module." in name
 
 
-def _adaptable(model: "PreTrainedModel", head: Sequence[str]) -> Iterator[str]:
-    """Names of the linear layers below the head; what makes words of hidden states is none of them."""
+def _list_adaptable_layers(model: "PreTrainedModel", head: Sequence[str]) -> Iterator[str]:
+    """Yields the names of the linear layers outside the head and the output embeddings."""
     outputs = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     for name, module in model.named_modules():
         in_head = any(name == own or name.startswith(f"{own}.") for own in head)

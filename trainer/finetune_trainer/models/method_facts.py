@@ -1,4 +1,4 @@
-"""PURE: what a training method changed in a model, read from the model itself."""
+"""PURE: the effects of a training method on a model, and the warnings about these effects."""
 
 from collections.abc import Iterator
 
@@ -10,31 +10,30 @@ from finetune_trainer.data.findings import Finding, warning
 
 
 class MethodFacts(Model):
-    """What a method did to a model."""
+    """The effects of a training method on a model."""
 
     adapted: dict[str, PositiveInt] = {}
-    """LoRA: the last part of the names of the adapted modules, such as `q_proj`, and how many have it."""
+    """LoRA: number of adapted modules by the last part of the name, such as `q_proj`."""
     fused_experts: NonNegativeInt = 0
-    """LoRA: parameters of experts that transformers keeps in one three-dimensional weight, which no adapter
-    changes."""
+    """LoRA: number of parameters in fused expert weights (three dimensions), which no adapter changes."""
     output_frozen: bool = False
-    """FreezeLayers: the output layer is the token embedding, and is frozen with it."""
+    """FreezeLayers: whether the output layer is tied to the token embeddings and therefore frozen."""
 
     @property
     def adapted_modules(self) -> str:
-        """The adapted modules for people, such as `2 k_proj, 2 q_proj`."""
+        """The adapted modules as text, such as `2 k_proj, 2 q_proj`."""
         return ", ".join(f"{count} {name}" for name, count in sorted(self.adapted.items()))
 
 
-def limits(facts: MethodFacts, parameters: int) -> Iterator[tuple[str, str]]:
-    """What the method leaves unchanged although its name suggests otherwise.
+def list_limits(facts: MethodFacts, parameters: int) -> Iterator[tuple[str, str]]:
+    """Yields the limits of a method: parts of the model that the method unexpectedly does not train.
 
     Args:
-        facts: of the method.
-        parameters: of the whole model.
+        facts: effects of the method.
+        parameters: number of parameters of the whole model.
 
     Yields:
-        A CamelCase code and a sentence.
+        A code in CamelCase and a sentence.
     """
     if facts.fused_experts:
         yield (
@@ -55,7 +54,13 @@ def limits(facts: MethodFacts, parameters: int) -> Iterator[tuple[str, str]]:
         )
 
 
-def warnings(method: Method, facts: MethodFacts, parameters: int) -> list[Finding]:
-    """The same as findings of Prepare; nobody is warned of layers that a job did not ask for."""
+def warn_limits(method: Method, facts: MethodFacts, parameters: int) -> list[Finding]:
+    """Returns the limits as warnings of Prepare; no warnings if the job selects layers by name.
+
+    Args:
+        method: training method of the run.
+        facts: effects of the method.
+        parameters: number of parameters of the whole model.
+    """
     asked = not isinstance(method, Lora) or ALL_LINEAR in method.target_modules
-    return [warning(code, text) for code, text in limits(facts, parameters)] if asked else []
+    return [warning(code, text) for code, text in list_limits(facts, parameters)] if asked else []

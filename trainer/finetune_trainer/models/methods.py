@@ -1,4 +1,4 @@
-"""Applies the training method of a run to a loaded model."""
+"""Applies a training method to a model, and saves the tuned model."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ import torch
 
 from finetune_trainer.config import FreezeLayers, Lora, Method
 from finetune_trainer.models import lora, older_readers
-from finetune_trainer.models.layer_names import too_many_layers
+from finetune_trainer.models.layer_names import check_layer_count
 from finetune_trainer.models.method_facts import MethodFacts
 
 if TYPE_CHECKING:
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 _EXPERT_AXES = 3
 
 
-def applied(method: Method, model: "PreTrainedModel", head: Sequence[str], seed: int) -> torch.nn.Module:
-    """The model of which only what the method trains asks for gradients.
+def apply_method(method: Method, model: "PreTrainedModel", head: Sequence[str], seed: int) -> torch.nn.Module:
+    """Applies a training method: only the parameters that the method trains require gradients.
 
     Args:
-        method: of the run.
-        model: as the task loaded it; it may be changed.
-        head: names of the modules that are new for the task; every method trains them.
-        seed: of the run.
+        method: training method of the run.
+        model: the loaded model, which the function can modify.
+        head: names of the new modules of the task, which every method trains.
+        seed: seed of the run.
 
     Raises:
         StageFailure: UserConfig (TargetModulesUnknown, TooManyLayers).
@@ -34,14 +34,20 @@ def applied(method: Method, model: "PreTrainedModel", head: Sequence[str], seed:
         case "Full":
             return model
         case Lora():
-            return lora.added(model, method, head, seed)
+            return lora.add_adapter(model, method, head, seed)
         case FreezeLayers():
             _freeze(model, method.train_last, head)
             return model
 
 
 def save(model: Any, folder: Path, base_uri: str) -> None:
-    """Saves a tuned model, whole or as an adapter if it has one, with a config.json for older readers too."""
+    """Saves a tuned model, or only its adapter, with a config.json that transformers 4 can also read.
+
+    Args:
+        model: the tuned model.
+        folder: folder to write to.
+        base_uri: URI of the base model, for the config of an adapter.
+    """
     from peft import PeftModel  # noqa: PLC0415 - heavy
 
     if isinstance(model, PeftModel):
@@ -52,19 +58,19 @@ def save(model: Any, folder: Path, base_uri: str) -> None:
     older_readers.add_old_keys(folder)
 
 
-def sizes(model: torch.nn.Module) -> tuple[int, int]:
-    """Numbers in the weights that are trained, and in all weights of the model that comes of it."""
+def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
+    """Returns the number of trained parameters and the number of parameters of the tuned model."""
     weights = list(model.named_parameters())
     trained = sum(weight.numel() for _, weight in weights if weight.requires_grad)
     return trained, sum(weight.numel() for name, weight in weights if not lora.is_added_weight(name))
 
 
-def facts(method: Method, model: Any) -> MethodFacts:
-    """What a method did to a model.
+def find_facts(method: Method, model: Any) -> MethodFacts:
+    """Determines the effects of a method on a model.
 
     Args:
-        method: of the run.
-        model: as `applied` returned it; also in shards (ZeRO-3).
+        method: training method of the run.
+        model: the result of `apply_method`; the parameters can be sharded (ZeRO-3).
     """
     match method:
         case "Full":
@@ -75,7 +81,7 @@ def facts(method: Method, model: Any) -> MethodFacts:
             names = [name for name, module in model.named_modules() if isinstance(module, LoraLayer)]
             return MethodFacts(
                 adapted=dict(Counter(name.rpartition(".")[2] for name in names)),
-                fused_experts=sum(map(_numel, _fused(model))),
+                fused_experts=sum(map(_numel, _list_fused_experts(model))),
             )
         case FreezeLayers():
             outputs, inputs = model.get_output_embeddings(), model.get_input_embeddings()
@@ -83,8 +89,8 @@ def facts(method: Method, model: Any) -> MethodFacts:
             return MethodFacts(output_frozen=tied and not inputs.weight.requires_grad)
 
 
-def _fused(model: torch.nn.Module) -> Iterator[torch.nn.Parameter]:
-    """Weights of the model's own code that hold one matrix for each expert, shape [experts, out, in]."""
+def _list_fused_experts(model: torch.nn.Module) -> Iterator[torch.nn.Parameter]:
+    """Yields weights with one matrix for each expert, shape [experts, out, in]."""
     for module in model.modules():
         if not isinstance(module, torch.nn.modules.conv._ConvNd):  # noqa: SLF001 - their weights have 3 axes
             for weight in module.parameters(recurse=False):
@@ -93,9 +99,9 @@ def _fused(model: torch.nn.Module) -> Iterator[torch.nn.Parameter]:
 
 
 def _freeze(model: torch.nn.Module, train_last: int, head: Sequence[str]) -> None:
-    """Leaves as they are: all embeddings, and whatever is defined before the first layer that is trained."""
-    layers = _layers(model)
-    if failure := too_many_layers(train_last, len(layers)):
+    """Freezes all embeddings and all parameters that are defined before the first trained layer."""
+    layers = _find_layers(model)
+    if failure := check_layer_count(train_last, len(layers)):
         raise failure
     first = {id(weight) for weight in layers[len(layers) - train_last].parameters()}
     reached = False
@@ -109,16 +115,16 @@ def _freeze(model: torch.nn.Module, train_last: int, head: Sequence[str]) -> Non
         model.get_submodule(name).requires_grad_(True)
 
 
-def _layers(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """The list of modules that holds most weights: the layers, or those of the larger half of two."""
+def _find_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """Returns the layers of the model: the module list with the most parameters."""
     lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
-    return [*max(lists, key=_size)] if lists else []
+    return [*max(lists, key=_count_weights)] if lists else []
 
 
-def _size(module: torch.nn.ModuleList) -> int:
+def _count_weights(module: torch.nn.ModuleList) -> int:
     return sum(map(_numel, module.parameters()))
 
 
 def _numel(weight: torch.nn.Parameter) -> int:
-    # A weight in shards (ZeRO-3) is empty and says its size elsewhere.
+    # A sharded parameter (ZeRO-3) is empty; ds_numel is the full size.
     return int(getattr(weight, "ds_numel", weight.numel()))

@@ -1,7 +1,6 @@
-"""PURE: checks by names, sizes and JSON whether a folder can be a base model."""
+"""PURE: checks the names, sizes and JSON files of the folder of a base model."""
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,33 +9,12 @@ from typing import Any
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
 
-MAX_HEADER_BYTES = 100_000_000
-"""The limit of the safetensors format."""
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 ADAPTER = "adapter_config.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 _OTHER_WEIGHTS = (".h5", ".msgpack", ".onnx", ".gguf", ".ot")
 _SHARD = re.compile(r"[A-Za-z0-9._-]+\.safetensors")
-_BITS = {
-    "F64": 64,
-    "F32": 32,
-    "F16": 16,
-    "BF16": 16,
-    "F8_E4M3": 8,
-    "F8_E5M2": 8,
-    "F8_E8M0": 8,
-    "C64": 64,
-    "I64": 64,
-    "I32": 32,
-    "I16": 16,
-    "I8": 8,
-    "U64": 64,
-    "U32": 32,
-    "U16": 16,
-    "U8": 8,
-    "BOOL": 8,
-}
 _PADDED_POSITIONS = frozenset(
     {
         "roberta",
@@ -49,61 +27,54 @@ _PADDED_POSITIONS = frozenset(
         "mpnet",
     }
 )
-"""Their position numbers start after the padding token's id."""
+"""Model types whose position numbers start after the id of the padding token."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a task needs of a model."""
+class ModelRequirements:
+    """The requirements of a task for the base model."""
 
     types: frozenset[str]
-    """Model types of transformers that can do the task."""
+    """Model types of transformers that support the task."""
     head: str
-    """For people, such as `classification head`."""
+    """Name of the required head in messages, such as `classification head`."""
     suitable: str
-    """Which models have it, for people."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a safetensors file says of itself."""
-
-    tensors: dict[str, tuple[int, ...]]
-    """Shape by name."""
-    kinds: frozenset[str] = frozenset()
-    """Data types that occur, as safetensors names them, such as `BF16`."""
+    """Suitable models in messages."""
 
 
 def check_names(names: frozenset[str], uri: str) -> list[str]:
-    """Refuses folders without config, tokenizer or safetensors, and those with code; returns warnings.
+    """Checks that a folder contains config, tokenizer and safetensors files, and no code.
 
     Args:
-        names: paths below the folder.
-        uri: of the folder.
+        names: paths of the files below the folder.
+        uri: URI of the folder.
+
+    Returns:
+        Warnings about files that are not read.
 
     Raises:
         StageFailure: ModelMissing, ModelIsAdapter, RemoteCode, PickleWeights, WeightsMissing,
             TokenizerMissing.
     """
     if not names:
-        raise _refused(
+        raise _config_failure(
             "ModelMissing", f"{uri} holds no files.", "Upload the model's folder, or mend model.uri."
         )
     if ADAPTER in names:
-        raise _refused(
+        raise _config_failure(
             "ModelIsAdapter",
             f"{uri} holds an adapter ({ADAPTER}), which is no model by itself.",
             "Set output.mergeAdapter on the job that publishes it, or name the folder of a whole model.",
         )
     if "config.json" not in names:
-        raise _refused(
+        raise _config_failure(
             "ModelMissing",
             f"{uri} has no config.json; it has {', '.join(sorted(names)[:8])}.",
             "model.uri must be the folder that directly holds config.json.",
         )
     code = sorted(name for name in names if name.endswith((".py", ".so", ".pyc")))
     if code:
-        raise _refused(
+        raise _config_failure(
             "RemoteCode",
             f"{uri} brings code of its own ({code[0]}), which is never run.",
             "Use a model that transformers knows by itself, and remove the code.",
@@ -111,16 +82,16 @@ def check_names(names: frozenset[str], uri: str) -> list[str]:
     pickles = sorted(name for name in names if name.endswith(_PICKLES) and "/" not in name)
     if not any(_SHARD.fullmatch(name) for name in names):
         if pickles:
-            raise _refused(
+            raise _config_failure(
                 "PickleWeights",
                 f"{uri} has its weights only as pickle ({pickles[0]}), which can run code when read.",
                 "Convert them to safetensors on a machine you trust and upload those.",
             )
-        raise _refused(
+        raise _config_failure(
             "WeightsMissing", f"{uri} has no *.safetensors file.", "Upload the whole model folder."
         )
     if "tokenizer.json" not in names:
-        raise _refused(
+        raise _config_failure(
             "TokenizerMissing",
             f"{uri} has no tokenizer.json.",
             "Save the fast one beside the model: AutoTokenizer.from_pretrained(...).save_pretrained(...).",
@@ -129,26 +100,26 @@ def check_names(names: frozenset[str], uri: str) -> list[str]:
     return [f"{uri}{name} is not read: only the safetensors files are" for name in unread]
 
 
-def check_config(text: bytes, uri: str, wanted: Wanted) -> dict[str, Any]:
-    """The model's config as a document.
+def check_config(text: bytes, uri: str, wanted: ModelRequirements) -> dict[str, Any]:
+    """Parses and checks the config of a model.
 
     Args:
-        text: config.json.
-        uri: of the model's folder.
-        wanted: what the task needs.
+        text: content of config.json.
+        uri: URI of the model folder.
+        wanted: requirements of the task.
 
     Raises:
-        StageFailure: ModelCorrupt (no JSON object), RemoteCode (auto_map), ModelUnsupported (quantised
-            weights, or an architecture without what the task needs).
+        StageFailure: ModelCorrupt (not a JSON object), RemoteCode (auto_map), ModelUnsupported (quantised
+            weights, or an architecture that does not support the task).
     """
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _corrupt(f"{uri}config.json is not JSON: {error}") from None
+        raise corrupt_model(f"{uri}config.json is not JSON: {error}") from None
     if not isinstance(config, dict):
-        raise _corrupt(f"{uri}config.json is no JSON object")
+        raise corrupt_model(f"{uri}config.json is no JSON object")
     if config.get("auto_map"):
-        raise _refused(
+        raise _config_failure(
             "RemoteCode",
             f"{uri}config.json asks for code of its own (auto_map), which is never run.",
             "Use a model that transformers knows by itself.",
@@ -156,7 +127,7 @@ def check_config(text: bytes, uri: str, wanted: Wanted) -> dict[str, Any]:
     _check_not_quantised(config, uri)
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in wanted.types:
-        raise _refused(
+        raise _config_failure(
             "ModelUnsupported",
             f"{uri}config.json: the model type {kind!r} has no {wanted.head} in transformers.",
             f"Take {wanted.suitable}.",
@@ -165,62 +136,69 @@ def check_config(text: bytes, uri: str, wanted: Wanted) -> dict[str, Any]:
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part that describes the language model: `text_config` of a model for texts and images, else all.
+    """Returns the config of the language model: the config updated with its `text_config`, if there is one.
 
     Args:
-        config: the model's. Keys that only the outer document has stay visible.
+        config: the config of the model.
     """
     inner = config.get("text_config")
     return {**config, **inner} if isinstance(inner, dict) else config
 
 
 def check_floats(kinds: Iterable[str], uri: str) -> None:
-    """Refuses 8-bit floating point weights, also where no config says that they are quantised.
+    """Checks that a file contains no 8-bit floating point weights.
 
     Args:
-        kinds: the data types of the tensors of a file, as safetensors names them.
-        uri: of the file.
+        kinds: data types of the tensors in safetensors names.
+        uri: URI of the file.
 
     Raises:
         StageFailure: ModelUnsupported.
     """
     if low := sorted({kind for kind in kinds if kind.startswith("F8_")}):
-        raise _quantised(uri, ", ".join(low))
+        raise _quantised_model(uri, ", ".join(low))
 
 
 def _check_not_quantised(config: Mapping[str, Any], uri: str) -> None:
-    """Training changes weights in 16 or 32 bits; other weights are read with their scales by few programs."""
+    """Checks that the config names no quantisation."""
     for part in (config, config.get("text_config")):
         if not isinstance(part, dict):
             continue
         for key in ("quantization_config", "compression_config"):
-            told = part.get(key)
-            if not told:
+            config_value = part.get(key)
+            if not config_value:
                 continue
-            how = told.get("quant_method") if isinstance(told, dict) else None
-            if how is None and isinstance(told, dict):
-                how = next((name for name in ("load_in_4bit", "load_in_8bit") if told.get(name)), None)
-            raise _quantised(f"{uri}config.json", str(how or key)[:50])
+            how = config_value.get("quant_method") if isinstance(config_value, dict) else None
+            if how is None and isinstance(config_value, dict):
+                how = next(
+                    (name for name in ("load_in_4bit", "load_in_8bit") if config_value.get(name)), None
+                )
+            raise _quantised_model(f"{uri}config.json", str(how or key)[:50])
 
 
-def _quantised(where: str, how: str) -> StageFailure:
-    return _refused(
+def _quantised_model(where: str, how: str) -> StageFailure:
+    return _config_failure(
         "ModelUnsupported",
         f"model.uri: the weights are quantised ({how}), see {where}.",
         "Name the original model, whose weights are in bfloat16, float16 or float32.",
     )
 
 
-def shards(names: frozenset[str], index: bytes | None, uri: str) -> dict[str, set[str]]:
-    """The weight files that are read, each with the tensors that the index says it holds.
+def list_shards(names: frozenset[str], index: bytes | None, uri: str) -> dict[str, set[str]]:
+    """Lists the weight files, each with the names of the tensors in the index.
+
+    Args:
+        names: paths of the files below the folder.
+        index: content of `model.safetensors.index.json`; None without this file.
+        uri: URI of the folder.
 
     Raises:
-        StageFailure: ModelShardMissing, ModelCorrupt (the index is no JSON with a weight_map).
+        StageFailure: ModelShardMissing, ModelCorrupt (the index has no weight_map).
     """
     if SINGLE in names:
         return {SINGLE: set()}
     if index is None:
-        raise _refused(
+        raise _config_failure(
             "ModelShardMissing",
             f"{uri} has neither {SINGLE} nor {INDEX}.",
             "Name the single file model.safetensors, or upload the index beside the shards.",
@@ -229,78 +207,43 @@ def shards(names: frozenset[str], index: bytes | None, uri: str) -> dict[str, se
         weights = json.loads(index)["weight_map"]
         promised: dict[str, set[str]] = {file: set() for file in sorted(set(weights.values()))}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise _corrupt(f"{uri}{INDEX} has no weight_map of tensor to file") from None
+        raise corrupt_model(f"{uri}{INDEX} has no weight_map of tensor to file") from None
     for file in promised:
         if not isinstance(file, str) or not _SHARD.fullmatch(file) or file not in names:
-            raise _refused(
+            raise _config_failure(
                 "ModelShardMissing",
                 f"{uri}{INDEX} names {str(file)[:100]!r}, which is not in the folder.",
                 "Upload every shard beside the index.",
             )
     if not promised:
-        raise _corrupt(f"{uri}{INDEX} names no files")
+        raise corrupt_model(f"{uri}{INDEX} names no files")
     for name, file in weights.items():
         promised[file].add(name)
     return promised
 
 
 def check_shard(tensors: Iterable[str], promised: set[str], uri: str) -> None:
-    """Whether a weight file holds what the index says.
+    """Checks that a weight file contains the tensors of the index.
+
+    Args:
+        tensors: names of the tensors in the file.
+        promised: names of the tensors in the index.
+        uri: URI of the file.
 
     Raises:
         StageFailure: ModelCorrupt.
     """
     if missing := sorted(promised.difference(tensors)):
         what = f"{missing[0][:100]!r}" + (f" and {len(missing) - 1:,} more" if len(missing) > 1 else "")
-        raise _corrupt(f"{uri} does not hold {what}, which {INDEX} says it does")
+        raise corrupt_model(f"{uri} does not hold {what}, which {INDEX} says it does")
 
 
-def header_length(first: bytes, size: int, uri: str) -> int:
-    """Bytes of the JSON header of a safetensors file, from its first 8 bytes."""
-    length = int.from_bytes(first[:8], "little")
-    if len(first) < 8 or length > min(size - 8, MAX_HEADER_BYTES):  # noqa: PLR2004 - the format's own number
-        raise _corrupt(f"{uri} is no safetensors file: a header of {length:,} bytes in {size:,}")
-    return length
-
-
-def header(text: bytes, size: int, uri: str) -> Header:
-    """Reads and checks a header: shapes fit spans, spans touch, and fill the file.
+def find_position_limit(config: Mapping[str, Any], tokenizer_limit: int) -> int | None:
+    """Returns the maximum length of an input in tokens; None without a limit.
 
     Args:
-        text: the JSON header.
-        size: of the whole file.
-        uri: of the file.
-
-    Raises:
-        StageFailure: ModelCorrupt.
-    """
-    try:
-        entries = json.loads(text)
-        entries.pop("__metadata__", None)
-        tensors = {name: _tensor(entry) for name, entry in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _corrupt(f"{uri} has a damaged header ({str(error)[:80]})") from None
-    position = 0
-    for name, (shape, bits, start, end) in sorted(tensors.items(), key=lambda item: item[1][2:]):
-        if start != position or (end - start) * 8 != math.prod(shape) * bits:
-            raise _corrupt(f"{uri}: the tensor {name[:80]} does not fit where the header puts it")
-        position = end
-    if 8 + len(text) + position != size:
-        raise _corrupt(f"{uri} has {size:,} bytes, its header describes {8 + len(text) + position:,}")
-    if not tensors:
-        raise _corrupt(f"{uri} holds no tensors")
-    return Header(
-        {name: shape for name, (shape, *_) in tensors.items()},
-        frozenset(entry["dtype"] for entry in entries.values()),
-    )
-
-
-def positions(config: Mapping[str, Any], tokenizer_limit: int) -> int | None:
-    """Longest input in tokens; None where the model sets no limit.
-
-    Args:
-        config: the model's.
-        tokenizer_limit: the tokenizer's own; a huge number stands for none.
+        config: config of the model.
+        tokenizer_limit: limit of the tokenizer; 10^9 or more means no limit.
     """
     text = text_config(config)
     own = next(
@@ -317,17 +260,10 @@ def positions(config: Mapping[str, Any], tokenizer_limit: int) -> int | None:
     return min(limits) if limits else None
 
 
-def _tensor(entry: Mapping[str, Any]) -> tuple[tuple[int, ...], int, int, int]:
-    shape = tuple(entry["shape"])
-    start, end = entry["data_offsets"]
-    if not all(type(number) is int and number >= 0 for number in (*shape, start, end)) or end < start:
-        raise ValueError("a shape or an offset is not a natural number")
-    return shape, _BITS[entry["dtype"]], start, end
+def corrupt_model(what: str) -> StageFailure:
+    """Returns the failure of a damaged model file."""
+    return _config_failure("ModelCorrupt", f"{what}.", "Upload the file again and compare its SHA-256.")
 
 
-def _corrupt(what: str) -> StageFailure:
-    return _refused("ModelCorrupt", f"{what}.", "Upload the file again and compare its SHA-256.")
-
-
-def _refused(reason: str, message: str, hint: str) -> StageFailure:
+def _config_failure(reason: str, message: str, hint: str) -> StageFailure:
     return StageFailure(FailureClass.USER_CONFIG, reason, message, hint)

@@ -1,4 +1,4 @@
-"""Writes the keys of config.json that transformers 4 reads beside the keys of transformers 5."""
+"""Adds the keys that transformers 4 reads to a config.json of transformers 5."""
 
 import json
 from collections.abc import Mapping
@@ -9,71 +9,76 @@ from typing import Any
 CONFIG = "config.json"
 _ROPE = "rope_parameters"
 _MOVED = ("rope_theta", "partial_rotary_factor")
-"""Keys that version 4 has beside `rope_scaling`, version 5 inside `rope_parameters`."""
+"""Keys that are top-level keys in version 4, and keys of `rope_parameters` in version 5."""
 _BY_LAYER_TYPE = {
     "gemma3_text": {"full_attention": "rope_theta", "sliding_attention": "rope_local_base_freq"},
     "modernbert": {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"},
 }
-"""Names of the two theta of models whose layer types have a rotary embedding each."""
+"""Keys of version 4 for the theta of each layer type, for models with one rotary embedding for each type."""
 _OLD = frozenset({"torch_dtype", "rope_scaling", *_MOVED, "rope_local_base_freq"}) | {
     name for names in _BY_LAYER_TYPE.values() for name in names.values()
 }
 
 
 def add_old_keys(folder: Path) -> None:
-    """Adds to a saved config.json the keys of transformers 4, where these can say the same.
+    """Adds the keys of transformers 4 to a saved config.json.
 
     transformers 5 moves `rope_theta`, `rope_scaling` and `partial_rotary_factor` into `rope_parameters`, and
-    calls `torch_dtype` `dtype`. A reader of version 4 that misses them assumes a theta of 10,000. Keys that
-    would change what transformers 5 reads are not written.
+    renames `torch_dtype` to `dtype`. Without these keys, transformers 4 assumes a theta of 10,000. The
+    function does not change a config that transformers 5 would then read differently.
+
+    Args:
+        folder: folder of the saved model.
     """
     file = folder / CONFIG
     document = json.loads(file.read_bytes())
-    if (both := _checked(document)) is not None:
+    if (both := _build_checked_config(document)) is not None:
         file.write_text(json.dumps(both, indent=2, sort_keys=True) + "\n")
 
 
-def with_old_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with the old keys beside the new ones, also in the configs inside it."""
+def build_compatible_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a copy of the config with the keys of transformers 4, also in nested configs."""
     found = {
-        name: with_old_keys(value) if name.endswith("_config") and isinstance(value, dict) else value
+        name: build_compatible_config(value)
+        if name.endswith("_config") and isinstance(value, dict)
+        else value
         for name, value in config.items()
     }
     if isinstance(dtype := config.get("dtype"), str):
         found["torch_dtype"] = dtype
     rope = config.get(_ROPE)
     if isinstance(rope, dict):
-        found |= _old_rope(rope, str(config.get("model_type")))
+        found |= _convert_rope(rope, str(config.get("model_type")))
     return found
 
 
-def readable(config: Mapping[str, Any]) -> bool:
-    """Whether transformers 4 reads the same rotary embeddings from a config that `add_old_keys` changes.
+def is_readable(config: Mapping[str, Any]) -> bool:
+    """Returns whether transformers 4 reads the same rotary embeddings after `add_old_keys`.
 
     Args:
-        config: as transformers 5 saves it.
+        config: config saved by transformers 5.
     """
-    both = _checked(config)
-    return both is not None and not _unsaid(both)
+    both = _build_checked_config(config)
+    return both is not None and not _lacks_rope_keys(both)
 
 
-def _checked(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The config with the old keys; None where they would change what transformers 5 reads."""
-    both = with_old_keys(config)
-    read = _read(both)
-    return both if read is not None and read == _read(config) else None
+def _build_checked_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns the config with the old keys; None if transformers 5 would read a different config."""
+    both = build_compatible_config(config)
+    read = _load_config(both)
+    return both if read is not None and read == _load_config(config) else None
 
 
-def _unsaid(config: Mapping[str, Any]) -> bool:
-    """Whether a config has rotary embeddings for which the old keys are missing."""
+def _lacks_rope_keys(config: Mapping[str, Any]) -> bool:
+    """Returns whether a config, or a nested config, has rotary embeddings without the old keys."""
     inner = [value for name, value in config.items() if name.endswith("_config") and isinstance(value, dict)]
     rope = config.get(_ROPE)
     missing = isinstance(rope, dict) and bool(rope) and not (_OLD - {"torch_dtype"}) & config.keys()
-    return missing or any(map(_unsaid, inner))
+    return missing or any(map(_lacks_rope_keys, inner))
 
 
-def _old_rope(rope: Mapping[str, Any], model_type: str) -> dict[str, Any]:
-    """The rotary embedding in version 4's words; empty where version 4 has none for it."""
+def _convert_rope(rope: Mapping[str, Any], model_type: str) -> dict[str, Any]:
+    """Converts rotary embedding parameters to keys of version 4; empty if version 4 has no such keys."""
     if any(isinstance(value, dict) for value in rope.values()):
         names = _BY_LAYER_TYPE.get(model_type, {})
         plain = all(
@@ -87,14 +92,14 @@ def _old_rope(rope: Mapping[str, Any], model_type: str) -> dict[str, Any]:
     return {**old, "rope_scaling": scaling} if old else {}
 
 
-def _read(document: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What this version of transformers makes of a config; None if it cannot read it."""
+def _load_config(document: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns the config as transformers 5 reads the document; None if the config class fails."""
     from transformers import AutoConfig  # noqa: PLC0415 - heavy
 
-    # The class of the config writes into what it is given.
+    # The config class modifies its arguments.
     given = {name: deepcopy(value) for name, value in document.items() if name != "model_type"}
     try:
         read: dict[str, Any] = AutoConfig.for_model(str(document["model_type"]), **given).to_dict()
-    except Exception:  # noqa: BLE001 - whatever a config class raises
+    except Exception:  # noqa: BLE001 - config classes raise arbitrary exceptions
         return None
     return {name: value for name, value in read.items() if name not in _OLD}

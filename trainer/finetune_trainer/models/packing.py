@@ -1,4 +1,4 @@
-"""PURE. Decides between packing and padding of a micro-batch by their estimated cost."""
+"""PURE: decides between packing and padding of a micro-batch by the estimated cost."""
 
 from dataclasses import dataclass
 from typing import Annotated, Self
@@ -17,20 +17,20 @@ class Work:
     """The size of a micro-batch."""
 
     lengths: npt.NDArray[np.int64]
-    """Tokens of each row, shape [rows]."""
+    """Number of tokens of each row, shape [rows]."""
     loss_tokens: int
-    """Number of tokens that the model learns."""
+    """Number of tokens that contribute to the loss."""
     first: int
-    """The smallest position, over all rows, whose next token the model learns."""
+    """The smallest position of all rows whose next token contributes to the loss."""
 
 
 class Packing(Model):
     """The cost of the forward pass of a decoder; the unit is one token through the weights of all layers.
 
-    Packed rows need no padding, and logits only for tokens that the model learns. Padded rows need logits
-    from the first such position of any row on. On the other hand, the attention of packed rows computes all
-    pairs of tokens of one long row, and masks the pairs of different rows. The cheaper layout depends on the
-    model: pairs are most of the cost of a narrow model, and a small part of the cost of a wide model.
+    Packed rows need no padding, and need logits only for tokens with loss. Padded rows need logits from the
+    first such position of any row on. However, the attention of packed rows computes all pairs of tokens of
+    the packed sequence, including the masked pairs of different rows. The cheaper layout depends on the
+    model: pairs dominate the cost of a narrow model, and are a small part of the cost of a wide model.
     """
 
     pair: Cost
@@ -40,7 +40,7 @@ class Packing(Model):
 
     @classmethod
     def of(cls, *, hidden: int, layers: int, vocabulary: int) -> Self:
-        """The cost of a model by its sizes.
+        """Computes the cost from the sizes of a model.
 
         Multiply-adds of a token: 12 * layers * hidden^2 in the weights, 2 * layers * hidden for each pair
         (Kaplan et al. 2020, arXiv 2001.08361, section 2.1), vocabulary * hidden in the head.
@@ -53,7 +53,7 @@ class Packing(Model):
         return cls(pair=1 / (6 * hidden), head=vocabulary / (12 * layers * hidden))
 
     def pays(self, work: Work) -> bool:
-        """Whether packing costs at most as much as padding to the longest row.
+        """Returns whether packing costs at most as much as padding to the longest row.
 
         Args:
             work: the size of the micro-batch.

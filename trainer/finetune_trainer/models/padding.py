@@ -1,4 +1,4 @@
-"""Chooses the padding token, and publishes the same token in tokenizer and config."""
+"""Chooses the padding token of a model, and writes the token to the tokenizer files."""
 
 import json
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 from finetune_trainer.models.model_check import text_config
 
 NEW = "<pad>"
-"""The text of a padding token that is added to a tokenizer."""
+"""Text of a padding token that is added to a tokenizer."""
 _UNUSED = ("reserved", "unused", "extra_id")
 _LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 
@@ -19,30 +19,30 @@ class PadToken:
 
     number: int
     text: str | None
-    """None: the tokenizer has no token that may serve; `number` is 0, and padding must be masked."""
+    """None if the tokenizer has no suitable token: `number` is 0, and padding must be masked."""
 
 
-def pad_token(folder: Path) -> PadToken:
-    """The tokenizer's padding token, or a token that texts are unlikely to contain.
+def choose_pad_token(folder: Path) -> PadToken:
+    """Returns the padding token of the tokenizer, or a token that texts are unlikely to contain.
 
-    A decoder classifies by the last token that is not the padding token, so that a token of the text would
-    move that position. In order: a special token with `pad` in its name, a new token where the embedding
-    has a free row, a reserved special token, the unknown token of a tokenizer that knows every byte, the
-    EOS.
+    A decoder classifies at the last token that is not the padding token, so the padding token must not occur
+    in texts. The candidates in order: a special token with `pad` in its name, a new token if the embedding
+    has an unused row, a reserved special token, the unknown token of a tokenizer with byte fallback, the EOS
+    token.
 
     Args:
-        folder: of a base model.
+        folder: folder of the base model.
     """
     from transformers import AutoTokenizer  # noqa: PLC0415 - heavy
 
     tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
     if tokenizer.pad_token_id is not None:
         return PadToken(int(tokenizer.pad_token_id), str(tokenizer.pad_token))
-    return _unused(tokenizer, folder) or _known(tokenizer)
+    return _find_unused_token(tokenizer, folder) or _find_used_token(tokenizer)
 
 
-def _unused(tokenizer: Any, folder: Path) -> PadToken | None:
-    """A token that has no other use."""
+def _find_unused_token(tokenizer: Any, folder: Path) -> PadToken | None:
+    """Finds a token without another use."""
     used = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token, None}
     special = {
         token.content: number
@@ -54,16 +54,16 @@ def _unused(tokenizer: Any, folder: Path) -> PadToken | None:
     count = len(tokenizer)
     if named:
         return PadToken(special[named[0]], named[0])
-    if max(tokenizer.get_vocab().values(), default=-1) + 1 == count < _rows(folder):
+    if max(tokenizer.get_vocab().values(), default=-1) + 1 == count < _count_embedding_rows(folder):
         return PadToken(count, NEW)
     if reserved:
-        # The first reserved ones are the likeliest to be given a meaning.
+        # The last reserved token is the least likely to be in use.
         return PadToken(special[reserved[-1]], reserved[-1])
     return None
 
 
-def _known(tokenizer: Any) -> PadToken:
-    """A token that has another use."""
+def _find_used_token(tokenizer: Any) -> PadToken:
+    """Finds a token that also has another use."""
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     if tokenizer.unk_token_id is not None and model.get("byte_fallback"):
         return PadToken(int(tokenizer.unk_token_id), str(tokenizer.unk_token))
@@ -72,11 +72,11 @@ def _known(tokenizer: Any) -> PadToken:
     return PadToken(0, None)
 
 
-def publish(folder: Path) -> None:
-    """Gives a tokenizer without padding token the one that config.json beside it names.
+def write_pad_token(folder: Path) -> None:
+    """Adds the padding token of config.json to the files of a tokenizer without a padding token.
 
     Args:
-        folder: of a saved model with the base model's tokenizer files, which are changed.
+        folder: folder of a saved model with tokenizer files, which the function modifies.
     """
     from transformers import AutoTokenizer  # noqa: PLC0415 - heavy
 
@@ -89,24 +89,24 @@ def publish(folder: Path) -> None:
         return
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         if (folder / name).is_file() or name == "tokenizer_config.json":
-            _change(folder / name, pad_token=text)
+            _update_json(folder / name, pad_token=text)
     if number >= len(tokenizer):
-        _add(folder / "tokenizer.json", number, str(text))
+        _add_token(folder / "tokenizer.json", number, str(text))
 
 
-def _rows(folder: Path) -> int:
-    """Rows of the embedding."""
+def _count_embedding_rows(folder: Path) -> int:
+    """Returns the number of rows of the embedding."""
     config = folder / "config.json"
     document = json.loads(config.read_bytes()) if config.is_file() else {}
     return int(text_config(document).get("vocab_size") or 0)
 
 
-def _change(file: Path, **values: Any) -> None:
+def _update_json(file: Path, **values: Any) -> None:
     document = json.loads(file.read_bytes()) if file.is_file() else {}
     file.write_text(json.dumps({**document, **values}, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def _add(file: Path, number: int, text: str) -> None:
+def _add_token(file: Path, number: int, text: str) -> None:
     document = json.loads(file.read_bytes())
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     document["added_tokens"] = [*document.get("added_tokens", ()), {"id": number, "content": text, **flags}]

@@ -1,4 +1,4 @@
-"""PURE. Selects the value of every `Auto` hyperparameter, with one function for each rule."""
+"""PURE: selects the value of every `Auto` hyperparameter, with one function for each rule."""
 
 import math
 from collections.abc import Sequence
@@ -180,7 +180,7 @@ def _check_batch(batch: int, micro: int | None, world: int, rows: int) -> None:
             FailureClass.USER_CONFIG,
             "BatchIndivisible",
             f"training.batchSize: {batch} rows cannot be divided among {world} processes.",
-            f"Use a multiple of {unit}, for example {_listed(_near(batch, unit))}.",
+            f"Use a multiple of {unit}, for example {_format_choices(_list_near_multiples(batch, unit))}.",
         )
     share = batch // world
     if micro and share % micro:
@@ -190,16 +190,17 @@ def _check_batch(batch: int, micro: int | None, world: int, rows: int) -> None:
             "BatchIndivisible",
             f"training.microBatchSize: {micro} does not divide the {share} rows of a process"
             f" (batchSize {batch} over {world}).",
-            f"Use microBatchSize {_listed(divisors[-6:])}, or batchSize {_listed(_near(batch, unit))}.",
+            f"Use microBatchSize {_format_choices(divisors[-6:])}, or batchSize"
+            f" {_format_choices(_list_near_multiples(batch, unit))}.",
         )
 
 
-def _near(value: int, unit: int) -> list[int]:
-    """The positive multiples of a unit next to a value."""
+def _list_near_multiples(value: int, unit: int) -> list[int]:
+    """Returns the positive multiples of a unit next to a value."""
     low = value // unit * unit
     return [multiple for multiple in (low, low + unit) if multiple > 0]
 
 
-def _listed(numbers: Sequence[int]) -> str:
+def _format_choices(numbers: Sequence[int]) -> str:
     texts = [str(number) for number in numbers]
     return texts[0] if len(texts) == 1 else ", ".join(texts[:-1]) + " or " + texts[-1]

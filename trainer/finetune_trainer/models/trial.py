@@ -1,8 +1,8 @@
-"""Builds a base model without its weights and runs rows through it, to refuse what Train would refuse.
+"""Tests a base model without its weights, so that Prepare fails if Train would fail.
 
-No weight is read. The whole model is built on PyTorch's meta device, which knows shapes and no values, by the
-loader that Train uses, and the method is applied to it. Rows go through a model with random weights, which
-has one or two layers if the whole model is large.
+The whole model is built on the meta device of PyTorch, which stores shapes without values, with the loader of
+Train. Then the training method is applied. A forward pass runs on a model with random weights, which has one
+or two layers if the whole model is large.
 """
 
 import copy
@@ -21,7 +21,7 @@ from finetune_trainer.data.batches import FILLER
 from finetune_trainer.data.shards import Split
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import methods
-from finetune_trainer.models.class_layer import class_layer
+from finetune_trainer.models.class_layer import find_class_layer
 from finetune_trainer.models.load import LOCAL, check_complete
 from finetune_trainer.models.method_facts import MethodFacts
 
@@ -30,29 +30,29 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_PARAMETERS = 300_000_000
-"""Of a model with weights: 1.2 GB in float32."""
+MAX_PARAMETERS = 300_000_000
+"""Maximum number of parameters of a model with random weights: 1.2 GB in float32."""
 _LAYERS = (2, 1)
 _TOKENS = (7, 5)
-"""Tokens of the rows that go through the model."""
+"""Number of tokens of each test row."""
 _EXCERPT = 300
-_SPREAD = 0.05
+_WEIGHT_RANGE = 0.05
 Head = Callable[["PreTrainedModel"], tuple[str, ...]]
-Through = Callable[["PreTrainedModel", Split, tuple[int, ...], int], Any]
-"""Gives rows to a model as the task does: model, rows, which of them, padding token."""
+RunRows = Callable[["PreTrainedModel", Split, tuple[int, ...], int], Any]
+"""Runs the forward pass of the task. Arguments: model, rows, row numbers, id of the padding token."""
 
 
-def on_meta(folder: Path, auto: str, shapes: Mapping[str, tuple[int, ...]], head: Head) -> Any:
-    """The whole model on the meta device, as Train loads it.
+def build_on_meta_device(folder: Path, auto: str, shapes: Mapping[str, tuple[int, ...]], head: Head) -> Any:
+    """Builds the whole model on the meta device with the loader of Train.
 
     Args:
-        folder: holds config.json.
-        auto: the class of transformers that loads it, such as AutoModelForCausalLM.
-        shapes: of each weight in the files, by name.
-        head: names the modules that the files may lack; none for a task whose head comes with the model.
+        folder: folder with config.json.
+        auto: class of transformers, such as AutoModelForCausalLM.
+        shapes: shape of each weight in the files, by name.
+        head: returns the names of the modules that the files can lack.
 
     Raises:
-        StageFailure: UserConfig, ModelUnsupported (transformers cannot build it), ModelIncomplete.
+        StageFailure: UserConfig: ModelUnsupported (transformers cannot build the model), ModelIncomplete.
     """
     try:
         config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
@@ -67,77 +67,82 @@ def on_meta(folder: Path, auto: str, shapes: Mapping[str, tuple[int, ...]], head
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-        if head(model) and class_layer(model) is None:
+        if head(model) and find_class_layer(model) is None:
             raise ValueError("it has no linear layer with one output for each class")  # noqa: TRY301
     except Exception as error:
-        raise unsupported(f"cannot make an {auto} of it", error) from error
+        raise unsupported_model(f"cannot make an {auto} of it", error) from error
     check_complete(model, loaded, new_head=bool(head(model)))
     return model
 
 
-def facts_of(model: Any, method: Method, head: tuple[str, ...]) -> MethodFacts:
-    """What the method would do to the model; the model is changed.
+def find_method_facts(model: Any, method: Method, head: tuple[str, ...]) -> MethodFacts:
+    """Applies a method to a model and returns the effects of the method.
+
+    Args:
+        model: the model, which the function modifies.
+        method: training method of the run.
+        head: names of the new modules of the task.
 
     Raises:
         StageFailure: TargetModulesUnknown, TooManyLayers, ModelUnsupported (PEFT cannot adapt a layer).
     """
     try:
-        return methods.facts(method, methods.applied(method, model, head, seed=0))
+        return methods.find_facts(method, methods.apply_method(method, model, head, seed=0))
     except StageFailure:
         raise
     except Exception as error:
-        raise unsupported("cannot apply spec.method to it", error) from error
+        raise unsupported_model("cannot apply spec.method to it", error) from error
 
 
-def rows_go_through(model: "PreTrainedModel", auto: str, through: Through) -> bool:
-    """Gives a few rows of unlike lengths to a model like this one, with random weights.
+def run_rows(model: "PreTrainedModel", auto: str, run: RunRows) -> bool:
+    """Runs rows of different lengths through a model with random weights and the same config.
 
-    A large model is shortened to two layers or one.
+    A large model is reduced to two layers or to one layer.
 
     Args:
-        model: on the meta device, without adapters.
-        auto: see `on_meta`.
-        through: of the task.
+        model: the model on the meta device, without adapters.
+        auto: class of transformers, see `build_on_meta_device`.
+        run: runs the forward pass of the task.
 
     Returns:
-        Whether the rows went through; False where a large model cannot be made small enough.
+        Whether the forward pass ran; False if a large model cannot be reduced.
 
     Raises:
         StageFailure: ModelUnsupported.
     """
-    whole = _parameters(model) <= MOST_PARAMETERS
-    small = model.config if whole else _small(model.config, auto)
+    whole = _count_parameters(model) <= MAX_PARAMETERS
+    small = model.config if whole else _find_small_config(model.config, auto)
     if small is None:
-        log.info("no rows were tried: one layer has more than %d parameters", MOST_PARAMETERS)
+        log.info("no rows were tried: one layer has more than %d parameters", MAX_PARAMETERS)
         return False
     try:
-        _give(_with_weights(small, auto), through)
+        _run_model(_build_with_random_weights(small, auto), run)
     except Exception as error:
-        # Few layers may lack something that the whole model has.
-        if not whole and not _fails_alike(model, through, error):
-            log.info("no rows were tried: %s", one_line(error))
+        # The reduced config can be invalid although the whole model is valid.
+        if not whole and not _fails_with_same_error(model, run, error):
+            log.info("no rows were tried: %s", format_error(error))
             return False
-        raise unsupported("cannot put a row through it", error) from error
+        raise unsupported_model("cannot put a row through it", error) from error
     return True
 
 
-def unsupported(what: str, error: Exception) -> StageFailure:
-    """A foreign library's refusal as a failure of the job's configuration."""
+def unsupported_model(what: str, error: Exception) -> StageFailure:
+    """Returns the failure of a model that transformers or PEFT does not support."""
     return StageFailure(
         FailureClass.USER_CONFIG,
         "ModelUnsupported",
-        f"model.uri: transformers {transformers.__version__} {what}: {one_line(error)}.",
+        f"model.uri: transformers {transformers.__version__} {what}: {format_error(error)}.",
         "Name another base model, or save this one again with this version of transformers.",
     )
 
 
-def one_line(error: Exception) -> str:
-    """Type of an exception and the first line of its text."""
+def format_error(error: Exception) -> str:
+    """Formats the type of an exception and the first line of the message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:_EXCERPT].rstrip('.')}" if lines else type(error).__name__
 
 
-def _give(model: "PreTrainedModel", through: Through) -> None:
+def _run_model(model: "PreTrainedModel", run: RunRows) -> None:
     text: Any = model.config.get_text_config()
     vocabulary = int(text.vocab_size)
     if text.pad_token_id is None or not 0 <= text.pad_token_id < vocabulary:
@@ -152,20 +157,20 @@ def _give(model: "PreTrainedModel", through: Through) -> None:
         loss_mask=np.ones(sum(_TOKENS), dtype=np.bool_),
     )
     with torch.no_grad():
-        through(model, split, (*range(len(_TOKENS)), FILLER), int(text.pad_token_id))
+        run(model, split, (*range(len(_TOKENS)), FILLER), int(text.pad_token_id))
 
 
-def _fails_alike(model: "PreTrainedModel", through: Through, error: Exception) -> bool:
-    """Whether the whole model, without values, refuses the same rows in the same words."""
+def _fails_with_same_error(model: "PreTrainedModel", run: RunRows, error: Exception) -> bool:
+    """Returns whether the whole model on the meta device fails with the same error."""
     try:
-        _give(model, through)
-    except Exception as other:  # noqa: BLE001 - whatever a foreign model raises
-        return one_line(other) == one_line(error)
+        _run_model(model, run)
+    except Exception as other:  # noqa: BLE001 - models raise arbitrary exceptions
+        return format_error(other) == format_error(error)
     return False
 
 
-def _with_weights(config: "PretrainedConfig", auto: str) -> "PreTrainedModel":
-    """A model of small random weights. Drawing them as each architecture does would take much longer."""
+def _build_with_random_weights(config: "PretrainedConfig", auto: str) -> "PreTrainedModel":
+    """Builds a model with small uniform random weights, which are faster than the architecture's own."""
     from transformers.initialization import no_init_weights  # noqa: PLC0415 - private to this function
 
     with no_init_weights():
@@ -173,27 +178,27 @@ def _with_weights(config: "PretrainedConfig", auto: str) -> "PreTrainedModel":
     torch.manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
-            weight.uniform_(-_SPREAD, _SPREAD)
+            weight.uniform_(-_WEIGHT_RANGE, _WEIGHT_RANGE)
     return model.eval()  # type: ignore[no-any-return]
 
 
-def _small(config: "PretrainedConfig", auto: str) -> "PretrainedConfig | None":
-    """The config with as many layers as fit into MOST_PARAMETERS, at most two; None if not even one fits."""
+def _find_small_config(config: "PretrainedConfig", auto: str) -> "PretrainedConfig | None":
+    """Returns the config with two layers or one layer; None if one layer exceeds MAX_PARAMETERS."""
     for layers in _LAYERS:
         try:
-            short = _shortened(config, layers)
+            short = _shorten_config(config, layers)
             with torch.device("meta"):
-                size = _parameters(getattr(transformers, auto).from_config(copy.deepcopy(short)))
-        except Exception as error:  # noqa: BLE001 - whatever a foreign config raises
-            log.info("the model cannot have %d layers: %s", layers, one_line(error))
+                size = _count_parameters(getattr(transformers, auto).from_config(copy.deepcopy(short)))
+        except Exception as error:  # noqa: BLE001 - configs raise arbitrary exceptions
+            log.info("the model cannot have %d layers: %s", layers, format_error(error))
             continue
-        if size <= MOST_PARAMETERS:
+        if size <= MAX_PARAMETERS:
             return short
     return None
 
 
-def _shortened(config: "PretrainedConfig", keep: int) -> "PretrainedConfig":
-    """The same config with some of its layers; lists with an entry for each layer are cut likewise."""
+def _shorten_config(config: "PretrainedConfig", keep: int) -> "PretrainedConfig":
+    """Returns a copy of the config with fewer layers. Lists with an entry for each layer are shortened."""
     short: Any = copy.deepcopy(config)
     text = short.get_text_config()
     layers = text.num_hidden_layers
@@ -205,5 +210,5 @@ def _shortened(config: "PretrainedConfig", keep: int) -> "PretrainedConfig":
     return short  # type: ignore[no-any-return]
 
 
-def _parameters(model: Any) -> int:
+def _count_parameters(model: Any) -> int:
     return sum(weight.numel() for weight in model.parameters())

@@ -1,4 +1,4 @@
-"""Verifies a saved model: it loads, its weights are finite, and its logits are those of training."""
+"""Verifies a saved model: the files load, the weights are finite, and the logits equal those of Train."""
 
 import logging
 import math
@@ -20,16 +20,16 @@ from finetune_trainer.s3.digests import OnBytes, ignore_bytes
 log = logging.getLogger(__name__)
 
 LOGITS = "expected_logits"
-"""Name of the logits among the stored inputs."""
+"""Name of the logits in the verification file."""
 TOLERANCE = 1e-5
-"""Largest difference of a logit, relative to the largest logit where that is above 1."""
+"""Maximum difference of a logit, relative to the largest logit if this logit is above 1."""
 MERGED_TOLERANCE = 1e-3
-"""The same for a model whose adapter was merged: its products are rounded in another order."""
+"""Tolerance for a merged adapter, because merging changes the order of rounding."""
 
 _STAGED = "the files that Train stored, whose SHA-256 is right,"
 
 
-class Published(Protocol):
+class PublishableTask(Protocol):
     """The functions of a task that `verify` calls, see `tasks.base.TaskModel`."""
 
     def load_published(self, folder: Path, base: Path | None) -> torch.nn.Module:
@@ -40,26 +40,26 @@ class Published(Protocol):
 
 
 def verify(
-    config: TrainConfig, task: Published, paths: Paths, staged: Path, on_bytes: OnBytes = ignore_bytes
+    config: TrainConfig, task: PublishableTask, paths: Paths, staged: Path, on_bytes: OnBytes = ignore_bytes
 ) -> tuple[Path, float]:
-    """Loads what Train staged from its files alone and compares its logits; merges an adapter if asked.
+    """Loads the staged model and compares its logits with the logits of Train; optionally merges an adapter.
 
-    An adapter is compared on the base model as it is in S3 now; merging begins with what was compared, and
-    what is merged is saved, loaded and compared again.
+    An adapter is loaded into the base model from S3 and compared. After the comparison, the adapter is merged
+    if the job requests merging, and the merged model is saved, loaded and compared again.
 
     Args:
-        config: the trainer's input.
-        task: of the run.
-        paths: of this pod.
-        staged: what Train staged.
-        on_bytes: is told of the bytes of the base model that move.
+        config: the configuration of the trainer.
+        task: the task of the run.
+        paths: paths of the pod.
+        staged: folder of the staged files.
+        on_bytes: called with the number of transferred bytes of the base model.
 
     Returns:
-        The folder of the model that may be published, and the largest difference of a logit of it.
+        The folder of the model to publish, and the largest difference of a logit of this model.
 
     Raises:
-        StageFailure: Internal (does not load, other logits), Numerical (a weight that is no number), Storage
-            or UserConfig (ModelChanged) where the base model is needed.
+        StageFailure: Internal (the model does not load, or has other logits), Numerical (a weight is not
+            finite), Storage or UserConfig (ModelChanged) for the base model of an adapter.
     """
     method = config.run.method
     folder, verification = staged / MODEL_FOLDER, staged / VERIFICATION
@@ -71,7 +71,7 @@ def verify(
     log.info("the adapter on the base model: the largest difference of a logit is %.1e", difference)
     whole = paths.scratch / "merged"
     rmtree(whole, ignore_errors=True)
-    model = lora.merged(tuned)
+    model = lora.merge_adapter(tuned)
     model.config.name_or_path = ""
     model.save_pretrained(whole)
     older_readers.add_old_keys(whole)
@@ -85,22 +85,22 @@ def verify(
 
 
 def _compare(
-    task: Published, model: torch.nn.Module, verification: Path, tolerance: float, files: str
+    task: PublishableTask, model: torch.nn.Module, verification: Path, tolerance: float, files: str
 ) -> float:
-    """Computes the stored rows again; returns the largest difference of a logit.
+    """Computes the logits of the stored rows, and returns the largest difference of a logit.
 
     Args:
-        task: of the model.
-        model: from its files.
-        verification: inputs as the task collates them, and LOGITS, shape [rows, width] (safetensors).
-        tolerance: see TOLERANCE.
-        files: which files the model was loaded from, for people.
+        task: the task of the model.
+        model: the loaded model.
+        verification: safetensors file with the inputs of the model and LOGITS, shape [rows, width].
+        tolerance: maximum difference, see TOLERANCE.
+        files: description of the model files in messages.
     """
-    if spoilt := weights.not_finite(model):
+    if non_finite := weights.list_non_finite(model):
         raise StageFailure(
             FailureClass.NUMERICAL,
             "NonFiniteWeights",
-            f"{len(spoilt)} weights of the tuned model are not finite, first of all {spoilt[0]}",
+            f"{len(non_finite)} weights of the tuned model are not finite, first of all {non_finite[0]}",
             "lower training.learningRate, or use precision Float32",
         )
     try:
@@ -114,7 +114,7 @@ def _compare(
         ) from error
     difference = float((computed - expected).abs().max())
     allowed = tolerance * max(1.0, float(expected.abs().max()))
-    # Written so that a difference of NaN fails too, and logits that are not finite.
+    # A difference of NaN, or logits that are not finite, must fail too.
     if not difference <= allowed < math.inf:
         raise StageFailure(
             FailureClass.INTERNAL,

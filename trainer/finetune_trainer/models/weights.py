@@ -1,4 +1,4 @@
-"""The tensors of a model that training changes, and the tensors that are saved."""
+"""Iterates over the trained tensors and the saved tensors of a model."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 
-def not_finite(module: torch.nn.Module) -> list[str]:
-    """The names of the saved tensors that contain NaN or infinity."""
+def list_non_finite(module: torch.nn.Module) -> list[str]:
+    """Returns the names of the saved tensors that contain NaN or infinity."""
     return [name for name, value in saved_tensors(module) if not bool(torch.isfinite(value).all())]
 
 

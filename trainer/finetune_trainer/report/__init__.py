@@ -1,1 +1,1 @@
-"""The report page and the model card. Pure."""
+"""PURE: the report page and the model card."""

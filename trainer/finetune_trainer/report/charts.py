@@ -1,6 +1,6 @@
-"""Geometry of the charts, in percent of the box of the chart: text keeps its size on any screen. Pure.
+"""PURE: computes the geometry of charts in percent of the chart size, so that text keeps its size.
 
-`templates/charts.html.j2` draws the values as inline SVG.
+`templates/charts.html.j2` renders the values as inline SVG.
 """
 
 import math
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from finetune_trainer.contract import Interval
-from finetune_trainer.report.numbers import short
+from finetune_trainer.report.numbers import format_short
 
 _TICKS = 4
 
@@ -24,7 +24,12 @@ class Axis:
 
     @classmethod
     def around(cls, values: Sequence[float], *, most: int = _TICKS) -> "Axis":
-        """The smallest scale that holds all values; about `most` steps of 1, 2 or 5 times a power of ten."""
+        """Returns the smallest scale that contains all values, with ticks at 1, 2 or 5 times a power of ten.
+
+        Args:
+            values: the values, at least one.
+            most: approximate number of intervals.
+        """
         low, high = min(values), max(values)
         if high - low <= 1e-9 * max(abs(low), abs(high)):
             low, high = (low - abs(low) / 2 - 0.5 * (low == 0), high + abs(high) / 2 + 0.5 * (low == 0))
@@ -36,15 +41,15 @@ class Axis:
         return cls(ticks[0], ticks[-1], ticks)
 
     def share(self, value: float) -> float:
-        """The position of a value on the scale, from 0 to 1."""
+        """Returns the position of a value on the scale, from 0 to 1."""
         return (value - self.low) / (self.high - self.low)
 
     def percent(self, value: float) -> str:
-        """The position of a value from the left, for SVG."""
+        """Returns the position of a value from the left in percent."""
         return _percent(self.share(value))
 
     def from_top(self, value: float) -> str:
-        """The position of a value on a vertical scale, for SVG, which counts from the top."""
+        """Returns the position of a value on a vertical scale from the top in percent."""
         return _percent(1 - self.share(value))
 
 
@@ -60,7 +65,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Dot:
-    """A point of a curve that has a text of its own."""
+    """A point of a curve with a text."""
 
     x: str
     y: str
@@ -86,11 +91,11 @@ class Plot:
 
     title: str
     described: str
-    """The chart in a sentence, for readers who do not see the chart."""
+    """Alternative text of the chart."""
     levels: tuple[Tick, ...]
-    """Horizontal grid lines with their numbers."""
+    """Ticks of the vertical axis, with horizontal grid lines."""
     below: tuple[Tick, ...]
-    """Numbers below the chart."""
+    """Ticks of the horizontal axis."""
     marked: str | None
     """Position of a dashed vertical line."""
     path: str = ""
@@ -101,17 +106,17 @@ class Plot:
 
 @dataclass(frozen=True)
 class Mark:
-    """A value with its interval, one of several in a row."""
+    """A value with its interval."""
 
     kind: str
-    """CSS class of the mark: the class sets colour and meaning."""
+    """CSS class of the mark."""
     name: str
     of: Interval
 
 
 @dataclass(frozen=True)
 class Whisker:
-    """A mark as the chart draws the mark."""
+    """The geometry of a mark."""
 
     kind: str
     text: str
@@ -123,19 +128,19 @@ class Whisker:
 
 @dataclass(frozen=True)
 class Row:
-    """Values with their intervals, one below the other, on an axis that other rows share."""
+    """Marks below each other on an axis that several rows share."""
 
     described: str
     lines: int
-    """Height of the row: the number of marks that fit."""
+    """Height of the row in marks."""
     zero: str | None
-    """Position of zero, if the axis has a tick there."""
+    """Position of zero, if the axis has a tick at zero."""
     grid: tuple[str, ...]
     """Positions of the other ticks."""
     whiskers: tuple[Whisker, ...]
 
 
-def line(
+def plot_curve(
     title: str,
     points: Sequence[tuple[float, float]],
     *,
@@ -144,50 +149,50 @@ def line(
     marked: float | None = None,
     from_zero: bool = False,
 ) -> Plot:
-    """A curve over steps.
+    """Plots a curve over steps.
 
     Args:
-        title: what the chart shows.
-        points: (step, value), at least one, by step.
-        described: the curve in a sentence, for readers who do not see the chart.
-        dots: whether each point is a measurement of its own.
-        marked: a step to point at.
-        from_zero: whether the axis has to begin at 0.
+        title: title of the chart.
+        points: (step, value) in the order of steps, at least one.
+        described: alternative text.
+        dots: whether to draw a dot at each point.
+        marked: step of a vertical line.
+        from_zero: whether the vertical axis includes 0.
     """
     steps = Axis(0, max(points[-1][0], 1), _whole_ticks(points[-1][0]))
     values = Axis.around([value for _, value in points] + ([0.0] if from_zero else []))
     return Plot(
         title,
         described,
-        levels=_levels(values),
+        levels=_level_ticks(values),
         below=tuple(_step_tick(steps, at) for at in steps.ticks),
         marked=None if marked is None else steps.percent(marked),
         path=" ".join(f"{1000 * steps.share(x):.1f},{1000 * (1 - values.share(y)):.1f}" for x, y in points),
         dots=tuple(
-            Dot(steps.percent(x), values.from_top(y), f"step {short(x)}: {short(y)}")
+            Dot(steps.percent(x), values.from_top(y), f"step {format_short(x)}: {format_short(y)}")
             for x, y in points
             if dots or len(points) == 1
         ),
     )
 
 
-def histogram(title: str, counts: Sequence[tuple[int, int]], limit: int, *, described: str) -> Plot:
-    """Rows by length.
+def plot_histogram(title: str, counts: Sequence[tuple[int, int]], limit: int, *, described: str) -> Plot:
+    """Plots the number of rows by length.
 
     Args:
-        title: what the chart shows.
-        counts: (smallest length of the bin, rows of the bin), in order; a bin ends where the next begins.
-        limit: longer rows are cut.
-        described: the chart in a sentence.
+        title: title of the chart.
+        counts: (smallest length of the bin, rows of the bin) in ascending order.
+        limit: length to which rows are truncated.
+        described: alternative text.
     """
     values = Axis.around([0.0, *(float(rows) for _, rows in counts)])
     width = 1 / len(counts)
     return Plot(
         title,
         described,
-        levels=_levels(values),
+        levels=_level_ticks(values),
         below=tuple(Tick(str(edge), _percent(number * width)) for number, (edge, _) in enumerate(counts)),
-        marked=_limit(counts, limit),
+        marked=_limit_position(counts, limit),
         bars=tuple(
             Bar(
                 x=_percent(number * width + width * 0.06),
@@ -202,14 +207,14 @@ def histogram(title: str, counts: Sequence[tuple[int, int]], limit: int, *, desc
     )
 
 
-def intervals(axis: Axis, marks: Sequence[Mark], *, described: str, lines: int) -> Row:
-    """Values with their intervals, one below the other, on an axis that other rows share.
+def plot_intervals(axis: Axis, marks: Sequence[Mark], *, described: str, lines: int) -> Row:
+    """Plots values with intervals below each other.
 
     Args:
-        axis: the scale.
-        marks: what to draw, from the top.
-        described: the same in a sentence.
-        lines: height of the row: the number of marks that fit.
+        axis: the scale, which several rows share.
+        marks: values with intervals, from top to bottom.
+        described: alternative text.
+        lines: height of the row in marks.
     """
     return Row(
         described,
@@ -219,7 +224,8 @@ def intervals(axis: Axis, marks: Sequence[Mark], *, described: str, lines: int) 
         whiskers=tuple(
             Whisker(
                 mark.kind,
-                f"{mark.name}: {short(mark.of.value)} ({short(mark.of.low)} to {short(mark.of.high)})",
+                f"{mark.name}: {format_short(mark.of.value)}"
+                f" ({format_short(mark.of.low)} to {format_short(mark.of.high)})",
                 low=axis.percent(mark.of.low),
                 value=axis.percent(mark.of.value),
                 high=axis.percent(mark.of.high),
@@ -230,27 +236,27 @@ def intervals(axis: Axis, marks: Sequence[Mark], *, described: str, lines: int) 
     )
 
 
-def tick_labels(axis: Axis) -> tuple[Tick, ...]:
-    """The numbers below rows that share an axis."""
-    return tuple(Tick(short(at), axis.percent(at)) for at in axis.ticks)
+def build_tick_labels(axis: Axis) -> tuple[Tick, ...]:
+    """Returns the tick labels of an axis."""
+    return tuple(Tick(format_short(at), axis.percent(at)) for at in axis.ticks)
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.2f}%"
 
 
-def _levels(values: Axis) -> tuple[Tick, ...]:
-    return tuple(Tick(short(at), values.from_top(at)) for at in values.ticks)
+def _level_ticks(values: Axis) -> tuple[Tick, ...]:
+    return tuple(Tick(format_short(at), values.from_top(at)) for at in values.ticks)
 
 
 def _step_tick(steps: Axis, at: float) -> Tick:
     if at == steps.ticks[-1]:
-        return Tick(f"step {short(at)}", steps.percent(at), "end")
-    return Tick(short(at), steps.percent(at))
+        return Tick(f"step {format_short(at)}", steps.percent(at), "end")
+    return Tick(format_short(at), steps.percent(at))
 
 
-def _limit(counts: Sequence[tuple[int, int]], limit: int) -> str | None:
-    """The position of a length: as far into its bin as the length is between the ends of the bin."""
+def _limit_position(counts: Sequence[tuple[int, int]], limit: int) -> str | None:
+    """Returns the position of a length, interpolated within the bin; None beyond the last bin."""
     for number, ((edge, _), (end, _)) in enumerate(pairwise(counts)):
         if edge <= limit < end:
             return _percent((number + (limit - edge) / (end - edge)) / len(counts))
@@ -259,5 +265,5 @@ def _limit(counts: Sequence[tuple[int, int]], limit: int) -> str | None:
 
 def _whole_ticks(last: float) -> tuple[float, ...]:
     inner = Axis.around([0.0, max(last, 1)]).ticks
-    # The last step is named even where it is no round number, unless a round one stands too close to it.
+    # The last step always has a tick. Ticks close to the last step are omitted.
     return (*(at for at in inner if at < 0.75 * last), last)

@@ -1,26 +1,26 @@
-"""Escapes texts from outside for Markdown. Pure."""
+"""PURE: escapes untrusted texts for Markdown."""
 
 import re
 from collections.abc import Sequence
 
 
 class Markdown(str):
-    """A text that is Markdown already, so the model card takes the text as it is."""
+    """A text that is already Markdown, which the model card does not escape."""
 
     __slots__ = ()
 
 
-def escaped(text: str) -> str:
-    """A text on one line in which no character is markup, also inside a table."""
+def escape(text: str) -> str:
+    """Escapes a text, so that no character is markup, also in a table; white space becomes a single space."""
     flat = re.sub(r"\s+", " ", text)
     return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#!" else letter for letter in flat)
 
 
-def code(text: str) -> Markdown:
-    """A text as a code span, for a table or for a paragraph.
+def code_span(text: str) -> Markdown:
+    """Converts a text to a code span, for a table or a paragraph.
 
-    Source: CommonMark 0.31, section 6.1: a code span ends at a run of as many backticks as the run that
-    begins the span. Backslashes have no meaning inside a code span, except before `|` in a table.
+    A code span ends at a run of as many backticks as the run that begins the span (CommonMark 0.31, section
+    6.1). Backslashes have no meaning inside a code span, except before `|` in a table.
     """
     flat = re.sub(r"\s+", " ", text).replace("|", "\\|")
     longest = max(map(len, re.findall("`+", flat)), default=0)
@@ -28,13 +28,13 @@ def code(text: str) -> Markdown:
     return Markdown(f"{fence}{space}{flat}{space}{fence}")
 
 
-def prose(text: str) -> Markdown:
-    """A text of the trainer: names in backticks become code spans, everything else is escaped."""
+def convert_prose(text: str) -> Markdown:
+    """Converts names in backticks to code spans, and escapes the remaining text."""
     parts = text.split("`")
-    return Markdown("".join(code(part) if turn % 2 else escaped(part) for turn, part in enumerate(parts)))
+    return Markdown("".join(code_span(part) if turn % 2 else escape(part) for turn, part in enumerate(parts)))
 
 
-def listed(texts: Sequence[str], most: int = 10) -> str:
-    """The first `most` texts, and the number of texts that are left out."""
+def join_texts(texts: Sequence[str], most: int = 10) -> str:
+    """Joins the first `most` texts, and adds the number of omitted texts."""
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more

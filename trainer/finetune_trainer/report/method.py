@@ -1,11 +1,11 @@
-"""Texts about the training method. Pure."""
+"""PURE: texts about the training method."""
 
 from finetune_trainer.config import ALL_LINEAR, FreezeLayers, Lora, Method
 from finetune_trainer.report.record import TrainingRecord
 
 
-def tuned_how(method: Method) -> str:
-    """How it was tuned, in a few words after `fine-tuned`."""
+def describe_method(method: Method) -> str:
+    """Returns a phrase for the method, which follows `fine-tuned`."""
     match method:
         case "Full":
             return "in full"
@@ -17,37 +17,37 @@ def tuned_how(method: Method) -> str:
             return f"in its last {layers}, all before them frozen,"
 
 
-def trained(method: Method, record: TrainingRecord) -> str:
-    """What was trained, in figures."""
+def describe_trained_weights(method: Method, record: TrainingRecord) -> str:
+    """Describes the trained weights with their number."""
     number = record.trained_parameters or record.parameters
     share = f"{number:,} of {record.parameters:,} parameters ({number / record.parameters:.2%})"
     match method:
         case "Full":
-            return f"every weight{_head(record)}"
+            return f"every weight{_describe_head(record)}"
         case Lora():
             where = (
                 f"the linear layers {record.method.adapted_modules}"
                 if record.method.adapted
-                else asked(method)
+                else describe_targets(method)
             )
             return (
                 f"LoRA of rank {method.rank}, alpha {method.alpha}, dropout {method.dropout:g} on {where},"
-                f" and the head if there is a new one: {share}{_head(record)}"
+                f" and the head if there is a new one: {share}{_describe_head(record)}"
             )
         case FreezeLayers():
             after = "" if record.method.output_frozen else " and what follows them"
-            return f"the last {method.train_last} layers{after}: {share}{_head(record)}"
+            return f"the last {method.train_last} layers{after}: {share}{_describe_head(record)}"
 
 
-def asked(method: Lora) -> str:
-    """The layers that the job names; for records of releases that did not count the adapted modules."""
+def describe_targets(method: Lora) -> str:
+    """Describes the target layers of the job, for records without counts of adapted modules."""
     if ALL_LINEAR in method.target_modules:
         return "all linear layers"
     return "the linear layers " + ", ".join(method.target_modules)
 
 
-def _head(record: TrainingRecord) -> str:
-    """Where the class layer comes from."""
+def _describe_head(record: TrainingRecord) -> str:
+    """Describes the origin of the classification layer."""
     if record.head_kept is None:
         return ""
     if record.head_kept:
@@ -56,5 +56,5 @@ def _head(record: TrainingRecord) -> str:
 
 
 def needs_base(method: Method) -> bool:
-    """Whether what is published works only together with the base model."""
+    """Returns whether the published files require the base model."""
     return isinstance(method, Lora) and not method.merge

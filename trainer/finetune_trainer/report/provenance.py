@@ -1,4 +1,4 @@
-"""Settings, digests, versions and durations, for model card and report. Pure."""
+"""PURE: settings, digests, versions and durations, for model card and report page."""
 
 from dataclasses import dataclass
 
@@ -15,22 +15,22 @@ ANCESTORS = ("descends from, oldest first", "digest of its files", "published by
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing to know."""
+    """A name and a value."""
 
     what: str
     value: str
-    """May come from outside: to be escaped."""
+    """Untrusted text, which the templates escape."""
     literal: bool = False
-    """Whether it is something to copy, such as a digest."""
+    """Whether to show the value as code, such as a digest."""
 
 
-def facts(config: TrainConfig, chosen: Chosen, staged: Manifest, record: TrainingRecord) -> list[Fact]:
-    """Everything that somebody needs to make the model again."""
+def list_facts(config: TrainConfig, chosen: Chosen, staged: Manifest, record: TrainingRecord) -> list[Fact]:
+    """Returns the facts that are required to reproduce the model."""
     training, rows = config.run.training, record.rows
     return [
         Fact("base model", config.run.model.uri, literal=True),
         Fact("parameters", f"{record.parameters:,}"),
-        Fact("trained", method.trained(config.run.method, record)),
+        Fact("trained", method.describe_trained_weights(config.run.method, record)),
         Fact("digest of the base model", staged.base_model, literal=True),
         Fact("digest of the prepared data", staged.data, literal=True),
         Fact("digest of the configuration", staged.config, literal=True),
@@ -51,7 +51,7 @@ def facts(config: TrainConfig, chosen: Chosen, staged: Manifest, record: Trainin
         ),
         Fact("maximum length", f"{chosen.max_length} tokens; longer texts are cut"),
         Fact("numbers", f"{record.precision}, weights float32, ZeRO stage {chosen.zero_stage}"),
-        *_head(config, record),
+        *_head_facts(config, record),
         Fact("seed", str(training.seed)),
         Fact(
             "ran on",
@@ -61,8 +61,8 @@ def facts(config: TrainConfig, chosen: Chosen, staged: Manifest, record: Trainin
     ]
 
 
-def _head(config: TrainConfig, record: TrainingRecord) -> list[Fact]:
-    """How a classification head started, and the weights of the classes."""
+def _head_facts(config: TrainConfig, record: TrainingRecord) -> list[Fact]:
+    """Returns the initial weights of a classification head, and the weights of the classes."""
     if record.head_init is None and config.run.task != "TextClassification":
         return []
     start, metric = record.head_init, TITLES[config.run.evaluation.primary_metric]
@@ -83,32 +83,35 @@ def _head(config: TrainConfig, record: TrainingRecord) -> list[Fact]:
     return [Fact("the head started from", started), *weights[config.run.training.class_weights]]
 
 
-def ancestors(staged: Manifest) -> list[tuple[str, str, str]]:
-    """Columns ANCESTORS of all models that it descends from, where another FineTuneJob published the base."""
+def list_ancestors(staged: Manifest) -> list[tuple[str, str, str]]:
+    """Returns the columns ANCESTORS of each ancestor; empty if no FineTuneJob published the base model."""
     if not any(ancestor.published_by for ancestor in staged.lineage):
         return []
-    return [(ancestor.uri, ancestor.digest, _publisher(ancestor.published_by)) for ancestor in staged.lineage]
+    return [
+        (ancestor.uri, ancestor.digest, _describe_publisher(ancestor.published_by))
+        for ancestor in staged.lineage
+    ]
 
 
-def _publisher(job: ParentJob | None) -> str:
+def _describe_publisher(job: ParentJob | None) -> str:
     if job is None:
         return ""
     return f"FineTuneJob {job.namespace}/{job.name} (uid {job.uid}, manifest {job.manifest})"
 
 
 def section(known: list[Fact], config: TrainConfig, staged: Manifest, trained: TrainPayload) -> Section:
-    """All of it as a table, with what it cost."""
+    """Builds the section with all facts, the ancestors and the cost of training."""
     job = config.job
     every = [
         Fact("FineTuneJob", f"{job.namespace}/{job.name}, uid {job.uid}"),
         Fact("training ended", staged.created),
         *known,
-        Fact("peak memory of a process", numbers.size(trained.peak_memory_bytes)),
+        Fact("peak memory of a process", numbers.format_size(trained.peak_memory_bytes)),
         Fact(
             "GPU time",
-            numbers.duration(trained.gpu_seconds) if trained.gpu_seconds else "none: trained on CPUs",
+            numbers.format_duration(trained.gpu_seconds) if trained.gpu_seconds else "none: trained on CPUs",
         ),
         Fact("published at", config.run.output, literal=True),
     ]
-    values = {"facts": every, "ancestors": ancestors(staged), "ancestor_columns": ANCESTORS}
+    values = {"facts": every, "ancestors": list_ancestors(staged), "ancestor_columns": ANCESTORS}
     return Section("making", "How it was made", f"{TEMPLATES}/sections.html.j2", values)

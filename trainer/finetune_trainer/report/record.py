@@ -1,4 +1,4 @@
-"""The training record: the results of Train for model card and report. Pure."""
+"""PURE: the training record, which contains the results of Train for model card and report page."""
 
 import importlib.metadata
 import platform
@@ -35,36 +35,36 @@ class EvaluationRow(Model):
 
 
 class CurvePoint(Model):
-    """Some optimizer steps in a row, the last of them named."""
+    """Consecutive optimizer steps; `step` is the last step."""
 
     step: PositiveInt
     loss: FiniteFloat
-    """Mean over their rows."""
+    """Mean loss of the rows of these steps."""
     gradient_norm: FiniteFloat
-    """The largest, before clipping."""
+    """Maximum gradient norm before clipping."""
     learning_rate: FiniteFloat
-    """After the last of them."""
+    """Learning rate after the last step."""
     rows_per_second: Annotated[float, Field(ge=0)]
-    """In these steps alone, over all ranks."""
+    """Rows of all ranks for each second of these steps."""
 
 
 class HeadInit(Model):
     """The linear probe from which a new head starts."""
 
     strength: FiniteFloat
-    """Inverse strength of the L2 penalty (C), chosen by the validation rows."""
+    """Inverse strength of the L2 penalty (C), selected on the validation rows."""
     validation: FiniteFloat
     """The primary metric of the probe on the validation rows."""
     rows: PositiveInt
-    """Number of training rows that the probe saw."""
+    """Number of training rows of the probe."""
 
 
 class TrainingRecord(Model):
-    """Everything about a training run that a reader of its result may want to know."""
+    """The results and properties of a training run."""
 
     evaluation: Evaluation
     task: dict[str, JsonValue] = {}
-    """The task's own part, see `tasks.base.RecordingTaskReport.record`."""
+    """The part of the task, see `tasks.base.RecordingTaskReport.record`."""
     best: Best
     history: tuple[EvaluationRow, ...]
     curve: tuple[CurvePoint, ...] = ()
@@ -72,26 +72,27 @@ class TrainingRecord(Model):
     rows: dict[Literal["train", "validation", "test"], NonNegativeInt]
     parameters: PositiveInt
     head_init: HeadInit | None = None
-    """None: the head started with random weights, or with those of the base model (`head_kept`)."""
+    """None if the head started with random weights or with the weights of the base model (`head_kept`)."""
     trained_parameters: PositiveInt | None = None
-    """Those that training changed; None: a release before this one did not tell, and trained all."""
+    """Number of trained parameters; None in records of older releases, which trained all parameters."""
     method: MethodFacts = MethodFacts()
-    """What the method did to the model."""
+    """The effects of the method."""
     head_kept: bool | None = None
-    """Whether the class layer is the base model's; None: the task has none, or an older release trained."""
+    """Whether the classification layer of the base model was kept; None without such a layer, or in records
+    of older releases."""
     needs_transformers_5: bool = True
     """Whether config.json says something that transformers 4 cannot read."""
     precision: ComputeType
     devices: str
-    """What it ran on, for people."""
+    """Description of the devices."""
     training_seconds: Annotated[float, Field(ge=0)]
-    """Optimizer steps and evaluations on validation rows."""
+    """Duration of the optimizer steps and the evaluations on validation rows."""
     rows_per_second: Annotated[float, Field(ge=0)]
     tokens_per_second: Annotated[float, Field(ge=0)]
     versions: dict[str, str]
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computed the result."""
-    known = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    return {"python": platform.python_version(), **known}
+    """Returns the versions of Python and of the libraries."""
+    installed = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return {"python": platform.python_version(), **installed}

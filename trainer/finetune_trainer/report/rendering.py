@@ -1,4 +1,4 @@
-"""Jinja environments: HTML for the report page, Markdown for the model card. Both escape every value."""
+"""Jinja environments for the report page (HTML) and the model card (Markdown). Both escape every value."""
 
 import re
 from collections.abc import Mapping
@@ -15,19 +15,19 @@ TEMPLATES = "report/templates"
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 """Control characters, which HTML forbids, and lone surrogates, which UTF-8 cannot encode."""
 _FILTERS = {
-    "measured": numbers.measured,
-    "interval": numbers.interval,
-    "plural": numbers.plural,
-    "size": numbers.size,
-    "thousands": numbers.count,
+    "measured": numbers.format_metric,
+    "interval": numbers.format_interval,
+    "plural": numbers.format_plural,
+    "size": numbers.format_size,
+    "thousands": numbers.format_count,
 }
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page that the table of contents names.
+    """A section of the page with an entry in the table of contents.
 
-    The macro of `template` whose name is `anchor` writes the markup and takes `values` by name.
+    The macro `anchor` of `template` renders the section with `values` as keyword arguments.
     """
 
     anchor: str
@@ -39,22 +39,22 @@ class Section:
 
 @cache
 def html() -> Environment:
-    """The environment of the report page. Templates contain all markup; no value is markup."""
+    """Returns the environment of the report page, which escapes values for HTML."""
     return _environment(autoescape=True, finalize=_printable, filters=_FILTERS)
 
 
 @cache
 def card() -> Environment:
-    """The environment of the model card.
+    """Returns the environment of the model card.
 
-    Autoescape is off because Jinja escapes for HTML only; `finalize` escapes every value for Markdown.
+    Autoescape is off, because Jinja escapes for HTML only; `finalize` escapes every value for Markdown.
     """
 
     def escaped(value: object) -> str:
         text: str = _printable(str(value))
-        return text if isinstance(value, markdown.Markdown) else markdown.escaped(text)
+        return text if isinstance(value, markdown.Markdown) else markdown.escape(text)
 
-    filters = {"code": markdown.code, "prose": markdown.prose}
+    filters = {"code": markdown.code_span, "prose": markdown.convert_prose}
     return _environment(autoescape=False, finalize=escaped, filters=filters)
 
 
@@ -74,9 +74,9 @@ def _environment(*, autoescape: bool, finalize: Any, filters: Mapping[str, Any])
 
 
 def _printable(value: Any) -> Any:
-    """A text in which U+FFFD replaces each character that no page may hold.
+    """Replaces unprintable characters of a text by U+FFFD.
 
-    Other values stay as they are. One of these is the output of a macro: a `str` that has `__html__`.
+    Other values do not change. The output of a macro, a `str` with `__html__`, does not change either.
     """
     text = isinstance(value, str) and not hasattr(value, "__html__")
     return _UNPRINTABLE.sub("\ufffd", value) if text else value

@@ -1,4 +1,4 @@
-"""The part of the report and of the model card that each task writes."""
+"""The protocol of the task's part of the report page and of the model card."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -8,7 +8,7 @@ from finetune_trainer.report.record import TrainingRecord
 from finetune_trainer.report.rendering import Section
 
 LICENCE = "The base model's licence, and that of the data, apply to this model too: check both."
-"""A limit of every task."""
+"""A limit of all tasks."""
 
 
 class TaskReport(Protocol):
@@ -20,7 +20,7 @@ class TaskReport(Protocol):
 
     @property
     def AUTO(self) -> str:  # noqa: N802
-        """The class of transformers that loads the model."""
+        """The name of the class of transformers that loads the model."""
 
     @property
     def CARD(self) -> str:  # noqa: N802
@@ -34,19 +34,19 @@ class TaskReport(Protocol):
         """The kind of model, such as `A text classifier with 3 classes`."""
 
     def results(self, record: TrainingRecord) -> str:
-        """How to read the table of metrics; names stand in backticks, nothing else is markup."""
+        """Explanation of the metrics; names are in backticks, which are the only markup."""
 
     def limits(self, record: TrainingRecord) -> list[str]:
-        """What the model cannot do, as plain text, which may contain labels."""
+        """The limits of the model as plain text, which can contain labels."""
 
     def card(self, record: TrainingRecord) -> Mapping[str, object]:
-        """The values of the template `CARD` that only this task has."""
+        """The task's own values for the template `CARD`."""
 
     def sections(self, record: TrainingRecord) -> Sequence[Section]:
         """Sections of the page, in order."""
 
 
-def all_limits(task: TaskReport, record: TrainingRecord) -> tuple[str, ...]:
-    """The limits of the task, of the method and of the licence; the card and the page show the same."""
-    of_method = (text for _, text in method_facts.limits(record.method, record.parameters))
+def list_all_limits(task: TaskReport, record: TrainingRecord) -> tuple[str, ...]:
+    """Returns the limits of the task, the method and the licence, for the model card and the report page."""
+    of_method = (text for _, text in method_facts.list_limits(record.method, record.parameters))
     return (*task.limits(record), *of_method, LICENCE)

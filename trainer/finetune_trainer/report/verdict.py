@@ -1,4 +1,4 @@
-"""The verdict, the first part of the page: whether tuning made the model better. Pure."""
+"""PURE: builds the verdict at the top of the report page: whether tuning improved the model."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -21,7 +21,7 @@ _SIGNS: dict[Outcome, str] = {"better": "▲", "worse": "▼", "undecided": "≈
 
 @dataclass(frozen=True)
 class Tile:
-    """A number that stands out."""
+    """A highlighted number."""
 
     name: str
     value: str
@@ -30,7 +30,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The head of the page."""
+    """The top of the report page."""
 
     outcome: Outcome
     sign: str
@@ -39,15 +39,15 @@ class Verdict:
     tiles: list[Tile]
 
 
-def outcome(evaluation: Evaluation) -> Outcome:
-    """The outcome by the primary metric."""
+def find_outcome(evaluation: Evaluation) -> Outcome:
+    """Returns the outcome by the primary metric."""
     if evaluation.tuned is None or evaluation.delta is None:
         return "untuned"
-    return compared(evaluation.delta.metrics[evaluation.primary_metric], evaluation.primary_metric)
+    return classify_difference(evaluation.delta.metrics[evaluation.primary_metric], evaluation.primary_metric)
 
 
-def compared(gain: Interval, metric: MetricName) -> Outcome:
-    """The outcome of a difference: `undecided` if its interval contains 0."""
+def classify_difference(gain: Interval, metric: MetricName) -> Outcome:
+    """Classifies a difference; `undecided` if the interval contains 0."""
     if gain.value == gain.low == gain.high == 0:
         return "equal"
     if gain.low <= 0 <= gain.high:
@@ -55,22 +55,24 @@ def compared(gain: Interval, metric: MetricName) -> Outcome:
     return "better" if (gain.value > 0) is HIGHER_IS_BETTER[metric] else "worse"
 
 
-def summary(record: TrainingRecord) -> Verdict:
-    """The verdict, what the verdict is based on, and the most important numbers."""
-    came_to = outcome(record.evaluation)
-    explained = _explained(record.evaluation, came_to)
-    return Verdict(came_to, _SIGNS[came_to], headline(record.evaluation), explained, _tiles(record))
+def build_verdict(record: TrainingRecord) -> Verdict:
+    """Builds the verdict with explanation and highlighted numbers."""
+    outcome = find_outcome(record.evaluation)
+    explained = _explain(record.evaluation, outcome)
+    return Verdict(
+        outcome, _SIGNS[outcome], build_headline(record.evaluation), explained, _build_tiles(record)
+    )
 
 
-def headline(evaluation: Evaluation) -> str:
-    """The verdict in a sentence, also for a model that tuning made worse."""
+def build_headline(evaluation: Evaluation) -> str:
+    """Returns the verdict as a sentence."""
     metric, baseline = evaluation.primary_metric, baseline_name(evaluation)
     name = TITLES[metric]
-    before = numbers.measured(evaluation.baseline.metrics[metric].value)
+    before = numbers.format_metric(evaluation.baseline.metrics[metric].value)
     if evaluation.tuned is None:
         return f"Nothing was tuned: the {baseline} reaches {name} {before}."
-    after = numbers.measured(evaluation.tuned.metrics[metric].value)
-    match outcome(evaluation):
+    after = numbers.format_metric(evaluation.tuned.metrics[metric].value)
+    match find_outcome(evaluation):
         case "better":
             return f"Better than the {baseline}: {name} {after} instead of {before}."
         case "worse":
@@ -81,14 +83,15 @@ def headline(evaluation: Evaluation) -> str:
             return f"No clear difference from the {baseline}: {name} {after} against {before}."
 
 
-def _explained(evaluation: Evaluation, came_to: Outcome) -> str:
-    rows = f"The test set has {numbers.plural(evaluation.rows, 'row')}, which no training and no choice used."
+def _explain(evaluation: Evaluation, outcome: Outcome) -> str:
+    count = numbers.format_plural(evaluation.rows, "row")
+    rows = f"The test set has {count}, which no training and no choice used."
     if evaluation.delta is None:
         return rows
     gain = evaluation.delta.metrics[evaluation.primary_metric]
-    ends = numbers.interval(gain, signed=True)
-    difference = f"The difference is {numbers.measured(gain.value, signed=True)} (95 % interval {ends})"
-    match came_to:
+    ends = numbers.format_interval(gain, signed=True)
+    difference = f"The difference is {numbers.format_metric(gain.value, signed=True)} (95 % interval {ends})"
+    match outcome:
         case "equal":
             return f"{rows} Both models score the same."
         case "undecided":
@@ -100,21 +103,23 @@ def _explained(evaluation: Evaluation, came_to: Outcome) -> str:
             return f"{rows} {difference}. The choice of the test rows does not explain the difference."
 
 
-def _tiles(record: TrainingRecord) -> list[Tile]:
+def _build_tiles(record: TrainingRecord) -> list[Tile]:
     evaluation = record.evaluation
     scores = (
         ("this model", evaluation.tuned),
         (baseline_name(evaluation), evaluation.baseline),
         ("majority class", evaluation.majority),
     )
-    rows, took = record.rows["train"], numbers.duration(record.training_seconds)
+    rows, took = record.rows["train"], numbers.format_duration(record.training_seconds)
     return [
-        *(_score(name, of, evaluation.primary_metric) for name, of in scores if of is not None),
-        Tile("trained on", numbers.count(rows), "row" if rows == 1 else "rows"),
+        *(_build_score_tile(name, of, evaluation.primary_metric) for name, of in scores if of is not None),
+        Tile("trained on", numbers.format_count(rows), "row" if rows == 1 else "rows"),
         Tile("training took", took, f"{record.rows_per_second:,.1f} rows/s"),
     ]
 
 
-def _score(name: str, of: Scores, metric: MetricName) -> Tile:
+def _build_score_tile(name: str, of: Scores, metric: MetricName) -> Tile:
     value = of.metrics[metric]
-    return Tile(name, numbers.measured(value.value), f"{TITLES[metric]} ({numbers.interval(value)})")
+    return Tile(
+        name, numbers.format_metric(value.value), f"{TITLES[metric]} ({numbers.format_interval(value)})"
+    )

@@ -1,1 +1,1 @@
-"""The stages of a run. Each module has one function, `run`, that reads from top to bottom."""
+"""The stages of a run. The module of each stage has a function `run`."""

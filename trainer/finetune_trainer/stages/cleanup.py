@@ -1,4 +1,4 @@
-"""The stage Cleanup: deletes the folder of a deleted run, and not the published model."""
+"""The stage Cleanup: deletes the folder of a deleted run, but not the published model."""
 
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Activity, CleanupPayload, FailureClass
@@ -11,17 +11,17 @@ from finetune_trainer.stages.result import StageResult
 
 
 def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
-    """Deletes everything below `run.runs`, aborts uploads there and those of Publish. Again is harmless.
+    """Deletes all objects below `run.runs`, and aborts unfinished uploads. The stage is idempotent.
 
     Raises:
-        StageFailure: CleanupRefused unless `run.runs` is this job's own folder.
+        StageFailure: CleanupRefused, if `run.runs` is not the folder of this job.
     """
-    _check(config)
+    _check_run_folder(config)
     runs = config.run.runs
     store = open_store(config.run.stores.output, "output", paths)
     heartbeat.beat(Activity.CLEANING_UP, percent=0)
-    # Uploads first: one that completed in between would otherwise stay behind as an object.
-    uploads = sum(store.abort_uploads(folder) for folder in (runs, *_outputs(config)))
+    # Uploads are aborted first, because an upload that completes later would leave an object.
+    uploads = sum(store.abort_uploads(folder) for folder in (runs, *_list_output_folders(config)))
     cleared = store.clear(runs, lambda share: heartbeat.beat(Activity.CLEANING_UP, percent=100 * share))
     payload = CleanupPayload(
         objects=cleared.objects,
@@ -29,10 +29,10 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
         versions=cleared.versions,
         versions_left=cleared.versions_left,
     )
-    return StageResult(payload, _message(runs, payload))
+    return StageResult(payload, _format_message(runs, payload))
 
 
-def _message(runs: str, done: CleanupPayload) -> str:
+def _format_message(runs: str, done: CleanupPayload) -> str:
     versions = f", {done.versions:,} older versions and delete markers" if done.versions else ""
     removed = (
         f"{done.objects:,} objects below {runs}{versions} and {done.uploads:,} unfinished uploads of the run"
@@ -47,8 +47,8 @@ def _message(runs: str, done: CleanupPayload) -> str:
     )
 
 
-def _outputs(config: TrainConfig) -> list[str]:
-    """The folder that Publish uploads to, unless others may upload there too."""
+def _list_output_folders(config: TrainConfig) -> list[str]:
+    """Returns the folder of the published model, unless other jobs can upload to this folder."""
     try:
         where = parse(config.run.output)
     except UriError:
@@ -57,23 +57,23 @@ def _outputs(config: TrainConfig) -> list[str]:
     return [f"{where.folder()}"] if parent.endswith(f"/{config.job.namespace}/{config.job.name}") else []
 
 
-def _check(config: TrainConfig) -> None:
+def _check_run_folder(config: TrainConfig) -> None:
     runs, own = config.run.runs, f"/{config.job.namespace}/{config.job.uid}/"
     try:
         where = parse(runs)
     except UriError as error:
-        raise _refused(str(error)) from None
+        raise _refuse_cleanup(str(error)) from None
     if not all((config.job.namespace, config.job.uid)) or not f"/{where.key}".endswith(own):
-        raise _refused(f"{runs} does not end in {own}")
+        raise _refuse_cleanup(f"{runs} does not end in {own}")
     try:
         output = parse(config.run.output)
     except UriError:
         return
     if where.contains(output):
-        raise _refused(f"{config.run.output}, the published model, lies inside {runs}")
+        raise _refuse_cleanup(f"{config.run.output}, the published model, lies inside {runs}")
 
 
-def _refused(why: str) -> StageFailure:
+def _refuse_cleanup(why: str) -> StageFailure:
     return StageFailure(
         FailureClass.INTERNAL,
         "CleanupRefused",

@@ -1,4 +1,4 @@
-"""IO: checks URIs, permissions and the output before any work."""
+"""IO: checks URIs, permissions and the output folder at the start of Prepare."""
 
 import json
 from collections.abc import Iterator
@@ -15,18 +15,18 @@ MANIFEST = "manifest.json"
 
 
 def check_uris(run: Run) -> None:
-    """Every uri can be read, and nothing is written into or around what is read.
+    """Checks that every URI is valid, and that output folders and inputs do not contain each other.
 
     Raises:
         StageFailure: UriInvalid, OutputIsInput.
     """
-    uris = {field: _parsed(field, uri) for field, uri in _fields(run)}
+    uris = {field: _parse_uri(field, uri) for field, uri in _list_uri_fields(run)}
     endpoints = {"model": run.stores.model.endpoint, "dataset": run.stores.data.endpoint}
     for written in ("output", "runs"):
         for field, where in uris.items():
             if endpoints.get(field.partition(".")[0]) != run.stores.output.endpoint:
                 continue
-            # A data file is one object: writing beside it is fine, writing around it is not.
+            # A data file is a single object: the output can be a sibling, but not a parent folder.
             folder = field == "model.uri" or not where.key or where.key.endswith("/")
             inside = folder and where.contains(uris[written])
             if inside or uris[written].contains(where):
@@ -39,10 +39,10 @@ def check_uris(run: Run) -> None:
 
 
 def check_output_free(store: Store, config: TrainConfig) -> None:
-    """The output folder is empty of other jobs' models.
+    """Checks that the output folder does not contain the model of another job.
 
     Raises:
-        StageFailure: OutputExists names whose model is there.
+        StageFailure: OutputExists, with the name of the other job.
     """
     uri = config.run.output + MANIFEST
     if store.head(uri) is None:
@@ -62,14 +62,14 @@ def check_output_free(store: Store, config: TrainConfig) -> None:
 
 
 def check_writable(store: Store, config: TrainConfig) -> None:
-    """The run's folder takes an object, gives it back and lets it be deleted."""
+    """Checks that the credentials can write, read and delete objects in the folder of the run."""
     uri = f"{config.run.runs}probe-{writer()}"
     store.write(uri, b"written to see whether it can be\n")
     store.read(uri)
     store.delete([uri])
 
 
-def _fields(run: Run) -> Iterator[tuple[str, str]]:
+def _list_uri_fields(run: Run) -> Iterator[tuple[str, str]]:
     yield "output", run.output
     yield "runs", run.runs
     yield "model.uri", run.model.uri
@@ -77,19 +77,21 @@ def _fields(run: Run) -> Iterator[tuple[str, str]]:
         yield from named.items()
 
 
-def _parsed(field: str, uri: str) -> S3Uri:
+def _parse_uri(field: str, uri: str) -> S3Uri:
     try:
         where = parse(uri)
     except UriError as error:
-        raise _invalid(f"{field}: {error}.") from None
+        raise _invalid_uri(f"{field}: {error}.") from None
     if field.startswith("dataset") and not where.key and not uri.endswith("/"):
-        raise _invalid(f"{field}: {uri!r} is a bucket; with a slash at its end it is all that lies in it.")
+        raise _invalid_uri(
+            f"{field}: {uri!r} is a bucket; with a slash at its end it is all that lies in it."
+        )
     if field in {"output", "runs"} and not uri.endswith("/"):
-        raise _invalid(f"{field}: {uri!r} does not end in a slash.")
+        raise _invalid_uri(f"{field}: {uri!r} does not end in a slash.")
     return where
 
 
-def _invalid(message: str) -> StageFailure:
+def _invalid_uri(message: str) -> StageFailure:
     return StageFailure(
         FailureClass.USER_CONFIG, "UriInvalid", message, "Write s3://<bucket>/<key> with a plain path."
     )

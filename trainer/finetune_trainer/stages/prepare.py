@@ -1,4 +1,4 @@
-"""The stage Prepare: checks store, model and data, decides every `Auto`, and stores the tokenized rows."""
+"""The stage Prepare: checks store, model and data, selects `Auto` values, and stores the tokenized rows."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ from finetune_trainer.paths import Paths
 from finetune_trainer.s3.digests import OnBytes
 from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.stages import preflight, trial
-from finetune_trainer.stages.prepare_rows import REPORT, Facts, RowWork, prepare_rows
+from finetune_trainer.stages.prepare_rows import REPORT, PreparedFacts, RowWork, prepare_rows
 from finetune_trainer.stages.result import StageResult
 from finetune_trainer.tasks.base import TaskData
 from finetune_trainer.tasks.registry import data_of
@@ -37,14 +37,14 @@ from finetune_trainer.tasks.registry import data_of
 log = logging.getLogger(__name__)
 
 FORMAT = 4
-"""Of the prepared rows; raised when the same files come to other rows or tokens."""
+"""Version of the prepared rows. A new version is required if the same files produce other rows or tokens."""
 _SLOW_SECONDS = 1800.0
-"""A large download may be silent that long."""
+"""Maximum time between two heartbeats during a large download."""
 
 
 @dataclass(frozen=True)
-class _Base:
-    """The base model, checked and on disk."""
+class _BaseModel:
+    """The checked base model on disk."""
 
     digest: Digest
     folder: Path
@@ -55,10 +55,10 @@ class _Base:
 
 
 def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
-    """Checks everything that needs no GPU, decides every `Auto` and stores the tokenised rows.
+    """Runs all checks that need no GPU, selects the `Auto` values, and stores the tokenized rows.
 
     Raises:
-        StageFailure: UserConfig, UserData or Storage, with the reason in docs/reasons.md.
+        StageFailure: UserConfig, UserData or Storage; docs/reasons.md lists the reasons.
     """
     preflight.check_uris(config.run)
     heartbeat.beat(Activity.CHECKING_STORE, percent=0, quiet_seconds=_SLOW_SECONDS)
@@ -74,7 +74,7 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     files = {name: sources.download_files(data, split.uris, paths, on_bytes) for name, split in found.items()}
     heartbeat.beat(Activity.CHECKING_MODEL, percent=10, quiet_seconds=_SLOW_SECONDS)
     task = data_of(config.run.task)
-    base = _base(
+    base = _prepare_base_model(
         config, task, models, paths, beat_on_bytes(heartbeat, Activity.CHECKING_MODEL, _SLOW_SECONDS)
     )
     if parent:
@@ -92,38 +92,42 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
         files=files,
         folder=folder,
         notes=(*notes, *ignored),
-        choose=partial(_chosen, config, base, task.AUTO),
+        choose=partial(_choose_settings, config, base, task.AUTO),
         paths=paths,
         heartbeat=heartbeat,
     )
-    facts = _stored(output, folder) or prepare_rows(work)
+    facts = _read_stored_facts(output, folder) or prepare_rows(work)
     heartbeat.beat(Activity.DONE, percent=100)
-    return _result(work, base, digest, facts)
+    return _build_result(work, base, digest, facts)
 
 
-def _base(config: TrainConfig, task: TaskData[Any], store: Store, paths: Paths, on_bytes: OnBytes) -> _Base:
-    """Checks the model by its small files and tries it out, before its weights are downloaded."""
+def _prepare_base_model(
+    config: TrainConfig, task: TaskData[Any], store: Store, paths: Paths, on_bytes: OnBytes
+) -> _BaseModel:
+    """Checks and tests the base model by its small files, and then downloads the weights."""
     uri = config.run.model.uri.rstrip("/") + "/"
-    wanted = model_check.Wanted(task.model_types(), task.HEAD, task.SUITABLE)
+    wanted = model_check.ModelRequirements(task.model_types(), task.HEAD, task.SUITABLE)
     inspection = model_folder.inspect(store, uri, wanted)
-    found = trial.tried(config.run.task, config.run.method, inspection, paths)
+    found = trial.try_model(config.run.task, config.run.method, inspection, paths)
     fresh = paths.scratch / "model"
     shutil.rmtree(fresh, ignore_errors=True)
     digest = base_model.download(store, uri, fresh, on_bytes)
     tokenizer = tokenise.load_tokenizer(fresh)
     tokenise.check_vocabulary(tokenizer, model_check.text_config(inspection.config).get("vocab_size"))
-    return _Base(
+    return _BaseModel(
         digest,
         fresh,
         inspection.parameters,
-        model_check.positions(inspection.config, tokenizer.model_max_length),
+        model_check.find_position_limit(inspection.config, tokenizer.model_max_length),
         tokenizer,
         (*(warning("Note", f"{text}.") for text in inspection.warnings), *found),
     )
 
 
-def _data_digest(config: TrainConfig, base: _Base, files: dict[SplitName, tuple[DataFile, ...]]) -> Digest:
-    """Names everything that the prepared rows follow from: the same inputs, the same folder."""
+def _data_digest(
+    config: TrainConfig, base: _BaseModel, files: dict[SplitName, tuple[DataFile, ...]]
+) -> Digest:
+    """Returns the digest of all inputs of the prepared rows. Equal inputs use the same folder."""
     dataset = config.run.dataset
     inputs = {
         "format": FORMAT,
@@ -141,24 +145,26 @@ def _data_digest(config: TrainConfig, base: _Base, files: dict[SplitName, tuple[
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def _stored(output: Store, folder: str) -> Facts | None:
-    """What an earlier attempt, or a job with another learning rate, has found in the same inputs."""
+def _read_stored_facts(output: Store, folder: str) -> PreparedFacts | None:
+    """Reads the facts of an earlier attempt with the same inputs; None if the folder is incomplete."""
     index = read_index(output, folder)
     if index is None or output.head(folder + REPORT) is None:
         return None
     try:
-        facts = Facts.model_validate(index.extra)
+        facts = PreparedFacts.model_validate(index.extra)
     except ValidationError:
         return None
     log.info("the rows are already prepared: %s", folder)
     return facts
 
 
-def _chosen(config: TrainConfig, base: _Base, limits: AutoLimits, rows: int, typical: int) -> Chosen:
+def _choose_settings(
+    config: TrainConfig, base: _BaseModel, limits: AutoLimits, rows: int, typical: int
+) -> Chosen:
     return choose(config.run, rows, typical, base.parameters, base.positions, limits)
 
 
-def _result(work: RowWork, base: _Base, digest: Digest, facts: Facts) -> StageResult:
+def _build_result(work: RowWork, base: _BaseModel, digest: Digest, facts: PreparedFacts) -> StageResult:
     chosen = work.choose(facts.rows.train, facts.typical_length)
     payload = PreparePayload(
         data_digest=digest,

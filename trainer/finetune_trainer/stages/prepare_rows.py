@@ -1,6 +1,6 @@
-"""The rows of Prepare: read, check, split, tokenize, truncate, store.
+"""The passes of Prepare over the rows: read, check, split, tokenize, truncate and store.
 
-Every pass goes over the rows on disk; in memory are some rows at a time and 28 to 44 bytes of each row.
+Each pass reads the rows from disk in batches. Each row takes 28 to 44 bytes of memory.
 """
 
 import json
@@ -55,8 +55,8 @@ REPORT = "report.json"
 _SPLITS = get_args(SplitName)
 
 
-class Facts(Model):
-    """What later decisions need of the rows; kept beside the shards, so that they are read once."""
+class PreparedFacts(Model):
+    """Facts about the rows for the result of Prepare, stored in the index of the shards."""
 
     rows: RowCounts
     account: Account
@@ -69,7 +69,7 @@ class Facts(Model):
 
 @dataclass(frozen=True)
 class RowWork:
-    """What the passes look at."""
+    """The inputs of the passes."""
 
     config: TrainConfig
     task: TaskData[Any]
@@ -77,33 +77,36 @@ class RowWork:
     output: Store
     files: Mapping[SplitName, tuple[DataFile, ...]]
     folder: str
-    """Where the prepared rows go, ends in a slash."""
+    """URI of the prepared rows, ends in a slash."""
     notes: tuple[Finding, ...]
-    """Found before any row was read."""
+    """Findings of the checks before the passes."""
     choose: Callable[[int, int], Chosen]
-    """Training rows and their typical length in tokens -> the `Auto` values."""
+    """Selects the `Auto` values from the number and the typical length of the training rows."""
     paths: Paths
     heartbeat: Heartbeat
 
     @property
     def wanted(self) -> frozenset[str]:
-        """The columns that the task may read."""
+        """The columns that the task reads."""
         return self.task.columns(self.config.run)
 
     @property
     def max_bad(self) -> float:
-        """Share of the rows of a split's files that may be lost."""
+        """Maximum share of rows that can be lost, from 0 to 1."""
         return self.config.run.dataset.max_bad_row_fraction
 
 
-def prepare_rows(work: RowWork) -> Facts:
-    """Reads, checks, splits and tokenises all rows; the index is the last thing written.
+def prepare_rows(work: RowWork) -> PreparedFacts:
+    """Reads, checks, splits, tokenizes and stores all rows. The index is written last.
+
+    Args:
+        work: the inputs.
 
     Raises:
         StageFailure: UserData, UserConfig or Storage.
     """
-    with _scratch(work.paths) as scratch:
-        read = _read(work, scratch)
+    with _open_scratch_folder(work.paths) as scratch:
+        read = _read_files(work, scratch)
         findings = [*work.notes]
         for source in read.values():
             findings += data_checks.check_source(
@@ -112,12 +115,12 @@ def prepare_rows(work: RowWork) -> Facts:
             columns = {file.name: file.columns for file in source.files}
             findings += warn_unused_columns(columns, work.wanted, source.home)
         _fail_on_errors(work, findings)
-        parts = _split(work, read, findings)
-        return _tokenised(work, read, parts, findings, scratch)
+        parts = _split_rows(work, read, findings)
+        return _tokenise_rows(work, read, parts, findings, scratch)
 
 
-def _read(work: RowWork, scratch: Path) -> dict[SplitName, source_reader.Source]:
-    """The first pass: every row of the files as a usable row on disk, or a bad row."""
+def _read_files(work: RowWork, scratch: Path) -> dict[SplitName, source_reader.Source]:
+    """Runs the first pass: reads the files, and writes usable rows to disk."""
     reader = partial(work.task.example, run=work.config.run)
     names = Strata()
     progress = ProgressReporter(work.heartbeat, Activity.CHECKING_DATA, (20, 40))
@@ -128,10 +131,10 @@ def _read(work: RowWork, scratch: Path) -> dict[SplitName, source_reader.Source]
     return read
 
 
-def _split(
+def _split_rows(
     work: RowWork, read: Mapping[SplitName, source_reader.Source], findings: list[Finding]
 ) -> Partition:
-    """Training, validation and test rows; adds what is found to `findings`."""
+    """Splits the rows into training, validation and test rows, and appends to `findings`."""
     run = work.config.run
     parts = partition(
         {name: source.usable for name, source in read.items()},
@@ -141,27 +144,27 @@ def _split(
     )
     findings += parts.findings
     for name, source in read.items():
-        findings += data_checks.report_duplicates(_kept(parts, read, name), source.home)
-    homes = {name: _origin(read, name).home for name in parts.splits}
+        findings += data_checks.report_duplicates(_select_kept_rows(parts, read, name), source.home)
+    homes = {name: _source_of(read, name).home for name in parts.splits}
     findings += work.task.check_rows(parts.splits, homes)
     findings += data_checks.check_test_rows(len(parts.splits["test"]))
     _fail_on_errors(work, findings)
     return parts
 
 
-def _tokenised(
+def _tokenise_rows(
     work: RowWork,
     read: Mapping[SplitName, source_reader.Source],
     parts: Partition,
     findings: list[Finding],
     scratch: Path,
-) -> Facts:
-    """The second and third pass: tokens of every row, then the shards."""
+) -> PreparedFacts:
+    """Runs the second and the third pass: tokenizes the rows, and then writes the shards."""
     refusals = {name: Refusals(work.task.REFUSALS) for name in parts.splits}
-    whole = _encoded(work, parts, refusals, scratch)
+    whole = _encode_splits(work, parts, refusals, scratch)
     for name, split in whole.items():
-        findings += work.task.report_untrained(split.untrained, name, _origin(read, name).home)
-    _fail_on_errors(work, [*findings, *_refused(work, read, refusals)])
+        findings += work.task.report_untrained(split.untrained, name, _source_of(read, name).home)
+    _fail_on_errors(work, [*findings, *_report_refusals(work, read, refusals)])
     _check_not_empty({name: len(split.lengths.array) for name, split in whole.items()})
     lengths = {name: split.lengths for name, split in whole.items()}
     typical = typical_length(lengths["train"].array, work.task.AUTO.percentile)
@@ -170,19 +173,19 @@ def _tokenised(
     findings += data_checks.report_truncation(cut_rows, len(lengths["train"].array), lost, longest)
 
     classes = work.task.classes(parts.splits["train"].counts())
-    cut, shards = _stored(work, whole, longest, classes, refusals, scratch)
-    findings += _refused(work, read, refusals)
+    cut, shards = _store_shards(work, whole, longest, classes, refusals, scratch)
+    findings += _report_refusals(work, read, refusals)
     _fail_on_errors(work, findings)
     _check_not_empty({name: rows.rows for name, rows in cut.items()})
-    account = _account(work, read, parts, refusals, len(classes))
-    facts = Facts(
-        rows=_row_counts(cut, account),
+    account = _count_rows(work, read, parts, refusals, len(classes))
+    facts = PreparedFacts(
+        rows=_build_row_counts(cut, account),
         account=account,
         labels=len(classes),
         tokens=cut["train"].tokens,
         truncated_tokens=lost,
         typical_length=typical,
-        findings=_count(findings),
+        findings=_count_findings(findings),
     )
     report = build_report(parts.splits, work.files, lengths, longest)
     report["rows"] = {name: rows.rows for name, rows in cut.items()}
@@ -202,14 +205,14 @@ def _tokenised(
     index = Index(
         labels=classes,
         splits=shards,
-        files={name: tuple(_origin(read, name).usable.spans) for name in _SPLITS},
+        files={name: tuple(_source_of(read, name).usable.spans) for name in _SPLITS},
         extra=facts.model_dump(mode="json", by_alias=True),
     )
     write_index(work.output, work.folder, index)
     return facts
 
 
-def _encoded(
+def _encode_splits(
     work: RowWork, parts: Partition, refusals: Mapping[SplitName, Refusals], scratch: Path
 ) -> dict[SplitName, EncodedSplit]:
     total = sum(map(len, parts.splits.values()))
@@ -229,7 +232,7 @@ def _encoded(
     }
 
 
-def _stored(
+def _store_shards(
     work: RowWork,
     whole: Mapping[SplitName, EncodedSplit],
     longest: int,
@@ -237,7 +240,7 @@ def _stored(
     refusals: Mapping[SplitName, Refusals],
     scratch: Path,
 ) -> tuple[dict[SplitName, TruncatedSplit], dict[SplitName, tuple[Shard, ...]]]:
-    """Cuts the rows to their length and stores them; the index is still missing."""
+    """Truncates the rows and writes the shards, without the index."""
     progress = ProgressReporter(
         work.heartbeat,
         Activity.UPLOADING,
@@ -253,7 +256,7 @@ def _stored(
             schema=schema,
             max_length=longest,
             truncate=partial(work.task.truncate, work.tokenizer, max_length=longest),
-            labels=_class_numbers(split.part.rows.names, classes),
+            labels=_map_strata_to_classes(split.part.rows.names, classes),
             refusals=refusals[name],
             refusal=work.task.refusal,
         )
@@ -267,10 +270,10 @@ def _stored(
     return cut, shards
 
 
-def _class_numbers(
+def _map_strata_to_classes(
     names: Strata, classes: tuple[str, ...]
 ) -> Callable[[npt.NDArray[np.int32]], npt.NDArray[np.int32]]:
-    """Numbers of strata -> numbers of classes; 0 for a task without classes."""
+    """Returns a function that maps numbers of strata to numbers of classes, or to 0 without classes."""
     number = {name: place for place, name in enumerate(classes)}
     table = np.array([number.get(name, 0) for name in names.names], np.int32)
 
@@ -281,27 +284,31 @@ def _class_numbers(
     return numbers
 
 
-def _origin(read: Mapping[SplitName, source_reader.Source], name: SplitName) -> source_reader.Source:
-    """The files that the rows of a split come from."""
+def _source_of(read: Mapping[SplitName, source_reader.Source], name: SplitName) -> source_reader.Source:
+    """Returns the source of the rows of a split."""
     return read.get(name, read["train"])
 
 
-def _kept(parts: Partition, read: Mapping[SplitName, source_reader.Source], name: SplitName) -> RowSubset:
-    """The rows of some files that are in any split."""
+def _select_kept_rows(
+    parts: Partition, read: Mapping[SplitName, source_reader.Source], name: SplitName
+) -> RowSubset:
+    """Returns the rows of the files of a split that are in any split."""
     source = read[name]
-    numbers = [part.numbers for split, part in parts.splits.items() if _origin(read, split) is source]
+    numbers = [part.numbers for split, part in parts.splits.items() if _source_of(read, split) is source]
     return RowSubset(source.usable, np.sort(np.concatenate(numbers)))
 
 
-def _refused(
+def _report_refusals(
     work: RowWork, read: Mapping[SplitName, source_reader.Source], refusals: Mapping[SplitName, Refusals]
 ) -> list[Finding]:
-    """What is said of rows that could not be tokenised."""
+    """Reports the rows that could not be tokenised."""
     findings = []
     for name, refused in refusals.items():
-        source = _origin(read, name)
-        mine = [other.count for split, other in refusals.items() if _origin(read, split) is source]
-        lost = source.bad.count + sum(mine)
+        source = _source_of(read, name)
+        refused_counts = [
+            other.count for split, other in refusals.items() if _source_of(read, split) is source
+        ]
+        lost = source.bad.count + sum(refused_counts)
         findings += [
             data_checks.report_refused_rows(code, rows, name, source, lost, work.max_bad)
             for code, rows in refused.found.items()
@@ -320,7 +327,7 @@ def _check_not_empty(rows: Mapping[SplitName, int]) -> None:
             )
 
 
-def _account(
+def _count_rows(
     work: RowWork,
     read: Mapping[SplitName, source_reader.Source],
     parts: Partition,
@@ -336,7 +343,7 @@ def _account(
     return Account(
         read=sum(source.rows for source in read.values()),
         left_out={code: count for code, count in left_out.items() if count},
-        repeated=sum(data_checks.count_repeated_rows(_kept(parts, read, name)) for name in read),
+        repeated=sum(data_checks.count_repeated_rows(_select_kept_rows(parts, read, name)) for name in read),
         columns=len(columns),
         columns_used=len(columns & work.wanted),
         classes=len(work.task.classes(strata)),
@@ -344,7 +351,7 @@ def _account(
     )
 
 
-def _row_counts(cut: Mapping[SplitName, TruncatedSplit], account: Account) -> RowCounts:
+def _build_row_counts(cut: Mapping[SplitName, TruncatedSplit], account: Account) -> RowCounts:
     return RowCounts(
         train=cut["train"].rows,
         validation=cut["validation"].rows,
@@ -353,13 +360,13 @@ def _row_counts(cut: Mapping[SplitName, TruncatedSplit], account: Account) -> Ro
     )
 
 
-def _count(findings: list[Finding]) -> Findings:
+def _count_findings(findings: list[Finding]) -> Findings:
     errors = sum(finding.level == "error" for finding in findings)
     return Findings(errors=errors, warnings=len(findings) - errors)
 
 
 def _fail_on_errors(work: RowWork, findings: list[Finding]) -> None:
-    """Stops when the rows cannot be used; the report then says all that was found."""
+    """Raises the first error, if there is one, after writing all findings to the report."""
     errors = [finding for finding in findings if finding.level == "error"]
     if not errors:
         return
@@ -379,8 +386,8 @@ def _write_report(work: RowWork, findings: list[Finding], more: dict[str, Any]) 
 
 
 @contextmanager
-def _scratch(paths: Paths) -> Iterator[Path]:
-    """A folder for the passes, empty at first and gone afterwards."""
+def _open_scratch_folder(paths: Paths) -> Iterator[Path]:
+    """Creates an empty folder for the passes, and deletes the folder at the end."""
     folder = paths.scratch / "rows"
     rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The stage Publish: verifies the staged model in a fresh process and publishes the model, manifest last."""
+"""The stage Publish: verifies the staged model in a new process, and publishes the model with manifest."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ CARD, REPORT, PAGE = "README.md", "report.json", "report.html"
 
 
 def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
-    """Verifies what Train staged and copies it to `run.output`. Run again, it comes to the same end.
+    """Verifies the staged model, and uploads the model to `run.output`. The stage is idempotent.
 
     Raises:
         StageFailure: UserConfig (OutputExists), Storage, Numerical, Internal.
@@ -45,7 +45,7 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     heartbeat.beat(Activity.CHECKING_STORE, percent=0.0)
     store = open_store(config.run.stores.output, "output", paths)
     check_output_free(store, config)
-    chosen, trained = _chosen(config), _trained(store, config)
+    chosen, trained = _require_chosen(config), _find_train_result(store, config)
     staged_folder, folder = paths.scratch / "staged", paths.scratch / "published"
     for left in (staged_folder, folder):
         rmtree(left, ignore_errors=True)
@@ -54,11 +54,11 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
         store, trained.staging, staged_folder, beat_on_bytes(heartbeat, Activity.LOADING)
     )
     heartbeat.beat(Activity.VERIFYING, percent=30.0)
-    # torch only from here on: a refusal above comes within a second.
-    from finetune_trainer.models.load import quiet  # noqa: PLC0415
+    # torch is imported after the quick checks, because the import takes seconds.
+    from finetune_trainer.models.load import silence_libraries  # noqa: PLC0415
     from finetune_trainer.models.verify import verify  # noqa: PLC0415
 
-    quiet()
+    silence_libraries()
     checking = beat_on_bytes(heartbeat, Activity.VERIFYING)
     model_folder, difference = verify(config, model_of(config.run.task), paths, staged_folder, checking)
     log.info("reloaded from %s: the largest difference of a logit is %.1e", trained.staging, difference)
@@ -67,7 +67,7 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     heartbeat.beat(Activity.UPLOADING, percent=60.0, quiet_seconds=uploading)
     record = TrainingRecord.model_validate_json((staged_folder / RECORD).read_bytes())
     copytree(model_folder, folder)
-    sources = Sources(config, chosen, staged, record, trained, _findings(store, config))
+    sources = Sources(config, chosen, staged, record, trained, _read_data_report(store, config))
     _assemble(staged_folder, folder, sources)
     manifest = Manifest.of(
         folder,
@@ -93,13 +93,13 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     )
 
 
-def _chosen(config: TrainConfig) -> Chosen:
+def _require_chosen(config: TrainConfig) -> Chosen:
     if config.chosen is None:
         raise StageFailure(FailureClass.INTERNAL, "ChosenMissing", "the config carries no result of Prepare")
     return config.chosen
 
 
-def _trained(store: Store, config: TrainConfig) -> TrainPayload:
+def _find_train_result(store: Store, config: TrainConfig) -> TrainPayload:
     message = results.find(store, config, Stage.TRAIN)
     if message is None or not isinstance(message.payload, TrainPayload):
         raise StageFailure(
@@ -111,8 +111,8 @@ def _trained(store: Store, config: TrainConfig) -> TrainPayload:
     return message.payload
 
 
-def _findings(store: Store, config: TrainConfig) -> JsonValue:
-    """The data report; null if the report is gone, which spoils nothing."""
+def _read_data_report(store: Store, config: TrainConfig) -> JsonValue:
+    """Reads the data report; null if the report is missing."""
     message = results.find(store, config, Stage.PREPARE)
     if message is None or not isinstance(message.payload, PreparePayload):
         return None
@@ -123,13 +123,13 @@ def _findings(store: Store, config: TrainConfig) -> JsonValue:
 
 
 def _assemble(staged_folder: Path, folder: Path, sources: Sources) -> None:
-    """Adds to the published model: card, configuration, report and predictions."""
+    """Adds model card, configuration, report and predictions to the folder of the model."""
     config, chosen, staged, record = sources.config, sources.chosen, sources.staged, sources.record
     (folder / "evaluation").mkdir()
     copyfile(staged_folder / PREDICTIONS, folder / "evaluation" / PREDICTIONS)
     (folder / CARD).write_text(model_card.render(config, chosen, staged, record, report_of(config.run.task)))
     (folder / PAGE).write_text(page.render(sources, report_of(config.run.task)), encoding="utf-8")
-    _write(
+    _write_json(
         folder / "finetune-config.json",
         {
             "job": config.job.model_dump(mode="json", by_alias=True),
@@ -138,8 +138,8 @@ def _assemble(staged_folder: Path, folder: Path, sources: Sources) -> None:
             "lineage": [ancestor.model_dump(mode="json", by_alias=True) for ancestor in staged.lineage],
         },
     )
-    _write(folder / REPORT, {**record.model_dump(mode="json", by_alias=True), "data": sources.data})
+    _write_json(folder / REPORT, {**record.model_dump(mode="json", by_alias=True), "data": sources.data})
 
 
-def _write(path: Path, document: JsonValue) -> None:
+def _write_json(path: Path, document: JsonValue) -> None:
     path.write_text(json.dumps(document, ensure_ascii=False, indent=1, sort_keys=True) + "\n")

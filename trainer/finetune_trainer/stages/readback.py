@@ -11,10 +11,10 @@ from finetune_trainer.stages.result import StageResult
 
 
 def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
-    """Gives back what `config.readback_stage` reached.
+    """Returns the stored result of `config.readback_stage`.
 
     Raises:
-        StageFailure: ResultMissing when no success of that stage and config is stored.
+        StageFailure: ResultMissing, if no result of this stage and configuration is stored.
     """
     heartbeat.beat(Activity.CHECKING_STORE)
     if config.readback_stage is None:

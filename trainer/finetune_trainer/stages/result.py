@@ -1,4 +1,4 @@
-"""What a stage returns: `run(config, paths, heartbeat) -> StageResult`."""
+"""The result of a stage: `run(config, paths, heartbeat) -> StageResult`."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,11 @@ from finetune_trainer.contract import Payload
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a finished stage says; the payload only on global rank 0."""
+    """The result of a finished stage."""
 
     payload: Payload | None
+    """None except on global rank 0."""
     message: str
-    """One sentence for people: what was reached."""
+    """Summary of the result in a sentence."""
     step: int | None = None
     epoch: float | None = None

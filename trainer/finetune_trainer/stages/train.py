@@ -1,4 +1,4 @@
-"""The stage Train: measures the base model, trains, measures the tuned model, and stages the result."""
+"""The stage Train: measures the baseline, trains, measures the tuned model, and uploads the staged result."""
 
 import gc
 import time
@@ -13,7 +13,7 @@ from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Activity, FailureClass, TrainPayload, describe
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat
-from finetune_trainer.models.load import on, quiet
+from finetune_trainer.models.load import move_to_device, silence_libraries
 from finetune_trainer.paths import Paths
 from finetune_trainer.stages.result import StageResult
 from finetune_trainer.tasks.base import Predictions
@@ -38,7 +38,7 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
             Preempted.
     """
     began = time.monotonic()
-    quiet()
+    silence_libraries()
     context = open_context(config, paths, heartbeat, training_task(config.run.task))
     base, reused = baseline.measure(context, LOADED, MEASURED)
     context = context.with_packing(base.packing)
@@ -46,7 +46,7 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     _reset_peak_memory(context.gang)
     tuned = tune(context, first_percent=STARTED, last_percent=TRAINED)
     peak = int(largest(context.gang, _peak_memory(context.gang)))
-    model, predictions = _test(context)
+    model, predictions = _test_model(context)
     epochs = float(context.chosen.epochs)
     if not context.gang.first:
         return StageResult(None, "The first rank has the result.", tuned.steps, epochs)
@@ -66,7 +66,7 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     return StageResult(payload, describe(record.evaluation), tuned.steps, epochs)
 
 
-def _test(context: Context) -> tuple[torch.nn.Module, Predictions]:
+def _test_model(context: Context) -> tuple[torch.nn.Module, Predictions]:
     """Loads the best weights without DeepSpeed, as Publish does, and evaluates the test rows.
 
     Raises:
@@ -77,7 +77,7 @@ def _test(context: Context) -> tuple[torch.nn.Module, Predictions]:
     if context.gang.device.type == "cuda":
         torch.cuda.empty_cache()
     unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
-    model = on(context.gang.device, context.load_model())
+    model = move_to_device(context.gang.device, context.load_model())
     best_weights.spread(context.gang, model, context.best_weights)
     predictions = over_rows(
         context,
@@ -105,7 +105,7 @@ def _reset_peak_memory(gang: Gang) -> None:
 
 
 def _peak_memory(gang: Gang) -> float:
-    """Peak memory of training in bytes: of the GPU, or of this process on CPUs."""
+    """Returns the peak memory of training in bytes: GPU memory, or resident memory of the process on CPUs."""
     if gang.device.type == "cuda":
         return float(torch.cuda.max_memory_allocated())
     status = _PROCESS.joinpath("status").read_text()

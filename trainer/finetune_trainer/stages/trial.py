@@ -1,8 +1,8 @@
-"""The trial of the base model in a subprocess, because Prepare itself does not import torch.
+"""Tests the base model in a subprocess, because Prepare does not import torch.
 
     python -m finetune_trainer.stages.trial FOLDER
 
-FOLDER holds config.json and request.json; the program writes outcome.json. The parent imports no torch.
+The program reads config.json and request.json in FOLDER, and writes outcome.json.
 """
 
 import json
@@ -31,16 +31,16 @@ _SECONDS = 600
 
 
 class Request(Model):
-    """What is to be tried."""
+    """The input of the subprocess."""
 
     task: Task
     method: Method
     shapes: dict[str, tuple[int, ...]]
-    """Of each weight in the model's files."""
+    """Shape of each weight in the files of the model."""
 
 
 class Refusal(Model):
-    """A StageFailure as a document."""
+    """A StageFailure in the outcome."""
 
     failure: FailureClass
     reason: str
@@ -49,24 +49,24 @@ class Refusal(Model):
 
 
 class Outcome(Model):
-    """What came of it."""
+    """The output of the subprocess."""
 
     refusal: Refusal | None = None
     facts: MethodFacts | None = None
     rows_tried: bool = False
 
 
-def tried(task: Task, method: Method, inspection: Inspection, paths: Paths) -> list[Finding]:
-    """Builds the base model with its method as Train does, and gives it a few rows.
+def try_model(task: Task, method: Method, inspection: Inspection, paths: Paths) -> list[Finding]:
+    """Builds the base model, applies the method, and runs a forward pass, all in a subprocess.
 
     Args:
-        task: of the run.
-        method: of the run.
-        inspection: of the model's folder.
-        paths: of this pod.
+        task: the task of the run.
+        method: the training method of the run.
+        inspection: properties of the base model.
+        paths: paths of the pod.
 
     Returns:
-        Warnings: what the method leaves unchanged, or that the model could not be tried.
+        Warnings about limits of the method, or about a failed subprocess.
 
     Raises:
         StageFailure: UserConfig: ModelUnsupported, ModelIncomplete, TargetModulesUnknown, TooManyLayers.
@@ -77,7 +77,7 @@ def tried(task: Task, method: Method, inspection: Inspection, paths: Paths) -> l
     (folder / _CONFIG).write_text(json.dumps(inspection.config))
     request = Request(task=task, method=method, shapes=inspection.weights)
     (folder / _REQUEST).write_text(request.model_dump_json(by_alias=True))
-    why = _run(folder)
+    why = _run_subprocess(folder)
     try:
         outcome = Outcome.model_validate_json((folder / _OUTCOME).read_bytes())
     except (OSError, ValidationError):
@@ -92,11 +92,11 @@ def tried(task: Task, method: Method, inspection: Inspection, paths: Paths) -> l
         raise StageFailure(refusal.failure, refusal.reason, refusal.message, refusal.hint)
     if outcome.facts is None:
         return []
-    return method_facts.warnings(method, outcome.facts, inspection.parameters)
+    return method_facts.warn_limits(method, outcome.facts, inspection.parameters)
 
 
-def _run(folder: Path) -> str:
-    """Runs this module as a program. Returns how it ended."""
+def _run_subprocess(folder: Path) -> str:
+    """Runs this module as a program, and describes the end of the process."""
     try:
         ended = subprocess.run(  # noqa: S603 - this very module
             [sys.executable, "-m", __name__, str(folder)],
@@ -117,23 +117,28 @@ def _run(folder: Path) -> str:
     return f"ended with code {ended.returncode}"
 
 
-def examine(folder: Path, request: Request) -> Outcome:
-    """The trial itself, with torch."""
-    from finetune_trainer.models import trial  # noqa: PLC0415 - torch, 5 s
-    from finetune_trainer.models.load import quiet  # noqa: PLC0415
+def run_trial(folder: Path, request: Request) -> Outcome:
+    """Tests the base model; imports torch.
 
-    quiet()
+    Args:
+        folder: folder with config.json.
+        request: the input.
+    """
+    from finetune_trainer.models import trial  # noqa: PLC0415 - torch, 5 s
+    from finetune_trainer.models.load import silence_libraries  # noqa: PLC0415
+
+    silence_libraries()
     task, auto = model_of(request.task), report_of(request.task).AUTO
     try:
-        model = trial.on_meta(folder, auto, request.shapes, task.head)
-        tried = trial.rows_go_through(
+        model = trial.build_on_meta_device(folder, auto, request.shapes, task.head)
+        tried = trial.run_rows(
             model,
             auto,
             lambda network, split, numbers, pad: task.predict(
                 network, task.collate(split, numbers, pad, None)
             ),
         )
-        facts = trial.facts_of(model, request.method, task.head(model))
+        facts = trial.find_method_facts(model, request.method, task.head(model))
     except StageFailure as failure:
         refusal = Refusal(
             failure=failure.failure, reason=failure.reason, message=failure.message, hint=failure.hint
@@ -143,9 +148,9 @@ def examine(folder: Path, request: Request) -> Outcome:
 
 
 def main(folder: Path) -> None:
-    """Reads the request, writes the outcome."""
+    """Reads the request and writes the outcome."""
     request = Request.model_validate_json((folder / _REQUEST).read_bytes())
-    (folder / _OUTCOME).write_text(examine(folder, request).model_dump_json(by_alias=True))
+    (folder / _OUTCOME).write_text(run_trial(folder, request).model_dump_json(by_alias=True))
 
 
 if __name__ == "__main__":

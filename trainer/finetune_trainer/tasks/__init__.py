@@ -1,1 +1,1 @@
-"""One package for each task: data, model, metrics, report."""
+"""The tasks, one package each, with the modules data, model, metrics and report."""

@@ -43,50 +43,59 @@ Row = TypeVar("Row", bound=Example)
 
 
 class TaskData(Protocol[Row]):
-    """From the values of a row to tokens; module `data`. Imports no torch."""
+    """Converts the values of rows to tokens; implemented by the module `data`, which imports no torch."""
 
     @property
     def HEAD(self) -> str:  # noqa: N802 - a module's constant
-        """The part of a model that the task needs, such as `classification head`."""
+        """The head that the task needs, such as `classification head`, for messages."""
 
     @property
     def SUITABLE(self) -> str:  # noqa: N802
-        """The models that have this part, for people."""
+        """The models that have this head, for messages."""
 
     @property
     def AUTO(self) -> AutoLimits:  # noqa: N802
         """Limits of the `Auto` values."""
 
     def model_types(self) -> frozenset[str]:
-        """Model types of transformers that can do this task."""
+        """Returns the model types of transformers that support this task."""
 
     def example(self, line: int, values: Mapping[str, Any], run: Run) -> Row | str:
-        """The example of a row, or why the row cannot be used (`has no 'label'`).
+        """Converts a row to an example, or returns why the row cannot be used (`has no 'label'`).
 
-        Prepare keeps the values of the columns of `dataset.columns` on disk and asks again in each pass: the
-        same values must give the same example.
+        Prepare calls this function in each pass, so the same values must give the same example.
+
+        Args:
+            line: number of the row's line.
+            values: values of the columns of `dataset.columns`.
+            run: the configuration of the run.
         """
 
     def columns(self, run: Run) -> frozenset[str]:
-        """The columns that the task reads; other columns are not read."""
+        """Returns the columns that the task reads."""
 
     def missing_columns(self, present: Collection[str], run: Run) -> tuple[str, ...]:
-        """The columns that every row needs and that a file with the columns `there` lacks."""
+        """Returns the required columns that are not in `present`, the columns of a file."""
 
     def check_rows(
         self, splits: Mapping[SplitName, RowSubset], homes: Mapping[SplitName, str]
     ) -> list[Finding]:
-        """Checks whether a model can be trained and measured on the rows; `homes`: the file of each split."""
-
-    def classes(self, strata: Collection[str]) -> tuple[str, ...]:
-        """Names of the classes in the order of the head's outputs; empty for a task without classes.
+        """Checks whether a model can be trained and evaluated on the rows.
 
         Args:
-            strata: of the training rows, see data.example.Example.
+            splits: the rows of each split.
+            homes: name of the files of each split, for findings.
+        """
+
+    def classes(self, strata: Collection[str]) -> tuple[str, ...]:
+        """Returns the class names in the order of the outputs of the head; empty for a task without classes.
+
+        Args:
+            strata: strata of the training rows, see data.example.Example.
         """
 
     def schema(self) -> "pa.Schema":
-        """Columns of the task's shards, ROW_FIELD excluded: those of data.shards and columns of its own."""
+        """Returns the columns of the shards of the task, without ROW_FIELD."""
 
     def encode(self, tokenizer: Any, rows: Sequence[Row], run: Run) -> list[Encoding]:
         """Tokenizes the rows without truncation."""
@@ -98,24 +107,30 @@ class TaskData(Protocol[Row]):
 
     @property
     def REFUSALS(self) -> Mapping[str, str]:  # noqa: N802
-        """Codes of findings about rows that `refusal` refuses; what follows `12 train rows of s3://...`."""
+        """Code of each finding about refused rows, and the predicate after `12 train rows of s3://...`."""
 
     def refusal(self, encoded: Encoding) -> tuple[str, str] | None:
-        """Why a row, cut to its length, cannot be learnt: a code of REFUSALS and the reason; None: it can."""
+        """Returns a code of REFUSALS and the reason why a truncated row cannot be trained on, or None."""
 
     def report_untrained(self, untrained: UntrainedMessages, name: SplitName, home: str) -> list[Finding]:
-        """What is said of messages of a split that cannot be learnt; `home`: the files of the split."""
+        """Reports messages without loss.
+
+        Args:
+            untrained: counts of the messages.
+            name: name of the split.
+            home: name of the files of the split.
+        """
 
     def report_samples(
         self, tokenizer: Any, rows: Sequence[Row], encoded: Sequence[Encoding], trained_tokens: int
     ) -> dict[str, JsonValue]:
-        """The task's own part of the data report.
+        """Returns the task's own part of the data report.
 
         Args:
-            tokenizer: the model's.
-            rows: the first training rows, as many as data.tokens.SHOWN_ROWS.
-            encoded: the same rows as the model reads them.
-            trained_tokens: tokens of all training rows that are learnt.
+            tokenizer: the tokenizer of the model.
+            rows: the first SHOWN_ROWS training rows, see data.tokens.
+            encoded: the tokens of these rows.
+            trained_tokens: number of tokens of all training rows that contribute to the loss.
         """
 
 
@@ -140,12 +155,12 @@ class Baseline(Model):
     test_rows: PositiveInt
     """Number of test rows that were measured."""
     packing: Packing | None = None
-    """When rows are packed; None: never, because the base model does not support packing."""
+    """Cost model of packing; None if the base model does not support packing."""
 
 
 @dataclass(frozen=True)
 class EvaluationInputs:
-    """The values that a task needs to measure a model."""
+    """The values that a task needs to evaluate a model."""
 
     prepared: Prepared
     base: Path
@@ -169,7 +184,7 @@ class Evaluate(Protocol):
 
     @property
     def peers(self) -> "Peers":
-        """The ranks, for calculations that they share."""
+        """The process group for distributed calculations."""
 
     def __call__(
         self,
@@ -178,62 +193,76 @@ class Evaluate(Protocol):
         on_progress: OnProgress,
         packing: Packing | None = None,
     ) -> Predictions:
-        """Returns one row of numbers for each row of the split, shape [rows, width]; a collective call."""
+        """Computes one row of numbers for each row of the split; a collective call.
+
+        Args:
+            compute: maps the inputs of a batch to numbers, shape [rows of the batch, width].
+            split: the rows.
+            on_progress: called with the completed share, from 0 to 1.
+            packing: cost model of packing; None for padded rows.
+
+        Returns:
+            Shape [rows, width].
+        """
 
 
 class TaskModel(Protocol):
-    """From tokens to a model and to its predictions; module `model`. Imports torch."""
+    """Loads and runs models; implemented by the module `model`, which imports torch."""
 
     @property
     def METRIC_CODE(self) -> str:  # noqa: N802
-        """Raised when the meaning of a metric or of the baseline changes: baselines are measured again."""
+        """Version of the metrics and of the baseline. A new version invalidates stored baselines."""
 
     @property
     def FORWARD(self) -> Mapping[str, Any]:  # noqa: N802
-        """Keyword arguments of every forward pass beside the inputs."""
+        """Further keyword arguments of every forward pass."""
 
     def load(self, folder: Path, prepared: Prepared) -> "PreTrainedModel":
         """Loads the base model for training, float32, equal on every rank for the same torch seed.
 
         Raises:
-            StageFailure: UserConfig, the files do not make a model for this task.
+            StageFailure: UserConfig, if the files do not contain a model for this task.
         """
 
     def head(self, model: "PreTrainedModel") -> tuple[str, ...]:
-        """Names of the modules that the base model's files may lack: every method trains them in full."""
+        """Returns the modules that the base model can lack, by name. Every method trains these modules."""
 
     def load_published(self, folder: Path, base: Path | None) -> "torch.nn.Module":
-        """Loads a tuned model, float32, in evaluation mode; no weight may be missing or left over.
+        """Loads a tuned model in float32 and evaluation mode.
 
         Args:
-            folder: the whole model, or an adapter.
-            base: the base model's files, for an adapter.
+            folder: files of the whole model, or of an adapter.
+            base: files of the base model, for an adapter.
 
         Raises:
-            StageFailure: Internal.
+            StageFailure: Internal, if weights are missing or unexpected.
         """
 
     def collate(self, split: Split, numbers: Numbers, pad_id: int, packing: Packing | None) -> Tensors:
-        """Some rows as the model's inputs, with two more tensors of one shape.
+        """Converts rows to the inputs of the model, and adds `labels` and `row_index`, which have one shape.
 
-        `labels`: the targets, IGNORE_INDEX elsewhere. `row_index`: the row of each target, counted from 0
-        within `numbers`. FILLER stands for a row without targets.
+        `labels` contains the targets, and IGNORE_INDEX elsewhere. `row_index` contains the index in `numbers`
+        of the row of each target.
 
         Args:
             split: the rows.
-            numbers: the numbers of the rows.
-            pad_id: the tokenizer's padding token.
-            packing: when to pack the rows; None: never.
+            numbers: row numbers; FILLER is a row without targets.
+            pad_id: id of the padding token.
+            packing: cost model of packing; None for padded rows.
         """
 
     def loss_function(
         self, training: Training, prepared: Prepared
     ) -> "Callable[[Any, torch.Tensor], torch.Tensor]":
-        """The loss that training minimises.
+        """Returns the loss that training minimises.
+
+        Args:
+            training: hyperparameters.
+            prepared: the rows.
 
         Returns:
-            A function of the model's outputs and `labels`, which returns the loss of each target in order,
-            shape [targets]. The loss of a batch is the sum of its losses over the number of its targets.
+            A function of the outputs of the model and `labels`, which returns the loss of each target in
+            order, shape [targets]. The loss of a batch is the mean over its targets.
         """
 
     def head_start(
@@ -248,29 +277,29 @@ class TaskModel(Protocol):
 
         Args:
             inputs: rows and settings.
-            training: hyper-parameters.
+            training: hyperparameters.
             evaluate: runs a model over rows.
-            device: of the model.
-            on_progress: told the share that is done.
+            device: device of the model.
+            on_progress: called with the completed share, from 0 to 1.
 
         Returns:
-            None where the head starts as `load` returns the model.
+            The weights; None if the head starts with the weights of `load`.
         """
 
     def predict(self, model: "torch.nn.Module", inputs: Tensors) -> "torch.Tensor":
-        """The predictions for each row, float32 or float64, shape [rows, width]."""
+        """Computes the predictions for each row, float32 or float64, shape [rows, width]."""
 
     def logits(self, model: "torch.nn.Module", inputs: Tensors) -> "torch.Tensor":
-        """The logits that the saved and reloaded model must reproduce, float32, shape [rows, width]."""
+        """Computes the logits for the verification of the saved model, float32, shape [rows, width]."""
 
     def verified_rows(self, model: "torch.nn.Module", split: Split) -> int:
-        """Number of rows whose logits Publish compares: as many as can be stored and computed at once."""
+        """Returns the number of rows whose logits Publish compares in one forward pass."""
 
     def load_for_baseline(self, inputs: EvaluationInputs, device: "torch.device") -> "torch.nn.Module":
-        """Loads the model that the baseline measures."""
+        """Loads the model that `measure_baseline` evaluates."""
 
     def packing_of(self, model: "torch.nn.Module") -> Packing | None:
-        """When rows are packed for a model; None where the model does not support packing."""
+        """Returns the cost model of packing; None if the model does not support packing."""
 
     def measure_baseline(
         self,
@@ -280,45 +309,45 @@ class TaskModel(Protocol):
         evaluate: Evaluate,
         on_progress: OnProgress,
     ) -> Baseline:
-        """Measures what the tuned model is compared with; a collective call.
+        """Measures the baseline; a collective call.
 
         Args:
             inputs: rows and settings.
             baseline: the part that is the same for all tasks.
-            model: from `load_for_baseline`.
-            evaluate: runs the model over rows.
-            on_progress: told the share that is done.
+            model: the model of `load_for_baseline`.
+            evaluate: runs a model over rows.
+            on_progress: called with the completed share, from 0 to 1.
         """
 
     def read_baseline(self, document: bytes) -> Baseline:
         """Reads a stored baseline.
 
         Raises:
-            ValidationError: the document is no baseline of this task.
+            ValidationError: the document is not a baseline of this task.
         """
 
     def samples(self, inputs: EvaluationInputs, model: "torch.nn.Module") -> tuple[str, ...]:
-        """Texts that the model writes for the report; none for a task that writes nothing."""
+        """Generates texts for the report; empty for a task that generates no text."""
 
 
 class TaskMetrics(Protocol):
-    """From predictions to scores; module `metrics`. Imports no torch."""
+    """Computes scores from predictions; implemented by the module `metrics`, which imports no torch."""
 
     def score(self, metric: MetricName, predictions: Predictions, split: Split, classes: int) -> float:
-        """One metric of one model on a split."""
+        """Computes one metric of one model on a split."""
 
     def evaluation(self, inputs: EvaluationInputs, baseline: Any, predictions: Predictions) -> Evaluation:
-        """Compares the base model with the tuned model on the test rows, with intervals.
+        """Compares baseline and tuned model on the test rows, with confidence intervals.
 
         Args:
             inputs: rows and settings.
-            baseline: the task's own baseline.
-            predictions: of the tuned model on the test rows.
+            baseline: the baseline of the task.
+            predictions: predictions of the tuned model for the test rows.
         """
 
 
 class RecordingTaskReport(TaskReport, Protocol):
-    """A task's report with what Train writes for it; module `report`. Imports no torch."""
+    """A TaskReport that also creates the records of Train; implemented by the module `report`."""
 
     def record(
         self,
@@ -329,20 +358,20 @@ class RecordingTaskReport(TaskReport, Protocol):
         *,
         reused: bool,
     ) -> Model:
-        """The task's part of the training record.
+        """Creates the task's part of the training record.
 
         Args:
             inputs: rows and settings.
-            baseline: the task's own baseline.
-            predictions: of the tuned model on the test rows.
-            samples: texts that the tuned model writes.
+            baseline: the baseline of the task.
+            predictions: predictions of the tuned model for the test rows.
+            samples: texts that the tuned model generated.
             reused: whether an earlier attempt measured the baseline.
         """
 
     def prediction_lines(
         self, inputs: EvaluationInputs, baseline: Any, predictions: Predictions
     ) -> Iterator[str]:
-        """One JSON line for each test row, from which every metric can be computed again."""
+        """Yields one JSON line for each test row, with the data from which all metrics can be computed."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Compares models on the same test rows, with bootstrap intervals. Pure."""
+"""PURE: compares models on the same test rows, with bootstrap confidence intervals."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -10,10 +10,10 @@ from finetune_trainer.contract import Evaluation, Interval, MetricName, Scores
 
 RESAMPLES = 1000
 PRIMARY_DIGITS = 4
-"""kubectl prints a column's number with all its digits."""
+"""Decimal places of the primary score, because kubectl prints all digits of a column."""
 CONFIDENCE = 0.95
 _BLOCK = 2_000_000
-"""Weights in memory at once."""
+"""Maximum number of weights in memory."""
 
 ModelRole = Literal["majority", "baseline", "tuned"]
 Array = npt.NDArray[Any]
@@ -63,7 +63,7 @@ def compare(
         seed: of the resampling.
     """
     parts: dict[ModelRole, list[Mapping[MetricName, Values]]] = {role: [] for role in predictions}
-    for weights in _weights(counts, strata, seed):
+    for weights in _draw_weights(counts, strata, seed):
         for role, of in predictions.items():
             parts[role].append(measure(of, weights))
     names = tuple(dict.fromkeys((*metrics, primary)))
@@ -71,11 +71,11 @@ def compare(
         role: {name: np.concatenate([block[name] for block in blocks]) for name in names}
         for role, blocks in parts.items()
     }
-    scores = {role: _scores(of, primary) for role, of in values.items()}
+    scores = {role: _build_scores(of, primary) for role, of in values.items()}
     delta = None
     if "tuned" in values:
         gains = {name: values["tuned"][name] - values["baseline"][name] for name in names}
-        delta = _scores(gains, primary)
+        delta = _build_scores(gains, primary)
     return Evaluation(
         primary_metric=primary,
         rows=int(counts.sum()),
@@ -86,10 +86,12 @@ def compare(
     )
 
 
-def _weights(counts: npt.NDArray[np.int64], strata: npt.NDArray[np.int64], seed: int) -> Iterator[Weights]:
-    """Weights of the rows in blocks of resamples; the first resample is the test rows themselves.
+def _draw_weights(
+    counts: npt.NDArray[np.int64], strata: npt.NDArray[np.int64], seed: int
+) -> Iterator[Weights]:
+    """Yields the weights of the rows in blocks of resamples; the first resample is the original test rows.
 
-    Drawing n rows with replacement is a multinomial draw over distinct rows.
+    Drawing n rows with replacement equals a multinomial draw over distinct rows.
     """
     yield counts.astype(np.float64)[None]
     random = np.random.default_rng(seed)
@@ -103,8 +105,11 @@ def _weights(counts: npt.NDArray[np.int64], strata: npt.NDArray[np.int64], seed:
         yield weights
 
 
-def _scores(values: Mapping[MetricName, Values], primary: MetricName) -> Scores:
-    """Scores from the values of each metric: the first on the test rows, the others in the resamples."""
+def _build_scores(values: Mapping[MetricName, Values], primary: MetricName) -> Scores:
+    """Computes scores and intervals from the values of each metric.
+
+    The first value is the score on the test rows; the other values are the scores of the resamples.
+    """
     tail = 100 * (1 - CONFIDENCE) / 2
     intervals: dict[MetricName, Interval] = {}
     for name, (score, *resampled) in values.items():

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from finetune_trainer.config import digest_of
 from finetune_trainer.contract import Activity
-from finetune_trainer.models.load import on
+from finetune_trainer.models.load import move_to_device
 from finetune_trainer.tasks.base import Baseline, BaselineKey, TaskModel
 from finetune_trainer.training.context import Context
 from finetune_trainer.training.distributed import from_first
@@ -43,7 +43,7 @@ def measure(context: Context, before: float, after: float) -> tuple[Baseline, bo
         found = read(task, context.store.read(where), key, len(context.prepared.test))
     if found := from_first(context.gang, found):
         return found, True
-    model = on(context.gang.device, task.load_for_baseline(context.inputs, context.gang.device))
+    model = move_to_device(context.gang.device, task.load_for_baseline(context.inputs, context.gang.device))
     # Rounding may make ranks decide differently, but all ranks must pack alike.
     packing = from_first(context.gang, task.packing_of(model))
     common = Baseline(key=key, test_rows=len(context.prepared.test), packing=packing)

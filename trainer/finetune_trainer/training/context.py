@@ -15,7 +15,7 @@ from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat, beat_on_bytes
 from finetune_trainer.models import base_model, methods
 from finetune_trainer.models.packing import Packing
-from finetune_trainer.models.padding import pad_token
+from finetune_trainer.models.padding import choose_pad_token
 from finetune_trainer.models.weights import overwrite
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
@@ -75,7 +75,7 @@ class Context:
         model = self.task.model.load(self.base, self.prepared)
         if self.head:
             overwrite(model, self.head.weights)
-        return methods.applied(run.method, model, self.task.model.head(model), run.training.seed)
+        return methods.apply_method(run.method, model, self.task.model.head(model), run.training.seed)
 
     @property
     def best_weights(self) -> Path:
@@ -141,7 +141,7 @@ def open_context(config: TrainConfig, paths: Paths, heartbeat: Heartbeat, task: 
         data_digest=config.prepared,
         base=base,
         base_digest=base_digest,
-        pad_id=pad_token(base).number,
+        pad_id=choose_pad_token(base).number,
         precision=precision(config.run.training, gang),
         task=task,
     )

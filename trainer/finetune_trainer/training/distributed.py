@@ -222,7 +222,7 @@ def peers_of(gang: Gang) -> Peers:
         dist.broadcast(theirs, src=0)
         return theirs
 
-    return Peers(gang.rank, gang.world, gang.device, summed=total, from_first=from_zero)
+    return Peers(gang.rank, gang.world, gang.device, all_reduce=total, broadcast=from_zero)
 
 
 def leave_together(gang: Gang, heartbeat: Heartbeat) -> None:

@@ -17,7 +17,7 @@ from finetune_trainer.models import methods, older_readers, padding
 from finetune_trainer.models.base_model import COPIED_FILES
 from finetune_trainer.models.collate import lengths
 from finetune_trainer.models.lineage import lineage_of
-from finetune_trainer.models.load import on
+from finetune_trainer.models.load import move_to_device
 from finetune_trainer.models.verify import LOGITS
 from finetune_trainer.paths import MODEL_FOLDER, PREDICTIONS, RECORD, VERIFICATION
 from finetune_trainer.report.record import TrainingRecord, versions
@@ -51,7 +51,7 @@ def record_of(context: Context, outcome: Outcome) -> TrainingRecord:
     prepared, tuned, task, inputs = context.prepared, outcome.tuned, context.task, context.inputs
     context.heartbeat.beat(Activity.EVALUATING_TUNED)
     samples = task.model.samples(inputs, outcome.model)
-    trained, parameters = methods.sizes(outcome.model)
+    trained, parameters = methods.count_parameters(outcome.model)
     settings: Any = outcome.model.config
     return TrainingRecord(
         evaluation=task.metrics.evaluation(inputs, outcome.baseline, outcome.predictions),
@@ -69,9 +69,9 @@ def record_of(context: Context, outcome: Outcome) -> TrainingRecord:
         },
         parameters=parameters,
         trained_parameters=trained,
-        method=methods.facts(context.config.run.method, outcome.model),
+        method=methods.find_facts(context.config.run.method, outcome.model),
         head_kept=getattr(outcome.model, "head_kept", None),
-        needs_transformers_5=not older_readers.readable(settings.to_dict()),
+        needs_transformers_5=not older_readers.is_readable(settings.to_dict()),
         precision=context.precision,
         devices=_devices(context),
         training_seconds=tuned.seconds,
@@ -99,12 +99,12 @@ def upload(
     folder = context.paths.scratch / "staging"
     rmtree(folder, ignore_errors=True)
     model_folder = folder / MODEL_FOLDER
-    model = on(torch.device("cpu"), outcome.model)
+    model = move_to_device(torch.device("cpu"), outcome.model)
     methods.save(model, model_folder, context.config.run.model.uri)
     for name in COPIED_FILES:
         if (context.base / name).is_file():
             copyfile(context.base / name, model_folder / name)
-    padding.publish(model_folder)
+    padding.write_pad_token(model_folder)
     _write_verification(context, model, folder / VERIFICATION)
     lines = context.task.report.prediction_lines(context.inputs, outcome.baseline, outcome.predictions)
     predictions = "".join(f"{line}\n" for line in lines)

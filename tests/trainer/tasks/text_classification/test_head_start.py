@@ -6,10 +6,14 @@ import pytest
 import torch
 import transformers
 
-from finetune_trainer.models.class_layer import class_layer
-from finetune_trainer.models.logistic_regression import Linear
+from finetune_trainer.models.class_layer import find_class_layer
+from finetune_trainer.models.logistic_regression import LinearClassifier
 from finetune_trainer.tasks.text_classification.classifier import classify
-from finetune_trainer.tasks.text_classification.head_start import put, weights_of, without
+from finetune_trainer.tasks.text_classification.head_start import (
+    bypass_layer,
+    copy_head_weights,
+    copy_into_layer,
+)
 from finetune_trainer.tasks.text_classification.model import head
 
 SMALL: dict[str, Any] = {
@@ -52,21 +56,21 @@ def inputs() -> dict[str, torch.Tensor]:
 def test_the_classifier_put_into_the_head_gives_its_own_logits(config: Any, expected: str) -> None:
     torch.manual_seed(1)
     model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
-    layer = class_layer(model)
+    layer = find_class_layer(model)
     assert layer == expected
     linear = model.get_submodule(layer)
-    with torch.no_grad(), without(model, layer):
+    with torch.no_grad(), bypass_layer(model, layer):
         features = classify(model, inputs())
     assert features.shape == (2, 16)
     assert model.get_submodule(layer) is linear
     bias = torch.arange(3).double() if linear.bias is not None else torch.zeros(3).double()
-    classifier = Linear(torch.randn(3, 16, dtype=torch.float64), bias)
-    put(classifier, linear)
+    classifier = LinearClassifier(torch.randn(3, 16, dtype=torch.float64), bias)
+    copy_into_layer(classifier, linear)
     with torch.no_grad():
         logits = classify(model, inputs())
     torch.testing.assert_close(
         logits.double(), features.double() @ classifier.weight.T + bias, rtol=1e-5, atol=1e-5
     )
-    kept = weights_of(model, head(model))
+    kept = copy_head_weights(model, head(model))
     assert f"{layer}.weight" in kept
     assert not any(name.startswith(f"{model.base_model_prefix}.") and "pooler" not in name for name in kept)

@@ -10,11 +10,11 @@ from finetune_trainer.contract import Evaluation, Scores
 from finetune_trainer.tasks.text_classification.metrics import (
     ModelRole,
     Predicted,
-    by_class,
     compare,
     confusion,
-    flips,
+    count_flips,
     measure,
+    score_classes,
 )
 
 METRICS = ("accuracy", "macroF1", "microF1", "weightedF1", "mcc")
@@ -57,7 +57,7 @@ def test_confusion_matrix_and_classes_equal_scikit_learns() -> None:
         confusion(truth, predictions, 7), confusion_matrix(truth, predictions, labels=range(7))
     )
     precision, recall, f1, support = per_class(truth, predictions, labels=range(7), zero_division=0)
-    figures = by_class(truth, predictions, labels)
+    figures = score_classes(truth, predictions, labels)
     assert [row.precision for row in figures] == pytest.approx(list(precision))
     assert [row.recall for row in figures] == pytest.approx(list(recall))
     assert [row.f1 for row in figures] == pytest.approx(list(f1))
@@ -152,4 +152,4 @@ def test_intervals_for_three_models_take_less_than_two_seconds(count: int, class
 def test_flips_count_what_tuning_set_right_and_what_it_spoilt() -> None:
     truth = np.array([0, 1, 2, 0, 1])
     before, after = np.array([0, 0, 0, 0, 1]), np.array([1, 1, 2, 0, 1])
-    assert flips(truth, before, after) == {"fixed": 2, "broken": 1}
+    assert count_flips(truth, before, after) == {"fixed": 2, "broken": 1}

@@ -7,12 +7,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.preprocessing import StandardScaler
 
-from finetune_trainer.models.logistic_regression import ALONE
+from finetune_trainer.models.logistic_regression import SINGLE_PROCESS
 from finetune_trainer.tasks.base import BaselineKey
 from finetune_trainer.tasks.text_classification import model, probe
 from finetune_trainer.tasks.text_classification.baseline import Probe
 from finetune_trainer.tasks.text_classification.metrics import measure
-from finetune_trainer.tasks.text_classification.probe import LinearProbe, linear_probe
+from finetune_trainer.tasks.text_classification.probe import LinearProbe, fit_linear_probe
 from finetune_trainer.training import baseline
 
 KEY = BaselineKey(
@@ -36,13 +36,13 @@ def rows(seed: int, count: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fitted(validation: tuple[np.ndarray, np.ndarray], **values: Any) -> LinearProbe:
-    usual = {"classes": 4, "metric": "macroF1", "peers": ALONE}
-    return linear_probe(rows(1, 120, 1.0), validation, **{**usual, **values})
+    usual = {"classes": 4, "metric": "macroF1", "peers": SINGLE_PROCESS}
+    return fit_linear_probe(rows(1, 120, 1.0), validation, **{**usual, **values})
 
 
 def test_a_probe_learns_what_features_tell() -> None:
     (test, truth), found = rows(3, 80, 0.3), fitted(rows(2, 60, 0.3))
-    answers = found.classifier.answers(torch.from_numpy(test)).numpy()
+    answers = found.classifier.predict(torch.from_numpy(test)).numpy()
     assert np.mean(answers == truth) > 0.9
     assert found.rows == 120
 
@@ -50,7 +50,7 @@ def test_a_probe_learns_what_features_tell() -> None:
 def test_the_metric_on_the_validation_rows_chooses_the_strength() -> None:
     validation = rows(2, 60, 1.0)
     found = fitted(validation)
-    answers = found.classifier.answers(torch.from_numpy(validation[0])).numpy()
+    answers = found.classifier.predict(torch.from_numpy(validation[0])).numpy()
     assert found.validation == measure(validation[1], answers, 4)["macroF1"]
     alone = []
     for strength in probe.STRENGTHS:
@@ -96,17 +96,17 @@ def test_a_stored_baseline_is_read_back_only_if_it_is_exactly_the_one_needed() -
 
 
 def test_a_large_training_set_is_sampled_by_the_runs_seed() -> None:
-    few = probe.probe_rows(np.arange(100) % 4, 1)
+    few = probe.draw_probe_rows(np.arange(100) % 4, 1)
     assert list(few) == list(range(100))
     labels = np.arange(50_000) % 4
-    many = probe.probe_rows(labels, 1)
+    many = probe.draw_probe_rows(labels, 1)
     assert len(set(many)) == probe.PROBE_ROWS
-    assert np.array_equal(many, probe.probe_rows(labels, 1))
-    assert not np.array_equal(many, probe.probe_rows(labels, 2))
+    assert np.array_equal(many, probe.draw_probe_rows(labels, 1))
+    assert not np.array_equal(many, probe.draw_probe_rows(labels, 2))
 
 
 def test_each_class_keeps_a_row_in_the_sample() -> None:
     labels = np.zeros(50_000, dtype=np.int64)
     labels[[7, 30_000, 49_999]] = [1, 2, 3]
     for seed in range(5):
-        assert set(labels[probe.probe_rows(labels, seed)]) == {0, 1, 2, 3}
+        assert set(labels[probe.draw_probe_rows(labels, seed)]) == {0, 1, 2, 3}

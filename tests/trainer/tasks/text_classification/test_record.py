@@ -1,12 +1,16 @@
 import numpy as np
 
-from finetune_trainer.tasks.text_classification.record import EXCERPT, examples, lines
+from finetune_trainer.tasks.text_classification.record import (
+    EXCERPT,
+    format_prediction_lines,
+    select_examples,
+)
 
 
 def test_predictions_survive_huge_logits() -> None:
     logits = np.array([[1e4, 0.0, -1e4]], dtype=np.float32)
     predictions = {name: np.array([0]) for name in ("majority", "baseline", "tuned")}
-    (line,) = lines([("a.csv", 7)], np.array([1]), predictions, logits, ("a", "b", "c"))
+    (line,) = format_prediction_lines([("a.csv", 7)], np.array([1]), predictions, logits, ("a", "b", "c"))
     assert line.startswith('{"file": "a.csv", "line": 7, "label": "b"')
     assert '"probabilities": {"a": 1.0, "b": 0.0, "c": 0.0}' in line
 
@@ -18,7 +22,7 @@ def test_the_surest_rows_of_each_kind_are_kept_with_their_text() -> None:
     logits = np.zeros((40, 2), dtype=np.float32)
     logits[np.arange(40), after] = np.arange(40)
     predictions = {"majority": truth, "baseline": before, "tuned": after}
-    found = examples(
+    found = select_examples(
         [("a.csv", line) for line in range(1, 41)],
         truth,
         predictions,

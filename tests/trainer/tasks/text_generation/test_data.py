@@ -13,7 +13,7 @@ from finetune_trainer.data.tokenise import load_tokenizer
 from finetune_trainer.data.tokens import UntrainedMessages
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.tasks.text_generation import data
-from finetune_trainer.tasks.text_generation.rows import Passage, passage
+from finetune_trainer.tasks.text_generation.rows import Passage, parse_passage
 
 TALK = [
     {"role": "system", "content": "Be brief."},
@@ -53,14 +53,14 @@ def run(train_on: str = "Completion") -> Run:
 
 
 def row(train_on: str = "Completion", **values: Any) -> Passage:
-    found = passage(9, values, Columns(), train_on)  # type: ignore[arg-type]
+    found = parse_passage(9, values, Columns(), train_on)  # type: ignore[arg-type]
     assert isinstance(found, Passage), found
     return found
 
 
 def parts(tokenizer: Any, encoded: Encoding) -> list[tuple[str, bool]]:
     """The text of a row, in pieces that are learnt or not."""
-    return [(part["text"], part["trained"]) for part in data._parts(tokenizer, encoded)]  # type: ignore[index,call-overload]
+    return [(part["text"], part["trained"]) for part in data._split_by_loss(tokenizer, encoded)]  # type: ignore[index,call-overload]
 
 
 def encoded(tokenizer: Any, train_on: str = "Completion", **values: Any) -> list[tuple[str, bool]]:

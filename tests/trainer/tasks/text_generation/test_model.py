@@ -25,7 +25,7 @@ from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.collate import IGNORE_INDEX
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.tasks.text_generation import collate, language_model, metrics, model
-from finetune_trainer.tasks.text_generation.record import prompts as prompts_of
+from finetune_trainer.tasks.text_generation.record import extract_prompts as prompts_of
 from tests.trainer.programs.truth import trained_rows
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def alone(llama: "PreTrainedModel", number: int) -> torch.Tensor:
 
 
 def test_rows_laid_end_to_end_have_the_logits_that_they_have_alone(llama: "PreTrainedModel") -> None:
-    packed = collate.model_inputs(collate.pack_rows(ROWS, SOME, 2))
+    packed = collate.select_model_inputs(collate.pack_rows(ROWS, SOME, 2))
     packed.pop("logits_to_keep")
     expected = torch.cat([alone(llama, number) for number in SOME])
     with torch.no_grad():
@@ -140,7 +140,7 @@ def test_padded_rows_have_logits_from_the_first_learnt_token_on(llama: "PreTrain
     longest = padded["input_ids"].shape[1]
     assert padded["labels"].shape == (len(some), longest - first)
     with torch.no_grad():
-        outputs = llama(**collate.model_inputs(padded), **model.FORWARD)
+        outputs = llama(**collate.select_model_inputs(padded), **model.FORWARD)
         assert outputs.logits.shape[1] == longest - first
         # A model that knows nothing of this gives all logits, and the same losses.
         whole = llama(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"])
@@ -220,7 +220,7 @@ def test_a_text_ends_at_every_token_that_the_base_model_says_ends_it(
     (tmp_path / "config.json").write_text(json.dumps(config))
     if generation is not None:
         (tmp_path / "generation_config.json").write_text(json.dumps(generation))
-    assert language_model.ends_of(tmp_path, 2) == ends
+    assert language_model.find_end_tokens(tmp_path, 2) == ends
 
 
 def test_samples_stop_at_the_second_token_that_ends_a_turn(
@@ -232,5 +232,5 @@ def test_samples_stop_at_the_second_token_that_ends_a_turn(
     folder = tmp_path / "base"
     shutil.copytree(tiny_llama, folder)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, int(whole[0])]}))
-    (stopped,) = language_model.generate(llama, [prompt], language_model.ends_of(folder, 1), 2, 8)
+    (stopped,) = language_model.generate(llama, [prompt], language_model.find_end_tokens(folder, 1), 2, 8)
     assert stopped.tolist() == whole[:1].tolist()

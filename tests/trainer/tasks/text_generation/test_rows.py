@@ -3,14 +3,14 @@ from typing import Any
 import pytest
 
 from finetune_trainer.config import Columns
-from finetune_trainer.tasks.text_generation.rows import Passage, passage
+from finetune_trainer.tasks.text_generation.rows import Passage, parse_passage
 
 ASKED = {"role": "user", "content": "Red?"}
 ANSWERED = {"role": "assistant", "content": "Green."}
 
 
 def read(train_on: str = "Completion", **values: Any) -> Passage | str:
-    return passage(4, values, Columns(), train_on)  # type: ignore[arg-type]
+    return parse_passage(4, values, Columns(), train_on)  # type: ignore[arg-type]
 
 
 def test_a_row_is_what_its_columns_say() -> None:
@@ -30,7 +30,7 @@ def test_a_row_is_what_its_columns_say() -> None:
 
 
 def test_columns_may_have_other_names() -> None:
-    row = passage(1, {"q": "a", "a": "b"}, Columns(prompt="q", completion="a"), "Completion")
+    row = parse_passage(1, {"q": "a", "a": "b"}, Columns(prompt="q", completion="a"), "Completion")
     assert isinstance(row, Passage)
     assert (row.prompt, row.completion) == ("a", "b")
 

@@ -13,10 +13,10 @@ class Probe(Baseline):
     majority: NonNegativeInt
     """The most frequent class of the training rows."""
     strength: FiniteFloat
-    """The inverse regularisation strength that did best on the validation rows."""
+    """The inverse regularisation strength with the best score on the validation rows."""
     validation: FiniteFloat
     """The probe's primary metric on the validation rows."""
     rows: PositiveInt
-    """Training rows that the probe saw."""
+    """Number of training rows of the probe."""
     predictions: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
     """The probe's class for each test row."""

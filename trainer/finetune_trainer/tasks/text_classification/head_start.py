@@ -1,19 +1,23 @@
-"""How a new classification head starts: as a linear probe of the frozen base model."""
+"""Initialises a new classification head with a linear probe of the frozen base model."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
-from finetune_trainer.models.logistic_regression import Linear
+from finetune_trainer.models.logistic_regression import LinearClassifier
 
 
 @contextmanager
-def without(model: torch.nn.Module, layer: str) -> Iterator[None]:
-    """The model without its last linear layer: its logits are then the input of this layer for each row.
+def bypass_layer(model: torch.nn.Module, layer: str) -> Iterator[None]:
+    """Replaces a linear layer by the identity within the context, so that the logits are the layer's inputs.
 
-    A decoder applies its last layer to every token and selects the logits of the last token; a hook on the
-    layer would see every token.
+    A hook would not suffice: a decoder applies its last layer to every token, and then selects the last
+    token.
+
+    Args:
+        model: the classifier.
+        layer: name of the last linear layer.
     """
     linear = model.get_submodule(layer)
     model.set_submodule(layer, torch.nn.Identity())
@@ -23,16 +27,16 @@ def without(model: torch.nn.Module, layer: str) -> Iterator[None]:
         model.set_submodule(layer, linear)
 
 
-def put(classifier: Linear, layer: torch.nn.Linear) -> None:
-    """Copies a linear probe into a layer, in the layer's precision."""
+def copy_into_layer(classifier: LinearClassifier, layer: torch.nn.Linear) -> None:
+    """Copies a linear probe to a layer, in the precision of the layer."""
     with torch.no_grad():
         layer.weight.copy_(classifier.weight)
         if layer.bias is not None:
             layer.bias.copy_(classifier.bias)
 
 
-def weights_of(model: torch.nn.Module, head: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Every parameter of the modules `head` by name, copies on the CPU."""
+def copy_head_weights(model: torch.nn.Module, head: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Copies every parameter of the modules `head` to the CPU, by name."""
     return {
         name: weight.detach().cpu().clone()
         for name, weight in model.named_parameters()

@@ -1,4 +1,4 @@
-"""PURE: the canonical form of a label: one name for the same class in every file format."""
+"""PURE: converts labels to canonical form, which is the same in every file format."""
 
 import math
 import re
@@ -8,30 +8,30 @@ from typing import Any
 from finetune_trainer.data.texts import normalise
 
 _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
-"""Soft hyphen, zero-width space, word joiner and byte order mark mean nothing anywhere in a label."""
+"""Soft hyphen, zero-width space, word joiner and byte order mark, which are removed everywhere."""
 _EDGES = re.compile(r"\A[\s\u200c-\u200f]+|[\s\u200c-\u200f]+\Z")
-"""Joiners and marks of direction mean something between letters only."""
+"""Joiners and direction marks, which are removed at the ends, because they have a meaning between letters."""
 _WHOLE = re.compile(r"([+-]?(?:0|[1-9][0-9]*))\.0+")
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)?")
 _MISSING = frozenset({"nan", "NaN", "<NA>"})
-"""What numpy, JSON writers and pandas write as a text for a missing label."""
+"""Texts that numpy, JSON writers and pandas write for a missing label."""
 _EXACT = 2**53
-"""From here on a float64 is no longer an exact whole number."""
+"""float64 represents smaller integers exactly."""
 
 
-def canonical(value: Any) -> str:
-    """The name of the class that a label names; empty for a missing label.
+def canonicalise(value: Any) -> str:
+    """Converts a label to the name of its class; empty for a missing label.
 
-    A text gets Unicode's form NFC, and loses white space at its ends and characters without width. A number
-    without a fraction is written without a point (`1.0` is `1`), and a truth value as in JSON (`true`). CSV
-    has no types, so that a text which writes a number or a truth value counts as one: `1.0` is `1`, and
-    `True` and `TRUE` are `true`. None and NaN are missing labels.
+    Strings are converted to Unicode NFC, without white space at the ends and without zero-width characters.
+    Whole numbers are written without a decimal point (`1.0` is `1`), and booleans as in JSON (`true`). CSV
+    has no types, so strings that contain a number or a boolean are converted in the same way: `1.0` is `1`,
+    and `True` and `TRUE` are `true`. None and NaN are missing labels.
 
     Args:
-        value: a text, a number, a truth value or None.
+        value: a string, a number, a boolean or None.
 
     Raises:
-        ValueError: an infinite number.
+        ValueError: the label is an infinite number.
     """
     match value:
         case None:
@@ -45,12 +45,12 @@ def canonical(value: Any) -> str:
                 return ""
             return f"{value + 0.0:.0f}" if value.is_integer() and abs(value) < _EXACT else repr(value)
         case str():
-            return _of_text(value)
+            return _canonicalise_text(value)
         case _:
             return str(value)
 
 
-def _of_text(value: str) -> str:
+def _canonicalise_text(value: str) -> str:
     text = _EDGES.sub("", _INVISIBLE.sub("", unicodedata.normalize("NFC", value)))
     if text in _MISSING:
         return ""
@@ -60,8 +60,8 @@ def _of_text(value: str) -> str:
     return lower if lower in {"true", "false"} else text
 
 
-def look(label: str) -> str:
-    """A form that labels share which differ only in letter case, width, spaces or the format of a number."""
+def fold_label(label: str) -> str:
+    """Converts a label to a form without letter case, character width, spaces and number format."""
     text = normalise(label)
     number = len(text) < len(str(_EXACT)) and _NUMBER.fullmatch(text)
     return repr(float(text.replace(",", "."))) if number else text

@@ -1,7 +1,7 @@
-"""Classification metrics with bootstrap intervals. Pure: numpy in, documents out.
+"""PURE: classification metrics with bootstrap intervals.
 
-All metrics follow scikit-learn with `labels` = all training labels and `zero_division=0`: a class that is
-neither true nor predicted counts as F1 = 0 in the macro average.
+All metrics equal the metrics of scikit-learn with all training labels as `labels` and `zero_division=0`. A
+class that is neither true nor predicted has F1 = 0 in the macro average.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,35 +25,35 @@ Figures = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """One class as one model sees it."""
+    """The scores of a model for one class."""
 
     label: str
     precision: float
     recall: float
     f1: float
     support: int
-    """Test rows of this class."""
+    """Number of test rows of this class."""
 
 
-def metrics_of(truth: Predicted, classes: int) -> Measure:
-    """The metrics as a function of predicted classes, shape [rows], and weights, shape [resamples, rows].
+def build_measure(truth: Predicted, classes: int) -> Measure:
+    """Returns a function of predicted classes, shape [rows], and weights, shape [resamples, rows].
 
     Args:
         truth: the true class of each row, shape [rows].
         classes: the number of training labels.
     """
-    return lambda predicted, weights: _from_counts(*_counts(truth, predicted, weights, classes))
+    return lambda predicted, weights: _compute_metrics(*_count_classes(truth, predicted, weights, classes))
 
 
 def measure(truth: Predicted, predicted: Predicted, classes: int) -> dict[MetricName, float]:
-    """Every metric of one model.
+    """Computes every metric of one model.
 
     Args:
         truth: the true class of each row, shape [rows].
         predicted: the predicted class of each row, shape [rows].
         classes: the number of training labels.
     """
-    return measure_once(metrics_of(truth, classes), predicted)
+    return measure_once(build_measure(truth, classes), predicted)
 
 
 def compare(
@@ -80,7 +80,7 @@ def compare(
     """
     distinct, counts = np.unique(np.stack([truth, *predictions.values()], axis=1), axis=0, return_counts=True)
     return bootstrap.compare(
-        metrics_of(distinct[:, 0], classes),
+        build_measure(distinct[:, 0], classes),
         {role: distinct[:, column] for column, role in enumerate(predictions, start=1)},
         counts=counts.astype(np.int64),
         strata=distinct[:, 0],
@@ -96,18 +96,18 @@ def confusion(truth: Predicted, predicted: Predicted, classes: int) -> npt.NDArr
     return cells.reshape(classes, classes).astype(np.int64)
 
 
-def by_class(truth: Predicted, predicted: Predicted, labels: Sequence[str]) -> list[ClassFigures]:
+def score_classes(truth: Predicted, predicted: Predicted, labels: Sequence[str]) -> list[ClassFigures]:
     """Precision, recall, F1 and support of every class, in the order of `labels`."""
-    hits, given, true = _counts(truth, predicted, np.ones(len(truth)), len(labels))
-    precision, recall, f1 = _ratio(hits, given), _ratio(hits, true), _ratio(2 * hits, given + true)
+    hits, given, true = _count_classes(truth, predicted, np.ones(len(truth)), len(labels))
+    precision, recall, f1 = _divide(hits, given), _divide(hits, true), _divide(2 * hits, given + true)
     return [
         ClassFigures(label, float(precision[k]), float(recall[k]), float(f1[k]), int(true[k]))
         for k, label in enumerate(labels)
     ]
 
 
-def flips(truth: Predicted, before: Predicted, after: Predicted) -> dict[str, int]:
-    """Rows that the tuned model sets right (`fixed`) and rows that it spoils (`broken`)."""
+def count_flips(truth: Predicted, before: Predicted, after: Predicted) -> dict[str, int]:
+    """Counts rows that only the second model predicts correctly (`fixed`), or only the first (`broken`)."""
     right_before, right_after = before == truth, after == truth
     return {
         "fixed": int(np.sum(~right_before & right_after)),
@@ -115,47 +115,54 @@ def flips(truth: Predicted, before: Predicted, after: Predicted) -> dict[str, in
     }
 
 
-def _counts(
+def _count_classes(
     truth: Predicted, predicted: Predicted, weights: Figures, classes: int
 ) -> tuple[Figures, Figures, Figures]:
-    """Rows hit, predicted and true per class, each [..., classes], for weights of shape [..., rows]."""
+    """Counts correct, predicted and true rows of each class, each of shape [..., classes].
+
+    Args:
+        truth: the true class of each row, shape [rows].
+        predicted: the predicted class of each row, shape [rows].
+        weights: shape [..., rows].
+        classes: number of classes.
+    """
     every = np.arange(classes)
     is_true = (truth[:, None] == every).astype(np.float64)
     is_given = (predicted[:, None] == every).astype(np.float64)
     return weights @ (is_true * is_given), weights @ is_given, weights @ is_true
 
 
-def _from_counts(hits: Figures, given: Figures, true: Figures) -> dict[MetricName, Any]:
-    """All metrics, shape [...], from counts per class, shape [..., classes].
+def _compute_metrics(hits: Figures, given: Figures, true: Figures) -> dict[MetricName, Any]:
+    """Computes all metrics, shape [...], from counts per class, shape [..., classes].
 
-    MCC is Gorodkin's R_K (2004), which scikit-learn computes too; 0 where it is undefined.
+    MCC is R_K (Gorodkin 2004), as in scikit-learn; 0 if MCC is undefined.
     """
     rows, right = true.sum(-1), hits.sum(-1)
-    f1 = _ratio(2 * hits, given + true)
-    accuracy = _ratio(right, rows)
+    f1 = _divide(2 * hits, given + true)
+    accuracy = _divide(right, rows)
     covariance = right * rows - (given * true).sum(-1)
     spread = np.sqrt((rows**2 - (given**2).sum(-1)) * (rows**2 - (true**2).sum(-1)))
     return {
         "accuracy": accuracy,
         "macroF1": f1.mean(-1),
-        # Every row has one label and one answer: micro-averaged precision, recall and F1 are the accuracy.
+        # With one label for each row, micro-averaged precision, recall and F1 equal the accuracy.
         "microF1": accuracy,
-        "weightedF1": _ratio((f1 * true).sum(-1), rows),
-        "mcc": _ratio(covariance, spread),
+        "weightedF1": _divide((f1 * true).sum(-1), rows),
+        "mcc": _divide(covariance, spread),
     }
 
 
-def _ratio(above: Figures, below: Figures) -> Figures:
+def _divide(above: Figures, below: Figures) -> Figures:
     return np.divide(above, below, out=np.zeros(np.shape(above)), where=np.asarray(below) > 0)
 
 
 def score(metric: MetricName, predictions: Predictions, split: Split, classes: int) -> float:
-    """One metric of one model, from the logits of a split."""
+    """Computes one metric of one model from the logits of a split."""
     return measure(true_classes(split), predictions.argmax(axis=1), classes)[metric]
 
 
 def evaluation(inputs: EvaluationInputs, baseline: Probe, predictions: Predictions) -> Evaluation:
-    """Majority class, linear probe and tuned model on the test rows."""
+    """Compares majority class, linear probe and tuned model on the test rows."""
     spec = inputs.evaluation
     return compare(
         true_classes(inputs.prepared.test),
@@ -168,12 +175,12 @@ def evaluation(inputs: EvaluationInputs, baseline: Probe, predictions: Predictio
 
 
 def true_classes(split: Split) -> Predicted:
-    """The true class of each row, shape [rows]."""
+    """Returns the true class of each row, shape [rows]."""
     return split.labels.astype(np.int64)
 
 
 def predicted_classes(baseline: Probe, logits: Predictions) -> dict[ModelRole, Predicted]:
-    """The class that each model predicts for each test row, shape [rows]."""
+    """Returns the predicted class of each test row for each model, each of shape [rows]."""
     return {
         "majority": np.full(len(logits), baseline.majority, dtype=np.int64),
         "baseline": np.array(baseline.predictions, dtype=np.int64),

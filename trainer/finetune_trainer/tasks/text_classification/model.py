@@ -13,9 +13,9 @@ from torch.nn.functional import cross_entropy
 from finetune_trainer.config import Training
 from finetune_trainer.data.batches import FILLER
 from finetune_trainer.data.shards import Prepared, Split
-from finetune_trainer.models.class_layer import class_layer
-from finetune_trainer.models.collate import IGNORE_INDEX, padded, subset
-from finetune_trainer.models.load import load_saved, on
+from finetune_trainer.models.class_layer import find_class_layer
+from finetune_trainer.models.collate import IGNORE_INDEX, pad_batch, select_rows
+from finetune_trainer.models.load import load_saved, move_to_device
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.report.record import HeadInit
 from finetune_trainer.tasks.base import (
@@ -35,7 +35,7 @@ from finetune_trainer.tasks.text_classification.classifier import (
     classify,
     load_body,
     load_classifier,
-    mean_pooled,
+    pool_mean,
 )
 from finetune_trainer.tasks.text_classification.metrics import true_classes
 
@@ -43,12 +43,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 METRIC_CODE = "2"
-"""Raised when the meaning of a metric or of the linear probe changes."""
+"""Version of the metrics and of the linear probe."""
 FORWARD: dict[str, Any] = {}
 
 
 def load(folder: Path, prepared: Prepared) -> "PreTrainedModel":
-    """The base model with a new classification head.
+    """Loads the base model with a classification head.
 
     Raises:
         StageFailure: UserConfig if the architecture has no classifier or the files lack weights of the body.
@@ -57,7 +57,7 @@ def load(folder: Path, prepared: Prepared) -> "PreTrainedModel":
 
 
 def head(model: "PreTrainedModel") -> tuple[str, ...]:
-    """Everything beside the body, and the pooler, which models pretrained without sentence pairs lack."""
+    """Returns the modules outside the body, and the pooler, which some pretrained models lack."""
     body = model.base_model_prefix
     own = [
         name
@@ -69,7 +69,7 @@ def head(model: "PreTrainedModel") -> tuple[str, ...]:
 
 
 def load_published(folder: Path, base: Path | None) -> torch.nn.Module:
-    """A tuned classifier.
+    """Loads a tuned classifier.
 
     Raises:
         StageFailure: Internal if the files do not make exactly this model.
@@ -80,55 +80,60 @@ def load_published(folder: Path, base: Path | None) -> torch.nn.Module:
 
 
 def collate(split: Split, numbers: Numbers, pad_id: int, packing: Packing | None) -> Tensors:
-    """Padded rows and their classes, `labels` of shape [rows]; encoders read no packed rows."""
+    """Pads rows, and adds the classes as `labels`, shape [rows]. Encoders do not support packed rows."""
     labels = [IGNORE_INDEX if number == FILLER else int(split.labels[number]) for number in numbers]
     return {
-        **padded(split, numbers, pad_id),
+        **pad_batch(split, numbers, pad_id),
         "labels": torch.tensor(labels),
         "row_index": torch.arange(len(labels)),
     }
 
 
 def loss_function(training: Training, prepared: Prepared) -> Callable[[Any, torch.Tensor], torch.Tensor]:
-    """Cross entropy of each row, multiplied by the weight of its class.
+    """Returns the cross entropy of each row, multiplied by the weight of the class.
 
-    The loss of a batch is the sum of these over its number of rows. The weights are 1 on average over the
-    training rows, so that batches estimate the weighted loss of all rows without bias, and so that loss and
-    gradient of a batch do not depend on how the batch is split.
+    The loss of a batch is the sum of the losses over the number of rows. The mean weight of the training rows
+    is 1, so that the loss of a batch is an unbiased estimate, and does not depend on micro-batches.
     """
     weights = class_weights(training.class_weights, prepared.train.labels, len(prepared.labels))
     return partial(losses, weights=None if weights is None else torch.from_numpy(weights).float())
 
 
 def losses(outputs: Any, labels: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-    """Cross entropy of each row, shape [rows with a label], times its class's `weights` [classes]."""
-    there = labels != IGNORE_INDEX
+    """Computes the cross entropy of each row with a label, shape [rows with a label].
+
+    Args:
+        outputs: outputs of the model with logits, shape [rows, classes].
+        labels: class of each row or IGNORE_INDEX, shape [rows].
+        weights: factor of the loss of each class, shape [classes].
+    """
+    has_label = labels != IGNORE_INDEX
     given = None if weights is None else weights.to(labels.device)
-    return cross_entropy(outputs.logits.float()[there], labels[there], weight=given, reduction="none")
+    return cross_entropy(outputs.logits.float()[has_label], labels[has_label], weight=given, reduction="none")
 
 
 def predict(model: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
-    """Logits of each row, shape [rows, classes]."""
+    """Computes the logits of each row, shape [rows, classes]."""
     return classify(model, inputs)
 
 
 def logits(model: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
-    """The same: a classifier's answer is its logits."""
+    """Computes the logits of each row, shape [rows, classes]."""
     return classify(model, inputs)
 
 
 def verified_rows(model: torch.nn.Module, split: Split) -> int:
-    """As many as there are: a row has few logits."""
+    """Returns the number of rows: all rows are verified."""
     return len(split)
 
 
 def load_for_baseline(inputs: EvaluationInputs, device: torch.device) -> torch.nn.Module:
-    """The base model without any head: the linear probe reads its features."""
+    """Loads the base model without a head, for the features of the linear probe."""
     return load_body(inputs.base, device)
 
 
 def packing_of(model: torch.nn.Module) -> Packing | None:
-    """None: encoders read no packed rows."""
+    """Returns None, because encoders do not support packed rows."""
     return None
 
 
@@ -139,27 +144,29 @@ def measure_baseline(
     evaluate: Evaluate,
     on_progress: OnProgress,
 ) -> Probe:
-    """Majority class and linear probe on the test rows."""
+    """Measures the majority class and the linear probe on the test rows."""
     prepared, key = inputs.prepared, baseline.key
-    train = subset(prepared.train, probe.probe_rows(true_classes(prepared.train), key.seed))
+    train = select_rows(prepared.train, probe.draw_probe_rows(true_classes(prepared.train), key.seed))
     splits = (train, prepared.validation, prepared.test)
-    features = _features(partial(mean_pooled, model), splits, evaluate, partial(_part, on_progress, 0.0, 0.9))
-    found = probe.linear_probe(
+    features = _compute_features(
+        partial(pool_mean, model), splits, evaluate, partial(_report_part, on_progress, 0.0, 0.9)
+    )
+    found = probe.fit_linear_probe(
         (features[0], true_classes(train)),
         (features[1], true_classes(prepared.validation)),
         classes=len(prepared.labels),
         metric=key.primary_metric,
         peers=evaluate.peers,
-        on_progress=partial(_part, on_progress, 0.9, 1.0),
+        on_progress=partial(_report_part, on_progress, 0.9, 1.0),
     )
     return Probe(
         key=key,
         test_rows=len(prepared.test),
-        majority=probe.most_frequent(true_classes(prepared.train)),
+        majority=probe.find_most_frequent_class(true_classes(prepared.train)),
         strength=found.strength,
         validation=found.validation,
         rows=found.rows,
-        predictions=tuple(found.classifier.answers(torch.from_numpy(features[2])).tolist()),
+        predictions=tuple(found.classifier.predict(torch.from_numpy(features[2])).tolist()),
     )
 
 
@@ -170,27 +177,27 @@ def head_start(
     device: torch.device,
     on_progress: OnProgress,
 ) -> HeadStart | None:
-    """A linear probe of the input of the head's last linear layer, as weights of the head.
+    """Fits a linear probe on the inputs of the last linear layer of the head, and returns the head's weights.
 
-    None for `headInit: Random`, and for a base model whose head is kept.
+    Returns None for `headInit: Random`, and for a base model whose head is kept.
     """
     if training.head_init == "Random":
         return None
     prepared, classes = inputs.prepared, len(inputs.prepared.labels)
-    model: Any = on(device, load(inputs.base, prepared))
-    layer = class_layer(model)
+    model: Any = move_to_device(device, load(inputs.base, prepared))
+    layer = find_class_layer(model)
     if model.head_kept or layer is None:
         return None
-    train = subset(prepared.train, probe.probe_rows(true_classes(prepared.train), inputs.seed))
-    with starts.without(model, layer):
-        features = _features(
+    train = select_rows(prepared.train, probe.draw_probe_rows(true_classes(prepared.train), inputs.seed))
+    with starts.bypass_layer(model, layer):
+        features = _compute_features(
             partial(classify, model),
             (train, prepared.validation),
             evaluate,
-            partial(_part, on_progress, 0.0, 0.9),
+            partial(_report_part, on_progress, 0.0, 0.9),
         )
     linear = model.get_submodule(layer)
-    found = probe.linear_probe(
+    found = probe.fit_linear_probe(
         (features[0], true_classes(train)),
         (features[1], true_classes(prepared.validation)),
         classes=classes,
@@ -198,45 +205,45 @@ def head_start(
         peers=evaluate.peers,
         bias=linear.bias is not None,
         class_weights=class_weights(training.class_weights, prepared.train.labels, classes),
-        on_progress=partial(_part, on_progress, 0.9, 1.0),
+        on_progress=partial(_report_part, on_progress, 0.9, 1.0),
     )
-    starts.put(found.classifier, linear)
+    starts.copy_into_layer(found.classifier, linear)
     return HeadStart(
-        weights=starts.weights_of(model, head(model)),
+        weights=starts.copy_head_weights(model, head(model)),
         init=HeadInit(strength=found.strength, validation=found.validation, rows=found.rows),
     )
 
 
 def read_baseline(document: bytes) -> Probe:
-    """A stored probe.
+    """Reads a stored baseline.
 
     Raises:
-        ValidationError: it is none.
+        ValidationError: the document is not a baseline of this task.
     """
     return Probe.model_validate_json(document)
 
 
 def samples(inputs: EvaluationInputs, model: torch.nn.Module) -> tuple[str, ...]:
-    """None: a classifier writes nothing."""
+    """Returns no texts, because a classifier generates no text."""
     return ()
 
 
-def _features(
+def _compute_features(
     compute: Callable[[Tensors], torch.Tensor],
     splits: tuple[Split, ...],
     evaluate: Evaluate,
     on_progress: OnProgress,
 ) -> list[npt.NDArray[np.float32]]:
-    """Features of the frozen model, computed by all ranks; each of shape [rows, width]."""
+    """Computes the features of each split with all ranks, each of shape [rows, width]."""
     every, before = sum(len(split) for split in splits), 0
     features = []
     for split in splits:
-        share = partial(_part, on_progress, before / every, (before + len(split)) / every)
+        share = partial(_report_part, on_progress, before / every, (before + len(split)) / every)
         features.append(evaluate(compute, split, share))
         before += len(split)
     return features
 
 
-def _part(on_progress: OnProgress, before: float, after: float, share: float) -> None:
-    """Tells the progress of a part as progress of the whole."""
+def _report_part(on_progress: OnProgress, before: float, after: float, share: float) -> None:
+    """Reports the progress of a part, which covers the interval from `before` to `after`."""
     on_progress(before + (after - before) * share)

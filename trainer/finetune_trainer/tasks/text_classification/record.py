@@ -1,4 +1,4 @@
-"""The classifier's part of the training record. Pure."""
+"""PURE: the part of the training record for text classification."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,107 +10,107 @@ from pydantic import FiniteFloat, NonNegativeInt, PositiveInt
 
 from finetune_trainer.contract import Model
 from finetune_trainer.tasks.bootstrap import ModelRole
-from finetune_trainer.tasks.text_classification.metrics import Predicted, by_class, confusion
+from finetune_trainer.tasks.text_classification.metrics import Predicted, confusion, score_classes
 
 Kind = Literal["fixed", "broken", "wrong"]
-"""Only the tuned model is right, only the linear probe is, neither is."""
+"""Only the tuned model is correct, only the linear probe is correct, or both are wrong."""
 EXAMPLES, EXCERPT = 6, 400
-"""Examples of each kind, and letters of a text that are kept."""
+"""Maximum number of examples of each kind, and of characters of a text."""
 
 
 class ClassRow(Model):
-    """One class as one model sees it."""
+    """The scores of a model for one class."""
 
     label: str
     precision: FiniteFloat
     recall: FiniteFloat
     f1: FiniteFloat
     support: NonNegativeInt
-    """Test rows of this class."""
+    """Number of test rows of this class."""
 
 
 class ProbeFacts(Model):
-    """How the linear probe was fitted."""
+    """The fit of the linear probe."""
 
     strength: FiniteFloat
     validation: FiniteFloat
     rows: PositiveInt
     reused: bool
-    """Whether an earlier attempt had measured it."""
+    """Whether an earlier attempt measured the baseline."""
 
 
 class ExampleRow(Model):
-    """A test row about which the models disagree, or are both wrong."""
+    """A test row for which the models disagree or are both wrong."""
 
     kind: Kind
     file: str
-    """Path below the folder that all files of its split share."""
+    """Path below the folder that all files of the split share."""
     line: PositiveInt
-    """1-based, in this file."""
+    """1-based line in the file."""
     text: str
-    """The start of it, as the model read it."""
+    """Start of the text, decoded from the tokens."""
     label: str
     probe: str
-    """What the linear probe answers."""
+    """Prediction of the linear probe."""
     tuned: str
-    """What the tuned model answers."""
+    """Prediction of the tuned model."""
     probability: FiniteFloat
-    """Which the tuned model gives its answer."""
+    """Probability of the prediction of the tuned model."""
 
 
 class ClassificationFacts(Model):
-    """The classes, one by one, as each model sees them."""
+    """The scores of each model for each class."""
 
     labels: tuple[str, ...]
     confusion: dict[ModelRole, tuple[tuple[NonNegativeInt, ...], ...]]
-    """Row: true class; column: predicted class; both in the order of `labels`."""
+    """Confusion matrix of each model: a row for each true class, a column for each predicted class."""
     classes: dict[ModelRole, tuple[ClassRow, ...]]
     fixed: NonNegativeInt
-    """Test rows that the tuned model has right and the linear probe wrong."""
+    """Number of test rows that only the tuned model predicts correctly."""
     broken: NonNegativeInt
-    """Test rows that the tuned model has wrong and the linear probe right."""
+    """Number of test rows that only the linear probe predicts correctly."""
     probe: ProbeFacts
     examples: tuple[ExampleRow, ...] = ()
-    """Of each kind those that the tuned model is surest about."""
+    """The examples of each kind with the highest probability."""
 
 
-def confusions(
+def build_confusions(
     truth: Predicted, predictions: Mapping[ModelRole, Predicted], classes: int
 ) -> dict[ModelRole, tuple[tuple[int, ...], ...]]:
-    """The confusion matrix of each model as plain numbers."""
+    """Builds the confusion matrix of each model."""
     return {
         model: tuple(tuple(int(cell) for cell in row) for row in confusion(truth, predicted, classes))
         for model, predicted in predictions.items()
     }
 
 
-def class_rows(
+def build_class_rows(
     truth: Predicted, predictions: Mapping[ModelRole, Predicted], labels: Sequence[str]
 ) -> dict[ModelRole, tuple[ClassRow, ...]]:
-    """Per-class figures of each model as documents."""
+    """Builds the scores of each model for each class."""
     return {
-        model: tuple(ClassRow(**vars(figures)) for figures in by_class(truth, predicted, labels))
+        model: tuple(ClassRow(**vars(figures)) for figures in score_classes(truth, predicted, labels))
         for model, predicted in predictions.items()
     }
 
 
-def lines(
+def format_prediction_lines(
     locations: Sequence[tuple[str, int]],
     truth: Predicted,
     predictions: Mapping[ModelRole, Predicted],
     logits: npt.NDArray[np.float32],
     labels: Sequence[str],
 ) -> Iterator[str]:
-    """One JSON line a test row: everything needed to compute every metric again.
+    """Yields one JSON line for each test row, with the data from which all metrics can be computed.
 
     Args:
         locations: file and 1-based line of each row.
         truth: true classes, shape [rows].
         predictions: predicted classes of each model, shape [rows].
-        logits: of the tuned model, shape [rows, classes].
+        logits: logits of the tuned model, shape [rows, classes].
         labels: class names.
     """
-    probabilities = _probabilities(logits)
+    probabilities = _softmax(logits)
     for row, (file, line) in enumerate(locations):
         document = {
             "file": file,
@@ -126,7 +126,7 @@ def lines(
         yield json.dumps(document, ensure_ascii=False)
 
 
-def examples(
+def select_examples(
     locations: Sequence[tuple[str, int]],
     truth: Predicted,
     predictions: Mapping[ModelRole, Predicted],
@@ -134,17 +134,17 @@ def examples(
     labels: Sequence[str],
     text: Callable[[int], str],
 ) -> tuple[ExampleRow, ...]:
-    """Rows to look at, the surest answers of each kind first.
+    """Selects the examples of each kind with the highest probability.
 
     Args:
         locations: file and 1-based line of each row.
         truth: true classes, shape [rows].
         predictions: predicted classes of each model, shape [rows].
-        logits: of the tuned model, shape [rows, classes].
+        logits: logits of the tuned model, shape [rows, classes].
         labels: class names.
-        text: tells the text of a row by its number, counted from 0.
+        text: returns the text of a row by its index.
     """
-    sure = _probabilities(logits).max(axis=1)
+    sure = _softmax(logits).max(axis=1)
     before, after = predictions["baseline"] == truth, predictions["tuned"] == truth
     masks: dict[Kind, npt.NDArray[np.bool_]] = {
         "fixed": ~before & after,
@@ -168,8 +168,8 @@ def examples(
     )
 
 
-def _probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Softmax over the classes; huge logits do no harm."""
+def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Computes a numerically stable softmax over the classes, shape [rows, classes]."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     probabilities: npt.NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
     return probabilities

@@ -1,25 +1,25 @@
-"""The report of a text classifier, and the records that the report is made of. Pure."""
+"""PURE: the report of a text classifier, and its part of the training record."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from finetune_trainer.data import tokenise
-from finetune_trainer.report.markdown import listed
+from finetune_trainer.report.markdown import join_texts
 from finetune_trainer.report.record import TrainingRecord
 from finetune_trainer.report.rendering import Section
 from finetune_trainer.tasks.base import EvaluationInputs, Predictions
 from finetune_trainer.tasks.text_classification.baseline import Probe
-from finetune_trainer.tasks.text_classification.metrics import flips, predicted_classes, true_classes
+from finetune_trainer.tasks.text_classification.metrics import count_flips, predicted_classes, true_classes
 from finetune_trainer.tasks.text_classification.record import (
     EXAMPLES,
     ClassificationFacts,
     ClassRow,
     Kind,
     ProbeFacts,
-    class_rows,
-    confusions,
-    examples,
-    lines,
+    build_class_rows,
+    build_confusions,
+    format_prediction_lines,
+    select_examples,
 )
 
 PIPELINE = "text-classification"
@@ -46,12 +46,12 @@ class Cell:
 
     rows: int
     shade: str
-    """CSS class: `r` for right answers or `e` for errors, then the share of the row in eighths."""
+    """CSS class: `r` for correct predictions or `e` for errors, then the share of the row in eighths."""
 
 
 @dataclass(frozen=True)
 class MixUp:
-    """Test rows of one class that this model takes for another class."""
+    """Test rows of one class for which this model predicts another class."""
 
     true: str
     given: str
@@ -70,19 +70,19 @@ def record(
     *,
     reused: bool,
 ) -> ClassificationFacts:
-    """Classes, confusion matrices, flips, examples and the probe."""
+    """Creates the part of the training record: classes, confusion matrices, examples and the probe."""
     test, classes = inputs.prepared.test, inputs.prepared.labels
     truth, predicted = true_classes(test), predicted_classes(baseline, predictions)
     tokenizer = tokenise.load_tokenizer(inputs.base)
     return ClassificationFacts(
         labels=classes,
-        confusion=confusions(truth, predicted, len(classes)),
-        classes=class_rows(truth, predicted, classes),
-        **flips(truth, predicted["baseline"], predicted["tuned"]),
+        confusion=build_confusions(truth, predicted, len(classes)),
+        classes=build_class_rows(truth, predicted, classes),
+        **count_flips(truth, predicted["baseline"], predicted["tuned"]),
         probe=ProbeFacts(
             strength=baseline.strength, validation=baseline.validation, rows=baseline.rows, reused=reused
         ),
-        examples=examples(
+        examples=select_examples(
             test.locations(),
             truth,
             predicted,
@@ -94,20 +94,22 @@ def record(
 
 
 def prediction_lines(inputs: EvaluationInputs, baseline: Probe, predictions: Predictions) -> Iterator[str]:
-    """One JSON line for each test row, with the tuned model's probability of every class."""
+    """Yields one JSON line for each test row, with the probability of every class."""
     test = inputs.prepared.test
     predicted = predicted_classes(baseline, predictions)
-    return lines(test.locations(), true_classes(test), predicted, predictions, inputs.prepared.labels)
+    return format_prediction_lines(
+        test.locations(), true_classes(test), predicted, predictions, inputs.prepared.labels
+    )
 
 
 def kind(record: TrainingRecord) -> str:
-    """The kind of model."""
-    return f"A text classifier with {len(_facts(record).labels)} classes"
+    """Returns the kind of model."""
+    return f"A text classifier with {len(_read_facts(record).labels)} classes"
 
 
 def results(record: TrainingRecord) -> str:
-    """What the linear probe is, and how the two differ row by row."""
-    facts = _facts(record)
+    """Describes the linear probe, and compares the predictions of both models."""
+    facts = _read_facts(record)
     return (
         "The linear probe is a logistic regression on the frozen, mean-pooled features of the base model "
         f"({facts.probe.rows} training rows, C = {facts.probe.strength:g} chosen on validation rows). "
@@ -118,8 +120,8 @@ def results(record: TrainingRecord) -> str:
 
 
 def limits(record: TrainingRecord) -> list[str]:
-    """What a user must not expect of a classifier."""
-    rare = [row.label for row in _facts(record).classes["tuned"] if 0 < row.support < _FEW_ROWS]
+    """Returns the limits of a classifier."""
+    rare = [row.label for row in _read_facts(record).classes["tuned"] if 0 < row.support < _FEW_ROWS]
     notes = [
         (
             "The model knows only the classes of its training rows. It answers every text with one of these "
@@ -133,60 +135,60 @@ def limits(record: TrainingRecord) -> list[str]:
     ]
     if rare:
         notes.append(
-            f"The figures of classes with fewer than {_FEW_ROWS} test rows say little: {listed(rare)}."
+            f"The figures of classes with fewer than {_FEW_ROWS} test rows say little: {join_texts(rare)}."
         )
     return notes
 
 
 def card(record: TrainingRecord) -> dict[str, object]:
-    """The classes with most test rows, largest first, and the number of the others."""
-    rows = _largest(_facts(record).classes["tuned"], _CARD_CLASSES)
-    return {"classes": rows, "left": len(_facts(record).labels) - len(rows)}
+    """Returns the classes with the most test rows, and the number of other classes."""
+    rows = _select_largest(_read_facts(record).classes["tuned"], _CARD_CLASSES)
+    return {"classes": rows, "left": len(_read_facts(record).labels) - len(rows)}
 
 
 def sections(record: TrainingRecord) -> Sequence[Section]:
-    """Classes, confusions and examples; empty for a record without the part of the task."""
+    """Returns the sections for classes, confusions and examples; empty for a record without this task."""
     if not record.task:
         return ()
-    facts = _facts(record)
+    facts = _read_facts(record)
     found = [
-        Section("classes", "Classes", _SECTIONS, _classes(facts)),
-        Section("confusions", "Confusions", _SECTIONS, _confusions(facts)),
+        Section("classes", "Classes", _SECTIONS, _class_values(facts)),
+        Section("confusions", "Confusions", _SECTIONS, _confusion_values(facts)),
     ]
     if facts.examples:
-        found.append(Section("examples", "Examples", _SECTIONS, _examples(facts)))
+        found.append(Section("examples", "Examples", _SECTIONS, _example_values(facts)))
     return found
 
 
-def _facts(record: TrainingRecord) -> ClassificationFacts:
+def _read_facts(record: TrainingRecord) -> ClassificationFacts:
     return ClassificationFacts.model_validate(record.task)
 
 
-def _largest(rows: Sequence[ClassRow], most: int) -> list[ClassRow]:
+def _select_largest(rows: Sequence[ClassRow], most: int) -> list[ClassRow]:
     return sorted(rows, key=lambda row: -row.support)[:most]
 
 
-def _classes(facts: ClassificationFacts) -> dict[str, object]:
-    tuned = _largest(facts.classes["tuned"], _CLASSES)
+def _class_values(facts: ClassificationFacts) -> dict[str, object]:
+    tuned = _select_largest(facts.classes["tuned"], _CLASSES)
     before = {row.label: row for row in facts.classes["baseline"]}
     pairs = [(row, before[row.label]) for row in tuned]
     return {"rows": pairs, "left": len(facts.labels) - len(pairs)}
 
 
-def _confusions(facts: ClassificationFacts) -> dict[str, object]:
+def _confusion_values(facts: ClassificationFacts) -> dict[str, object]:
     matrix = facts.confusion["tuned"]
     support = [sum(row) for row in matrix]
     shown = sorted(sorted(range(len(matrix)), key=lambda number: -support[number])[:_MATRIX])
     return {
-        "pairs": _pairs(facts),
+        "pairs": _find_mix_ups(facts),
         "labels": [facts.labels[place] for place in shown],
-        "cells": [_cells(matrix[place], place, shown) for place in shown],
+        "cells": [_build_cells(matrix[place], place, shown) for place in shown],
         "classes": len(matrix),
     }
 
 
-def _pairs(facts: ClassificationFacts) -> list[MixUp]:
-    """The most frequent mix-ups."""
+def _find_mix_ups(facts: ClassificationFacts) -> list[MixUp]:
+    """Returns the most frequent pairs of true and wrongly predicted class."""
     matrix = facts.confusion["tuned"]
     pairs = [
         (rows, true, given)
@@ -207,19 +209,19 @@ def _pairs(facts: ClassificationFacts) -> list[MixUp]:
     ]
 
 
-def _cells(row: Sequence[int], true: int, shown: Sequence[int]) -> list[Cell]:
-    """The row of a class in the matrix; the last cell counts the answers that name a class not shown."""
-    cells = [_cell(row[given], sum(row), "r" if given == true else "e") for given in shown]
+def _build_cells(row: Sequence[int], true: int, shown: Sequence[int]) -> list[Cell]:
+    """Builds a row of the matrix; the last cell counts predictions of classes that are not shown."""
+    cells = [_build_cell(row[given], sum(row), "r" if given == true else "e") for given in shown]
     if len(shown) < len(row):
-        cells.append(_cell(sum(row) - sum(row[given] for given in shown), sum(row), "e"))
+        cells.append(_build_cell(sum(row) - sum(row[given] for given in shown), sum(row), "e"))
     return cells
 
 
-def _cell(rows: int, of: int, kind: str) -> Cell:
+def _build_cell(rows: int, of: int, kind: str) -> Cell:
     return Cell(rows, f"{kind}{max(1, round(_SHADES * rows / of))}" if rows else "")
 
 
-def _examples(facts: ClassificationFacts) -> dict[str, object]:
+def _example_values(facts: ClassificationFacts) -> dict[str, object]:
     groups = [
         (title, meaning, [row for row in facts.examples if row.kind == kind])
         for kind, (title, meaning) in _KINDS.items()

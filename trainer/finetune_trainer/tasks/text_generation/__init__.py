@@ -1,1 +1,1 @@
-"""The task TextGeneration: answers of conversations, completions of prompts, or text."""
+"""The task TextGeneration: conversations, prompts with completions, or raw text."""

@@ -6,9 +6,9 @@ from finetune_trainer.tasks.base import Baseline
 
 
 class BaseModel(Baseline):
-    """The predictions of the base model on the test rows, and its samples."""
+    """The predictions of the base model for the test rows, and generated samples."""
 
     sums: tuple[tuple[FiniteFloat, FiniteFloat, FiniteFloat], ...]
     """See `metrics.Sums`."""
     continuations: tuple[str, ...]
-    """The texts that the base model writes after the prompts of the first test rows."""
+    """Texts that the base model generates for the prompts of the first test rows."""

@@ -1,4 +1,4 @@
-"""PURE: rows of text generation, from columns to tokens with a loss mask."""
+"""PURE: converts the rows of text generation to tokens with a loss mask."""
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
@@ -17,7 +17,7 @@ from finetune_trainer.data.shards import LOSS_MASK_FIELD, TOKENS_FIELD
 from finetune_trainer.data.tokens import UntrainedMessages
 from finetune_trainer.models.plan import AutoLimits
 from finetune_trainer.tasks.text_generation import tokens
-from finetune_trainer.tasks.text_generation.rows import Passage, passage
+from finetune_trainer.tasks.text_generation.rows import Passage, parse_passage
 
 HEAD = "language model head"
 SUITABLE = "a decoder such as llama, mistral, qwen3, gemma3_text, phi3 or gpt2"
@@ -30,7 +30,7 @@ _SHOWN_TOKENS = 512
 
 
 def model_types() -> frozenset[str]:
-    """Model types that write from left to right; what fills gaps or translates has other heads too."""
+    """Returns the model types with a causal language model head only."""
     others = ("MODEL_FOR_MASKED_LM_MAPPING_NAMES", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES")
     return tokenise.model_types("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES").difference(
         *map(tokenise.model_types, others)
@@ -38,18 +38,18 @@ def model_types() -> frozenset[str]:
 
 
 def example(line: int, values: Mapping[str, Any], run: Run) -> Passage | str:
-    """A conversation, a prompt with its completion, or a raw text; or why it is none."""
-    return passage(line, values, run.dataset.columns, run.training.train_on)
+    """Converts a row to a conversation, a prompt with completion, or raw text; or returns the fault."""
+    return parse_passage(line, values, run.dataset.columns, run.training.train_on)
 
 
 def columns(run: Run) -> frozenset[str]:
-    """The columns of the three kinds of rows."""
+    """Returns the columns of the three kinds of rows."""
     names = run.dataset.columns
     return frozenset({names.messages, names.prompt, names.completion, names.text})
 
 
 def missing_columns(present: Collection[str], run: Run) -> tuple[str, ...]:
-    """A file needs messages, or prompt and completion, or text."""
+    """Returns the missing columns; a file needs messages, or prompt and completion, or text."""
     columns = run.dataset.columns
     if columns.messages in present or columns.text in present:
         return ()
@@ -59,42 +59,42 @@ def missing_columns(present: Collection[str], run: Run) -> tuple[str, ...]:
 
 
 def check_rows(splits: Mapping[SplitName, RowSubset], homes: Mapping[SplitName, str]) -> list[Finding]:
-    """Whatever can be read can be learnt."""
+    """Returns no findings, because every usable row is suitable."""
     return []
 
 
 def classes(strata: Collection[str]) -> tuple[str, ...]:
-    """There are none."""
+    """Returns no classes."""
     return ()
 
 
 def schema() -> pa.Schema:
-    """Tokens, and which of them are learnt."""
+    """Returns the columns of tokens and loss mask."""
     return pa.schema([TOKENS_FIELD, LOSS_MASK_FIELD])
 
 
 def encode(tokenizer: Any, rows: Sequence[Passage], run: Run) -> list[Encoding]:
-    """Each row whole, beginning as the tokenizer begins a text and ending with an EOS that is learnt.
+    """Tokenizes rows without truncation, with the tokenizer's start tokens and an EOS that has loss.
 
     Raises:
         StageFailure: EosMissing, ChatTemplateMissing, ChatTemplateUnusable.
     """
-    return tokens.encoded(tokenizer, rows, run.training.train_on)
+    return tokens.encode_rows(tokenizer, rows, run.training.train_on)
 
 
 def truncate(
     tokenizer: Any, rows: Sequence[Passage], encoded: Sequence[Encoding], max_length: int
 ) -> list[Encoding]:
-    """A prompt loses its beginning, so that the completion stays; all else loses its end."""
-    marks = tokens.marks_of(tokenizer)
+    """Truncates the start of a prompt, so that the completion remains; truncates other rows at the end."""
+    special_tokens = tokens.find_special_tokens(tokenizer)
     return [
-        tokens.shortened(marks, encoding, max_length, keeps_end=bool(row.prompt))
+        tokens.truncate_row(special_tokens, encoding, max_length, keeps_end=bool(row.prompt))
         for row, encoding in zip(rows, encoded, strict=True)
     ]
 
 
 def refusal(encoded: Encoding) -> tuple[str, str] | None:
-    """The chat template must take a row, and something must be left to learn."""
+    """Refuses rows that the chat template refuses, and rows without a token that has loss."""
     if encoded.fault:
         return "ChatTemplateRefused", encoded.fault
     if encoded.loss_mask is None or not encoded.loss_mask.any():
@@ -103,7 +103,7 @@ def refusal(encoded: Encoding) -> tuple[str, str] | None:
 
 
 def report_untrained(untrained: UntrainedMessages, name: SplitName, home: str) -> list[Finding]:
-    """Conversations of which only the last answer is learnt."""
+    """Reports conversations in which only the last answer has loss."""
     if not untrained.rows:
         return []
     return [
@@ -125,18 +125,18 @@ def report_untrained(untrained: UntrainedMessages, name: SplitName, home: str) -
 def report_samples(
     tokenizer: Any, rows: Sequence[Passage], encoded: Sequence[Encoding], trained_tokens: int
 ) -> dict[str, JsonValue]:
-    """How many tokens are learnt, and the first rows as the model reads them, so that a person can see."""
+    """Returns the number of tokens with loss, and the tokens of the first rows."""
     return {
         "trainedTokens": trained_tokens,
         "samples": [
-            {"line": str(row.line), "tokens": len(encoding.ids), "parts": _parts(tokenizer, encoding)}
+            {"line": str(row.line), "tokens": len(encoding.ids), "parts": _split_by_loss(tokenizer, encoding)}
             for row, encoding in zip(rows, encoded, strict=True)
         ],
     }
 
 
-def _parts(tokenizer: Any, row: Encoding) -> list[JsonValue]:
-    """A row's text, special tokens included, in pieces that are learnt or not."""
+def _split_by_loss(tokenizer: Any, row: Encoding) -> list[JsonValue]:
+    """Splits the text of a row, special tokens included, into segments with and without loss."""
     ids = row.ids[:_SHOWN_TOKENS]
     loss_mask = np.zeros(len(ids), dtype=np.bool_) if row.loss_mask is None else row.loss_mask[: len(ids)]
     edges = [0, *(np.flatnonzero(np.diff(loss_mask)) + 1).tolist(), len(ids)]

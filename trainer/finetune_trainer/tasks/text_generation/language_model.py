@@ -1,4 +1,4 @@
-"""Loads the base model as a language model, tests packing, and generates text."""
+"""Loads the base model as a language model, tests support for packing, and generates text."""
 
 import json
 import logging
@@ -11,9 +11,9 @@ import torch
 
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models.load import LOCAL, check_complete, unusable
+from finetune_trainer.models.load import LOCAL, check_complete, unusable_model
 from finetune_trainer.models.packing import Packing
-from finetune_trainer.tasks.text_generation.collate import Ids, positions_of
+from finetune_trainer.tasks.text_generation.collate import Ids, concatenate_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,20 +21,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FORWARD: dict[str, Any] = {"use_cache": False}
-"""With a cache transformers would not keep rows apart that are laid end to end."""
+"""With a cache, transformers does not separate packed rows."""
 _KIND = "a language model"
 _SUITABLE = "a decoder such as Llama, Mistral, Qwen, Gemma or GPT-2"
-_TRIED = (7, 5)
-"""Tokens of the rows that a model is tried out with."""
-_NOISE = 1e-4
-"""Of the largest logit: what float32 makes of the same sum in another order. A leak is 1,000 times more."""
+_TEST_LENGTHS = (7, 5)
+"""Number of tokens of each row of the packing test."""
+_TOLERANCE = 1e-4
+"""Relative to the largest logit: float32 rounding. Attention between rows changes logits 1,000 times more."""
 
 
 def load_language_model(folder: Path) -> "PreTrainedModel":
-    """The base model, float32 (see text_classification.model), with all its weights from the files.
+    """Loads the base model as a language model in float32, see text_classification.classifier.
+
+    Args:
+        folder: files of the base model.
 
     Raises:
-        StageFailure: UserConfig if it is no language model or weights are missing.
+        StageFailure: UserConfig, if the model is not a language model, or if weights are missing.
     """
     from transformers import AutoModelForCausalLM, GenerationConfig  # noqa: PLC0415 - heavy
 
@@ -44,44 +47,47 @@ def load_language_model(folder: Path) -> "PreTrainedModel":
             folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **LOCAL
         )
     except (ValueError, OSError, KeyError) as error:
-        raise unusable(folder, str(error), _KIND, _SUITABLE) from error
+        raise unusable_model(folder, str(error), _KIND, _SUITABLE) from error
     check_complete(model, loaded, new_head=False)
     model.accepts_loss_kwargs = False
-    # The base model's own generation_config.json is copied as it is; this one only has to be writable.
+    # Publish copies generation_config.json of the base model; transformers requires a valid config to save.
     model.generation_config = GenerationConfig.from_model_config(model.config)
     return model  # type: ignore[no-any-return]
 
 
 def supports_packing(model: "PreTrainedModel") -> bool:
-    """Whether rows that are laid end to end get the logits that they have alone.
+    """Tests whether the logits of packed rows equal the logits of separate rows.
+
+    Args:
+        model: the language model.
 
     Raises:
-        StageFailure: UserConfig, it looks at tokens that are still to come: its loss would mean nothing.
+        StageFailure: UserConfig, if the logits depend on later tokens.
     """
     random = np.random.default_rng(0)
     embeddings: Any = model.get_input_embeddings()
     vocabulary = embeddings.weight.shape[0]
-    rows = [random.integers(0, vocabulary, count) for count in _TRIED]
-    alone = [_logits(model, {"input_ids": torch.from_numpy(row)[None]}) for row in rows]
-    shorter = _logits(model, {"input_ids": torch.from_numpy(rows[0][:-1])[None]})
-    if not _same(shorter, alone[0][:-1]):
+    rows = [random.integers(0, vocabulary, count) for count in _TEST_LENGTHS]
+    alone = [_compute_logits(model, {"input_ids": torch.from_numpy(row)[None]}) for row in rows]
+    shorter = _compute_logits(model, {"input_ids": torch.from_numpy(rows[0][:-1])[None]})
+    if not _are_close(shorter, alone[0][:-1]):
         raise StageFailure(
             FailureClass.USER_CONFIG,
             "ModelUnusable",
             f"model.uri: a model of type {model.config.model_type!r} sees the tokens that it is to predict",
             f"choose {_SUITABLE}",
         )
-    kept = torch.arange(sum(_TRIED))
+    kept = torch.arange(sum(_TEST_LENGTHS))
     try:
-        packed = _logits(model, {**positions_of(rows), "logits_to_keep": kept})
+        packed = _compute_logits(model, {**concatenate_rows(rows), "logits_to_keep": kept})
     except (TypeError, ValueError, RuntimeError) as error:
         log.info("rows cannot be laid end to end for this model: %s", error)
         return False
-    return _same(packed, torch.cat(alone))
+    return _are_close(packed, torch.cat(alone))
 
 
 def packing_of(model: "PreTrainedModel") -> Packing:
-    """What laying rows end to end costs this model."""
+    """Returns the cost model of packing."""
     sizes: Any = model.config.get_text_config()
     embeddings: Any = model.get_input_embeddings()
     return Packing.of(
@@ -89,51 +95,63 @@ def packing_of(model: "PreTrainedModel") -> Packing:
     )
 
 
-def ends_of(folder: Path, eos: int) -> list[int]:
-    """Tokens that end a text: the tokenizer's EOS, and those of generation_config.json or else config.json.
+def find_end_tokens(folder: Path, eos: int) -> list[int]:
+    """Returns the ids of the EOS tokens of the tokenizer and of generation_config.json, or else config.json.
 
-    Chat models often end a turn with another token than a text, and only generation_config.json lists both.
+    Chat models often end a turn with another token than the EOS token; only generation_config.json lists
+    both.
 
     Args:
-        folder: of the base model.
-        eos: the tokenizer's EOS.
+        folder: files of the base model.
+        eos: id of the EOS token of the tokenizer.
     """
-    told: Any = None
+    listed_ends: Any = None
     for name in ("generation_config.json", "config.json"):
-        if told is None and (folder / name).is_file():
-            told = json.loads((folder / name).read_bytes()).get("eos_token_id")
-    ends = told if isinstance(told, list) else [told]
+        if listed_ends is None and (folder / name).is_file():
+            listed_ends = json.loads((folder / name).read_bytes()).get("eos_token_id")
+    ends = listed_ends if isinstance(listed_ends, list) else [listed_ends]
     return sorted({eos, *(end for end in ends if type(end) is int and end >= 0)})
 
 
 def generate(
     model: torch.nn.Module, prompts: Sequence[Ids], ends: Sequence[int], pad_id: int, most: int
 ) -> list[Ids]:
-    """How a model goes on after each prompt, greedily, up to one of the `ends` or `most` tokens."""
+    """Generates a greedy continuation of each prompt.
+
+    Args:
+        model: the language model.
+        prompts: token ids of each prompt.
+        ends: ids of the tokens that end a continuation.
+        pad_id: id of the padding token.
+        most: maximum number of new tokens.
+
+    Returns:
+        Token ids of each continuation.
+    """
     from transformers import GenerationConfig  # noqa: PLC0415 - heavy
 
     how = GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=most, do_sample=False, eos_token_id=list(ends), pad_token_id=pad_id, use_cache=True
     )
     write: Any = model.generate
-    written = []
+    continuations = []
     for prompt in prompts:
         ids = torch.from_numpy(prompt)[None].to(next(model.parameters()).device)
         with torch.no_grad():
             whole = write(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=how)
-        written.append(whole[0, ids.shape[1] :].cpu().numpy())
-    return written
+        continuations.append(whole[0, ids.shape[1] :].cpu().numpy())
+    return continuations
 
 
-def _logits(model: "PreTrainedModel", inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Of every token, shape [tokens, vocabulary]."""
+def _compute_logits(model: "PreTrainedModel", inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Computes the logits of one row, shape [tokens, vocabulary]."""
     here = {name: tensor.to(model.device) for name, tensor in inputs.items()}
     with torch.no_grad():
         found: torch.Tensor = model(**here, **FORWARD).logits[0].float()
     return found
 
 
-def _same(some: torch.Tensor, others: torch.Tensor) -> bool:
+def _are_close(some: torch.Tensor, others: torch.Tensor) -> bool:
     if some.shape != others.shape:
         return False
-    return bool((some - others).abs().max() <= _NOISE * max(1.0, float(others.abs().max())))
+    return bool((some - others).abs().max() <= _TOLERANCE * max(1.0, float(others.abs().max())))

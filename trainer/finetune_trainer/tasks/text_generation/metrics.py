@@ -1,6 +1,6 @@
-"""Metrics of text generation. Pure.
+"""PURE: metrics of text generation.
 
-Tokens count alike, whatever row they are in: every metric is a sum over all rows divided by a sum.
+All tokens have equal weight: every metric is a ratio of two sums over all rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,20 +17,25 @@ from finetune_trainer.tasks.bootstrap import ModelRole, Weights, measure_once
 from finetune_trainer.tasks.text_generation.baseline import BaseModel
 
 Sums = npt.NDArray[np.float64]
-"""Of each row, shape [rows, 3]: negative log-likelihood (natural), trained tokens, tokens that are the
-likeliest."""
+"""Sums of each row, shape [rows, 3]: negative log-likelihood (natural logarithm), number of tokens with loss,
+number of tokens that have the highest probability."""
 NLL, TOKENS, HITS = range(3)
 _LARGEST = 700.0
-"""exp of more is no float64; a loss of 12 is already that of a model that knows nothing of 150,000 tokens."""
+"""The exponential of a larger loss overflows float64."""
 
 
 def measure_rows(sums: Sums, weights: Weights) -> dict[MetricName, Any]:
-    """Every metric in each resample, shape [resamples]."""
-    return _from_totals(weights @ sums)
+    """Computes every metric in each resample, each of shape [resamples].
+
+    Args:
+        sums: sums of each row, shape [rows, 3].
+        weights: weights of the rows, shape [resamples, rows].
+    """
+    return _compute_metrics(weights @ sums)
 
 
 def measure(sums: Sums) -> dict[MetricName, float]:
-    """Every metric of one model."""
+    """Computes every metric of one model from the sums of each row, shape [rows, 3]."""
     return measure_once(measure_rows, sums)
 
 
@@ -40,7 +45,7 @@ def compare(
     """Scores all models on the same rows, see `bootstrap.compare`; all rows are one stratum.
 
     Args:
-        sums: of `baseline` and `tuned`.
+        sums: sums of `baseline` and `tuned`, each of shape [rows, 3].
         metrics: the metrics to report; the primary metric is added.
         primary: the metric that decides.
         seed: of the resampling.
@@ -57,8 +62,8 @@ def compare(
     )
 
 
-def _from_totals(totals: npt.NDArray[np.float64]) -> dict[MetricName, Any]:
-    """All metrics, shape [...], from sums over rows, shape [..., 3]."""
+def _compute_metrics(totals: npt.NDArray[np.float64]) -> dict[MetricName, Any]:
+    """Computes all metrics, shape [...], from sums over rows, shape [..., 3]."""
     loss = totals[..., NLL] / totals[..., TOKENS]
     return {
         "loss": loss,
@@ -68,17 +73,17 @@ def _from_totals(totals: npt.NDArray[np.float64]) -> dict[MetricName, Any]:
 
 
 def score(metric: MetricName, predictions: Predictions, split: Split, classes: int) -> float:
-    """One metric of one model, from the sums of a split."""
+    """Computes one metric of one model from the sums of a split."""
     return measure(predictions.astype(np.float64))[metric]
 
 
 def evaluation(inputs: EvaluationInputs, baseline: BaseModel, predictions: Predictions) -> Evaluation:
-    """Base model and tuned model on the test rows."""
+    """Compares base model and tuned model on the test rows."""
     spec = inputs.evaluation
     sums: dict[ModelRole, Sums] = {"baseline": sums_of(baseline), "tuned": predictions.astype(np.float64)}
     return compare(sums, metrics=spec.metrics, primary=spec.primary_metric, seed=inputs.seed)
 
 
 def sums_of(baseline: BaseModel) -> Sums:
-    """The sums of the base model."""
+    """Returns the sums of the base model, shape [rows, 3]."""
     return np.array(baseline.sums, dtype=np.float64)

@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from finetune_trainer.config import Training
 from finetune_trainer.data.shards import Prepared, Split
-from finetune_trainer.models.collate import IGNORE_INDEX, lengths, work_of
-from finetune_trainer.models.load import LOCAL, load_saved, on
+from finetune_trainer.models.collate import IGNORE_INDEX, lengths, measure_work
+from finetune_trainer.models.load import LOCAL, load_saved, move_to_device
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.tasks.base import (
     Baseline,
@@ -27,13 +27,13 @@ from finetune_trainer.tasks.base import (
 from finetune_trainer.tasks.text_generation import language_model
 from finetune_trainer.tasks.text_generation.baseline import BaseModel
 from finetune_trainer.tasks.text_generation.collate import (
-    last_tokens,
-    model_inputs,
+    count_rows,
+    find_last_tokens,
     pack_rows,
     pad_rows,
-    row_count,
+    select_model_inputs,
 )
-from finetune_trainer.tasks.text_generation.record import NEW_TOKENS, prompts
+from finetune_trainer.tasks.text_generation.record import NEW_TOKENS, extract_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,28 +41,28 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 METRIC_CODE = f"3 {transformers.__version__} {torch.__version__}"
-"""Raised when the meaning of a metric changes. The libraries decide whether rows are kept apart."""
+"""Version of the metrics. The versions of the libraries are included, because packing depends on them."""
 FORWARD = language_model.FORWARD
 _VERIFIED_BYTES = 16 * 1024 * 1024
 _VERIFIED_TOKENS = 8192
 
 
 def load(folder: Path, prepared: Prepared) -> "PreTrainedModel":
-    """The base model.
+    """Loads the base model as a language model.
 
     Raises:
-        StageFailure: UserConfig if it is no language model or weights are missing.
+        StageFailure: UserConfig, if the model is not a language model, or if weights are missing.
     """
     return language_model.load_language_model(folder)
 
 
 def head(model: "PreTrainedModel") -> tuple[str, ...]:
-    """None: what makes words of hidden states comes with the base model."""
+    """Returns no modules, because the base model contains the head."""
     return ()
 
 
 def load_published(folder: Path, base: Path | None) -> torch.nn.Module:
-    """A tuned language model.
+    """Loads a tuned language model.
 
     Raises:
         StageFailure: Internal if the files do not make exactly this model.
@@ -71,13 +71,13 @@ def load_published(folder: Path, base: Path | None) -> torch.nn.Module:
 
 
 def collate(split: Split, numbers: Numbers, pad_id: int, packing: Packing | None) -> Tensors:
-    """Rows laid end to end where that pays, else padded; `labels` stand where they are predicted."""
-    packed = packing is not None and packing.pays(work_of(split, numbers))
+    """Packs rows if packing is cheaper, otherwise pads rows; `labels` are the next tokens."""
+    packed = packing is not None and packing.pays(measure_work(split, numbers))
     return (pack_rows if packed else pad_rows)(split, numbers, pad_id)
 
 
 def loss_function(training: Training, prepared: Prepared) -> Callable[[Any, torch.Tensor], torch.Tensor]:
-    """Cross entropy of each token that is learnt."""
+    """Returns the cross entropy of each token with loss."""
     return losses
 
 
@@ -88,31 +88,31 @@ def head_start(
     device: torch.device,
     on_progress: OnProgress,
 ) -> HeadStart | None:
-    """None: a language model has no new head."""
+    """Returns None, because a language model has no new head."""
     return None
 
 
 def losses(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of each token that is learnt."""
-    there = labels.flatten() != IGNORE_INDEX
-    logits = _kept(outputs, labels)
-    return cross_entropy(logits, labels.flatten(), reduction="none", ignore_index=IGNORE_INDEX)[there]
+    """Computes the cross entropy of each token with loss, shape [tokens with loss]."""
+    has_label = labels.flatten() != IGNORE_INDEX
+    logits = _select_logits(outputs, labels)
+    return cross_entropy(logits, labels.flatten(), reduction="none", ignore_index=IGNORE_INDEX)[has_label]
 
 
 def predict(network: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
-    """Sums of each row, float64, shape [rows, 3]; see metrics.Sums."""
-    logits = _kept(network(**model_inputs(inputs), **FORWARD), inputs["labels"])
+    """Computes the sums of each row, float64, shape [rows, 3]; see metrics.Sums."""
+    logits = _select_logits(network(**select_model_inputs(inputs), **FORWARD), inputs["labels"])
     labels, row_index = inputs["labels"].flatten(), inputs["row_index"].flatten()
-    there = labels != IGNORE_INDEX
+    has_label = labels != IGNORE_INDEX
     nll = cross_entropy(logits, labels, reduction="none", ignore_index=IGNORE_INDEX)
-    each = torch.stack([nll.double(), there.double(), (logits.argmax(-1) == labels).double()], dim=1)
-    sums = torch.zeros(row_count(inputs), 3, dtype=torch.float64, device=logits.device)
-    return sums.index_add_(0, row_index[there], each[there])
+    values = torch.stack([nll.double(), has_label.double(), (logits.argmax(-1) == labels).double()], dim=1)
+    sums = torch.zeros(count_rows(inputs), 3, dtype=torch.float64, device=logits.device)
+    return sums.index_add_(0, row_index[has_label], values[has_label])
 
 
 def logits(network: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
-    """Logits after the last token of each row, float32, shape [rows, vocabulary]."""
-    given, ends = model_inputs(inputs), last_tokens(inputs)
+    """Computes the logits after the last token of each row, float32, shape [rows, vocabulary]."""
+    given, ends = select_model_inputs(inputs), find_last_tokens(inputs)
     if "position_ids" in given:
         found: torch.Tensor = network(**{**given, "logits_to_keep": ends}, **FORWARD).logits[0]
     else:
@@ -122,21 +122,21 @@ def logits(network: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
 
 
 def verified_rows(network: Any, split: Split) -> int:
-    """So many that their logits are at most 16 MiB, and their tokens at most 8,192."""
+    """Returns the number of rows with at most 16 MiB of logits and at most 8,192 tokens, at least 1."""
     vocabulary = int(network.get_output_embeddings().weight.shape[0])
     by_tokens = _VERIFIED_TOKENS // int(lengths(split).max())
     return max(1, min(_VERIFIED_BYTES // (4 * vocabulary), by_tokens, len(split)))
 
 
 def load_for_baseline(inputs: EvaluationInputs, device: torch.device) -> torch.nn.Module:
-    """The base model."""
-    return on(device, load(inputs.base, inputs.prepared))
+    """Loads the base model in evaluation mode."""
+    return move_to_device(device, load(inputs.base, inputs.prepared))
 
 
 def packing_of(network: Any) -> Packing | None:
-    """The cost of packed rows; None where the model mixes packed rows up."""
+    """Returns the cost model of packing; None if the model does not separate packed rows."""
     if not language_model.supports_packing(network):
-        log.info("rows are padded: the model mixes packed rows up")
+        log.info("rows are padded: the model does not separate packed rows")
         return None
     return language_model.packing_of(network)
 
@@ -148,7 +148,7 @@ def measure_baseline(
     evaluate: Evaluate,
     on_progress: OnProgress,
 ) -> BaseModel:
-    """The base model on the test rows, and its samples."""
+    """Measures the base model on the test rows, and generates samples."""
     sums = evaluate(partial(predict, network), inputs.prepared.test, on_progress, baseline.packing)
     return BaseModel(
         **dict(baseline),
@@ -158,31 +158,32 @@ def measure_baseline(
 
 
 def read_baseline(document: bytes) -> BaseModel:
-    """A stored measurement.
+    """Reads a stored baseline.
 
     Raises:
-        ValidationError: it is none.
+        ValidationError: the document is not a baseline of this task.
     """
     return BaseModel.model_validate_json(document)
 
 
 def samples(inputs: EvaluationInputs, network: torch.nn.Module) -> tuple[str, ...]:
-    """The texts that a model writes after the prompts of the first test rows."""
-    tokenizer = _tokenizer(inputs.base)
-    given = [prompt for prompt, _ in prompts(inputs.prepared.test)]
-    ends = language_model.ends_of(inputs.base, tokenizer.eos_token_id)
-    written = language_model.generate(network, given, ends, inputs.pad_id, NEW_TOKENS)
-    return tuple(tokenizer.decode(ids, skip_special_tokens=True) for ids in written)
+    """Generates texts for the prompts of the first test rows."""
+    tokenizer = _load_tokenizer(inputs.base)
+    given = [prompt for prompt, _ in extract_prompts(inputs.prepared.test)]
+    ends = language_model.find_end_tokens(inputs.base, tokenizer.eos_token_id)
+    continuations = language_model.generate(network, given, ends, inputs.pad_id, NEW_TOKENS)
+    return tuple(tokenizer.decode(ids, skip_special_tokens=True) for ids in continuations)
 
 
-def _kept(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
-    """Logits at these labels, float32, shape [labels, vocabulary].
+def _select_logits(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+    """Returns the logits at the labels, float32, shape [labels, vocabulary].
 
-    The few models that know no `logits_to_keep` give all of a row, whose last ones these are.
+    Models without `logits_to_keep` return the logits of all positions; the labels belong to the last
+    positions.
     """
     kept: torch.Tensor = outputs.logits[:, -labels.shape[-1] :]
     return kept.float().flatten(0, -2)
 
 
-def _tokenizer(folder: Path) -> Any:
+def _load_tokenizer(folder: Path) -> Any:
     return transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)

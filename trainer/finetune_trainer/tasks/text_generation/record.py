@@ -1,4 +1,4 @@
-"""The generator's part of the training record. Pure."""
+"""PURE: the part of the training record for text generation."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -13,47 +13,47 @@ from finetune_trainer.tasks.text_generation.metrics import HITS, NLL, TOKENS, Su
 
 Ids = npt.NDArray[np.int64]
 NEW_TOKENS = 64
-"""Most tokens of a sample."""
+"""Maximum number of tokens of a sample."""
 SAMPLED_ROWS = 5
 MOST_CHARACTERS = 2000
-"""Of each text of a continuation."""
+"""Maximum number of characters of each text in a Continuation."""
 
 
 class Continuation(Model):
-    """How a test row goes on, and how each model has it go on: greedy, at most `newTokens` tokens."""
+    """The continuation of a test row, and the greedy continuation of each model."""
 
     file: str
     """Path below the folder that all files of the test rows share."""
     line: PositiveInt
-    """1-based, in this file."""
+    """1-based line in the file."""
     prompt: str
-    """What the models were given, special tokens included; the end of it, where it is long."""
+    """The last MOST_CHARACTERS of the prompt, special tokens included."""
     expected: str
     base: str
     tuned: str
 
 
 class GenerationFacts(Model):
-    """What the test rows hold, and what both models write."""
+    """Facts about the test rows, and the texts of both models."""
 
     test_tokens: PositiveInt
-    """Trained tokens of the test rows: all metrics are means over them."""
+    """Number of tokens with loss in the test rows; all metrics are means over these tokens."""
     packed: bool
-    """Whether rows were laid end to end where that is less work; never where the model mixes them up."""
+    """Whether rows are packed if packing is cheaper."""
     new_tokens: PositiveInt
-    """Most tokens of a continuation."""
+    """Maximum number of tokens of a continuation."""
     continuations: tuple[Continuation, ...]
     reused: bool
-    """Whether an earlier attempt had measured the base model."""
+    """Whether an earlier attempt measured the base model."""
 
 
-def lines(locations: Sequence[tuple[str, int]], base: Sums, tuned: Sums) -> Iterator[str]:
-    """One JSON line a test row: the sums from which every metric is computed.
+def format_prediction_lines(locations: Sequence[tuple[str, int]], base: Sums, tuned: Sums) -> Iterator[str]:
+    """Yields one JSON line for each test row, with the sums from which all metrics can be computed.
 
     Args:
         locations: file and 1-based line of each row.
-        base: sums of the base model.
-        tuned: sums of the tuned model.
+        base: sums of the base model, shape [rows, 3].
+        tuned: sums of the tuned model, shape [rows, 3].
     """
     for row, (file, line) in enumerate(locations):
         document: dict[str, str | float] = {"file": file, "line": line, "tokens": int(base[row, TOKENS])}
@@ -62,19 +62,19 @@ def lines(locations: Sequence[tuple[str, int]], base: Sums, tuned: Sums) -> Iter
         yield json.dumps(document, ensure_ascii=False)
 
 
-def continuations(
+def build_continuations(
     locations: Sequence[tuple[str, int]],
     given: Sequence[tuple[str, str]],
     base: Sequence[str],
     tuned: Sequence[str],
 ) -> tuple[Continuation, ...]:
-    """Side by side what both models write.
+    """Builds the continuations of both models.
 
     Args:
-        locations: file and 1-based line of each.
-        given: prompt and expected text of each.
-        base: what the base model writes.
-        tuned: what the tuned model writes.
+        locations: file and 1-based line of each row.
+        given: prompt and expected text of each row.
+        base: text that the base model generates for each row.
+        tuned: text that the tuned model generates for each row.
     """
     return tuple(
         Continuation(
@@ -89,10 +89,11 @@ def continuations(
     )
 
 
-def prompts(split: Split) -> list[tuple[Ids, Ids]]:
-    """Of the first rows what comes before the first token that is learnt, and what is learnt there.
+def extract_prompts(split: Split) -> list[tuple[Ids, Ids]]:
+    """Returns prompt and completion of the first SAMPLED_ROWS rows as token ids.
 
-    Where nothing is given, as with raw text, the first half of the row.
+    The prompt ends before the first token with loss. If a row has no prompt, as raw text, the prompt is the
+    first half of the row.
     """
     found = []
     for number in range(min(SAMPLED_ROWS, len(split))):

@@ -1,4 +1,4 @@
-"""The report of a text generator, and the records that the report is made of. Pure."""
+"""PURE: the report of a text generator, and its part of the training record."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,9 +13,9 @@ from finetune_trainer.tasks.text_generation.metrics import TOKENS, sums_of
 from finetune_trainer.tasks.text_generation.record import (
     NEW_TOKENS,
     GenerationFacts,
-    continuations,
-    lines,
-    prompts,
+    build_continuations,
+    extract_prompts,
+    format_prediction_lines,
 )
 
 PIPELINE = "text-generation"
@@ -31,17 +31,19 @@ def record(
     *,
     reused: bool,
 ) -> GenerationFacts:
-    """The texts that both models write after the prompts of the first test rows."""
+    """Creates the part of the training record: the texts of both models for the first test rows."""
     test, tokenizer = inputs.prepared.test, tokenise.load_tokenizer(inputs.base)
     given = [
         (tokenizer.decode(prompt), tokenizer.decode(rest, skip_special_tokens=True))
-        for prompt, rest in prompts(test)
+        for prompt, rest in extract_prompts(test)
     ]
     return GenerationFacts(
         test_tokens=int(predictions[:, TOKENS].sum()),
         packed=baseline.packing is not None,
         new_tokens=NEW_TOKENS,
-        continuations=continuations(test.locations()[: len(given)], given, baseline.continuations, samples),
+        continuations=build_continuations(
+            test.locations()[: len(given)], given, baseline.continuations, samples
+        ),
         reused=reused,
     )
 
@@ -49,18 +51,20 @@ def record(
 def prediction_lines(
     inputs: EvaluationInputs, baseline: BaseModel, predictions: Predictions
 ) -> Iterator[str]:
-    """One JSON line for each test row, with the sums of both models."""
-    return lines(inputs.prepared.test.locations(), sums_of(baseline), predictions.astype(np.float64))
+    """Yields one JSON line for each test row, with the sums of both models."""
+    return format_prediction_lines(
+        inputs.prepared.test.locations(), sums_of(baseline), predictions.astype(np.float64)
+    )
 
 
 def kind(record: TrainingRecord) -> str:
-    """The kind of model."""
+    """Returns the kind of model."""
     return "A text generator"
 
 
 def results(record: TrainingRecord) -> str:
-    """What the figures are means of."""
-    facts = _facts(record)
+    """Describes the metrics."""
+    facts = _read_facts(record)
     return (
         "The loss is the mean negative log-likelihood (natural logarithm) of the "
         f"{facts.test_tokens:,} learnt tokens of all test rows. Perplexity is the exponential of the loss. "
@@ -71,7 +75,7 @@ def results(record: TrainingRecord) -> str:
 
 
 def limits(record: TrainingRecord) -> list[str]:
-    """What a user must not expect of a generator."""
+    """Returns the limits of a text generator."""
     return [
         "The model writes likely text, which can be false, and can repeat its training rows.",
         (
@@ -83,18 +87,18 @@ def limits(record: TrainingRecord) -> list[str]:
 
 
 def card(record: TrainingRecord) -> dict[str, object]:
-    """The texts that both models write."""
-    facts = _facts(record)
+    """Returns the texts of both models."""
+    facts = _read_facts(record)
     return {"continuations": facts.continuations, "new_tokens": facts.new_tokens}
 
 
 def sections(record: TrainingRecord) -> Sequence[Section]:
-    """The texts that both models write; empty for a record without such texts."""
-    if not record.task or not _facts(record).continuations:
+    """Returns the section with the texts of both models; empty for a record without texts."""
+    if not record.task or not _read_facts(record).continuations:
         return ()
     template = "tasks/text_generation/report.html.j2"
     return (Section("continuations", "Before and after", template, card(record)),)
 
 
-def _facts(record: TrainingRecord) -> GenerationFacts:
+def _read_facts(record: TrainingRecord) -> GenerationFacts:
     return GenerationFacts.model_validate(record.task)

@@ -1,7 +1,7 @@
-"""Tokens and loss masks of the rows of text generation. No torch.
+"""Computes tokens and loss masks of the rows of text generation. No torch.
 
-Every row begins with what the tokenizer itself puts before a text (BOS, or nothing), once, and what is to
-be written ends with EOS, which is learnt: a model that never sees its end never stops.
+Every row begins once with the start tokens of the tokenizer (BOS or none). The last text with loss ends with
+an EOS token that has loss, so that the model learns to stop.
 """
 
 from collections.abc import Sequence
@@ -16,24 +16,28 @@ from finetune_trainer.contract import FailureClass
 from finetune_trainer.data.example import Encoding
 from finetune_trainer.data.tokenise import tokenize
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.tasks.text_generation.chat import Written, template_of, written
+from finetune_trainer.tasks.text_generation.chat import (
+    RenderedConversation,
+    get_chat_template,
+    render_conversation,
+)
 from finetune_trainer.tasks.text_generation.rows import Passage
 
-_AT_ONCE = 512
+_BATCH_ROWS = 512
 Ids = list[int]
 
 
 @dataclass(frozen=True)
-class Marks:
-    """The special tokens around a text."""
+class SpecialTokens:
+    """The special tokens of a text."""
 
     start: tuple[int, ...]
-    """What the tokenizer puts before every text, often BOS."""
+    """Tokens that the tokenizer adds before every text, often BOS."""
     eos: int
 
 
-def marks_of(tokenizer: Any) -> Marks:
-    """The special tokens of a tokenizer.
+def find_special_tokens(tokenizer: Any) -> SpecialTokens:
+    """Returns the special tokens of a tokenizer.
 
     Raises:
         StageFailure: EosMissing.
@@ -50,118 +54,144 @@ def marks_of(tokenizer: Any) -> Marks:
     bare = tokenize(tokenizer, text, add_special_tokens=False)["input_ids"]
     whole = tokenize(tokenizer, text, add_special_tokens=True)["input_ids"]
     start = whole[: next((n for n in range(len(whole)) if whole[n : n + len(bare)] == bare), 0)]
-    return Marks(tuple(start), eos)
+    return SpecialTokens(tuple(start), eos)
 
 
-def encoded(tokenizer: Any, rows: Sequence[Passage], train_on: TrainOn) -> list[Encoding]:
-    """Each row whole; one that the chat template refuses says so.
+def encode_rows(tokenizer: Any, rows: Sequence[Passage], train_on: TrainOn) -> list[Encoding]:
+    """Tokenizes rows without truncation. A row that the chat template refuses gets a fault.
+
+    Args:
+        tokenizer: the tokenizer of the model.
+        rows: the rows.
+        train_on: the tokens that have loss.
 
     Raises:
         StageFailure: EosMissing, ChatTemplateMissing, ChatTemplateUnusable.
     """
-    marks = marks_of(tokenizer)
+    special_tokens = find_special_tokens(tokenizer)
     found: list[Encoding] = []
-    for start in range(0, len(rows), _AT_ONCE):
-        batch = rows[start : start + _AT_ONCE]
-        chats = iter(_conversations(tokenizer, marks, [row for row in batch if row.messages], train_on))
-        texts = iter(_texts(tokenizer, marks, [row for row in batch if not row.messages], train_on))
+    for start in range(0, len(rows), _BATCH_ROWS):
+        batch = rows[start : start + _BATCH_ROWS]
+        chats = iter(
+            _encode_conversations(tokenizer, special_tokens, [row for row in batch if row.messages], train_on)
+        )
+        texts = iter(
+            _encode_texts(tokenizer, special_tokens, [row for row in batch if not row.messages], train_on)
+        )
         found += [next(chats if row.messages else texts) for row in batch]
     return found
 
 
-def shortened(marks: Marks, row: Encoding, max_length: int, *, keeps_end: bool) -> Encoding:
-    """A row of at most `max_length` tokens.
+def truncate_row(
+    special_tokens: SpecialTokens, row: Encoding, max_length: int, *, keeps_end: bool
+) -> Encoding:
+    """Truncates a row to `max_length` tokens.
 
-    With `keeps_end` what is given loses its beginning, down to half of the row; then, and otherwise, the
-    row loses its end.
+    With `keeps_end`, the start of the prompt is truncated first, down to half of the row, and then the end of
+    the row. Otherwise the end of the row is truncated.
+
+    Args:
+        special_tokens: the special tokens; start tokens remain.
+        row: the encoding of the row.
+        max_length: maximum number of tokens.
+        keeps_end: whether to truncate the prompt first.
     """
     if len(row.ids) <= max_length or row.loss_mask is None:
         return row
     if not keeps_end or not row.loss_mask.any():
-        return replace(_row(row.ids[:max_length], row.loss_mask[:max_length]), untrained=row.untrained)
-    head, first = len(marks.start), int(row.loss_mask.argmax())
+        return replace(
+            _build_encoding(row.ids[:max_length], row.loss_mask[:max_length]), untrained=row.untrained
+        )
+    head, first = len(special_tokens.start), int(row.loss_mask.argmax())
     room = max_length - head
     kept = max(room - (len(row.ids) - first), min(first - head, room // 2))
-    there = np.r_[0:head, first - kept : first + room - kept]
-    return replace(_row(row.ids[there], row.loss_mask[there]), untrained=row.untrained)
+    indices = np.r_[0:head, first - kept : first + room - kept]
+    return replace(_build_encoding(row.ids[indices], row.loss_mask[indices]), untrained=row.untrained)
 
 
-def _texts(tokenizer: Any, marks: Marks, rows: Sequence[Passage], train_on: TrainOn) -> list[Encoding]:
-    """Prompts with their completions, and raw texts, which are completions of nothing.
+def _encode_texts(
+    tokenizer: Any, special_tokens: SpecialTokens, rows: Sequence[Passage], train_on: TrainOn
+) -> list[Encoding]:
+    """Tokenizes prompts with completions, and raw texts, which have an empty prompt.
 
-    A prompt keeps the tokens that it has alone: those are what the model is given in use.
+    The prompt has the same tokens as the prompt without completion, because inference uses these tokens.
     """
-    prompts = _ids(tokenizer, [row.prompt for row in rows])
-    wholes = _ids(tokenizer, [row.prompt + row.completion for row in rows])
-    seams = [whole[: len(prompt)] == prompt for prompt, whole in zip(prompts, wholes, strict=True)]
-    alone = iter(_ids(tokenizer, [row.completion for row, seam in zip(rows, seams, strict=True) if not seam]))
+    prompts = _tokenize_texts(tokenizer, [row.prompt for row in rows])
+    full_ids = _tokenize_texts(tokenizer, [row.prompt + row.completion for row in rows])
+    are_prefixes = [whole[: len(prompt)] == prompt for prompt, whole in zip(prompts, full_ids, strict=True)]
+    completions = iter(
+        _tokenize_texts(
+            tokenizer,
+            [row.completion for row, is_prefix in zip(rows, are_prefixes, strict=True) if not is_prefix],
+        )
+    )
     found = []
-    for prompt, whole, seam in zip(prompts, wholes, seams, strict=True):
-        completion = whole[len(prompt) :] if seam else next(alone)
-        given = _started(marks, prompt) if prompt else list(marks.start)
-        ids = given + completion if prompt else _started(marks, completion)
-        ids = [*ids, *([] if ids[-1] == marks.eos else [marks.eos])]
+    for prompt, whole, is_prefix in zip(prompts, full_ids, are_prefixes, strict=True):
+        completion = whole[len(prompt) :] if is_prefix else next(completions)
+        prompt_ids = _add_start_tokens(special_tokens, prompt) if prompt else list(special_tokens.start)
+        ids = prompt_ids + completion if prompt else _add_start_tokens(special_tokens, completion)
+        ids = [*ids, *([] if ids[-1] == special_tokens.eos else [special_tokens.eos])]
         loss_mask = np.ones(len(ids), dtype=np.bool_)
-        loss_mask[: len(given) if train_on == "Completion" else len(marks.start)] = False
-        found.append(_row(np.array(ids, dtype=np.int32), loss_mask))
+        loss_mask[: len(prompt_ids) if train_on == "Completion" else len(special_tokens.start)] = False
+        found.append(_build_encoding(np.array(ids, dtype=np.int32), loss_mask))
     return found
 
 
-def _conversations(
-    tokenizer: Any, marks: Marks, rows: Sequence[Passage], train_on: TrainOn
+def _encode_conversations(
+    tokenizer: Any, special_tokens: SpecialTokens, rows: Sequence[Passage], train_on: TrainOn
 ) -> list[Encoding]:
     if not rows:
         return []
-    template = template_of(tokenizer, rows[0])
-    chats = [written(tokenizer, template, row) for row in rows]
-    usable = [chat for chat in chats if isinstance(chat, Written)]
-    tokens = iter(_with_places(tokenizer, [chat.text for chat in usable]))
+    template = get_chat_template(tokenizer, rows[0])
+    chats = [render_conversation(tokenizer, template, row) for row in rows]
+    usable = [chat for chat in chats if isinstance(chat, RenderedConversation)]
+    tokens = iter(_tokenize_with_offsets(tokenizer, [chat.text for chat in usable]))
     return [
-        _conversation(marks, row, chat, *next(tokens), train_on)
-        if isinstance(chat, Written)
+        _encode_conversation(special_tokens, row, chat, *next(tokens), train_on)
+        if isinstance(chat, RenderedConversation)
         else Encoding(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.bool_), fault=chat)
         for row, chat in zip(rows, chats, strict=True)
     ]
 
 
-def _conversation(
-    marks: Marks,
+def _encode_conversation(
+    special_tokens: SpecialTokens,
     row: Passage,
-    chat: Written,
+    chat: RenderedConversation,
     ids: npt.NDArray[np.int32],
     offsets: npt.NDArray[np.int64],
     train_on: TrainOn,
 ) -> Encoding:
-    """A conversation with what is learnt of it; what follows the last learnt token is left out.
+    """Builds tokens and loss mask of a conversation, truncated after the last token with loss.
 
-    Of a message's end only EOS is learnt, where the template writes it: nothing is written after it. Where
-    the template ends the last message otherwise, EOS follows.
+    A message with loss ends with the EOS token of the template. If the template does not end the last message
+    with EOS, EOS is appended.
     """
     spoken = [message for message in row.messages if message.role == "assistant"]
     unknown = [message for message, span in zip(spoken, chat.spans, strict=True) if span is None]
-    # A message that is not to be learnt cannot be left out of all tokens where it cannot be found.
+    # Loss on all tokens is impossible if a message with weight 0 cannot be located.
     everything = train_on == "All" and all(message.weight for message in unknown)
     loss_mask = np.full(len(ids), everything)
     end = 0
     for message, span in zip(spoken, chat.spans, strict=True):
         if span is not None:
-            tokens = _tokens_of(ids, offsets, span, marks.eos)
+            tokens = _find_tokens(ids, offsets, span, special_tokens.eos)
             loss_mask[tokens] = bool(message.weight)
             end = tokens.stop if message.weight else end
-    ended = end > 0 and ids[end - 1] == marks.eos
+    ended = end > 0 and ids[end - 1] == special_tokens.eos
     if end and (train_on == "Completion" or not ended):
         ids, loss_mask = ids[:end], loss_mask[:end]
     if end and not ended:
-        ids, loss_mask = np.append(ids, np.int32(marks.eos)), np.append(loss_mask, np.True_)
-    twice = int(len(marks.start) > 0 and ids[:2].tolist() == [marks.start[0]] * 2)
+        ids, loss_mask = np.append(ids, np.int32(special_tokens.eos)), np.append(loss_mask, np.True_)
+    duplicate_start = int(len(special_tokens.start) > 0 and ids[:2].tolist() == [special_tokens.start[0]] * 2)
     untrained = 0 if everything else sum(bool(message.weight) for message in unknown)
-    return replace(_row(ids[twice:], loss_mask[twice:]), untrained=untrained)
+    return replace(_build_encoding(ids[duplicate_start:], loss_mask[duplicate_start:]), untrained=untrained)
 
 
-def _tokens_of(
+def _find_tokens(
     ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64], span: tuple[int, int], eos: int
 ) -> slice:
-    """The tokens that begin within a span, up to its EOS; also one that stands right behind it."""
+    """Returns the tokens that start within a span, up to the last EOS in or directly after the span."""
     inside = np.flatnonzero(
         (offsets[:, 0] >= span[0]) & (offsets[:, 0] < span[1]) & (offsets[:, 1] > offsets[:, 0])
     )
@@ -172,28 +202,32 @@ def _tokens_of(
     return slice(start, start + int(ends[-1]) + 1 if len(ends) else end)
 
 
-def _row(ids: npt.NDArray[np.int32], loss_mask: npt.NDArray[np.bool_]) -> Encoding:
-    """The first token follows from nothing, so that nothing can be learnt of it."""
+def _build_encoding(ids: npt.NDArray[np.int32], loss_mask: npt.NDArray[np.bool_]) -> Encoding:
+    """Builds an encoding. The first token has no loss, because no token precedes the first token."""
     loss_mask[:1] = False
     return Encoding(ids, loss_mask)
 
 
-def _started(marks: Marks, ids: Ids) -> Ids:
-    """With what a text begins, once: a text may bring it along."""
-    return ids if marks.start and ids[: len(marks.start)] == list(marks.start) else [*marks.start, *ids]
+def _add_start_tokens(special_tokens: SpecialTokens, ids: Ids) -> Ids:
+    """Adds the start tokens unless the text already begins with the start tokens."""
+    return (
+        ids
+        if special_tokens.start and ids[: len(special_tokens.start)] == list(special_tokens.start)
+        else [*special_tokens.start, *ids]
+    )
 
 
-def _ids(tokenizer: Any, texts: list[str]) -> list[Ids]:
+def _tokenize_texts(tokenizer: Any, texts: list[str]) -> list[Ids]:
     if not texts:
         return []
     found: list[Ids] = tokenize(tokenizer, texts, add_special_tokens=False)["input_ids"]
     return found
 
 
-def _with_places(
+def _tokenize_with_offsets(
     tokenizer: Any, texts: list[str]
 ) -> list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]]:
-    """Token ids, and where each token starts and ends in its text, shape [tokens, 2]."""
+    """Returns token ids of each text, and start and end of each token in characters, shape [tokens, 2]."""
     if not texts:
         return []
     found = tokenize(tokenizer, texts, add_special_tokens=False, return_offsets_mapping=True)
