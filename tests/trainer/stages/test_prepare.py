@@ -1,5 +1,6 @@
 import gzip
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -111,6 +112,11 @@ class Job:
         with pytest.raises(StageFailure) as failure:
             self.prepare(**changes)
         return failure.value
+
+    def report_of(self, failure: StageFailure) -> dict[str, Any]:
+        """The data report that the hint of a failure names."""
+        (uri,) = re.findall(r"s3://\S+/report\.json", failure.hint)
+        return dict(json.loads(self.store.read(uri)))
 
     def keys(self) -> list[str]:
         prefix = f"s3://{self.bucket}/"
@@ -247,10 +253,18 @@ def test_a_failure_leaves_a_report_that_names_the_lines(job: Job) -> None:
     job.put("data/test.jsonl", b"")
     failure = job.refused()
     assert "1 more error" in failure.message
-    uri = failure.hint.split(" in ")[1].rstrip(".")
-    report = json.loads(job.store.read(uri))
+    report = job.report_of(failure)
     assert [finding["code"] for finding in report["findings"]] == ["TooManyBadRows", "NoRows"]
     assert [line.split(":")[0] for line in report["findings"][0]["lines"]] == ["201", "202", "203"]
+
+
+def test_a_failure_after_the_checks_also_leaves_their_findings(job: Job) -> None:
+    job.put("data/train.jsonl", lines(*rows(200)) + b"nonsense\n")
+    failure = job.refused(dataset__validation={"split": 0.0001}, dataset__max_bad_row_fraction=0.1)
+    assert failure.reason == "SplitTooSmall"
+    report = job.report_of(failure)
+    assert [finding["code"] for finding in report["findings"]] == ["BadRows", "SplitTooSmall"]
+    assert report["findings"][1]["message"] == failure.message
 
 
 def test_a_label_that_only_test_rows_have_is_told_by_its_line_and_named_in_the_report(job: Job) -> None:
@@ -258,7 +272,7 @@ def test_a_label_that_only_test_rows_have_is_told_by_its_line_and_named_in_the_r
     failure = job.refused()
     assert failure.reason == "LabelUnseen"
     assert "no training row has (1 different; line 10)" in failure.message
-    report = json.loads(job.store.read(failure.hint.split(" in ")[1].rstrip(".")))
+    report = job.report_of(failure)
     (error,) = [finding for finding in report["findings"] if finding["level"] == "error"]
     assert error["lines"][0] == "10: c"
     assert [line.split(":")[0] for line in error["lines"][1:]] == ["training label 'a'", "training label 'b'"]

@@ -105,18 +105,32 @@ def prepare_rows(work: RowWork) -> PreparedFacts:
     Raises:
         StageFailure: UserData, UserConfig or Storage.
     """
-    with _open_scratch_folder(work.paths) as scratch:
-        read = _read_files(work, scratch)
-        findings = [*work.notes]
-        for source in read.values():
-            findings += data_checks.check_source(
-                source, partial(work.task.missing_columns, run=work.config.run), work.max_bad
-            )
-            columns = {file.name: file.columns for file in source.files}
-            findings += warn_unused_columns(columns, work.wanted, source.home)
-        _fail_on_errors(work, findings)
-        parts = _split_rows(work, read, findings)
-        return _tokenise_rows(work, read, parts, findings, scratch)
+    findings = [*work.notes]
+    try:
+        with _open_scratch_folder(work.paths) as scratch:
+            return _run_passes(work, findings, scratch)
+    except StageFailure as failure:
+        if failure.failure not in (FailureClass.USER_DATA, FailureClass.USER_CONFIG):
+            raise
+        if not _errors(findings):
+            findings.append(Finding(level="error", code=failure.reason, message=failure.message))
+        _write_report(work, findings, {})
+        failure.hint = f"{failure.hint} The findings of the data check are in {work.folder}{REPORT}.".lstrip()
+        raise
+
+
+def _run_passes(work: RowWork, findings: list[Finding], scratch: Path) -> PreparedFacts:
+    """Runs all passes, and appends to `findings`."""
+    read = _read_files(work, scratch)
+    for source in read.values():
+        findings += data_checks.check_source(
+            source, partial(work.task.missing_columns, run=work.config.run), work.max_bad
+        )
+        columns = {file.name: file.columns for file in source.files}
+        findings += warn_unused_columns(columns, work.wanted, source.home)
+    _fail_on_errors(findings)
+    parts = _split_rows(work, read, findings)
+    return _tokenise_rows(work, read, parts, findings, scratch)
 
 
 def _read_files(work: RowWork, scratch: Path) -> dict[SplitName, source_reader.Source]:
@@ -148,7 +162,7 @@ def _split_rows(
     homes = {name: _source_of(read, name).home for name in parts.splits}
     findings += work.task.check_rows(parts.splits, homes)
     findings += data_checks.check_test_rows(len(parts.splits["test"]))
-    _fail_on_errors(work, findings)
+    _fail_on_errors(findings)
     return parts
 
 
@@ -164,7 +178,10 @@ def _tokenise_rows(
     whole = _encode_splits(work, parts, refusals, scratch)
     for name, split in whole.items():
         findings += work.task.report_untrained(split.untrained, name, _source_of(read, name).home)
-    _fail_on_errors(work, [*findings, *_report_refusals(work, read, refusals)])
+    refused = _report_refusals(work, read, refusals)
+    if _errors(refused):
+        findings += refused
+    _fail_on_errors(findings)
     _check_not_empty({name: len(split.lengths.array) for name, split in whole.items()})
     lengths = {name: split.lengths for name, split in whole.items()}
     typical = typical_length(lengths["train"].array, work.task.AUTO.percentile)
@@ -175,7 +192,7 @@ def _tokenise_rows(
     classes = work.task.classes(parts.splits["train"].counts())
     cut, shards = _store_shards(work, whole, longest, classes, refusals, scratch)
     findings += _report_refusals(work, read, refusals)
-    _fail_on_errors(work, findings)
+    _fail_on_errors(findings)
     _check_not_empty({name: rows.rows for name, rows in cut.items()})
     account = _count_rows(work, read, parts, refusals, len(classes))
     facts = PreparedFacts(
@@ -361,22 +378,26 @@ def _build_row_counts(cut: Mapping[SplitName, TruncatedSplit], account: Account)
 
 
 def _count_findings(findings: list[Finding]) -> Findings:
-    errors = sum(finding.level == "error" for finding in findings)
+    errors = len(_errors(findings))
     return Findings(errors=errors, warnings=len(findings) - errors)
 
 
-def _fail_on_errors(work: RowWork, findings: list[Finding]) -> None:
-    """Raises the first error, if there is one, after writing all findings to the report."""
-    errors = [finding for finding in findings if finding.level == "error"]
+def _errors(findings: list[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.level == "error"]
+
+
+def _fail_on_errors(findings: list[Finding]) -> None:
+    """Raises StageFailure for the first error, if there is one."""
+    errors = _errors(findings)
     if not errors:
         return
-    _write_report(work, findings, {})
-    more = f" {len(errors) - 1} more errors in the report." if len(errors) > 1 else ""
+    others = len(errors) - 1
+    more = f" The report has {others} more {'error' if others == 1 else 'errors'}." if others else ""
     raise StageFailure(
         FailureClass.USER_DATA,
         errors[0].code,
         errors[0].message + more + repeat_ignored_files(findings),
-        f"Mend the data; lines and reasons are in {work.folder}{REPORT}.",
+        "Correct the data.",
     )
 
 
