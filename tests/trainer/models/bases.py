@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 Config = dict[str, Any]
 Shapes = dict[str, tuple[int, ...]]
-WORDS, HIDDEN, INNER, KEYS = 320, 32, 64, 16
+WORDS, HIDDEN, INNER, KEYS, PIXELS = 320, 32, 64, 16, 4
 
 
 def llama(**more: Any) -> tuple[Config, Shapes]:
@@ -184,3 +184,58 @@ def write(folder: Path, config: Config, tensors: dict[str, np.ndarray[Any, Any]]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def gemma3(layers: int = 2, **text: Any) -> tuple[Config, Shapes]:
+    """A model for texts and images: the language model stands in `text_config`, beside a vision model."""
+    shapes: Shapes = {
+        "language_model.model.embed_tokens.weight": (WORDS, HIDDEN),
+        "language_model.model.norm.weight": (HIDDEN,),
+        "multi_modal_projector.mm_input_projection_weight": (PIXELS, HIDDEN),
+        "multi_modal_projector.mm_soft_emb_norm.weight": (PIXELS,),
+        "vision_tower.vision_model.embeddings.patch_embedding.weight": (PIXELS, 3, 14, 14),
+        "vision_tower.vision_model.embeddings.patch_embedding.bias": (PIXELS,),
+        "vision_tower.vision_model.embeddings.position_embedding.weight": (4, PIXELS),
+    }
+    for layer in range(layers):
+        at = f"model.layers.{layer}."
+        linear = {"gate": (INNER, HIDDEN), "up": (INNER, HIDDEN), "down": (HIDDEN, INNER)}
+        of_layer = {
+            **attention(layer),
+            **{f"{at}self_attn.{kind}_norm.weight": (8,) for kind in "qk"},
+            **{f"{at}{side}_feedforward_layernorm.weight": (HIDDEN,) for side in ("pre", "post")},
+            **{f"{at}mlp.{name}_proj.weight": shape for name, shape in linear.items()},
+        }
+        shapes |= {f"language_model.{name}": shape for name, shape in of_layer.items()}
+    config: Config = {
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "model_type": "gemma3",
+        "text_config": {
+            "model_type": "gemma3_text",
+            "vocab_size": WORDS,
+            "hidden_size": HIDDEN,
+            "intermediate_size": INNER,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "max_position_embeddings": 256,
+            "layer_types": ["sliding_attention"] * (layers - 1) + ["full_attention"],
+            **text,
+        },
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "hidden_size": PIXELS,
+            "num_hidden_layers": 0,
+            "num_attention_heads": 4,
+            "image_size": 28,
+            "patch_size": 14,
+            "vision_use_head": False,
+        },
+        "mm_tokens_per_image": 4,
+        "torch_dtype": "float32",
+        "transformers_version": "4.51.0",
+    }
+    return config, shapes | {
+        f"vision_tower.vision_model.post_layernorm.{kind}": (PIXELS,) for kind in ("weight", "bias")
+    }

@@ -7,7 +7,7 @@ from shutil import copyfile
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from finetune_trainer.models import methods, padding
 from finetune_trainer.models.base_model import TOKENIZER_FILES
@@ -96,3 +96,38 @@ def test_a_model_without_padding_token_stays_without(tmp_path: Path) -> None:
     folder = base(tmp_path, NONE)
     padding.write_pad_token(folder)
     assert AutoTokenizer.from_pretrained(folder).pad_token is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "token"),
+    [(320, padding.PadToken(7, "<pad>")), (7, padding.PadToken(6, "</s>"))],
+    ids=["free row", "no free row"],
+)
+def test_the_rows_of_an_embedding_within_another_model_are_counted(
+    tmp_path: Path, rows: int, token: padding.PadToken
+) -> None:
+    folder = base(tmp_path, NONE)
+    config, _ = bases.gemma3(vocab_size=rows)
+    (folder / "config.json").write_text(json.dumps(config))
+    assert padding.choose_pad_token(folder) == token
+
+
+def test_the_padding_token_of_a_language_model_within_another_model_is_published(tmp_path: Path) -> None:
+    folder = base(tmp_path, NONE)
+    config, _ = bases.gemma3(pad_token_id=7)
+    (folder / "config.json").write_text(json.dumps(config))
+    padding.write_pad_token(folder)
+    assert AutoTokenizer.from_pretrained(folder).pad_token_id == 7
+
+
+def test_a_classifier_with_a_language_model_within_names_one_padding_token(tmp_path: Path) -> None:
+    source, published = base(tmp_path / "base", NONE), tmp_path / "published"
+    config, shapes = bases.gemma3(pad_token_id=None)
+    bases.write(source, config, bases.weights(shapes))
+    methods.save(load_classifier(source, ("no", "yes")), published, "s3://m/base/")
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            copyfile(source / name, published / name)
+    padding.write_pad_token(published)
+    text = AutoConfig.from_pretrained(published).get_text_config()
+    assert AutoTokenizer.from_pretrained(published).pad_token_id == text.pad_token_id == 7

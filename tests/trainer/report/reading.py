@@ -3,9 +3,15 @@
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
+from finetune_trainer.models.method_facts import MethodFacts
 from finetune_trainer.report.rendering import Section, html
 
 VOID = {"meta", "br"}
+LIMITS_OF_METHODS = (
+    (MethodFacts(adapted={"k_proj": 2}, fused_experts=12_288), "The experts are not adapted"),
+    (MethodFacts(output_frozen=True), "The output layer is not trained"),
+)
+"""What a method did to a model, and what card and page say of it."""
 
 
 @dataclass

@@ -7,10 +7,12 @@ from collections.abc import Callable
 import pytest
 
 from finetune_trainer.config import Lora
+from finetune_trainer.models.method_facts import MethodFacts
 from finetune_trainer.report import model_card
 from finetune_trainer.report.page import Sources
 from finetune_trainer.report.record import TrainingRecord
 from finetune_trainer.tasks.registry import report_of
+from tests.trainer.report.reading import LIMITS_OF_METHODS
 
 Records = Callable[..., TrainingRecord]
 Runs = Callable[..., Sources]
@@ -72,3 +74,29 @@ def test_a_hostile_name_is_text_wherever_it_stands(
 
 def test_the_same_documents_give_the_same_bytes(record_of: Records, sources_of: Runs) -> None:
     assert rendered(sources_of(record_of(["a", "b"]))) == rendered(sources_of(record_of(["a", "b"])))
+
+
+@pytest.mark.parametrize(
+    ("needed", "says", "not_said"),
+    [
+        (True, "This model needs transformers 5 or newer", "transformers 4"),
+        (False, "config.json also has the keys that transformers 4 reads", "needs transformers"),
+    ],
+)
+def test_the_card_says_which_versions_of_transformers_read_the_model(
+    record_of: Records, sources_of: Runs, needed: bool, says: str, not_said: str
+) -> None:
+    card = rendered(sources_of(record_of(["a", "b"]).model_copy(update={"needs_transformers_5": needed})))
+    assert says in card
+    assert not_said not in card
+
+
+@pytest.mark.parametrize(("facts", "limit"), LIMITS_OF_METHODS)
+def test_the_card_says_what_the_method_leaves_unchanged(
+    record_of: Records, sources_of: Runs, facts: MethodFacts, limit: str
+) -> None:
+    record = record_of(["a", "b"])
+    card = rendered(sources_of(record.model_copy(update={"method": facts})))
+    (line,) = [line for line in card.partition("## Limits")[2].splitlines() if limit in line]
+    assert line.startswith("* ")
+    assert limit not in rendered(sources_of(record))

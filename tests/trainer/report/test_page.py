@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune_trainer.models.method_facts import MethodFacts
 from finetune_trainer.report.page import Sources, render
 from finetune_trainer.report.record import TrainingRecord
 from finetune_trainer.tasks.registry import report_of
-from tests.trainer.report.reading import read, texts
+from tests.trainer.report.reading import LIMITS_OF_METHODS, read, texts
 
 MOST_BYTES = 300_000
 HOSTILE = (
@@ -190,3 +191,13 @@ def luminance(colour: str) -> float:
     parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize(("facts", "limit"), LIMITS_OF_METHODS)
+def test_the_page_says_what_the_method_leaves_unchanged(
+    record_of: Records, sources_of: Runs, facts: MethodFacts, limit: str
+) -> None:
+    record = record_of(["a", "b"])
+    shown = rendered(sources_of(record.model_copy(update={"method": facts})))
+    assert any(limit in text for text in texts(shown, "li"))
+    assert limit not in rendered(sources_of(record))

@@ -1,10 +1,16 @@
 """The peak memory that Train reports is the peak of training alone."""
 
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 
+from finetune_trainer.stages import train
 from finetune_trainer.stages.train import _peak_memory, _reset_peak_memory
 from finetune_trainer.training.distributed import Gang
+from tests.trainer.training.contexts import context_with
 
 ALONE = Gang(0, 0, 1, torch.device("cpu"))
 MIB = 1024 * 1024
@@ -21,3 +27,26 @@ def test_memory_that_was_freed_before_training_does_not_count() -> None:
     peak = _peak_memory(ALONE)
     del during
     assert _peak_memory(ALONE) >= peak - MIB, "the kernel counts pages of a thread in batches"
+
+
+def test_the_measurement_begins_after_baseline_and_head_start_and_ends_before_the_test_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order: list[str] = []
+
+    def watch(module: ModuleType, name: str, result: object) -> None:
+        monkeypatch.setattr(module, name, lambda *_args, **_options: order.append(name) or result)
+
+    watch(train.baseline, "measure", (SimpleNamespace(packing=None), False))
+    watch(train.head_start, "compute", None)
+    watch(train, "_reset_peak_memory", None)
+    watch(train, "tune", SimpleNamespace(steps=3))
+    watch(train, "_peak_memory", 7.0)
+    watch(train, "_test_model", (None, None))
+    context = context_with(gang=Gang(1, 1, 2, torch.device("cpu")), chosen=SimpleNamespace(epochs=1))
+    monkeypatch.setattr(train, "open_context", lambda *_args: context)
+    monkeypatch.setattr(train, "largest", lambda _gang, value: value)
+    config: Any = SimpleNamespace(run=SimpleNamespace(task="TextClassification"))
+    nothing: Any = None
+    assert train.run(config, nothing, nothing).step == 3
+    assert order == ["measure", "compute", "_reset_peak_memory", "tune", "_peak_memory", "_test_model"]

@@ -775,3 +775,19 @@ def test_an_empty_key_names_what_to_look_at_and_a_full_one_is_taken(job: Job, s3
     assert "storage.secretRef" in failure.hint
     give_keys(job.paths, "output", s3.access_key, s3.secret_key)
     assert job.prepare().rows.train == 180
+
+
+def test_nan_in_a_column_of_numbers_is_a_missing_label(job: Job) -> None:
+    labelled = [{**row, "label": float(n % 2)} for n, row in enumerate(rows(200))]
+    labelled[7]["label"], labelled[9]["label"] = float("nan"), None
+    job.put("data/train.parquet", FORMATS["rows.parquet"](labelled))
+    tested = [{**row, "label": n % 2} for n, row in enumerate(rows(20, first=200))]
+    job.put("data/test.jsonl", lines(*tested))
+    payload = job.prepare(
+        dataset__train__uri="s3://BUCKET/data/train.parquet", dataset__maxBadRowFraction=0.1
+    )
+    assert payload.rows.dropped == 2
+    report = json.loads(job.store.read(payload.report))
+    assert report["labels"].keys() == {"0", "1"}
+    (finding,) = [finding for finding in report["findings"] if finding["code"] == "BadRows"]
+    assert finding["lines"] == ["8: 'label' is NaN or invisible: a missing label", "10: 'label' is empty"]

@@ -210,3 +210,17 @@ def test_an_error_is_told_by_its_type_and_first_line() -> None:
     error: Any = ValueError("\n first line. \nsecond line")
     assert models_trial.format_error(error) == "ValueError: first line"
     assert models_trial.format_error(KeyError()) == "KeyError"
+
+
+@pytest.mark.parametrize("most", [models_trial.MAX_PARAMETERS, 60_000], ids=["whole", "shortened"])
+@pytest.mark.parametrize("task", ["TextGeneration", "TextClassification"])
+def test_a_language_model_within_another_model_is_tried_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: Task, most: int
+) -> None:
+    monkeypatch.setattr(models_trial, "MAX_PARAMETERS", most)
+    outcome = examine(tmp_path, bases.gemma3(layers=6), FreezeLayers(train_last=6), task)
+    assert outcome.refusal is None
+    assert outcome.rows_tried
+    outcome = examine(tmp_path, bases.gemma3(layers=6), FreezeLayers(train_last=7), task)
+    assert outcome.refusal
+    assert "7 layers, but the model has 6" in outcome.refusal.message

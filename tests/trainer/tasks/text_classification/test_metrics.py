@@ -1,4 +1,5 @@
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -6,7 +7,8 @@ import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, matthews_corrcoef
 from sklearn.metrics import precision_recall_fscore_support as per_class
 
-from finetune_trainer.contract import Evaluation, Scores
+from finetune_trainer.contract import Evaluation, MetricName, Scores
+from finetune_trainer.tasks import bootstrap
 from finetune_trainer.tasks.text_classification.metrics import (
     ModelRole,
     Predicted,
@@ -153,3 +155,26 @@ def test_flips_count_what_tuning_set_right_and_what_it_spoilt() -> None:
     truth = np.array([0, 1, 2, 0, 1])
     before, after = np.array([0, 0, 0, 0, 1]), np.array([1, 1, 2, 0, 1])
     assert count_flips(truth, before, after) == {"fixed": 2, "broken": 1}
+
+
+@pytest.mark.parametrize("rows_of_a_class", [1, 2, 3])
+def test_with_few_rows_of_each_class_the_percentiles_of_the_resamples_include_the_score(
+    monkeypatch: pytest.MonkeyPatch, rows_of_a_class: int
+) -> None:
+    resampled: list[bootstrap.Values] = []
+    usual = bootstrap._build_scores
+
+    def watched(values: Mapping[MetricName, bootstrap.Values], primary: MetricName) -> Scores:
+        resampled.append(values["macroF1"])
+        return usual(values, primary)
+
+    monkeypatch.setattr(bootstrap, "_build_scores", watched)
+    for seed in range(10):
+        random = np.random.default_rng(seed)
+        truth = np.repeat(np.arange(100), rows_of_a_class)
+        guess = np.where(random.random(len(truth)) < 0.9, truth, random.integers(0, 100, len(truth)))
+        compared({"baseline": guess}, truth, classes=100)
+    assert len(resampled) == 10
+    for score, *others in resampled:
+        low, high = np.percentile(others, [2.5, 97.5])
+        assert low <= score <= high

@@ -1,0 +1,94 @@
+"""The published files of a decoder whose tokenizer has no padding token, as other programs read them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from finetune_trainer.config import Lora, Method, TrainConfig
+from finetune_trainer.data.shards import Prepared
+from finetune_trainer.paths import Paths
+from finetune_trainer.s3.store import Store
+from finetune_trainer.stages import publish
+from tests.trainer.models import bases, test_padding
+from tests.trainer.stages import test_publish
+
+Publisher = Callable[[Method], Path]
+stage = test_publish.stage
+FREE, RESERVED = "a free row", "a reserved token"
+METHODS = pytest.mark.parametrize(
+    "method",
+    ["Full", Lora(rank=4, alpha=8), Lora(rank=4, alpha=8, merge=True)],
+    ids=["full", "adapter", "merged"],
+)
+
+
+@pytest.fixture
+def tiny_base(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A Llama without padding token: its embedding has free rows, or its tokenizer has reserved tokens."""
+    if getattr(request, "param", FREE) == FREE:
+        return test_padding.base(tmp_path / "base", test_padding.NONE, free=bases.WORDS)
+    reserved = tuple(f"<|reserved_{number}|>" for number in range(50))
+    return test_padding.base(tmp_path / "base", test_padding.NONE, reserved)
+
+
+@pytest.fixture
+def published(
+    given_run: Callable[..., TrainConfig],
+    tiny_base: Path,
+    learnable: Prepared,
+    stage: test_publish.Stager,
+    paths: Paths,
+    store: Store,
+    tmp_path: Path,
+) -> Publisher:
+    """Stages and publishes a classifier by a method; gives the published folder."""
+
+    def make(method: Method) -> Path:
+        config = stage(given_run(tiny_base, learnable, test_publish.CHOSEN, method))
+        publish.run(config, paths, test_publish.HEARTBEAT)
+        folder = tmp_path / "published"
+        for entry in store.list(config.run.output):
+            store.download(entry.uri, folder / entry.uri.removeprefix(config.run.output))
+        return folder
+
+    return make
+
+
+@METHODS
+def test_a_reader_of_transformers_4_finds_the_rotary_embedding_and_the_dtype(
+    published: Publisher, method: Method
+) -> None:
+    folder = published(method)
+    given, _ = bases.llama()
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    assert (config["rope_theta"], config["torch_dtype"]) == (given["rope_theta"], given["torch_dtype"])
+    assert config["rope_parameters"]["rope_theta"] == given["rope_theta"]
+    assert "the keys that transformers 4 reads" in (folder / "README.md").read_text()
+
+
+@METHODS
+@pytest.mark.parametrize(
+    ("tiny_base", "text"),
+    [(FREE, "<pad>"), (RESERVED, "<|reserved_49|>")],
+    ids=[FREE, RESERVED],
+    indirect=["tiny_base"],
+)
+def test_tokenizer_and_config_name_the_same_padding_token(
+    published: Publisher, method: Method, text: str
+) -> None:
+    folder = published(method)
+    tokenizer, config = AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder)
+    assert tokenizer.pad_token == text
+    assert tokenizer.pad_token_id == config.pad_token_id < config.vocab_size
+    if (folder / "model.safetensors").exists():
+        model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        texts = test_padding.TEXTS
+        with torch.no_grad():
+            batch = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+            alone = [model(**tokenizer(one, return_tensors="pt")).logits[0] for one in texts]
+        assert torch.allclose(batch, torch.stack(alone), atol=1e-5)
