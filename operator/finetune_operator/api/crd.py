@@ -122,6 +122,9 @@ def _structural(node: Any, definitions: dict[str, Any]) -> Any:
         and not (key == "additionalProperties" and value is False)
         and key != "propertyNames"
     }
+    if patterns := out.pop("patternProperties", None):
+        # Structural schemas have no patterns of keys; the trainer checks the keys.
+        (out["additionalProperties"],) = patterns.values()
     if out.get("x-kubernetes-int-or-string") is True:
         out.pop("type", None)
         out.pop("anyOf", None)
