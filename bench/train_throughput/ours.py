@@ -28,7 +28,7 @@ from finetune_trainer.tasks.registry import model_of
 from finetune_trainer.tasks.text_generation.model import packing_of
 from finetune_trainer.training import loop
 from finetune_trainer.training.deepspeed_config import own_clip
-from finetune_trainer.training.distributed import Gang, meet
+from finetune_trainer.training.distributed import Gang, join_gang
 from finetune_trainer.training.loader import RankBatches
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _packing(lesson: Lesson, model: "PreTrainedModel") -> Packing | None:
 @cache
 def _gang() -> Gang:
     silence_libraries()
-    return meet(gpus=False, startup_seconds=120, hang_seconds=3600)
+    return join_gang(gpus=False, startup_seconds=120, hang_seconds=3600)
 
 
 def _chosen(lesson: Lesson, gang: Gang) -> Chosen:

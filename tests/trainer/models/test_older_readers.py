@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoConfig, Gemma3TextConfig, LlamaConfig, ModernBertConfig, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    Gemma3TextConfig,
+    GPTNeoXConfig,
+    GPTNeoXJapaneseConfig,
+    LlamaConfig,
+    ModernBertConfig,
+    PretrainedConfig,
+)
 
 from finetune_trainer.models import older_readers
 from tests.trainer.models import bases
@@ -64,6 +72,14 @@ def test_layer_types_with_a_theta_each_have_the_names_of_their_model(
     assert says <= found.keys()
     assert {found[name] for name in says} == {part["rope_theta"] for part in config.rope_parameters.values()}
     assert older_readers.is_readable(config.to_dict())
+
+
+@pytest.mark.parametrize("config", [GPTNeoXConfig, GPTNeoXJapaneseConfig])
+def test_a_gpt_neox_has_the_names_of_its_own(tmp_path: Path, config: Any) -> None:
+    rope = {"rope_type": "default", "rope_theta": 5000.0, "partial_rotary_factor": 0.5}
+    found = saved(tmp_path, config(num_hidden_layers=2, rope_parameters=rope))
+    assert (found["rotary_emb_base"], found["rotary_pct"]) == (5000.0, 0.5)
+    assert older_readers.is_readable(config(rope_parameters=rope).to_dict())
 
 
 def test_what_version_4_has_no_words_for_is_left_out(tmp_path: Path) -> None:

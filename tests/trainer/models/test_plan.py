@@ -4,8 +4,8 @@ import pytest
 from finetune_trainer.config import FreezeLayers, Lora, Offload, Run
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import plan
-from finetune_trainer.tasks.text_classification.data import AUTO as CLASSES
-from finetune_trainer.tasks.text_generation.data import AUTO as TOKENS
+from finetune_trainer.tasks.text_classification.data import AUTO_LIMITS as CLASSES
+from finetune_trainer.tasks.text_generation.data import AUTO_LIMITS as TOKENS
 
 
 def run(nodes: int = 1, **training: object) -> Run:

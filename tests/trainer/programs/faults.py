@@ -17,7 +17,7 @@ from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.pod.rank import leave
 from finetune_trainer.tasks.text_classification import model as task
 from finetune_trainer.training import loop
-from finetune_trainer.training.distributed import meet
+from finetune_trainer.training.distributed import join_gang
 from tests.trainer.programs import truth
 
 LOSS, GRADIENT, LEAVE = "loss", "gradient", "leave"
@@ -60,7 +60,7 @@ def main() -> None:
     global fault
     base, folder = Path(sys.argv[1]), Path(sys.argv[2])
     silence_libraries()
-    gang = meet(gpus=False, startup_seconds=120, hang_seconds=120)
+    gang = join_gang(gpus=False, startup_seconds=120, hang_seconds=120)
     split = truth.CLASSIFICATION.rows
     poisoned = int(epoch_batches(lengths(split), truth.BATCH, seed=3, epoch=0)[1][2])
 

@@ -26,7 +26,7 @@ import torch.distributed as dist
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.training import best_weights
 from finetune_trainer.training import distributed as together
-from finetune_trainer.training.distributed import Gang, meet
+from finetune_trainer.training.distributed import Gang, join_gang
 
 WORLD = 3
 SHARES: dict[str, list[list[int]]] = {
@@ -60,10 +60,10 @@ def ended(act: Callable[[], Any]) -> str:
 def outcomes(gang: Gang, folder: Path) -> dict[str, Any]:
     """Everything that is collective, one after the other."""
     found: dict[str, Any] = {
-        "summed": together.summed(gang, [gang.rank, 0.5, 2.0**53]),
-        "largest": together.largest(gang, -1.0 - gang.rank),
-        "gathered": together.gathered(gang, {"rank": gang.rank, "long": "x" * gang.rank}),
-        "from first": together.from_first(gang, None if gang.rank else ["of", 0]),
+        "summed": together.sum_over_ranks(gang, [gang.rank, 0.5, 2.0**53]),
+        "largest": together.max_over_ranks(gang, -1.0 - gang.rank),
+        "gathered": together.gather_objects(gang, {"rank": gang.rank, "long": "x" * gang.rank}),
+        "from first": together.broadcast_object(gang, None if gang.rank else ["of", 0]),
     }
     for name, shares in SHARES.items():
         mine = shares[gang.rank]
@@ -71,14 +71,16 @@ def outcomes(gang: Gang, folder: Path) -> dict[str, Any]:
         total = 1 + max(max(share, default=0) for share in shares)
 
         def gather(mine: list[int] = mine, numbers: Any = numbers, total: int = total) -> None:
-            back = together.gathered_rows(gang, rows(mine), numbers, total)
+            back = together.gather_rows(gang, rows(mine), numbers, total)
             assert back.dtype == np.float32
             assert np.array_equal(back, rows(list(range(total))))
 
         found[name] = ended(gather)
     for asked in (None, 0, 2):
         heartbeat: Any = SimpleNamespace(leave_requested=gang.rank == asked)
-        found[f"asked {asked}"] = ended(lambda heartbeat=heartbeat: together.leave_together(gang, heartbeat))
+        found[f"asked {asked}"] = ended(
+            lambda heartbeat=heartbeat: together.end_if_requested(gang, heartbeat)
+        )
     torch.manual_seed(gang.rank)
     module = torch.nn.Linear(2, 2)
     best_weights.keep(gang, module, folder / f"only-first-{gang.rank}" / "weights.safetensors")
@@ -106,7 +108,7 @@ def late(gang: Gang, folder: Path) -> dict[str, Any]:
     together.wait_for_all(gang, on_wait)
     moments = [began, *heard, time.monotonic()]
     longest = max(after - before for before, after in pairwise(moments))
-    together.summed(gang, [1.0])
+    together.sum_over_ranks(gang, [1.0])
     return {"seconds": moments[-1] - began, "beats": len(heard), "longest silence": longest}
 
 
@@ -123,7 +125,7 @@ def joined(rank: int, world: int, port: int, **how: Any) -> Gang:
     """Meets by torchrun's environment, with two processes a pod."""
     here = {"RANK": rank, "LOCAL_RANK": rank % 2, "WORLD_SIZE": world, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in here.items()}, MASTER_ADDR="127.0.0.1")
-    return meet(**{"gpus": False, "startup_seconds": 120, "hang_seconds": 120, **how})
+    return join_gang(**{"gpus": False, "startup_seconds": 120, "hang_seconds": 120, **how})
 
 
 def failed(act: Callable[[], Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from finetune_trainer.pod.rank import leave
 from finetune_trainer.tasks.registry import training_task
 from finetune_trainer.training import head_start, loop
 from finetune_trainer.training.context import Context
-from finetune_trainer.training.distributed import meet
+from finetune_trainer.training.distributed import join_gang
 from tests.trainer.programs.truth import BATCH, CLASSIFICATION, Calm
 from tests.trainer.training.contexts import context_with
 
@@ -30,7 +30,7 @@ def main() -> None:
     """Computes the start once, then loads a model for each case."""
     base, result = Path(sys.argv[1]), Path(sys.argv[2])
     silence_libraries()
-    gang = meet(gpus=False, startup_seconds=120, hang_seconds=120)
+    gang = join_gang(gpus=False, startup_seconds=120, hang_seconds=120)
     evaluation = EvaluationSpec(metrics=("macroF1",))
     training = Training(seed=5)
     run: Any = SimpleNamespace(evaluation=evaluation, training=training, method="Full")

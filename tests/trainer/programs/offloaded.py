@@ -10,7 +10,7 @@ from pathlib import Path
 from finetune_trainer.config import Lora, Method, Offload
 from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.pod.rank import leave
-from finetune_trainer.training.distributed import meet
+from finetune_trainer.training.distributed import join_gang
 from tests.trainer.programs import truth
 
 CASES: tuple[tuple[int, Offload], ...] = (
@@ -26,7 +26,7 @@ def main() -> None:
     """Measures every case in this one gang."""
     base, result = Path(sys.argv[1]), Path(sys.argv[2])
     silence_libraries()
-    gang = meet(gpus=False, startup_seconds=120, hang_seconds=120)
+    gang = join_gang(gpus=False, startup_seconds=120, hang_seconds=120)
     measured = {
         name: {
             json.dumps([stage, offload]): truth.steps(

@@ -31,7 +31,7 @@ from finetune_trainer.tasks.base import TaskModel
 from finetune_trainer.tasks.registry import model_of
 from finetune_trainer.training import loop
 from finetune_trainer.training.deepspeed_config import own_clip
-from finetune_trainer.training.distributed import Gang, meet
+from finetune_trainer.training.distributed import Gang, join_gang
 from finetune_trainer.training.loader import RankBatches
 
 ROWS, CLASSES, BATCH, VOCABULARY = 21, 3, 8, 50
@@ -189,7 +189,7 @@ def main() -> None:
     """Measures every case in this one gang."""
     subject, base, result = SUBJECTS[sys.argv[1]], Path(sys.argv[2]), Path(sys.argv[3])
     silence_libraries()
-    gang = meet(gpus=False, startup_seconds=120, hang_seconds=120)
+    gang = join_gang(gpus=False, startup_seconds=120, hang_seconds=120)
     measured = {}
     for asked in map(json.loads, sys.argv[4:]):
         how: Method = TypeAdapter(Method).validate_python(asked[0])

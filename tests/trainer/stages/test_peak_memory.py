@@ -45,7 +45,7 @@ def test_the_measurement_begins_after_baseline_and_head_start_and_ends_before_th
     watch(train, "_test_model", (None, None))
     context = context_with(gang=Gang(1, 1, 2, torch.device("cpu")), chosen=SimpleNamespace(epochs=1))
     monkeypatch.setattr(train, "open_context", lambda *_args: context)
-    monkeypatch.setattr(train, "largest", lambda _gang, value: value)
+    monkeypatch.setattr(train, "max_over_ranks", lambda _gang, value: value)
     config: Any = SimpleNamespace(run=SimpleNamespace(task="TextClassification"))
     nothing: Any = None
     assert train.run(config, nothing, nothing).step == 3

@@ -112,7 +112,7 @@ def stage(tiny_base: Path, learnable: Prepared, paths: Paths, store: Store) -> S
             task=training_task("TextClassification"),
         )
         outcome = Outcome(model, logits, probe, reused=False, tuned=tuned)
-        record = staging.record_of(context, outcome)
+        record = staging.build_record(context, outcome)
         uri = staging.upload(context, outcome, record, lambda _share: None)
         payload = TrainPayload(
             best=best, evaluation=record.evaluation, staging=uri, peak_memory_bytes=1, gpu_seconds=0

@@ -15,8 +15,13 @@ _BY_LAYER_TYPE = {
     "modernbert": {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"},
 }
 """Keys of version 4 for the theta of each layer type, for models with one rotary embedding for each type."""
+_RENAMED = {
+    model_type: {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
+    for model_type in ("gpt_neox", "gpt_neox_japanese")
+}
+"""Names in version 4 of the keys in _MOVED, by model type, where version 4 has other names."""
 _OLD = frozenset({"torch_dtype", "rope_scaling", *_MOVED, "rope_local_base_freq"}) | {
-    name for names in _BY_LAYER_TYPE.values() for name in names.values()
+    name for names in (*_BY_LAYER_TYPE.values(), *_RENAMED.values()) for name in names.values()
 }
 
 
@@ -86,7 +91,8 @@ def _convert_rope(rope: Mapping[str, Any], model_type: str) -> dict[str, Any]:
             for layer, part in rope.items()
         )
         return {names[layer]: part["rope_theta"] for layer, part in rope.items()} if plain else {}
-    old = {name: rope[name] for name in _MOVED if rope.get(name) is not None}
+    renamed = _RENAMED.get(model_type, {})
+    old = {renamed.get(name, name): rope[name] for name in _MOVED if rope.get(name) is not None}
     scaled = rope.get("rope_type", "default") != "default"
     scaling = {name: value for name, value in rope.items() if name not in _MOVED} if scaled else None
     return {**old, "rope_scaling": scaling} if old else {}

@@ -26,7 +26,7 @@ def render(
         "adapter": method.needs_base(config.run.method),
         "ancestor_columns": provenance.ANCESTORS,
         "ancestors": provenance.list_ancestors(staged),
-        "auto": task.AUTO,
+        "auto": task.AUTO_CLASS,
         "baseline": baseline_name(evaluation),
         "base": config.run.model.uri,
         "ended": staged.created,

@@ -19,7 +19,7 @@ class TaskReport(Protocol):
         """The name of the task on model hubs."""
 
     @property
-    def AUTO(self) -> str:  # noqa: N802
+    def AUTO_CLASS(self) -> str:  # noqa: N802
         """The name of the class of transformers that loads the model."""
 
     @property

@@ -92,7 +92,7 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
         files=files,
         folder=folder,
         notes=(*notes, *ignored),
-        choose=partial(_choose_settings, config, base, task.AUTO),
+        choose=partial(_choose_settings, config, base, task.AUTO_LIMITS),
         paths=paths,
         heartbeat=heartbeat,
     )

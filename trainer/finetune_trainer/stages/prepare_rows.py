@@ -184,7 +184,7 @@ def _tokenise_rows(
     _fail_on_errors(findings)
     _check_not_empty({name: len(split.lengths.array) for name, split in whole.items()})
     lengths = {name: split.lengths for name, split in whole.items()}
-    typical = typical_length(lengths["train"].array, work.task.AUTO.percentile)
+    typical = typical_length(lengths["train"].array, work.task.AUTO_LIMITS.percentile)
     longest = work.choose(len(lengths["train"].array), typical).max_length
     cut_rows, lost = lengths["train"].count_excess(longest)
     findings += data_checks.report_truncation(cut_rows, len(lengths["train"].array), lost, longest)

@@ -20,7 +20,7 @@ from finetune_trainer.tasks.base import Predictions
 from finetune_trainer.tasks.registry import training_task
 from finetune_trainer.training import baseline, best_weights, head_start, staging
 from finetune_trainer.training.context import Context, open_context
-from finetune_trainer.training.distributed import Gang, largest
+from finetune_trainer.training.distributed import Gang, max_over_ranks
 from finetune_trainer.training.evaluate import over_rows
 from finetune_trainer.training.fit import tune
 from finetune_trainer.training.staging import Outcome
@@ -45,13 +45,13 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     context = context.with_head(head_start.compute(context, MEASURED, STARTED))
     _reset_peak_memory(context.gang)
     tuned = tune(context, first_percent=STARTED, last_percent=TRAINED)
-    peak = int(largest(context.gang, _peak_memory(context.gang)))
+    peak = int(max_over_ranks(context.gang, _peak_memory(context.gang)))
     model, predictions = _test_model(context)
     epochs = float(context.chosen.epochs)
     if not context.gang.first:
         return StageResult(None, "The first rank has the result.", tuned.steps, epochs)
     outcome = Outcome(model, predictions, base, reused, tuned)
-    record = staging.record_of(context, outcome)
+    record = staging.build_record(context, outcome)
     uri = staging.upload(
         context, outcome, record, partial(context.report_progress, Activity.UPLOADING, TESTED, DONE)
     )

@@ -128,7 +128,7 @@ def run_trial(folder: Path, request: Request) -> Outcome:
     from finetune_trainer.models.load import silence_libraries  # noqa: PLC0415
 
     silence_libraries()
-    task, auto = model_of(request.task), report_of(request.task).AUTO
+    task, auto = model_of(request.task), report_of(request.task).AUTO_CLASS
     try:
         model = trial.build_on_meta_device(folder, auto, request.shapes, task.head)
         tried = trial.run_rows(

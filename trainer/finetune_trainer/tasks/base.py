@@ -54,7 +54,7 @@ class TaskData(Protocol[Row]):
         """The models that have this head, for messages."""
 
     @property
-    def AUTO(self) -> AutoLimits:  # noqa: N802
+    def AUTO_LIMITS(self) -> AutoLimits:  # noqa: N802
         """Limits of the `Auto` values."""
 
     def model_types(self) -> frozenset[str]:

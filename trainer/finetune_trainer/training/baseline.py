@@ -9,7 +9,7 @@ from finetune_trainer.contract import Activity
 from finetune_trainer.models.load import move_to_device
 from finetune_trainer.tasks.base import Baseline, BaselineKey, TaskModel
 from finetune_trainer.training.context import Context
-from finetune_trainer.training.distributed import from_first
+from finetune_trainer.training.distributed import broadcast_object
 from finetune_trainer.training.evaluate import Evaluator
 
 
@@ -41,16 +41,16 @@ def measure(context: Context, before: float, after: float) -> tuple[Baseline, bo
     found = None
     if context.gang.first and context.store.head(where):
         found = read(task, context.store.read(where), key, len(context.prepared.test))
-    if found := from_first(context.gang, found):
+    if found := broadcast_object(context.gang, found):
         return found, True
     model = move_to_device(context.gang.device, task.load_for_baseline(context.inputs, context.gang.device))
     # Rounding may make ranks decide differently, but all ranks must pack alike.
-    packing = from_first(context.gang, task.packing_of(model))
+    packing = broadcast_object(context.gang, task.packing_of(model))
     common = Baseline(key=key, test_rows=len(context.prepared.test), packing=packing)
     measured = task.measure_baseline(context.inputs, common, model, Evaluator(context), on_progress)
     if context.gang.first:
         context.store.write(where, measured.model_dump_json(by_alias=True).encode())
-    return from_first(context.gang, measured), False
+    return broadcast_object(context.gang, measured), False
 
 
 def uri(runs: str, key: BaselineKey) -> str:

@@ -20,7 +20,7 @@ from finetune_trainer.models.weights import overwrite
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.tasks.base import EvaluationInputs, HeadStart, Numbers, Tensors, TrainingTask
-from finetune_trainer.training.distributed import Gang, meet, wait_for_all
+from finetune_trainer.training.distributed import Gang, join_gang, wait_for_all
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def precision(training: Training, gang: Gang) -> ComputeType:
 def _meet(config: TrainConfig, chosen: Chosen, heartbeat: Heartbeat) -> Gang:
     startup = config.rendezvous.startup_deadline_seconds
     heartbeat.beat(Activity.RENDEZVOUS, quiet_seconds=startup + 60)
-    gang = meet(
+    gang = join_gang(
         gpus=config.run.world.gpus_per_node > 0,
         startup_seconds=startup,
         hang_seconds=config.hang_timeout_seconds,

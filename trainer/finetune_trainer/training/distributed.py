@@ -44,7 +44,7 @@ class Gang:
         return self.rank == 0
 
 
-def meet(*, gpus: bool, startup_seconds: float, hang_seconds: float) -> Gang:
+def join_gang(*, gpus: bool, startup_seconds: float, hang_seconds: float) -> Gang:
     """Joins the process group of the environment of torchrun, with NCCL on GPUs and gloo on CPUs.
 
     The function uses the initialisation of DeepSpeed, and must run before TrainingArguments are created:
@@ -118,7 +118,7 @@ def wait_for_all(gang: Gang, on_wait: Callable[[], None]) -> None:
     work.wait()
 
 
-def summed(gang: Gang, values: Sequence[float]) -> list[float]:
+def sum_over_ranks(gang: Gang, values: Sequence[float]) -> list[float]:
     """Sums numbers over all ranks, as float64. A collective operation.
 
     Args:
@@ -133,14 +133,14 @@ def summed(gang: Gang, values: Sequence[float]) -> list[float]:
     return [float(value) for value in total]
 
 
-def largest(gang: Gang, value: float) -> float:
+def max_over_ranks(gang: Gang, value: float) -> float:
     """The maximum of a number over all ranks, on every rank. A collective operation."""
     total = torch.tensor(value, dtype=torch.float64, device=gang.device)
     dist.all_reduce(total, op=dist.ReduceOp.MAX)
     return float(total)
 
 
-def gathered(gang: Gang, mine: Any) -> list[Any]:
+def gather_objects(gang: Gang, mine: Any) -> list[Any]:
     """Collects an object of every rank. A collective operation.
 
     The objects travel as pickles, which is safe only between the processes of one run.
@@ -157,7 +157,7 @@ def gathered(gang: Gang, mine: Any) -> list[Any]:
     return collected
 
 
-def from_first(gang: Gang, value: Any) -> Any:
+def broadcast_object(gang: Gang, value: Any) -> Any:
     """Broadcasts an object of rank 0, as a pickle. A collective operation.
 
     Args:
@@ -172,7 +172,7 @@ def from_first(gang: Gang, value: Any) -> Any:
     return holder[0]
 
 
-def gathered_rows(
+def gather_rows(
     gang: Gang, values: npt.NDArray[Number], numbers: npt.NDArray[np.int64], total: int
 ) -> npt.NDArray[Number]:
     """Collects rows of all ranks in the order of their row numbers. A collective operation.
@@ -189,7 +189,7 @@ def gathered_rows(
     Raises:
         AssertionError: a row number is missing or occurs twice.
     """
-    most = int(largest(gang, len(values)))
+    most = int(max_over_ranks(gang, len(values)))
     width = values.shape[1]
     sent = torch.zeros(most, width + 1, dtype=torch.float64)
     # The row numbers are float64, which is exact below 2**53. The number -1 marks padding.
@@ -209,7 +209,7 @@ def gathered_rows(
     return result
 
 
-def peers_of(gang: Gang) -> Peers:
+def peers_of_gang(gang: Gang) -> Peers:
     """The processes of a gang, for a fit that they share."""
 
     def total(value: torch.Tensor) -> torch.Tensor:
@@ -225,7 +225,7 @@ def peers_of(gang: Gang) -> Peers:
     return Peers(gang.rank, gang.world, gang.device, all_reduce=total, broadcast=from_zero)
 
 
-def leave_together(gang: Gang, heartbeat: Heartbeat) -> None:
+def end_if_requested(gang: Gang, heartbeat: Heartbeat) -> None:
     """Ends all ranks if any rank has received the request to end (SIGUSR1). A collective operation.
 
     Args:
@@ -235,11 +235,11 @@ def leave_together(gang: Gang, heartbeat: Heartbeat) -> None:
     Raises:
         StageFailure: class Preempted, on all ranks.
     """
-    if summed(gang, [float(heartbeat.leave_requested)])[0]:
-        raise preempted()
+    if sum_over_ranks(gang, [float(heartbeat.leave_requested)])[0]:
+        raise preempted_failure()
 
 
-def preempted(step: int | None = None) -> StageFailure:
+def preempted_failure(step: int | None = None) -> StageFailure:
     """The failure of a rank that has received the request to end.
 
     Args:

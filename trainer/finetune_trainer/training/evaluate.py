@@ -13,7 +13,7 @@ from finetune_trainer.models.logistic_regression import Peers
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.tasks.base import OnProgress, Predictions
 from finetune_trainer.training.context import Context
-from finetune_trainer.training.distributed import gathered_rows, leave_together, peers_of
+from finetune_trainer.training.distributed import end_if_requested, gather_rows, peers_of_gang
 
 Compute = Callable[[Tensors], torch.Tensor]
 """Inputs on the device -> one row of numbers for each input row, shape [rows, width]."""
@@ -30,7 +30,7 @@ class Evaluator:
     @property
     def peers(self) -> Peers:
         """The ranks of the run."""
-        return peers_of(self.context.gang)
+        return peers_of_gang(self.context.gang)
 
     def __call__(
         self, compute: Compute, split: Split, on_progress: OnProgress, packing: Packing | None = None
@@ -74,9 +74,9 @@ def over_rows(context: Context, compute: Compute, split: Split, on_progress: OnP
             numbers.append(batch)
         on_progress((turn + 1) / rounds)
         if turn % _ROUNDS_BETWEEN_CHECKS == _ROUNDS_BETWEEN_CHECKS - 1:
-            leave_together(gang, context.heartbeat)
+            end_if_requested(gang, context.heartbeat)
     width = computed.shape[1]
-    return gathered_rows(
+    return gather_rows(
         gang,
         np.concatenate(values) if values else np.empty((0, width), dtype=computed.dtype),
         np.concatenate(numbers) if numbers else np.empty(0, dtype=np.int64),

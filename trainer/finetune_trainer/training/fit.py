@@ -13,7 +13,7 @@ from finetune_trainer.training import best_weights
 from finetune_trainer.training.context import Context
 from finetune_trainer.training.curve import Curve
 from finetune_trainer.training.deepspeed_config import own_clip
-from finetune_trainer.training.distributed import from_first
+from finetune_trainer.training.distributed import broadcast_object
 from finetune_trainer.training.evaluate import over_rows
 from finetune_trainer.training.loader import RankBatches
 from finetune_trainer.training.loop import Loop, Step, StepEnd, arguments, non_finite
@@ -135,7 +135,7 @@ def _validation(context: Context, loop: Loop) -> float:
     primary = context.config.run.evaluation.primary_metric
     value = task.metrics.score(primary, predictions, prepared.validation, len(prepared.labels))
     # Ranks on different machines may round differently, but must select the same weights.
-    return float(from_first(context.gang, value))
+    return float(broadcast_object(context.gang, value))
 
 
 class _StepReporter:

@@ -7,7 +7,7 @@ from transformers import set_seed
 from finetune_trainer.contract import Activity
 from finetune_trainer.tasks.base import HeadStart
 from finetune_trainer.training.context import Context
-from finetune_trainer.training.distributed import from_first
+from finetune_trainer.training.distributed import broadcast_object
 from finetune_trainer.training.evaluate import Evaluator
 
 
@@ -31,4 +31,4 @@ def compute(context: Context, before: float, after: float) -> HeadStart | None:
         partial(context.report_progress, Activity.EVALUATING_BASELINE, before, after),
     )
     # Ranks on different machines may round differently, but must start equal.
-    return from_first(context.gang, start)  # type: ignore[no-any-return]
+    return broadcast_object(context.gang, start)  # type: ignore[no-any-return]

@@ -18,7 +18,7 @@ from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat
 from finetune_trainer.models.collate import IGNORE_INDEX, Tensors
 from finetune_trainer.training.deepspeed_config import deepspeed_config, engine_clip
-from finetune_trainer.training.distributed import Gang, gathered, preempted, summed
+from finetune_trainer.training.distributed import Gang, gather_objects, preempted_failure, sum_over_ranks
 from finetune_trainer.training.loader import RankBatches
 
 _SCHEDULES = {"Linear": "linear", "Cosine": "cosine", "Constant": "constant_with_warmup"}
@@ -143,7 +143,7 @@ class Loop(Trainer):
         losses = torch.cat([losses for losses, _ in self._micro_batches])
         rows = torch.cat([rows for _, rows in self._micro_batches])
         bad_rows = set(rows[~torch.isfinite(losses)].tolist())
-        loss, targets, step_rows, step_tokens, bad, preempted_ranks = summed(
+        loss, targets, step_rows, step_tokens, bad, preempted_ranks = sum_over_ranks(
             self.gang,
             [
                 float(torch.nan_to_num(losses, posinf=0.0, neginf=0.0).sum()),
@@ -161,7 +161,7 @@ class Loop(Trainer):
             split = self.batches.split
             lines = [int(split.rows[number]) for number in bad_rows]
             all_lines = sorted(
-                Line.of(line, split.files) for rank in gathered(self.gang, lines) for line in rank
+                Line.of(line, split.files) for rank in gather_objects(self.gang, lines) for line in rank
             )
             raise non_finite("Loss", "loss", self.state.global_step + 1, all_lines)
 
@@ -233,7 +233,7 @@ class StepEnd(TrainerCallback):
             raise non_finite("Gradient", "gradient", step.number, [])
         self.report(step)
         if self.loop.preempted:
-            raise preempted(step.number)
+            raise preempted_failure(step.number)
         if self.evaluate and step.number in self.evaluation_steps:
             self.evaluate(step.number)
             now = time.monotonic()

@@ -46,7 +46,7 @@ class Outcome:
     tuned: Tuned
 
 
-def record_of(context: Context, outcome: Outcome) -> TrainingRecord:
+def build_record(context: Context, outcome: Outcome) -> TrainingRecord:
     """The training record; computes the evaluation and its intervals."""
     prepared, tuned, task, inputs = context.prepared, outcome.tuned, context.task, context.inputs
     context.heartbeat.beat(Activity.EVALUATING_TUNED)

@@ -21,7 +21,7 @@ from finetune_trainer.tasks.text_classification.label_form import canonicalise
 
 HEAD = "classification head"
 SUITABLE = "an encoder such as bert, roberta, deberta-v2, distilbert or modernbert"
-AUTO = AutoLimits(longest=512, percentile=99, tokens_at_once=None)
+AUTO_LIMITS = AutoLimits(longest=512, percentile=99, tokens_at_once=None)
 REFUSALS: Mapping[str, str] = {}
 _EXCERPT = 60
 

@@ -23,7 +23,7 @@ from finetune_trainer.tasks.text_classification.record import (
 )
 
 PIPELINE = "text-classification"
-AUTO = "AutoModelForSequenceClassification"
+AUTO_CLASS = "AutoModelForSequenceClassification"
 CARD = "tasks/text_classification/card.md.j2"
 _SECTIONS = "tasks/text_classification/report.html.j2"
 _FEW_ROWS = 10

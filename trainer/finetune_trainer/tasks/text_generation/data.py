@@ -21,7 +21,7 @@ from finetune_trainer.tasks.text_generation.rows import Passage, parse_passage
 
 HEAD = "language model head"
 SUITABLE = "a decoder such as llama, mistral, qwen3, gemma3_text, phi3 or gpt2"
-AUTO = AutoLimits(longest=2048, percentile=100, tokens_at_once=4096)
+AUTO_LIMITS = AutoLimits(longest=2048, percentile=100, tokens_at_once=4096)
 REFUSALS = {
     "ChatTemplateRefused": "are conversations that the tokenizer's chat template refuses",
     "NoTrainedTokens": "have no token left that is learnt: raise training.maxLength",

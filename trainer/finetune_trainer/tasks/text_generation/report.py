@@ -19,7 +19,7 @@ from finetune_trainer.tasks.text_generation.record import (
 )
 
 PIPELINE = "text-generation"
-AUTO = "AutoModelForCausalLM"
+AUTO_CLASS = "AutoModelForCausalLM"
 CARD = "tasks/text_generation/card.md.j2"
 
 
