@@ -1,4 +1,4 @@
-"""The generated CustomResourceDefinition, as far as no API server is needed; see also tests/api/test_crd.py."""
+"""The generated CustomResourceDefinition; tests/api/test_crd.py applies the definition to an API server."""
 
 from collections.abc import Iterator
 from typing import Any
