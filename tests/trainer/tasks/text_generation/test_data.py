@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch  # noqa: F401 - before transformers, which would otherwise do without it for good
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from finetune_trainer.config import Columns, Run
 from finetune_trainer.data.example import Encoding
@@ -130,6 +132,29 @@ def test_marks_of_the_template_count_and_the_end_behind_them(tokenizer: Any) -> 
         ("[user]Salt?[assistant]", False),
         ("Pepper.</s>", True),
     ]
+
+
+@given(
+    words=st.lists(
+        st.lists(
+            st.sampled_from(["red", "green", "gre", "\n", "Ä", "<|user|>", "."]), min_size=1, max_size=5
+        ),
+        min_size=2,
+        max_size=6,
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_the_loss_mask_is_the_assistant_mask_of_transformers(tokenizer: Any, words: list[list[str]]) -> None:
+    talk = [
+        {"role": ("user", "assistant")[number % 2], "content": " ".join(["red", *content])}
+        for number, content in enumerate(words[: len(words) // 2 * 2])
+    ]
+    marked = with_template(tokenizer, MARKED.replace("{% endgeneration %}</s>", "</s>{% endgeneration %}"))
+    (found,) = data.encode(marked, [row(messages=talk)], run())
+    expected = marked.apply_chat_template(talk, return_dict=True, return_assistant_tokens_mask=True)
+    assert found.ids.tolist() == expected["input_ids"]
+    assert found.loss_mask is not None
+    assert found.loss_mask.astype(int).tolist() == expected["assistant_masks"]
 
 
 def test_eos_follows_where_the_template_ends_otherwise(tokenizer: Any) -> None:
