@@ -82,17 +82,17 @@ def doubt_about(payload: Payload, expected: Expected) -> str | None:
         return None
     match payload:
         case PreparePayload():
-            places = {payload.prepared: expected.run.runs, payload.report: expected.run.runs}
+            folders = {payload.prepared: expected.run.runs, payload.report: expected.run.runs}
             if payload.chosen.world_size != expected.run.world.size:
                 actual, wanted = payload.chosen.world_size, expected.run.world.size
                 return f"it chose for {actual} processes where {wanted} are asked for"
         case TrainPayload():
-            places = {payload.staging: expected.run.runs}
+            folders = {payload.staging: expected.run.runs}
         case PublishPayload():
-            places = {payload.uri.rstrip("/") + "/": expected.run.output, payload.report: "s3://"}
+            folders = {payload.uri.rstrip("/") + "/": expected.run.output, payload.report: "s3://"}
         case _:
             return f"a {payload.kind} result"
-    for uri, folder in places.items():
+    for uri, folder in folders.items():
         if not uri.startswith(folder) or uri != clean(uri, 2048):
             return f"{clean(uri, 200)} is no place below {folder}"
     return None

@@ -221,7 +221,7 @@ def report_duplicates(part: RowSubset, uri: str) -> list[Finding]:
     if not again:
         return []
     lines = tuple(
-        ", ".join(str(part.line(place)) for place in group[:10]) + ": same text"
+        ", ".join(str(part.line(index)) for index in group[:10]) + ": same text"
         for group in groups.list_members(groups.sizes > 1, MAX_LISTED)
     )
     message = f"{again:,} rows of {uri} repeat a text."

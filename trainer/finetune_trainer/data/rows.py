@@ -123,8 +123,8 @@ class Rows:
                 chosen = numbers[edges[batch] : edges[batch + 1]]
                 if not len(chosen):
                     continue
-                places = chosen.astype(np.int64) - self.starts[batch]
-                texts = content.get_batch(batch).column(0).take(pa.array(places)).to_pylist()
+                indices = chosen.astype(np.int64) - self.starts[batch]
+                texts = content.get_batch(batch).column(0).take(pa.array(indices)).to_pylist()
                 yield (
                     chosen,
                     [
@@ -182,13 +182,13 @@ class RowSubset:
         counts = np.bincount(self.strata, minlength=len(names)).tolist()
         return {name: count for name, count in zip(names, counts, strict=True) if count}
 
-    def line(self, place: int) -> int:
+    def line(self, index: int) -> int:
         """Returns the line of a row by the index of the row in the subset."""
-        return self.rows.line(int(self.numbers[place]))
+        return self.rows.line(int(self.numbers[index]))
 
-    def stratum(self, place: int) -> str:
+    def stratum(self, index: int) -> str:
         """Returns the stratum of a row by the index of the row in the subset."""
-        return self.rows.names.names[int(self.rows.strata[self.numbers[place]])]
+        return self.rows.names.names[int(self.rows.strata[self.numbers[index]])]
 
     def select(self, chosen: npt.NDArray[np.bool_]) -> "RowSubset":
         """Selects rows by a mask of shape [rows of the subset]."""

@@ -66,13 +66,13 @@ def _select_fitting(sizes: npt.NDArray[np.int64], room: int) -> npt.NDArray[np.i
         Indices of the selected groups.
     """
     selected = [np.zeros(0, np.int64)]
-    places = np.arange(len(sizes))
-    while len(places := places[sizes[places] <= room]) and room > 0:
-        ends = np.cumsum(sizes[places])
+    indices = np.arange(len(sizes))
+    while len(indices := indices[sizes[indices] <= room]) and room > 0:
+        ends = np.cumsum(sizes[indices])
         count = int(np.searchsorted(ends, room, side="right"))
-        selected.append(places[:count])
+        selected.append(indices[:count])
         room -= int(ends[count - 1])
-        places = places[count:]
+        indices = indices[count:]
     return np.concatenate(selected)
 
 

@@ -108,14 +108,14 @@ def encode_split(
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, kept) as file:
         for numbers, examples in part.batches():
             encoded = encode(examples)
-            kept_places = [place for place, row in enumerate(encoded) if not row.fault]
-            for place, row in enumerate(encoded):
+            kept_indices = [index for index, row in enumerate(encoded) if not row.fault]
+            for index, row in enumerate(encoded):
                 if row.fault and (why := refusal(row)):
-                    refusals.add(why[0], examples[place].line, why[1])
+                    refusals.add(why[0], examples[index].line, why[1])
                 if row.untrained:
-                    untrained.add(examples[place].line, row.untrained)
-            rows = [encoded[place] for place in kept_places]
-            file.write_batch(build_record_batch(kept, rows, {NUMBER_FIELD.name: numbers[kept_places]}))
+                    untrained.add(examples[index].line, row.untrained)
+            rows = [encoded[index] for index in kept_indices]
+            file.write_batch(build_record_batch(kept, rows, {NUMBER_FIELD.name: numbers[kept_indices]}))
             lengths.extend(len(row.ids) for row in rows)
             progress.add(len(encoded), sum(len(row.ids) for row in rows))
     array_ = np.frombuffer(lengths, np.int32) if lengths else np.zeros(0, np.int32)
@@ -146,29 +146,29 @@ class TruncatedSplit:
         part = self.whole.part.rows
         with pa.OSFile(str(self.whole.path)) as file:
             content = pa.ipc.open_file(file)
-            for index in range(content.num_record_batches):
-                batch = content.get_batch(index)
+            for batch_index in range(content.num_record_batches):
+                batch = content.get_batch(batch_index)
                 numbers, encoded = batch.column(0).to_numpy(), read_encodings(batch)
                 self._truncate_long_rows(numbers, encoded)
-                kept_places = []
-                for place, row in enumerate(encoded):
+                kept_indices = []
+                for index, row in enumerate(encoded):
                     if why := self.refusal(row):
-                        self.refusals.add(why[0], part.line(int(numbers[place])), why[1])
+                        self.refusals.add(why[0], part.line(int(numbers[index])), why[1])
                     else:
-                        kept_places.append(place)
-                rows, kept = [encoded[place] for place in kept_places], numbers[kept_places]
+                        kept_indices.append(index)
+                rows, kept = [encoded[index] for index in kept_indices], numbers[kept_indices]
                 self._count(kept, rows)
                 yield build_record_batch(
                     self.schema, rows, {ROW: part.lines[kept], LABEL: self.labels(part.strata[kept])}
                 )
 
     def _truncate_long_rows(self, numbers: npt.NDArray[np.uint32], encoded: list[Encoding]) -> None:
-        long = [place for place, row in enumerate(encoded) if len(row.ids) > self.max_length]
+        long = [index for index, row in enumerate(encoded) if len(row.ids) > self.max_length]
         if long:
             examples = self.whole.part.rows.examples(numbers[long])
-            shorter = self.truncate(examples, [encoded[place] for place in long])
-            for place, row in zip(long, shorter, strict=True):
-                encoded[place] = row
+            shorter = self.truncate(examples, [encoded[index] for index in long])
+            for index, row in zip(long, shorter, strict=True):
+                encoded[index] = row
 
     def _count(self, numbers: npt.NDArray[np.uint32], rows: Sequence[Encoding]) -> None:
         self.rows += len(rows)
@@ -206,17 +206,17 @@ def build_record_batch(
 
 def read_encodings(batch: pa.RecordBatch) -> list[Encoding]:
     """Converts a record batch to encodings."""
-    columns = {of.name: _column_to_rows(batch.column(place)) for place, of in enumerate(batch.schema)}
+    columns = {of.name: _column_to_rows(batch.column(index)) for index, of in enumerate(batch.schema)}
     tokens = columns.get(TOKENS) or [np.zeros(0, np.int32)] * batch.num_rows
     masks = columns.get(LOSS_MASK)
     own = {name: rows for name, rows in columns.items() if name not in (NUMBER_FIELD.name, TOKENS, LOSS_MASK)}
     return [
         Encoding(
             ids,
-            masks[place].view(np.bool_) if masks else None,
-            more={name: rows[place] for name, rows in own.items()},
+            masks[index].view(np.bool_) if masks else None,
+            more={name: rows[index] for name, rows in own.items()},
         )
-        for place, ids in enumerate(tokens)
+        for index, ids in enumerate(tokens)
     ]
 
 

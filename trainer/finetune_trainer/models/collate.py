@@ -53,9 +53,9 @@ def pad_batch(split: Split, numbers: Sequence[int] | npt.NDArray[np.int64], pad_
     longest = max(end - start for start, end in spans)
     ids = np.full((len(spans), longest), pad_id, dtype=np.int64)
     mask = np.zeros((len(spans), longest), dtype=np.int64)
-    for place, (start, end) in enumerate(spans):
-        ids[place, : end - start] = split.tokens[start:end]
-        mask[place, : end - start] = 1
+    for index, (start, end) in enumerate(spans):
+        ids[index, : end - start] = split.tokens[start:end]
+        mask[index, : end - start] = 1
     return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
 

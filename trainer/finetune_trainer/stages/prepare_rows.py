@@ -291,7 +291,7 @@ def _map_strata_to_classes(
     names: Strata, classes: tuple[str, ...]
 ) -> Callable[[npt.NDArray[np.int32]], npt.NDArray[np.int32]]:
     """Returns a function that maps numbers of strata to numbers of classes, or to 0 without classes."""
-    number = {name: place for place, name in enumerate(classes)}
+    number = {name: index for index, name in enumerate(classes)}
     table = np.array([number.get(name, 0) for name in names.names], np.int32)
 
     def numbers(strata: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:

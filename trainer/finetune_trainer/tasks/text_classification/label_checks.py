@@ -55,7 +55,7 @@ def _report_conflicts(splits: Mapping[SplitName, RowSubset], homes: Mapping[Spli
         count = int(find_mixed.sum())
         if count:
             lines = tuple(
-                ", ".join(f"{part.line(place)} is {part.stratum(place)[:40]!r}" for place in group[:4])
+                ", ".join(f"{part.line(index)} is {part.stratum(index)[:40]!r}" for index in group[:4])
                 for group in groups.list_members(find_mixed, MAX_LISTED)
             )
             findings.append(
@@ -94,7 +94,7 @@ def _report_unseen_labels(
                 f"training label {_format_class(label, rows_)}"
                 for label, rows_ in known_labels.most_common(MAX_LISTED // 2)
             ]
-            where = ", ".join(str(rows.line(place)) for place in range(min(5, len(rows))))
+            where = ", ".join(str(rows.line(index)) for index in range(min(5, len(rows))))
             findings.append(
                 Finding(
                     level="error",
@@ -106,8 +106,8 @@ def _report_unseen_labels(
                     count=len(rows),
                     lines=(
                         *(
-                            f"{rows.line(place)}: {rows.stratum(place)[:60]}"
-                            for place in range(min(MAX_LISTED - len(trained), len(rows)))
+                            f"{rows.line(index)}: {rows.stratum(index)[:60]}"
+                            for index in range(min(MAX_LISTED - len(trained), len(rows)))
                         ),
                         *trained,
                     ),

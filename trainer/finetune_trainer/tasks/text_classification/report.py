@@ -181,8 +181,8 @@ def _confusion_values(facts: ClassificationFacts) -> dict[str, object]:
     shown = sorted(sorted(range(len(matrix)), key=lambda number: -support[number])[:_MATRIX])
     return {
         "pairs": _find_mix_ups(facts),
-        "labels": [facts.labels[place] for place in shown],
-        "cells": [_build_cells(matrix[place], place, shown) for place in shown],
+        "labels": [facts.labels[index] for index in shown],
+        "cells": [_build_cells(matrix[index], index, shown) for index in shown],
         "classes": len(matrix),
     }
 

@@ -62,9 +62,9 @@ def pad_rows(split: Split, numbers: Numbers, pad_id: int) -> Tensors:
     """
     inputs = pad_batch(split, numbers, pad_id)
     labels = torch.full_like(inputs["input_ids"], IGNORE_INDEX)
-    for place, number in enumerate(numbers):
+    for index, number in enumerate(numbers):
         _, row = _build_row(split, int(number), pad_id)
-        labels[place, : len(row)] = torch.from_numpy(row)
+        labels[index, : len(row)] = torch.from_numpy(row)
     loss_mask = torch.nonzero((labels != IGNORE_INDEX).any(0)).flatten()
     # A micro-batch of fillers keeps one position, so that every micro-batch has logits.
     kept = torch.arange(int(loss_mask[0]) if len(loss_mask) else labels.shape[1] - 1, labels.shape[1])
