@@ -167,7 +167,7 @@ def on_disk(folder: Path, files: Mapping[str, bytes]) -> list[DataFile]:
 class Kept:
     line: int
     values: dict[str, Any]
-    key = identity = stratum = excerpt = written = ""
+    key = identity = stratum = excerpt = raw_stratum = ""
 
 
 def read(split: SplitName, files: list[DataFile], wanted: set[str]) -> tuple[Source, list[Kept]]:

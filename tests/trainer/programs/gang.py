@@ -38,7 +38,7 @@ SHARES: dict[str, list[list[int]]] = {
     "one short": [[0], [2], []],
 }
 """Which rows each rank holds."""
-PATIENCE = 1.0
+PATIENCE = 3.0
 """Seconds that those wait who wait in vain."""
 
 
