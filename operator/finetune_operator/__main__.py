@@ -81,6 +81,9 @@ class Operator:
         self._reconciler: Reconciler
         self._opened = AsyncExitStack()
 
+    def _pods_of(self, run: str) -> tuple[Manifest, ...]:
+        return self._cache.children(run, "Pod")
+
     async def start(self) -> client.ApiClient:
         """Connects, waits for the Lease, then starts the background tasks."""
         settings = self._settings
@@ -94,7 +97,7 @@ class Operator:
         health = Health(settings, leadership, self._scopes)
         cluster = Cluster(Transport(api, leadership.seconds_left, clock))
         self._reconciler = Reconciler(self._cache, cluster, settings, self._poller, clock.now)
-        REGISTRY.register(metrics.JobCollector(self._cache.jobs))
+        REGISTRY.register(metrics.JobCollector(self._cache.jobs, self._pods_of, clock.now, settings.metrics))
         metrics.BUILD.info({"version": version("finetune-operator"), "python": platform.python_version()})
         await self._opened.enter_async_context(
             serve(REGISTRY, settings.metrics_port, settings.health_port, health.problem)

@@ -206,6 +206,17 @@ class PodSecurity(Model):
     fs_group: Annotated[int, Field(ge=1)] | None = 10001
 
 
+class MetricsSettings(Model):
+    """Limits of the metrics that have series for each FineTuneJob."""
+
+    per_job: bool = True
+    """Whether each FineTuneJob has series of its own."""
+    max_jobs: Annotated[int, Field(ge=0, le=100_000)] = 1000
+    """The most FineTuneJobs with series of their own; the newest jobs have series."""
+    finished_seconds: Annotated[int, Field(ge=0)] = 3600
+    """Seconds after the end of a FineTuneJob until its series end."""
+
+
 class Settings(Model):
     """The settings of the operator."""
 
@@ -232,6 +243,7 @@ class Settings(Model):
     resync_seconds: PositiveInt = 300
     metrics_port: Port = 8080
     """Port of /metrics of the operator."""
+    metrics: MetricsSettings = MetricsSettings()
     health_port: Port = 8081
     """Port of /healthz and /readyz of the operator."""
     poll_seconds: PositiveInt = 10

@@ -70,8 +70,8 @@ def is_sick(operator: Operator, namespace: str) -> bool:
 
 
 def shows_jobs_of(operator: Operator, namespace: str) -> bool:
-    name = f'finetune_job_info{{name="tickets",namespace="{namespace}",stage="Prepare",state="Pending"}}'
-    return operator.metric(name) is not None
+    labels = f'finetunejob="tickets",namespace="{namespace}",stage="Prepare",state="Pending"'
+    return operator.metric(f"finetune_job_state{{{labels}}}") is not None
 
 
 def seconds_to_the_first_job(scene: Scene, name: str) -> float:

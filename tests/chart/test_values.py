@@ -18,6 +18,7 @@ from finetune_operator.settings import (
     Dns,
     Egress,
     Lease,
+    MetricsSettings,
     PodSecurity,
     Profile,
     Settings,
@@ -135,6 +136,7 @@ def test_schema_knows_every_setting_of_the_operator() -> None:
     assert set(known) == fields(Settings) - SET_BY_THE_CHART
     assert set(known["deadlines"]["properties"]) == fields(Deadlines)
     assert set(known["lease"]["properties"]) == fields(Lease) - {"name"}
+    assert set(known["metrics"]["properties"]) == fields(MetricsSettings)
     profile = document["definitions"]["profile"]["properties"]
     assert set(profile) == fields(Profile)
     store = document["definitions"]["store"]["properties"]

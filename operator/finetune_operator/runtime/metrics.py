@@ -1,17 +1,29 @@
-"""The Prometheus metrics of the operator. Labels have few values; a scrape computes the metrics of jobs."""
+"""The Prometheus metrics of the operator: of its own work, of runs over time, and of the existing jobs.
+
+docs/metrics.md lists all metrics; a test keeps the page up to date. The counters and histograms of runs count
+from the start of the process, as usual in Prometheus. The gauges of jobs are computed at each scrape.
+"""
 
 from collections import Counter as Count
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram, Info
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from finetune_operator.names import State
-from finetune_operator.objects import Manifest
+from finetune_operator.names import LABEL_STAGE, Condition, State
+from finetune_operator.objects import Manifest, moment
+from finetune_operator.planning.milestones import MetricName, Milestone
+from finetune_operator.settings import MetricsSettings
 
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_LONG_SECONDS = (5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400, 259200)
+_MAX_REASONS = 200
+"""Most values of the label `reason`: trainer pods, which a tenant can imitate, choose the reasons."""
+_OTHER = "Other"
 
 RECONCILES = Counter("finetune_operator_reconciles", "Reconciles of runs, by result.", ["result"])
 RECONCILE_SECONDS = Histogram(
@@ -58,44 +70,230 @@ CLEANUP_FAILED = Gauge(
     ["namespace", "prefix"],
 )
 BUILD = Info("finetune_operator_build", "Versions.")
+MILESTONES: Mapping[MetricName, Counter | Histogram] = {
+    "finetune_jobs_finished": Counter(
+        "finetune_jobs_finished",
+        "FineTuneJobs that ended, by outcome (Succeeded, Failed, GateFailed) and reason.",
+        ["namespace", "task", "method", "outcome", "reason"],
+    ),
+    "finetune_attempts": Counter(
+        "finetune_attempts",
+        "Attempts that ended, by stage, outcome, class of the failure, and node of the first failed pod.",
+        ["stage", "outcome", "class", "node"],
+    ),
+    "finetune_gpu_seconds": Counter(
+        "finetune_gpu_seconds",
+        "Time that Train attempts held GPUs, in seconds x GPUs, by use: training (attempts that succeeded) or"
+        " lost (other attempts).",
+        ["namespace", "use"],
+    ),
+    "finetune_gates": Counter(
+        "finetune_gates", "Gates that were decided: passed or missed.", ["namespace", "result"]
+    ),
+    "finetune_queue_wait_seconds": Histogram(
+        "finetune_queue_wait_seconds",
+        "Time from the creation of the Job of an attempt until all its pods run.",
+        ["stage"],
+        buckets=_LONG_SECONDS,
+    ),
+    "finetune_stage_duration_seconds": Histogram(
+        "finetune_stage_duration_seconds",
+        "Time from the start of the first attempt of a stage until the stage succeeded.",
+        ["stage"],
+        buckets=_LONG_SECONDS,
+    ),
+    "finetune_time_to_first_step_seconds": Histogram(
+        "finetune_time_to_first_step_seconds",
+        "Time from the creation of a FineTuneJob until the operator saw an optimizer step.",
+        buckets=_LONG_SECONDS,
+    ),
+    "finetune_recovery_seconds": Histogram(
+        "finetune_recovery_seconds",
+        "Time from the end of a failed attempt until all pods of the next attempt run.",
+        ["stage"],
+        buckets=_LONG_SECONDS,
+    ),
+}
+"""The metrics of runs over time, see planning.milestones."""
+_known_reasons: set[str] = set()
+
+
+def count_milestones(milestones: Iterable[Milestone]) -> None:
+    """Adds milestones to their counters and histograms."""
+    for milestone in milestones:
+        metric, labels = MILESTONES[milestone.metric], dict(milestone.labels)
+        if "reason" in labels:
+            labels["reason"] = _bound_reason(labels["reason"])
+        series = metric.labels(**labels) if labels else metric
+        if isinstance(series, Counter):
+            series.inc(milestone.value)
+        else:
+            series.observe(milestone.value)
+
+
+def _bound_reason(reason: str) -> str:
+    if reason not in _known_reasons and len(_known_reasons) >= _MAX_REASONS:
+        return _OTHER
+    _known_reasons.add(reason)
+    return reason
+
+
+_JOB = ("namespace", "finetunejob")
+_JOB_GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "finetune_job_info": ("Always 1.", (*_JOB, "task", "method")),
+    "finetune_job_state": ("1 for the state and the stage of the job.", (*_JOB, "state", "stage")),
+    "finetune_job_waiting": ("1 while the job waits, with the reason.", (*_JOB, "reason")),
+    "finetune_job_progress_ratio": ("Share of the stage that is done, 0 to 1.", (*_JOB, "stage")),
+    "finetune_job_gpus": ("GPUs that the running Train attempt holds.", _JOB),
+    "finetune_job_created_timestamp_seconds": ("Unix time of the creation of the job.", _JOB),
+    "finetune_job_score": (
+        "Value of the primary metric of a model: majority, baseline, tuned, or delta (tuned minus baseline).",
+        (*_JOB, "metric", "model"),
+    ),
+    "finetune_job_score_lower_bound": (
+        "Lower bound of the 95 % interval of the score.",
+        (*_JOB, "metric", "model"),
+    ),
+    "finetune_job_score_upper_bound": (
+        "Upper bound of the 95 % interval of the score.",
+        (*_JOB, "metric", "model"),
+    ),
+    "finetune_job_pod_info": (
+        "Always 1: a pod of the job, to join metrics of pods and GPUs.",
+        (*_JOB, "stage", "pod", "node"),
+    ),
+}
+_MODELS = ("majority", "baseline", "tuned", "delta")
 
 
 class JobCollector(Collector):
-    """Gauges of the existing FineTuneJobs, which `jobs` returns."""
+    """The gauges of the existing FineTuneJobs, computed at each scrape.
 
-    def __init__(self, jobs: Callable[[], Iterable[Manifest]]) -> None:
-        self._jobs = jobs
+    The series of a job end `settings.finished_seconds` after the end of the job, and with the deletion of the
+    job. If there are more than `settings.max_jobs` jobs, only the newest jobs have series.
+
+    Args:
+        jobs: returns the FineTuneJobs.
+        pods: returns the pods of a run, by the uid of its FineTuneJob.
+        now: the current time.
+        settings: limits of the series of jobs.
+    """
+
+    def __init__(
+        self,
+        jobs: Callable[[], Iterable[Manifest]],
+        pods: Callable[[str], Iterable[Manifest]],
+        now: Callable[[], datetime],
+        settings: MetricsSettings,
+    ) -> None:
+        self._jobs, self._pods, self._now, self._settings = jobs, pods, now, settings
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        """The gauges without series."""
+        yield from self._families().values()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Computes the gauges; called at each scrape."""
-        by_state = GaugeMetricFamily("finetune_operator_jobs", "FineTuneJobs by state.", labels=["state"])
-        info = GaugeMetricFamily(
-            "finetune_job_info", "Always 1.", labels=["namespace", "name", "state", "stage"]
-        )
-        progress = GaugeMetricFamily(
-            "finetune_job_progress_percent",
-            "Progress of the stage in percent.",
-            labels=["namespace", "name", "stage"],
-        )
-        score = GaugeMetricFamily(
-            "finetune_job_score", "The primary metric.", labels=["namespace", "name", "metric", "model"]
-        )
+        """Computes the gauges."""
+        families = self._families()
+        jobs = list(self._jobs())
         states: Count[str] = Count({state.value: 0 for state in State})
-        for job in self._jobs():
-            where = [job["metadata"]["namespace"], job["metadata"]["name"]]
-            status = job.get("status") or {}
-            state, stage = status.get("state") or State.PENDING.value, status.get("stage") or ""
-            states[state] += 1
-            info.add_metric([*where, state, stage], 1)
-            if "progress" in status:
-                progress.add_metric([*where, stage], status["progress"].get("percent", 0))
-            evaluation = status.get("evaluation") or {}
-            for model in ("majority", "baseline", "tuned"):
-                if (scores := evaluation.get(model)) and "primary" in scores:
-                    score.add_metric([*where, evaluation.get("primaryMetric", ""), model], scores["primary"])
-        for state, count in sorted(states.items()):
-            by_state.add_metric([state], count)
-        yield from (by_state, info, progress, score)
+        states.update(_state_of(job) for job in jobs)
+        for state, number in sorted(states.items()):
+            families["finetune_operator_jobs"].add_metric([state], number)
+        shown = self._select(jobs)
+        families["finetune_operator_jobs_without_series"].add_metric([], len(jobs) - len(shown))
+        for job in shown:
+            for name, labels, value in _series(job):
+                families[name].add_metric(labels, value)
+        for job in shown:
+            meta = job["metadata"]
+            for pod in self._pods(meta["uid"]):
+                stage = (pod["metadata"].get("labels") or {}).get(LABEL_STAGE, "")
+                if node := (pod.get("spec") or {}).get("nodeName"):
+                    families["finetune_job_pod_info"].add_metric(
+                        [meta["namespace"], meta["name"], stage, pod["metadata"]["name"], node], 1
+                    )
+        yield from families.values()
+
+    def _families(self) -> dict[str, GaugeMetricFamily]:
+        families = {
+            name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in _JOB_GAUGES.items()
+        }
+        return {
+            "finetune_operator_jobs": GaugeMetricFamily(
+                "finetune_operator_jobs", "FineTuneJobs by state.", labels=["state"]
+            ),
+            "finetune_operator_jobs_without_series": GaugeMetricFamily(
+                "finetune_operator_jobs_without_series",
+                "FineTuneJobs without series of their own, see settings.metrics.",
+                labels=[],
+            ),
+            **families,
+        }
+
+    def _select(self, jobs: list[Manifest]) -> list[Manifest]:
+        if not self._settings.per_job:
+            return []
+        since = self._now() - timedelta(seconds=self._settings.finished_seconds)
+        current = [
+            job
+            for job in jobs
+            if (ended := moment((job.get("status") or {}).get("completionTime"))) is None or ended > since
+        ]
+        current.sort(key=lambda job: str(job["metadata"].get("creationTimestamp") or ""), reverse=True)
+        return current[: self._settings.max_jobs]
+
+
+def _state_of(job: Manifest) -> str:
+    return (job.get("status") or {}).get("state") or State.PENDING.value
+
+
+def _series(job: Manifest) -> Iterator[tuple[str, list[str], float]]:
+    """The series of a job: name of the gauge, values of the labels, value."""
+    meta, spec, status = job["metadata"], job.get("spec") or {}, job.get("status") or {}
+    where, stage, state = [meta["namespace"], meta["name"]], status.get("stage") or "", _state_of(job)
+    method = (spec.get("method") or {}).get("type") or "Full"
+    yield "finetune_job_info", [*where, spec.get("task", ""), method], 1
+    yield "finetune_job_state", [*where, state, stage], 1
+    if created := moment(meta.get("creationTimestamp")):
+        yield "finetune_job_created_timestamp_seconds", where, created.timestamp()
+    if state == State.WAITING:
+        reason = next(
+            (
+                c.get("reason", "")
+                for c in status.get("conditions") or ()
+                if c.get("type") == Condition.RUNNING
+            ),
+            "",
+        )
+        yield "finetune_job_waiting", [*where, reason], 1
+    if "progress" in status:
+        yield "finetune_job_progress_ratio", [*where, stage], status["progress"].get("percent", 0) / 100
+    resources = spec.get("resources") or {}
+    gpus = resources.get("nodes", 1) * resources.get("gpusPerNode", 0)
+    holds = any(
+        attempt.get("stage") == "Train"
+        and attempt.get("outcome") == "Running"
+        and attempt.get("runningSince")
+        for attempt in status.get("attempts") or ()
+    )
+    if gpus and holds:
+        yield "finetune_job_gpus", where, gpus
+    yield from _scores(where, status.get("evaluation") or {})
+
+
+def _scores(where: list[str], evaluation: Mapping[str, Any]) -> Iterator[tuple[str, list[str], float]]:
+    metric = evaluation.get("primaryMetric", "")
+    for model in _MODELS:
+        scores = evaluation.get(model) or {}
+        if "primary" not in scores:
+            continue
+        labels = [*where, metric, model]
+        yield "finetune_job_score", labels, scores["primary"]
+        interval = (scores.get("metrics") or {}).get(metric) or {}
+        for bound, key in (("lower", "low"), ("upper", "high")):
+            if key in interval:
+                yield f"finetune_job_score_{bound}_bound", labels, interval[key]
 
 
 def cleanup_failed(namespace: str, prefix: str, *, failed: bool) -> None:

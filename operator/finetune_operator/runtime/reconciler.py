@@ -22,9 +22,10 @@ from finetune_operator.api import FineTuneJob, FineTuneJobStatus
 from finetune_operator.names import Reason
 from finetune_operator.objects import Manifest, is_subset
 from finetune_operator.planning import invalid_spec
+from finetune_operator.planning.milestones import find_milestones
 from finetune_operator.planning.plan import plan as decide
 from finetune_operator.planning.types import Event, Plan
-from finetune_operator.runtime import gather, logs
+from finetune_operator.runtime import gather, logs, metrics
 from finetune_operator.runtime.api_client import (
     ApiError,
     ConflictError,
@@ -135,6 +136,7 @@ class Reconciler:
         self.poller.shown(run, news)
         before, memory.undeletable = memory.undeletable, await self._delete_all(run, raw, plan)
         if written:
+            metrics.count_milestones(find_milestones(job, job.status, shown.status))
             for note in shown.notes:
                 log.info("%s", note)
             for event in shown.events:

@@ -1,20 +1,37 @@
+from datetime import UTC, datetime
 from typing import Any
 
-from prometheus_client import CollectorRegistry, generate_latest
+import pytest
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 
-from finetune_operator.names import KIND
+from finetune_operator.names import KIND, LABEL_STAGE, LABEL_UID
+from finetune_operator.planning.milestones import Milestone
+from finetune_operator.runtime import metrics
 from finetune_operator.runtime.cache import Cache
-from finetune_operator.runtime.metrics import JobCollector
+from finetune_operator.runtime.metrics import JobCollector, count_milestones
+from finetune_operator.settings import MetricsSettings
+
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 
-def a_job(name: str, status: Any) -> Any:
-    meta = {"name": name, "namespace": "ns", "uid": f"uid-{name}", "resourceVersion": "1"}
-    return {"kind": KIND, "metadata": meta, "status": status}
+def a_job(name: str, status: Any, created: str = "2026-05-01T10:00:00Z", **spec: Any) -> Any:
+    meta = {
+        "name": name,
+        "namespace": "ns",
+        "uid": f"uid-{name}",
+        "resourceVersion": "1",
+        "creationTimestamp": created,
+    }
+    return {"kind": KIND, "metadata": meta, "spec": {"task": "TextGeneration", **spec}, "status": status}
 
 
-def shown(cache: Cache) -> str:
+def shown(cache: Cache, **settings: Any) -> str:
     registry = CollectorRegistry()
-    registry.register(JobCollector(cache.jobs))
+    registry.register(
+        JobCollector(
+            cache.jobs, lambda run: cache.children(run, "Pod"), lambda: NOW, MetricsSettings(**settings)
+        )
+    )
     return generate_latest(registry).decode()
 
 
@@ -26,14 +43,29 @@ def test_an_existing_job_has_metrics() -> None:
             "state": "Training",
             "stage": "Train",
             "progress": {"percent": 40},
-            "evaluation": {"primaryMetric": "macroF1", "baseline": {"primary": 0.5}},
+            "evaluation": {
+                "primaryMetric": "macroF1",
+                "baseline": {"primary": 0.5},
+                "tuned": {"primary": 0.75, "metrics": {"macroF1": {"value": 0.75, "low": 0.7, "high": 0.8}}},
+            },
+            "attempts": [{"stage": "Train", "outcome": "Running", "runningSince": "2026-05-01T11:00:00Z"}],
         },
+        method={"type": "LoRA"},
+        resources={"nodes": 2, "gpusPerNode": 8},
     )
     cache.put(job)
     text = shown(cache)
-    assert 'finetune_job_info{name="tickets",namespace="ns",stage="Train",state="Training"} 1.0' in text
-    assert 'finetune_job_progress_percent{name="tickets",namespace="ns",stage="Train"} 40.0' in text
-    assert 'finetune_job_score{metric="macroF1",model="baseline",name="tickets",namespace="ns"} 0.5' in text
+    job_labels = 'finetunejob="tickets"'
+    for line in (
+        f'finetune_job_info{{{job_labels},method="LoRA",namespace="ns",task="TextGeneration"}} 1.0',
+        f'finetune_job_state{{{job_labels},namespace="ns",stage="Train",state="Training"}} 1.0',
+        f'finetune_job_progress_ratio{{{job_labels},namespace="ns",stage="Train"}} 0.4',
+        f'finetune_job_gpus{{{job_labels},namespace="ns"}} 16.0',
+        f'finetune_job_score{{{job_labels},metric="macroF1",model="baseline",namespace="ns"}} 0.5',
+        f'finetune_job_score_lower_bound{{{job_labels},metric="macroF1",model="tuned",namespace="ns"}} 0.7',
+        f'finetune_job_score_upper_bound{{{job_labels},metric="macroF1",model="tuned",namespace="ns"}} 0.8',
+    ):
+        assert f"{line}\n" in text
     assert 'finetune_operator_jobs{state="Training"} 1.0' in text
     cache.remove(job)
     text = shown(cache)
@@ -45,3 +77,77 @@ def test_a_job_without_status_is_pending() -> None:
     cache = Cache()
     cache.put(a_job("new", None))
     assert 'finetune_operator_jobs{state="Pending"} 1.0' in shown(cache)
+
+
+def test_a_waiting_job_tells_its_reason() -> None:
+    cache = Cache()
+    conditions = [{"type": "Running", "status": "False", "reason": "Unschedulable"}]
+    cache.put(a_job("tickets", {"state": "Waiting", "stage": "Train", "conditions": conditions}))
+    text = shown(cache)
+    assert 'finetune_job_waiting{finetunejob="tickets",namespace="ns",reason="Unschedulable"} 1.0' in text
+
+
+def test_pods_on_nodes_can_be_joined_with_their_job() -> None:
+    cache = Cache()
+    cache.put(a_job("tickets", {"state": "Training", "stage": "Train"}))
+    for name, node in (("tickets-t1-0", "gpu-1"), ("tickets-t1-1", None)):
+        labels = {LABEL_UID: "uid-tickets", LABEL_STAGE: "Train"}
+        meta = {"name": name, "namespace": "ns", "uid": name, "resourceVersion": "1", "labels": labels}
+        cache.put({"kind": "Pod", "metadata": meta, "spec": {"nodeName": node} if node else {}})
+    (line,) = [line for line in shown(cache).splitlines() if line.startswith("finetune_job_pod_info{")]
+    labels = 'finetunejob="tickets",namespace="ns",node="gpu-1",pod="tickets-t1-0",stage="Train"'
+    assert line == f"finetune_job_pod_info{{{labels}}} 1.0"
+
+
+@pytest.mark.parametrize(
+    ("settings", "jobs"),
+    [
+        ({}, {"old", "new", "ended"}),
+        ({"max_jobs": 1}, {"new"}),
+        ({"finished_seconds": 60}, {"old", "new"}),
+        ({"per_job": False}, set()),
+    ],
+)
+def test_series_of_jobs_are_bounded(settings: Any, jobs: set[str]) -> None:
+    cache = Cache()
+    cache.put(a_job("old", {"state": "Training"}, created="2026-05-01T01:00:00Z"))
+    cache.put(a_job("new", None, created="2026-05-01T11:59:00Z"))
+    ended = {"state": "Succeeded", "completionTime": "2026-05-01T11:30:00Z"}
+    cache.put(a_job("ended", ended, created="2026-05-01T02:00:00Z"))
+    text = shown(cache, **settings)
+    assert {name for name in ("old", "new", "ended") if f'finetunejob="{name}"' in text} == jobs
+    assert f"finetune_operator_jobs_without_series {3 - len(jobs)}.0" in text
+    assert 'finetune_operator_jobs{state="Succeeded"} 1.0' in text
+
+
+def sample(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+def test_milestones_are_added_to_counters_and_histograms() -> None:
+    gates = ("finetune_gates_total", {"namespace": "ns", "result": "missed"})
+    waits = ("finetune_queue_wait_seconds_sum", {"stage": "Train"})
+    firsts = ("finetune_time_to_first_step_seconds_count", {})
+    before = [sample(name, **labels) for name, labels in (gates, waits, firsts)]
+    count_milestones(
+        [
+            Milestone("finetune_gates", gates[1]),
+            Milestone("finetune_queue_wait_seconds", waits[1], 12.5),
+            Milestone("finetune_time_to_first_step_seconds", value=90.0),
+        ]
+    )
+    after = [sample(name, **labels) for name, labels in (gates, waits, firsts)]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [1.0, 12.5, 1.0]
+
+
+def test_reasons_of_other_programs_do_not_make_series_without_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_known_reasons", set())
+    monkeypatch.setattr(metrics, "_MAX_REASONS", 2)
+    labels = {"namespace": "bounded", "task": "TextGeneration", "method": "Full", "outcome": "Failed"}
+    for reason in ("A", "B", "C", "D", "A"):
+        count_milestones([Milestone("finetune_jobs_finished", {**labels, "reason": reason})])
+    counted = {
+        reason: sample("finetune_jobs_finished_total", **labels, reason=reason)
+        for reason in ("A", "B", "C", "Other")
+    }
+    assert counted == {"A": 2.0, "B": 1.0, "C": 0.0, "Other": 2.0}

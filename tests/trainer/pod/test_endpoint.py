@@ -12,8 +12,8 @@ from finetune_trainer.contract import Progress, Stage
 from finetune_trainer.pod import endpoint as module
 from finetune_trainer.pod.endpoint import CLIENT_SECONDS, MOST_CLIENTS, Endpoint, exposition
 
-LABELS = {"namespace": "team", "job": "tickets", "attempt": "1", "stage": "Train"}
-NOW = Progress(stage=Stage.TRAIN, attempt=1, step=3, loss=0.25)
+LABELS = {"namespace": "team", "finetunejob": "tickets", "attempt": "1", "stage": "Train"}
+NOW = Progress(stage=Stage.TRAIN, attempt=1, step=3, loss=0.25, percent=50)
 
 
 @pytest.fixture
@@ -69,12 +69,11 @@ def test_status_codes_of_other_paths_and_methods(endpoint: Endpoint) -> None:
 
 
 def test_metrics_have_fixed_labels_and_no_unknown_values() -> None:
-    text = exposition(NOW, {**LABELS, "job": 'a"b\\c\nd'})
-    assert (
-        'finetune_trainer_loss{namespace="team",job="a\\"b\\\\c\\nd",attempt="1",stage="Train"} 0.25\n'
-        in text
-    )
+    text = exposition(NOW, {**LABELS, "finetunejob": 'a"b\\c\nd'})
+    labels = 'namespace="team",finetunejob="a\\"b\\\\c\\nd",attempt="1",stage="Train"'
+    assert f"finetune_trainer_loss{{{labels}}} 0.25\n" in text
     assert "epoch" not in text
+    assert "finetune_trainer_progress_ratio{" in text
     assert all(line.startswith(("#", "finetune_trainer_")) for line in text.splitlines())
 
 

@@ -246,7 +246,7 @@ def test_progress_is_served_while_the_stage_runs(start: Callable[..., Pod]) -> N
     assert (progress["stage"], progress["attempt"], progress["activity"]) == ("Prepare", 2, "Training")
     with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         metrics = answer.read().decode()
-    labels = '{namespace="team",job="tickets",attempt="2",stage="Prepare"}'
+    labels = '{namespace="team",finetunejob="tickets",attempt="2",stage="Prepare"}'
     assert f"finetune_trainer_step{labels} 1\n" in metrics
 
 

@@ -5,6 +5,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from finetune_trainer.contract import MAX_PROGRESS_BYTES, Progress
@@ -17,23 +18,39 @@ MOST_CLIENTS = 32
 _JSON = "application/json"
 _TEXT = "text/plain; charset=utf-8"
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
-_GAUGES = {
-    "percent": "Completed part of the stage in percent, 0 to 100.",
-    "rows": "Rows of the data that Prepare has read, tokenised or stored.",
-    "tokens": "Tokens of the rows that Prepare has tokenised.",
-    "step": "Optimizer steps done.",
-    "total_steps": "Optimizer steps of the whole run.",
-    "epoch": "Passes over the training rows, with a fractional part.",
-    "loss": "Training loss at the last step.",
-    "learning_rate": "Learning rate at the last step.",
-    "gradient_norm": "Norm of all gradients before clipping at the last step.",
-    "validation": "Primary metric on the validation rows, newest value.",
-    "tokens_per_second": "Throughput of all processes together.",
-    "samples_per_second": "Throughput of all processes together.",
-    "eta_seconds": "Estimated time to the end of the stage.",
-    "peak_memory_bytes": "Peak memory of rank 0 (GPU memory on GPUs).",
-    "heartbeat": "Unix time of the last heartbeat of rank 0.",
-}
+PREFIX = "finetune_trainer_"
+LABELS = ("namespace", "finetunejob", "attempt", "stage")
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """A gauge of /metrics that shows one field of Progress."""
+
+    name: str
+    """Name without PREFIX."""
+    field: str
+    text: str
+    factor: float = 1.0
+    """The value of the gauge divided by the value of the field."""
+
+
+GAUGES = (
+    Gauge("progress_ratio", "percent", "Share of the stage that is done, 0 to 1.", factor=0.01),
+    Gauge("rows", "rows", "Rows of the data that Prepare has read, tokenised or stored."),
+    Gauge("tokens", "tokens", "Tokens of the rows that Prepare has tokenised."),
+    Gauge("step", "step", "Optimizer steps done."),
+    Gauge("planned_steps", "total_steps", "Optimizer steps of the whole run."),
+    Gauge("epoch", "epoch", "Passes over the training rows, with a fractional part."),
+    Gauge("loss", "loss", "Training loss at the last step."),
+    Gauge("learning_rate", "learning_rate", "Learning rate at the last step."),
+    Gauge("gradient_norm", "gradient_norm", "Norm of all gradients before clipping at the last step."),
+    Gauge("validation_score", "validation", "Primary metric on the validation rows, newest value."),
+    Gauge("tokens_per_second", "tokens_per_second", "Throughput of all processes together, in tokens."),
+    Gauge("samples_per_second", "samples_per_second", "Throughput of all processes together, in rows."),
+    Gauge("eta_seconds", "eta_seconds", "Estimated time to the end of the stage."),
+    Gauge("peak_memory_bytes", "peak_memory_bytes", "Peak memory of rank 0 (GPU memory on GPUs)."),
+    Gauge("heartbeat_timestamp_seconds", "heartbeat", "Unix time of the last heartbeat of rank 0."),
+)
 
 log = logging.getLogger(__name__)
 
@@ -123,12 +140,12 @@ def exposition(progress: Progress, labels: Mapping[str, str]) -> str:
     """The progress document in the text format of Prometheus; unknown values are left out."""
     pairs = ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
     lines = []
-    for field, text in _GAUGES.items():
-        value = getattr(progress, field)
+    for gauge in GAUGES:
+        value = getattr(progress, gauge.field)
         if value is None:
             continue
-        name = f"finetune_trainer_{field}"
-        lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge", f"{name}{{{pairs}}} {value!r}"]
+        name, shown = f"{PREFIX}{gauge.name}", value if gauge.factor == 1 else value * gauge.factor
+        lines += [f"# HELP {name} {gauge.text}", f"# TYPE {name} gauge", f"{name}{{{pairs}}} {shown!r}"]
     return "\n".join(lines) + "\n"
 
 

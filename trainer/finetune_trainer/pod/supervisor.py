@@ -20,7 +20,7 @@ from finetune_trainer.paths import Paths
 from finetune_trainer.pod import console, processes
 from finetune_trainer.pod.cgroup import oom_kills, usable_cpus
 from finetune_trainer.pod.classify import Verdict, classify
-from finetune_trainer.pod.endpoint import Endpoint
+from finetune_trainer.pod.endpoint import LABELS, Endpoint
 from finetune_trainer.pod.launch import RANK_PROGRAM, Launch, launch
 from finetune_trainer.pod.logtail import LogTail
 from finetune_trainer.pod.pod_state import PodState, observed, rank_files, refresh
@@ -227,12 +227,8 @@ def _serve(config: TrainConfig, paths: Paths, port: int) -> Endpoint | None:
         except (OSError, ValidationError):
             return unknown
 
-    labels = {
-        "namespace": config.job.namespace,
-        "job": config.job.name,
-        "attempt": str(config.attempt),
-        "stage": config.stage.value,
-    }
+    values = (config.job.namespace, config.job.name, str(config.attempt), config.stage.value)
+    labels = dict(zip(LABELS, values, strict=True))
     try:
         endpoint = Endpoint(port, progress, labels)
     except OSError as error:

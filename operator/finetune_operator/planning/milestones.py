@@ -1,0 +1,143 @@
+"""PURE. Derives the milestones of a run that the metrics count, from two successive statuses.
+
+A milestone is counted once, when the operator has written the status that shows the milestone. If the process
+is killed between the write and the count, the milestone is missing from the metrics.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from finetune_operator.api import AttemptStatus, FineTuneJob, FineTuneJobStatus
+from finetune_operator.names import Condition
+from finetune_operator.objects import moment
+from finetune_trainer.contract import Stage
+
+MetricName = Literal[
+    "finetune_jobs_finished",
+    "finetune_attempts",
+    "finetune_gpu_seconds",
+    "finetune_gates",
+    "finetune_queue_wait_seconds",
+    "finetune_stage_duration_seconds",
+    "finetune_time_to_first_step_seconds",
+    "finetune_recovery_seconds",
+]
+
+
+@dataclass(frozen=True)
+class Milestone:
+    """An increment of a counter, or an observation of a histogram."""
+
+    metric: MetricName
+    labels: Mapping[str, str] = field(default_factory=dict)
+    value: float = 1.0
+
+
+def find_milestones(
+    job: FineTuneJob, before: FineTuneJobStatus | None, after: FineTuneJobStatus
+) -> tuple[Milestone, ...]:
+    """Returns the milestones between two statuses.
+
+    Args:
+        job: the FineTuneJob.
+        before: the status before the write; None for a new job.
+        after: the status that was written.
+    """
+    before = before or FineTuneJobStatus()
+    namespace = str(job.metadata["namespace"])
+    return (
+        *_attempts(job, namespace, before, after),
+        *_first_step(job, before, after),
+        *_gate(namespace, before, after),
+        *_end(job, namespace, before, after),
+    )
+
+
+def gpus_of(job: FineTuneJob) -> int:
+    """The number of GPUs that the Train pods of a job request."""
+    resources = job.spec.resources
+    return resources.nodes * resources.gpus_per_node
+
+
+def _attempts(
+    job: FineTuneJob, namespace: str, before: FineTuneJobStatus, after: FineTuneJobStatus
+) -> Iterator[Milestone]:
+    known = {attempt.job: attempt for attempt in before.attempts}
+    for index, attempt in enumerate(after.attempts):
+        earlier = known.get(attempt.job)
+        stage = {"stage": attempt.stage}
+        if attempt.running_since and not (earlier and earlier.running_since):
+            waited = _seconds(attempt.start_time, attempt.running_since)
+            yield Milestone("finetune_queue_wait_seconds", stage, waited)
+            if failed := _failure_before(after.attempts[:index], attempt):
+                yield Milestone("finetune_recovery_seconds", stage, _seconds(failed, attempt.running_since))
+        if attempt.outcome == "Running" or (earlier and earlier.outcome != "Running"):
+            continue
+        labels = {
+            **stage,
+            "outcome": attempt.outcome,
+            "class": attempt.failure or "",
+            "node": attempt.node or "",
+        }
+        yield Milestone("finetune_attempts", labels)
+        if attempt.running_since and attempt.end_time and attempt.stage == Stage.TRAIN.value and gpus_of(job):
+            use = "training" if attempt.outcome == "Succeeded" else "lost"
+            held = gpus_of(job) * _seconds(attempt.running_since, attempt.end_time)
+            yield Milestone("finetune_gpu_seconds", {"namespace": namespace, "use": use}, held)
+        if attempt.outcome == "Succeeded" and attempt.end_time:
+            same = [
+                a for a in after.attempts if (a.stage, a.spec_digest) == (attempt.stage, attempt.spec_digest)
+            ]
+            duration = _seconds(same[0].start_time, attempt.end_time)
+            yield Milestone("finetune_stage_duration_seconds", stage, duration)
+
+
+def _failure_before(earlier: list[AttemptStatus], attempt: AttemptStatus) -> datetime | None:
+    """The end of the attempt before this attempt, if that attempt failed in the same stage."""
+    last = earlier[-1] if earlier else None
+    if last and last.outcome == "Failed" and last.stage == attempt.stage:
+        return last.end_time
+    return None
+
+
+def _first_step(job: FineTuneJob, before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Milestone]:
+    """The first optimizer step of the first Train attempt."""
+    train = [attempt for attempt in after.attempts if attempt.stage == Stage.TRAIN.value]
+    progress, created = after.progress, moment(job.metadata.get("creationTimestamp"))
+    first = len(train) == 1 and train[0].number == 1 and train[0].outcome == "Running"
+    stepped = before.progress is not None and bool(before.progress.step)
+    if first and progress and progress.step and not stepped and created:
+        yield Milestone("finetune_time_to_first_step_seconds", value=_seconds(created, progress.updated))
+
+
+def _gate(namespace: str, before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Milestone]:
+    was, now = (_condition(status, Condition.GATE_PASSED) for status in (before, after))
+    if now in {"True", "False"} and was not in {"True", "False"}:
+        result = "passed" if now == "True" else "missed"
+        yield Milestone("finetune_gates", {"namespace": namespace, "result": result})
+
+
+def _end(
+    job: FineTuneJob, namespace: str, before: FineTuneJobStatus, after: FineTuneJobStatus
+) -> Iterator[Milestone]:
+    if before.completion_time or not after.completion_time:
+        return
+    reason = next((c.reason for c in after.conditions if c.type == Condition.SUCCEEDED), "")
+    labels = {
+        "namespace": namespace,
+        "task": job.spec.task,
+        "method": job.spec.method.type,
+        "outcome": after.state.value if after.state else "",
+        "reason": reason,
+    }
+    yield Milestone("finetune_jobs_finished", labels)
+
+
+def _condition(status: FineTuneJobStatus, kind: Condition) -> str | None:
+    return next((condition.status for condition in status.conditions if condition.type == kind), None)
+
+
+def _seconds(start: datetime, end: datetime) -> float:
+    return max(0.0, (end - start).total_seconds())

@@ -1,0 +1,138 @@
+"""Milestones between two statuses: each is found once, with its labels and its duration."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from finetune_operator.api import AttemptStatus, FineTuneJob, FineTuneJobStatus, ProgressStatus
+from finetune_operator.planning.milestones import Milestone, find_milestones
+from tests.operator import scenes
+
+CREATED = datetime(2026, 5, 1, 10, tzinfo=UTC)
+
+
+def at(seconds: float) -> datetime:
+    return CREATED + timedelta(seconds=seconds)
+
+
+def job(**spec: Any) -> FineTuneJob:
+    found = scenes.job_of({"spec": {"resources": {"nodes": 2, "gpusPerNode": 4}, **spec}})
+    found.metadata["creationTimestamp"] = CREATED.isoformat()
+    return found
+
+
+def attempt(stage: str = "Train", number: int = 1, **fields: Any) -> AttemptStatus:
+    values = {
+        "stage": stage,
+        "number": number,
+        "generation": 1,
+        "configDigest": "sha256:c",
+        "specDigest": "sha256:s",
+        "job": f"tickets-{stage[0].lower()}{number}",
+        "startTime": at(10),
+        "outcome": "Running",
+        **fields,
+    }
+    return AttemptStatus.model_validate(values)
+
+
+def status(*attempts: AttemptStatus, **fields: Any) -> FineTuneJobStatus:
+    return FineTuneJobStatus(attempts=list(attempts), **fields)
+
+
+def found(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[Milestone]:
+    return list(find_milestones(job(), before, after))
+
+
+def test_equal_statuses_have_no_milestones() -> None:
+    running = status(attempt(runningSince=at(40)))
+    assert found(running, running) == []
+    assert found(None, FineTuneJobStatus()) == []
+
+
+def test_the_wait_of_an_attempt_ends_when_all_its_pods_run() -> None:
+    waiting = status(attempt())
+    running = status(attempt(runningSince=at(70)))
+    assert found(None, waiting) == []
+    expected = [Milestone("finetune_queue_wait_seconds", {"stage": "Train"}, 60.0)]
+    assert found(waiting, running) == found(None, running) == expected
+
+
+def test_an_attempt_that_failed_has_lost_its_gpu_seconds() -> None:
+    end = {"runningSince": at(40), "endTime": at(140), "outcome": "Failed", "class": "Hang", "node": "gpu-7"}
+    labels = {"stage": "Train", "outcome": "Failed", "class": "Hang", "node": "gpu-7"}
+    namespace = job().metadata["namespace"]
+    assert found(status(attempt(runningSince=at(40))), status(attempt(**end))) == [
+        Milestone("finetune_attempts", labels),
+        Milestone("finetune_gpu_seconds", {"namespace": namespace, "use": "lost"}, 800.0),
+    ]
+
+
+def test_a_stage_lasts_from_its_first_attempt_until_its_success() -> None:
+    first = attempt(startTime=at(0), runningSince=at(5), endTime=at(60), outcome="Failed")
+    running = attempt(number=2, startTime=at(80), runningSince=at(90))
+    ended = attempt(number=2, startTime=at(80), runningSince=at(90), endTime=at(200), outcome="Succeeded")
+    waits = Milestone("finetune_queue_wait_seconds", {"stage": "Train"}, 10.0)
+    recovers = Milestone("finetune_recovery_seconds", {"stage": "Train"}, 30.0)
+    assert found(status(first), status(first, running)) == [waits, recovers]
+    milestones = {m.metric: m for m in found(status(first, running), status(first, ended))}
+    assert milestones["finetune_stage_duration_seconds"].value == 200.0
+    assert milestones["finetune_gpu_seconds"].labels["use"] == "training"
+    assert milestones["finetune_gpu_seconds"].value == 880.0
+
+
+@pytest.mark.parametrize(
+    ("before", "step", "number", "counts"),
+    [(None, 3, 1, True), (0, 3, 1, True), (2, 3, 1, False), (None, 0, 1, False), (None, 3, 2, False)],
+)
+def test_the_first_step_of_the_first_attempt_is_seen_once(
+    before: int | None, step: int, number: int, *, counts: bool
+) -> None:
+    def progress(done: int) -> ProgressStatus:
+        return ProgressStatus(percent=20, activity="Training", step=done, updated=at(90))
+
+    running = attempt(number=number, runningSince=at(40))
+    earlier = status(running, progress=None if before is None else progress(before))
+    expected = [Milestone("finetune_time_to_first_step_seconds", value=90.0)] if counts else []
+    assert found(earlier, status(running, progress=progress(step))) == expected
+
+
+@pytest.mark.parametrize(("value", "result"), [("True", ["passed"]), ("False", ["missed"]), ("Unknown", [])])
+def test_a_gate_is_decided_once(value: str, result: list[str]) -> None:
+    def gate(decided: str) -> FineTuneJobStatus:
+        condition = {
+            "type": "GatePassed",
+            "status": decided,
+            "reason": "R",
+            "observedGeneration": 1,
+            "lastTransitionTime": at(5),
+        }
+        return FineTuneJobStatus.model_validate({"conditions": [condition]})
+
+    assert [m.labels["result"] for m in found(gate("Unknown"), gate(value))] == result
+    assert found(gate(value), gate(value)) == []
+
+
+def test_the_end_of_a_job_is_counted_once_with_its_reason() -> None:
+    conditions = [
+        {
+            "type": "Succeeded",
+            "status": "False",
+            "reason": "TooManyBadRows",
+            "observedGeneration": 1,
+            "lastTransitionTime": at(5),
+        }
+    ]
+    document = {"state": "Failed", "completionTime": at(5), "conditions": conditions}
+    after = FineTuneJobStatus.model_validate(document)
+    (milestone,) = found(None, after)
+    assert milestone.metric == "finetune_jobs_finished"
+    assert milestone.labels == {
+        "namespace": job().metadata["namespace"],
+        "task": "TextClassification",
+        "method": "Full",
+        "outcome": "Failed",
+        "reason": "TooManyBadRows",
+    }
+    assert found(after, after) == []
