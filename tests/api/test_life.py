@@ -48,8 +48,13 @@ def test_a_job_is_prepared_trained_and_published(scene: Scene, audit: Audit) -> 
     ]
     assert status["model"]["uri"].startswith("s3://tuned/support/")
     assert status["evaluation"]["tuned"]["primary"] == 0.5
-    assert operator.metric("finetune_job_score") == 1.5
+    for model in ("majority", "baseline", "tuned"):
+        labels = f'finetunejob="tickets",metric="macroF1",model="{model}",namespace="{scene.namespace}"'
+        assert operator.metric(f"finetune_job_score{{{labels}}}") == 0.5
     assert operator.metric('finetune_operator_jobs{state="Succeeded"}') == 1
+    assert operator.metric("finetune_jobs_finished_total") == 1
+    for name in ("attempts_total", "queue_wait_seconds_count", "stage_duration_seconds_count"):
+        assert operator.metric(f"finetune_{name}") == 3
     assert operator.stop() == 0
     made = writes(audit())
     assert made["create jobs"] == 3  # Prepare, Train, Publish
