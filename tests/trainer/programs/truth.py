@@ -1,7 +1,7 @@
 """Run by torchrun: steps of the real loop at fixed weights, for many ways to split one global batch.
 
-Arguments: the subject, folder of its base model, result file, and one or more of a JSON list
-[method, [[ZeRO stage, micro-batch, accumulation], ...]].
+Arguments: the result file, and one or more JSON lists
+[subject, folder of the base model, method, [[ZeRO stage, micro-batch, accumulation], ...], precision].
 """
 
 import json
@@ -186,17 +186,18 @@ def steps(
 
 
 def main() -> None:
-    """Measures every case in this one gang."""
-    subject, base, result = SUBJECTS[sys.argv[1]], Path(sys.argv[2]), Path(sys.argv[3])
+    """Measures every case in one process group."""
+    result = Path(sys.argv[1])
     silence_libraries()
     gang = join_gang(gpus=False, startup_seconds=120, hang_seconds=120)
     measured = {}
-    for asked in map(json.loads, sys.argv[4:]):
-        how: Method = TypeAdapter(Method).validate_python(asked[0])
-        precision = asked[2] if len(asked) > 2 else "float32"
-        for case in asked[1]:
-            figures = steps(gang, subject, base, *case, heartbeat=Calm(), how=how, precision=precision)
-            measured[json.dumps([asked[0], case])] = figures
+    for subject, base, method, splits, precision in map(json.loads, sys.argv[2:]):
+        how: Method = TypeAdapter(Method).validate_python(method)
+        for split in splits:
+            figures = steps(
+                gang, SUBJECTS[subject], Path(base), *split, heartbeat=Calm(), how=how, precision=precision
+            )
+            measured[json.dumps([subject, method, split, precision])] = figures
     if gang.first:
         result.write_text(json.dumps(measured))
 

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ def under_torchrun(processes: int, program: str, *arguments: str) -> subprocess.
         ],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         cwd=ROOT,
         env=environment,
         check=False,
@@ -88,52 +90,83 @@ def plain_steps(subject: str, base: Path, method: object) -> list[tuple[float, f
     return steps
 
 
-@pytest.mark.parametrize(
-    ("subject", "processes", "cases"),
-    [
-        ("classification", 1, ONE_PROCESS),
-        ("classification", 2, TWO_PROCESSES),
-        ("packed", 1, ONE_PROCESS),
-        ("packed", 2, TWO_PROCESSES),
-        ("padded", 2, TWO_PROCESSES[:1]),
-        ("balanced", 2, [[FULL, [[0, 4, 1], [0, 1, 4], [2, 2, 2]]]]),
-        ("square root", 2, [[LORA, [[1, 4, 1], [3, 2, 2]]]]),
-    ],
-)
+CASES: list[tuple[str, int, list[list[Any]]]] = [
+    ("classification", 1, ONE_PROCESS),
+    ("classification", 2, TWO_PROCESSES),
+    ("packed", 1, ONE_PROCESS),
+    ("packed", 2, TWO_PROCESSES),
+    ("padded", 2, TWO_PROCESSES[:1]),
+    ("balanced", 2, [[FULL, [[0, 4, 1], [0, 1, 4], [2, 2, 2]]]]),
+    ("square root", 2, [[LORA, [[1, 4, 1], [3, 2, 2]]]]),
+]
+BFLOAT16 = [FULL, [[0, 4, 1], [1, 4, 1], [2, 4, 1], [3, 4, 1]]]
+Figures = list[tuple[float, float, int]]
+"""Loss, gradient norm and rows of each step."""
+Measure = Callable[..., Figures]
+
+
+@pytest.fixture(scope="module")
+def bases(tiny_base: Path, tiny_llama: Path) -> Callable[[str], Path]:
+    """The base model of a subject."""
+    return lambda subject: tiny_llama if subject in {"packed", "padded"} else tiny_base
+
+
+@pytest.fixture(scope="module")
+def measured(bases: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Measure:
+    """The steps of a case; all cases of one number of processes are measured together."""
+
+    @cache
+    def figures(processes: int) -> dict[str, Figures]:
+        asked = [
+            (subject, str(bases(subject)), *case, "float32")
+            for subject, number, cases in CASES
+            for case in cases
+            if number == processes
+        ]
+        if processes == 2:
+            asked.append(("classification", str(bases("classification")), *BFLOAT16, "bfloat16"))
+        result = tmp_path_factory.mktemp("truth") / "figures.json"
+        ended = under_torchrun(processes, "truth", str(result), *map(json.dumps, asked))
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        found: dict[str, Figures] = json.loads(result.read_text())
+        return found
+
+    def of(
+        processes: int, subject: str, method: object, split: list[int], precision: str = "float32"
+    ) -> Figures:
+        return figures(processes)[json.dumps([subject, method, split, precision])]
+
+    return of
+
+
+@pytest.mark.parametrize(("subject", "processes", "cases"), CASES)
 def test_loss_and_gradient_norm_are_those_of_the_whole_batch_however_it_is_split(
     subject: str,
     processes: int,
     cases: list[list[Any]],
-    tiny_base: Path,
-    tiny_llama: Path,
-    tmp_path: Path,
+    bases: Callable[[str], Path],
+    measured: Measure,
 ) -> None:
-    figures, base = tmp_path / "figures.json", tiny_llama if subject in {"packed", "padded"} else tiny_base
-    ended = under_torchrun(processes, "truth", subject, str(base), str(figures), *map(json.dumps, cases))
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    measured = json.loads(figures.read_text())
-    assert len(measured) == sum(len(splits) for _, splits in cases)
     for method, splits in cases:
-        expected_steps = plain_steps(subject, base, method)
+        expected_steps = plain_steps(subject, bases(subject), method)
         assert [rows for _, _, rows in expected_steps] == [8, 8, 5]
         for split in splits:
-            for step, expected in zip(measured[json.dumps([method, split])], expected_steps, strict=True):
+            found = measured(processes, subject, method, split)
+            for step, expected in zip(found, expected_steps, strict=True):
                 assert step == pytest.approx(expected, rel=1e-5), (method, split)
 
 
-def test_gradients_of_bfloat16_training_are_reduced_in_float32(tiny_base: Path, tmp_path: Path) -> None:
-    figures = tmp_path / "figures.json"
-    splits = [[0, 4, 1], [1, 4, 1], [2, 4, 1], [3, 4, 1]]
-    case = json.dumps([FULL, splits, "bfloat16"])
-    ended = under_torchrun(2, "truth", "classification", str(tiny_base), str(figures), case)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    measured = json.loads(figures.read_text())
-    without_zero = measured[json.dumps([FULL, splits[0]])]
-    in_float32 = plain_steps("classification", tiny_base, FULL)
+def test_gradients_of_bfloat16_training_are_reduced_in_float32(
+    bases: Callable[[str], Path], measured: Measure
+) -> None:
+    without_zero, *with_zero = (
+        measured(2, "classification", FULL, split, "bfloat16") for split in BFLOAT16[1]
+    )
+    in_float32 = plain_steps("classification", bases("classification"), FULL)
     assert without_zero != [pytest.approx(step, rel=1e-6) for step in in_float32], "it computes in bfloat16"
-    for split in splits[1:]:
-        for step, expected in zip(measured[json.dumps([FULL, split])], without_zero, strict=True):
-            assert step == pytest.approx(expected, rel=2e-5), split
+    for found in with_zero:
+        for step, expected in zip(found, without_zero, strict=True):
+            assert step == pytest.approx(expected, rel=2e-5)
 
 
 def test_what_is_offloaded_learns_the_same(tiny_base: Path, tmp_path: Path) -> None:
