@@ -207,7 +207,7 @@ class PodSecurity(Model):
 
 
 class MetricsSettings(Model):
-    """Limits of the metrics that have series for each FineTuneJob."""
+    """Who may scrape the pods of jobs, and limits of the series of FineTuneJobs."""
 
     per_job: bool = True
     """Whether each FineTuneJob has series of its own."""
@@ -215,6 +215,8 @@ class MetricsSettings(Model):
     """The most FineTuneJobs with series of their own; the newest jobs have series."""
     finished_seconds: Annotated[int, Field(ge=0)] = 3600
     """Seconds after the end of a FineTuneJob until its series end."""
+    scrape_namespaces: tuple[Name, ...] = ()
+    """Namespaces whose pods may scrape the metrics of the pods of jobs."""
 
 
 class Settings(Model):

@@ -1,5 +1,6 @@
 """Renders the Service and the NetworkPolicies of a run. Pure."""
 
+from collections.abc import Collection
 from ipaddress import ip_network
 
 from finetune_operator import names
@@ -37,9 +38,10 @@ def service(job: FineTuneJob) -> Manifest:
 
 
 def network_policy(job: FineTuneJob, run: trainer.Run, settings: Settings) -> Manifest:
-    """The pods of a run reach each other, DNS and the stores; the operator reaches the pods."""
+    """The pods of a run reach each other, DNS and the stores; operator and scrapers reach the pods."""
     own_pods = {"podSelector": {"matchLabels": {names.LABEL_UID: uid_of(job)}}}
     operator = {"namespaceSelector": {"matchLabels": {NAMESPACE_NAME: settings.operator_namespace}}}
+    scrapers = [_namespaces(settings.metrics.scrape_namespaces)] if settings.metrics.scrape_namespaces else []
     stores = run.stores
     return {
         "apiVersion": "networking.k8s.io/v1",
@@ -50,7 +52,7 @@ def network_policy(job: FineTuneJob, run: trainer.Run, settings: Settings) -> Ma
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [
                 {"from": [own_pods]},
-                {"from": [operator], "ports": [{"protocol": "TCP", "port": PROGRESS_PORT}]},
+                {"from": [operator, *scrapers], "ports": [{"protocol": "TCP", "port": PROGRESS_PORT}]},
             ],
             "egress": [
                 {"to": [own_pods]},
@@ -132,14 +134,17 @@ def _to_stores(settings: Settings, *stores: trainer.StoreAccess) -> list[Manifes
 
 def _peers(egress: Egress) -> list[Manifest]:
     """The networks and namespaces of a store; every pod and every address where the settings name none."""
-    pods: list[Manifest] = []
-    if egress.namespaces:
-        names_in = {"key": NAMESPACE_NAME, "operator": "In", "values": sorted(egress.namespaces)}
-        pods = [{"namespaceSelector": {"matchExpressions": [names_in]}}]
+    pods = [_namespaces(egress.namespaces)] if egress.namespaces else []
     if egress.cidrs or egress.namespaces:
         return [*pods, *map(_ip_block, sorted(egress.cidrs))]
     # Some network plugins, such as Cilium, match no pod by an address.
     return [{"namespaceSelector": {}}, *map(_ip_block, EVERY_ADDRESS)]
+
+
+def _namespaces(namespaces: Collection[str]) -> Manifest:
+    """The pods of some namespaces."""
+    named = {"key": NAMESPACE_NAME, "operator": "In", "values": sorted(namespaces)}
+    return {"namespaceSelector": {"matchExpressions": [named]}}
 
 
 def _ip_block(cidr: str) -> Manifest:

@@ -120,3 +120,22 @@ def test_dns_may_listen_on_another_port_in_another_namespace_under_other_labels(
             "podSelector": {"matchLabels": {"dns": "default"}},
         }
     ]
+
+
+@pytest.mark.parametrize(("namespaces", "scrapers"), [([], []), (["monitoring", "a"], ["a", "monitoring"])])
+def test_the_namespaces_of_scrapers_reach_the_metrics_and_nothing_else(
+    namespaces: list[str], scrapers: list[str]
+) -> None:
+    configured = scenes.settings({"metrics": {"scrapeNamespaces": namespaces}})
+    job = scenes.job_of({})
+    policy = network.network_policy(job, scenes.asked_of(job, configured).run, configured)
+    own_pods, scraped = policy["spec"]["ingress"]
+    assert "ports" not in own_pods
+    assert scraped["ports"] == [{"protocol": "TCP", "port": 8080}]
+    found = [
+        value
+        for peer in scraped["from"]
+        for part in peer["namespaceSelector"].get("matchExpressions", ())
+        for value in part["values"]
+    ]
+    assert found == scrapers

@@ -1,0 +1,71 @@
+"""ServiceMonitor and PodMonitor: only on request, and their ports and labels are those of Service and pods.
+
+The CustomResourceDefinitions of the Prometheus operator are not applied here.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from finetune_operator.rendering import jobs
+from finetune_trainer.contract import Stage
+from tests.chart.conftest import RefusedValuesError
+from tests.operator import scenes
+
+Manifest = dict[str, Any]
+Render = Callable[..., list[Manifest]]
+LABELS = '{"release":"prometheus"}'
+
+
+def found(kind: str, manifests: list[Manifest]) -> list[Manifest]:
+    return [manifest for manifest in manifests if manifest["kind"] == kind]
+
+
+def selects(selector: Manifest, labels: Manifest) -> bool:
+    wanted = selector.get("matchLabels", {}).items()
+    exist = [part["key"] for part in selector.get("matchExpressions", ()) if part["operator"] == "Exists"]
+    return wanted <= labels.items() and all(key in labels for key in exist)
+
+
+def test_there_are_no_monitors_by_default(render: Render) -> None:
+    manifests = render()
+    assert not found("ServiceMonitor", manifests)
+    assert not found("PodMonitor", manifests)
+
+
+def test_the_service_monitor_selects_the_metrics_service(render: Render) -> None:
+    manifests = render("metrics.serviceMonitor.create=true", f"metrics.serviceMonitor.labels={LABELS}")
+    (monitor,), (service,) = found("ServiceMonitor", manifests), found("Service", manifests)
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    assert selects(monitor["spec"]["selector"], service["metadata"]["labels"])
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint["honorLabels"] is True
+    assert endpoint["port"] in [port["name"] for port in service["spec"]["ports"]]
+
+
+@pytest.mark.parametrize(
+    ("values", "namespaces"),
+    [((), {"any": True}), (('watchNamespaces=["team-a","team-b"]',), {"matchNames": ["team-a", "team-b"]})],
+)
+def test_the_pod_monitor_selects_the_pods_of_jobs(
+    render: Render, values: tuple[str, ...], namespaces: Manifest
+) -> None:
+    (monitor,) = found("PodMonitor", render("metrics.podMonitor.create=true", *values))
+    assert monitor["spec"]["namespaceSelector"] == namespaces
+    configured = scenes.settings()
+    job = scenes.job_of({})
+    asked = scenes.asked_of(job, configured)
+    pod = jobs.stage_job(job, asked, configured, Stage.PREPARE, 1)["spec"]["template"]
+    assert selects(monitor["spec"]["selector"], pod["metadata"]["labels"])
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["honorLabels"] is True
+    assert endpoint["port"] in [port["name"] for port in pod["spec"]["containers"][0]["ports"]]
+
+
+@pytest.mark.parametrize(
+    "value", ['metrics.podMonitor.interval="often"', "metrics.serviceMonitor.created=true"]
+)
+def test_values_that_make_no_sense_are_refused(render: Render, value: str) -> None:
+    with pytest.raises(RefusedValuesError):
+        render(value)
