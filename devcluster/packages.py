@@ -3,9 +3,10 @@
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
-from devcluster.places import DevclusterError
+from devcluster.places import DevclusterError, cache
 from devcluster.progress import say
 
 # The program whose presence shows that a package is there.
@@ -60,3 +61,26 @@ def require(*names: str) -> None:
         raise DevclusterError(
             f"`{' '.join(command)}` did not bring {', '.join(still or wanted)}; its output is above"
         )
+
+
+def unpacked(package: str) -> Path:
+    """Return a folder with the files of a Debian package, which is neither installed nor started.
+
+    The package is downloaded once into the cache.
+
+    Raises:
+        DevclusterError: the package cannot be downloaded.
+    """
+    folder = cache() / "debian" / package
+    if folder.exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as fresh:
+        for command in (["apt-get", "update", "--quiet"], ["apt-get", "download", "--quiet", package]):
+            done = subprocess.run(command, cwd=fresh, check=False, stdout=subprocess.DEVNULL)
+        files = list(Path(fresh).glob("*.deb"))
+        if done.returncode != 0 or len(files) != 1:
+            raise DevclusterError(f"`apt-get download {package}` failed; its output is above")
+        subprocess.run(["dpkg", "-x", files[0], f"{fresh}/root"], check=True)
+        Path(fresh, "root").rename(folder)
+    return folder

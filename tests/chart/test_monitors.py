@@ -1,12 +1,14 @@
-"""ServiceMonitor and PodMonitor: only on request, and their ports and labels are those of Service and pods.
+"""Monitors and rules for the Prometheus operator: only on request, and they fit the Service and the pods.
 
 The CustomResourceDefinitions of the Prometheus operator are not applied here.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from finetune_operator.rendering import jobs
 from finetune_trainer.contract import Stage
@@ -16,6 +18,7 @@ from tests.operator import scenes
 Manifest = dict[str, Any]
 Render = Callable[..., list[Manifest]]
 LABELS = '{"release":"prometheus"}'
+ROOT = Path(__file__).parents[2]
 
 
 def found(kind: str, manifests: list[Manifest]) -> list[Manifest]:
@@ -69,3 +72,17 @@ def test_the_pod_monitor_selects_the_pods_of_jobs(
 def test_values_that_make_no_sense_are_refused(render: Render, value: str) -> None:
     with pytest.raises(RefusedValuesError):
         render(value)
+
+
+def test_the_rules_link_to_the_runbooks_of_the_site(render: Render) -> None:
+    assert not found("PrometheusRule", render())
+    address = "https://wiki.example/runbooks"
+    manifests = render(
+        "metrics.prometheusRule.create=true",
+        f'metrics.prometheusRule.runbooks="{address}"',
+        f"metrics.prometheusRule.labels={LABELS}",
+    )
+    (rule,) = found("PrometheusRule", manifests)
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    source = (ROOT / "charts/finetune-operator/files/alerts.yaml").read_text()
+    assert rule["spec"] == yaml.safe_load(source.replace("RUNBOOKS#", f"{address}#"))
