@@ -68,3 +68,12 @@ def test_of_a_loss_less_is_better_and_there_is_no_majority(tuned: float, words: 
     assert told.startswith(words)
     assert "majority" not in told
     assert "linear probe" not in told
+
+
+def test_without_the_difference_both_scores_are_told() -> None:
+    compared = evaluation(150, 250)
+    assert compared.delta
+    for delta in (None, compared.delta.model_copy(update={"metrics": {}})):
+        told = describe(compared.model_copy(update={"delta": delta}))
+        assert told == "accuracy 0.8333 on 300 test rows; linear probe 0.5000."
+    assert describe(compared.model_copy(update={"tuned": None})).endswith("no model was tuned.")

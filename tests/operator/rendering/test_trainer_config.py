@@ -89,4 +89,4 @@ def test_the_result_of_a_generator_names_no_majority_class() -> None:
     }
     job = scenes.job_of({"status": {"evaluation": evaluation}})
     assert job.status
-    assert STAGES[Stage.TRAIN].summarize(job.status) == "loss 1.500 on 1,200 test rows; base model 2.500."
+    assert STAGES[Stage.TRAIN].summarize(job.status) == ("loss 1.5000 on 1,200 test rows; base model 2.5000.")

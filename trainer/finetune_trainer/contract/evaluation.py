@@ -78,16 +78,18 @@ def comparison(difference: Interval, *, higher_is_better: bool) -> str:
 def describe(evaluation: Evaluation) -> str:
     """Describes the result of an evaluation in a sentence."""
     name, baseline = evaluation.primary_metric, baseline_name(evaluation)
-    tuned, delta = evaluation.tuned, evaluation.delta
-    if tuned is None or delta is None:
-        return f"{name} of the {baseline} {evaluation.baseline.primary:.4f}; no model was tuned."
-    difference = delta.metrics[name]
+    tuned, before = evaluation.tuned, evaluation.baseline.primary
+    if tuned is None:
+        return f"{name} of the {baseline} {before:.4f}; no model was tuned."
+    rows = "test row" if evaluation.rows == 1 else "test rows"
+    measured = f"{name} {tuned.primary:.4f} on {evaluation.rows:,} {rows}"
+    difference = evaluation.delta.metrics.get(name) if evaluation.delta else None
+    if difference is None:
+        return f"{measured}; {baseline} {before:.4f}."
     compared = comparison(difference, higher_is_better=HIGHER_IS_BETTER[name])
     majority = evaluation.majority
-    rows = f"{evaluation.rows:,} test row{'' if evaluation.rows == 1 else 's'}"
     return (
-        f"{name} {tuned.primary:.4f} on {rows}: {compared} the {baseline}'s "
-        f"{evaluation.baseline.primary:.4f} by {abs(difference.value):.4f} "
+        f"{measured}: {compared} the {baseline}'s {before:.4f} by {abs(difference.value):.4f} "
         f"(95 % interval of the difference {difference.low:+.4f} to {difference.high:+.4f})"
         + (f"; the majority class reaches {majority.primary:.4f}." if majority else ".")
     )
