@@ -163,11 +163,11 @@ def test_a_version_that_is_too_old_is_listed_again(scene: Scene, proxy: Proxy) -
 
     proxy.decide = once
     proxy.cut_watches()
+    wait_for("at least four refused watches", lambda: len(refused) >= 4)
     scene.kubelet.run(pods)
     scene.kubelet.finish(pods)
     scene.go_through(uid, "Train", "Publish")
     scene.await_state("Succeeded")
-    assert len(refused) >= 4
     assert operator.metric('finetune_operator_watch_restarts_total{cause="expired",resource="pods"}') == 1
 
 
