@@ -161,14 +161,13 @@ def main() -> None:
     silence_libraries()
     os.nice(10)
     torch.set_num_threads(1)
-    cache = cache_folder().parent / "bench"
-    base = cache / "minilm"
+    base = cache_folder().parent / "bench" / "minilm"
     fetch(base)
     results: list[dict[str, Any]] = []
     RESULTS.parent.mkdir(exist_ok=True)
     for seed in range(1, options.seeds + 1):
         for data in options.data:
-            rows = drawn(data, cache, options.rows, options.validation, options.test, seed)
+            rows = drawn(data, options.rows, options.validation, options.test, seed)
             for start, weights in CASES[:2] if data in EVEN else CASES:
                 figures = trained(base, rows, start, weights, seed, options)
                 known = {"data": data, "seed": seed, "labels": len(rows.labels), "rows": len(rows.train)}

@@ -5,13 +5,14 @@ import html
 import json
 import random
 import re
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+
+from devcluster import packages
 
 Row = tuple[str, str]
 """Text and label."""
@@ -37,7 +38,7 @@ class Rows:
         return sorted({label for _, label in self.train})
 
 
-def debian_sections(_: Path) -> Iterator[Row]:
+def debian_sections() -> Iterator[Row]:
     """Description of a package -> its section; 12 labels, nearly even."""
     for split in ("train", "test"):
         for line in (SECTIONS / f"{split}.jsonl").read_text("utf-8").splitlines():
@@ -45,14 +46,9 @@ def debian_sections(_: Path) -> Iterator[Row]:
             yield row["text"], row["label"]
 
 
-def wordnet(cache: Path) -> Iterator[Row]:
+def wordnet() -> Iterator[Row]:
     """Gloss of a noun or verb -> its lexicographer file; 41 labels, very uneven. Debian's wordnet-base."""
-    folder = cache / "wordnet-base"
-    if not folder.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["apt-get", "download", "-q", "wordnet-base"], cwd=cache, check=True)  # noqa: S607
-        (package,) = cache.glob("wordnet-base_*.deb")
-        subprocess.run(["dpkg-deb", "-x", str(package), str(folder)], check=True)  # noqa: S603, S607
+    folder = packages.unpacked("wordnet-base")
     for part in ("noun", "verb"):
         for line in (folder / f"usr/share/wordnet/data.{part}").read_text("latin-1").splitlines():
             if not line.startswith("  "):
@@ -60,7 +56,7 @@ def wordnet(cache: Path) -> Iterator[Row]:
                 yield gloss.split(";")[0].strip(), left.split()[1]
 
 
-def appstream(_: Path) -> Iterator[Row]:
+def appstream() -> Iterator[Row]:
     """Summary of an application -> its one main category; 10 labels, uneven. apt's index DEP-11."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     (index,) = Path("/var/lib/apt/lists").glob("*_bookworm_main_dep11_Components-amd64.yml.gz")
@@ -74,16 +70,16 @@ def appstream(_: Path) -> Iterator[Row]:
             yield text, next(iter(categories))
 
 
-SETS: dict[str, Callable[[Path], Iterator[Row]]] = {
+SETS: dict[str, Callable[[], Iterator[Row]]] = {
     "debian-sections": debian_sections,
     "appstream": appstream,
     "wordnet": wordnet,
 }
 
 
-def drawn(name: str, cache: Path, train: int, validation: int, test: int, seed: int) -> Rows:
+def drawn(name: str, train: int, validation: int, test: int, seed: int) -> Rows:
     """Rows drawn at random, so that the classes keep their frequencies; unknown labels are left out."""
-    rows = sorted(set(SETS[name](cache)))
+    rows = sorted(set(SETS[name]()))
     random.Random(seed).shuffle(rows)  # noqa: S311 - no secret
     rows = rows[: train + validation + test]
     counts = Counter(label for _, label in rows)

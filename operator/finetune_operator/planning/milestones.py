@@ -12,6 +12,7 @@ from typing import Literal
 from finetune_operator.api import AttemptStatus, FineTuneJob, FineTuneJobStatus
 from finetune_operator.names import Condition
 from finetune_operator.objects import moment
+from finetune_operator.planning.lookup import condition
 from finetune_trainer.contract import Stage
 
 MetricName = Literal[
@@ -55,7 +56,7 @@ def find_milestones(
     )
 
 
-def gpus_of(job: FineTuneJob) -> int:
+def _gpus_of(job: FineTuneJob) -> int:
     """The number of GPUs that the Train pods of a job request."""
     resources = job.spec.resources
     return resources.nodes * resources.gpus_per_node
@@ -82,9 +83,14 @@ def _attempts(
             "node": attempt.node or "",
         }
         yield Milestone("finetune_attempts", labels)
-        if attempt.running_since and attempt.end_time and attempt.stage == Stage.TRAIN.value and gpus_of(job):
+        if (
+            attempt.running_since
+            and attempt.end_time
+            and attempt.stage == Stage.TRAIN.value
+            and _gpus_of(job)
+        ):
             use = "training" if attempt.outcome == "Succeeded" else "lost"
-            held = gpus_of(job) * _seconds(attempt.running_since, attempt.end_time)
+            held = _gpus_of(job) * _seconds(attempt.running_since, attempt.end_time)
             yield Milestone("finetune_gpu_seconds", {"namespace": namespace, "use": use}, held)
         if attempt.outcome == "Succeeded" and attempt.end_time:
             same = [
@@ -113,9 +119,10 @@ def _first_step(job: FineTuneJob, before: FineTuneJobStatus, after: FineTuneJobS
 
 
 def _gate(namespace: str, before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Milestone]:
-    was, now = (_condition(status, Condition.GATE_PASSED) for status in (before, after))
-    if now in {"True", "False"} and was not in {"True", "False"}:
-        result = "passed" if now == "True" else "missed"
+    was, now = (condition(status, Condition.GATE_PASSED) for status in (before, after))
+    decided = {"True", "False"}
+    if now and now.status in decided and not (was and was.status in decided):
+        result = "passed" if now.status == "True" else "missed"
         yield Milestone("finetune_gates", {"namespace": namespace, "result": result})
 
 
@@ -124,19 +131,15 @@ def _end(
 ) -> Iterator[Milestone]:
     if before.completion_time or not after.completion_time:
         return
-    reason = next((c.reason for c in after.conditions if c.type == Condition.SUCCEEDED), "")
+    succeeded = condition(after, Condition.SUCCEEDED)
     labels = {
         "namespace": namespace,
         "task": job.spec.task,
         "method": job.spec.method.type,
         "outcome": after.state.value if after.state else "",
-        "reason": reason,
+        "reason": succeeded.reason if succeeded else "",
     }
     yield Milestone("finetune_jobs_finished", labels)
-
-
-def _condition(status: FineTuneJobStatus, kind: Condition) -> str | None:
-    return next((condition.status for condition in status.conditions if condition.type == kind), None)
 
 
 def _seconds(start: datetime, end: datetime) -> float:
