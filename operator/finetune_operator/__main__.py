@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from finetune_operator.objects import Manifest
 from finetune_operator.runtime import handlers, list_and_watch, logs, metrics
-from finetune_operator.runtime.api_client import LeaseLostError, Transport, connect
+from finetune_operator.runtime.api_client import LeaseLostError, Transport, connect, token_end
 from finetune_operator.runtime.cache import Cache
 from finetune_operator.runtime.cluster import Cluster
 from finetune_operator.runtime.endpoints import serve
@@ -27,7 +27,9 @@ from finetune_operator.runtime.event_loop import freeze_startup_objects, measure
 from finetune_operator.runtime.leader_election import Leadership
 from finetune_operator.runtime.reconciler import Reconciler
 from finetune_operator.runtime.scopes import Scopes
+from finetune_operator.runtime.scrape_access import ScrapeAccess
 from finetune_operator.runtime.server_clock import ServerClock
+from finetune_operator.runtime.serving_certificate import ServingCertificate
 from finetune_operator.runtime.trainer_poller import Poller
 from finetune_operator.runtime.workqueue import WorkQueue
 from finetune_operator.settings import SETTINGS_FILE, Settings
@@ -97,11 +99,28 @@ class Operator:
         health = Health(settings, leadership, self._scopes)
         cluster = Cluster(Transport(api, leadership.seconds_left, clock))
         self._reconciler = Reconciler(self._cache, cluster, settings, self._poller, clock.now)
-        REGISTRY.register(metrics.JobCollector(self._cache.jobs, self._pods_of, clock.now, settings.metrics))
-        metrics.BUILD.info({"version": version("finetune-operator"), "python": platform.python_version()})
-        await self._opened.enter_async_context(
-            serve(REGISTRY, settings.metrics_port, settings.health_port, health.problem)
+        REGISTRY.register(
+            metrics.JobCollector(
+                self._cache.jobs, self._pods_of, self._poller.newest, clock.now, settings.metrics
+            )
         )
+        metrics.BUILD.info({"version": version("finetune-operator"), "python": platform.python_version()})
+        metrics.TOKEN_END.set_function(token_end)
+        certificate = ServingCertificate() if settings.metrics.tls else None
+        access = ScrapeAccess(election.review) if settings.metrics.authentication else None
+        await self._opened.enter_async_context(
+            serve(
+                REGISTRY,
+                settings.metrics_port,
+                settings.health_port,
+                health.problem,
+                tls=certificate.context if certificate else None,
+                decide=access.decide if access else None,
+            )
+        )
+        if certificate:
+            fresh = asyncio.create_task(certificate.keep_fresh(), name="certificate")
+            self._opened.callback(fresh.cancel)
         log.info("waiting for the lease")
         await leadership.acquire()
         health.leads_since = time.monotonic()

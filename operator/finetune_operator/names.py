@@ -26,6 +26,8 @@ LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
 """Name of the LocalQueue of Kueue in which a Job waits."""
 ANNOTATION_CONFIG: Final = f"{GROUP}/config"
 """The config file of the trainer, on the pod; the downward API mounts the annotation."""
+ANNOTATION_PROGRESS_KEY: Final = f"{GROUP}/progress-key"
+"""The key that signs requests for the progress of a pod; the downward API mounts the annotation."""
 ANNOTATION_CONFIG_DIGEST: Final = f"{GROUP}/config-digest"
 ANNOTATION_SPEC_DIGEST: Final = f"{GROUP}/spec-digest"
 """SHA-256 of the spec without `suspend` and `ttl`, together with the run settings that the operator derived

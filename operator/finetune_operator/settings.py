@@ -215,8 +215,23 @@ class MetricsSettings(Model):
     """The most FineTuneJobs with series of their own; the newest jobs have series."""
     finished_seconds: Annotated[int, Field(ge=0)] = 3600
     """Seconds after the end of a FineTuneJob until its series end."""
+    tls: bool = False
+    """Whether the operator serves /metrics over TLS; see runtime.serving_certificate for the certificate."""
+    authentication: bool = False
+    """Whether the API server checks the token and the rights of each request for /metrics of the operator."""
     scrape_namespaces: tuple[Name, ...] = ()
-    """Namespaces whose pods may scrape the metrics of the pods of jobs."""
+    """Namespaces whose pods may scrape the pods of jobs. Empty: the operator serves their metrics."""
+
+    @model_validator(mode="after")
+    def _check_transport(self) -> Self:
+        if self.authentication and not self.tls:
+            raise ValueError("metrics.authentication needs metrics.tls, because a scraper sends its token")
+        return self
+
+    @property
+    def pods_are_scraped(self) -> bool:
+        """Whether Prometheus reads the metrics of a trainer from its pod, and not from the operator."""
+        return bool(self.scrape_namespaces)
 
 
 class Settings(Model):

@@ -18,6 +18,7 @@ from tests.operator import scenes
 Manifest = dict[str, Any]
 Render = Callable[..., list[Manifest]]
 LABELS = '{"release":"prometheus"}'
+SCRAPED = 'settings.metrics.scrapeNamespaces=["monitoring"]'
 ROOT = Path(__file__).parents[2]
 
 
@@ -54,7 +55,7 @@ def test_the_service_monitor_selects_the_metrics_service(render: Render) -> None
 def test_the_pod_monitor_selects_the_pods_of_jobs(
     render: Render, values: tuple[str, ...], namespaces: Manifest
 ) -> None:
-    (monitor,) = found("PodMonitor", render("metrics.podMonitor.create=true", *values))
+    (monitor,) = found("PodMonitor", render("metrics.podMonitor.create=true", SCRAPED, *values))
     assert monitor["spec"]["namespaceSelector"] == namespaces
     configured = scenes.settings()
     job = scenes.job_of({})
@@ -64,6 +65,11 @@ def test_the_pod_monitor_selects_the_pods_of_jobs(
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     assert endpoint["honorLabels"] is True
     assert endpoint["port"] in [port["name"] for port in pod["spec"]["containers"][0]["ports"]]
+
+
+def test_a_pod_monitor_needs_a_namespace_that_may_scrape(render: Render) -> None:
+    with pytest.raises(RefusedValuesError, match=r"settings\.metrics\.scrapeNamespaces"):
+        render("metrics.podMonitor.create=true")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from finetune_operator.runtime import metrics
 from finetune_operator.settings import MetricsSettings
-from finetune_trainer.pod import endpoint
+from finetune_trainer.contract import gauges
 
 PAGE = Path(__file__).parents[2] / "docs/metrics.md"
 HEAD = """# Metrics
@@ -43,8 +43,9 @@ Gauges that a scrape computes from the FineTuneJobs. The settings `metrics.perJo
 """,
     "trainer": """## Trainer pods
 
-The pod with index 0 of a running stage serves these gauges at `/metrics` on port 8080. A gauge without a
-value is absent. The series end with the pod.
+Gauges of the progress of a running stage. The operator serves the newest answer of the pod with index 0. If
+the setting `metrics.scrapeNamespaces` names a namespace, the pods serve these gauges instead, at `/metrics`
+on port 8080. A gauge without a value is absent. The series end with the pod.
 """,
 }
 
@@ -70,15 +71,19 @@ def of_process() -> Iterator[tuple[str, Line]]:
 
 
 def of_jobs() -> Iterator[tuple[str, Line]]:
-    collector = metrics.JobCollector(list, lambda _: (), lambda: datetime.now(UTC), MetricsSettings())
+    collector = metrics.JobCollector(
+        list, lambda _: (), lambda _: None, lambda: datetime.now(UTC), MetricsSettings()
+    )
+    trainer = {gauge.name for gauge in gauges.GAUGES}
     for family in collector.describe():
         labels = tuple(family._labelnames)
-        yield "jobs", Line(family.name, family.type, labels, family.documentation)
+        if family.name not in trainer:
+            yield "jobs", Line(family.name, family.type, labels, family.documentation)
 
 
 def of_trainer() -> Iterator[tuple[str, Line]]:
-    for gauge in endpoint.GAUGES:
-        yield "trainer", Line(f"{endpoint.PREFIX}{gauge.name}", "gauge", endpoint.LABELS, gauge.text)
+    for gauge in gauges.GAUGES:
+        yield "trainer", Line(gauge.name, "gauge", gauges.GAUGE_LABELS, gauge.text)
 
 
 LINES = [*of_process(), *of_jobs(), *of_trainer()]

@@ -245,6 +245,8 @@ class TrainConfig(Model):
     """Time without a heartbeat after which a rank hangs; an activity may set a longer time."""
     preemption_grace_seconds: PositiveInt = 120
     """Grace period of the pod between SIGTERM and SIGKILL."""
+    serve_metrics: bool = False
+    """Whether the pod serves /metrics, without authentication. If not, the operator serves these metrics."""
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -21,6 +21,11 @@ class Paths:
         """The config file (config.TrainConfig), mounted read-only."""
         return self.root / "etc/finetune/config.json"
 
+    @property
+    def progress_key(self) -> Path:
+        """The key that signs requests for the progress (contract.signatures), mounted read-only."""
+        return self.root / "etc/finetune/progress-key"
+
     def credentials(self, role: StoreRole) -> Path:
         """Folder with the files accessKey, secretKey and optionally sessionToken.
 

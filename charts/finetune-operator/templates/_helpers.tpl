@@ -134,6 +134,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if ge $renew (sub $duration 2 | int) }}
 {{- fail (printf "settings.lease.renewSeconds (%d) must be less than settings.lease.durationSeconds (%d) minus 2: the leader stops 2 s before its Lease expires" $renew $duration) }}
 {{- end }}
+{{- if and $settings.metrics.authentication (not $settings.metrics.tls) }}
+{{- fail "settings.metrics.authentication needs settings.metrics.tls, because a scraper sends its token" }}
+{{- end }}
+{{- if and .Values.metrics.tls.secretName (not $settings.metrics.tls) }}
+{{- fail "metrics.tls.secretName needs settings.metrics.tls" }}
+{{- end }}
 {{- $_ := set $settings.lease "name" (include "operator.fullname" .) }}
 {{- toYaml $settings }}
 {{- end }}

@@ -43,6 +43,7 @@ def stage_job(
         rendezvous=_rendezvous(job, settings, stage, number),
         hang_seconds=settings.deadlines.hang,
         stop_seconds=settings.deadlines.stop,
+        serve_metrics=settings.metrics.pods_are_scraped,
         chosen=chosen,
         prepared=prepared,
         readback_stage=readback[0] if readback else None,
@@ -51,6 +52,17 @@ def stage_job(
     manifest["metadata"]["ownerReferences"] = [owner(job)]
     manifest["spec"]["backoffLimitPerIndex"] = 0
     return manifest
+
+
+def with_progress_key(manifest: Manifest, key: str) -> Manifest:
+    """The Job with a key that signs the requests for the progress of its pods.
+
+    The key is not part of the rendered Job, because a key is random and rendering is pure.
+    """
+    template = manifest["spec"]["template"]
+    annotations = template["metadata"]["annotations"] | {names.ANNOTATION_PROGRESS_KEY: key}
+    template |= {"metadata": template["metadata"] | {"annotations": annotations}}
+    return manifest | {"spec": manifest["spec"] | {"template": template}}
 
 
 def cleanup_job(record: CleanupRecord, settings: Settings) -> Manifest:

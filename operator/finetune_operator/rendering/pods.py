@@ -13,6 +13,11 @@ from finetune_operator.settings import Profile, Settings, Store
 from finetune_trainer import config as trainer
 from finetune_trainer.contract import PROGRESS_PORT, Stage
 
+MOUNTED_ANNOTATIONS = {
+    "config.json": names.ANNOTATION_CONFIG,
+    "progress-key": names.ANNOTATION_PROGRESS_KEY,
+}
+"""The annotation of a pod whose value is the content of each file in /etc/finetune."""
 SMALL_REQUESTS = {"cpu": "100m", "memory": "512Mi"}
 """Requests of pods that only read a result or delete objects."""
 
@@ -144,10 +149,8 @@ def _volumes(job: FineTuneJob, stores: dict[trainer.StoreRole, Store], profile: 
         {
             "downwardAPI": {
                 "items": [
-                    {
-                        "path": "config.json",
-                        "fieldRef": {"fieldPath": f"metadata.annotations['{names.ANNOTATION_CONFIG}']"},
-                    }
+                    {"path": path, "fieldRef": {"fieldPath": f"metadata.annotations['{annotation}']"}}
+                    for path, annotation in MOUNTED_ANNOTATIONS.items()
                 ]
             }
         }

@@ -217,6 +217,7 @@ def config(
     rendezvous: trainer.Rendezvous,
     hang_seconds: int,
     stop_seconds: int,
+    serve_metrics: bool = False,
     chosen: Chosen | None = None,
     prepared: Digest | None = None,
     readback_stage: Stage | None = None,
@@ -236,6 +237,7 @@ def config(
         rendezvous=rendezvous,
         hang_timeout_seconds=hang_seconds,
         preemption_grace_seconds=stop_seconds,
+        serve_metrics=serve_metrics,
     )
 
 

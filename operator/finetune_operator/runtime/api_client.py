@@ -1,5 +1,6 @@
 """Requests to the Kubernetes API as raw JSON: identity, time-outs, metrics, an exception for each error."""
 
+import base64
 import json
 import os
 import time
@@ -28,7 +29,11 @@ RESOURCES = {
     "Event": ("v1", "events"),
     "NewEvent": ("events.k8s.io/v1", "events"),
     "Lease": ("coordination.k8s.io/v1", "leases"),
+    "TokenReview": ("authentication.k8s.io/v1", "tokenreviews"),
+    "SubjectAccessReview": ("authorization.k8s.io/v1", "subjectaccessreviews"),
 }
+WITHOUT_LEASE = {"Lease", "TokenReview", "SubjectAccessReview"}
+"""Kinds that every replica may write. Reviews change nothing."""
 CONNECT_SECONDS = 5.0
 REQUEST_SECONDS = 30.0
 SILENCE_SECONDS = 70.0
@@ -142,15 +147,15 @@ class Transport:
     ) -> str:
         """Sends a request and reads the whole answer.
 
-        A write (except of the Lease itself) is sent only while this process leads, and times out before the
-        leadership ends.
+        A write (except of the kinds in WITHOUT_LEASE) is sent only while this process leads, and times out
+        before the leadership ends.
 
         Raises:
             ApiError: the request failed; see the subclasses.
             TooLargeError: the answer has more than `max_bytes`; the rest was not read.
         """
         request = _describe(verb, kind, namespace, name)
-        if verb in WRITES and kind != "Lease":
+        if verb in WRITES and kind not in WITHOUT_LEASE:
             seconds = min(seconds, self._seconds_left())
             if seconds <= 0:
                 raise LeaseLostError(f"{request}: this process is not the leader any more")
@@ -233,6 +238,16 @@ async def connect() -> client.ApiClient:
     configuration.client_session_kwargs = {"trust_env": False}
     configuration.proxy = configuration.proxy or _proxy_to(configuration.host)
     return client.ApiClient(configuration)
+
+
+def token_end() -> float:
+    """Unix time at which the token of the service account ends; 0: no token, or a token without an end."""
+    try:
+        payload = (SERVICE_ACCOUNT / "token").read_text().split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        return float(claims.get("exp", 0))
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0.0
 
 
 def open_session(api: client.ApiClient, *middlewares: aiohttp.ClientMiddlewareType) -> aiohttp.ClientSession:

@@ -112,6 +112,13 @@ class Cluster:
                 raise _watch_error(kind, event["object"])
             yield WatchEvent(event["type"], typed(kind, event["object"]))
 
+    async def review(self, kind: str, spec: Manifest) -> Manifest:
+        """Sends a TokenReview or a SubjectAccessReview; returns the status of the answer."""
+        body = {"apiVersion": RESOURCES[kind][0], "kind": kind, "spec": spec}
+        answer = await self._transport.request("create", kind, None, body=body)
+        status: Manifest = answer.get("status") or {}
+        return status
+
     async def create(self, manifest: Manifest) -> Manifest:
         """Creates an object.
 

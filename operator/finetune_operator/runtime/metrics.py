@@ -18,6 +18,8 @@ from finetune_operator.names import LABEL_STAGE, Condition, State
 from finetune_operator.objects import Manifest, moment
 from finetune_operator.planning.milestones import MetricName, Milestone
 from finetune_operator.settings import MetricsSettings
+from finetune_trainer.contract import Progress
+from finetune_trainer.contract.gauges import GAUGE_LABELS, GAUGES, gauge_values
 
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _LONG_SECONDS = (5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400, 259200)
@@ -68,6 +70,14 @@ CLEANUP_FAILED = Gauge(
     "finetune_operator_cleanup_failed",
     "1 for each folder in S3 that the cleanup of a deleted FineTuneJob failed to delete; absent otherwise.",
     ["namespace", "prefix"],
+)
+CERTIFICATE_END = Gauge(
+    "finetune_operator_certificate_end_timestamp_seconds",
+    "Unix time at which the TLS certificate of /metrics ends; 0: /metrics has no TLS.",
+)
+TOKEN_END = Gauge(
+    "finetune_operator_token_end_timestamp_seconds",
+    "Unix time at which the operator's token for the Kubernetes API ends; 0: the token has no end.",
 )
 BUILD = Info("finetune_operator_build", "Versions.")
 MILESTONES: Mapping[MetricName, Counter | Histogram] = {
@@ -175,6 +185,7 @@ class JobCollector(Collector):
     Args:
         jobs: returns the FineTuneJobs.
         pods: returns the pods of a run, by the uid of its FineTuneJob.
+        progress: returns the newest progress of a run, by the uid of its FineTuneJob.
         now: the current time.
         settings: limits of the series of jobs.
     """
@@ -183,10 +194,12 @@ class JobCollector(Collector):
         self,
         jobs: Callable[[], Iterable[Manifest]],
         pods: Callable[[str], Iterable[Manifest]],
+        progress: Callable[[str], Progress | None],
         now: Callable[[], datetime],
         settings: MetricsSettings,
     ) -> None:
-        self._jobs, self._pods, self._now, self._settings = jobs, pods, now, settings
+        self._jobs, self._pods, self._progress = jobs, pods, progress
+        self._now, self._settings = now, settings
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """The gauges without series."""
@@ -213,6 +226,10 @@ class JobCollector(Collector):
                     families["finetune_job_pod_info"].add_metric(
                         [meta["namespace"], meta["name"], stage, pod["metadata"]["name"], node], 1
                     )
+            if not self._settings.pods_are_scraped and (progress := self._progress(meta["uid"])):
+                labels = [meta["namespace"], meta["name"], str(progress.attempt), progress.stage.value]
+                for gauge, value in gauge_values(progress):
+                    families[gauge.name].add_metric(labels, value)
         yield from families.values()
 
     def _families(self) -> dict[str, GaugeMetricFamily]:
@@ -229,6 +246,11 @@ class JobCollector(Collector):
                 labels=[],
             ),
             **families,
+            **(
+                {}
+                if self._settings.pods_are_scraped
+                else {g.name: GaugeMetricFamily(g.name, g.text, labels=GAUGE_LABELS) for g in GAUGES}
+            ),
         }
 
     def _select(self, jobs: list[Manifest]) -> list[Manifest]:

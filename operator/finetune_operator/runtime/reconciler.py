@@ -25,6 +25,7 @@ from finetune_operator.planning import invalid_spec
 from finetune_operator.planning.milestones import find_milestones
 from finetune_operator.planning.plan import plan as decide
 from finetune_operator.planning.types import Event, Plan
+from finetune_operator.rendering.jobs import with_progress_key
 from finetune_operator.runtime import gather, logs, metrics
 from finetune_operator.runtime.api_client import (
     ApiError,
@@ -41,6 +42,7 @@ from finetune_operator.runtime.trainer_poller import Poller, first_pod
 from finetune_operator.runtime.workqueue import RetryLaterError
 from finetune_operator.settings import Settings
 from finetune_trainer.contract import Progress
+from finetune_trainer.contract.signatures import draw_key
 
 MAX_CREATING_RECONCILES = 5
 """If so many reconciles in a row had to create or change objects, another program undoes the changes."""
@@ -185,6 +187,8 @@ class Reconciler:
 
     async def _create(self, manifest: Manifest, read_state: ReadState) -> None:
         kind, name = manifest["kind"], manifest["metadata"]["name"]
+        if kind == "Job":
+            manifest = with_progress_key(manifest, draw_key())
         try:
             self.cache.put(await self.cluster.create(manifest))
             log.info("created %s %s", kind, name)

@@ -1,6 +1,7 @@
 """Polls the first pod of each running stage for its progress, and enqueues the run when its status is due.
 
-The answer comes from a tenant's pod: time, size and content are bounded. A missing answer decides nothing.
+Request and answer are signed with the key of the pod (contract.signatures). The answer comes from a tenant's
+pod: time, size and content are bounded. A missing answer decides nothing.
 """
 
 import asyncio
@@ -13,10 +14,10 @@ from dataclasses import dataclass, field
 import aiohttp
 from pydantic import ValidationError
 
-from finetune_operator.names import LABEL_ATTEMPT, LABEL_ROLE, LABEL_STAGE
+from finetune_operator.names import ANNOTATION_PROGRESS_KEY, LABEL_ATTEMPT, LABEL_ROLE, LABEL_STAGE
 from finetune_operator.objects import Manifest
 from finetune_operator.runtime import metrics
-from finetune_trainer.contract import MAX_PROGRESS_BYTES, PROGRESS_PORT, Progress, Stage, speaks
+from finetune_trainer.contract import MAX_PROGRESS_BYTES, PROGRESS_PORT, Progress, Stage, signatures, speaks
 
 ANSWER_SECONDS = 2.0
 MAX_CONCURRENT_REQUESTS = 100
@@ -30,9 +31,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Target:
-    """The address of a pod, and the stage and attempt that its answer must name."""
+    """The address and the key of a pod, and the stage and attempt that its answer must name."""
 
     address: str
+    key: str = field(repr=False)
     stage: Stage
     attempt: int
 
@@ -41,6 +43,8 @@ class Target:
 class _Followed:
     target: Target
     answer: Progress | None = None
+    """The newest answer that the status shows or should show."""
+    newest: Progress | None = None
     answered_at: float = 0.0
     shown: bool = False
 
@@ -70,6 +74,11 @@ class Poller:
         """The newest answer that the status should show; None: there is none, or the status shows it."""
         known = self._followed.get(run)
         return known.answer if known and not known.shown else None
+
+    def newest(self, run: str) -> Progress | None:
+        """The newest answer of the pod that is polled for the run; None: there is none."""
+        known = self._followed.get(run)
+        return known.newest if known else None
 
     def shown(self, run: str, news: Progress | None) -> None:
         """Records that the status shows an answer; a newer answer is still to be shown."""
@@ -119,6 +128,7 @@ class Poller:
             log.warning("the progress of %s cannot be read", followed.target.address, exc_info=True)
             return
         metrics.POLLS.labels(result="answered").inc()
+        followed.newest = answer
         now = time.monotonic()
         if followed.answer == answer or self._followed.get(run) is not followed:
             return
@@ -129,7 +139,7 @@ class Poller:
 
 
 def first_pod(pods: Iterable[Manifest], jobs: Iterable[Manifest]) -> Target | None:
-    """The newest running pod with index 0 and an address of the run's Jobs, without the cleanup Job."""
+    """The newest running pod of the run's Jobs with index 0, an address and a key; no pod of a cleanup."""
     stage_jobs = {
         job["metadata"]["uid"]
         for job in jobs
@@ -140,26 +150,32 @@ def first_pod(pods: Iterable[Manifest], jobs: Iterable[Manifest]) -> Target | No
         for pod in pods
         if pod["status"].get("phase") == "Running"
         and pod["status"].get("podIP")
+        and pod["metadata"].get("annotations", {}).get(ANNOTATION_PROGRESS_KEY)
         and pod["metadata"].get("labels", {}).get("batch.kubernetes.io/job-completion-index") == "0"
         and any(owner["uid"] in stage_jobs for owner in pod["metadata"].get("ownerReferences", ()))
     ]
     if not candidates:
         return None
     pod = max(candidates, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
-    labels = pod["metadata"]["labels"]
-    return Target(pod["status"]["podIP"], Stage(labels[LABEL_STAGE]), int(labels[LABEL_ATTEMPT]))
+    labels, key = pod["metadata"]["labels"], pod["metadata"]["annotations"][ANNOTATION_PROGRESS_KEY]
+    return Target(pod["status"]["podIP"], key, Stage(labels[LABEL_STAGE]), int(labels[LABEL_ATTEMPT]))
 
 
 async def ask(session: aiohttp.ClientSession, target: Target) -> Progress:
     """Requests the progress of a pod.
 
     Raises:
-        ValueError: the answer is invalid, or about another stage or attempt.
+        ValueError: the answer is not signed by the pod, is invalid, or is about another stage or attempt.
         aiohttp.ClientError, TimeoutError: the pod does not answer.
     """
     host = f"[{target.address}]" if ":" in target.address else target.address
     url = f"http://{host}:{PROGRESS_PORT}/progress"
-    async with session.get(url, allow_redirects=False) as response:
+    nonce = signatures.draw_nonce()
+    headers = {
+        signatures.NONCE_HEADER: nonce,
+        signatures.SIGNATURE_HEADER: signatures.sign_request(target.key, nonce),
+    }
+    async with session.get(url, headers=headers, allow_redirects=False) as response:
         if response.status != 200:  # noqa: PLR2004 - OK
             raise ValueError(f"HTTP status {response.status}")
         data = b""
@@ -167,6 +183,9 @@ async def ask(session: aiohttp.ClientSession, target: Target) -> Progress:
             data += chunk
             if len(data) > MAX_PROGRESS_BYTES:
                 raise ValueError(f"more than {MAX_PROGRESS_BYTES} bytes")
+        signature = response.headers.get(signatures.SIGNATURE_HEADER, "")
+    if not signatures.is_valid(signature, signatures.sign_answer(target.key, nonce, data)):
+        raise ValueError("the answer is not signed with the key of the pod")
     try:
         progress = Progress.model_validate_json(data)
     except ValidationError as error:

@@ -82,7 +82,10 @@ FIELDS: Mapping[str, Fields] = {
         },
     },
     "Pod": {
-        "metadata": _CHILD,
+        "metadata": {
+            **_CHILD,
+            "annotations": {**_CHILD["annotations"], **_fields(names.ANNOTATION_PROGRESS_KEY)},
+        },
         "spec": {
             **_fields("nodeName", "nodeSelector"),
             "containers": _fields("name", "image"),

@@ -10,6 +10,7 @@ from finetune_operator.runtime import metrics
 from finetune_operator.runtime.cache import Cache
 from finetune_operator.runtime.metrics import JobCollector, count_milestones
 from finetune_operator.settings import MetricsSettings
+from finetune_trainer.contract import Progress, Stage
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -25,14 +26,38 @@ def a_job(name: str, status: Any, created: str = "2026-05-01T10:00:00Z", **spec:
     return {"kind": KIND, "metadata": meta, "spec": {"task": "TextGeneration", **spec}, "status": status}
 
 
-def shown(cache: Cache, **settings: Any) -> str:
+def shown(cache: Cache, progress: Progress | None = None, **settings: Any) -> str:
     registry = CollectorRegistry()
     registry.register(
         JobCollector(
-            cache.jobs, lambda run: cache.children(run, "Pod"), lambda: NOW, MetricsSettings(**settings)
+            cache.jobs,
+            lambda run: cache.children(run, "Pod"),
+            lambda _: progress,
+            lambda: NOW,
+            MetricsSettings(**settings),
         )
     )
     return generate_latest(registry).decode()
+
+
+def test_the_newest_progress_has_the_metrics_of_the_trainer() -> None:
+    cache = Cache()
+    cache.put(a_job("tickets", {"state": "Training", "stage": "Train"}))
+    progress = Progress(stage=Stage.TRAIN, attempt=2, step=3, loss=0.25, percent=50)
+    labels = 'attempt="2",finetunejob="tickets",namespace="ns",stage="Train"'
+    text = shown(cache, progress)
+    assert f"finetune_trainer_loss{{{labels}}} 0.25\n" in text
+    assert f"finetune_trainer_progress_ratio{{{labels}}} 0.5\n" in text
+    assert "finetune_trainer_epoch{" not in text
+    assert "finetune_trainer_loss{" not in shown(cache, None)
+
+
+def test_metrics_of_scraped_pods_are_not_shown_twice() -> None:
+    cache = Cache()
+    cache.put(a_job("tickets", {"state": "Training", "stage": "Train"}))
+    progress = Progress(stage=Stage.TRAIN, attempt=2, step=3)
+    assert "finetune_trainer" in shown(cache, progress)
+    assert "finetune_trainer" not in shown(cache, progress, scrape_namespaces=("monitoring",))
 
 
 def test_an_existing_job_has_metrics() -> None:

@@ -12,16 +12,23 @@ from aiohttp import web
 
 from finetune_operator.runtime import trainer_poller
 from finetune_operator.runtime.trainer_poller import Poller, Target, ask, clamped, first_pod
-from finetune_trainer.contract import Activity, Progress, Stage
+from finetune_trainer.contract import Activity, Progress, Stage, signatures
 
-TARGET = Target("127.0.0.1", Stage.TRAIN, 1)
+KEY = signatures.draw_key()
+TARGET = Target("127.0.0.1", KEY, Stage.TRAIN, 1)
 Answer = Callable[[web.Request], Any]
 
 
 @contextlib.asynccontextmanager
-async def pod(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+async def pod(answer: Answer, monkeypatch: pytest.MonkeyPatch, key: str = KEY) -> AsyncIterator[None]:
+    """A pod that gives an answer to each request, and signs the answer with a key."""
+
     async def serve(request: web.Request) -> web.StreamResponse:
         given: web.StreamResponse = await answer(request)
+        if isinstance(given, web.Response):
+            nonce = request.headers[signatures.NONCE_HEADER]
+            body = given.body if isinstance(given.body, bytes) else b""
+            given.headers[signatures.SIGNATURE_HEADER] = signatures.sign_answer(key, nonce, body)
         return given
 
     app = web.Application()
@@ -87,6 +94,53 @@ async def test_redirects_and_errors_are_not_followed(status: int, monkeypatch: p
     async with pod(answer, monkeypatch):
         with pytest.raises(ValueError, match=str(status)):
             await asked()
+
+
+async def test_an_answer_with_another_key_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=said(step=3))
+
+    async with pod(answer, monkeypatch, key=signatures.draw_key()):
+        with pytest.raises(ValueError, match="not signed"):
+            await asked()
+
+
+async def test_a_recorded_answer_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: dict[str, str] = {}
+
+    async def answer(request: web.Request) -> web.Response:
+        recorded.setdefault(signatures.NONCE_HEADER, request.headers[signatures.NONCE_HEADER])
+        return web.Response(text=said(step=3))
+
+    async def replay(request: web.Request) -> web.Response:
+        nonce = recorded[signatures.NONCE_HEADER]
+        signature = signatures.sign_answer(KEY, nonce, said(step=3).encode())
+        response = web.StreamResponse(headers={signatures.SIGNATURE_HEADER: signature})
+        await response.prepare(request)
+        await response.write(said(step=3).encode())
+        return response  # type: ignore[return-value]
+
+    async with pod(answer, monkeypatch):
+        await asked()
+    async with pod(replay, monkeypatch):
+        with pytest.raises(ValueError, match="not signed"):
+            await asked()
+
+
+async def test_the_request_is_signed_and_the_key_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        nonce = request.headers[signatures.NONCE_HEADER]
+        assert request.headers[signatures.SIGNATURE_HEADER] == signatures.sign_request(KEY, nonce)
+        seen.append(f"{request.url} {request.headers}")
+        return web.Response(text=said())
+
+    async with pod(answer, monkeypatch):
+        await asked()
+        await asked()
+    assert len(set(seen)) == 2, "each request has a nonce of its own"
+    assert all(KEY not in text for text in seen)
 
 
 async def test_a_slow_answer_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,6 +315,7 @@ def a_pod(name: str, **changes: Any) -> Any:
                 "finetune.dev/stage": "Train",
                 "finetune.dev/attempt": "2",
             },
+            "annotations": {"finetune.dev/progress-key": KEY},
             "ownerReferences": [{"uid": "job"}],
         },
         "status": {"phase": "Running", "podIP": "10.0.0.1"},
@@ -273,7 +328,7 @@ JOB = {"metadata": {"uid": "job", "labels": {"finetune.dev/role": "run"}}}
 
 
 def test_the_running_pod_of_index_0_of_the_newest_job_is_polled() -> None:
-    assert first_pod([a_pod("a")], [JOB]) == Target("10.0.0.1", Stage.TRAIN, 2)
+    assert first_pod([a_pod("a")], [JOB]) == Target("10.0.0.1", KEY, Stage.TRAIN, 2)
 
 
 @pytest.mark.parametrize(
@@ -282,6 +337,7 @@ def test_the_running_pod_of_index_0_of_the_newest_job_is_polled() -> None:
         a_pod("a", status={"phase": "Pending"}),
         a_pod("a", status={"phase": "Running"}),
         a_pod("a", metadata=a_pod("a")["metadata"] | {"ownerReferences": [{"uid": "stranger"}]}),
+        a_pod("a", metadata=a_pod("a")["metadata"] | {"annotations": {}}),
         a_pod(
             "a",
             metadata=a_pod("a")["metadata"] | {"labels": {"batch.kubernetes.io/job-completion-index": "1"}},

@@ -8,18 +8,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from finetune_trainer.contract import Progress, Stage
+from finetune_trainer.contract import Progress, Stage, signatures
 from finetune_trainer.pod import endpoint as module
 from finetune_trainer.pod.endpoint import CLIENT_SECONDS, MOST_CLIENTS, Endpoint, exposition
 
 LABELS = {"namespace": "team", "finetunejob": "tickets", "attempt": "1", "stage": "Train"}
+KEY = signatures.draw_key()
 NOW = Progress(stage=Stage.TRAIN, attempt=1, step=3, loss=0.25, percent=50)
 
 
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
     monkeypatch.setattr(module, "CLIENT_SECONDS", 1.0)
-    serving = Endpoint(0, lambda: NOW, LABELS)
+    serving = Endpoint(0, lambda: NOW, KEY, LABELS)
     yield serving
     serving.close()
 
@@ -27,17 +28,29 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 @pytest.fixture
 def patient_endpoint() -> Iterator[Endpoint]:
     """An endpoint with the real time limits."""
-    serving = Endpoint(0, lambda: NOW, LABELS)
+    serving = Endpoint(0, lambda: NOW, KEY, LABELS)
     yield serving
     serving.close()
 
 
-def ask(endpoint: Endpoint, path: str, method: str = "GET") -> tuple[int, bytes]:
+def ask(endpoint: Endpoint, path: str, method: str = "GET", key: str = KEY) -> tuple[int, bytes]:
+    status, body, _ = signed_ask(endpoint, path, method, key, signatures.draw_nonce())
+    return status, body
+
+
+def signed_ask(
+    endpoint: Endpoint, path: str, method: str, key: str, nonce: str
+) -> tuple[int, bytes, str | None]:
+    """Status, body and signature of the answer to a request that is signed with a key."""
+    headers = {
+        signatures.NONCE_HEADER: nonce,
+        signatures.SIGNATURE_HEADER: signatures.sign_request(key, nonce),
+    }
     link = http.client.HTTPConnection("127.0.0.1", endpoint.port, timeout=5)
     with contextlib.closing(link):
-        link.request(method, path)
+        link.request(method, path, headers=headers)
         answer = link.getresponse()
-        return answer.status, answer.read()
+        return answer.status, answer.read(), answer.headers[signatures.SIGNATURE_HEADER]
 
 
 def connect(endpoint: Endpoint) -> socket.socket:
@@ -59,6 +72,41 @@ def test_progress_is_the_document_without_unknown_values(endpoint: Endpoint) -> 
     document = json.loads(body)
     assert Progress.model_validate(document) == NOW
     assert "epoch" not in document
+
+
+def test_the_answer_is_signed_for_the_nonce_of_the_request(endpoint: Endpoint) -> None:
+    nonce = signatures.draw_nonce()
+    _, body, signature = signed_ask(endpoint, "/progress", "GET", KEY, nonce)
+    assert signature == signatures.sign_answer(KEY, nonce, body)
+    assert signature != signatures.sign_answer(KEY, signatures.draw_nonce(), body)
+    assert signature != signatures.sign_request(KEY, nonce)
+
+
+def test_requests_without_a_valid_signature_are_refused(endpoint: Endpoint) -> None:
+    assert ask(endpoint, "/progress", key=signatures.draw_key())[0] == 401
+    assert signed_ask(endpoint, "/progress", "GET", KEY, "")[0] == 401
+    with connect(endpoint) as link:
+        link.sendall(b"GET /progress HTTP/1.1\r\nHost: x\r\n\r\n")
+        refused = drained(link)
+    assert refused.startswith(b"HTTP/1.1 401 ")
+    assert b"step" not in refused
+
+
+@pytest.mark.parametrize("key", [KEY, ""])
+def test_an_endpoint_without_a_key_and_labels_serves_only_its_health(key: str) -> None:
+    serving = Endpoint(0, lambda: NOW, "", None)
+    try:
+        assert ask(serving, "/progress", key=key)[0] == 401
+        assert ask(serving, "/metrics")[0] == 404
+        assert ask(serving, "/healthz")[0] == 200
+    finally:
+        serving.close()
+
+
+def test_metrics_need_no_signature(endpoint: Endpoint) -> None:
+    status, body = ask(endpoint, "/metrics", key=signatures.draw_key())
+    assert status == 200
+    assert b"finetune_trainer_loss{" in body
 
 
 def test_status_codes_of_other_paths_and_methods(endpoint: Endpoint) -> None:
@@ -122,7 +170,7 @@ def test_an_exception_in_the_progress_function_fails_only_that_request() -> None
     def broken() -> Progress:
         raise RuntimeError("no")
 
-    serving = Endpoint(0, broken, LABELS)
+    serving = Endpoint(0, broken, KEY, LABELS)
     try:
         assert ask(serving, "/progress")[0] == 500
         assert ask(serving, "/healthz")[0] == 200
@@ -132,4 +180,4 @@ def test_an_exception_in_the_progress_function_fails_only_that_request() -> None
 
 def test_a_port_in_use_raises_oserror(endpoint: Endpoint) -> None:
     with pytest.raises(OSError, match="in use"):
-        Endpoint(endpoint.port, lambda: NOW, LABELS)
+        Endpoint(endpoint.port, lambda: NOW, KEY, LABELS)

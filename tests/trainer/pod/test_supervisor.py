@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -28,7 +28,7 @@ from finetune_trainer.config import (
     TrainSplit,
     World,
 )
-from finetune_trainer.contract import FailureClass, RankFile, Stage, TerminationMessage
+from finetune_trainer.contract import FailureClass, RankFile, Stage, TerminationMessage, signatures
 from finetune_trainer.paths import Paths
 from finetune_trainer.pod.processes import descendants
 
@@ -120,6 +120,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Pod]]:
     def begin(config: TrainConfig, script: str, *prefix: str, node: int = 0, **environment: str) -> Pod:
         root = tmp_path / f"pod-{len(pods)}"
         write_config(root, config)
+        Paths(root).progress_key.write_text("a key\n")
         output = tmp_path / f"pod-{len(pods)}.log"
         with output.open("wb") as sink:
             process = subprocess.Popen(
@@ -238,10 +239,12 @@ def test_a_failed_pod_writes_the_end_of_its_log_and_the_full_error(start: Callab
 
 
 def test_progress_is_served_while_the_stage_runs(start: Callable[..., Pod]) -> None:
-    pod = start(make_config(Stage.PREPARE), "0=deaf")
+    pod = start(make_config(Stage.PREPARE, serve_metrics=True), "0=deaf")
     pod.until_working(0)
     port = pod.log().partition("progress on port ")[2].split()[0]
-    with urlopen(f"http://127.0.0.1:{port}/progress") as answer:
+    nonce = signatures.draw_nonce()
+    headers = {"Finetune-Nonce": nonce, "Finetune-Signature": signatures.sign_request("a key", nonce)}
+    with urlopen(Request(f"http://127.0.0.1:{port}/progress", headers=headers)) as answer:
         progress = json.load(answer)
     assert (progress["stage"], progress["attempt"], progress["activity"]) == ("Prepare", 2, "Training")
     with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:

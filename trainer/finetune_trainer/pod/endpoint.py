@@ -1,14 +1,18 @@
-"""The HTTP endpoint of a trainer pod: /progress, /metrics and /healthz, in one thread and bounded memory."""
+"""The HTTP endpoint of a trainer pod: /progress, /metrics and /healthz, in one thread and bounded memory.
+
+/progress answers only requests that are signed with the key of the pod (contract.signatures). /metrics has no
+authentication and is off unless the config switches it on.
+"""
 
 import asyncio
 import logging
 import socket
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 
-from finetune_trainer.contract import MAX_PROGRESS_BYTES, Progress
+from finetune_trainer.contract import MAX_PROGRESS_BYTES, Progress, signatures
+from finetune_trainer.contract.gauges import gauge_values
 
 REQUEST_BYTES = 8 * 1024
 CLIENT_SECONDS = 5.0
@@ -18,40 +22,6 @@ MOST_CLIENTS = 32
 _JSON = "application/json"
 _TEXT = "text/plain; charset=utf-8"
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
-PREFIX = "finetune_trainer_"
-LABELS = ("namespace", "finetunejob", "attempt", "stage")
-
-
-@dataclass(frozen=True)
-class Gauge:
-    """A gauge of /metrics that shows one field of Progress."""
-
-    name: str
-    """Name without PREFIX."""
-    field: str
-    text: str
-    factor: float = 1.0
-    """The value of the gauge divided by the value of the field."""
-
-
-GAUGES = (
-    Gauge("progress_ratio", "percent", "Share of the stage that is done, 0 to 1.", factor=0.01),
-    Gauge("rows", "rows", "Rows of the data that Prepare has read, tokenised or stored."),
-    Gauge("tokens", "tokens", "Tokens of the rows that Prepare has tokenised."),
-    Gauge("step", "step", "Optimizer steps done."),
-    Gauge("planned_steps", "total_steps", "Optimizer steps of the whole run."),
-    Gauge("epoch", "epoch", "Passes over the training rows, with a fractional part."),
-    Gauge("loss", "loss", "Training loss at the last step."),
-    Gauge("learning_rate", "learning_rate", "Learning rate at the last step."),
-    Gauge("gradient_norm", "gradient_norm", "Norm of all gradients before clipping at the last step."),
-    Gauge("validation_score", "validation", "Primary metric on the validation rows, newest value."),
-    Gauge("tokens_per_second", "tokens_per_second", "Throughput of all processes together, in tokens."),
-    Gauge("samples_per_second", "samples_per_second", "Throughput of all processes together, in rows."),
-    Gauge("eta_seconds", "eta_seconds", "Estimated time to the end of the stage."),
-    Gauge("peak_memory_bytes", "peak_memory_bytes", "Peak memory of rank 0 (GPU memory on GPUs)."),
-    Gauge("heartbeat_timestamp_seconds", "heartbeat", "Unix time of the last heartbeat of rank 0."),
-)
-
 log = logging.getLogger(__name__)
 
 
@@ -61,14 +31,18 @@ class Endpoint:
     Args:
         port: the port to listen on; 0 selects a free port, see the attribute `port`.
         progress: returns the document to serve; called for every request.
-        labels: constant labels of all metrics.
+        key: key of the signatures of /progress; an empty key refuses all requests.
+        labels: values of GAUGE_LABELS for all metrics; None: the endpoint does not serve /metrics.
 
     Raises:
         OSError: the port is in use.
     """
 
-    def __init__(self, port: int, progress: Callable[[], Progress], labels: Mapping[str, str]) -> None:
+    def __init__(
+        self, port: int, progress: Callable[[], Progress], key: str, labels: Mapping[str, str] | None
+    ) -> None:
         self._progress = progress
+        self._key = key
         self._labels = labels
         self._clients = 0
         dual = socket.has_dualstack_ipv6()
@@ -112,40 +86,47 @@ class Endpoint:
             writer.transport.abort()
 
     def _answer(self, head: bytes) -> bytes:
+        first, _, rest = head.partition(b"\r\n")
         try:
-            method, target, _ = head.split(b"\r\n", 1)[0].decode("ascii").split(" ")
+            method, target, _ = first.decode("ascii").split(" ")
         except ValueError:
             return _response(HTTPStatus.BAD_REQUEST, _TEXT, b"bad request\n")
         if method not in {"GET", "HEAD"}:
             return _response(HTTPStatus.METHOD_NOT_ALLOWED, _TEXT, b"only GET\n")
         try:
-            answer = self._page(target.partition("?")[0])
+            answer = self._page(target.partition("?")[0], _headers(rest))
         except Exception:
             log.exception("cannot answer %s", target[:100])
             answer = _response(HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"see the log\n")
         return answer if method == "GET" else answer.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
 
-    def _page(self, path: str) -> bytes:
+    def _page(self, path: str, headers: Mapping[str, str]) -> bytes:
         if path == "/healthz":
             return _response(HTTPStatus.OK, _TEXT, b"ok\n")
         if path == "/progress":
-            body = self._progress().model_dump_json(by_alias=True, exclude_none=True).encode()
-            return _response(HTTPStatus.OK, _JSON, body[:MAX_PROGRESS_BYTES])
-        if path == "/metrics":
+            return self._signed_progress(headers)
+        if path == "/metrics" and self._labels is not None:
             return _response(HTTPStatus.OK, _PROMETHEUS, exposition(self._progress(), self._labels).encode())
-        return _response(HTTPStatus.NOT_FOUND, _TEXT, b"try /progress, /metrics, /healthz\n")
+        return _response(HTTPStatus.NOT_FOUND, _TEXT, b"no such page\n")
+
+    def _signed_progress(self, headers: Mapping[str, str]) -> bytes:
+        nonce = headers.get(signatures.NONCE_HEADER.lower(), "")
+        signature = headers.get(signatures.SIGNATURE_HEADER.lower(), "")
+        expected = signatures.sign_request(self._key, nonce)
+        if not (self._key and nonce and signatures.is_valid(signature, expected)):
+            return _response(HTTPStatus.UNAUTHORIZED, _TEXT, b"the request is not signed by the operator\n")
+        body = self._progress().model_dump_json(by_alias=True, exclude_none=True).encode()
+        body = body[:MAX_PROGRESS_BYTES]
+        return _response(HTTPStatus.OK, _JSON, body, signatures.sign_answer(self._key, nonce, body))
 
 
 def exposition(progress: Progress, labels: Mapping[str, str]) -> str:
     """The progress document in the text format of Prometheus; unknown values are left out."""
     pairs = ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
     lines = []
-    for gauge in GAUGES:
-        value = getattr(progress, gauge.field)
-        if value is None:
-            continue
-        name, shown = f"{PREFIX}{gauge.name}", value if gauge.factor == 1 else value * gauge.factor
-        lines += [f"# HELP {name} {gauge.text}", f"# TYPE {name} gauge", f"{name}{{{pairs}}} {shown!r}"]
+    for gauge, value in gauge_values(progress):
+        name = gauge.name
+        lines += [f"# HELP {name} {gauge.text}", f"# TYPE {name} gauge", f"{name}{{{pairs}}} {value!r}"]
     return "\n".join(lines) + "\n"
 
 
@@ -153,9 +134,16 @@ def _escaped(value: str) -> str:
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
-def _response(status: HTTPStatus, kind: str, body: bytes) -> bytes:
+def _headers(lines: bytes) -> dict[str, str]:
+    """The headers of a request by their names in lower case."""
+    pairs = (line.partition(":") for line in lines.decode("latin-1").split("\r\n"))
+    return {name.strip().lower(): value.strip() for name, _, value in pairs}
+
+
+def _response(status: HTTPStatus, kind: str, body: bytes, signature: str = "") -> bytes:
+    signed = f"{signatures.SIGNATURE_HEADER}: {signature}\r\n" if signature else ""
     head = (
         f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        f"Content-Length: {len(body)}\r\n{signed}Connection: close\r\n\r\n"
     )
     return head.encode() + body

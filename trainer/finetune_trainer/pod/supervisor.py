@@ -16,11 +16,12 @@ from pydantic import ValidationError
 
 from finetune_trainer.config import ConfigError, TrainConfig
 from finetune_trainer.contract import FailureClass, Progress, TerminationMessage
+from finetune_trainer.contract.gauges import GAUGE_LABELS
 from finetune_trainer.paths import Paths
 from finetune_trainer.pod import console, processes
 from finetune_trainer.pod.cgroup import oom_kills, usable_cpus
 from finetune_trainer.pod.classify import Verdict, classify
-from finetune_trainer.pod.endpoint import LABELS, Endpoint
+from finetune_trainer.pod.endpoint import Endpoint
 from finetune_trainer.pod.launch import RANK_PROGRAM, Launch, launch
 from finetune_trainer.pod.logtail import LogTail
 from finetune_trainer.pod.pod_state import PodState, observed, rank_files, refresh
@@ -228,9 +229,10 @@ def _serve(config: TrainConfig, paths: Paths, port: int) -> Endpoint | None:
             return unknown
 
     values = (config.job.namespace, config.job.name, str(config.attempt), config.stage.value)
-    labels = dict(zip(LABELS, values, strict=True))
+    labels = dict(zip(GAUGE_LABELS, values, strict=True)) if config.serve_metrics else None
+    key = paths.progress_key.read_text().strip() if paths.progress_key.exists() else ""
     try:
-        endpoint = Endpoint(port, progress, labels)
+        endpoint = Endpoint(port, progress, key, labels)
     except OSError as error:
         log.warning("cannot serve progress on port %d: %s", port, error)
         return None
