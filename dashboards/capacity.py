@@ -51,11 +51,12 @@ DEMAND = Row(
             Kind.LINES,
             (
                 Query(
-                    or_named(f"sum by (namespace) ({_HELD})", "namespace", "no job holds GPUs"),
+                    or_named(f"sum by (namespace) ({_HELD})", {"namespace": "no job holds GPUs"}),
                     "{{namespace}}",
                 ),
             ),
             width=12,
+            colors={"no job holds GPUs": "text"},
             minimum=0,
             decimals=0,
             stacked=True,
@@ -71,12 +72,12 @@ DEMAND = Row(
                 Query(
                     or_named(
                         f"sum by (reason) ({each_job('finetune_job_waiting', _JOBS, 'reason')})",
-                        "reason",
-                        "no job waits",
+                        {"reason": "no job waits"},
                     ),
                     "{{reason}}",
                 ),
             ),
+            colors={"no job waits": "text"},
             minimum=0,
             decimals=0,
             stacked=True,
@@ -108,8 +109,7 @@ DEMAND = Row(
                         "topk(10, "
                         + events("finetune_attempts_total", "node", f'node!="",class=~"{NODE_FAULTS}"')
                         + ")",
-                        "node",
-                        "no node",
+                        {"node": "no node"},
                     ),
                     "{{node}}",
                 ),
@@ -205,8 +205,7 @@ GPUS = Row(
                             _JOBS,
                         )
                         + " < 0.05)",
-                        "finetunejob",
-                        "no job",
+                        {"namespace": "no", "finetunejob": "job"},
                     ),
                     "{{namespace}} {{finetunejob}}",
                 ),
@@ -282,7 +281,7 @@ QUEUES = Row(
             Kind.BARS,
             (
                 Query(
-                    or_named(events("kueue_evicted_workloads_total", "reason"), "reason", "no workload"),
+                    or_named(events("kueue_evicted_workloads_total", "reason"), {"reason": "no workload"}),
                     "{{reason}}",
                 ),
             ),

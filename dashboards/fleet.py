@@ -43,17 +43,17 @@ NOW = Row(
                 ),
             ),
             width=4,
-            height=5,
+            height=6,
         ),
         Panel(
             102,
-            "How many GPUs do jobs hold?",
+            "How many GPUs are held?",
             "GPUs of running Train attempts. Jobs on CPUs hold none.",
             "The dashboard about capacity compares held and requested GPUs.",
             Kind.STAT,
             (Query(or_zero(f"sum({each_job('finetune_job_gpus', _JOBS)})")),),
             width=4,
-            height=5,
+            height=6,
         ),
         Panel(
             103,
@@ -66,14 +66,13 @@ NOW = Row(
                 Query(
                     or_named(
                         f"sum by (reason) ({each_job('finetune_job_waiting', _JOBS, 'reason')})",
-                        "reason",
-                        "no job waits",
+                        {"reason": "no job waits"},
                     ),
                     "{{reason}}",
                 ),
             ),
             width=6,
-            height=5,
+            height=6,
         ),
         Panel(
             104,
@@ -88,7 +87,7 @@ NOW = Row(
                 ),
             ),
             width=10,
-            height=5,
+            height=6,
             minimum=0,
             decimals=0,
             stacked=True,
@@ -97,7 +96,7 @@ NOW = Row(
         Panel(
             105,
             "Which jobs are there, and when does their stage end?",
-            "Existing FineTuneJobs, and jobs that ended less than an hour ago. A click on a row opens the"
+            "Existing FineTuneJobs, and jobs that ended less than an hour ago. A click on a name opens the"
             " job.",
             "Open the job to see the cause of a failure, a wait or a flat loss.",
             Kind.TABLE,
@@ -106,7 +105,7 @@ NOW = Row(
                 Query(each_job("finetune_job_progress_ratio", _JOBS), "progress", "percentunit", 0),
                 Query(
                     f"max by (namespace, finetunejob) (finetune_trainer_eta_seconds{{{_JOBS}}})",
-                    "time to the end of the stage",
+                    "stage ends in",
                     "s",
                     0,
                 ),
@@ -127,7 +126,7 @@ NOW = Row(
             width=24,
             height=8,
             columns=("namespace", "finetunejob"),
-            links=(JOB_LINK,),
+            links={"finetunejob": JOB_LINK},
         ),
     ),
 )
@@ -148,24 +147,24 @@ RESULTS = Row(
                 Query(
                     or_named(
                         f"topk(10, {events('finetune_jobs_finished_total', 'outcome, reason', _JOBS)})",
-                        "outcome",
-                        "no job ended",
+                        {"outcome": "no job", "reason": "ended"},
                     ),
                     "{{outcome}} {{reason}}",
                 ),
             ),
+            width=6,
             decimals=0,
         ),
         Panel(
             202,
-            "Do tuned models meet their gates?",
+            "Are the gates met?",
             "Decided gates of FineTuneJobs, by result. A job without a gate does not count.",
             "Compare the scores beside this panel: a gate may be too strict, or the data may not fit the"
             " task.",
             Kind.BARS,
             (
                 Query(
-                    or_named(events("finetune_gates_total", "result", _JOBS), "result", "no gate decided"),
+                    or_named(events("finetune_gates_total", "result", _JOBS), {"result": "no gate decided"}),
                     "{{result}}",
                 ),
             ),
@@ -195,10 +194,10 @@ RESULTS = Row(
                     ("delta", "difference"),
                 )
             ),
-            width=12,
+            width=14,
             columns=("namespace", "finetunejob", "metric"),
             empty="No job has been evaluated in the time range.",
-            links=(JOB_LINK,),
+            links={"finetunejob": JOB_LINK},
         ),
     ),
 )
@@ -218,8 +217,7 @@ TIME = Row(
                 Query(
                     or_named(
                         f"{events('finetune_gpu_seconds_total', 'namespace, use', _JOBS)} / 3600",
-                        "use",
-                        "no attempt on GPUs ended",
+                        {"namespace": "no attempt", "use": "on GPUs"},
                     ),
                     "{{namespace}} {{use}}",
                 ),
@@ -229,7 +227,7 @@ TIME = Row(
         ),
         Panel(
             302,
-            "How much GPU time was lost?",
+            "Was GPU time lost?",
             "Share of the time x GPUs of ended Train attempts that did not lead to a trained model.",
             "Look at the classes of failures on the dashboard of the operator, and at suspicious nodes.",
             Kind.STAT,
@@ -242,7 +240,7 @@ TIME = Row(
         ),
         Panel(
             303,
-            "How long is it to the first step?",
+            "When is the first step?",
             "Time from the creation of a FineTuneJob until the first optimizer step, for half and for 95 %"
             " of the jobs.",
             "Long waits come from the queue, from pulling images and from Prepare; see the panels beside"
@@ -272,7 +270,7 @@ TIME = Row(
         ),
         Panel(
             305,
-            "How long do attempts wait for pods?",
+            "How long until pods run?",
             "Time from the creation of the Job of an attempt until all its pods run, for 95 % of the"
             " attempts.",
             "Look at free GPUs, at quota, and at the time that the nodes need to pull the image.",
@@ -294,7 +292,7 @@ TIME = Row(
             (
                 Query(
                     or_named(
-                        quantile(0.95, "finetune_recovery_seconds", "stage"), "stage", "no attempt failed"
+                        quantile(0.95, "finetune_recovery_seconds", "stage"), {"stage": "no attempt failed"}
                     ),
                     "{{stage}}",
                 ),

@@ -160,7 +160,6 @@ def _panel(panel: Panel) -> Any:
         .unit(panel.unit)
         .thresholds(_thresholds(panel))
         .links([_runbook(alert) for alert in panel.alerts])
-        .data_links([dashboard.DashboardLink(link.title).url(link.url) for link in panel.links])
     )
     for number, query in enumerate(panel.queries):
         built = built.with_target(_target(panel, chr(ord("A") + number), query.expr, query.legend))
@@ -276,6 +275,11 @@ def _bars() -> bargauge.Panel:
         bargauge.Panel()
         .reduce_options(_LAST)
         .orientation(common_models.VizOrientation.HORIZONTAL)
+        .sizing(common_models.BarGaugeSizing.MANUAL)
+        .name_placement(common_models.BarGaugeNamePlacement.TOP)
+        .min_viz_height(16)
+        .max_viz_height(44)
+        .text(common.VizTextDisplayOptions().title_size(13).value_size(18))
         .display_mode(common_models.BarGaugeDisplayMode.BASIC)
         .show_unfilled(True)
         .min(0)
@@ -288,6 +292,7 @@ def _table(panel: Panel) -> table.Panel:
     order = (*panel.columns, *titles)
     built = (
         table.Panel()
+        .min_width(80)
         .cell_height(common_models.TableCellHeight.SM)
         .with_transformation(models.DataTransformerConfig(id_val="merge", options={}))
         .with_transformation(
@@ -307,6 +312,8 @@ def _table(panel: Panel) -> table.Panel:
             )
         )
     )
+    for column, link in panel.links.items():
+        built = built.override_by_name(column, [_property("links", [{"title": link.title, "url": link.url}])])
     for query in panel.queries:
         properties = []
         if query.unit is not None:

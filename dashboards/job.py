@@ -39,13 +39,15 @@ STATE = Row(
         ),
         Panel(
             102,
-            "What does the job wait for?",
+            "Why does the job wait?",
             "The reason while the job waits. docs/reasons.md explains each reason and its remedy.",
             "Queued is normal while other jobs hold the quota. For other reasons, follow status.message.",
             Kind.STAT,
             (
                 Query(
-                    or_named(f"max by (reason) (finetune_job_waiting{{{_JOB}}})", "reason", "does not wait"),
+                    or_named(
+                        f"max by (reason) (finetune_job_waiting{{{_JOB}}})", {"reason": "does not wait"}
+                    ),
                     "{{reason}}",
                 ),
             ),
@@ -67,11 +69,11 @@ STATE = Row(
             height=4,
             minimum=0,
             decimals=0,
-            empty="the stage has not started",
+            empty="no stage runs",
         ),
         Panel(
             104,
-            "When does the stage end?",
+            "How long to the end?",
             "Estimated time to the end of the stage, from the speed so far. The trainer estimates in Train"
             " only.",
             "A growing estimate means a falling speed: look at the panels of the speed.",
@@ -85,7 +87,7 @@ STATE = Row(
         ),
         Panel(
             105,
-            "Which attempt is the newest?",
+            "How many attempts?",
             "Number of the newest attempt of each stage. Each failure that may pass starts a new attempt.",
             "More than one attempt: status.attempts names the class, the pod and the node of each failure.",
             Kind.STAT,
@@ -251,7 +253,8 @@ SPEED = Row(
         Panel(
             304,
             "How much data has Prepare read?",
-            "Rows that Prepare has read, tokenised or stored, and tokens of the tokenised rows.",
+            "Rows that Prepare has read, tokenised or stored, and tokens of the tokenised rows, on a"
+            " logarithmic scale.",
             "Prepare runs on CPUs. A slow rise: look at the store, and at spec.resources of the job.",
             Kind.LINES,
             (
@@ -260,7 +263,8 @@ SPEED = Row(
             ),
             width=12,
             height=7,
-            minimum=0,
+            minimum=1,
+            logarithmic=True,
         ),
         Panel(
             305,

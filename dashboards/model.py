@@ -87,7 +87,8 @@ class Panel:
     logarithmic: bool = False
     alerts: tuple[str, ...] = ()
     """Alerts that link to this panel; the panel links to their runbooks."""
-    links: tuple[Link, ...] = ()
+    links: Mapping[str, Link] = field(default_factory=dict)
+    """Links from the values of a column of a table, by the name of the column."""
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ HEALTH = Row(
         ),
         Panel(
             105,
-            "Is the data of deleted jobs gone?",
+            "Is deleted data left?",
             "Folders in S3 whose cleanup failed. The operator repeats a failed cleanup every hour.",
             "Usually the Secret of the store was deleted, or its keys may not delete objects.",
             Kind.STAT,
@@ -99,7 +99,8 @@ HEALTH = Row(
             height=5,
             decimals=0,
             steps=((1, "red"),),
-            values={0: ("yes", "green")},
+            unit="folder(s)",
+            values={0: ("no", "green")},
             alerts=("FineTuneCleanupFailed",),
         ),
     ),
@@ -212,7 +213,7 @@ WORK = Row(
         ),
         Panel(
             209,
-            "Does every job have metrics?",
+            "Which jobs lack metrics?",
             "FineTuneJobs without series of their own, because of settings.metrics or because they ended"
             " long ago.",
             "If running jobs are missing on the dashboards, raise settings.metrics.maxJobs.",
@@ -270,13 +271,13 @@ REQUESTS = Row(
                 Query(
                     or_named(
                         _rate("finetune_operator_api_requests_total", "code", 'code!~"2.."'),
-                        "code",
-                        "no failure",
+                        {"code": "no failure"},
                     ),
                     "{{code}}",
                 ),
             ),
             unit="reqps",
+            colors={"no failure": "text"},
             minimum=0,
         ),
         Panel(
@@ -304,13 +305,13 @@ REQUESTS = Row(
                 Query(
                     or_named(
                         events("finetune_operator_watch_restarts_total", "cause", window="1h"),
-                        "cause",
-                        "no restart",
+                        {"cause": "no restart"},
                     ),
                     "{{cause}}",
                 ),
             ),
             width=12,
+            colors={"no restart": "text"},
             minimum=0,
             decimals=0,
         ),
@@ -323,7 +324,7 @@ REQUESTS = Row(
             (
                 Query(
                     or_named(
-                        events("finetune_operator_cleanups_total", "result"), "result", "no job was deleted"
+                        events("finetune_operator_cleanups_total", "result"), {"result": "no job was deleted"}
                     ),
                     "{{result}}",
                 ),
@@ -351,13 +352,13 @@ FAILURES = Row(
                 Query(
                     or_named(
                         events("finetune_attempts_total", "stage, class", 'outcome="Failed"', window="1h"),
-                        "class",
-                        "no failure",
+                        {"stage": "no", "class": "failure"},
                     ),
                     "{{stage}} {{class}}",
                 ),
             ),
             width=16,
+            colors={"no failure": "text"},
             minimum=0,
             decimals=0,
             alerts=("FineTuneAttemptsFail", "FineTuneLossNotFinite"),
@@ -371,7 +372,8 @@ FAILURES = Row(
             (
                 Query(
                     or_named(
-                        events("finetune_attempts_total", "class", 'outcome="Failed"'), "class", "no failure"
+                        events("finetune_attempts_total", "class", 'outcome="Failed"'),
+                        {"class": "no failure"},
                     ),
                     "{{class}}",
                 ),

@@ -1,5 +1,7 @@
 """PURE. Parts of queries that several panels use."""
 
+from collections.abc import Mapping
+
 from dashboards.states import STATE_CODES
 
 GPU_RESOURCE = "nvidia_com_gpu"
@@ -41,9 +43,12 @@ def or_zero(expr: str) -> str:
     return f"({expr}) or on () vector(0)"
 
 
-def or_named(expr: str, label: str, text: str) -> str:
-    """A zero with a name in place of no result."""
-    return f'({expr}) or on () label_replace(vector(0), "{label}", "{text}", "", "")'
+def or_named(expr: str, labels: Mapping[str, str]) -> str:
+    """A zero with labels in place of no result. Grafana needs all labels that the legend names."""
+    named = "vector(0)"
+    for label, text in labels.items():
+        named = f'label_replace({named}, "{label}", "{text}", "", "")'
+    return f"({expr}) or on () {named}"
 
 
 def each_job(gauge: str, selector: str, *labels: str) -> str:

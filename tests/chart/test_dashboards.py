@@ -1,4 +1,4 @@
-"""The dashboards in the chart: on request, as ConfigMaps for a sidecar or as objects for the Grafana operator."""
+"""The dashboards in the chart: ConfigMaps for a sidecar, or objects of the Grafana operator."""
 
 import json
 from collections.abc import Callable

@@ -371,7 +371,7 @@ def test_a_row_of_a_fleet_table_opens_the_job() -> None:
     assert tables
     for panel in tables:
         assert {"namespace", "finetunejob"} <= set(panel.columns)
-        (link,) = panel.links
+        link = panel.links["finetunejob"]
         assert link.url.startswith(f"/d/{BOARDS['job'].uid}?")
         names = set(re.findall(r"var-(\w+)=", link.url))
         assert names == {variable.name for variable in BOARDS["job"].variables}

@@ -109,11 +109,13 @@ def test_events_are_counted_from_the_first_event(backfilled: str) -> None:
     """increase() alone misses the first event of each series."""
     failed = events("finetune_attempts_total", "node", 'outcome="Failed",node="gpu-b2"', window="5h")
     assert value(backfilled, failed, world.MINUTES) == 4
-    recent = events("finetune_attempts_total", "node", 'outcome="Succeeded"', window="1h")
+    succeeded = events("finetune_attempts_total", "", 'outcome="Succeeded"', window="5h")
     ended = [a for script in world.SCRIPTS for a in world.plan(script) if not a.what.failure]
-    assert value(backfilled, recent, 240) == pytest.approx(
-        sum(180 < attempt.end <= 240 for attempt in ended), rel=0.1
-    )
+    expected = sum(attempt.end <= world.MINUTES for attempt in ended)
+    assert value(backfilled, succeeded, world.MINUTES) == expected
+    recent = events("finetune_attempts_total", "", 'outcome="Succeeded"', window="1h")
+    expected = sum(60 < attempt.end <= 120 for attempt in ended)
+    assert value(backfilled, recent, 120) == pytest.approx(expected, abs=0.2)
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,11 @@
 """FineTuneJobs that live through five simulated hours, and the metrics that the real code shows of them.
 
-The statuses of the jobs are simulated. Everything after that is the code of the product: the milestones come
-from find_milestones, the gauges of jobs from JobCollector, and the gauges of trainers from the endpoint of the
-trainer. Only the metrics of other software are written here by hand.
+The statuses of the jobs are simulated. Everything after that is the code of the product: milestones come
+from find_milestones, gauges of jobs from JobCollector, and gauges of trainers from the endpoint of the trainer. Only
+the metrics of other software are written here by hand.
 
 `python -m tests.monitoring.world FILE` writes a sample a minute as OpenMetrics, always the same bytes.
-`python -m tests.monitoring.world serve` serves the metrics over HTTP on free ports, and prints the ports. Each
+`python -m tests.monitoring.world serve` serves the metrics over HTTP on free ports, and prints the ports. A
 scrape of the operator moves the simulated time on by MINUTES_A_SCRAPE.
 """
 
@@ -28,6 +28,7 @@ from dashboards.exporters import FOREIGN
 from finetune_operator.api import FineTuneJob
 from finetune_operator.names import API_VERSION, KIND, LABEL_STAGE
 from finetune_operator.planning.milestones import find_milestones
+from finetune_operator.rendering.stage_pods import STAGE_PODS
 from finetune_operator.runtime import metrics
 from finetune_operator.settings import MetricsSettings
 from finetune_trainer.contract import Progress, Stage
@@ -41,6 +42,7 @@ GPU_NODES = ("gpu-a1", "gpu-a2", "gpu-b1", "gpu-b2")
 GPUS_A_NODE = 4
 GIB = 2**30
 STATES = {"Prepare": "Preparing", "Train": "Training", "Publish": "Publishing"}
+LETTERS = {stage.value: pods.letter for stage, pods in STAGE_PODS.items()}
 TARGET = {"job": "finetune-operator", "instance": "10.42.0.7:8080"}
 
 
@@ -194,7 +196,7 @@ class Life:
             nodes = self.script.nodes if now.what.stage == "Train" else ("cpu-1",)
             for index, node in enumerate(nodes):
                 yield (
-                    f"{self.script.name}-0b5c3-{now.what.stage[0].lower()}{now.number}-{index}-x",
+                    f"{self.script.name}-0b5c3-{LETTERS[now.what.stage]}{now.number}-{index}-x",
                     now.what.stage,
                     node,
                 )
@@ -277,7 +279,7 @@ def attempt_status(attempt: Attempt, minute: int, name: str) -> dict[str, Any]:
         "generation": 1,
         "configDigest": DIGEST,
         "specDigest": DIGEST,
-        "job": f"{name}-0b5c3-{what.stage[0].lower()}{attempt.number}",
+        "job": f"{name}-0b5c3-{LETTERS[what.stage]}{attempt.number}",
         "startTime": at(attempt.start),
         "outcome": "Running",
     }
@@ -469,7 +471,7 @@ class World(Collector):
         for life in self._lives:
             busy = 0.02 if life.script.name == "contract-summaries" and self.minute > 250 else 0.9
             for pod, stage, node in life.pods():
-                yield from self._pod(life.script, pod, node)
+                yield from self._pod(life.script, pod, node, life.script.gpus if stage == "Train" else 0)
                 if stage == "Train" and life.script.gpus:
                     yield from self._gpus(life.script, pod, node, busy)
         for node in GPU_NODES:
@@ -498,7 +500,9 @@ class World(Collector):
         yield "process_resident_memory_bytes", TARGET, 96e6 + 4e6 * math.sin(self.minute / 20)
         yield "process_cpu_seconds_total", TARGET, 2.4 * self.minute
 
-    def _pod(self, script: Script, pod: str, node: str) -> Iterator[tuple[str, dict[str, str], float]]:
+    def _pod(
+        self, script: Script, pod: str, node: str, gpus: int
+    ) -> Iterator[tuple[str, dict[str, str], float]]:
         where = {"namespace": script.namespace, "pod": pod}
         of_container = {**where, "container": "trainer"}
         used = (30 + 8 * math.sin(self.minute / 25)) * GIB
@@ -506,9 +510,9 @@ class World(Collector):
         memory = {**of_container, "resource": "memory", "node": node}
         yield "kube_pod_container_resource_limits", memory, 48 * GIB
         yield "kube_pod_status_phase", {**where, "phase": "Running"}, 1
-        if script.gpus:
-            gpus = {**of_container, "resource": "nvidia_com_gpu", "node": node}
-            yield "kube_pod_container_resource_requests", gpus, script.gpus
+        if gpus:
+            labels = {**of_container, "resource": "nvidia_com_gpu", "node": node}
+            yield "kube_pod_container_resource_requests", labels, gpus
 
     def _gpus(
         self, script: Script, pod: str, node: str, busy: float
