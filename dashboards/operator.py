@@ -207,7 +207,12 @@ WORK = Row(
             "The operator keeps all existing FineTuneJobs in memory: set spec.ttl, so that ended jobs are"
             " deleted.",
             Kind.BARS,
-            (Query("max by (state) (finetune_operator_jobs)", "{{state}}"),),
+            (
+                Query(
+                    or_named("max by (state) (finetune_operator_jobs) > 0", {"state": "no job"}),
+                    "{{state}}",
+                ),
+            ),
             width=8,
             decimals=0,
         ),

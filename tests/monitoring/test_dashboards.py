@@ -386,3 +386,19 @@ def test_the_rows_are_rendered_in_order() -> None:
         (101, 1),
         (2, 9),
     ]
+
+
+def test_the_page_lists_the_panel_and_the_runbook_of_each_alert() -> None:
+    text = (ROOT / "docs/monitoring.md").read_text()
+    rows = {
+        f"| `{alert}` | {name} | {panel.title} | [{alert}](runbooks.md#{alert.lower()}) |"
+        for name, board in BOARDS.items()
+        for panel in board.panels
+        for alert in panel.alerts
+    }
+    listed = text.partition("<!-- alerts")[2].partition("<!-- end of alerts")[0].splitlines()[3:]
+    assert sorted(line for line in listed if line) == sorted(rows)
+    for source in {metric.source for metric in FOREIGN.values()} - {""}:
+        assert source.split()[0].removeprefix("the") in text
+    for name in BOARDS:
+        assert (ROOT / f"docs/images/dashboard-{name}.png").stat().st_size < 300_000

@@ -1,8 +1,8 @@
 """FineTuneJobs that live through five simulated hours, and the metrics that the real code shows of them.
 
-The statuses of the jobs are simulated. Everything after that is the code of the product: milestones come
-from find_milestones, gauges of jobs from JobCollector, and gauges of trainers from the endpoint of the trainer. Only
-the metrics of other software are written here by hand.
+The statuses of the jobs are simulated. The rest is the code of the product: milestones come from
+find_milestones, gauges of jobs from JobCollector, and gauges of trainers from the endpoint of the trainer.
+Only the metrics of other software are written here by hand.
 
 `python -m tests.monitoring.world FILE` writes a sample a minute as OpenMetrics, always the same bytes.
 `python -m tests.monitoring.world serve` serves the metrics over HTTP on free ports, and prints the ports. A
