@@ -23,8 +23,9 @@ check: setup ## ruff, mypy, the import arrows, fresh generated files, helm lint 
 	@$(TIMED) generated sh -c '$(MAKE) -s generate && git diff --exit-code -- crds charts/*/files charts/*/README.md'
 	@$(TIMED) chart $(PY) -m pytest -q tests/chart/test_lint.py
 
-generate: setup ## CRD, its copy in the chart and the chart's table of values, from the sources
+generate: setup ## CRD, its copy in the chart, the dashboards and the chart's table of values, from the sources
 	$(PY) -m finetune_operator.api.crd crds/finetunejobs.yaml charts/finetune-operator/files/finetunejobs.yaml
+	$(PY) -m dashboards charts/finetune-operator/files/dashboards
 	$(PY) charts/values_table.py charts/finetune-operator
 
 lock: setup ## requirements/*.txt from pyproject.toml; UPGRADE=1 takes the newest versions

@@ -31,6 +31,7 @@ EVERYTHING = (
     'serviceAccount.annotations={"example":"yes"}',
     'podLabels={"team":"ml"}',
     'podAnnotations={"team":"ml"}',
+    "dashboards.enabled=true",
 )
 INSTALLS = {
     "defaults": (),

@@ -80,15 +80,23 @@ def test_values_that_make_no_sense_are_refused(render: Render, value: str) -> No
         render(value)
 
 
-def test_the_rules_link_to_the_runbooks_of_the_site(render: Render) -> None:
+def test_the_rules_link_to_the_runbooks_and_to_grafana_of_the_site(render: Render) -> None:
     assert not found("PrometheusRule", render())
-    address = "https://wiki.example/runbooks"
+    address, grafana = "https://wiki.example/runbooks", "https://grafana.example"
     manifests = render(
         "metrics.prometheusRule.create=true",
         f'metrics.prometheusRule.runbooks="{address}"',
+        f'metrics.prometheusRule.grafana="{grafana}/"',
         f"metrics.prometheusRule.labels={LABELS}",
     )
     (rule,) = found("PrometheusRule", manifests)
     assert rule["metadata"]["labels"]["release"] == "prometheus"
     source = (ROOT / "charts/finetune-operator/files/alerts.yaml").read_text()
-    assert rule["spec"] == yaml.safe_load(source.replace("RUNBOOKS#", f"{address}#"))
+    expected = source.replace("RUNBOOKS#", f"{address}#").replace("GRAFANA/d/", f"{grafana}/d/")
+    assert rule["spec"] == yaml.safe_load(expected)
+
+
+def test_without_an_address_of_grafana_the_alerts_have_the_path_of_the_panel(render: Render) -> None:
+    (rule,) = found("PrometheusRule", render("metrics.prometheusRule.create=true"))
+    alerts = [one for group in rule["spec"]["groups"] for one in group["rules"] if "alert" in one]
+    assert all(alert["annotations"]["dashboard_url"].startswith("/d/finetune-") for alert in alerts)

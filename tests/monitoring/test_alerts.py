@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from devcluster import packages
+from dashboards.promql import events
+from tests.monitoring.prometheus import program
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "charts/finetune-operator/files/alerts.yaml"
@@ -161,7 +162,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def promtool() -> Path:
-    return packages.unpacked("prometheus") / "usr/bin/promtool"
+    return program("promtool")
 
 
 def alerts() -> list[dict[str, Any]]:
@@ -236,6 +237,37 @@ def test_no_leader_at_all_fires_and_a_queue_does_not(promtool: Path, tmp_path: P
         ],
     }
     check(promtool, tmp_path, [test])
+
+
+def test_three_failed_attempts_do_not_fire_and_a_fourth_attempt_does(promtool: Path, tmp_path: Path) -> None:
+    failures = {attempts("Train", "Hang", "n1"): [*["_"] * 5, 1, *[2] * 10, *[3] * 20, *[4] * 20]}
+    count = 'stage_class_node:finetune_attempts:increase1h{stage="Train"}'
+    named = '{stage="Train",outcome="Failed",class="Hang",node="n1"}'
+    fired = 'ALERTS{alertname="FineTuneAttemptsFail"}'
+    labels = 'alertstate="firing",severity="warning",stage="Train",class="Hang"'
+    firing = f'ALERTS{{alertname="FineTuneAttemptsFail",{labels}}}'
+    record = f"stage_class_node:finetune_attempts:increase1h{named}"
+    test = {
+        "interval": "1m",
+        "input_series": inputs(failures),
+        "promql_expr_test": [
+            {"expr": count, "eval_time": "30m", "exp_samples": [{"labels": record, "value": 3}]},
+            {"expr": fired, "eval_time": "30m", "exp_samples": []},
+            {"expr": fired, "eval_time": "45m", "exp_samples": [{"labels": firing, "value": 1}]},
+        ],
+    }
+    check(promtool, tmp_path, [test])
+
+
+def test_the_counting_of_rules_is_that_of_the_dashboards() -> None:
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    records = {rule["record"]: re.sub(r"\s", "", rule["expr"]) for rule in groups[0]["rules"]}
+    by = "stage, outcome, class, node"
+    for window in ("1h", "1d"):
+        counted = events("finetune_attempts_total", by, window=window)
+        assert records[f"stage_class_node:finetune_attempts:increase{window}"] == re.sub(r"\s", "", counted)
+    held = events("finetune_gpu_seconds_total", "namespace, use", window="1d")
+    assert records["namespace:finetune_gpu_seconds:rate1d"] == re.sub(r"\s", "", f"{held}/86400")
 
 
 @pytest.mark.parametrize("rule", alerts(), ids=lambda rule: str(rule["alert"]))

@@ -1,9 +1,12 @@
 """docs/metrics.md lists every metric of operator and trainer, and the names follow the conventions.
 
-`FINETUNE_REGENERATE=1 pytest tests/operator/test_metrics_page.py` writes the page.
+`FINETUNE_REGENERATE=1 pytest tests/operator/test_metrics_page.py` writes the page. A metric that the page
+already lists keeps its version in the column `since`; a new metric gets the version of pyproject.toml.
 """
 
 import os
+import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,12 +20,15 @@ from finetune_operator.runtime import metrics
 from finetune_operator.settings import MetricsSettings
 from finetune_trainer.contract import gauges
 
-PAGE = Path(__file__).parents[2] / "docs/metrics.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/metrics.md"
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 HEAD = """# Metrics
 
 This page is generated from the code (`tests/operator/test_metrics_page.py`). Names follow the conventions of
 Prometheus: base units, and the suffixes `_total`, `_seconds`, `_ratio`, `_timestamp_seconds` and `_info`. The
-name of a FineTuneJob is the label `finetunejob`, because Prometheus itself sets the label `job`.
+name of a FineTuneJob is the label `finetunejob`, because Prometheus itself sets the label `job`. The column
+`since` is the version that introduced the metric.
 
 """
 SECTIONS = {
@@ -89,17 +95,22 @@ def of_trainer() -> Iterator[tuple[str, Line]]:
 LINES = [*of_process(), *of_jobs(), *of_trainer()]
 
 
-def row(line: Line) -> str:
+def versions(text: str) -> dict[str, str]:
+    """The column `since` of a page, by the name of the metric."""
+    return dict(re.findall(r"^\| `(\w+)` \|.*\| (\d+\.\d+\.\d+) \|$", text, flags=re.MULTILINE))
+
+
+def row(line: Line, since: str) -> str:
     labels = ", ".join(f"`{label}`" for label in line.labels)
-    return f"| `{line.name}` | {line.kind} | {labels} | {line.text} |\n"
+    return f"| `{line.name}` | {line.kind} | {labels} | {line.text} | {since} |\n"
 
 
 def page() -> str:
-    parts = []
+    parts, since = [], versions(PAGE.read_text())
     for section, text in SECTIONS.items():
         lines = sorted((line for of, line in LINES if of == section), key=lambda line: line.name)
-        head = "\n| name | type | labels | meaning |\n|---|---|---|---|\n"
-        parts.append(text + head + "".join(map(row, lines)))
+        head = "\n| name | type | labels | meaning | since |\n|---|---|---|---|---|\n"
+        parts.append(text + head + "".join(row(line, since.get(line.name, VERSION)) for line in lines))
     return HEAD + "\n".join(parts)
 
 
@@ -107,6 +118,15 @@ def test_the_page_is_fresh() -> None:
     if os.environ.get("FINETUNE_REGENERATE"):
         PAGE.write_text(page())
     assert PAGE.read_text() == page()
+
+
+def test_no_metric_comes_from_a_later_version() -> None:
+    def number(version: str) -> tuple[int, ...]:
+        return tuple(map(int, version.split(".")))
+
+    since = versions(PAGE.read_text())
+    assert {line.name for _, line in LINES} == since.keys()
+    assert all(number(version) <= number(VERSION) for version in since.values())
 
 
 @pytest.mark.parametrize("line", [line for _, line in LINES], ids=lambda line: line.name)

@@ -154,7 +154,9 @@ _JOB_GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "finetune_job_state": ("1 for the state and the stage of the job.", (*_JOB, "state", "stage")),
     "finetune_job_waiting": ("1 while the job waits, with the reason.", (*_JOB, "reason")),
     "finetune_job_progress_ratio": ("Share of the stage that is done, 0 to 1.", (*_JOB, "stage")),
+    "finetune_job_attempt": ("Number of the newest attempt of a stage.", (*_JOB, "stage")),
     "finetune_job_gpus": ("GPUs that the running Train attempt holds.", _JOB),
+    "finetune_job_requested_gpus": ("GPUs that the Train pods of an unfinished job request in total.", _JOB),
     "finetune_job_created_timestamp_seconds": ("Unix time of the creation of the job.", _JOB),
     "finetune_job_score": (
         "Value of the primary metric of a model: majority, baseline, tuned, or delta (tuned minus baseline).",
@@ -168,6 +170,7 @@ _JOB_GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "Upper bound of the 95 % interval of the score.",
         (*_JOB, "metric", "model"),
     ),
+    "finetune_job_report_info": ("Always 1: the address of the report of the job in S3.", (*_JOB, "uri")),
     "finetune_job_pod_info": (
         "Always 1: a pod of the job, to join metrics of pods and GPUs.",
         (*_JOB, "stage", "pod", "node"),
@@ -301,6 +304,13 @@ def _series(job: Manifest) -> Iterator[tuple[str, list[str], float]]:
     )
     if gpus and holds:
         yield "finetune_job_gpus", where, gpus
+    if not status.get("completionTime"):
+        yield "finetune_job_requested_gpus", where, gpus
+    newest = {attempt.get("stage", ""): attempt.get("number", 1) for attempt in status.get("attempts") or ()}
+    for attempted, number in newest.items():
+        yield "finetune_job_attempt", [*where, attempted], number
+    if report := status.get("report"):
+        yield "finetune_job_report_info", [*where, report], 1
     yield from _scores(where, status.get("evaluation") or {})
 
 

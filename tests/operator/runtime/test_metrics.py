@@ -98,6 +98,35 @@ def test_an_existing_job_has_metrics() -> None:
     assert 'finetune_operator_jobs{state="Training"} 0.0' in text
 
 
+def test_a_job_tells_its_newest_attempts_and_its_demand_for_gpus_until_its_end() -> None:
+    cache = Cache()
+    attempts = [
+        {"stage": "Prepare", "number": 1, "outcome": "Succeeded"},
+        {"stage": "Train", "number": 1, "outcome": "Failed"},
+        {"stage": "Train", "number": 2, "outcome": "Running"},
+    ]
+    resources = {"nodes": 2, "gpusPerNode": 4}
+    cache.put(a_job("tickets", {"state": "Waiting", "attempts": attempts}, resources=resources))
+    text = shown(cache)
+    where = 'finetunejob="tickets",namespace="ns"'
+    assert f'finetune_job_attempt{{{where},stage="Prepare"}} 1.0\n' in text
+    assert f'finetune_job_attempt{{{where},stage="Train"}} 2.0\n' in text
+    assert f"finetune_job_requested_gpus{{{where}}} 8.0\n" in text
+    assert "finetune_job_gpus{" not in text
+    cache = Cache()
+    ended = {"state": "Succeeded", "completionTime": "2026-05-01T11:30:00Z", "attempts": attempts}
+    cache.put(a_job("tickets", ended, resources=resources))
+    assert "finetune_job_requested_gpus{" not in shown(cache)
+
+
+def test_a_job_tells_where_its_report_is() -> None:
+    cache = Cache()
+    cache.put(a_job("tickets", {"state": "Succeeded", "report": "s3://models/tickets/report.html"}))
+    where = 'finetunejob="tickets",namespace="ns"'
+    line = f'finetune_job_report_info{{{where},uri="s3://models/tickets/report.html"}} 1.0\n'
+    assert line in shown(cache)
+
+
 def test_a_job_without_status_is_pending() -> None:
     cache = Cache()
     cache.put(a_job("new", None))
