@@ -10,7 +10,7 @@ import yaml
 
 from finetune_operator.runtime.api_client import SERVICE_ACCOUNT
 from finetune_operator.settings import Dns, Settings
-from tests.chart.conftest import RefusedValuesError
+from tests.chart.conftest import CHART, RefusedValuesError
 
 Manifest = dict[str, Any]
 Render = Callable[..., list[Manifest]]
@@ -185,8 +185,8 @@ def test_openshift_chooses_the_ids_and_has_dns_of_its_own(render: Render) -> Non
 
 
 def test_the_values_of_a_locked_down_installation_are_what_they_say(render: Render) -> None:
-    values = yaml.safe_load((ROOT / "docs/security/locked-down.yaml").read_text())
-    manifests = render(*(f"{key}={json.dumps(value)}" for key, value in values.items()))
+    files = (CHART / "values-secure.yaml", ROOT / "docs/security/locked-down.yaml")
+    manifests = render(files=files)
     read = settings(manifests)
     assert read.stores
     assert not read.other_endpoints_are_allowed
@@ -194,9 +194,27 @@ def test_the_values_of_a_locked_down_installation_are_what_they_say(render: Rend
     assert all(store.egress.ports for store in read.stores.values())
     assert all(store.egress.cidrs or store.egress.namespaces for store in read.stores.values())
     assert all("*" not in store.allowed_namespaces for store in read.stores.values())
-    kinds = [m["kind"] for m in manifests]
-    assert "NetworkPolicy" in kinds
-    assert "ValidatingAdmissionPolicy" in kinds
+    assert read.limit_ephemeral_storage
+    assert read.image_pull_policy == "Always"
+    assert "@sha256:" in read.trainer_image
+    policies = [m for m in manifests if m["kind"] == "ValidatingAdmissionPolicy"]
+    assert {m["metadata"]["name"].removeprefix("finetune-operator-") for m in policies} >= {
+        "secret-access",
+        "cleanup-records",
+        "own-jobs",
+    }
+    assert all(m["spec"]["failurePolicy"] == "Fail" for m in policies)
+    assert the("Deployment", manifests)["spec"]["replicas"] == 2
+    assert the("PodDisruptionBudget", manifests)["spec"]["maxUnavailable"] == 1
+    network = the("NetworkPolicy", manifests)["spec"]
+    assert network["ingress"][0]["from"]
+    assert network["egress"][0]["to"], "only the addresses of the API server"
+    assert not [m for m in manifests if m["kind"].startswith("ClusterRole")]
+
+
+def test_the_secure_values_alone_are_refused_until_the_images_have_digests(render: Render) -> None:
+    with pytest.raises(RefusedValuesError, match=r"global\.requireDigests is true"):
+        render(files=(CHART / "values-secure.yaml",))
 
 
 def test_watched_namespaces_reach_the_operator(render: Render) -> None:
