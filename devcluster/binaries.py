@@ -77,6 +77,7 @@ PROGRAMS = {
     "coredns": Program("kubernetes", "finetune.dev/devcluster/kubernetes/coredns"),
     "helm": Program("kubernetes", "helm.sh/helm/v4/cmd/helm"),
     "kubeconform": Program("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"),
+    "kube-score": Program("kubescore", "github.com/zegl/kube-score/cmd/kube-score"),
 }
 CLUSTER_PROGRAMS = (
     "kube-apiserver",

@@ -19,3 +19,5 @@ locks pyproject.toml --extra operator --extra trainer --extra dev \
 known=$(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements/dev.txt)
 # shellcheck disable=SC2086 # many words
 echo trl | locks - -c requirements/dev.txt $known -o bench/train_throughput/requirements.txt "$@"
+# checkov, in an environment of its own.
+echo checkov | locks - -o devcluster/python/checkov.txt "$@"

@@ -254,6 +254,9 @@ class Settings(Model):
     """Whether jobs may name other endpoints than `stores`. Unset: only where `stores` is empty."""
     dns: Dns = Dns()
     pod_security: PodSecurity = PodSecurity()
+    limit_ephemeral_storage: bool = False
+    """Whether pods request and limit ephemeral storage: both scratch volumes, and logs. A node whose kubelet
+    does not count local storage has none, and runs no pod that requests some."""
     max_restarts: Annotated[int, Field(ge=0, le=20)] = 3
     """The most attempts of a stage after the first, for failures that another attempt may not have. The count
     starts again when the stage makes progress: an attempt reaches a later step than all earlier attempts."""

@@ -21,7 +21,7 @@ def chart_rules(home: str, namespace: str) -> list[Any]:
         "finetune-operator",
         ROOT / "charts/finetune-operator",
     ]
-    command += ["--namespace", home, "--set", f"watchNamespaces={{{namespace}}}"]
+    command += ["--skip-tests", "--namespace", home, "--set", f"watchNamespaces={{{namespace}}}"]
     rendered = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     objects = [o for o in yaml.safe_load_all(rendered) if o]
     roles = [o for o in objects if o["kind"] == "Role" and o["metadata"]["namespace"] == namespace]

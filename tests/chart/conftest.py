@@ -20,8 +20,13 @@ class RefusedValuesError(Exception):
 
 
 @functools.cache
-def helm_template(*values: str, namespace: str = "finetune-system") -> str:
-    arguments = [part for value in values for part in ("--set-json", value)]
+def helm_template(
+    *values: str, namespace: str = "finetune-system", tests: bool = False, files: tuple[Path, ...] = ()
+) -> str:
+    """What Helm renders, with the objects of `helm test` if `tests`."""
+    arguments: list[str | Path] = [part for value in values for part in ("--set-json", value)]
+    arguments += [part for file in files for part in ("--values", file)]
+    arguments += [] if tests else ["--skip-tests"]
     done = subprocess.run(
         [
             *(binaries.path("helm"), "template", "finetune-operator", CHART, "--namespace", namespace),
@@ -36,11 +41,13 @@ def helm_template(*values: str, namespace: str = "finetune-system") -> str:
     return done.stdout
 
 
+def manifests(*values: str, **options: Any) -> list[Manifest]:
+    """The objects that Helm renders with values written as `path=JSON`; options as in `helm_template`."""
+    # Python's own loader takes half a second for the CustomResourceDefinition.
+    return [doc for doc in yaml.load_all(helm_template(*values, **options), yaml.CSafeLoader) if doc]
+
+
 @pytest.fixture(scope="session")
 def render() -> Callable[..., list[Manifest]]:
-    """Renders the chart with values written as `path=JSON`."""
-
-    def rendered(*values: str, namespace: str = "finetune-system") -> list[Manifest]:
-        return [doc for doc in yaml.safe_load_all(helm_template(*values, namespace=namespace)) if doc]
-
-    return rendered
+    """The function `manifests`."""
+    return manifests

@@ -15,12 +15,24 @@ from tests.chart.conftest import CHART, helm_template
 ROOT = Path(__file__).parents[2]
 BUNDLED = Path(str(files("kubernetes_validate"))) / "kubernetes-json-schema"
 KUBERNETES = ("1.30.0", "1.31.0", "1.32.0", "1.33.0", "1.34.0", "1.35.0", "1.36.0")
+SPREAD = [
+    {
+        "maxSkew": 1,
+        "topologyKey": "rack",
+        "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"app.kubernetes.io/name": "finetune-operator"}},
+    }
+]
 EVERYTHING = (
     "replicas=2",
     'settings.stores={"s3":{"endpoint":"https://s3.example","secretRef":{"name":"keys"}},"b":{"endpoint":"https://b"}}',
     'settings.profiles.gpu={"store":"s3","trainerImage":"reg.example/gpu-trainer:1"}',
-    "networkPolicy.enabled=true",
     'networkPolicy.metricsFrom=[{"podSelector":{}}]',
+    'networkPolicy.apiServerCidrs=["10.0.0.10/32"]',
+    'networkPolicy.extraEgress=[{"ports":[{"port":3128}]}]',
+    f"topologySpreadConstraints={json.dumps(SPREAD)}",
+    'test.job={"task":"TextClassification"}',
+    'test.secretNames=["s3"]',
     'imagePullSecrets=[{"name":"mirror"}]',
     'priorityClassName="system-cluster-critical"',
     'nodeSelector={"role":"system"}',
@@ -59,7 +71,7 @@ def strict(schema: Any) -> Any:
 def schemas(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Kubernetes' schemas of what the chart renders, with their references made relative: no network."""
     folder = tmp_path_factory.mktemp("schemas")
-    documents = [yaml.safe_load_all(helm_template(*values)) for values in INSTALLS.values()]
+    documents = [yaml.safe_load_all(helm_template(*values, tests=True)) for values in INSTALLS.values()]
     kinds = {document["kind"].lower() for each in documents for document in each if document}
     for version in KUBERNETES:
         source = BUNDLED / f"v{version}-local-strict"
@@ -97,7 +109,7 @@ def test_helm_lint_finds_nothing(install: str) -> None:
 
 @pytest.mark.parametrize("version", KUBERNETES)
 def test_every_object_conforms(version: str, schemas: Path) -> None:
-    rendered = "\n---\n".join(helm_template(*values) for values in INSTALLS.values())
+    rendered = "\n---\n".join(helm_template(*values, tests=True) for values in INSTALLS.values())
     done = kubeconform(rendered, schemas / version)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Invalid: 0, Errors: 0, Skipped: 0" in done.stdout

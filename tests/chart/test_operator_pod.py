@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_operator.runtime.api_client import SERVICE_ACCOUNT
 from finetune_operator.settings import Dns, Settings
-from tests.chart.conftest import RefusedValuesError
+from tests.chart.conftest import CHART, RefusedValuesError
 
 Manifest = dict[str, Any]
 Render = Callable[..., list[Manifest]]
@@ -49,9 +50,53 @@ def test_pod_is_restricted_with_a_read_only_root(render: Render) -> None:
             "capabilities": {"drop": ["ALL"]},
         }
         assert {"cpu", "memory"} <= set(container["resources"]["requests"])
-        assert "memory" in container["resources"]["limits"]
-    allowed = {"configMap", "emptyDir", "name"}
+        assert {"cpu", "memory"} <= set(container["resources"]["limits"])
+    allowed = {"configMap", "emptyDir", "projected", "name"}
     assert all(set(volume) <= allowed for volume in spec["volumes"])
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Job"])
+def test_the_token_of_the_api_expires_and_is_where_the_client_reads_it(render: Render, kind: str) -> None:
+    manifests = render("serviceAccount.tokenSeconds=900", tests=True)
+    spec = the(kind, manifests)["spec"]["template"]["spec"]
+    assert spec["automountServiceAccountToken"] is False
+    (volume,) = [v["projected"]["sources"] for v in spec["volumes"] if v["name"] == "api-access"]
+    token, authority, namespace = volume
+    assert token["serviceAccountToken"] == {"path": "token", "expirationSeconds": 900}
+    assert authority["configMap"]["name"] == "kube-root-ca.crt"
+    (mount,) = [m for m in spec["containers"][0]["volumeMounts"] if m["name"] == "api-access"]
+    assert mount["readOnly"] is True
+    assert Path(mount["mountPath"]) == SERVICE_ACCOUNT
+    paths = {
+        "token",
+        authority["configMap"]["items"][0]["path"],
+        namespace["downwardAPI"]["items"][0]["path"],
+    }
+    assert paths == {"token", "ca.crt", "namespace"}
+    assert all(
+        account["automountServiceAccountToken"] is False
+        for account in manifests
+        if account["kind"] == "ServiceAccount"
+    )
+
+
+def test_replicas_prefer_different_nodes_and_zones(render: Render) -> None:
+    assert "topologySpreadConstraints" not in pod(render())
+    manifests = render("replicas=2")
+    constraints = pod(manifests)["topologySpreadConstraints"]
+    assert [c["topologyKey"] for c in constraints] == [
+        "kubernetes.io/hostname",
+        "topology.kubernetes.io/zone",
+    ]
+    labels = the("Deployment", manifests)["spec"]["template"]["metadata"]["labels"].items()
+    for constraint in constraints:
+        assert constraint["whenUnsatisfiable"] == "ScheduleAnyway", "one node is enough"
+        assert constraint["labelSelector"]["matchLabels"].items() <= labels
+    own = [{"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {}}]
+    assert (
+        pod(render("replicas=2", f"topologySpreadConstraints={json.dumps(own)}"))["topologySpreadConstraints"]
+        == own
+    )
 
 
 def test_probes_ask_the_ports_that_the_settings_name(render: Render) -> None:
@@ -124,7 +169,6 @@ def test_openshift_chooses_the_ids_and_has_dns_of_its_own(render: Render) -> Non
     document = (ROOT / "docs/admin-guide.md").read_text().partition("# values for OpenShift\n")[2]
     values = yaml.safe_load(document.partition("```")[0])["settings"]
     manifests = render(
-        "networkPolicy.enabled=true",
         *(f"settings.{key}={json.dumps(value)}" for key, value in values.items()),
     )
     read = settings(manifests)
@@ -141,8 +185,8 @@ def test_openshift_chooses_the_ids_and_has_dns_of_its_own(render: Render) -> Non
 
 
 def test_the_values_of_a_locked_down_installation_are_what_they_say(render: Render) -> None:
-    values = yaml.safe_load((ROOT / "docs/security/locked-down.yaml").read_text())
-    manifests = render(*(f"{key}={json.dumps(value)}" for key, value in values.items()))
+    files = (CHART / "values-secure.yaml", ROOT / "docs/security/locked-down.yaml")
+    manifests = render(files=files)
     read = settings(manifests)
     assert read.stores
     assert not read.other_endpoints_are_allowed
@@ -150,9 +194,27 @@ def test_the_values_of_a_locked_down_installation_are_what_they_say(render: Rend
     assert all(store.egress.ports for store in read.stores.values())
     assert all(store.egress.cidrs or store.egress.namespaces for store in read.stores.values())
     assert all("*" not in store.allowed_namespaces for store in read.stores.values())
-    kinds = [m["kind"] for m in manifests]
-    assert "NetworkPolicy" in kinds
-    assert "ValidatingAdmissionPolicy" in kinds
+    assert read.limit_ephemeral_storage
+    assert read.image_pull_policy == "Always"
+    assert "@sha256:" in read.trainer_image
+    policies = [m for m in manifests if m["kind"] == "ValidatingAdmissionPolicy"]
+    assert {m["metadata"]["name"].removeprefix("finetune-operator-") for m in policies} >= {
+        "secret-access",
+        "cleanup-records",
+        "own-jobs",
+    }
+    assert all(m["spec"]["failurePolicy"] == "Fail" for m in policies)
+    assert the("Deployment", manifests)["spec"]["replicas"] == 2
+    assert the("PodDisruptionBudget", manifests)["spec"]["maxUnavailable"] == 1
+    network = the("NetworkPolicy", manifests)["spec"]
+    assert network["ingress"][0]["from"]
+    assert network["egress"][0]["to"], "only the addresses of the API server"
+    assert not [m for m in manifests if m["kind"].startswith("ClusterRole")]
+
+
+def test_the_secure_values_alone_are_refused_until_the_images_have_digests(render: Render) -> None:
+    with pytest.raises(RefusedValuesError, match=r"global\.requireDigests is true"):
+        render(files=(CHART / "values-secure.yaml",))
 
 
 def test_watched_namespaces_reach_the_operator(render: Render) -> None:
@@ -193,6 +255,63 @@ def test_trainers_image_follows_registry_and_digest(render: Render) -> None:
     assert settings(manifests).trainer_image == f"reg.example/finetune-trainer@{DIGEST}"
 
 
+PROFILES = {
+    "gpu": {"trainerImage": "gpu-trainer:1"},
+    "own": {"trainerImage": "reg.other:5000/team/trainer:2"},
+}
+
+
+def test_the_registry_is_prefixed_to_every_image_without_a_registry_of_its_own(render: Render) -> None:
+    values = ('global.imageRegistry="reg.example/mirror"', f"settings.profiles={json.dumps(PROFILES)}")
+    manifests = render(*values, tests=True)
+    profiles = settings(manifests).profiles
+    assert profiles["gpu"].trainer_image == "reg.example/mirror/gpu-trainer:1"
+    assert profiles["own"].trainer_image == "reg.other:5000/team/trainer:2"
+    own = render(*values, 'image.repository="reg.other:5000/team/operator"', tests=True)
+    for kind in ("Deployment", "Job"):
+        spec = the(kind, own)["spec"]["template"]["spec"]
+        assert spec["containers"][0]["image"] == "reg.other:5000/team/operator:0.1.0"
+    (policy,) = [
+        m
+        for m in manifests
+        if m["kind"] == "ValidatingAdmissionPolicy" and m["metadata"]["name"].endswith("-own-jobs")
+    ]
+    allowed = ("reg.example/mirror/finetune-trainer", "reg.example/mirror/gpu-trainer")
+    expression = policy["spec"]["variables"][3]["expression"]
+    assert expression == str([*allowed, "reg.other:5000/team/trainer"])
+
+
+@pytest.mark.parametrize(
+    ("missing", "values"),
+    [
+        ("image.digest", (f'trainer.image.digest="{DIGEST}"',)),
+        ("trainer.image.digest", (f'image.digest="{DIGEST}"',)),
+        (
+            "settings.profiles.gpu.trainerImage",
+            (
+                f'image.digest="{DIGEST}"',
+                f'trainer.image.digest="{DIGEST}"',
+                f"settings.profiles={json.dumps(PROFILES)}",
+            ),
+        ),
+    ],
+)
+def test_an_image_without_the_required_digest_is_refused(
+    render: Render, missing: str, values: tuple[str, ...]
+) -> None:
+    with pytest.raises(RefusedValuesError, match=f"{missing}: global.requireDigests is true"):
+        render("global.requireDigests=true", *values)
+
+
+def test_images_with_the_required_digests_are_accepted(render: Render) -> None:
+    profiles = {"gpu": {"trainerImage": f"reg.example/gpu-trainer@{DIGEST}"}}
+    values = (f'image.digest="{DIGEST}"', f'trainer.image.digest="{DIGEST}"')
+    read = settings(
+        render("global.requireDigests=true", *values, f"settings.profiles={json.dumps(profiles)}")
+    )
+    assert read.profiles["gpu"].trainer_image == f"reg.example/gpu-trainer@{DIGEST}"
+
+
 def test_disruption_budget_only_where_a_pod_can_be_spared(render: Render) -> None:
     def budgets(*values: str) -> list[Manifest]:
         return [m for m in render(*values) if m["kind"] == "PodDisruptionBudget"]
@@ -203,7 +322,7 @@ def test_disruption_budget_only_where_a_pod_can_be_spared(render: Render) -> Non
 
 
 def test_metrics_service_and_budget_select_the_operators_pods(render: Render) -> None:
-    manifests = render("replicas=2", "networkPolicy.enabled=true")
+    manifests = render("replicas=2")
     labels = the("Deployment", manifests)["spec"]["template"]["metadata"]["labels"].items()
     assert the("Service", manifests)["spec"]["selector"].items() <= labels
     for kind, key in (("PodDisruptionBudget", "selector"), ("NetworkPolicy", "podSelector")):
@@ -220,9 +339,7 @@ def test_selector_stays_the_same_across_versions(render: Render) -> None:
 
 def test_network_policy_names_the_scrapers(render: Render) -> None:
     scrapers = '[{"namespaceSelector":{"matchLabels":{"kubernetes.io/metadata.name":"monitoring"}}}]'
-    policy = the(
-        "NetworkPolicy", render("networkPolicy.enabled=true", f"networkPolicy.metricsFrom={scrapers}")
-    )
+    policy = the("NetworkPolicy", render(f"networkPolicy.metricsFrom={scrapers}"))
     assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
     assert policy["spec"]["ingress"][0]["from"][0]["namespaceSelector"]
 
@@ -235,6 +352,6 @@ def test_every_object_of_the_namespace_names_it(render: Render) -> None:
         "ValidatingAdmissionPolicy",
         "ValidatingAdmissionPolicyBinding",
     }
-    for manifest in render("replicas=2", "networkPolicy.enabled=true", namespace="elsewhere"):
+    for manifest in render("replicas=2", namespace="elsewhere", tests=True):
         if manifest["kind"] not in cluster_scoped:
             assert manifest["metadata"]["namespace"] == "elsewhere", manifest["kind"]

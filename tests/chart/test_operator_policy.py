@@ -54,9 +54,11 @@ def settings() -> Settings:
     return Settings.model_validate(yaml.safe_load(config["data"]["settings.yaml"]))
 
 
-def made(stage: Stage = Stage.TRAIN, profile: str = "default") -> Manifest:
+def made(
+    stage: Stage = Stage.TRAIN, profile: str = "default", configured: Settings | None = None
+) -> Manifest:
     """A Job as the operator makes the Job."""
-    configured = settings()
+    configured = configured or settings()
     job = scenes.job_of(
         {"metadata": {"namespace": NAMESPACE}, "spec": {"resources": {"profile": profile, "gpusPerNode": 2}}}
     )

@@ -7,6 +7,7 @@ import pytest
 
 Render = Callable[..., list[dict[str, Any]]]
 INSTALLS = ((), ('watchNamespaces=["team-a","team-b"]',))
+NO_CLUSTER_RULES = (INSTALLS[1][0], "crds.install=false", "admissionPolicy.enabled=false")
 CLUSTER_SCOPED_RIGHTS = {"ClusterRole", "ClusterRoleBinding"}
 OPERATOR_RULES = {
     ("finetune.dev", "finetunejobs"): {"get", "list", "watch", "delete"},
@@ -68,6 +69,40 @@ def test_namespaced_install_has_no_cluster_wide_right(render: Render) -> None:
     own = [role for role in roles(manifests) if role["metadata"]["name"] == "finetune-operator"]
     assert [role["metadata"]["namespace"] for role in own] == ["team-a", "team-b"]
     assert all(granted(role) == OPERATOR_RULES for role in own)
+
+
+def test_an_installation_without_cluster_rules_renders_only_objects_of_namespaces(render: Render) -> None:
+    """For people with rights in their namespaces only: a cluster-scoped object would be refused."""
+    on = ("metrics.serviceMonitor.create=true", "metrics.podMonitor.create=true", "replicas=2")
+    manifests = render(*NO_CLUSTER_RULES, *on, "metrics.prometheusRule.create=true", tests=True)
+    assert {m["kind"] for m in manifests} == {
+        "ConfigMap",
+        "Deployment",
+        "Job",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "PodMonitor",
+        "PrometheusRule",
+        "Role",
+        "RoleBinding",
+        "Service",
+        "ServiceAccount",
+        "ServiceMonitor",
+    }
+    namespaces = {m["metadata"]["namespace"] for m in manifests}
+    assert namespaces == {"finetune-system", "team-a", "team-b"}
+
+
+def test_the_account_of_the_test_may_only_write_finetunejobs_and_read_the_lease(render: Render) -> None:
+    def rights(*values: str) -> dict[str, Any]:
+        found = [r for r in roles(render(*values, tests=True)) if "-check-" in r["metadata"]["name"]]
+        return {role["metadata"]["name"].rpartition("-")[2]: granted(role) for role in found}
+
+    lease = {("coordination.k8s.io", "leases"): {"get"}}
+    jobs = ("finetune.dev", "finetunejobs")
+    assert rights() == {"lease": lease, "jobs": {jobs: {"create"}}}
+    with_job = rights('test.job={"task":"TextClassification"}', 'test.secretNames=["s3"]')
+    assert with_job["jobs"] == {jobs: {"create", "get", "delete"}, ("", "secrets"): {"get"}}
 
 
 @pytest.mark.parametrize("values", INSTALLS)

@@ -25,6 +25,12 @@ app.kubernetes.io/name: {{ include "operator.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{/* Labels of the pod of `helm test`. No Service, Deployment or policy of the operator selects them. */}}
+{{- define "operator.testSelector" -}}
+app.kubernetes.io/name: {{ include "operator.name" . }}-check
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
 {{- define "operator.labels" -}}
 {{ include "operator.selector" . }}
 app.kubernetes.io/component: operator
@@ -34,16 +40,39 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{/* An image's whole name: [registry/]repository[:tag][@digest]. Takes the root and the image. */}}
+{{/* The name of an image, with global.imageRegistry unless the name contains a registry. Takes the root and the name. */}}
+{{- define "operator.withRegistry" -}}
+{{- $root := index . 0 }}
+{{- $name := index . 1 }}
+{{- $first := first (splitList "/" $name) }}
+{{- $hasRegistry := and (contains "/" $name) (or (contains "." $first) (contains ":" $first) (eq $first "localhost")) }}
+{{- if and $root.Values.global.imageRegistry (not $hasRegistry) }}
+{{- trimSuffix "/" $root.Values.global.imageRegistry }}/
+{{- end }}
+{{- $name }}
+{{- end }}
+
+{{/* Refuses an image without a digest if global.requireDigests is true. Takes the root, the value and the image. */}}
+{{- define "operator.requireDigest" -}}
+{{- $root := index . 0 }}
+{{- if and $root.Values.global.requireDigests (not (contains "@sha256:" (index . 2))) }}
+{{- fail (printf "%s: global.requireDigests is true, and the image %s has no digest" (index . 1) (index . 2)) }}
+{{- end }}
+{{- end }}
+
+{{/* An image's whole name: [registry/]repository[:tag][@digest]. Takes the root, the image and the path of its value. */}}
 {{- define "operator.image" -}}
 {{- $root := index . 0 }}
 {{- $image := index . 1 }}
-{{- with $root.Values.global.imageRegistry }}{{ trimSuffix "/" . }}/{{ end }}
-{{- $image.repository }}
+{{- $name := include "operator.withRegistry" (list $root $image.repository) }}
 {{- if $image.digest }}
-{{- with $image.tag }}:{{ . }}{{ end }}@{{ $image.digest }}
-{{- else }}:{{ default $root.Chart.AppVersion $image.tag }}
+{{- with $image.tag }}{{ $name = printf "%s:%s" $name . }}{{ end }}
+{{- $name = printf "%s@%s" $name $image.digest }}
+{{- else }}
+{{- $name = printf "%s:%s" $name (default $root.Chart.AppVersion $image.tag) }}
 {{- end }}
+{{- include "operator.requireDigest" (list $root (index . 2) $name) }}
+{{- $name }}
 {{- end }}
 
 {{/* An image's name without tag and digest. */}}
@@ -66,6 +95,40 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{ $id }}: {{ . | int64 }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* The volume with a token of the pod's service account, which the kubelet replaces before the token expires. */}}
+{{- define "operator.apiAccess" -}}
+- name: api-access
+  projected:
+    sources:
+      - serviceAccountToken: {path: token, expirationSeconds: {{ .Values.serviceAccount.tokenSeconds }}}
+      - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
+      - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
+{{- end }}
+
+{{/* Egress rules of a NetworkPolicy: the API server and DNS. */}}
+{{- define "operator.apiServerAndDns" -}}
+# The API server. A policy applies to the addresses behind its Service, which differ from cluster to cluster.
+- ports:
+    {{- range .Values.networkPolicy.apiServerPorts }}
+    - {port: {{ . }}, protocol: TCP}
+    {{- end }}
+  {{- with .Values.networkPolicy.apiServerCidrs }}
+  to:
+    {{- range . }}
+    - ipBlock: {cidr: {{ . | quote }}}
+    {{- end }}
+  {{- end }}
+# DNS ports anywhere, and any port of the cluster's DNS pods, which may listen elsewhere behind their Service.
+- ports:
+    {{- range .Values.settings.dns.ports }}
+    - {port: {{ . }}, protocol: UDP}
+    - {port: {{ . }}, protocol: TCP}
+    {{- end }}
+- to:
+    - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ .Values.settings.dns.namespace }}}}
+      podSelector: {matchLabels: {{ toJson .Values.settings.dns.podLabels }}}
 {{- end }}
 
 {{/* What the operator does in a namespace with jobs. */}}
@@ -113,7 +176,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $_ := set $settings "operatorNamespace" .Release.Namespace }}
 {{- $_ := set $settings "metricsPort" 8080 }}
 {{- $_ := set $settings "healthPort" 8081 }}
-{{- $_ := set $settings "trainerImage" (include "operator.image" (list . .Values.trainer.image)) }}
+{{- $_ := set $settings "trainerImage" (include "operator.image" (list . .Values.trainer.image "trainer.image.digest")) }}
 {{- $_ := set $settings "imagePullPolicy" .Values.image.pullPolicy }}
 {{- $secrets := list }}
 {{- range .Values.trainer.imagePullSecrets }}{{ $secrets = append $secrets .name }}{{ end }}
@@ -123,6 +186,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if not (hasKey $settings.podSecurity $id) }}{{ $_ := set $settings.podSecurity $id nil }}{{ end }}
 {{- end }}
 {{- range $name, $profile := $settings.profiles }}
+{{- with $profile.trainerImage }}
+{{- $image := include "operator.withRegistry" (list $ .) }}
+{{- include "operator.requireDigest" (list $ (printf "settings.profiles.%s.trainerImage" $name) $image) }}
+{{- $_ := set $profile "trainerImage" $image }}
+{{- end }}
 {{- with $profile.store }}
 {{- if not (hasKey $settings.stores .) }}
 {{- fail (printf "settings.profiles.%s.store: settings.stores has no store %q" $name .) }}

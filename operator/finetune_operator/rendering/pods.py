@@ -21,6 +21,12 @@ MOUNTED_ANNOTATIONS = {
 SMALL_REQUESTS = {"cpu": "100m", "memory": "512Mi"}
 """Requests of pods that only read a result or delete objects."""
 
+EPHEMERAL_STORAGE = "ephemeral-storage"
+LOG_BYTES = 2**30
+"""Ephemeral storage for the logs of a pod. A kubelet keeps 50 MiB of logs for each container by default."""
+EPHEMERAL_STORAGE_REQUEST = "1Gi"
+"""The scheduler reserves only a part of the limit: most pods need far less than the size of their volumes."""
+
 _UNITS = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _UNITS |= {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 
@@ -28,6 +34,10 @@ _UNITS |= {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 def pod_spec(job: FineTuneJob, config: trainer.TrainConfig, settings: Settings, profile: Profile) -> Manifest:
     """The pod spec of a Job, which meets the Pod Security Standard `restricted`."""
     limits = _resources(job, config, profile)
+    requests = _requests(config.stage, limits)
+    if settings.limit_ephemeral_storage:
+        limits = limits | {EPHEMERAL_STORAGE: _ephemeral_storage(profile)}
+        requests = requests | {EPHEMERAL_STORAGE: EPHEMERAL_STORAGE_REQUEST}
     stores = _stores(job, config, settings, profile)
     spec: Manifest = {
         "restartPolicy": "Never",
@@ -47,7 +57,7 @@ def pod_spec(job: FineTuneJob, config: trainer.TrainConfig, settings: Settings, 
                 "imagePullPolicy": settings.image_pull_policy,
                 "env": _environment(config, limits["cpu"]),
                 "ports": [{"name": "progress", "containerPort": PROGRESS_PORT, "protocol": "TCP"}],
-                "resources": {"requests": _requests(config.stage, limits), "limits": limits},
+                "resources": {"requests": requests, "limits": limits},
                 "securityContext": {
                     "allowPrivilegeEscalation": False,
                     "readOnlyRootFilesystem": True,
@@ -91,6 +101,12 @@ def _requests(stage: Stage, limits: dict[str, str]) -> dict[str, str]:
     if STAGE_PODS[stage].small_requests:
         return limits | {name: min(limits[name], most, key=cpus) for name, most in SMALL_REQUESTS.items()}
     return limits
+
+
+def _ephemeral_storage(profile: Profile) -> str:
+    """The limit of the ephemeral storage of a pod: two scratch volumes and the logs."""
+    size = 2 * cpus(profile.scratch) + LOG_BYTES
+    return f"{math.ceil(size / 2**20)}Mi"
 
 
 def _environment(config: trainer.TrainConfig, cpu: str) -> list[Manifest]:

@@ -180,6 +180,19 @@ def test_only_readback_and_cleanup_request_less_than_their_limits(
         assert resources["requests"] == resources["limits"] | changed
 
 
+@pytest.mark.parametrize(("scratch", "limit"), [("50Gi", "103424Mi"), ("500M", "1978Mi")])
+def test_ephemeral_storage_is_limited_where_the_settings_say_so(scratch: str, limit: str) -> None:
+    profile = {"profiles": {"default": {"scratch": scratch}}}
+    for stage in Stage:
+        reported = {"readback": (Stage.TRAIN, 1)} if stage is Stage.READBACK else {}
+        for limited in (True, False):
+            settings = profile | {"limitEphemeralStorage": limited}
+            job = made(scenes.job_of(), stage, settings=settings, **reported)
+            resources = job["spec"]["template"]["spec"]["containers"][0]["resources"]
+            assert resources["limits"].get("ephemeral-storage") == (limit if limited else None)
+            assert resources["requests"].get("ephemeral-storage") == ("1Gi" if limited else None)
+
+
 def test_prepare_asks_for_no_gpu() -> None:
     job = scenes.job_of({"spec": {"resources": {"gpusPerNode": 4}}})
 

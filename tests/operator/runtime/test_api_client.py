@@ -4,13 +4,16 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from aiohttp import web
 from kubernetes.aio import client
-from kubernetes.aio.config import kube_config
+from kubernetes.aio.config import incluster_config, kube_config
 
+from devcluster import pki
 from finetune_operator.runtime import api_client
 from finetune_operator.runtime.api_client import (
     ApiError,
@@ -278,3 +281,53 @@ async def test_every_answer_corrects_the_clock(server: Server, caller: Caller, s
         await transport.request("get", "Job", "team", "one")
 
     assert clock.now().isoformat().startswith("2027-01-15T08:00:0")
+
+
+class LaterClock(datetime):
+    """The wall clock, two minutes ahead."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:
+        return datetime.now(tz) + timedelta(minutes=2)
+
+
+async def test_a_token_that_the_kubelet_has_replaced_is_used_within_a_minute(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chart gives the operator a token that expires; the kubelet replaces the file long before."""
+    (tmp_path / "ca.crt").write_bytes(pki.certificate_pem(pki.new_authority("test").certificate))
+    token = tmp_path / "token"
+    token.write_text("first")
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
+    monkeypatch.setattr(api_client, "SERVICE_ACCOUNT", tmp_path)
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
+    load = incluster_config.InClusterConfigLoader._load_config
+
+    def load_without_tls(loader: incluster_config.InClusterConfigLoader) -> None:
+        load(loader)
+        loader.host = loader.host.replace("https:", "http:")
+
+    monkeypatch.setattr(incluster_config.InClusterConfigLoader, "_load_config", load_without_tls)
+    api = await api_client.connect()
+    transport = Transport(api, lambda: 5, ServerClock())
+
+    async def sent() -> set[str]:
+        """The tokens of one request of the operator and of one request of kopf."""
+        server.requests.clear()
+        await transport.request("get", "Pod", "team-a", "x")
+        async with api_client.open_session(api) as session, session.get(f"{api.configuration.host}/apis"):
+            pass
+        return {request.headers["Authorization"] for request in server.requests}
+
+    try:
+        assert await sent() == {"bearer first"}
+        token.write_text("second")
+        assert await sent() == {"bearer first"}
+        later = SimpleNamespace(datetime=LaterClock, timedelta=timedelta)
+        monkeypatch.setattr(incluster_config, "datetime", later)
+        assert await sent() == {"bearer second"}
+    finally:
+        await api.close()  # type: ignore[no-untyped-call]
