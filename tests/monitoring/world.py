@@ -32,7 +32,8 @@ from finetune_operator.rendering.stage_pods import STAGE_PODS
 from finetune_operator.runtime import metrics
 from finetune_operator.settings import MetricsSettings
 from finetune_trainer.contract import Progress, Stage
-from finetune_trainer.pod.endpoint import LABELS, Endpoint, exposition
+from finetune_trainer.contract.gauges import GAUGE_LABELS
+from finetune_trainer.pod.endpoint import Endpoint, exposition
 
 START = datetime(2026, 1, 8, 10, tzinfo=UTC)
 MINUTES = 300
@@ -360,7 +361,13 @@ class World(Collector):
         metrics.SCOPE_HEALTHY.labels(namespace="").set(1)
         metrics.cleanup_failed("team-support", "s3://models/team-support/old-bot/", failed=True)
         REGISTRY.register(self)
-        collector = metrics.JobCollector(self._jobs, self._pods, self._now, MetricsSettings())
+        collector = metrics.JobCollector(
+            self._jobs,
+            self._pods,
+            lambda _: None,
+            self._now,
+            MetricsSettings(scrape_namespaces=("monitoring",)),
+        )
         REGISTRY.register(collector)
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
@@ -464,7 +471,7 @@ class World(Collector):
                     str(progress.attempt),
                     progress.stage.value,
                 )
-                yield dict(zip(LABELS, values, strict=True)), progress
+                yield dict(zip(GAUGE_LABELS, values, strict=True)), progress
 
     def others(self) -> Iterator[tuple[str, dict[str, str], float]]:
         """Series of other software: name, labels, value."""
@@ -594,7 +601,7 @@ def serve() -> None:
                 return progress_of(of, max(of.since, min(world.minute, of.end)), rng)
 
             values = (script.namespace, script.name, str(attempt.number), attempt.what.stage)
-            endpoints.append(Endpoint(0, progress, dict(zip(LABELS, values, strict=True))))
+            endpoints.append(Endpoint(0, progress, "", dict(zip(GAUGE_LABELS, values, strict=True))))
     ports = {"operator": server.server_port, "trainers": [endpoint.port for endpoint in endpoints]}
     sys.stdout.write(json.dumps(ports) + "\n")
     sys.stdout.flush()
