@@ -92,7 +92,7 @@ def test_requests_without_a_valid_signature_are_refused(endpoint: Endpoint) -> N
     assert b"step" not in refused
 
 
-@pytest.mark.parametrize("key", [KEY, ""])
+@pytest.mark.parametrize("key", [KEY, ""], ids=["a key", "no key"])
 def test_an_endpoint_without_a_key_and_labels_serves_only_its_health(key: str) -> None:
     serving = Endpoint(0, lambda: NOW, "", None)
     try:
