@@ -42,11 +42,16 @@ CONTAINER = f"{POD} containers 0"
 OPERATOR = "Deployment finetune-operator"
 CHECK = "Job finetune-operator-check"
 POLICY = "NetworkPolicy finetune-operator"
+PODS_SCRAPED = 'settings.metrics.scrapeNamespaces=["monitoring"]'
 SCRAPED = (
+    PODS_SCRAPED,
     "metrics.serviceMonitor.create=true",
     "metrics.podMonitor.create=true",
     "metrics.prometheusRule.create=true",
 )
+SIDECAR, GRAFANA = "dashboards.enabled=true", "dashboards.grafanaOperator.enabled=true"
+FLEET_MAP = "ConfigMap finetune-operator-dashboard-fleet"
+FLEET = "GrafanaDashboard finetune-operator-fleet"
 JOB = {"task": "TextClassification"}
 
 
@@ -98,6 +103,10 @@ CASES = {
     "settings.metrics.perJob": setting(False),
     "settings.metrics.maxJobs": setting(5),
     "settings.metrics.finishedSeconds": setting(60),
+    "settings.metrics.tls": setting(True),
+    "settings.metrics.authentication": Case(
+        True, "settings", "metrics authentication", True, ("settings.metrics.tls=true",)
+    ),
     "settings.metrics.scrapeNamespaces": setting(["monitoring"]),
     "settings.lease.durationSeconds": setting(30),
     "settings.lease.renewSeconds": setting(4),
@@ -149,6 +158,9 @@ CASES = {
         ["10.0.0.10/32"], POLICY, "spec egress 0 to", [{"ipBlock": {"cidr": "10.0.0.10/32"}}]
     ),
     "networkPolicy.extraEgress": Case([{"to": SCRAPERS}], POLICY, "spec egress 4", {"to": SCRAPERS}),
+    "metrics.tls.secretName": Case(
+        "cert", OPERATOR, f"{POD} volumes 1 secret secretName", "cert", ("settings.metrics.tls=true",)
+    ),
     "metrics.service.create": Case(False, "Service finetune-operator-metrics", "", None),
     "metrics.service.port": Case(9090, "Service finetune-operator-metrics", "spec ports 0 port", 9090),
     "metrics.service.annotations": Case(
@@ -164,7 +176,11 @@ CASES = {
         {"release": "p"}, "ServiceMonitor finetune-operator", "metadata labels release", "p", SCRAPED
     ),
     "metrics.podMonitor.create": Case(
-        True, "PodMonitor finetune-operator-trainers", "spec podMetricsEndpoints 0 port", "progress"
+        True,
+        "PodMonitor finetune-operator-trainers",
+        "spec podMetricsEndpoints 0 port",
+        "progress",
+        (PODS_SCRAPED,),
     ),
     "metrics.podMonitor.interval": Case(
         "5s", "PodMonitor finetune-operator-trainers", "spec podMetricsEndpoints 0 interval", "5s", SCRAPED
@@ -178,8 +194,33 @@ CASES = {
     "metrics.prometheusRule.runbooks": Case(
         "https://wiki.example", "PrometheusRule finetune-operator", "text", "https://wiki.example#", SCRAPED
     ),
+    "metrics.prometheusRule.grafana": Case(
+        "https://grafana.example",
+        "PrometheusRule finetune-operator",
+        "text",
+        "https://grafana.example",
+        SCRAPED,
+    ),
     "metrics.prometheusRule.labels": Case(
         {"release": "p"}, "PrometheusRule finetune-operator", "metadata labels release", "p", SCRAPED
+    ),
+    "dashboards.enabled": Case(True, FLEET_MAP, "metadata name", "finetune-operator-dashboard-fleet"),
+    "dashboards.namespace": Case("grafana", FLEET_MAP, "metadata namespace", "grafana", (SIDECAR,)),
+    "dashboards.labels": Case({"team": "ml"}, FLEET_MAP, "metadata labels team", "ml", (SIDECAR,)),
+    "dashboards.annotations": Case(
+        {"grafana_folder": "ML"}, FLEET_MAP, "metadata annotations grafana_folder", "ML", (SIDECAR,)
+    ),
+    "dashboards.grafanaOperator.enabled": Case(True, FLEET, "metadata name", "finetune-operator-fleet"),
+    "dashboards.grafanaOperator.instanceSelector": Case(
+        {"matchLabels": {"dashboards": "ml"}},
+        FLEET,
+        "spec instanceSelector matchLabels dashboards",
+        "ml",
+        (GRAFANA,),
+    ),
+    "dashboards.grafanaOperator.folder": Case("ML", FLEET, "spec folder", "ML", (GRAFANA,)),
+    "dashboards.grafanaOperator.allowCrossNamespaceImport": Case(
+        False, FLEET, "spec allowCrossNamespaceImport", False, (GRAFANA,)
     ),
     "podDisruptionBudget.enabled": Case(
         False, "PodDisruptionBudget finetune-operator", "", None, ("replicas=2",)

@@ -73,7 +73,8 @@ def test_namespaced_install_has_no_cluster_wide_right(render: Render) -> None:
 
 def test_an_installation_without_cluster_rules_renders_only_objects_of_namespaces(render: Render) -> None:
     """For people with rights in their namespaces only: a cluster-scoped object would be refused."""
-    on = ("metrics.serviceMonitor.create=true", "metrics.podMonitor.create=true", "replicas=2")
+    scraped = 'settings.metrics.scrapeNamespaces=["monitoring"]'
+    on = ("metrics.serviceMonitor.create=true", "metrics.podMonitor.create=true", scraped, "replicas=2")
     manifests = render(*NO_CLUSTER_RULES, *on, "metrics.prometheusRule.create=true", tests=True)
     assert {m["kind"] for m in manifests} == {
         "ConfigMap",
