@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 
 from finetune_operator.names import API_VERSION, KIND, PLURAL, Condition
-from finetune_operator.objects import Manifest
+from finetune_operator.objects import Manifest, condition_true
 from finetune_operator.runtime import logs
 from finetune_operator.runtime.api_client import (
     CONNECT_SECONDS,
@@ -122,11 +122,11 @@ class Installation:
         await self._create(spec, name=name)
         log.info("created the FineTuneJob %s in namespace %s", name, self.namespace)
         deadline = time.monotonic() + seconds
-        while not is_true(job := await self._read(name), Condition.FINISHED):
+        while not condition_true(job := await self._read(name), Condition.FINISHED):
             if time.monotonic() > deadline:
                 raise CheckFailedError(f"{name} has not finished after {seconds:.0f} s: {_summary(job)}")
             await asyncio.sleep(JOB_POLL_SECONDS)
-        if not is_true(job, Condition.SUCCEEDED):
+        if not condition_true(job, Condition.SUCCEEDED):
             raise CheckFailedError(f"{name} did not succeed: {_summary(job)}")
         await self.transport.request("delete", KIND, self.namespace, name)
         return f"{name} has succeeded: {_summary(job)}"
@@ -159,12 +159,6 @@ class Installation:
         lease = await self.transport.request("get", "Lease", self.operator_namespace, self.lease)
         spec: Manifest = lease["spec"]
         return spec
-
-
-def is_true(job: Manifest, condition: Condition) -> bool:
-    """Whether a condition of a FineTuneJob is True."""
-    conditions = job.get("status", {}).get("conditions", ())
-    return any(each["type"] == condition and each["status"] == "True" for each in conditions)
 
 
 def _summary(job: Manifest) -> str:

@@ -13,29 +13,39 @@ ROOT = Path(__file__).parents[2]
 RBAC = "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/{}"
 
 
-def chart_rules(home: str, namespace: str) -> list[Any]:
-    """What the chart grants in a namespace to an operator that runs in `home` and watches that namespace."""
+def chart_objects(home: str, values: str) -> list[Any]:
+    """The objects of the chart, installed in `home` with values as for `helm --set`."""
     command: list[str | Path] = [
         binaries.path("helm"),
         "template",
         "finetune-operator",
         ROOT / "charts/finetune-operator",
     ]
-    command += ["--skip-tests", "--namespace", home, "--set", f"watchNamespaces={{{namespace}}}"]
+    command += ["--skip-tests", "--namespace", home, "--set", values]
     rendered = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    objects = [o for o in yaml.safe_load_all(rendered) if o]
+    return [o for o in yaml.safe_load_all(rendered) if o]
+
+
+def chart_rules(home: str, namespace: str) -> list[Any]:
+    """What the chart grants in a namespace to an operator that runs in `home` and watches that namespace."""
+    objects = chart_objects(home, f"watchNamespaces={{{namespace}}}")
     roles = [o for o in objects if o["kind"] == "Role" and o["metadata"]["namespace"] == namespace]
     return [rule for role in roles for rule in role["rules"]]
 
 
+def new_token(kube: Kube, namespace: str, account: str) -> str:
+    """A token of a new service account without any right."""
+    accounts = f"/api/v1/namespaces/{namespace}/serviceaccounts"
+    kube.call("POST", accounts, {"metadata": {"name": account}})
+    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+    token: str = kube.call("POST", f"{accounts}/{account}/token", request)["status"]["token"]
+    return token
+
+
 def make_account(kube: Kube, home: str, folder: Path) -> Path:
     """The kubeconfig of a new service account without any right."""
-    kube.call("POST", f"/api/v1/namespaces/{home}/serviceaccounts", {"metadata": {"name": "op"}})
-    path = f"/api/v1/namespaces/{home}/serviceaccounts/op/token"
-    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
-    token = kube.call("POST", path, request)["status"]["token"]
     config = yaml.safe_load(kube.kubeconfig.read_text())
-    config["users"][0]["user"] = {"token": token}
+    config["users"][0]["user"] = {"token": new_token(kube, home, "op")}
     file = folder / "confined"
     file.write_text(yaml.safe_dump(config))
     return file

@@ -1,35 +1,24 @@
 """Who may read the operator's metrics, decided by a real API server."""
 
 import ssl
-import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from devcluster import binaries
 from tests.api.harness import Operator, Scene
 from tests.api.kube import Kube, wait_for
-from tests.api.rbac import ROOT, chart_rules, grant, make_account
+from tests.api.rbac import chart_objects, chart_rules, grant, make_account, new_token
 
 CLUSTER = "/apis/rbac.authorization.k8s.io/v1/{}"
 
 
 def cluster_role(name: str) -> dict[str, Any]:
     """A ClusterRole that the chart creates for authenticated metrics."""
-    command: list[str | Path] = [
-        binaries.path("helm"),
-        *("template", "finetune-operator", ROOT / "charts/finetune-operator"),
-        *("--set", "settings.metrics.tls=true,settings.metrics.authentication=true"),
-    ]
-    rendered = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    (role,) = [
-        o
-        for o in yaml.safe_load_all(rendered)
-        if o and o["kind"] == "ClusterRole" and o["metadata"]["name"].endswith(name)
-    ]
+    objects = chart_objects(
+        "finetune-system", "settings.metrics.tls=true,settings.metrics.authentication=true"
+    )
+    (role,) = [o for o in objects if o["kind"] == "ClusterRole" and o["metadata"]["name"].endswith(name)]
     return dict(role)
 
 
@@ -43,15 +32,6 @@ def bind(kube: Kube, role: dict[str, Any], namespace: str, account: str) -> None
         "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": namespace}],
     }
     kube.call("POST", CLUSTER.format("clusterrolebindings"), binding)
-
-
-def token_of(kube: Kube, namespace: str, account: str) -> str:
-    """A token of a new service account."""
-    accounts = f"/api/v1/namespaces/{namespace}/serviceaccounts"
-    kube.call("POST", accounts, {"metadata": {"name": account}})
-    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
-    token: str = kube.call("POST", f"{accounts}/{account}/token", request)["status"]["token"]
-    return token
 
 
 def scrape(operator: Operator, token: str | None) -> tuple[int, str]:
@@ -75,7 +55,7 @@ def test_only_accounts_with_the_right_read_the_metrics(scene: Scene, tmp_path: P
     confined = make_account(kube, namespace, tmp_path)
     grant(kube, namespace, namespace, chart_rules(namespace, namespace))
     bind(kube, cluster_role("-metrics-access"), namespace, "op")
-    prometheus, stranger = (token_of(kube, namespace, name) for name in ("prometheus", "stranger"))
+    prometheus, stranger = (new_token(kube, namespace, name) for name in ("prometheus", "stranger"))
     bind(kube, cluster_role("-metrics-reader"), namespace, "prometheus")
     operator = scene.start(kubeconfig=confined, metrics={"tls": True, "authentication": True})
     wait_for("the operator to answer", lambda: scrape(operator, None)[0] != 0)

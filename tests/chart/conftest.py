@@ -47,6 +47,12 @@ def manifests(*values: str, **options: Any) -> list[Manifest]:
     return [doc for doc in yaml.load_all(helm_template(*values, **options), yaml.CSafeLoader) if doc]
 
 
+def the(kind: str, rendered: list[Manifest], name: str = "") -> Manifest:
+    """The only rendered object of a kind whose name has this end."""
+    (found,) = [m for m in rendered if m["kind"] == kind and m["metadata"]["name"].endswith(name)]
+    return found
+
+
 @pytest.fixture(scope="session")
 def render() -> Callable[..., list[Manifest]]:
     """The function `manifests`."""

@@ -20,7 +20,7 @@ from finetune_operator import installation_check
 from tests.api.harness import Operator
 from tests.api.kube import wait_for
 from tests.chart.cluster import Cluster, installed
-from tests.chart.conftest import manifests
+from tests.chart.conftest import manifests, the
 from tests.chart.test_admission_policy import job
 
 Manifest = dict[str, Any]
@@ -45,11 +45,6 @@ def arguments(*values: str) -> list[str]:
 
 def hooks(rendered: list[Manifest]) -> list[Manifest]:
     return [m for m in rendered if "helm.sh/hook" in m["metadata"].get("annotations", {})]
-
-
-def the(kind: str, rendered: list[Manifest], name: str = "") -> Manifest:
-    (found,) = [m for m in rendered if m["kind"] == kind and m["metadata"]["name"].endswith(name)]
-    return found
 
 
 def test_all_objects_of_the_test_are_hooks_that_helm_deletes(render: Render) -> None:

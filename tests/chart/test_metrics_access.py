@@ -8,7 +8,7 @@ import yaml
 
 from finetune_operator.runtime.serving_certificate import FOLDER
 from finetune_operator.settings import Settings
-from tests.chart.conftest import RefusedValuesError
+from tests.chart.conftest import RefusedValuesError, the
 
 Render = Callable[..., list[dict[str, Any]]]
 TLS = "settings.metrics.tls=true"
@@ -17,25 +17,20 @@ CERTIFICATE = 'metrics.tls.secretName="metrics-cert"'
 MONITOR = "metrics.serviceMonitor.create=true"
 
 
-def one(manifests: list[dict[str, Any]], kind: str, name: str = "") -> dict[str, Any]:
-    (found,) = [m for m in manifests if m["kind"] == kind and m["metadata"]["name"].endswith(name)]
-    return found
-
-
 def endpoint(manifests: list[dict[str, Any]]) -> dict[str, Any]:
-    (found,) = one(manifests, "ServiceMonitor")["spec"]["endpoints"]
+    (found,) = the("ServiceMonitor", manifests)["spec"]["endpoints"]
     assert isinstance(found, dict)
     return found
 
 
 def test_the_operator_gets_the_settings(render: Render) -> None:
-    text = one(render(TLS, AUTHENTICATION), "ConfigMap")["data"]["settings.yaml"]
+    text = the("ConfigMap", render(TLS, AUTHENTICATION))["data"]["settings.yaml"]
     settings = Settings.model_validate(yaml.safe_load(text)).metrics
     assert (settings.tls, settings.authentication) == (True, True)
 
 
 def test_the_certificate_is_mounted_where_the_operator_reads(render: Render) -> None:
-    pod = one(render(TLS, CERTIFICATE), "Deployment")["spec"]["template"]["spec"]
+    pod = the("Deployment", render(TLS, CERTIFICATE))["spec"]["template"]["spec"]
     (volume,) = [v for v in pod["volumes"] if v.get("secret", {}).get("secretName") == "metrics-cert"]
     assert {item["key"]: item["path"] for item in volume["secret"]["items"]} == {
         "tls.crt": "tls.crt",
@@ -43,7 +38,7 @@ def test_the_certificate_is_mounted_where_the_operator_reads(render: Render) -> 
     }
     (mount,) = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] == volume["name"]]
     assert mount == {"name": volume["name"], "mountPath": str(FOLDER), "readOnly": True}
-    plain = one(render(TLS), "Deployment")["spec"]["template"]["spec"]
+    plain = the("Deployment", render(TLS))["spec"]["template"]["spec"]
     assert not [v for v in plain["volumes"] if "secret" in v]
 
 
@@ -63,15 +58,15 @@ def test_the_monitor_uses_tls_and_a_token(render: Render) -> None:
 
 def test_the_operator_may_ask_for_reviews_only_with_authentication(render: Render) -> None:
     manifests = render(TLS, AUTHENTICATION)
-    assert one(manifests, "ClusterRole", "-metrics-access")["rules"] == [
+    assert the("ClusterRole", manifests, "-metrics-access")["rules"] == [
         {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
         {"apiGroups": ["authorization.k8s.io"], "resources": ["subjectaccessreviews"], "verbs": ["create"]},
     ]
-    assert one(manifests, "ClusterRole", "-metrics-reader")["rules"] == [
+    assert the("ClusterRole", manifests, "-metrics-reader")["rules"] == [
         {"nonResourceURLs": ["/metrics"], "verbs": ["get"]}
     ]
-    binding = one(manifests, "ClusterRoleBinding", "-metrics-access")
-    account = one(manifests, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"]
+    binding = the("ClusterRoleBinding", manifests, "-metrics-access")
+    account = the("Deployment", manifests)["spec"]["template"]["spec"]["serviceAccountName"]
     assert binding["subjects"] == [
         {"kind": "ServiceAccount", "name": account, "namespace": "finetune-system"}
     ]

@@ -10,17 +10,12 @@ import yaml
 
 from finetune_operator.runtime.api_client import SERVICE_ACCOUNT
 from finetune_operator.settings import Dns, Settings
-from tests.chart.conftest import CHART, RefusedValuesError
+from tests.chart.conftest import CHART, RefusedValuesError, the
 
 Manifest = dict[str, Any]
 Render = Callable[..., list[Manifest]]
 ROOT = Path(__file__).parents[2]
 DIGEST = f"sha256:{'a' * 64}"
-
-
-def the(kind: str, manifests: list[Manifest]) -> Manifest:
-    (found,) = [m for m in manifests if m["kind"] == kind]
-    return found
 
 
 def pod(manifests: list[Manifest]) -> Manifest:

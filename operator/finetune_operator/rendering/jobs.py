@@ -1,5 +1,7 @@
 """Renders the Jobs of a run. Pure."""
 
+import copy
+
 from finetune_operator import names
 from finetune_operator.api import FineTuneJob
 from finetune_operator.objects import Manifest
@@ -59,10 +61,9 @@ def with_progress_key(manifest: Manifest, key: str) -> Manifest:
 
     The key is not part of the rendered Job, because a key is random and rendering is pure.
     """
-    template = manifest["spec"]["template"]
-    annotations = template["metadata"]["annotations"] | {names.ANNOTATION_PROGRESS_KEY: key}
-    template |= {"metadata": template["metadata"] | {"annotations": annotations}}
-    return manifest | {"spec": manifest["spec"] | {"template": template}}
+    keyed = copy.deepcopy(manifest)
+    keyed["spec"]["template"]["metadata"]["annotations"][names.ANNOTATION_PROGRESS_KEY] = key
+    return keyed
 
 
 def cleanup_job(record: CleanupRecord, settings: Settings) -> Manifest:

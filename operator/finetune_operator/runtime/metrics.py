@@ -239,6 +239,8 @@ class JobCollector(Collector):
         families = {
             name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in _JOB_GAUGES.items()
         }
+        gauges = () if self._settings.pods_are_scraped else GAUGES
+        trainers = {g.name: GaugeMetricFamily(g.name, g.text, labels=GAUGE_LABELS) for g in gauges}
         return {
             "finetune_operator_jobs": GaugeMetricFamily(
                 "finetune_operator_jobs", "FineTuneJobs by state.", labels=["state"]
@@ -249,11 +251,7 @@ class JobCollector(Collector):
                 labels=[],
             ),
             **families,
-            **(
-                {}
-                if self._settings.pods_are_scraped
-                else {g.name: GaugeMetricFamily(g.name, g.text, labels=GAUGE_LABELS) for g in GAUGES}
-            ),
+            **trainers,
         }
 
     def _select(self, jobs: list[Manifest]) -> list[Manifest]:

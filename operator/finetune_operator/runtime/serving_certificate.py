@@ -22,9 +22,9 @@ FOLDER = Path("/etc/finetune-operator-tls")
 """Folder of tls.crt and tls.key, the keys of a Secret of type kubernetes.io/tls."""
 SELF_SIGNED_DAYS = 365
 RENEW_BEFORE = timedelta(days=30)
-"""A self-signed certificate is replaced so long before its end."""
+"""Time before its end at which a self-signed certificate is replaced."""
 CHECK_SECONDS = 30.0
-"""Interval between two looks at the files."""
+"""Interval between two checks of the files."""
 log = logging.getLogger(__name__)
 
 
@@ -42,7 +42,7 @@ class ServingCertificate:
 
     def __init__(self, folder: Path = FOLDER) -> None:
         self._folder = folder
-        self._loaded = ""
+        self._loaded_digest = ""
         self._ends = datetime.min.replace(tzinfo=UTC)
         self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -56,9 +56,9 @@ class ServingCertificate:
             return
         certificate, key = ((self._folder / name).read_bytes() for name in ("tls.crt", "tls.key"))
         digest = hashlib.sha256(certificate + key).hexdigest()
-        if digest != self._loaded:
+        if digest != self._loaded_digest:
             self._load(certificate, key)
-            self._loaded = digest
+            self._loaded_digest = digest
 
     async def keep_fresh(self) -> None:
         """Refreshes the certificate until cancelled.

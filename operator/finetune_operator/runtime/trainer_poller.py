@@ -45,6 +45,7 @@ class _Followed:
     answer: Progress | None = None
     """The newest answer that the status shows or should show."""
     newest: Progress | None = None
+    """The newest answer, which the metrics show at once."""
     answered_at: float = 0.0
     shown: bool = False
 

@@ -1,5 +1,6 @@
 """The manifests of a run, and rules for all manifests."""
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -391,3 +392,13 @@ def test_labels_and_annotations_of_the_profile_are_on_the_pods_only(stage: Stage
 def test_a_profile_cannot_set_labels_of_the_operator(field: str, name: str) -> None:
     with pytest.raises(ValidationError, match=name.partition("/")[0]):
         scenes.settings({"profiles": {"default": {field: {name: "x"}}}})
+
+
+def test_the_key_of_the_progress_is_added_to_a_copy_of_the_job() -> None:
+    plain = made(scenes.job_of({}), Stage.TRAIN)
+    before = copy.deepcopy(plain)
+    keyed = jobs.with_progress_key(plain, "a key")
+    assert plain == before
+    annotations = keyed["spec"]["template"]["metadata"]["annotations"]
+    assert annotations.pop("finetune.dev/progress-key") == "a key"
+    assert keyed == before
