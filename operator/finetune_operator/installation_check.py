@@ -85,10 +85,17 @@ class Installation:
             await asyncio.sleep(RETRY_SECONDS)
         return f"{now.get('holderIdentity')} leads and renews the Lease {self.lease}"
 
-    async def metrics(self, url: str) -> str:
-        """The operator serves its metrics."""
-        async with aiohttp.ClientSession() as session:
+    async def metrics(self, url: str, *, need_token: bool) -> str:
+        """The operator serves its metrics; with `need_token`, only to requests with a token.
+
+        The check sends no token and does not verify the certificate, which may be self-signed.
+        """
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=False)) as session:
             status, text = await _get(session, url)
+        if need_token:
+            if status != 401:  # noqa: PLR2004 - unauthorized
+                raise CheckFailedError(f"{url} does not ask for a token (HTTP status {status})")
+            return f"{url} serves the metrics to requests with a token"
         if status != 200 or METRIC not in text:  # noqa: PLR2004 - OK
             raise CheckFailedError(f"{url} does not serve the metric {METRIC} (HTTP status {status})")
         return f"{url} serves the metrics"
@@ -216,7 +223,9 @@ async def main(arguments: argparse.Namespace) -> bool:
             "refused": installation.refuses_invalid,
         }
         if arguments.metrics_url:
-            checks["metrics"] = lambda: installation.metrics(arguments.metrics_url)
+            checks["metrics"] = lambda: installation.metrics(
+                arguments.metrics_url, need_token=arguments.metrics_need_token
+            )
         if arguments.admission_policy:
             checks["admission policy"] = installation.refuses_secret
         passed = [await passes(name, check, arguments.wait_seconds) for name, check in checks.items()]
@@ -235,6 +244,9 @@ def run() -> int:
     parser.add_argument("--lease", required=True, help="name of the Lease of the leader")
     parser.add_argument("--namespace", required=True, help="namespace for FineTuneJobs")
     parser.add_argument("--metrics-url", help="address of the metrics of the operator; default: not checked")
+    parser.add_argument(
+        "--metrics-need-token", action="store_true", help="check that the metrics need a token"
+    )
     parser.add_argument("--admission-policy", action="store_true", help="check the policy on Secrets as well")
     parser.add_argument("--job", type=json.loads, help="spec of a FineTuneJob to run to its end, as JSON")
     parser.add_argument("--job-seconds", type=float, default=3600.0, help="default: %(default)s")

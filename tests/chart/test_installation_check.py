@@ -120,6 +120,13 @@ def test_what_is_not_installed_is_not_checked() -> None:
     assert "--admission-policy" not in arguments("admissionPolicy.enabled=false")
 
 
+def test_the_check_knows_how_the_metrics_are_served() -> None:
+    assert "--metrics-need-token" not in arguments()
+    secured = arguments("settings.metrics.tls=true", "settings.metrics.authentication=true")
+    url = "https://finetune-operator-metrics.finetune-system.svc.cluster.local:8080/metrics"
+    assert {f"--metrics-url={url}", "--metrics-need-token"} <= set(secured)
+
+
 @dataclass(frozen=True)
 class Installation:
     """The chart on an API server, an operator, and the check as the account of its pod."""

@@ -1,15 +1,22 @@
 """The check of an installation, with answers that a test gives; tests/chart has a real API server."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from prometheus_client import CollectorRegistry, Info
 
+from devcluster.controlplane import free_ports
 from finetune_operator import installation_check
 from finetune_operator.installation_check import CheckFailedError, Installation, passes
 from finetune_operator.objects import Manifest
 from finetune_operator.runtime.api_client import MissingError, RefusedError, Transport
+from finetune_operator.runtime.endpoints import serve
+from finetune_operator.runtime.serving_certificate import ServingCertificate
 
 
 class Answers:
@@ -107,3 +114,35 @@ async def test_a_check_is_tried_until_it_passes() -> None:
 async def test_a_check_that_never_passes_fails() -> None:
     answers = Answers(create=[MissingError("not served")] * 100_000)
     assert not await passes("accepted", installation(answers).accepts, 0.05)
+
+
+@asynccontextmanager
+async def operator_metrics(decision: HTTPStatus, tmp_path: Path) -> AsyncIterator[str]:
+    """The address of metrics that are served over TLS, with the same decision about each request."""
+
+    async def decide(_: str) -> HTTPStatus:
+        return decision
+
+    registry = CollectorRegistry()
+    Info("finetune_operator_build", "Versions.", registry=registry).info({"version": "1"})
+    port, health_port = free_ports(2)
+    context = ServingCertificate(tmp_path / "no files").context
+    async with serve(registry, port, health_port, lambda: None, tls=context, decide=decide):
+        yield f"https://127.0.0.1:{port}/metrics"
+
+
+async def test_metrics_with_a_self_signed_certificate_are_read(tmp_path: Path) -> None:
+    async with operator_metrics(HTTPStatus.OK, tmp_path) as url:
+        message = await installation(Answers()).metrics(url, need_token=False)
+    assert message == f"{url} serves the metrics"
+
+
+async def test_metrics_that_need_a_token_must_refuse_a_request_without_a_token(tmp_path: Path) -> None:
+    check = installation(Answers())
+    async with operator_metrics(HTTPStatus.UNAUTHORIZED, tmp_path) as url:
+        assert "requests with a token" in await check.metrics(url, need_token=True)
+        with pytest.raises(CheckFailedError, match="status 401"):
+            await check.metrics(url, need_token=False)
+    async with operator_metrics(HTTPStatus.OK, tmp_path) as url:
+        with pytest.raises(CheckFailedError, match=r"does not ask for a token \(HTTP status 200\)"):
+            await check.metrics(url, need_token=True)
