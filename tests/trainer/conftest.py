@@ -1,8 +1,6 @@
 """Real S3 servers with TLS by an authority of their own, one of a kind in a test run, one bucket a test."""
 
 import secrets
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
@@ -52,6 +50,7 @@ from finetune_trainer.models import base_model
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3 import results
 from finetune_trainer.s3.store import Store, open_store
+from tests.trainer import forks
 from tests.trainer.storage import give_authority, give_keys, root_client
 from tests.trainer.stored import store_prepared
 from tests.trainer.storeproxy import StoreProxy
@@ -139,8 +138,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of 11,000 random weights with a tokenizer of 50 words; made once, loads in no time."""
     folder = tmp_path_factory.mktemp("tiny-bert")
-    program = Path(__file__).parent / "programs" / "tiny_bert.py"
-    subprocess.run([sys.executable, program, folder], check=True, timeout=180)
+    forks.run("tests.trainer.programs.tiny_bert", str(folder)).check_returncode()
     return folder
 
 
@@ -148,8 +146,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of 40,000 random weights with a chat template; made once, loads in no time."""
     folder = tmp_path_factory.mktemp("tiny-llama")
-    program = Path(__file__).parent / "programs" / "tiny_llama.py"
-    subprocess.run([sys.executable, program, folder], check=True, timeout=180)
+    forks.run("tests.trainer.programs.tiny_llama", str(folder)).check_returncode()
     return folder
 
 

@@ -1,6 +1,5 @@
 """Stages with a slow store: transfers, and waits for transfers, update the heartbeat of a rank."""
 
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from finetune_trainer.contract import Activity, RankFile
 from finetune_trainer.data.shards import Prepared
 from finetune_trainer.paths import Paths
 from finetune_trainer.stages import prepare, publish
+from tests.trainer.forks import Forked
 from tests.trainer.stages import test_prepare, test_publish
 from tests.trainer.stages.test_prepare import Job
 from tests.trainer.stages.test_train import chosen_for, rank_file, start_ranks
@@ -62,23 +62,22 @@ def test_every_transfer_of_publish_is_a_sign_of_life(staged: TrainConfig, paths:
 
 
 @pytest.fixture
-def ranks_of(paths: Paths) -> Iterator[Callable[[TrainConfig], "subprocess.Popen[str]"]]:
+def ranks_of(paths: Paths) -> Iterator[Callable[[TrainConfig], Forked]]:
     """Starts the ranks of a pod; they end with the test."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[Forked] = []
 
-    def start(config: TrainConfig) -> "subprocess.Popen[str]":
+    def start(config: TrainConfig) -> Forked:
         started.append(start_ranks(config, paths, "pod-one-"))
         return started[-1]
 
     yield start
     for process in started:
-        process.terminate()
-        process.communicate(timeout=PATIENCE)
+        process.end()
 
 
 def test_a_rank_that_waits_for_a_download_longer_than_a_collective_may_last_lives_on(
     given_run: Callable[..., TrainConfig],
-    ranks_of: Callable[[TrainConfig], "subprocess.Popen[str]"],
+    ranks_of: Callable[[TrainConfig], Forked],
     tiny_base: Path,
     learnable: Prepared,
     paths: Paths,
@@ -97,7 +96,7 @@ def test_a_rank_that_waits_for_a_download_longer_than_a_collective_may_last_live
     def until(is_so: Callable[[RankFile], bool]) -> RankFile:
         end = time.monotonic() + PATIENCE
         while not is_so(file := told(1)):
-            assert process.poll() is None, process.communicate()[1][-3000:]
+            assert process.poll() is None, process.errors.read_text()[-3000:]
             assert time.monotonic() < end, file
             time.sleep(0.05)
         return file

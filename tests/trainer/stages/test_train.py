@@ -1,9 +1,7 @@
-"""The whole training stage: real ranks under torchrun, DeepSpeed, a real S3 server."""
+"""The whole training stage: real ranks, DeepSpeed, a real S3 server."""
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from finetune_trainer.s3.manifest import read_manifest
 from finetune_trainer.s3.store import Store
 from finetune_trainer.tasks.text_classification.baseline import Probe
 from finetune_trainer.tasks.text_classification.record import ClassificationFacts
+from tests.trainer import forks
 
 
 def chosen_for(prepared: Prepared, **values: object) -> Chosen:
@@ -31,32 +30,20 @@ def chosen_for(prepared: Prepared, **values: object) -> Chosen:
     return Chosen.model_validate({**given, "total_steps": steps})
 
 
-def start_ranks(config: TrainConfig, paths: Paths, uid: str) -> "subprocess.Popen[str]":
-    """Starts both ranks of one pod, as the supervisor would start them."""
+def start_ranks(config: TrainConfig, paths: Paths, uid: str) -> forks.Forked:
+    """Starts both ranks of one pod."""
     paths.config.parent.mkdir(parents=True, exist_ok=True)
     paths.config.write_text(config.model_dump_json(by_alias=True))
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *(f"--nproc-per-node={config.run.world.size}", "--no-python", sys.executable),
-            *("-m", "finetune_trainer.pod.rank", "--root", str(paths.root)),
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "POD_UID": uid},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    return forks.Forked(
+        *("finetune_trainer.pod.rank", "--root", str(paths.root)),
+        ranks=config.run.world.size,
+        environment={"POD_UID": uid},
     )
 
 
 def ranks(config: TrainConfig, paths: Paths, uid: str) -> "subprocess.CompletedProcess[str]":
     """Both ranks of one pod, after their end."""
-    with start_ranks(config, paths, uid) as process:
-        try:
-            output, errors = process.communicate(timeout=300)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
-    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+    return start_ranks(config, paths, uid).wait(300)
 
 
 def rank_file(paths: Paths, rank: int) -> RankFile:

@@ -1,4 +1,4 @@
-"""Training and publishing of a text generator: real ranks under torchrun, ZeRO-3, a real S3 server."""
+"""Training and publishing of a text generator: real ranks, ZeRO-3, a real S3 server."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Real processes under torchrun: the start of a head is the same for every number of processes."""
+"""Real gangs: the start of a head is the same for every number of processes."""
 
 import json
 from pathlib import Path
@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from tests.trainer.training.test_loop import FREEZE, FULL, LORA, under_torchrun
+from tests.trainer import forks
+from tests.trainer.training.test_loop import FREEZE, FULL, LORA
 
 CASES = [[FULL, 3], [LORA, 0], [LORA, 3], [FREEZE, 3]]
 
 
 def started(processes: int, base: Path, result: Path, cases: list[Any]) -> dict[str, Any]:
-    ended = under_torchrun(processes, "head_starts", str(base), str(result), *map(json.dumps, cases))
+    arguments = (str(base), str(result), *map(json.dumps, cases))
+    ended = forks.run("tests.trainer.programs.head_starts", *arguments, ranks=processes)
     assert ended.returncode == 0, ended.stderr[-3000:]
     found: dict[str, Any] = json.loads(result.read_text())
     return found

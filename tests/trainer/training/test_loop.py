@@ -1,9 +1,6 @@
-"""Real processes under torchrun on tiny random models: a step must not depend on how its batch is split."""
+"""Real gangs on tiny random models: a step must not depend on how its batch is split."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -11,7 +8,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+from tests.trainer import forks
+
 FULL = "Full"
 LORA = {"kind": "LoRA", "rank": 4, "alpha": 8}
 FREEZE = {"kind": "FreezeLayers", "trainLast": 1}
@@ -26,22 +24,6 @@ TWO_PROCESSES = [
     [FREEZE, [[1, 4, 1], [2, 2, 2], [3, 1, 4]]],
 ]
 """By processes: [method, [ZeRO stage, micro-batch, accumulation] ...]; each makes batches of 8 rows."""
-
-
-def under_torchrun(processes: int, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *(f"--nproc-per-node={processes}", "-m", f"tests.trainer.programs.{program}", *arguments),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        cwd=ROOT,
-        env=environment,
-        check=False,
-    )
 
 
 def plain_steps(subject: str, base: Path, method: object) -> list[tuple[float, float, int]]:
@@ -126,7 +108,9 @@ def measured(bases: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
         if processes == 2:
             asked.append(("classification", str(bases("classification")), *BFLOAT16, "bfloat16"))
         result = tmp_path_factory.mktemp("truth") / "figures.json"
-        ended = under_torchrun(processes, "truth", str(result), *map(json.dumps, asked))
+        ended = forks.run(
+            "tests.trainer.programs.truth", str(result), *map(json.dumps, asked), ranks=processes
+        )
         assert ended.returncode == 0, ended.stderr[-3000:]
         found: dict[str, Figures] = json.loads(result.read_text())
         return found
@@ -171,7 +155,7 @@ def test_gradients_of_bfloat16_training_are_reduced_in_float32(
 
 def test_what_is_offloaded_learns_the_same(tiny_base: Path, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
-    ended = under_torchrun(2, "offloaded", str(tiny_base), str(figures))
+    ended = forks.run("tests.trainer.programs.offloaded", str(tiny_base), str(figures), ranks=2)
     assert ended.returncode == 0, ended.stderr[-3000:]
     for method, measured in json.loads(figures.read_text()).items():
         usual = measured.pop('[2, "None"]')
@@ -185,7 +169,7 @@ def test_what_is_offloaded_learns_the_same(tiny_base: Path, tmp_path: Path) -> N
 
 
 def test_all_ranks_end_at_the_same_step_with_the_same_reason(tiny_base: Path, tmp_path: Path) -> None:
-    ended = under_torchrun(2, "faults", str(tiny_base), str(tmp_path))
+    ended = forks.run("tests.trainer.programs.faults", str(tiny_base), str(tmp_path), ranks=2)
     assert ended.returncode == 0, ended.stderr[-3000:]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
