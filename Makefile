@@ -2,6 +2,8 @@
 .PHONY: help setup demo test check generate lock images up down e2e bench wheels clean
 PY := .venv/bin/python
 TIMED := requirements/timed.sh
+# Without bytecode files every process compiles the thousands of modules of torch and transformers again (10 s).
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
