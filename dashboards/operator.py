@@ -103,6 +103,25 @@ HEALTH = Row(
             values={0: ("no", "green")},
             alerts=("FineTuneCleanupFailed",),
         ),
+        Panel(
+            106,
+            "When do certificate and token end?",
+            "Time until the end of the TLS certificate of the metrics, and of the token for the Kubernetes"
+            " API. Metrics without TLS have no certificate.",
+            "Less than a tenth of the lifetime: the certificate or the token is not replaced. Look at"
+            " cert-manager, or at the kubelet of the node.",
+            Kind.LINES,
+            tuple(
+                Query(
+                    f"min by (instance) ((finetune_operator_{name}_end_timestamp_seconds > 0) - time())",
+                    f"{name} of {{{{instance}}}}",
+                )
+                for name in ("token", "certificate")
+            ),
+            unit="s",
+            minimum=0,
+            alerts=("FineTuneCertificateEnds", "FineTuneTokenEnds"),
+        ),
     ),
 )
 

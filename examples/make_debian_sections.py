@@ -187,7 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lists", type=Path, required=True, help="folder that apt-get update filled")
     parser.add_argument("--into", type=Path, default=Path(__file__).parent / "data" / "debian-sections")
-    parser.add_argument("--train", type=int, default=130, help="at most so many rows of a section")
+    parser.add_argument("--train", type=int, default=300, help="at most so many rows of a section")
     parser.add_argument("--test", type=int, default=80, help="at most so many rows of a section")
     parser.add_argument("--seed", type=int, default=12)
     options = parser.parse_args()

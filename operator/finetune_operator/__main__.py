@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from finetune_operator.objects import Manifest
 from finetune_operator.runtime import handlers, list_and_watch, logs, metrics
-from finetune_operator.runtime.api_client import LeaseLostError, Transport, connect, token_end
+from finetune_operator.runtime.api_client import LeaseLostError, Transport, connect, token_lifetime
 from finetune_operator.runtime.cache import Cache
 from finetune_operator.runtime.cluster import Cluster
 from finetune_operator.runtime.endpoints import serve
@@ -105,7 +105,8 @@ class Operator:
             )
         )
         metrics.BUILD.info({"version": version("finetune-operator"), "python": platform.python_version()})
-        metrics.TOKEN_END.set_function(token_end)
+        metrics.TOKEN_START.set_function(lambda: token_lifetime()[0])
+        metrics.TOKEN_END.set_function(lambda: token_lifetime()[1])
         certificate = ServingCertificate() if settings.metrics.tls else None
         access = ScrapeAccess(election.review) if settings.metrics.authentication else None
         await self._opened.enter_async_context(

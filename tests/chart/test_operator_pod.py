@@ -204,7 +204,17 @@ def test_the_values_of_a_locked_down_installation_are_what_they_say(render: Rend
     network = the("NetworkPolicy", manifests)["spec"]
     assert network["ingress"][0]["from"]
     assert network["egress"][0]["to"], "only the addresses of the API server"
-    assert not [m for m in manifests if m["kind"].startswith("ClusterRole")]
+    assert read.metrics.tls
+    assert read.metrics.authentication
+    cluster_rules = [rule for m in manifests if m["kind"] == "ClusterRole" for rule in m["rules"]]
+    assert all(rule["verbs"] == ["create"] for rule in cluster_rules if "resources" in rule)
+    assert {
+        name for rule in cluster_rules for name in rule.get("resources", rule.get("nonResourceURLs"))
+    } == {
+        "tokenreviews",
+        "subjectaccessreviews",
+        "/metrics",
+    }
 
 
 def test_the_secure_values_alone_are_refused_until_the_images_have_digests(render: Render) -> None:

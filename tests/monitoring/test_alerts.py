@@ -84,6 +84,20 @@ CASES = [
         140,
         165,
     ),
+    *(
+        Case(
+            f"FineTune{name.capitalize()}Ends",
+            {"instance": "i"},
+            {
+                f'finetune_operator_{name}_start_timestamp_seconds{{instance="i"}}': [0] * 60 + [3600] * 10,
+                f'finetune_operator_{name}_end_timestamp_seconds{{instance="i"}}': [3600] * 60 + [7200] * 10,
+            },
+            50,
+            57,
+            62,
+        )
+        for name in ("certificate", "token")
+    ),
     Case(
         "FineTuneJobWaits",
         {"namespace": "a", "finetunejob": "x", "reason": "Unschedulable"},
@@ -215,6 +229,18 @@ def test_an_alert_stays_quiet_fires_and_resolves(promtool: Path, tmp_path: Path,
         ],
     }
     check(promtool, tmp_path, [test])
+
+
+def test_metrics_without_tls_have_no_certificate_that_ends(promtool: Path, tmp_path: Path) -> None:
+    names = ("certificate_start", "certificate_end", "token_start", "token_end")
+    series = {f'finetune_operator_{name}_timestamp_seconds{{instance="i"}}': [0] * 60 for name in names}
+    fired = 'ALERTS{alertname=~"FineTune(Certificate|Token)Ends"}'
+    expected = {"expr": fired, "eval_time": "50m", "exp_samples": []}
+    check(
+        promtool,
+        tmp_path,
+        [{"interval": "1m", "input_series": inputs(series), "promql_expr_test": [expected]}],
+    )
 
 
 def test_no_leader_at_all_fires_and_a_queue_does_not(promtool: Path, tmp_path: Path) -> None:

@@ -359,6 +359,12 @@ class World(Collector):
         metrics.LEADER.set(1)
         metrics.BUILD.info({"version": "0.1.0", "python": "3.11.2"})
         metrics.SCOPE_HEALTHY.labels(namespace="").set(1)
+        for start, end, days in (
+            (metrics.CERTIFICATE_START, metrics.CERTIFICATE_END, 90),
+            (metrics.TOKEN_START, metrics.TOKEN_END, 1),
+        ):
+            start.set(START.timestamp())
+            end.set((START + timedelta(days=days)).timestamp())
         metrics.cleanup_failed("team-support", "s3://models/team-support/old-bot/", failed=True)
         REGISTRY.register(self)
         collector = metrics.JobCollector(

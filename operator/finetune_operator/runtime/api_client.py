@@ -240,14 +240,17 @@ async def connect() -> client.ApiClient:
     return client.ApiClient(configuration)
 
 
-def token_end() -> float:
-    """Unix time at which the token of the service account ends; 0: no token, or a token without an end."""
+def token_lifetime() -> tuple[float, float]:
+    """Unix times at which the token of the service account was issued and ends.
+
+    Both are 0 if there is no token, or if the token has no end.
+    """
     try:
         payload = (SERVICE_ACCOUNT / "token").read_text().split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        return float(claims.get("exp", 0))
-    except (OSError, ValueError, IndexError, AttributeError):
-        return 0.0
+        return float(claims["iat"]), float(claims["exp"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return 0.0, 0.0
 
 
 def open_session(api: client.ApiClient, *middlewares: aiohttp.ClientMiddlewareType) -> aiohttp.ClientSession:

@@ -71,9 +71,17 @@ CLEANUP_FAILED = Gauge(
     "1 for each folder in S3 that the cleanup of a deleted FineTuneJob failed to delete; absent otherwise.",
     ["namespace", "prefix"],
 )
+CERTIFICATE_START = Gauge(
+    "finetune_operator_certificate_start_timestamp_seconds",
+    "Unix time from which the TLS certificate of /metrics is valid; 0: /metrics has no TLS.",
+)
 CERTIFICATE_END = Gauge(
     "finetune_operator_certificate_end_timestamp_seconds",
     "Unix time at which the TLS certificate of /metrics ends; 0: /metrics has no TLS.",
+)
+TOKEN_START = Gauge(
+    "finetune_operator_token_start_timestamp_seconds",
+    "Unix time at which the operator's token for the Kubernetes API was issued; 0: the token has no end.",
 )
 TOKEN_END = Gauge(
     "finetune_operator_token_end_timestamp_seconds",

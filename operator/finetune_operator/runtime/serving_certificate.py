@@ -77,7 +77,9 @@ class ServingCertificate:
             # A context whose certificate and key do not belong together refuses all connections.
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate_file, key_file)
             self.context.load_cert_chain(certificate_file, key_file)
-        self._ends = x509.load_pem_x509_certificate(certificate).not_valid_after_utc
+        loaded = x509.load_pem_x509_certificate(certificate)
+        self._ends = loaded.not_valid_after_utc
+        metrics.CERTIFICATE_START.set(loaded.not_valid_before_utc.timestamp())
         metrics.CERTIFICATE_END.set(self._ends.timestamp())
 
 

@@ -1,6 +1,7 @@
 """The exception for each answer of the API server, and no write without the Lease. Real HTTP."""
 
 import asyncio
+import base64
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -331,3 +332,26 @@ async def test_a_token_that_the_kubelet_has_replaced_is_used_within_a_minute(
         assert await sent() == {"bearer second"}
     finally:
         await api.close()  # type: ignore[no-untyped-call]
+
+
+def web_token(claims: object) -> str:
+    return f"e30.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.signature"
+
+
+@pytest.mark.parametrize(
+    ("token", "lifetime"),
+    [
+        pytest.param(web_token({"iat": 1000, "exp": 1600}), (1000, 1600), id="projected token"),
+        pytest.param(web_token({"iss": "kubernetes/serviceaccount"}), (0, 0), id="token without an end"),
+        pytest.param(web_token([]), (0, 0), id="claims of another form"),
+        pytest.param("opaque", (0, 0), id="no JSON web token"),
+        pytest.param(None, (0, 0), id="no token"),
+    ],
+)
+def test_the_lifetime_of_the_token_is_read_from_its_claims(
+    token: str | None, lifetime: tuple[float, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api_client, "SERVICE_ACCOUNT", tmp_path)
+    if token is not None:
+        (tmp_path / "token").write_text(token)
+    assert api_client.token_lifetime() == lifetime

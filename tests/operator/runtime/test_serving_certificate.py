@@ -77,6 +77,7 @@ async def test_new_connections_get_a_renewed_certificate(tmp_path: Path) -> None
         certificate.refresh()
         second = await presented(port)
     assert name_of(second) == "CN=second"
+    assert metrics.CERTIFICATE_START._value.get() == second.not_valid_before_utc.timestamp()
     assert metrics.CERTIFICATE_END._value.get() == second.not_valid_after_utc.timestamp()
 
 
