@@ -31,8 +31,13 @@ def name_in_registry(image: str) -> str:
     return rest if rest and is_registry else image
 
 
-def build(target: str) -> str:
+def build(target: str, sources: Path = REPOSITORY, name: str = "") -> str:
     """Build the image of a Dockerfile target, and return its local name. Unchanged layers are kept.
+
+    Args:
+        target: `operator` or `trainer`.
+        sources: folder of the Dockerfile and of the sources.
+        name: local name of the image, if not the usual one.
 
     Raises:
         DevclusterError: an unknown target, or a build that fails; with the end of its output.
@@ -44,13 +49,13 @@ def build(target: str) -> str:
         _ensure_base()
     command = [
         *("buildah", "bud", "--isolation", "chroot", "--network", "host", *_STORAGE, "--layers"),
-        *("--build-arg", f"BASE_IMAGE={BASE}", "--target", target, "--tag", image_name(target)),
+        *("--build-arg", f"BASE_IMAGE={BASE}", "--target", target, "--tag", name or image_name(target)),
         *_index(),
         *_authorities(),
-        str(REPOSITORY),
+        str(sources),
     ]
     _run(command, f"building the {target} image", f"image-{target}")
-    return image_name(target)
+    return name or image_name(target)
 
 
 def load(cluster: Cluster, image: str) -> str:

@@ -136,11 +136,11 @@ def current(registry: str | None) -> Target:
     return Target(None, store, images)
 
 
-def install(target: Target, *values: str) -> None:
+def install(target: Target, *values: str, chart: Path = CHART) -> None:
     """Install or upgrade the operator's chart; `values` are further arguments of Helm."""
     with step("installing the operator"):
         namespace(target, SYSTEM)
-        helm = [str(binaries.path("helm")), "upgrade", "--install", "finetune-operator", str(CHART)]
+        helm = [str(binaries.path("helm")), "upgrade", "--install", "finetune-operator", str(chart)]
         helm += ["--namespace", SYSTEM, "--wait", "--timeout", "120s"]
         for value, name in (("image", "operator"), ("trainer.image", "trainer")):
             helm += image_values(value, target.images[name])
