@@ -102,7 +102,8 @@ def test_pods_that_train_outlive_upgrade_rollback_and_removal(
     demo.install(earlier.target, chart=earlier.chart)
     assert operator_images(target) == {earlier.target.images["operator"]}
     scene = new_scene("upgrade")
-    scene.apply(tiny("tuned", scene, training={"epochs": 20}, resources={"nodes": 2}))
+    # The node has room for a second pod of the operator, which starts before the first pod ends.
+    scene.apply(tiny("tuned", scene, training={"epochs": 20}, resources={"nodes": 2, "cpu": "500m"}))
     before = training(scene, "tuned", count=2)
 
     def untouched() -> None:
