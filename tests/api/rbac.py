@@ -1,6 +1,7 @@
 """A service account for the operator, with the Roles that the chart gives it."""
 
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from devcluster import binaries
 from tests.api.kube import Kube
 
 ROOT = Path(__file__).parents[2]
+Right = tuple[str, str, str]
+"""Verb, API group, and resource with its subresource."""
 RBAC = "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/{}"
 
 
@@ -72,3 +75,24 @@ def set_rules(kube: Kube, namespace: str, rules: list[Any]) -> None:
     }
     path = RBAC.format(namespace, "roles/op?fieldManager=t&force=true")
     kube.call("PATCH", path, role, "application/apply-patch+yaml")
+
+
+def rights_of_rules(rules: Iterable[Any]) -> set[Right]:
+    """Every right that the rules of a role grant; the names of objects do not count."""
+    return {
+        (verb, group, resource)
+        for rule in rules
+        for verb in rule["verbs"]
+        for group in rule.get("apiGroups", ())
+        for resource in rule.get("resources", ())
+    }
+
+
+def rights_used(calls: Iterable[Any]) -> set[Right]:
+    """The rights that calls of the audit log needed; calls without a resource do not count."""
+    return {
+        (call["verb"], about.get("apiGroup", ""), "/".join(filter(None, named)))
+        for call in calls
+        if (about := call.get("objectRef"))
+        for named in [(about["resource"], about.get("subresource"))]
+    }
