@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,18 @@ def chart_rules(home: str, namespace: str) -> list[Any]:
     objects = chart_objects(home, f"watchNamespaces={{{namespace}}}")
     roles = [o for o in objects if o["kind"] == "Role" and o["metadata"]["namespace"] == namespace]
     return [rule for role in roles for rule in role["rules"]]
+
+
+@cache
+def rights_of_the_operator() -> frozenset[Right]:
+    """Every right that the chart grants the operator, with authenticated metrics."""
+    objects = chart_objects(
+        "finetune-system", "settings.metrics.tls=true,settings.metrics.authentication=true"
+    )
+    ends = ("", "-leader", "-metrics-access")
+    names = {f"finetune-operator{end}" for end in ends}
+    roles = [o for o in objects if o["kind"].endswith("Role") and o["metadata"]["name"] in names]
+    return frozenset(rights_of_rules(rule for role in roles for rule in role["rules"]))
 
 
 def new_token(kube: Kube, namespace: str, account: str) -> str:
