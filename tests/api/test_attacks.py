@@ -119,7 +119,7 @@ def test_attack_a_status_that_the_author_writes_at_the_creation(kube: Kube, name
 
 
 def test_attack_a_pod_with_the_labels_of_a_run_ends_no_attempt(scene: Scene) -> None:
-    """The labels of the operator do not make a pod a pod of the run: the owner of the pod decides."""
+    """The labels of the operator do not make a pod a pod of a Job: the label of the Job controller does."""
     kube, namespace = scene.kube, scene.namespace
     operator = scene.start()
     uid = scene.make_job()
