@@ -16,6 +16,7 @@ from devcluster.controlplane import control_plane
 from tests.api.harness import Scene, complaints
 from tests.api.kube import Kube, RefusedError, wait_for
 from tests.api.proxy import Proxy
+from tests.api.rbac import rights_of_the_operator, rights_used
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,8 +56,14 @@ def _is_served(kube: Kube) -> bool:
 
 
 @pytest.fixture
-def scene(kube: Kube, namespace: str, tmp_path: Path) -> Iterator[Scene]:
-    """Afterwards each operator is ended and its log is read: no traceback, no unexpected error."""
+def scene(kube: Kube, namespace: str, tmp_path: Path, control_plane_folder: Path) -> Iterator[Scene]:
+    """Afterwards each operator is ended and its log is read: no traceback, no unexpected error.
+
+    The audit log must have no call of an operator that the chart does not permit: most tests run the operator
+    as an administrator, to whom the API server refuses nothing.
+    """
+    log = control_plane_folder / "audit.log"
+    before = log.stat().st_size
     settings = {
         "namespaces": [namespace],
         "operatorNamespace": namespace,
@@ -72,6 +79,10 @@ def scene(kube: Kube, namespace: str, tmp_path: Path) -> Iterator[Scene]:
         operator.end()
     found = [line for operator in scene.operators for line in complaints(operator)]
     assert not found, "\n".join(found)
+    with log.open() as audit:
+        audit.seek(before)
+        calls = [json.loads(line) for line in audit if '"userAgent":"finetune-operator"' in line]
+    assert not rights_used(calls) - rights_of_the_operator()
 
 
 @pytest.fixture

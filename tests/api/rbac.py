@@ -1,6 +1,8 @@
 """A service account for the operator, with the Roles that the chart gives it."""
 
 import subprocess
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from devcluster import binaries
 from tests.api.kube import Kube
 
 ROOT = Path(__file__).parents[2]
+Right = tuple[str, str, str]
+"""Verb, API group, and resource with its subresource."""
 RBAC = "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/{}"
 
 
@@ -31,6 +35,18 @@ def chart_rules(home: str, namespace: str) -> list[Any]:
     objects = chart_objects(home, f"watchNamespaces={{{namespace}}}")
     roles = [o for o in objects if o["kind"] == "Role" and o["metadata"]["namespace"] == namespace]
     return [rule for role in roles for rule in role["rules"]]
+
+
+@cache
+def rights_of_the_operator() -> frozenset[Right]:
+    """Every right that the chart grants the operator, with authenticated metrics."""
+    objects = chart_objects(
+        "finetune-system", "settings.metrics.tls=true,settings.metrics.authentication=true"
+    )
+    ends = ("", "-leader", "-metrics-access")
+    names = {f"finetune-operator{end}" for end in ends}
+    roles = [o for o in objects if o["kind"].endswith("Role") and o["metadata"]["name"] in names]
+    return frozenset(rights_of_rules(rule for role in roles for rule in role["rules"]))
 
 
 def new_token(kube: Kube, namespace: str, account: str) -> str:
@@ -72,3 +88,24 @@ def set_rules(kube: Kube, namespace: str, rules: list[Any]) -> None:
     }
     path = RBAC.format(namespace, "roles/op?fieldManager=t&force=true")
     kube.call("PATCH", path, role, "application/apply-patch+yaml")
+
+
+def rights_of_rules(rules: Iterable[Any]) -> set[Right]:
+    """Every right that the rules of a role grant; the names of objects do not count."""
+    return {
+        (verb, group, resource)
+        for rule in rules
+        for verb in rule["verbs"]
+        for group in rule.get("apiGroups", ())
+        for resource in rule.get("resources", ())
+    }
+
+
+def rights_used(calls: Iterable[Any]) -> set[Right]:
+    """The rights that calls of the audit log needed; calls without a resource do not count."""
+    return {
+        (call["verb"], about.get("apiGroup", ""), "/".join(filter(None, named)))
+        for call in calls
+        if (about := call.get("objectRef"))
+        for named in [(about["resource"], about.get("subresource"))]
+    }

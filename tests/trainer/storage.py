@@ -25,14 +25,20 @@ on_both_stores = pytest.mark.parametrize("s3", get_args(Kind), indirect=True)
 """Runs a test against each S3 server; without it, only the first is meant."""
 
 
-def root_client(server: ObjectStore) -> Minio:
+def client_of(server: ObjectStore, user: tuple[str, str]) -> Minio:
+    """A client with the access key and the secret key of a user."""
     context = ssl.create_default_context(cafile=str(server.ca_file)) if server.ca_file else None
     host = server.endpoint.partition("://")[2]
     pool = urllib3.PoolManager(ssl_context=context) if context else urllib3.PoolManager()
     secure = server.endpoint.startswith("https")
+    # Without a region, the client asks the store for the region of a bucket, which needs a right.
     return Minio(
-        host, access_key=server.access_key, secret_key=server.secret_key, secure=secure, http_client=pool
+        host, access_key=user[0], secret_key=user[1], region="us-east-1", secure=secure, http_client=pool
     )
+
+
+def root_client(server: ObjectStore) -> Minio:
+    return client_of(server, (server.access_key, server.secret_key))
 
 
 def give_keys(paths: Paths, role: StoreRole, access_key: str, secret_key: str) -> None:
@@ -63,12 +69,22 @@ def give_version(paths: Paths, role: StoreRole, **files: str) -> None:
         shutil.rmtree(old)
 
 
-def session_keys(server: ObjectStore) -> MinioCredentials:
-    """Temporary keys of the root user, good for an hour, the least that minio asks for."""
+def session_keys(
+    server: ObjectStore, user: tuple[str, str] | None = None, policy: str | None = None
+) -> MinioCredentials:
+    """Temporary keys (STS AssumeRole), good for an hour, the least that minio asks for.
+
+    Args:
+        server: that issues the keys.
+        user: access key and secret key of the user who asks; None: the root user.
+        policy: JSON policy that limits the rights of the user further; None: all rights of the user.
+    """
+    access_key, secret_key = user or (server.access_key, server.secret_key)
     return AssumeRoleProvider(
         sts_endpoint=server.endpoint,
-        access_key=server.access_key,
-        secret_key=server.secret_key,
+        access_key=access_key,
+        secret_key=secret_key,
+        policy=policy,
         http_client=urllib3.PoolManager(ca_certs=str(server.ca_file)),
     ).retrieve()
 
@@ -116,6 +132,34 @@ def add_user(
             _add_to_minio(server, name, secret, statements, folder)
         case "versitygw":
             _add_to_versitygw(server, name, secret, statements, bucket)
+    return name, secret
+
+
+def user_with_policies(
+    server: ObjectStore, folder: Path, *policies: str, user: tuple[str, str] | None = None
+) -> tuple[str, str]:
+    """A user of MinIO with these policies and no others.
+
+    Args:
+        server: MinIO.
+        folder: for files that are needed on the way.
+        policies: JSON documents.
+        user: access key and secret key; None: random ones.
+
+    Returns:
+        Access key and secret key.
+    """
+    name, secret = user or (f"user-{secrets.token_hex(4)}", secrets.token_urlsafe(16))
+    admin = _minio_admin(server)
+    admin.user_add(name, secret)
+    names = []
+    for number, policy in enumerate(policies):
+        names.append(f"{name}-{number}")
+        file = folder / f"{names[-1]}.json"
+        file.write_text(policy)
+        admin.policy_add(names[-1], str(file))
+    if names:
+        admin.policy_set(",".join(names), user=name)
     return name, secret
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Self, get_args
@@ -63,17 +64,27 @@ class Ailment:
     suffered: list[Operation] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Request:
+    """What a client asked of the store."""
+
+    method: str
+    path: str
+    """/<bucket>/<key>"""
+    query: Mapping[str, str]
+
+
 class StoreProxy:
     """Runs in a thread of its own.
 
     Attributes:
         endpoint: reaches the store through this proxy.
-        seen: operation and path of every request.
+        requests: every request, in the order of arrival.
     """
 
     def __init__(self, server: ObjectStore) -> None:
         tls = ssl.create_default_context(cafile=server.ca_file) if server.ca_file else None
-        self.seen: list[tuple[Operation, str]] = []
+        self.requests: list[Request] = []
         self._server = server.endpoint
         self._relay = Relay(self._serve, tls)
         self._ailment: Ailment | None = None
@@ -119,7 +130,7 @@ class StoreProxy:
 
     async def _serve(self, asked: web.Request, session: aiohttp.ClientSession) -> web.StreamResponse:
         operation = operation_of(asked)
-        self.seen.append((operation, asked.path))
+        self.requests.append(Request(asked.method, asked.path, dict(asked.query)))
         body = await asked.read()
         fault = self._fault_of(operation, asked.path)
         if fault == "hang":

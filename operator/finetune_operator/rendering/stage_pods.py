@@ -22,8 +22,8 @@ class StagePods:
 
 STAGE_PODS = {
     Stage.PREPARE: StagePods("p", ("data", "model", "output")),
-    Stage.TRAIN: StagePods("t", ("data", "model", "output"), is_gang=True),
-    Stage.PUBLISH: StagePods("u", ("data", "model", "output")),
+    Stage.TRAIN: StagePods("t", ("model", "output"), is_gang=True),
+    Stage.PUBLISH: StagePods("u", ("model", "output")),
     Stage.READBACK: StagePods("r", ("output",), small_requests=True),
     Stage.CLEANUP: StagePods("c", ("output",), small_requests=True),
 }

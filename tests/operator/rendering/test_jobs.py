@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +94,25 @@ def test_a_session_token_is_mounted_with_the_keys_and_may_be_missing() -> None:
     assert token == {"name": "sts", "items": [{"key": "token", "path": "sessionToken"}], "optional": True}
 
 
-@pytest.mark.parametrize("kind", ["readback", "cleanup"])
-def test_readback_and_cleanup_get_only_the_keys_of_the_output_store(kind: str) -> None:
-    store = {"endpoint": "https://other:9000", "secretRef": {"name": "reads-secret-data"}}
-    job = scenes.job_of({"spec": {"dataset": {"storage": store}}})
+@pytest.mark.parametrize(
+    ("kind", "roles"),
+    [
+        ("prepare", ["data", "model", "output"]),
+        ("train", ["model", "output"]),
+        ("publish", ["model", "output"]),
+        ("readback", ["output"]),
+        ("cleanup", ["output"]),
+    ],
+)
+def test_each_stage_gets_only_the_keys_that_the_stage_uses(kind: str, roles: list[str]) -> None:
+    stores = {
+        role: {"storage": {"endpoint": f"https://{role}:9000", "secretRef": {"name": f"keys-of-{role}"}}}
+        for role in ("data", "model", "output")
+    }
+    job = scenes.job_of({"spec": {"dataset": stores.pop("data"), **stores}})
 
-    assert "reads-secret-data" not in str(every(job)[kind]["spec"]["template"]["spec"])
+    spec = every(job)[kind]["spec"]["template"]["spec"]
+    assert re.findall("keys-of-([a-z]+)", str(spec["volumes"]))[::2] == roles
 
 
 def test_the_cleanup_record_outlives_its_fine_tune_job_and_creates_no_pods() -> None:
