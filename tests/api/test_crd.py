@@ -556,7 +556,7 @@ def test_defaults_are_written_down(kube: Kube) -> None:
 
 def test_a_new_job_says_that_no_operator_has_seen_it(kube: Kube, namespace: str) -> None:
     stored = kube.create(job({}, namespace))
-    assert stored["status"] == {"observedGeneration": 0}
+    assert stored["status"] == {"observedGeneration": 0, "conditions": [], "attempts": []}
     assert stored["metadata"]["generation"] == 1
 
 
