@@ -49,15 +49,21 @@ def planned(case: Case) -> dict[str, Any]:
     return as_stored(case.job, dumped(case.plan().status))
 
 
-def health(*objects: dict[str, Any]) -> list[dict[str, str]]:
-    """What kstatus, Argo CD and Flux say about each object."""
+def asked(*objects: dict[str, Any]) -> list[dict[str, dict[str, str]]]:
+    """What kstatus, Argo CD and Flux say about each object: status and message."""
     (cel,) = FLUX["spec"]["healthCheckExprs"]
     request = {"lua": ARGO_CD["data"][LUA], "cel": cel, "objects": objects}
     done = subprocess.run(
         [binaries.path("health")], input=json.dumps(request), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    return [{tool: seen["status"] for tool, seen in found.items()} for found in json.loads(done.stdout)]
+    found: list[dict[str, dict[str, str]]] = json.loads(done.stdout)
+    return found
+
+
+def health(*objects: dict[str, Any]) -> list[dict[str, str]]:
+    """The status of each object for kstatus, Argo CD and Flux."""
+    return [{tool: seen["status"] for tool, seen in found.items()} for found in asked(*objects)]
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +120,13 @@ def test_a_job_that_ended_under_an_earlier_operator_has_its_health_in_argo_cd_an
     old = [c for c in job["status"]["conditions"] if c["type"] not in ("Ready", "Stalled")]
     (seen,) = health(job | {"status": job["status"] | {"conditions": old}})
     assert seen == EXPECTED[State.FAILED] | {"kstatus": "Current"}
+
+
+def test_argo_cd_shows_the_message_of_the_job(cases: dict[str, dict[str, Any]]) -> None:
+    job = cases["prepare-failed-by-user-data"]
+    (seen,) = asked(job)
+    assert seen["argocd"]["message"] == job["status"]["message"]
+    assert seen["kstatus"]["message"] == "The job has failed."
 
 
 def test_a_script_that_fails_is_reported() -> None:
