@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check generate lock images up down e2e bench wheels clean
+.PHONY: help setup demo test check generate docs lock images up down e2e bench wheels clean
 PY := .venv/bin/python
 TIMED := requirements/timed.sh
 # Without bytecode files every process compiles the thousands of modules of torch and transformers again (10 s).
@@ -18,17 +18,22 @@ test: check ## make check, then all tests, also on a real API server and a real 
 	@echo "== tests"
 	@$(PY) -m pytest -n 2 $(PYTEST)
 
-check: setup ## ruff, mypy, the import arrows, fresh generated files, helm lint and kubeconform
+check: setup ## ruff, mypy, the import arrows, fresh generated files, links of the docs, helm lint and kubeconform
 	@$(TIMED) ruff sh -c '.venv/bin/ruff check . && .venv/bin/ruff format --check .'
 	@$(TIMED) mypy sh -c '.venv/bin/mypy && .venv/bin/mypy -m examples.demo'
 	@$(TIMED) imports .venv/bin/lint-imports
-	@$(TIMED) generated sh -c '$(MAKE) -s generate && git diff --exit-code -- crds charts/*/files charts/*/README.md'
+	@$(TIMED) generated sh -c '$(MAKE) -s generate && git diff --exit-code -- crds charts/*/files charts/*/README.md docs/api.md'
+	@$(TIMED) docs $(PY) -m website
 	@$(TIMED) chart $(PY) -m pytest -q tests/chart/test_lint.py
 
-generate: setup ## CRD, its copy in the chart, the dashboards and the chart's table of values, from the sources
+generate: setup ## CRD, its copy in the chart, the page of the API, the dashboards and the chart's table of values
 	$(PY) -m finetune_operator.api.crd crds/finetunejobs.yaml charts/finetune-operator/files/finetunejobs.yaml
+	$(PY) -m finetune_operator.api.reference docs/api.md
 	$(PY) -m dashboards charts/finetune-operator/files/dashboards
 	$(PY) charts/values_table.py charts/finetune-operator
+
+docs: setup ## the documentation as a site in build/docs; a link that leads nowhere is an error
+	$(PY) -m website
 
 lock: setup ## requirements/*.txt from pyproject.toml; UPGRADE=1 takes the newest versions
 	@requirements/lock.sh $(if $(UPGRADE),--upgrade)

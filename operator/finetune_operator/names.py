@@ -52,6 +52,10 @@ class Condition(StrEnum):
     """True in every final state, for `kubectl wait`."""
     SUCCEEDED = "Succeeded"
     """The summary: Unknown while undecided."""
+    READY = "Ready"
+    """The status of Succeeded, under the name that other tools read; see docs/gitops.md."""
+    STALLED = "Stalled"
+    """True if Succeeded is False: tells kstatus that a job that is not Ready has failed."""
 
 
 class State(StrEnum):

@@ -554,6 +554,12 @@ def test_defaults_are_written_down(kube: Kube) -> None:
     assert spec["suspend"] is False
 
 
+def test_a_new_job_says_that_no_operator_has_seen_it(kube: Kube, namespace: str) -> None:
+    stored = kube.create(job({}, namespace))
+    assert stored["status"] == {"observedGeneration": 0, "conditions": [], "attempts": []}
+    assert stored["metadata"]["generation"] == 1
+
+
 def test_half_filled_objects_get_the_other_half(kube: Kube) -> None:
     asked = {"training": {"epochs": 2}, "method": {"type": "LoRA", "lora": {"rank": 4}}}
     spec = try_out(kube, asked)["spec"]

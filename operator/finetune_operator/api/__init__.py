@@ -4,7 +4,9 @@
 checks the values that depend on the data or the model.
 """
 
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from finetune_operator.api.changes import frozen_rule
 from finetune_operator.api.fields import rule, rules
@@ -20,6 +22,7 @@ from finetune_operator.api.spec import (
     Storage,
 )
 from finetune_operator.api.status import (
+    UNOBSERVED,
     AttemptStatus,
     ConditionStatus,
     DataStatus,
@@ -70,5 +73,7 @@ class FineTuneJob(Model):
     metadata: dict[str, Any]
     spec: FineTuneJobSpec
     """Specification of the job. Training starts when the first Train pod runs (status.trainingStartTime)."""
-    status: FineTuneJobStatus | None = None
+    status: Annotated[
+        FineTuneJobStatus | None, Field(json_schema_extra={"default": {"observedGeneration": UNOBSERVED}})
+    ] = None
     """Status of the job, as the operator last observed the job."""

@@ -8,13 +8,20 @@ from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
 from finetune_operator.names import State
 from finetune_trainer.contract import MAX_PLACE, Account, Chosen, Evaluation, Findings, Model, RowCounts
 
+UNOBSERVED = 0
+"""status.observedGeneration of a job for which no operator has written a status.
+
+The API server sets this default. metadata.generation begins with 1, so tools such as kstatus then know that
+the job has not ended.
+"""
+
 
 class ConditionStatus(Model):
     """A condition, as the Kubernetes API conventions define conditions."""
 
     type: Annotated[str, Field(max_length=64)]
     """Type of the condition: Prepared, Running, Evaluated, GatePassed (only with a gate), Published,
-    Suspended, Finished, or the summary Succeeded."""
+    Suspended, Finished, the summary Succeeded, or Ready and Stalled for tools such as kstatus."""
     status: Literal["True", "False", "Unknown"]
     """Status of the condition: True, False or Unknown."""
     reason: Annotated[str, Field(max_length=64)]
@@ -172,7 +179,7 @@ class FineTuneJobStatus(Model):
     """Status of the job, as the operator last observed the job."""
 
     observed_generation: NonNegativeInt | None = None
-    """Generation of the spec that the status is about."""
+    """Generation of the spec that the status is about; 0 until the operator has written a status."""
     state: State | None = None
     """State of the job in one word for people, derived from the conditions. Scripts must read the conditions
     instead."""

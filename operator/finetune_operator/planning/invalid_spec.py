@@ -12,7 +12,7 @@ MESSAGE_LIMIT = 2048
 
 
 def status_of(raw: Manifest, error: ValidationError, now: datetime) -> dict[str, Any]:
-    """The stored status, with the state Waiting and the cause in the condition Succeeded."""
+    """The stored status, with the state Waiting and the cause in the conditions Succeeded and Ready."""
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     message = (
@@ -20,21 +20,22 @@ def status_of(raw: Manifest, error: ValidationError, now: datetime) -> dict[str,
         " another version of the CustomResourceDefinition. Correct the field; the job then goes on by itself."
     )
     before = raw.get("status") or {}
-    condition = {
-        "type": Condition.SUCCEEDED.value,
+    fact = {
         "status": "Unknown",
         "reason": Reason.SPEC_INVALID.value,
         "message": message[:MESSAGE_LIMIT],
         "observedGeneration": raw["metadata"].get("generation", 0),
         "lastTransitionTime": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
-    kept = [c for c in before.get("conditions") or [] if c.get("type") != "Succeeded"]
-    old = next((c for c in before.get("conditions") or [] if c.get("type") == "Succeeded"), None)
-    if old and old.get("reason") == "SpecInvalid" and "lastTransitionTime" in old:
-        condition["lastTransitionTime"] = old["lastTransitionTime"]
+    stored = before.get("conditions") or []
+    old = next((c for c in stored if c.get("type") == Condition.SUCCEEDED), None)
+    if old and old.get("reason") == Reason.SPEC_INVALID and "lastTransitionTime" in old:
+        fact["lastTransitionTime"] = old["lastTransitionTime"]
+    summaries = (Condition.SUCCEEDED, Condition.READY)
+    kept = [c for c in stored if c.get("type") not in (*summaries, Condition.STALLED)]
     return {
         **before,
         "state": State.WAITING.value,
         "message": message[:MESSAGE_LIMIT],
-        "conditions": [*kept, condition],
+        "conditions": [*kept, *({"type": kind.value, **fact} for kind in summaries)],
     }

@@ -1,6 +1,6 @@
 """Describes a job in its status: conditions, state, progress and message. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from finetune_operator.api import ConditionStatus, FineTuneJobStatus, ProgressStatus
@@ -107,6 +107,8 @@ def _describe_conditions(
         Condition.SUSPENDED: _suspended_fact(inputs, decision),
         Condition.FINISHED: _finished_fact(decision),
         Condition.SUCCEEDED: _succeeded_fact(decision),
+        Condition.READY: _ready_fact(decision),
+        Condition.STALLED: _stalled_fact(decision),
     }
     if gate:
         facts[Condition.GATE_PASSED] = gate
@@ -170,6 +172,21 @@ def _succeeded_fact(decision: Decision) -> Fact:
     if _has_failed(decision):
         return Fact(False, decision.reason, decision.message)
     return Fact(None, decision.reason, "The job has not ended.")
+
+
+def _ready_fact(decision: Decision) -> Fact:
+    """The condition Ready: the status of Succeeded. The cause of a failure stands in Succeeded only."""
+    return replace(
+        _succeeded_fact(decision), message=FINAL_STATES.get(decision.state, "The job has not ended.")
+    )
+
+
+def _stalled_fact(decision: Decision) -> Fact:
+    """The condition Stalled, which kstatus reads as a failure."""
+    if _has_failed(decision):
+        return Fact(True, decision.reason, FINAL_STATES[decision.state])
+    reason = Reason.COMPLETED if decision.state is State.SUCCEEDED else Reason.IN_PROGRESS
+    return Fact(False, reason, "The job has not failed.")
 
 
 def _has_failed(decision: Decision) -> bool:

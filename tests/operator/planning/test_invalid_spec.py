@@ -26,14 +26,11 @@ RAW: dict[str, Any] = {
 
 def test_the_message_names_the_field_and_the_job_has_not_ended() -> None:
     status = status_at(RAW)
-    (condition,) = status["conditions"]
-    assert (condition["type"], condition["status"], condition["reason"]) == (
-        "Succeeded",
-        "Unknown",
-        "SpecInvalid",
-    )
-    assert condition["observedGeneration"] == 3
-    assert condition["lastTransitionTime"] == "2026-01-02T03:04:05Z"
+    assert [c["type"] for c in status["conditions"]] == ["Succeeded", "Ready"]
+    for condition in status["conditions"]:
+        assert (condition["status"], condition["reason"]) == ("Unknown", "SpecInvalid")
+        assert condition["observedGeneration"] == 3
+        assert condition["lastTransitionTime"] == "2026-01-02T03:04:05Z"
     assert "spec.task" in status["message"]
     assert status["state"] == "Waiting"
 
