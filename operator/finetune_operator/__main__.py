@@ -25,6 +25,7 @@ from finetune_operator.runtime.cluster import Cluster
 from finetune_operator.runtime.endpoints import serve
 from finetune_operator.runtime.event_loop import freeze_startup_objects, measure_lag
 from finetune_operator.runtime.leader_election import Leadership
+from finetune_operator.runtime.notifier import Notifier
 from finetune_operator.runtime.reconciler import Reconciler
 from finetune_operator.runtime.scopes import Scopes
 from finetune_operator.runtime.scrape_access import ScrapeAccess
@@ -79,6 +80,7 @@ class Operator:
         self._scopes = Scopes(settings.namespaces)
         self._queue = WorkQueue(self._reconcile, settings.workers)
         self._poller = Poller(settings.poll_seconds, settings.status_seconds)
+        self._notifier: Notifier
         self._cache.model_dependencies.enqueue = self._enqueue
         self._reconciler: Reconciler
         self._opened = AsyncExitStack()
@@ -98,7 +100,8 @@ class Operator:
         leadership.tried_at = time.monotonic()
         health = Health(settings, leadership, self._scopes)
         cluster = Cluster(Transport(api, leadership.seconds_left, clock))
-        self._reconciler = Reconciler(self._cache, cluster, settings, self._poller, clock.now)
+        self._notifier = Notifier(settings.notifications.targets, clock.now)
+        self._reconciler = Reconciler(self._cache, cluster, settings, self._poller, self._notifier, clock.now)
         REGISTRY.register(
             metrics.JobCollector(
                 self._cache.jobs, self._pods_of, self._poller.newest, clock.now, settings.metrics
@@ -151,6 +154,7 @@ class Operator:
             group.create_task(measure_lag(), name="event loop lag")
             group.create_task(self._queue.run(), name="queue")
             group.create_task(self._poller.run(self._enqueue), name="poll")
+            group.create_task(self._notifier.run(self._enqueue), name="notify")
             for scope in self._scopes:
                 group.create_task(
                     list_and_watch.keep(

@@ -69,6 +69,21 @@ class State(StrEnum):
     """Nothing failed: the tuned model does not meet the gate, so it is not published."""
 
 
+class NotificationEvent(StrEnum):
+    """The events of a FineTuneJob that notifications report."""
+
+    STARTED = "Started"
+    """The operator has created the first attempt."""
+    ATTEMPT_FAILED = "AttemptFailed"
+    """An attempt failed; another attempt may follow."""
+    GATE_PASSED = "GatePassed"
+    """The tuned model meets the gate."""
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    GATE_FAILED = "GateFailed"
+    """The job has ended because the tuned model does not meet the gate."""
+
+
 class Reason(StrEnum):
     """Reasons that the operator sets. Reasons of the trainer are passed on unchanged."""
 
@@ -130,6 +145,9 @@ class Reason(StrEnum):
     """The endpoint is not an endpoint of a store of the settings, or cannot be a store."""
     KEYS_FORBIDDEN = "KeysForbidden"
     """The job names the keys of a store for another endpoint."""
+    NOTIFICATION_TARGET_UNKNOWN = "NotificationTargetUnknown"
+    NOTIFICATION_TARGET_FORBIDDEN = "NotificationTargetForbidden"
+    """The notification target exists, but not for jobs of this namespace."""
     SPEC_INVALID = "SpecInvalid"
     BASE_JOB_MISSING = "BaseJobMissing"
     BASE_JOB_UNFINISHED = "BaseJobUnfinished"

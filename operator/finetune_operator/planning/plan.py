@@ -3,12 +3,13 @@
 Policies hold or end a job, progression advances its stages, and status describes the decision.
 """
 
+from dataclasses import replace
 from datetime import datetime
 
 from finetune_operator.api import FineTuneJob, FineTuneJobStatus
 from finetune_operator.names import Reason, State
 from finetune_operator.objects import Manifest, kept_alive_by, pods_of
-from finetune_operator.planning import progression, retention, status
+from finetune_operator.planning import notifications, progression, retention, status
 from finetune_operator.planning.attempts import record_attempts, stop_running_attempt
 from finetune_operator.planning.events import events_between
 from finetune_operator.planning.lookup import is_over, jobs_of, readback_name, reference
@@ -22,6 +23,11 @@ from finetune_trainer.contract import Stage
 
 def plan(job: FineTuneJob, observed: Observed, settings: Settings, now: datetime) -> Plan:
     """Plans the writes of one reconcile."""
+    made = _plan_run(job, observed, settings, now)
+    return replace(made, status=notifications.record(job, made.status, observed.deliveries, settings, now))
+
+
+def _plan_run(job: FineTuneJob, observed: Observed, settings: Settings, now: datetime) -> Plan:
     stored = job.status or FineTuneJobStatus()
     if job.metadata.get("deletionTimestamp"):
         return Plan(status=stored)
