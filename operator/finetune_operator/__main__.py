@@ -18,7 +18,7 @@ from prometheus_client import REGISTRY
 from pydantic import ValidationError
 
 from finetune_operator.objects import Manifest
-from finetune_operator.runtime import handlers, list_and_watch, logs, metrics
+from finetune_operator.runtime import handlers, list_and_watch, logs, metrics, webhook
 from finetune_operator.runtime.api_client import LeaseLostError, Transport, connect, token_end
 from finetune_operator.runtime.cache import Cache
 from finetune_operator.runtime.cluster import Cluster
@@ -73,7 +73,8 @@ class Health:
 class Operator:
     """One replica of the operator. kopf starts and stops the replica (`handlers.run`)."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, notification_keys: Path) -> None:
+        self._notification_keys = notification_keys
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._settings = settings
         self._cache = Cache()
@@ -100,7 +101,7 @@ class Operator:
         leadership.tried_at = time.monotonic()
         health = Health(settings, leadership, self._scopes)
         cluster = Cluster(Transport(api, leadership.seconds_left, clock))
-        self._notifier = Notifier(settings.notifications.targets, clock.now)
+        self._notifier = Notifier(settings.notifications.targets, clock.now, self._notification_keys)
         self._reconciler = Reconciler(self._cache, cluster, settings, self._poller, self._notifier, clock.now)
         REGISTRY.register(
             metrics.JobCollector(
@@ -200,15 +201,26 @@ async def _keep(leadership: Leadership) -> None:
         os._exit(LEASE_LOST)
 
 
-async def main(settings: Settings) -> None:
-    """Runs one replica until SIGTERM or SIGINT."""
-    await handlers.run(Operator(settings), settings.namespaces)
+async def main(settings: Settings, notification_keys: Path = webhook.FOLDER) -> None:
+    """Runs one replica until SIGTERM or SIGINT.
+
+    Args:
+        settings: the settings of the operator.
+        notification_keys: the folder with the signing keys of each notification target.
+    """
+    await handlers.run(Operator(settings, notification_keys), settings.namespaces)
 
 
 def run() -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="finetune-operator", description=__doc__)
     parser.add_argument("--settings", type=Path, default=SETTINGS_FILE, help="default: %(default)s")
+    parser.add_argument(
+        "--notification-keys",
+        type=Path,
+        default=webhook.FOLDER,
+        help="folder with a folder of keys for each notification target; default: %(default)s",
+    )
     parser.add_argument("--verbose", action="store_true", help="log debug lines too")
     arguments = parser.parse_args()
     logs.set_up(verbose=arguments.verbose)
@@ -220,7 +232,7 @@ def run() -> int:
     freeze_startup_objects()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(main(settings))
+            runner.run(main(settings, arguments.notification_keys))
     except Exception:
         log.critical("the operator cannot go on", exc_info=True)
         return 1
