@@ -41,35 +41,42 @@ def check(job: FineTuneJob, settings: Settings) -> Blocked | None:
     return None
 
 
-def record(
-    job: FineTuneJob,
-    after: FineTuneJobStatus,
-    results: Iterable[DeliveryResult],
-    settings: Settings,
-    now: datetime,
+def settle(
+    job: FineTuneJob, stored: FineTuneJobStatus, results: Iterable[DeliveryResult], settings: Settings
 ) -> FineTuneJobStatus:
-    """Adds notifications to the status that a reconcile writes.
+    """Adds the results of deliveries to the stored status of a job."""
+    if not stored.notifications:
+        return stored
+    ended = {(result.id, result.target): result for result in results}
+    entries = [_settle(job, entry, ended, settings) for entry in stored.notifications]
+    return stored.model_copy(update={"notifications": entries})
+
+
+def announce(
+    job: FineTuneJob, after: FineTuneJobStatus, settings: Settings, now: datetime
+) -> FineTuneJobStatus:
+    """Adds the notifications of new events to the status that a reconcile writes.
 
     Args:
         job: the FineTuneJob with its stored status.
         after: the status that the reconcile writes.
-        results: deliveries that have ended.
         settings: the settings of the operator.
         now: the time of new events.
     """
-    before = job.status or FineTuneJobStatus()
-    ended = {(result.id, result.target): result for result in results}
-    known = [_settle(job, entry, ended, settings) for entry in before.notifications or ()]
+    known = after.notifications or []
     listed = {(entry.id, entry.target) for entry in known}
     new = [
         entry
-        for happening in find_events(job, before, after)
+        for happening in find_events(job, job.status or FineTuneJobStatus(), after)
         for entry in _notify(job, happening, settings, now)
         if (entry.id, entry.target) not in listed
     ]
-    if not known and not new:
-        return after
-    return after.model_copy(update={"notifications": _shorten([*known, *new])})
+    return after.model_copy(update={"notifications": _shorten([*known, *new])}) if new else after
+
+
+def is_pending(status: FineTuneJobStatus) -> bool:
+    """Whether the status lists a notification that is not delivered yet."""
+    return any(entry.state == "Pending" for entry in status.notifications or ())
 
 
 def find_events(job: FineTuneJob, before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Happening]:

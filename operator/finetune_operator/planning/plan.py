@@ -23,14 +23,17 @@ from finetune_trainer.contract import Stage
 
 def plan(job: FineTuneJob, observed: Observed, settings: Settings, now: datetime) -> Plan:
     """Plans the writes of one reconcile."""
-    made = _plan_run(job, observed, settings, now)
-    return replace(made, status=notifications.record(job, made.status, observed.deliveries, settings, now))
-
-
-def _plan_run(job: FineTuneJob, observed: Observed, settings: Settings, now: datetime) -> Plan:
     stored = job.status or FineTuneJobStatus()
     if job.metadata.get("deletionTimestamp"):
         return Plan(status=stored)
+    settled = notifications.settle(job, stored, observed.deliveries, settings)
+    made = _plan_run(job, observed, settings, now, settled)
+    return replace(made, status=notifications.announce(job, made.status, settings, now))
+
+
+def _plan_run(
+    job: FineTuneJob, observed: Observed, settings: Settings, now: datetime, stored: FineTuneJobStatus
+) -> Plan:
     resolution = resolve(job, observed, settings)
     inputs = PlanInput(job, observed, settings, now.replace(microsecond=0), stored, resolution)
     if retention.has_ended(inputs):

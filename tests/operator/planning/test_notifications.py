@@ -1,13 +1,12 @@
 """Notifications of a job: which events, for which targets, and what the CloudEvent of each event says."""
 
-import json
 from typing import Any
 
 import pytest
 
 from finetune_operator.api import FineTuneJob, FineTuneJobStatus, NotificationStatus
 from finetune_operator.planning.cloud_events import cloud_event, pending
-from finetune_operator.planning.notifications import MAX_LISTED, check, record
+from finetune_operator.planning.notifications import MAX_LISTED, announce, check, settle
 from finetune_operator.planning.plan import plan
 from finetune_operator.planning.types import DeliveryResult, Observed
 from finetune_operator.settings import Settings
@@ -61,8 +60,9 @@ def recorded(
     configured: Settings | None = None,
     *results: DeliveryResult,
 ) -> list[NotificationStatus]:
-    found = record(before, after, results, configured or settings(), NOW)
-    return found.notifications or []
+    stored = settle(before, before.status or FineTuneJobStatus(), results, configured or settings())
+    written = after.model_copy(update={"notifications": stored.notifications})
+    return announce(before, written, configured or settings(), NOW).notifications or []
 
 
 def status(document: dict[str, Any]) -> FineTuneJobStatus:
@@ -132,7 +132,7 @@ def test_a_job_and_the_settings_choose_events_and_targets() -> None:
 
 def test_a_job_without_notifications_has_none_in_its_status() -> None:
     silent = scenes.job_of()
-    assert record(silent, status(end("Succeeded")), (), settings(), NOW).notifications is None
+    assert announce(silent, status(end("Succeeded")), settings(), NOW).notifications is None
 
 
 @pytest.mark.parametrize(
@@ -268,13 +268,13 @@ def test_the_content_of_an_event_does_not_change_with_the_later_status() -> None
     failed = [{"stage": "Train", "outcome": "Failed", "class": "Hang", "reason": "NoHeartbeat"}]
     early = job({"startTime": "2026-01-01T12:00:00Z", "attempts": failed})
     assert early.status
-    first = record(job(), early.status, (), settings(), NOW)
-    later = status(end("Failed", attempts=failed))
-    second = record(
-        job(json.loads(first.model_dump_json(by_alias=True, exclude_none=True))), later, (), settings(), NOW
-    )
+    first = announce(job(), early.status, settings(), NOW)
+    listed = first.model_dump(mode="json", by_alias=True, exclude_none=True)["notifications"]
+    later = job(end("Failed", attempts=failed, notifications=listed))
+    assert later.status
+    second = announce(early, later.status, settings(), NOW)
     before = {each.id: each.body for each in pending(early, first)}
-    after = {each.id: each.body for each in pending(early, second)}
+    after = {each.id: each.body for each in pending(later, second)}
     assert len(before) == 2
     assert len(after) == 3
     assert before.items() <= after.items()
@@ -284,3 +284,17 @@ def test_only_pending_notifications_are_delivered() -> None:
     before = job({"notifications": [entry_of(1), entry_of(2, "Delivered"), entry_of(3, "Failed")]})
     assert before.status
     assert [each.id for each in pending(before, before.status)] == [f"{UID}-1"]
+
+
+def test_a_finished_job_with_a_ttl_is_deleted_only_after_its_notifications_are_delivered() -> None:
+    ttl = {"podsAfterFinished": "0s", "afterFinished": "0s"}
+    finished = condition("Finished", "True")
+    listed = [entry_of(1), entry_of(2, "Delivered")]
+    over = job(end("Succeeded", conditions=[finished], notifications=listed), ttl=ttl)
+
+    def deleted(*results: DeliveryResult) -> list[str]:
+        made = plan(over, Observed(deliveries=results), settings(), NOW)
+        return [reference.kind for reference in made.delete]
+
+    assert deleted() == []
+    assert deleted(DeliveryResult(f"{UID}-1", "crm", "The target answered 500.")) == ["FineTuneJob"]
