@@ -150,7 +150,8 @@ class Notifier:
                 break
             failures += 1
             _count(notification.target, "retried")
-            log.info("notification %s to %s: %s", notification.id, notification.target, answer.problem)
+            level = logging.INFO if failures == 1 else logging.DEBUG
+            log.log(level, "notification %s to %s: %s", notification.id, notification.target, answer.problem)
             target.resumes_at = max(target.resumes_at, time.monotonic() + answer.wait)
             self._note_tried(run, notification, enqueue)
             await asyncio.sleep(self._backoff(failures))
