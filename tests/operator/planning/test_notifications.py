@@ -253,7 +253,11 @@ def test_the_event_of_a_success_has_the_figures_the_gate_and_the_report() -> Non
 
 def test_the_event_of_a_failed_attempt_names_the_attempt_and_its_cause() -> None:
     failed = {"outcome": "Failed", "class": "Hang", "reason": "NoHeartbeat", "message": "No heartbeat."}
-    attempts = [{"stage": "Train", "number": 1, **failed}, {"stage": "Train", "number": 2}]
+    attempts = [
+        {"stage": "Prepare", "number": 1, "outcome": "Succeeded"},
+        {"stage": "Train", "number": 1, **failed},
+        {"stage": "Train", "number": 2},
+    ]
     assert event_of({"attempts": attempts}, "AttemptFailed")["data"]["attempt"] == {
         "stage": "Train",
         "number": 1,

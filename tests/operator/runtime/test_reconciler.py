@@ -369,6 +369,7 @@ class Post(Notifier):
         super().__init__({}, lambda: scenes.NOW)
         self.given: dict[str, Notification] = {}
         self.results: list[DeliveryResult] = []
+        self.forgotten: list[str] = []
 
     def deliver(self, run: str, notifications: Iterable[Notification]) -> None:
         assert run == RUN
@@ -379,6 +380,9 @@ class Post(Notifier):
 
     def recorded(self, _run: str, results: Iterable[DeliveryResult]) -> None:
         self.results = [result for result in self.results if result not in set(results)]
+
+    def forget(self, run: str) -> None:
+        self.forgotten.append(run)
 
     def succeed(self) -> None:
         """All notifications reach their targets."""
@@ -416,6 +420,7 @@ async def test_a_notification_is_in_the_status_before_it_is_delivered_and_costs_
     await desk.reconcile()
     assert desk.server.writes() == ["status"]
     assert [each["state"] for each in desk.status["notifications"]] == ["Delivered"]
+    assert post.results == []
     await desk.reconcile()
     assert desk.server.writes() == []
 
@@ -440,3 +445,12 @@ async def test_an_operator_that_dies_before_the_delivery_leaves_it_to_the_next_o
     await third.reconcile()
     assert nothing.given == {}
     assert third.status["notifications"][0]["state"] == "Delivered"
+
+
+async def test_the_results_of_a_deleted_job_are_forgotten() -> None:
+    desk, post = notified()
+    await desk.reconcile()
+    assert post.forgotten == []
+    desk.cache.remove(desk.server.objects.pop((KIND, "tickets")))
+    await desk.reconciler.reconcile(RUN)
+    assert post.forgotten == [RUN]
