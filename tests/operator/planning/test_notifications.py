@@ -208,6 +208,14 @@ def test_the_list_is_bounded_and_drops_the_oldest_that_have_ended() -> None:
     assert found[-1].id == f"{UID}-1-succeeded"
 
 
+def test_an_event_that_the_status_lists_is_not_listed_again() -> None:
+    """The API server refuses a status that lists an id and a target twice."""
+    listed = entry_of(1, "Delivered") | {"id": f"{UID}-1-gatepassed", "event": "GatePassed"}
+    before = job({"notifications": [listed], "conditions": [condition("GatePassed", "Unknown")]})
+    found = recorded(before, status({"conditions": [condition("GatePassed", "True")]}))
+    assert [(entry.id, entry.state) for entry in found] == [(f"{UID}-1-gatepassed", "Delivered")]
+
+
 def event_of(document: dict[str, Any], event: str) -> dict[str, Any]:
     ended = job(document)
     assert ended.status
