@@ -1,5 +1,6 @@
 """The guides tell the truth about notifications: the code that verifies a signature, events and types."""
 
+import json
 import re
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 from finetune_operator.names import NotificationEvent
 from finetune_operator.planning.cloud_events import TYPE_PREFIX, TYPE_VERSION
 from finetune_operator.runtime.webhook import decode_key, sign
+from tests.operator.planning.test_notifications import condition, end, event_of
 
 DOCS = Path(__file__).parents[2] / "docs"
 KEY, NEW = "whsec_" + "a2tr" * 11, "whsec_" + "bm5u" * 11
@@ -53,3 +55,18 @@ def test_the_guides_list_all_events_and_types() -> None:
     first, *others = [f"{event.lower()}.{TYPE_VERSION}" for event in NotificationEvent]
     assert f"`{TYPE_PREFIX}.{first}`" in text
     assert [other for other in others if f"`.{other}`" not in text] == []
+
+
+def test_the_example_of_the_user_guide_has_the_form_of_an_event() -> None:
+    section = (DOCS / "user-guide.md").read_text().split("### Notifications\n")[1].split("\n## ")[0]
+    (text,) = re.findall(r"```json\n(.*?)```", section, flags=re.DOTALL)
+    conditions = [condition("Succeeded", "True"), condition("GatePassed", "True")]
+    found = event_of(end("Succeeded", reached="Publish", conditions=conditions), "Succeeded")
+    assert form(json.loads(text)) == form(found)
+
+
+def form(document: Any) -> Any:
+    """The keys of a document, and the types of its values."""
+    if isinstance(document, dict):
+        return {key: form(value) for key, value in document.items()}
+    return type(document)

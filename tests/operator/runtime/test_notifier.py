@@ -205,6 +205,16 @@ async def test_a_redirect_is_not_followed(desk: Desk, status: int) -> None:
     assert len(receiver.received) == 1
 
 
+async def test_the_proxy_of_the_environment_is_used(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serve() as proxy, desk.work(proxied="http://target.invalid/hooks"):
+        monkeypatch.setenv("http_proxy", proxy.url.partition("/hooks")[0])
+        monkeypatch.setenv("no_proxy", "localhost")
+        desk.notify("proxied")
+        assert problems(await desk.ended()) == {"proxied": None}
+    ((headers, _),) = proxy.received
+    assert headers["Host"] == "target.invalid"
+
+
 async def test_the_wait_of_a_busy_target_holds_all_its_requests(desk: Desk) -> None:
     busy = web.Response(status=429, headers={"Retry-After": "2"})
     async with serve(busy) as receiver, desk.work(busy=receiver.url):
