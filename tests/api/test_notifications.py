@@ -121,7 +121,7 @@ def test_a_killed_operator_delivers_after_its_restart_what_its_status_says(
     uid = scene.make_job()
     scene.go_through(uid)
     scene.await_state("Succeeded")
-    wait_for("the request is under way", lambda: receiver.received)
+    wait_for("the request is under way", lambda: len(receiver.received) == 1)
     assert states(scene) == {"Succeeded": "Pending"}
     operator.kill()
     receiver.answers.set()
