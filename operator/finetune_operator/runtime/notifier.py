@@ -151,7 +151,7 @@ class Notifier:
             failures += 1
             _count(notification.target, "retried")
             level = logging.INFO if failures == 1 else logging.DEBUG
-            log.log(level, "notification %s to %s: %s", notification.id, notification.target, answer.problem)
+            log.log(level, "notification %s to %s: %s", notification.id, notification.target, answer)
             target.resumes_at = max(target.resumes_at, time.monotonic() + answer.wait)
             self._note_tried(run, notification, enqueue)
             await asyncio.sleep(self._backoff(failures))
@@ -161,7 +161,7 @@ class Notifier:
                 "notification %s to %s was not delivered: %s",
                 notification.id,
                 notification.target,
-                answer.problem,
+                answer,
             )
         del target.pending[notification.id]
         key = (notification.id, notification.target)

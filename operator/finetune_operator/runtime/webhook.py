@@ -38,11 +38,17 @@ class Answer:
     """The result of one request."""
 
     problem: str | None = None
-    """Why the target does not have the notification; None: the target has the notification."""
+    """Why the target does not have the notification, for the status of the job; None: the target has the
+    notification."""
     final: bool = True
     """Whether a further request would have the same result."""
     wait: float = 0.0
     """Seconds for which the target asks to be left alone."""
+    detail: str = ""
+    """The text of the error, only for the log: the text may quote the URL, which the status never shows."""
+
+    def __str__(self) -> str:
+        return f"{self.problem} {self.detail}".strip()
 
 
 def sign(keys: Iterable[bytes], message_id: str, timestamp: int, body: bytes) -> str:
@@ -134,7 +140,8 @@ async def post(
     except TimeoutError:
         return Answer(f"The target did not answer within {seconds:g} s.", final=False)
     except (aiohttp.ClientError, OSError) as error:
-        return Answer(f"No connection to the target: {str(error) or type(error).__name__}.", final=False)
+        problem = f"The request to the target failed: {type(error).__name__}."
+        return Answer(problem, final=False, detail=str(error))
 
 
 def judge(status: int, retry_after: str | None, now: datetime) -> Answer:

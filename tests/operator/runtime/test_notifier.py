@@ -205,6 +205,20 @@ async def test_a_redirect_is_not_followed(desk: Desk, status: int) -> None:
     assert len(receiver.received) == 1
 
 
+async def test_only_the_log_quotes_the_url_of_a_target_that_is_away(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serve() as receiver:
+        url = receiver.url
+    async with desk.work(away=url):
+        desk.now += timedelta(hours=2)
+        old = Notification("run-1-failed", "away", desk.now - timedelta(hours=2), b"{}")
+        desk.notifier.deliver(RUN, [old])
+        (failure,) = problems(await desk.ended()).values()
+    assert failure == "The request to the target failed: ClientConnectorError."
+    assert "localhost" in caplog.text
+
+
 async def test_the_proxy_of_the_environment_is_used(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     async with serve() as proxy, desk.work(proxied="http://target.invalid/hooks"):
         monkeypatch.setenv("http_proxy", proxy.url.partition("/hooks")[0])
