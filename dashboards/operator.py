@@ -3,6 +3,7 @@
 from dashboards.model import Dashboard, Kind, Panel, Query, Row
 from dashboards.promql import events, or_named, or_zero, recent_quantile
 
+_NO_TARGET = {"target": "no target"}
 _QUANTILES = ((0.5, "half"), (0.99, "99 %"))
 
 
@@ -354,6 +355,62 @@ REQUESTS = Row(
                 ),
             ),
             width=12,
+            decimals=0,
+        ),
+        Panel(
+            306,
+            "Do notifications arrive?",
+            "Requests to notification targets within an hour, by target and result: delivered, retried,"
+            " failed (the operator has given up), deferred (too many are pending).",
+            "retried and failed: the log of the operator names the target and the cause.",
+            Kind.LINES,
+            (
+                Query(
+                    or_named(
+                        events("finetune_operator_notifications_total", "target, result", window="1h"),
+                        {**_NO_TARGET, "result": ""},
+                    ),
+                    "{{target}} {{result}}",
+                ),
+            ),
+            width=12,
+            minimum=0,
+            decimals=0,
+            alerts=("FineTuneNotificationsFailing",),
+        ),
+        Panel(
+            307,
+            "How long do notifications wait?",
+            "Time since the event of the oldest pending notification of each target.",
+            "More than some seconds: the target is away, or answers with an error.",
+            Kind.LINES,
+            (
+                Query(
+                    or_named(
+                        "max by (target) (finetune_operator_notifications_oldest_pending_seconds)", _NO_TARGET
+                    ),
+                    "{{target}}",
+                ),
+            ),
+            unit="s",
+            width=6,
+            minimum=0,
+            steps=((900, "red"),),
+        ),
+        Panel(
+            308,
+            "How many notifications wait?",
+            "Notifications that the operator still tries to deliver.",
+            "At 1,000 for one target, further notifications wait in the status of their jobs.",
+            Kind.LINES,
+            (
+                Query(
+                    or_named("max by (target) (finetune_operator_notifications_pending)", _NO_TARGET),
+                    "{{target}}",
+                ),
+            ),
+            width=6,
+            minimum=0,
             decimals=0,
         ),
     ),

@@ -18,13 +18,14 @@ from prometheus_client import REGISTRY
 from pydantic import ValidationError
 
 from finetune_operator.objects import Manifest
-from finetune_operator.runtime import handlers, list_and_watch, logs, metrics
+from finetune_operator.runtime import handlers, list_and_watch, logs, metrics, webhook
 from finetune_operator.runtime.api_client import LeaseLostError, Transport, connect, token_lifetime
 from finetune_operator.runtime.cache import Cache
 from finetune_operator.runtime.cluster import Cluster
 from finetune_operator.runtime.endpoints import serve
 from finetune_operator.runtime.event_loop import freeze_startup_objects, measure_lag
 from finetune_operator.runtime.leader_election import Leadership
+from finetune_operator.runtime.notifier import Notifier
 from finetune_operator.runtime.reconciler import Reconciler
 from finetune_operator.runtime.scopes import Scopes
 from finetune_operator.runtime.scrape_access import ScrapeAccess
@@ -72,13 +73,15 @@ class Health:
 class Operator:
     """One replica of the operator. kopf starts and stops the replica (`handlers.run`)."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, notification_keys: Path) -> None:
+        self._notification_keys = notification_keys
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._settings = settings
         self._cache = Cache()
         self._scopes = Scopes(settings.namespaces)
         self._queue = WorkQueue(self._reconcile, settings.workers)
         self._poller = Poller(settings.poll_seconds, settings.status_seconds)
+        self._notifier: Notifier
         self._cache.model_dependencies.enqueue = self._enqueue
         self._reconciler: Reconciler
         self._opened = AsyncExitStack()
@@ -98,7 +101,8 @@ class Operator:
         leadership.tried_at = time.monotonic()
         health = Health(settings, leadership, self._scopes)
         cluster = Cluster(Transport(api, leadership.seconds_left, clock))
-        self._reconciler = Reconciler(self._cache, cluster, settings, self._poller, clock.now)
+        self._notifier = Notifier(settings.notifications.targets, clock.now, self._notification_keys)
+        self._reconciler = Reconciler(self._cache, cluster, settings, self._poller, self._notifier, clock.now)
         REGISTRY.register(
             metrics.JobCollector(
                 self._cache.jobs, self._pods_of, self._poller.newest, clock.now, settings.metrics
@@ -152,6 +156,7 @@ class Operator:
             group.create_task(measure_lag(), name="event loop lag")
             group.create_task(self._queue.run(), name="queue")
             group.create_task(self._poller.run(self._enqueue), name="poll")
+            group.create_task(self._notifier.run(self._enqueue), name="notify")
             for scope in self._scopes:
                 group.create_task(
                     list_and_watch.keep(
@@ -197,15 +202,26 @@ async def _keep(leadership: Leadership) -> None:
         os._exit(LEASE_LOST)
 
 
-async def main(settings: Settings) -> None:
-    """Runs one replica until SIGTERM or SIGINT."""
-    await handlers.run(Operator(settings), settings.namespaces)
+async def main(settings: Settings, notification_keys: Path = webhook.FOLDER) -> None:
+    """Runs one replica until SIGTERM or SIGINT.
+
+    Args:
+        settings: the settings of the operator.
+        notification_keys: the folder with the signing keys of each notification target.
+    """
+    await handlers.run(Operator(settings, notification_keys), settings.namespaces)
 
 
 def run() -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="finetune-operator", description=__doc__)
     parser.add_argument("--settings", type=Path, default=SETTINGS_FILE, help="default: %(default)s")
+    parser.add_argument(
+        "--notification-keys",
+        type=Path,
+        default=webhook.FOLDER,
+        help="folder with a folder of keys for each notification target; default: %(default)s",
+    )
     parser.add_argument("--verbose", action="store_true", help="log debug lines too")
     arguments = parser.parse_args()
     logs.set_up(verbose=arguments.verbose)
@@ -217,7 +233,7 @@ def run() -> int:
     freeze_startup_objects()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(main(settings))
+            runner.run(main(settings, arguments.notification_keys))
     except Exception:
         log.critical("the operator cannot go on", exc_info=True)
         return 1

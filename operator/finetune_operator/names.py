@@ -30,8 +30,8 @@ ANNOTATION_PROGRESS_KEY: Final = f"{GROUP}/progress-key"
 """The key that signs requests for the progress of a pod; the downward API mounts the annotation."""
 ANNOTATION_CONFIG_DIGEST: Final = f"{GROUP}/config-digest"
 ANNOTATION_SPEC_DIGEST: Final = f"{GROUP}/spec-digest"
-"""SHA-256 of the spec without `suspend` and `ttl`, together with the run settings that the operator derived
-from the spec and the profile."""
+"""SHA-256 of the spec without `notifications`, `suspend` and `ttl`, together with the run settings that the
+operator derived from the spec and the profile."""
 ANNOTATION_GENERATION: Final = f"{GROUP}/generation"
 """metadata.generation of the FineTuneJob that a Job was made for."""
 ANNOTATION_JOB_NAME: Final = f"{GROUP}/job-name"
@@ -71,6 +71,21 @@ class State(StrEnum):
     FAILED = "Failed"
     GATE_FAILED = "GateFailed"
     """Nothing failed: the tuned model does not meet the gate, so it is not published."""
+
+
+class NotificationEvent(StrEnum):
+    """The events of a FineTuneJob that notifications report."""
+
+    STARTED = "Started"
+    """The operator has created the first attempt."""
+    ATTEMPT_FAILED = "AttemptFailed"
+    """An attempt failed; another attempt may follow."""
+    GATE_PASSED = "GatePassed"
+    """The tuned model meets the gate."""
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    GATE_FAILED = "GateFailed"
+    """The job has ended because the tuned model does not meet the gate."""
 
 
 class Reason(StrEnum):
@@ -134,6 +149,9 @@ class Reason(StrEnum):
     """The endpoint is not an endpoint of a store of the settings, or cannot be a store."""
     KEYS_FORBIDDEN = "KeysForbidden"
     """The job names the keys of a store for another endpoint."""
+    NOTIFICATION_TARGET_UNKNOWN = "NotificationTargetUnknown"
+    NOTIFICATION_TARGET_FORBIDDEN = "NotificationTargetForbidden"
+    """The notification target exists, but not for jobs of this namespace."""
     SPEC_INVALID = "SpecInvalid"
     BASE_JOB_MISSING = "BaseJobMissing"
     BASE_JOB_UNFINISHED = "BaseJobUnfinished"

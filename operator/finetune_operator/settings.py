@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, PositiveInt, model_validator
 from finetune_operator.api import DEFAULT_REGION, CaBundleRef, Region, SecretRef
 from finetune_operator.api.endpoint import METADATA_NETWORKS, Endpoint, why_refused
 from finetune_operator.api.fields import QUANTITY, Name
-from finetune_operator.names import GROUP
+from finetune_operator.names import GROUP, NotificationEvent
 from finetune_trainer.contract import Model
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -234,6 +234,38 @@ class MetricsSettings(Model):
         return bool(self.scrape_namespaces)
 
 
+EVERY_EVENT = tuple(NotificationEvent)
+
+
+class NotificationTarget(Model):
+    """A receiver of notifications about jobs. Only the settings name URLs: a job names a target."""
+
+    url: Annotated[str, Field(max_length=2048, pattern=r"^https?://[^\s/@?#]+(/[^\s#]*)?$")]
+    """URL that receives each event as a POST request."""
+    secret_name: Name
+    """Secret in the namespace of the operator: signingKey, and optionally previousSigningKey and ca.crt. The
+    chart mounts the Secret."""
+    events: Annotated[tuple[NotificationEvent, ...], Field(min_length=1)] = EVERY_EVENT
+    """Events that the target receives at most."""
+    all_jobs: bool = False
+    """Whether the target receives the events of all jobs of its namespaces, not only of jobs that name it."""
+    allowed_namespaces: tuple[NamespacePattern, ...] = EVERY_NAMESPACE
+    """Namespaces whose jobs may use the target."""
+    timeout_seconds: Annotated[int, Field(ge=1, le=60)] = 10
+    """Seconds until a request without an answer counts as failed."""
+    give_up_seconds: Annotated[int, Field(ge=1, le=7 * 24 * 3600)] = 3600
+    """Seconds after an event from which on a failed request is the last request."""
+    egress: Egress = Egress()
+    """Destinations that the NetworkPolicy of the operator allows for the target; the chart reads them."""
+
+
+class NotificationSettings(Model):
+    """Who is notified of the events of jobs."""
+
+    targets: Annotated[dict[Name, NotificationTarget], Field(max_length=64)] = {}
+    """The notification targets of the site; a job names a target."""
+
+
 class Settings(Model):
     """The settings of the operator."""
 
@@ -247,11 +279,12 @@ class Settings(Model):
     image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
     require_tls: bool = True
-    """Whether to refuse jobs whose storage endpoint is plain http."""
+    """Whether to refuse plain http: for stores of jobs, and for notification targets."""
     stores: dict[Name, Store] = {}
     """The S3 stores of the site; a job or a profile names a store."""
     allow_other_endpoints: bool | None = None
     """Whether jobs may name other endpoints than `stores`. Unset: only where `stores` is empty."""
+    notifications: NotificationSettings = NotificationSettings()
     dns: Dns = Dns()
     pod_security: PodSecurity = PodSecurity()
     limit_ephemeral_storage: bool = False
@@ -288,6 +321,16 @@ class Settings(Model):
                 raise ValueError(
                     f"profiles.{name}.store: there is no store {profile.store!r} in stores. Name one of"
                     f" these: {known}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _targets_use_tls(self) -> Self:
+        for name, target in self.notifications.targets.items():
+            if self.require_tls and not target.url.startswith("https://"):
+                raise ValueError(
+                    f"notifications.targets.{name}.url: plain http is refused here. Use https, or set"
+                    " requireTls: false"
                 )
         return self
 

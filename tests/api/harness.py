@@ -60,7 +60,11 @@ class Operator:
     def start(self, environment: dict[str, str] | None = None) -> "Operator":
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "finetune_operator", "--settings", self.settings_file, "--verbose"],
+                [
+                    *(sys.executable, "-m", "finetune_operator", "--verbose"),
+                    *("--settings", self.settings_file),
+                    *("--notification-keys", self.settings_file.parent / "notifications"),
+                ],
                 env=os.environ | {"KUBECONFIG": str(self.kubeconfig)} | (environment or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

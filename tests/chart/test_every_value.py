@@ -88,6 +88,7 @@ CASES = {
     "settings.requireTls": setting(False),
     "settings.stores": setting({"s3": {"endpoint": "https://s3.example"}}),
     "settings.allowOtherEndpoints": setting(True),
+    "settings.notifications.targets": setting({"crm": {"url": "https://crm.example", "secretName": "crm"}}),
     "settings.dns.ports": setting([5353]),
     "settings.dns.namespace": setting("dns"),
     "settings.dns.podLabels": Case({"app": "dns"}, "settings", "dns podLabels app", "dns"),

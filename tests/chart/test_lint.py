@@ -23,10 +23,15 @@ SPREAD = [
         "labelSelector": {"matchLabels": {"app.kubernetes.io/name": "finetune-operator"}},
     }
 ]
+TARGETS = {
+    "crm": {"url": "https://crm.example", "secretName": "crm", "egress": {"cidrs": ["10.1.0.0/16"]}},
+    "chat": {"url": "https://chat.example:8443", "secretName": "chat", "allJobs": True},
+}
 EVERYTHING = (
     "replicas=2",
     'settings.stores={"s3":{"endpoint":"https://s3.example","secretRef":{"name":"keys"}},"b":{"endpoint":"https://b"}}',
     'settings.profiles.gpu={"store":"s3","trainerImage":"reg.example/gpu-trainer:1"}',
+    f"settings.notifications.targets={json.dumps(TARGETS)}",
     'networkPolicy.metricsFrom=[{"podSelector":{}}]',
     'networkPolicy.apiServerCidrs=["10.0.0.10/32"]',
     'networkPolicy.extraEgress=[{"ports":[{"port":3128}]}]',

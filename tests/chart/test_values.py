@@ -141,7 +141,7 @@ def test_schema_knows_every_setting_of_the_operator() -> None:
     assert set(profile) == fields(Profile)
     store = document["definitions"]["store"]["properties"]
     assert set(store) == fields(Store)
-    assert set(store["egress"]["properties"]) == fields(Egress)
+    assert set(document["definitions"]["egress"]["properties"]) == fields(Egress)
     assert set(store["secretRef"]["properties"]) == fields(SecretRef)
     assert set(store["caBundleRef"]["properties"]) == fields(CaBundleRef)
     assert set(known["dns"]["properties"]) == fields(Dns)

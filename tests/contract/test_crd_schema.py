@@ -76,6 +76,8 @@ def test_every_default_is_told(path: str) -> None:
 def test_every_optional_field_says_what_its_absence_means(path: str) -> None:
     parent, _, name = path.rpartition(".")
     above = FIELDS.get(parent.removesuffix("[]"), {})
+    if parent.endswith("[]"):
+        above = above["items"]
     if name.endswith("[]") or name in above.get("required", ()) or parent == "":
         return
     assert re.search(r"Default|Set exactly one|Required with", FIELDS[path]["description"])

@@ -99,6 +99,31 @@ CASES = [
         for name in ("certificate", "token")
     ),
     Case(
+        "FineTuneNotificationsFailing",
+        {"target": "crm"},
+        {
+            'finetune_operator_notifications_oldest_pending_seconds{target="crm"}': [
+                *[0] * 10,
+                *range(60, 1860, 60),
+                *[0] * 20,
+            ]
+        },
+        24,
+        35,
+        45,
+    ),
+    Case(
+        "FineTuneNotificationsFailing",
+        {"target": "crm"},
+        {
+            'finetune_operator_notifications_total{target="crm",result="failed"}': [*[0] * 10, *[1] * 80],
+            'finetune_operator_notifications_total{target="crm",result="retried"}': [*range(90)],
+        },
+        9,
+        30,
+        85,
+    ),
+    Case(
         "FineTuneJobWaits",
         {"namespace": "a", "finetunejob": "x", "reason": "Unschedulable"},
         {f'finetune_job_waiting{{{JOB},reason="Unschedulable"}}': [1] * 80 + GONE},
@@ -208,7 +233,7 @@ def test_the_rules_are_valid(promtool: Path) -> None:
 
 
 def test_every_alert_has_a_case() -> None:
-    assert sorted(case.alert for case in CASES) == sorted(rule["alert"] for rule in alerts())
+    assert sorted({case.alert for case in CASES}) == sorted(rule["alert"] for rule in alerts())
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.alert)

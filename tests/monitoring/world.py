@@ -454,6 +454,12 @@ class World(Collector):
         metrics.API_REQUESTS.labels(verb="list", resource="pods", code="200").inc(2)
         metrics.POLLS.labels(result="answered").inc(6 * len(self._progress))
         metrics.QUEUE_DEPTH.set(rng.randrange(3))
+        metrics.NOTIFICATIONS.labels(target="crm", result="delivered").inc(self.minute % 13 == 0)
+        metrics.NOTIFICATIONS.labels(target="crm", result="retried").inc(self.minute in {130, 131, 132})
+        metrics.NOTIFICATIONS_PENDING.labels(target="crm").set(self.minute in {130, 131, 132})
+        metrics.NOTIFICATIONS_OLDEST_SECONDS.labels(target="crm").set(
+            60 * (self.minute - 129) if self.minute in {130, 131, 132} else 0
+        )
         if self.minute % 5 == 1:
             metrics.RESYNC_TIME.labels(namespace="").set(self._now().timestamp())
             metrics.RESYNC_SECONDS.labels(namespace="").set(round(rng.uniform(0.2, 0.5), 3))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from finetune_operator.api import FineTuneJob, FineTuneJobStatus
 from finetune_operator.names import State
 from finetune_operator.objects import Manifest
+from finetune_operator.planning.notifications import ENDS
 from tests.operator import scenes
 from tests.operator.miniature import Miniature, run_pods
 
@@ -208,6 +209,45 @@ def until_train(mini: Miniature) -> None:
         if status_of(mini).stage == "Prepare":
             succeed(mini)
             mini.settle()
+
+
+NOTIFIED = {
+    "notifications": {"targets": {"crm": {"url": "https://crm", "secretName": "crm", "allJobs": True}}}
+}
+
+
+def told(mini: Miniature) -> list[str]:
+    """The events that status.notifications lists."""
+    entries = status_of(mini).notifications or []
+    assert len({entry.id for entry in entries}) == len(entries)
+    assert all(entry.state == "Pending" for entry in entries)
+    return [entry.event.value for entry in entries]
+
+
+def test_notifications_of_a_whole_life_need_no_write_of_their_own() -> None:
+    plain = Miniature(gated_job(0.8))
+    notified = Miniature(gated_job(0.8), scenes.settings(NOTIFIED))
+    go_on_fairly(plain)
+    go_on_fairly(notified)
+
+    assert told(notified) == ["Started", "GatePassed", "Succeeded"]
+    assert notified.writes == plain.writes
+
+
+@settings(max_examples=100, **QUIETLY)
+@given(st.lists(ACTIONS, max_size=60))
+def test_whatever_happens_the_start_and_the_end_are_notified_once(actions: list[tuple[str, object]]) -> None:
+    mini = Miniature(scenes.job_of(), scenes.settings(NOTIFIED))
+    for action, argument in actions:
+        happen(mini, action, argument)
+        if status_of(mini).completion_time:
+            assert [event for event in told(mini) if event in ENDS][-1] == state(mini)
+    if mini.job.spec.suspend:
+        mini.edit({"spec": {"suspend": False}})
+    go_on_fairly(mini)
+    assert told(mini).count("Started") == 1
+    failed = [a for a in status_of(mini).attempts if a.outcome == "Failed"]
+    assert told(mini).count("AttemptFailed") == len(failed)
 
 
 def test_a_gate_that_is_passed_costs_one_event() -> None:

@@ -131,6 +131,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
       podSelector: {matchLabels: {{ toJson .Values.settings.dns.podLabels }}}
 {{- end }}
 
+{{/* The ports of a notification target, separated by commas: egress.ports, else the port of its URL. */}}
+{{- define "operator.targetPorts" -}}
+{{- $url := urlParse .url }}
+{{- $default := ternary "443" "80" (eq $url.scheme "https") }}
+{{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default $default }}
+{{- join "," (default (list $port) (default dict .egress).ports) }}
+{{- end }}
+
 {{/* What the operator does in a namespace with jobs. */}}
 {{- define "operator.rules" -}}
 - apiGroups: [finetune.dev]
@@ -195,6 +203,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if not (hasKey $settings.stores .) }}
 {{- fail (printf "settings.profiles.%s.store: settings.stores has no store %q" $name .) }}
 {{- end }}
+{{- end }}
+{{- end }}
+{{- range $name, $target := $settings.notifications.targets }}
+{{- if and $settings.requireTls (not (hasPrefix "https://" $target.url)) }}
+{{- fail (printf "settings.notifications.targets.%s.url: plain http is refused while settings.requireTls is true" $name) }}
 {{- end }}
 {{- end }}
 {{- $duration := int $settings.lease.durationSeconds }}

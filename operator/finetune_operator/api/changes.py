@@ -62,11 +62,11 @@ def frozen_rule(model: type[BaseModel]) -> JsonDict:
     """CEL: once a Train pod has run, the fields of the spec that are not marked ALWAYS keep their values."""
     fields = changes(model)
     kept = [_keeps(field) for field in fields if field.change is not Change.ALWAYS]
-    free = [field.path for field in fields if field.change is Change.ALWAYS]
+    *others, last = [field.path for field in fields if field.change is Change.ALWAYS]
+    free = f"{', '.join(others)} and {last}" if others else last
     return rule(
         f"!has(oldSelf.status) || !has(oldSelf.status.trainingStartTime) || ({' && '.join(kept)})",
-        f"training has started: only {' and '.join(free)} may be changed; for anything else apply a job of"
-        " another name",
+        f"training has started: only {free} may be changed; for anything else apply a job of another name",
         ".spec",
     )
 

@@ -25,6 +25,7 @@ from finetune_operator.api.fields import (
     rules,
 )
 from finetune_operator.api.method import MethodSpec
+from finetune_operator.names import NotificationEvent
 from finetune_trainer.contract import Model, Task
 
 
@@ -377,6 +378,24 @@ class TtlSpec(Model):
     Default: the FineTuneJob is never deleted."""
 
 
+class NotificationSpec(Model):
+    """A receiver of notifications about the job."""
+
+    target: Name
+    """Name of a notification target in the operator's settings. The settings hold the URL and the signing
+    key."""
+    events: (
+        Annotated[
+            list[NotificationEvent],
+            Field(min_length=1, max_length=6, json_schema_extra={"x-kubernetes-list-type": "set"}),
+        ]
+        | None
+    ) = None
+    """Events to report: Started, AttemptFailed, GatePassed, Succeeded, Failed and GateFailed. A job ends with
+    exactly one of Succeeded, Failed and GateFailed. The settings of the target may exclude events. Default:
+    all events."""
+
+
 class FineTuneJobSpec(Model):
     """Specification of the job. Training starts when the first Train pod runs (status.trainingStartTime)."""
 
@@ -451,6 +470,16 @@ class FineTuneJobSpec(Model):
     the profile."""
     ttl: Annotated[TtlSpec, Change.ALWAYS] = TtlSpec()
     """Time to live of pods and of the FineTuneJob after the job has finished. Default: see each field."""
+    notifications: Annotated[
+        list[NotificationSpec] | None,
+        Field(
+            max_length=8,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["target"]},
+        ),
+        Change.ALWAYS,
+    ] = None
+    """Receivers of notifications about the job, at most 8. Default: only the targets that the operator's
+    settings notify of all jobs of the namespace."""
     suspend: Annotated[bool, Change.ALWAYS] = False
     """Whether the job is suspended. If true, the operator stops the pods of the run and keeps the results. If
     false, the job continues with the current stage. Default: false."""

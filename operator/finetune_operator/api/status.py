@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
 
-from finetune_operator.names import State
+from finetune_operator.names import NotificationEvent, State
 from finetune_trainer.contract import MAX_PLACE, Account, Chosen, Evaluation, Findings, Model, RowCounts
 
 UNOBSERVED = 0
@@ -73,8 +73,8 @@ class AttemptStatus(Model):
     config_digest: Annotated[str, Field(max_length=71)]
     """SHA-256 of the run settings in the trainer's configuration."""
     spec_digest: Annotated[str, Field(max_length=71)]
-    """SHA-256 of the spec without suspend and ttl, together with the run settings. Results of this attempt
-    count only while the job has the same spec digest."""
+    """SHA-256 of the spec without notifications, suspend and ttl, together with the run settings. Results of
+    this attempt count only while the job has the same spec digest."""
     job: Annotated[str, Field(max_length=63)]
     """Name of the batch/v1 Job of the attempt."""
     job_uid: Annotated[str, Field(max_length=63)] | None = None
@@ -175,6 +175,25 @@ class TrainStatus(Model):
     """Time for which the attempt held GPUs, in seconds x GPUs."""
 
 
+class NotificationStatus(Model):
+    """The delivery of one event to one notification target."""
+
+    id: Annotated[str, Field(max_length=120)]
+    """Id of the event: the header webhook-id and the attribute id of the CloudEvent. The id is the same in
+    each try."""
+    target: Annotated[str, Field(max_length=253)]
+    """Name of the notification target in the operator's settings."""
+    event: NotificationEvent
+    """Event that the notification reports."""
+    time: datetime
+    """Time of the event."""
+    state: Literal["Pending", "Delivered", "Failed"]
+    """State of the delivery. Pending: the operator tries to deliver the notification. Failed: the operator
+    has given up."""
+    message: Annotated[str, Field(max_length=256)] | None = None
+    """Why the operator has given up."""
+
+
 class FineTuneJobStatus(Model):
     """Status of the job, as the operator last observed the job."""
 
@@ -222,3 +241,15 @@ class FineTuneJobStatus(Model):
     report: Annotated[str, Field(max_length=1024)] | None = None
     """Report in S3, beside the published model: one HTML page to open in a browser. The report quotes test
     rows."""
+    notifications: Annotated[
+        list[NotificationStatus] | None,
+        Field(
+            max_length=64,
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["id", "target"],
+            },
+        ),
+    ] = None
+    """Deliveries of notifications, oldest first. Of more than 64 deliveries, the oldest ones that are not
+    Pending are left out."""

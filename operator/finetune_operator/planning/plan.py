@@ -3,12 +3,13 @@
 Policies hold or end a job, progression advances its stages, and status describes the decision.
 """
 
+from dataclasses import replace
 from datetime import datetime
 
 from finetune_operator.api import FineTuneJob, FineTuneJobStatus
 from finetune_operator.names import Reason, State
 from finetune_operator.objects import Manifest, kept_alive_by, pods_of
-from finetune_operator.planning import progression, retention, status
+from finetune_operator.planning import notifications, progression, retention, status
 from finetune_operator.planning.attempts import record_attempts, stop_running_attempt
 from finetune_operator.planning.events import events_between
 from finetune_operator.planning.lookup import is_over, jobs_of, readback_name, reference
@@ -25,6 +26,14 @@ def plan(job: FineTuneJob, observed: Observed, settings: Settings, now: datetime
     stored = job.status or FineTuneJobStatus()
     if job.metadata.get("deletionTimestamp"):
         return Plan(status=stored)
+    settled = notifications.settle(job, stored, observed.deliveries, settings)
+    made = _plan_run(job, observed, settings, now, settled)
+    return replace(made, status=notifications.announce(job, made.status, settings, now))
+
+
+def _plan_run(
+    job: FineTuneJob, observed: Observed, settings: Settings, now: datetime, stored: FineTuneJobStatus
+) -> Plan:
     resolution = resolve(job, observed, settings)
     inputs = PlanInput(job, observed, settings, now.replace(microsecond=0), stored, resolution)
     if retention.has_ended(inputs):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from finetune_operator.api import AttemptStatus, FineTuneJob
 from finetune_operator.names import Reason
-from finetune_operator.planning import model_source, store_access
+from finetune_operator.planning import model_source, notifications, store_access
 from finetune_operator.planning.lookup import records_of
 from finetune_operator.planning.stages import is_frozen, train_attempts
 from finetune_operator.planning.types import Blocked, Observed
@@ -26,6 +26,9 @@ def resolve(job: FineTuneJob, observed: Observed, settings: Settings) -> Resolve
     profile = _allowed_profile(job, settings)
     if isinstance(profile, Blocked):
         return _hold(profile) if settled else profile
+    begun = bool(job.status and job.status.attempts)
+    if not begun and (refusal := notifications.check(job, settings)):
+        return refusal  # later, notifications stop no run: status.notifications tells of the target
     if settled and (recorded := _recorded_run(job, observed, settled)):
         return store_access.check_unchanged(job, settings, profile, recorded) or ResolvedRun(
             recorded, profile, settled.spec_digest

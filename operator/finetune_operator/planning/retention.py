@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from finetune_operator.names import Condition
 from finetune_operator.objects import since
 from finetune_operator.planning.lookup import condition, is_condition_true, jobs_of, reference
+from finetune_operator.planning.notifications import is_pending
 from finetune_operator.planning.stages import STAGES, is_frozen
 from finetune_operator.planning.types import PlanInput, Reference
 from finetune_operator.rendering.trainer_config import ResolvedRun
@@ -45,7 +46,8 @@ def has_ended(inputs: PlanInput) -> bool:
 def removal(inputs: PlanInput) -> Removal:
     """The children of a finished job after ttl.podsAfterFinished, the FineTuneJob after ttl.afterFinished.
 
-    The deletion of a Job deletes its pods and their logs. The cleanup record stays.
+    The deletion of a Job deletes its pods and their logs. The cleanup record stays. The FineTuneJob stays
+    while a notification is pending: its status is the only durable list of pending notifications.
     """
     ttl, meta = inputs.job.spec.ttl, inputs.job.metadata
     passed = since(inputs.status.completion_time or inputs.now, inputs.now)
@@ -67,10 +69,10 @@ def removal(inputs: PlanInput) -> Removal:
         else:
             timers.append(left)
     if ttl.after_finished is not None:
-        if (left := seconds(ttl.after_finished) - passed) <= 0:
-            delete.append(Reference("FineTuneJob", meta["name"], meta["uid"]))
-        else:
+        if (left := seconds(ttl.after_finished) - passed) > 0:
             timers.append(left)
+        elif not is_pending(inputs.status):
+            delete.append(Reference("FineTuneJob", meta["name"], meta["uid"]))
     return Removal(tuple(delete), min(timers, default=None))
 
 

@@ -28,6 +28,16 @@ class BaseJob:
 
 
 @dataclass(frozen=True)
+class DeliveryResult:
+    """How the delivery of one notification ended."""
+
+    id: str
+    target: str
+    failure: str | None = None
+    """Why the notification was not delivered; None: the target has the notification."""
+
+
+@dataclass(frozen=True)
 class Observed:
     """The observed state of one FineTuneJob: its children, matched by the uid label, and its base job."""
 
@@ -50,6 +60,8 @@ class Observed:
     """Newest progress of the pod with index 0 of the running attempt."""
     base: BaseJob | None = None
     """The FineTuneJob that spec.model.fromJob names; None where no such job exists."""
+    deliveries: tuple[DeliveryResult, ...] = ()
+    """Deliveries of notifications that have ended and that the status shows as Pending."""
 
 
 @dataclass(frozen=True)

@@ -236,7 +236,7 @@ async def connect() -> client.ApiClient:
         config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     # With trust_env the session reads the environment and ~/.netrc in a thread, twice for each request.
     configuration.client_session_kwargs = {"trust_env": False}
-    configuration.proxy = configuration.proxy or _proxy_to(configuration.host)
+    configuration.proxy = configuration.proxy or proxy_to(configuration.host)
     return client.ApiClient(configuration)
 
 
@@ -275,8 +275,8 @@ def open_session(api: client.ApiClient, *middlewares: aiohttp.ClientMiddlewareTy
     )
 
 
-def _proxy_to(server: str) -> str | None:
-    """The proxy for the API server by HTTPS_PROXY and NO_PROXY; None: no proxy."""
+def proxy_to(server: str) -> str | None:
+    """The proxy for the URL of a server by HTTPS_PROXY, HTTP_PROXY and NO_PROXY; None: no proxy."""
     parts = urlsplit(server)
     return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from finetune_operator.names import LABEL_UID
 from finetune_operator.objects import Manifest
 from finetune_operator.planning import pending
-from finetune_operator.planning.types import Observed
+from finetune_operator.planning.types import DeliveryResult, Observed
 from finetune_operator.runtime.api_client import MissingError
 from finetune_operator.runtime.cache import Cache
 from finetune_operator.runtime.cluster import Cluster
@@ -45,13 +45,20 @@ class ReadState:
         return REREAD_SECONDS if self.foreign or self.events else None
 
 
-def observed(read_state: ReadState, cache: Cache, progress: Progress | None, refused: str | None) -> Observed:
+def observed(
+    read_state: ReadState,
+    cache: Cache,
+    progress: Progress | None,
+    deliveries: tuple[DeliveryResult, ...],
+    refused: str | None,
+) -> Observed:
     """The observed objects that a plan is computed from.
 
     Args:
         read_state: the facts about the run that are not in the cache.
         cache: the objects that the watches reported.
         progress: the newest progress of the running stage; None: no progress to show.
+        deliveries: the ended deliveries of notifications that the status does not show.
         refused: the API server's message when it refused a write for this run.
     """
     return Observed(
@@ -66,6 +73,7 @@ def observed(read_state: ReadState, cache: Cache, progress: Progress | None, ref
         events=tuple(event for events in read_state.events.values() for event in events),
         progress=progress,
         base=cache.model_dependencies.of(read_state.run),
+        deliveries=deliveries,
     )
 
 

@@ -44,6 +44,22 @@ WATCH_RESTARTS = Counter(
 POLLS = Counter(
     "finetune_operator_progress_polls", "Requests to trainers for their progress, by result.", ["result"]
 )
+NOTIFICATIONS = Counter(
+    "finetune_operator_notifications",
+    "Requests to notification targets, by result: delivered, retried (a later request follows), failed (the"
+    " operator has given up), or deferred (too many notifications of the target are pending).",
+    ["target", "result"],
+)
+NOTIFICATIONS_PENDING = Gauge(
+    "finetune_operator_notifications_pending",
+    "Notifications that the operator still tries to deliver.",
+    ["target"],
+)
+NOTIFICATIONS_OLDEST_SECONDS = Gauge(
+    "finetune_operator_notifications_oldest_pending_seconds",
+    "Time since the event of the oldest pending notification; 0: no notification is pending.",
+    ["target"],
+)
 SCOPE_HEALTHY = Gauge(
     "finetune_operator_scope_healthy",
     "1 while a watched namespace (empty: the whole cluster) can be listed and watched.",

@@ -21,10 +21,10 @@ from pydantic import ValidationError
 from finetune_operator.api import FineTuneJob, FineTuneJobStatus
 from finetune_operator.names import Reason
 from finetune_operator.objects import Manifest, is_subset
-from finetune_operator.planning import invalid_spec
+from finetune_operator.planning import cloud_events, invalid_spec
 from finetune_operator.planning.milestones import find_milestones
 from finetune_operator.planning.plan import plan as decide
-from finetune_operator.planning.types import Event, Plan
+from finetune_operator.planning.types import DeliveryResult, Event, Plan
 from finetune_operator.rendering.jobs import with_progress_key
 from finetune_operator.runtime import gather, logs, metrics
 from finetune_operator.runtime.api_client import (
@@ -38,6 +38,7 @@ from finetune_operator.runtime.cache import Cache
 from finetune_operator.runtime.cleanup import Cleaner
 from finetune_operator.runtime.cluster import Cluster
 from finetune_operator.runtime.gather import ReadState
+from finetune_operator.runtime.notifier import Notifier
 from finetune_operator.runtime.trainer_poller import Poller, first_pod
 from finetune_operator.runtime.workqueue import RetryLaterError
 from finetune_operator.settings import Settings
@@ -76,6 +77,7 @@ class Reconciler:
     cluster: Cluster
     settings: Settings
     poller: Poller
+    notifier: Notifier
     clock: Callable[[], datetime]
     """The API server's time; see ServerClock."""
     _memories: dict[str, RunMemory] = field(default_factory=dict)
@@ -98,6 +100,7 @@ class Reconciler:
         meta = raw["metadata"] if raw else {}
         if raw is None or meta.get("deletionTimestamp"):
             self.poller.follow(run, None)
+            self.notifier.forget(run)
             self._memories.pop(run, None)
         logs.about(
             namespace=meta.get("namespace"), job=meta.get("name"), run=run, attempt=_newest_attempt(raw)
@@ -127,15 +130,18 @@ class Reconciler:
         await gather.reread_pods(memory.read_state, self.cache, self.cluster)
         await gather.read_events(memory.read_state, self.cache, self.cluster, now)
         news = self.poller.news(run)
-        plan, refusal = self._decide(memory, job, now, news), memory.undeletable
+        ended = self.notifier.ended(run)
+        plan, refusal = self._decide(memory, job, now, news, ended), memory.undeletable
         try:
             if await self._create_missing(plan, memory):
                 return 0.0
         except RefusedError as error:
             refusal = str(error)
-        shown = self._decide(memory, job, now, news, refusal) if refusal else plan
+        shown = self._decide(memory, job, now, news, ended, refusal) if refusal else plan
         written = await self._write_status(raw, dumped(shown.status))
         self.poller.shown(run, news)
+        self.notifier.recorded(run, ended)
+        self.notifier.deliver(run, cloud_events.pending(job, shown.status))
         before, memory.undeletable = memory.undeletable, await self._delete_all(run, raw, plan)
         if written:
             metrics.count_milestones(find_milestones(job, job.status, shown.status))
@@ -264,9 +270,10 @@ class Reconciler:
         job: FineTuneJob,
         now: datetime,
         news: Progress | None,
+        ended: tuple[DeliveryResult, ...],
         refused: str | None = None,
     ) -> Plan:
-        seen = gather.observed(memory.read_state, self.cache, news, refused)
+        seen = gather.observed(memory.read_state, self.cache, news, ended, refused)
         return decide(job, seen, self.settings, now)
 
 

@@ -71,7 +71,9 @@ async def test_events_about_hanging_jobs_are_read_at_once_then_every_15_seconds(
         await gather.read_events(read_state, cache, server.cluster, scenes.NOW)
         assert len(server.calls) == asked, seconds
     assert read_state.requeue_after == gather.REREAD_SECONDS
-    assert [e["reason"] for e in gather.observed(read_state, cache, None, None).events] == ["FailedCreate"]
+    assert [e["reason"] for e in gather.observed(read_state, cache, None, (), None).events] == [
+        "FailedCreate"
+    ]
 
     pod = server.put(its_pod(server, job, **{"is": "Creating"}))
     cache.put(pod)
@@ -119,7 +121,7 @@ async def test_a_foreign_object_is_read_again_until_it_is_gone(
 ) -> None:
     server.put({"kind": "Job", "metadata": {"name": "tickets-0b5c3-p1"}})
     await gather.read_conflicting(read_state, cache, server.cluster, "Job", "tickets-0b5c3-p1")
-    assert gather.observed(read_state, cache, None, None).foreign == {("Job", "tickets-0b5c3-p1")}
+    assert gather.observed(read_state, cache, None, (), None).foreign == {("Job", "tickets-0b5c3-p1")}
     await gather.recheck_foreign(read_state, cache, server.cluster)
     assert read_state.requeue_after == gather.REREAD_SECONDS
 
@@ -141,9 +143,9 @@ async def test_a_foreign_object_replaced_by_the_runs_own_goes_into_the_cache(
 
 
 def test_a_refused_read_is_reported_before_a_refused_write(cache: Cache, read_state: ReadState) -> None:
-    assert gather.observed(read_state, cache, None, "create jobs: no").refused == "create jobs: no"
+    assert gather.observed(read_state, cache, None, (), "create jobs: no").refused == "create jobs: no"
     cache.note_readable("Pod", "demo", "list pods: no")
-    assert gather.observed(read_state, cache, None, "create jobs: no").refused == "list pods: no"
+    assert gather.observed(read_state, cache, None, (), "create jobs: no").refused == "list pods: no"
 
 
 async def test_jobs_created_together_share_one_read_of_their_namespace(

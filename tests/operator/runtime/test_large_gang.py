@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from finetune_operator.runtime.cache import Cache
+from finetune_operator.runtime.notifier import Notifier
 from finetune_operator.runtime.reconciler import Reconciler, dumped
 from finetune_operator.runtime.trainer_poller import Poller
 from tests.operator import scenes
@@ -28,7 +29,9 @@ async def gang(size: int, **pods: object) -> tuple[ApiServer, Reconciler]:
     server, cache = ApiServer(), Cache()
     cache.put(server.put(scenes.merged(scenes.BASE, {"spec": spec}) | {"status": dumped(job.status)}))
     now = scenes.NOW + timedelta(seconds=60)
-    reconciler = Reconciler(cache, server.cluster, configured, Poller(10, 30), lambda: now)
+    reconciler = Reconciler(
+        cache, server.cluster, configured, Poller(10, 30), Notifier({}, lambda: now), lambda: now
+    )
     while await reconciler.reconcile(scenes.UID) == 0.0:
         pass
     train = server.objects["Job", "tickets-0b5c3-t1"]

@@ -1,6 +1,7 @@
 """A reconcile carries out a plan: the order of the requests, and the reaction to refusals."""
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,10 +9,12 @@ import pytest
 
 from finetune_operator.names import KIND
 from finetune_operator.objects import Manifest
-from finetune_operator.planning.types import Event
+from finetune_operator.planning.cloud_events import Notification
+from finetune_operator.planning.types import DeliveryResult, Event
 from finetune_operator.runtime.api_client import ApiError, RefusedError, UnavailableError
 from finetune_operator.runtime.cache import Cache
 from finetune_operator.runtime.gather import REREAD_SECONDS
+from finetune_operator.runtime.notifier import Notifier
 from finetune_operator.runtime.reconciler import (
     CONFLICT_SECONDS,
     EVENTS_PER_HOUR,
@@ -20,6 +23,7 @@ from finetune_operator.runtime.reconciler import (
 )
 from finetune_operator.runtime.trainer_poller import Poller
 from finetune_operator.runtime.workqueue import RetryLaterError
+from finetune_operator.settings import Settings
 from finetune_trainer.contract import Activity, Progress, Stage
 from tests.operator import scenes
 from tests.operator.apiserver import ApiServer
@@ -38,10 +42,13 @@ class Desk:
     server: ApiServer = field(default_factory=ApiServer)
     cache: Cache = field(default_factory=Cache)
     poller: Poller = field(default_factory=lambda: Poller(10, 30))
+    notifier: Notifier = field(default_factory=lambda: Notifier({}, lambda: scenes.NOW))
+
+    configured: Settings = field(default_factory=scenes.settings)
 
     def __post_init__(self) -> None:
         self.reconciler = Reconciler(
-            self.cache, self.server.cluster, scenes.settings(), self.poller, lambda: scenes.NOW
+            self.cache, self.server.cluster, self.configured, self.poller, self.notifier, lambda: scenes.NOW
         )
 
     def apply(self, **changes: Any) -> None:
@@ -349,3 +356,101 @@ async def test_a_run_whose_job_is_gone_is_cleaned_up(begun: Desk) -> None:
         "create NetworkPolicy tickets-0b5c3-c1",
         "create Job tickets-0b5c3-c1",
     ]
+
+
+TARGETS = {"crm": {"url": "https://crm.example/", "secretName": "crm"}}
+NOTIFIED = {"spec": {"notifications": [{"target": "crm", "events": ["Started", "Failed"]}]}}
+
+
+class Post(Notifier):
+    """A notifier that notes what it is given, and delivers when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__({}, lambda: scenes.NOW)
+        self.given: dict[str, Notification] = {}
+        self.results: list[DeliveryResult] = []
+        self.forgotten: list[str] = []
+
+    def deliver(self, run: str, notifications: Iterable[Notification]) -> None:
+        assert run == RUN
+        self.given |= {notification.id: notification for notification in notifications}
+
+    def ended(self, _run: str) -> tuple[DeliveryResult, ...]:
+        return tuple(self.results)
+
+    def recorded(self, _run: str, results: Iterable[DeliveryResult]) -> None:
+        self.results = [result for result in self.results if result not in set(results)]
+
+    def forget(self, run: str) -> None:
+        self.forgotten.append(run)
+
+    def succeed(self) -> None:
+        """All notifications reach their targets."""
+        self.results = [DeliveryResult(each.id, each.target) for each in self.given.values()]
+
+
+def notified(server: ApiServer | None = None) -> tuple[Desk, Post]:
+    """A new operator process before an API server."""
+    post = Post()
+    desk = Desk(
+        server=server or ApiServer(),
+        notifier=post,
+        configured=scenes.settings({"notifications": {"targets": TARGETS}}),
+    )
+    desk.apply(**NOTIFIED)
+    return desk, post
+
+
+async def test_a_notification_is_in_the_status_before_it_is_delivered_and_costs_one_more_write() -> None:
+    desk, post = notified()
+    desk.refuse("status")
+    with pytest.raises(RetryLaterError):
+        await desk.reconcile()
+    assert post.given == {}
+
+    desk.refuse()
+    await desk.reconcile()
+    assert desk.server.writes() == ["status"]
+    assert [(each["event"], each["state"]) for each in desk.status["notifications"]] == [
+        ("Started", "Pending")
+    ]
+    assert list(post.given) == [f"{RUN}-started"]
+
+    post.succeed()
+    await desk.reconcile()
+    assert desk.server.writes() == ["status"]
+    assert [each["state"] for each in desk.status["notifications"]] == ["Delivered"]
+    assert post.results == []
+    await desk.reconcile()
+    assert desk.server.writes() == []
+
+
+async def test_an_operator_that_dies_before_the_delivery_leaves_it_to_the_next_one() -> None:
+    """The process is killed after each write in turn: the same event is delivered, with the same content."""
+    first, before = notified()
+    await first.reconcile()
+    second, after = notified(first.server)
+    for obj in first.server.objects.values():
+        second.cache.put(obj)
+    assert after.given == {}
+    await second.reconcile()
+    assert second.server.writes() == []
+    assert after.given == before.given != {}
+    after.succeed()
+    await second.reconcile()
+
+    third, nothing = notified(first.server)
+    for obj in first.server.objects.values():
+        third.cache.put(obj)
+    await third.reconcile()
+    assert nothing.given == {}
+    assert third.status["notifications"][0]["state"] == "Delivered"
+
+
+async def test_the_results_of_a_deleted_job_are_forgotten() -> None:
+    desk, post = notified()
+    await desk.reconcile()
+    assert post.forgotten == []
+    desk.cache.remove(desk.server.objects.pop((KIND, "tickets")))
+    await desk.reconciler.reconcile(RUN)
+    assert post.forgotten == [RUN]
