@@ -112,12 +112,15 @@ HEALTH = Row(
             "Less than a tenth of the lifetime: the certificate or the token is not replaced. Look at"
             " cert-manager, or at the kubelet of the node.",
             Kind.LINES,
-            tuple(
+            (
                 Query(
-                    f"min by (instance) ((finetune_operator_{name}_end_timestamp_seconds > 0) - time())",
-                    f"{name} of {{{{instance}}}}",
-                )
-                for name in ("token", "certificate")
+                    " or ".join(
+                        f"label_replace((finetune_operator_{name}_end_timestamp_seconds > 0) - time(),"
+                        f' "of", "{name}", "", "")'
+                        for name in ("token", "certificate")
+                    ),
+                    "{{of}} of {{instance}}",
+                ),
             ),
             unit="s",
             minimum=0,

@@ -148,6 +148,7 @@ def problems_of(expr: str, legend: str = "", records: tuple[str, ...] = ()) -> l
             found.append(f"{one.name} is a counter outside rate() and increase()")
         if not cumulative and one.function in COUNTING:
             found.append(f"{one.name} is no counter and stands in {one.function}()")
+    labels |= set(re.findall(r'"(\w+)", "[^"]*", "\w*", "[^"]*"\)', expr))  # written by label_replace()
     used = {*grouping(tree), *re.findall(r"{{\s*(\w+)\s*}}", legend)}
     found += [f"no metric of the query has the label {name}" for name in sorted(used - labels)]
     return found

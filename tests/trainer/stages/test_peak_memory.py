@@ -8,25 +8,25 @@ import pytest
 import torch
 
 from finetune_trainer.stages import train
-from finetune_trainer.stages.train import _peak_memory, _reset_peak_memory
+from finetune_trainer.training import peak_memory
 from finetune_trainer.training.distributed import Gang
 from tests.trainer.training.contexts import context_with
 
-ALONE = Gang(0, 0, 1, torch.device("cpu"))
+CPU = torch.device("cpu")
 MIB = 1024 * 1024
 
 
 def test_memory_that_was_freed_before_training_does_not_count() -> None:
     before = np.ones(512 * MIB, dtype=np.uint8)
-    held = _peak_memory(ALONE)
+    held = peak_memory.measure(CPU)
     assert held >= before.nbytes
     del before
-    _reset_peak_memory(ALONE)
-    assert _peak_memory(ALONE) < held - 256 * MIB
+    peak_memory.reset(CPU)
+    assert peak_memory.measure(CPU) < held - 256 * MIB
     during = np.ones(128 * MIB, dtype=np.uint8)
-    peak = _peak_memory(ALONE)
+    peak = peak_memory.measure(CPU)
     del during
-    assert _peak_memory(ALONE) >= peak - MIB, "the kernel counts pages of a thread in batches"
+    assert peak_memory.measure(CPU) >= peak - MIB, "the kernel counts pages of a thread in batches"
 
 
 def test_the_measurement_begins_after_baseline_and_head_start_and_ends_before_the_test_rows(
@@ -39,14 +39,14 @@ def test_the_measurement_begins_after_baseline_and_head_start_and_ends_before_th
 
     watch(train.baseline, "measure", (SimpleNamespace(packing=None), False))
     watch(train.head_start, "compute", None)
-    watch(train, "_reset_peak_memory", None)
+    watch(peak_memory, "reset", None)
     watch(train, "tune", SimpleNamespace(steps=3))
-    watch(train, "_peak_memory", 7.0)
+    watch(peak_memory, "measure", 7)
     watch(train, "_test_model", (None, None))
-    context = context_with(gang=Gang(1, 1, 2, torch.device("cpu")), chosen=SimpleNamespace(epochs=1))
+    context = context_with(gang=Gang(1, 1, 2, CPU), chosen=SimpleNamespace(epochs=1))
     monkeypatch.setattr(train, "open_context", lambda *_args: context)
     monkeypatch.setattr(train, "max_over_ranks", lambda _gang, value: value)
     config: Any = SimpleNamespace(run=SimpleNamespace(task="TextClassification"))
     nothing: Any = None
     assert train.run(config, nothing, nothing).step == 3
-    assert order == ["measure", "compute", "_reset_peak_memory", "tune", "_peak_memory", "_test_model"]
+    assert order == ["measure", "compute", "reset", "tune", "measure", "_test_model"]

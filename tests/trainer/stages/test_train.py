@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from finetune_trainer.config import TrainConfig
-from finetune_trainer.contract import Chosen, RankFile, Stage, TrainPayload
+from finetune_trainer.contract import Chosen, Progress, RankFile, Stage, TrainPayload
 from finetune_trainer.data.batches import steps_per_epoch
 from finetune_trainer.data.shards import Prepared
 from finetune_trainer.paths import RECORD, Paths
@@ -69,6 +69,7 @@ def test_training_ends_with_scores_that_agree_and_the_next_attempt_uses_the_stor
     assert ended.returncode == 0, ended.stderr[-4000:]
     payload, record = trained(store, config)
     assert rank_file(paths, 1).payload is None
+    check_progress(Progress.model_validate_json(paths.progress.read_text()), payload)
     check_scores(payload, learnable, store, config)
     check_staging(payload, record, paths, store)
     classification = ClassificationFacts.model_validate(record.task)
@@ -93,6 +94,16 @@ def test_training_ends_with_scores_that_agree_and_the_next_attempt_uses_the_stor
         [row.training_loss for row in record.history], rel=1e-3
     )
     assert second.staging != payload.staging
+
+
+def check_progress(progress: Progress, payload: TrainPayload) -> None:
+    """Every field that Train can know is set: each field is a metric with a panel."""
+    of_prepare = {"rows", "tokens"}
+    unknown = {name for name, value in progress if value is None}
+    assert unknown == of_prepare
+    assert progress.step == progress.total_steps
+    # The kernel counts pages of a thread in batches, and the payload has the maximum of the ranks.
+    assert progress.peak_memory_bytes == pytest.approx(payload.peak_memory_bytes, rel=0.05)
 
 
 def check_scores(payload: TrainPayload, prepared: Prepared, store: Store, config: TrainConfig) -> None:

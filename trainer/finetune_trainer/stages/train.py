@@ -3,7 +3,6 @@
 import gc
 import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,16 +17,15 @@ from finetune_trainer.paths import Paths
 from finetune_trainer.stages.result import StageResult
 from finetune_trainer.tasks.base import Predictions
 from finetune_trainer.tasks.registry import training_task
-from finetune_trainer.training import baseline, best_weights, head_start, staging
+from finetune_trainer.training import baseline, best_weights, head_start, peak_memory, staging
 from finetune_trainer.training.context import Context, open_context
-from finetune_trainer.training.distributed import Gang, max_over_ranks
+from finetune_trainer.training.distributed import max_over_ranks
 from finetune_trainer.training.evaluate import over_rows
 from finetune_trainer.training.fit import tune
 from finetune_trainer.training.staging import Outcome
 
 LOADED, MEASURED, STARTED, TRAINED, TESTED, DONE = 2.0, 8.0, 12.0, 90.0, 95.0, 100.0
 """Progress of the stage after each of its parts, in percent."""
-_PROCESS = Path("/proc/self")
 
 
 def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
@@ -43,9 +41,9 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     base, reused = baseline.measure(context, LOADED, MEASURED)
     context = context.with_packing(base.packing)
     context = context.with_head(head_start.compute(context, MEASURED, STARTED))
-    _reset_peak_memory(context.gang)
+    peak_memory.reset(context.gang.device)
     tuned = tune(context, first_percent=STARTED, last_percent=TRAINED)
-    peak = int(max_over_ranks(context.gang, _peak_memory(context.gang)))
+    peak = int(max_over_ranks(context.gang, peak_memory.measure(context.gang.device)))
     model, predictions = _test_model(context)
     epochs = float(context.chosen.epochs)
     if not context.gang.first:
@@ -93,20 +91,3 @@ def _test_model(context: Context) -> tuple[torch.nn.Module, Predictions]:
             "lower training.learningRate, or use precision Float32",
         )
     return model, predictions
-
-
-def _reset_peak_memory(gang: Gang) -> None:
-    """Starts the measurement of the peak memory of training, without that of the baseline."""
-    if gang.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        # "5" resets the peak resident set size, see proc_pid_clear_refs(5).
-        _PROCESS.joinpath("clear_refs").write_text("5")
-
-
-def _peak_memory(gang: Gang) -> float:
-    """Returns the peak memory of training in bytes: GPU memory, or resident memory of the process on CPUs."""
-    if gang.device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated())
-    status = _PROCESS.joinpath("status").read_text()
-    return float(status.partition("VmHWM:")[2].split()[0]) * 1024

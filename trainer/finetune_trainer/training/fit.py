@@ -9,7 +9,7 @@ from functools import partial
 from finetune_trainer.contract import HIGHER_IS_BETTER, Activity, Best, MetricName
 from finetune_trainer.data.batches import Layout, evaluation_steps, steps_per_epoch
 from finetune_trainer.report.record import CurvePoint, EvaluationRow
-from finetune_trainer.training import best_weights
+from finetune_trainer.training import best_weights, peak_memory
 from finetune_trainer.training.context import Context
 from finetune_trainer.training.curve import Curve
 from finetune_trainer.training.deepspeed_config import own_clip
@@ -166,6 +166,7 @@ class _StepReporter:
             loss=step.loss,
             gradient_norm=step.gradient_norm,
             learning_rate=step.learning_rate,
+            peak_memory_bytes=peak_memory.measure(self.context.gang.device),
             **fields,
         )
         if self.context.gang.first and now - self._logged > _LOG_SECONDS:
