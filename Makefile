@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check generate docs lock images up down e2e bench wheels clean
+.PHONY: help setup demo test check generate docs release lock images up down e2e bench wheels clean
 PY := .venv/bin/python
 TIMED := requirements/timed.sh
 # Without bytecode files every process compiles the thousands of modules of torch and transformers again (10 s).
@@ -34,6 +34,9 @@ generate: setup ## CRD, its copy in the chart, the page of the API, the dashboar
 
 docs: setup ## the documentation as a site in build/docs; a link that leads nowhere is an error
 	$(PY) -m website
+
+release: setup ## images, chart, docs, bills of materials, licences and an installer in one archive, in build/release
+	$(PY) -m release
 
 lock: setup ## requirements/*.txt from pyproject.toml; UPGRADE=1 takes the newest versions
 	@requirements/lock.sh $(if $(UPGRADE),--upgrade)

@@ -78,6 +78,7 @@ PROGRAMS = {
     "helm": Program("kubernetes", "helm.sh/helm/v4/cmd/helm"),
     "kubeconform": Program("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"),
     "kube-score": Program("kubescore", "github.com/zegl/kube-score/cmd/kube-score"),
+    "crane": Program("crane", "github.com/google/go-containerregistry/cmd/crane"),
     "health": Program("health", "finetune.dev/devcluster/health"),
 }
 CLUSTER_PROGRAMS = (

@@ -1,10 +1,11 @@
 """The pages of the site: their links, and what they load."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from website.__main__ import BadLinkError, faults, for_site
+from website.__main__ import ROOT, BadLinkError, faults, for_site, pages
 
 KNOWN = {
     "README.md": "index.md",
@@ -67,3 +68,10 @@ def test_a_style_sheet_that_loads_a_font_is_a_fault(tmp_path: Path) -> None:
         "@font-face {src: url('https://fonts.example/f.woff2')} b {src: url(data:x)}"
     )
     assert list(faults(tmp_path)) == ["a.css loads https://fonts.example/f.woff2"]
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = str(tomllib.loads((ROOT / "website/zensical.toml").read_text())["project"]["nav"])
+    made = [page for page in pages(ROOT).values() if page.endswith(".md")]
+    assert made
+    assert not [page for page in made if f"'{page}'" not in navigation]
