@@ -47,8 +47,9 @@ def test_the_figures_are_what_scikit_learn_makes_of_the_stored_predictions(shown
         assert told == pytest.approx(computed, abs=1e-9)
 
 
-def test_the_tuned_model_clearly_beats_the_majority_class(shown: Shown) -> None:
+def test_the_tuned_model_beats_the_linear_probe_and_clearly_the_majority_class(shown: Shown) -> None:
     evaluation = shown.job["status"]["evaluation"]
+    assert evaluation["delta"]["metrics"]["macroF1"]["value"] > 0
     assert (
         evaluation["tuned"]["metrics"]["macroF1"]["low"]
         > evaluation["majority"]["metrics"]["macroF1"]["high"]
