@@ -40,12 +40,14 @@ RUN --mount=type=secret,id=ca-bundle,target=/run/ca-bundle.pem \
     /opt/build/requirements/image.sh venv /opt/build/requirements/operator.txt
 COPY pyproject.toml /opt/build/
 RUN /opt/build/requirements/image.sh metadata /opt/finetune
-USER 10001:10001
 # The kernel drops a signal that its first process does not handle yet, but keeps one that is blocked: a pod that is
 # told to leave while Python starts does so, and does not use up its grace period.
 ENTRYPOINT ["env", "--block-signal=TERM", "python", "-m", "finetune_operator"]
 COPY operator/finetune_operator /opt/finetune/finetune_operator
 COPY trainer/finetune_trainer /opt/finetune/finetune_trainer
+# The root file system of a pod is read-only: Python cannot keep bytecode there.
+RUN python -m compileall -q --invalidation-mode unchecked-hash /opt/finetune
+USER 10001:10001
 
 # PyTorch and all else but DeepSpeed. On GPUs Triton compiles a small launcher for each kernel when it first runs,
 # hence a C compiler and Python's headers; on CPUs nothing is compiled at run time.
@@ -73,7 +75,9 @@ LABEL org.opencontainers.image.title="finetune-trainer" \
 COPY --from=deepspeed /opt/deepspeed /opt/venv/lib/python3.11/site-packages
 COPY pyproject.toml /opt/build/
 RUN /opt/build/requirements/image.sh metadata /opt/finetune
-USER 10001:10001
 # As above.
 ENTRYPOINT ["env", "--block-signal=TERM", "python", "-m", "finetune_trainer"]
 COPY trainer/finetune_trainer /opt/finetune/finetune_trainer
+# As above.
+RUN python -m compileall -q --invalidation-mode unchecked-hash /opt/finetune
+USER 10001:10001
