@@ -16,7 +16,8 @@ TARGETS = ("operator", "trainer")
 # Stands in for docker.io/library/debian:bookworm-slim where no registry can be reached.
 BASE = "localhost/debian:bookworm"
 _SUITE = "bookworm"
-_STORAGE = ["--storage-driver", "overlay"]
+STORAGE = ("--storage-driver", "overlay")
+"""Options of buildah: where the images of this machine are."""
 
 
 def image_name(target: str) -> str:
@@ -48,7 +49,7 @@ def build(target: str, sources: Path = REPOSITORY, name: str = "") -> str:
     with locked(cache() / "lock" / "base"):
         _ensure_base()
     command = [
-        *("buildah", "bud", "--isolation", "chroot", "--network", "host", *_STORAGE, "--layers"),
+        *("buildah", "bud", "--isolation", "chroot", "--network", "host", *STORAGE, "--layers"),
         *("--build-arg", f"BASE_IMAGE={BASE}", "--target", target, "--tag", name or image_name(target)),
         *_index(),
         *_authorities(),
@@ -110,7 +111,7 @@ def _push(local: str, reference: str, *options: str) -> str:
         command = [
             "buildah",
             "push",
-            *_STORAGE,
+            *STORAGE,
             *options,
             "--digestfile",
             str(digest),
@@ -124,7 +125,7 @@ def _push(local: str, reference: str, *options: str) -> str:
 def _ensure_base() -> None:
     """Make a minimal Debian image from the Debian mirror this machine uses, once."""
     there = subprocess.run(
-        ["buildah", "images", *_STORAGE, "--quiet", BASE], capture_output=True, text=True, check=False
+        ["buildah", "images", *STORAGE, "--quiet", BASE], capture_output=True, text=True, check=False
     )
     if there.returncode == 0 and there.stdout.strip():
         return
@@ -140,7 +141,7 @@ def _ensure_base() -> None:
         recipe.write(f'FROM scratch\nADD {archive.name} /\nCMD ["bash"]\n')
         recipe.flush()
         _run(
-            ["buildah", "bud", *_STORAGE, "--file", recipe.name, "--tag", BASE, str(folder)],
+            ["buildah", "bud", *STORAGE, "--file", recipe.name, "--tag", BASE, str(folder)],
             "importing the Debian base image",
             "image-base",
         )

@@ -24,7 +24,6 @@ from release.sbom import bill_of_materials
 
 CHART = REPOSITORY / "charts/finetune-operator"
 CHECKSUMS = "SHA256SUMS"
-_STORAGE = ("--storage-driver", "overlay")
 
 
 def main() -> int:
@@ -54,7 +53,8 @@ def make(into: Path, images: Mapping[str, str]) -> Path:
     notice = [f"Packages in the images of finetune {version}, with the licences that the packages state.\n"]
     for name, local in images.items():
         with step(f"exporting {name}"):
-            _run("buildah", "push", *_STORAGE, "--format", "oci", local, f"oci:{folder / 'images' / name}")
+            layout = f"oci:{folder / 'images' / name}"
+            _run("buildah", "push", *builder.STORAGE, "--format", "oci", local, layout)
         with step(f"listing the packages of {name}"), _mounted(local) as root:
             found = packages(root)
             (folder / f"{name}.cdx.json").write_text(bill_of_materials(name, version, found))
@@ -84,11 +84,11 @@ def make(into: Path, images: Mapping[str, str]) -> Path:
 @contextmanager
 def _mounted(image: str) -> Iterator[Path]:
     """The root folder of an image."""
-    container = _run("buildah", *_STORAGE, "from", "--pull-never", image)
+    container = _run("buildah", *builder.STORAGE, "from", "--pull-never", image)
     try:
-        yield Path(_run("buildah", *_STORAGE, "mount", container))
+        yield Path(_run("buildah", *builder.STORAGE, "mount", container))
     finally:
-        _run("buildah", *_STORAGE, "rm", container)
+        _run("buildah", *builder.STORAGE, "rm", container)
 
 
 def _copy_licences(found: list[Package], into: Path) -> None:

@@ -16,12 +16,11 @@ import yaml
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from devcluster import binaries, node, packages
+from devcluster import binaries, builder, node, packages
 from release.__main__ import CHECKSUMS, make
 from tests.release.roots import write_root
 
 NAMES = ("finetune-operator", "finetune-trainer")
-STORAGE = ("--storage-driver", "overlay")
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +34,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         (folder / "root/name").write_text(name)
         (folder / "Dockerfile").write_text("FROM scratch\nCOPY root /\n")
         made[name] = f"localhost/{name}-of-a-test:dev"
-        subprocess.run(["buildah", "bud", *STORAGE, "--quiet", "--tag", made[name], folder], check=True)
+        bud = ("buildah", "bud", *builder.STORAGE, "--quiet")
+        subprocess.run([*bud, "--tag", made[name], folder], check=True)
     yield made
-    subprocess.run(["buildah", "rmi", *STORAGE, *made.values()], check=True)
+    subprocess.run(["buildah", "rmi", *builder.STORAGE, *made.values()], check=True)
 
 
 @pytest.fixture(scope="module")

@@ -69,6 +69,14 @@ def give_version(paths: Paths, role: StoreRole, **files: str) -> None:
         shutil.rmtree(old)
 
 
+def give_session_keys(
+    paths: Paths, role: StoreRole, keys: MinioCredentials, token: str | None = None
+) -> None:
+    """Puts temporary keys into the next version of a Secret; `token` replaces the token of the keys."""
+    files = {"accessKey": keys.access_key, "secretKey": keys.secret_key}
+    give_version(paths, role, **files, sessionToken=token or keys.session_token or "")
+
+
 def session_keys(
     server: ObjectStore, user: tuple[str, str] | None = None, policy: str | None = None
 ) -> MinioCredentials:

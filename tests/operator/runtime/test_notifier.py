@@ -70,6 +70,7 @@ class Desk:
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     enqueued: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
     failures: list[int] = field(default_factory=list)
+    failed: asyncio.Event = field(default_factory=asyncio.Event)
     notifier: Notifier = field(init=False)
 
     @contextlib.asynccontextmanager
@@ -92,6 +93,7 @@ class Desk:
 
     def pause(self, failures: int) -> float:
         self.failures.append(failures)
+        self.failed.set()
         return 0.01
 
     def notify(self, *targets: str, run: str = RUN, name: str = "1-failed") -> None:
@@ -177,15 +179,8 @@ async def test_a_new_key_is_used_at_the_next_request(desk: Desk) -> None:
 async def test_a_target_without_a_key_gets_nothing_until_the_key_is_there(desk: Desk) -> None:
     async with serve() as receiver, desk.work(keyless=receiver.url):
         (desk.folder / "keyless" / "signingKey").unlink()
-        tried = asyncio.Event()
-
-        def pause(_: int) -> float:
-            tried.set()
-            return 0.01
-
-        desk.notifier._backoff = pause
         desk.notify("keyless")
-        await asyncio.wait_for(tried.wait(), PATIENCE)
+        await asyncio.wait_for(desk.failed.wait(), PATIENCE)
         assert receiver.received == []
         (desk.folder / "keyless" / "signingKey").write_text(KEY)
         assert problems(await desk.ended()) == {"keyless": None}
@@ -334,15 +329,8 @@ async def test_tls_is_verified_with_the_authority_of_the_target(desk: Desk, tmp_
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(tmp_path / "tls.crt", tmp_path / "tls.key")
     async with serve(tls=context) as receiver, desk.work(secure=receiver.url):
-        refused = asyncio.Event()
-
-        def pause(_: int) -> float:
-            refused.set()
-            return 0.01
-
-        desk.notifier._backoff = pause
         desk.notify("secure")
-        await asyncio.wait_for(refused.wait(), PATIENCE)
+        await asyncio.wait_for(desk.failed.wait(), PATIENCE)
         assert receiver.received == []
         (desk.folder / "secure" / "ca.crt").write_bytes(certificate)
         assert problems(await desk.ended()) == {"secure": None}

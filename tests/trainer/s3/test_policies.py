@@ -23,6 +23,7 @@ from finetune_trainer.s3.store import Store, open_store
 from tests.trainer.storage import (
     client_of,
     give_keys,
+    give_session_keys,
     give_version,
     remove_user,
     root_client,
@@ -269,25 +270,13 @@ def test_a_policy_of_a_session_limits_temporary_keys(
     """One user of the site may give each namespace temporary keys with the rights of the namespace."""
     writer = user_with_policies(server, tmp_path, policy("write-output"), policy("read-data"))
     keys = session_keys(server, writer, policy("read-data"))
-    give_version(
-        paths,
-        "data",
-        accessKey=keys.access_key,
-        secretKey=keys.secret_key,
-        sessionToken=keys.session_token or "",
-    )
+    give_session_keys(paths, "data", keys)
     store = open_store(access, "data", paths)
     assert store.read("s3://datasets/support/train.jsonl") == b"x"
     for act in (read(f"{MODEL}manifest.json"), write(f"{RUN}b"), *BEYOND["read-data"].values()):
         assert refused(store, act)
     wide = session_keys(server, writer, policy("read-model"))
-    give_version(
-        paths,
-        "data",
-        accessKey=wide.access_key,
-        secretKey=wide.secret_key,
-        sessionToken=wide.session_token or "",
-    )
+    give_session_keys(paths, "data", wide)
     assert refused(store, read("s3://models/encoder/config.json")), "a session never has more rights"
 
 

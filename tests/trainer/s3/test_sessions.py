@@ -19,7 +19,7 @@ from finetune_trainer.paths import Paths
 from finetune_trainer.s3.answers import of_answer
 from finetune_trainer.s3.sessiontoken import SessionToken
 from finetune_trainer.s3.store import Store, open_store
-from tests.trainer.storage import give_keys, give_version, session_keys
+from tests.trainer.storage import give_keys, give_session_keys, give_version, session_keys
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
@@ -31,9 +31,7 @@ def jwt(**claims: object) -> str:
 
 def give_session(paths: Paths, s3: ObjectStore, token: str | None = None) -> None:
     """Writes the next version of the Secret, with new temporary credentials."""
-    keys = session_keys(s3)
-    files = {"accessKey": keys.access_key, "secretKey": keys.secret_key}
-    give_version(paths, "output", **files, sessionToken=token or keys.session_token or "")
+    give_session_keys(paths, "output", session_keys(s3), token)
 
 
 @pytest.mark.usefixtures("small_parts")

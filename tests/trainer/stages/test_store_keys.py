@@ -50,7 +50,13 @@ from finetune_trainer.contract import (
 )
 from finetune_trainer.paths import Paths
 from tests.trainer.stages.test_prepare import lines, rows
-from tests.trainer.storage import give_keys, give_version, root_client, session_keys, user_with_policies
+from tests.trainer.storage import (
+    give_keys,
+    give_session_keys,
+    root_client,
+    session_keys,
+    user_with_policies,
+)
 from tests.trainer.storeproxy import Request, StoreProxy
 
 POLICIES = Path(__file__).parents[3] / "docs/security/policies"
@@ -202,13 +208,7 @@ def lived(minio: ObjectStore, root: Minio, tmp_path_factory: pytest.TempPathFact
     )
     session = session_keys(minio, writer)
     assert session.session_token
-    give_version(
-        paths,
-        "output",
-        accessKey=session.access_key,
-        secretKey=session.secret_key,
-        sessionToken=session.session_token,
-    )
+    give_session_keys(paths, "output", session)
     lived.secrets += [*writer, session.access_key, session.secret_key, session.session_token]
     with StoreProxy(minio) as proxy:
         pods, config = Pods(paths, proxy, lived), config_of(StoreAccess(endpoint=proxy.endpoint))
