@@ -43,25 +43,27 @@ def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    target = item.stash.get(TARGET, None)
+    target = item.config.stash.get(TARGET, None)
     if report.failed and target is not None:
         for namespace in sorted(NAMESPACES):
             report.sections.append((f"namespace {namespace}", scenes.dumped(target, namespace)))
-        log = scenes.operator_log(target, item.stash[SINCE])
+        log = scenes.operator_log(target, item.stash.get(SINCE, STARTED))
         report.sections.append(("operator's log", "\n".join(log[-200:])))
     return report
 
 
 TARGET: pytest.StashKey[demo.Target] = pytest.StashKey()
 SINCE: pytest.StashKey[datetime] = pytest.StashKey()
+STARTED = datetime.now(UTC)
 NAMESPACES: set[str] = set()
 
 
 @pytest.fixture(scope="session")
-def target(cluster: Cluster) -> Iterator[demo.Target]:
+def target(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[demo.Target]:
     """The cluster is up and has the images as the sources are now; it goes as it came."""
     was_up = bool(status.running(cluster))
-    yield demo.embedded()
+    request.config.stash[TARGET] = embedded = demo.embedded()
+    yield embedded
     if not was_up:
         down(cluster)
 
@@ -140,7 +142,6 @@ def scene(new_scene: Callable[..., Scene], request: pytest.FixtureRequest) -> It
 @pytest.fixture(autouse=True)
 def operator_said(target: demo.Target, request: pytest.FixtureRequest) -> Iterator[None]:
     """After every test: the operator has logged no traceback and no error that the test does not name."""
-    request.node.stash[TARGET] = target
     request.node.stash[SINCE] = since = datetime.now(UTC)
     yield
     marker = request.node.get_closest_marker("operator_says")

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 import yaml
 from minio import Minio
 
@@ -27,6 +30,8 @@ SLOW_SECONDS = 420.0
 """For what takes a minute on an idle machine."""
 END_SECONDS = 900.0
 """For a whole tiny job, which takes about a minute on an idle machine."""
+DEMO_SECONDS = 1200
+"""For a whole demo, which takes three to six minutes on an idle machine."""
 log = logging.getLogger(__name__)
 
 
@@ -108,17 +113,23 @@ class Shown:
 def shown_by_demo(target: demo.Target, cluster: Cluster, name: str) -> Iterator[Shown]:
     """`make demo` for one of the examples, as a user runs it; the job goes in the end."""
     job = yaml.safe_load((ROOT / f"examples/{name}.yaml").read_text())
-    done = subprocess.run(
-        [sys.executable, "-m", "examples.demo", "--job", name],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=1800,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    namespace = job["metadata"]["namespace"]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "examples.demo", "--job", name],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=DEMO_SECONDS,
+        )
+    except subprocess.TimeoutExpired as late:
+        printed = (late.stdout or b"").decode()[-2000:]
+        state = dumped(target, namespace, limit=3000)
+        pytest.fail(f"{state}\nThe demo did not end within {late.timeout:.0f} s:\n{printed}", pytrace=False)
+    assert done.returncode == 0, dumped(target, namespace, limit=3000) + done.stdout + done.stderr
     log.info("%s\n%s", done.stderr, done.stdout)
-    scene = Scene(target, cluster, job["metadata"]["namespace"], demo.client(target.store))
+    scene = Scene(target, cluster, namespace, demo.client(target.store))
     yield Shown(done.stdout, scene.job(name), scene)
     scene.kubectl("delete", "ftj", "--all")
 
@@ -319,8 +330,8 @@ def fresh_name(word: str) -> str:
     return f"e2e-{word}-{secrets.token_hex(2)}"
 
 
-def dumped(target: demo.Target, namespace: str) -> str:
-    """Everything that tells why something in a namespace went wrong."""
+def dumped(target: demo.Target, namespace: str, limit: int = 12000) -> str:
+    """Everything that tells why something in a namespace went wrong; `limit` characters a command."""
     asked = [
         ("get", "ftj,jobs,pods,networkpolicies", "-o", "wide"),
         ("get", "ftj", "-o", "yaml"),
@@ -334,8 +345,24 @@ def dumped(target: demo.Target, namespace: str) -> str:
             told = demo.kubectl(target, "-n", namespace, *arguments)
         except (DevclusterError, subprocess.SubprocessError) as error:
             told = str(error)
-        parts.append(f"$ kubectl -n {namespace} {' '.join(arguments)}\n{told[-12000:]}")
+        parts.append(f"$ kubectl -n {namespace} {' '.join(arguments)}\n{told[-limit:]}")
+    parts += [f"stacks of a rank:\n{stacks[:limit]}" for stacks in stacks_of_ranks()]
     return "\n".join(parts)
+
+
+def stacks_of_ranks() -> list[str]:
+    """The stacks of the threads of each rank that runs on this machine, the newest call first."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"finetune_trainer.pod.rank" not in (process / "cmdline").read_bytes().split(b"\0"):
+                continue
+            os.kill(int(process.name), signal.SIGUSR2)
+            time.sleep(1)  # a rank does not tell when its stacks are complete
+            found += [f.read_text() for f in (process / "root/tmp/finetune/stacks").glob("*.txt")]
+        except OSError:
+            continue  # the rank has ended
+    return found
 
 
 def operator_log(target: demo.Target, since: datetime) -> list[str]:
