@@ -355,7 +355,8 @@ def stacks_of_ranks() -> list[str]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if b"finetune_trainer.pod.rank" not in (process / "cmdline").read_bytes().split(b"\0"):
+            arguments = (process / "cmdline").read_bytes().split(b"\0")
+            if arguments[1:3] != [b"-m", b"finetune_trainer.pod.rank"]:
                 continue
             os.kill(int(process.name), signal.SIGUSR2)
             time.sleep(1)  # a rank does not tell when its stacks are complete
