@@ -79,6 +79,7 @@ PROGRAMS = {
     "kubeconform": Program("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"),
     "kube-score": Program("kubescore", "github.com/zegl/kube-score/cmd/kube-score"),
     "crane": Program("crane", "github.com/google/go-containerregistry/cmd/crane"),
+    "kube-router": Program("kuberouter", "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router"),
     "health": Program("health", "finetune.dev/devcluster/health"),
 }
 CLUSTER_PROGRAMS = (
@@ -87,6 +88,7 @@ CLUSTER_PROGRAMS = (
     "kube-scheduler",
     "kubelet",
     "kube-proxy",
+    "kube-router",
     "kubectl",
     "registry",
     "pause",

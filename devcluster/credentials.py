@@ -17,6 +17,7 @@ USERS = {
     "controller-manager": ("system:kube-controller-manager", None),
     "scheduler": ("system:kube-scheduler", None),
     "proxy": ("system:kube-proxy", None),
+    "router": ("kube-router", "system:masters"),
 }
 _SERVICE_NAMES = (
     "localhost",

@@ -66,6 +66,17 @@ def commands(cluster: Cluster, program: Callable[[str], Path]) -> dict[str, list
             f"--node-ip={cluster.address}",
         ],
         "kube-proxy": [str(program("kube-proxy")), f"--config={folder}/kube-proxy.yaml"],
+        # Only the part that enforces NetworkPolicies.
+        "kube-router": [
+            str(program("kube-router")),
+            f"--kubeconfig={folder}/router.kubeconfig",
+            f"--hostname-override={cluster.name}",
+            "--run-firewall=true",
+            "--run-router=false",
+            "--run-service-proxy=false",
+            f"--service-cluster-ip-range={components.SERVICE_ADDRESSES}",
+            "--health-port=0",
+        ],
     }
 
 

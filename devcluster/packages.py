@@ -17,6 +17,7 @@ PROGRAMS = {
     "containernetworking-plugins": "/usr/lib/cni/bridge",
     "iproute2": "ip",
     "iptables": "iptables",
+    "ipset": "ipset",
     "nftables": "nft",
     "conntrack": "conntrack",
     "util-linux": "nsenter",

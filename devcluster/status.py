@@ -25,6 +25,7 @@ COMPONENTS = (
     "kube-scheduler",
     "kubelet",
     "kube-proxy",
+    "kube-router",
 )
 _CLONE_NEWNET = 0x40000000
 _TIMEOUT_SECONDS = 1.0

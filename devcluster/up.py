@@ -59,13 +59,15 @@ def up(cluster: Cluster) -> None:
                 cluster, lambda: kubeapi.is_ready(api), "the API server does not get ready", "kube-apiserver"
             )
             pushed.result()
-        with step("controllers, scheduler, kubelet, proxy"):
+        with step("controllers, scheduler, kubelet, proxy, network policies"):
             _ensure_running(
                 cluster, inside, ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
             )
             for manifest in _manifests(cluster):
                 kubeapi.apply(api, manifest)
             _wait(cluster, lambda: status.node_is_ready(cluster), "the node does not get ready", "kubelet")
+            # kube-router ends if the node is not registered.
+            _ensure_running(cluster, inside, ("kube-router",))
         with step("names and object store"):
             _wait(cluster, lambda: status.resolves_names(cluster), "names do not resolve", "kubelet")
             _wait(

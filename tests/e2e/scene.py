@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -303,6 +304,20 @@ def processes(pod: Manifest, program: str) -> list[int]:
         if ours and program in words:
             found.append(int(folder.name))
     return sorted(found)
+
+
+@contextmanager
+def stopped(pods: list[Manifest]) -> Iterator[None]:
+    """Stops the training processes of the pods, so that training lasts as long as the block."""
+    ranks = [pid for pod in pods for pid in processes(pod, "finetune_trainer.pod.rank")]
+    assert ranks
+    for pid in ranks:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in ranks:
+            os.kill(pid, signal.SIGCONT)
 
 
 def audit(cluster: Cluster, since: datetime) -> Iterator[Manifest]:

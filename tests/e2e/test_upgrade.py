@@ -7,12 +7,9 @@
 
 import dataclasses
 import json
-import os
 import shutil
-import signal
 import tarfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,11 +20,10 @@ from devcluster.places import REPOSITORY
 from examples import demo
 from tests.e2e.scene import (
     SLOW_SECONDS,
-    Manifest,
     Scene,
     attempts,
-    processes,
     state_of,
+    stopped,
     succeeded,
     tiny,
     training,
@@ -80,20 +76,6 @@ def leader(target: demo.Target) -> str:
     """The identity of the replica that leads now; empty: none."""
     lease = json.loads(demo.kubectl(target, "-n", demo.SYSTEM, "get", "lease", RELEASE_NAME, "-o", "json"))
     return str(lease["spec"].get("holderIdentity") or "")
-
-
-@contextmanager
-def stopped(pods: list[Manifest]) -> Iterator[None]:
-    """Stops the training processes of the pods, so that training lasts as long as the block."""
-    ranks = [pid for pod in pods for pid in processes(pod, "finetune_trainer.pod.rank")]
-    assert ranks
-    for pid in ranks:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in ranks:
-            os.kill(pid, signal.SIGCONT)
 
 
 def test_pods_that_train_outlive_upgrade_rollback_and_removal(
