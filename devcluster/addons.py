@@ -44,7 +44,8 @@ _RESTRICTED = {
 
 def names(image: str) -> list[Manifest]:
     """Return CoreDNS: a Deployment behind the address that every pod asks."""
-    labels = {"app.kubernetes.io/name": "coredns"}
+    # The label that nearly every cluster uses, and that NetworkPolicies select.
+    labels = {"k8s-app": "kube-dns"}
     container = {
         "name": "coredns",
         "image": image,

@@ -88,3 +88,8 @@ def test_the_hint_for_an_unreachable_store_names_the_port_of_the_network_policy(
     hint = classified("HTTP error: operation timed out", endpoint).hint
     assert f"allows port {port}," in hint
     assert "settings.stores.*.egress.ports" in hint
+
+
+def test_the_hint_for_an_unknown_name_names_the_dns_settings() -> None:
+    assert "settings.dns.podLabels" in classified("[Errno -2] Name or service not known").hint
+    assert "settings.dns" not in classified("Connection refused").hint

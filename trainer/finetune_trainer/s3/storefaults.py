@@ -59,9 +59,10 @@ _NO_TLS = (
 )
 
 
+_UNRESOLVED = "the name cannot be resolved"
 _UNREACHABLE = (
     (("refused",), "the connection was refused"),
-    (("dns", "name or service", "resolve", "nodename", "name resolution"), "the name cannot be resolved"),
+    (("dns", "name or service", "resolve", "nodename", "name resolution"), _UNRESOLVED),
     (("timed out", "timeout"), "the server did not answer in time"),
     (
         ("reset", "closed", "disconnected", "incompleteread", "body error", "error sending request"),
@@ -160,11 +161,18 @@ def _unreachable(text: str, doing: str, endpoint: str) -> StageFailure:
     address = urlsplit(endpoint)
     port = address.port or (80 if address.scheme == "http" else 443)
     protocol = " If the server speaks TLS, use https://." if address.scheme == "http" else ""
+    hint = (
+        "Check the name in storage.endpoint and the DNS of the cluster. The NetworkPolicy of the run allows the "
+        "ports in the operator's settings.dns.ports, and all ports of the DNS pods that settings.dns.namespace "
+        "and settings.dns.podLabels select. The trainer tries again."
+        if why == _UNRESOLVED
+        else f"Check storage.endpoint and the store. The NetworkPolicy of the run allows port {port}, unless the "
+        "operator's settings.stores.*.egress.ports lists other ports: a NetworkPolicy needs the port of the "
+        f"store's pods, which a Service may map to another port. The trainer tries again.{protocol}"
+    )
     return StageFailure(
         FailureClass.STORAGE,
         "StorageUnreachable",
         f"{endpoint} cannot be reached ({why}): could not {doing}.",
-        f"Check storage.endpoint and the store. The NetworkPolicy of the run allows port {port}, unless the "
-        "operator's settings.stores.*.egress.ports lists other ports: a NetworkPolicy needs the port of the "
-        f"store's pods, which a Service may map to another port. The trainer tries again.{protocol}",
+        hint,
     )
