@@ -58,7 +58,6 @@ _NO_TLS = (
     "record layer failure",
 )
 
-
 _UNRESOLVED = "the name cannot be resolved"
 _UNREACHABLE = (
     (("refused",), "the connection was refused"),
@@ -161,15 +160,19 @@ def _unreachable(text: str, doing: str, endpoint: str) -> StageFailure:
     address = urlsplit(endpoint)
     port = address.port or (80 if address.scheme == "http" else 443)
     protocol = " If the server speaks TLS, use https://." if address.scheme == "http" else ""
-    hint = (
-        "Check the name in storage.endpoint and the DNS of the cluster. The NetworkPolicy of the run allows the "
-        "ports in the operator's settings.dns.ports, and all ports of the DNS pods that settings.dns.namespace "
-        "and settings.dns.podLabels select. The trainer tries again."
-        if why == _UNRESOLVED
-        else f"Check storage.endpoint and the store. The NetworkPolicy of the run allows port {port}, unless the "
-        "operator's settings.stores.*.egress.ports lists other ports: a NetworkPolicy needs the port of the "
-        f"store's pods, which a Service may map to another port. The trainer tries again.{protocol}"
-    )
+    if why == _UNRESOLVED:
+        hint = (
+            "Check the name in storage.endpoint and the DNS of the cluster. The NetworkPolicy of the run "
+            "allows the ports in the operator's settings.dns.ports, and all ports of the DNS pods that "
+            "settings.dns.namespace and settings.dns.podLabels select. The trainer tries again."
+        )
+    else:
+        hint = (
+            f"Check storage.endpoint and the store. The NetworkPolicy of the run allows port {port}, unless "
+            "the operator's settings.stores.*.egress.ports lists other ports: a NetworkPolicy needs the port "
+            "of the store's pods, which a Service may map to another port. The trainer tries again."
+            f"{protocol}"
+        )
     return StageFailure(
         FailureClass.STORAGE,
         "StorageUnreachable",
