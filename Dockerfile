@@ -1,7 +1,9 @@
-# Two images: `operator` (small) and `trainer` (PyTorch with CUDA, which runs on CPUs as well).
+# Three images: `operator`, `trainer` (PyTorch with CUDA, which runs on CPUs as well), and `trainer-slim`, which has no
+# PyTorch and runs the stages that only read and delete objects in the store.
 #
-#   buildah bud --target operator -t finetune-operator .        (docker build and podman build read it as well)
-#   buildah bud --target trainer  -t finetune-trainer  .
+#   buildah bud --target operator     -t finetune-operator     .      (docker build and podman build read it as well)
+#   buildah bud --target trainer      -t finetune-trainer      .
+#   buildah bud --target trainer-slim -t finetune-trainer-slim .
 #
 # Inside a company network:
 #   --build-arg BASE_IMAGE=registry.example/debian:bookworm-slim    any Debian 12; its apt sources are used as they are
@@ -46,6 +48,23 @@ ENTRYPOINT ["env", "--block-signal=TERM", "python", "-m", "finetune_operator"]
 COPY operator/finetune_operator /opt/finetune/finetune_operator
 COPY trainer/finetune_trainer /opt/finetune/finetune_trainer
 # The root file system of a pod is read-only: Python cannot keep bytecode there.
+RUN python -m compileall -q --invalidation-mode unchecked-hash /opt/finetune
+USER 10001:10001
+
+FROM python AS trainer-slim
+LABEL org.opencontainers.image.title="finetune-trainer-slim" \
+      org.opencontainers.image.description="Reads results and deletes the files of runs in S3" \
+      org.opencontainers.image.licenses="Apache-2.0"
+ARG INDEX_URL=
+COPY requirements/trainer-slim.txt /opt/build/requirements/
+RUN --mount=type=secret,id=ca-bundle,target=/run/ca-bundle.pem \
+    /opt/build/requirements/image.sh venv /opt/build/requirements/trainer-slim.txt
+COPY pyproject.toml /opt/build/
+RUN /opt/build/requirements/image.sh metadata /opt/finetune
+# As above.
+ENTRYPOINT ["env", "--block-signal=TERM", "python", "-m", "finetune_trainer"]
+COPY trainer/finetune_trainer /opt/finetune/finetune_trainer
+# As above.
 RUN python -m compileall -q --invalidation-mode unchecked-hash /opt/finetune
 USER 10001:10001
 

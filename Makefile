@@ -41,8 +41,8 @@ release: setup ## images, chart, docs, bills of materials, licences and an insta
 lock: setup ## requirements/*.txt from pyproject.toml; UPGRADE=1 takes the newest versions
 	@requirements/lock.sh $(if $(UPGRADE),--upgrade)
 
-images: setup ## both images, as the demo builds them
-	$(PY) -m devcluster build operator trainer
+images: setup ## all images, as the demo builds them
+	$(PY) -m devcluster build operator trainer trainer-slim
 
 up: setup ## the embedded cluster, without the demo
 	$(PY) -m devcluster up

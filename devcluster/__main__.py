@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     tool.set_defaults(run=_program)
     make = commands.add_parser("build", help="build the project's images; only what changed")
     make.add_argument(
-        "targets", nargs="+", choices=builder.TARGETS, metavar="TARGET", help="operator, trainer"
+        "targets", nargs="+", choices=builder.TARGETS, metavar="TARGET", help=", ".join(builder.TARGETS)
     )
     make.set_defaults(run=_build)
     push = commands.add_parser("load", help="push local images to the registry the cluster pulls from")

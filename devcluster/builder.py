@@ -12,7 +12,7 @@ from devcluster.cluster import REGISTRY, REGISTRY_PORT, Cluster
 from devcluster.places import REPOSITORY, DevclusterError, cache, locked
 from devcluster.progress import step
 
-TARGETS = ("operator", "trainer")
+TARGETS = ("operator", "trainer", "trainer-slim")
 # Stands in for docker.io/library/debian:bookworm-slim where no registry can be reached.
 BASE = "localhost/debian:bookworm"
 _SUITE = "bookworm"

@@ -33,6 +33,8 @@ EXAMPLES = REPOSITORY / "examples"
 CHART = REPOSITORY / "charts/finetune-operator"
 SYSTEM = "finetune-system"
 LIMIT_SECONDS = 1800
+IMAGE_VALUES = {"operator": "image", "trainer": "trainer.image", "trainer-slim": "trainer.slimImage"}
+"""The value of the chart that names each image."""
 
 
 def sections(folder: Path) -> None:
@@ -142,8 +144,8 @@ def install(target: Target, *values: str, chart: Path = CHART) -> None:
         namespace(target, SYSTEM)
         helm = [str(binaries.path("helm")), "upgrade", "--install", "finetune-operator", str(chart)]
         helm += ["--namespace", SYSTEM, "--wait", "--timeout", "120s"]
-        for value, name in (("image", "operator"), ("trainer.image", "trainer")):
-            helm += image_values(value, target.images[name])
+        for name, image in target.images.items():
+            helm += image_values(IMAGE_VALUES[name], image)
         command([*helm, *values], target)
 
 

@@ -32,6 +32,7 @@ push() { # prints the reference of the image in the registry, by digest
 }
 operator=$(push finetune-operator)
 trainer=$(push finetune-trainer)
+slim=$(push finetune-trainer-slim)
 
 cat >values-images.yaml <<VALUES
 # The images of release $version in $target. For helm install --values values-images.yaml
@@ -43,6 +44,9 @@ trainer:
   image:
     repository: ${trainer%@*}
     digest: ${trainer#*@}
+  slimImage:
+    repository: ${slim%@*}
+    digest: ${slim#*@}
 VALUES
 
 cat <<NEXT

@@ -13,6 +13,7 @@ echo uv | locks - -o requirements/bootstrap.txt "$@"
 # One lock constrains the next, so that packages which several share agree.
 locks pyproject.toml --extra operator -o requirements/operator.txt "$@"
 locks pyproject.toml --extra trainer -c requirements/operator.txt -o requirements/trainer.txt "$@"
+locks pyproject.toml --extra trainer-slim -c requirements/trainer.txt -o requirements/trainer-slim.txt "$@"
 locks pyproject.toml --extra operator --extra trainer --extra dev --extra docs \
     -c requirements/operator.txt -c requirements/trainer.txt -o requirements/dev.txt "$@"
 # What a benchmark needs lies over all that: only what TRL brings along.

@@ -21,7 +21,8 @@ def exit_code_when_told_to_leave(module: str, folder: Path, *arguments: str, **e
     """
     lines = DOCKERFILE.read_text().splitlines()
     entries = [json.loads(line.removeprefix("ENTRYPOINT")) for line in lines if line.startswith("ENTRYPOINT")]
-    (entry,) = (entry for entry in entries if entry[-2:] == ["-m", module])
+    # Two images run the trainer, by the same entry point.
+    (entry,) = {tuple(entry) for entry in entries if entry[-2:] == ["-m", module]}
     command = [sys.executable if word == "python" else word for word in entry]
     # Python imports this before the module that it is told to run.
     (folder / "sitecustomize.py").write_text('print("starting", flush=True)\ninput()\n')

@@ -276,6 +276,10 @@ class Settings(Model):
     cluster_domain: str = "cluster.local"
     """DNS domain of the cluster: the pods of a gang find each other by fully qualified names."""
     trainer_image: str
+    """Image of the trainer pods, if the profile of the job names no other image."""
+    slim_trainer_image: str | None = None
+    """Image of the pods that only read and delete objects in the store: Readback and cleanup. Unset: the
+    image of the trainer pods."""
     image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
     require_tls: bool = True

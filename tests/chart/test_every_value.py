@@ -81,6 +81,11 @@ CASES = {
     "trainer.image.repository": Case("other", "settings", "trainerImage", "other:0.1.0"),
     "trainer.image.tag": Case("9", "settings", "trainerImage", "finetune-trainer:9"),
     "trainer.image.digest": Case(DIGEST, "settings", "trainerImage", f"finetune-trainer@{DIGEST}"),
+    "trainer.slimImage.repository": Case("other", "settings", "slimTrainerImage", "other:0.1.0"),
+    "trainer.slimImage.tag": Case("9", "settings", "slimTrainerImage", "finetune-trainer-slim:9"),
+    "trainer.slimImage.digest": Case(
+        DIGEST, "settings", "slimTrainerImage", f"finetune-trainer-slim@{DIGEST}"
+    ),
     "trainer.imagePullSecrets": Case([{"name": "mirror"}], "settings", "imagePullSecrets", ["mirror"]),
     "watchNamespaces": Case(["team-a"], "settings", "namespaces", ["team-a"]),
     "replicas": Case(2, OPERATOR, "spec replicas", 2),
@@ -144,7 +149,7 @@ CASES = {
         ["mirror/trainer"],
         "ValidatingAdmissionPolicy finetune-operator-own-jobs",
         "spec variables 3 expression",
-        "['finetune-trainer', 'mirror/trainer']",
+        "['finetune-trainer', 'finetune-trainer-slim', 'mirror/trainer']",
     ),
     "admissionPolicy.operator.secretNames": Case(
         ["s3-*"],

@@ -111,6 +111,7 @@ def test_operator_reads_the_settings_that_the_chart_writes(render: Render) -> No
     assert read == Settings(
         operator_namespace="finetune-system",
         trainer_image="finetune-trainer:0.1.0",
+        slim_trainer_image="finetune-trainer-slim:0.1.0",
         image_pull_policy="Always",
         image_pull_secrets=("mirror",),
     )
@@ -255,9 +256,11 @@ def test_image_by_tag_and_digest(render: Render, values: tuple[str, ...], expect
     assert image(render, *values) == expected
 
 
-def test_trainers_image_follows_registry_and_digest(render: Render) -> None:
-    manifests = render('global.imageRegistry="reg.example"', f'trainer.image.digest="{DIGEST}"')
-    assert settings(manifests).trainer_image == f"reg.example/finetune-trainer@{DIGEST}"
+def test_trainers_images_follow_registry_and_digest(render: Render) -> None:
+    values = (f'trainer.image.digest="{DIGEST}"', f'trainer.slimImage.digest="{DIGEST}"')
+    read = settings(render('global.imageRegistry="reg.example"', *values))
+    assert read.trainer_image == f"reg.example/finetune-trainer@{DIGEST}"
+    assert read.slim_trainer_image == f"reg.example/finetune-trainer-slim@{DIGEST}"
 
 
 PROFILES = {
@@ -281,39 +284,36 @@ def test_the_registry_is_prefixed_to_every_image_without_a_registry_of_its_own(r
         for m in manifests
         if m["kind"] == "ValidatingAdmissionPolicy" and m["metadata"]["name"].endswith("-own-jobs")
     ]
-    allowed = ("reg.example/mirror/finetune-trainer", "reg.example/mirror/gpu-trainer")
+    names = ("finetune-trainer", "finetune-trainer-slim", "gpu-trainer")
+    allowed = [f"reg.example/mirror/{name}" for name in names]
     expression = policy["spec"]["variables"][3]["expression"]
     assert expression == str([*allowed, "reg.other:5000/team/trainer"])
 
 
-@pytest.mark.parametrize(
-    ("missing", "values"),
-    [
-        ("image.digest", (f'trainer.image.digest="{DIGEST}"',)),
-        ("trainer.image.digest", (f'image.digest="{DIGEST}"',)),
-        (
-            "settings.profiles.gpu.trainerImage",
-            (
-                f'image.digest="{DIGEST}"',
-                f'trainer.image.digest="{DIGEST}"',
-                f"settings.profiles={json.dumps(PROFILES)}",
-            ),
-        ),
-    ],
-)
-def test_an_image_without_the_required_digest_is_refused(
-    render: Render, missing: str, values: tuple[str, ...]
-) -> None:
+BY_DIGEST = {
+    name: f'{name}="{DIGEST}"'
+    for name in ("image.digest", "trainer.image.digest", "trainer.slimImage.digest")
+}
+
+
+@pytest.mark.parametrize("missing", BY_DIGEST)
+def test_an_image_without_the_required_digest_is_refused(render: Render, missing: str) -> None:
+    values = [value for name, value in BY_DIGEST.items() if name != missing]
     with pytest.raises(RefusedValuesError, match=f"{missing}: global.requireDigests is true"):
         render("global.requireDigests=true", *values)
 
 
+def test_an_image_of_a_profile_without_the_required_digest_is_refused(render: Render) -> None:
+    profiles = f"settings.profiles={json.dumps(PROFILES)}"
+    message = r"settings\.profiles\.gpu\.trainerImage: global.requireDigests is true"
+    with pytest.raises(RefusedValuesError, match=message):
+        render("global.requireDigests=true", *BY_DIGEST.values(), profiles)
+
+
 def test_images_with_the_required_digests_are_accepted(render: Render) -> None:
     profiles = {"gpu": {"trainerImage": f"reg.example/gpu-trainer@{DIGEST}"}}
-    values = (f'image.digest="{DIGEST}"', f'trainer.image.digest="{DIGEST}"')
-    read = settings(
-        render("global.requireDigests=true", *values, f"settings.profiles={json.dumps(profiles)}")
-    )
+    values = (*BY_DIGEST.values(), f"settings.profiles={json.dumps(profiles)}")
+    read = settings(render("global.requireDigests=true", *values))
     assert read.profiles["gpu"].trainer_image == f"reg.example/gpu-trainer@{DIGEST}"
 
 

@@ -23,6 +23,7 @@ from tests.operator import scenes
 
 VALUES = (
     'trainer.image.repository="reg.example:5000/team/finetune-trainer"',
+    'trainer.slimImage.repository="reg.example:5000/team/finetune-trainer-slim"',
     'settings.profiles.gpu={"trainerImage":"gpu-trainer@sha256:%s"}' % ("a" * 64),
     'admissionPolicy.operator={"imageRepositories":["mirror/trainer"],"secretNames":["s3-*","keys"]}',
 )

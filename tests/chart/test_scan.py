@@ -23,7 +23,11 @@ ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/operator/rendering/golden/manifests.yaml"
 DIGEST = "sha256:" + "a" * 64
 SECURE = (CHART / "values-secure.yaml", ROOT / "docs/security/locked-down.yaml")
-RELEASED = (f'image.digest="{DIGEST}"', f'trainer.image.digest="{DIGEST}"')
+RELEASED = (
+    f'image.digest="{DIGEST}"',
+    f'trainer.image.digest="{DIGEST}"',
+    f'trainer.slimImage.digest="{DIGEST}"',
+)
 """A release of the chart names its images by digest. The sources cannot know the digests."""
 DOCUMENTS = ("defaults", "everything", "namespaced", "secure", "jobs", "secure-jobs")
 NOT_BY_DEFAULT = {"container-image-pull-policy", "container-ephemeral-storage-request-and-limit"}

@@ -32,6 +32,7 @@ SET_BY_THE_CHART = {
     "namespaces",
     "operatorNamespace",
     "trainerImage",
+    "slimTrainerImage",
     "imagePullPolicy",
     "imagePullSecrets",
     "metricsPort",

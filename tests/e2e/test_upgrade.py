@@ -50,7 +50,7 @@ def earlier(target: demo.Target, cluster: Cluster, tmp_path_factory: pytest.Temp
     # Both releases have the same pins, so the wheel of DeepSpeed is the same.
     shutil.copytree(REPOSITORY / "wheels", folder / "wheels")
     images = {}
-    for name in builder.TARGETS:
+    for name in ("operator", "trainer"):
         image = builder.build(name, folder, f"localhost/finetune-{name}-earlier:dev")
         images[name] = builder.load(cluster, image)
     return Release(dataclasses.replace(target, images=images), folder / "charts/finetune-operator")

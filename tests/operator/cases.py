@@ -157,9 +157,12 @@ def default(name: str) -> Manifest:
     return document
 
 
+IMAGES = {"trainer_image": "registry/trainer:1", "slim_trainer_image": "registry/trainer-slim:1"}
+
+
 def settings(changes: Manifest | None = None) -> Settings:
     """The operator's settings with changes."""
-    return Settings.model_validate(merged({"trainer_image": "registry/trainer:1"}, changes or {}))
+    return Settings.model_validate(merged(IMAGES, changes or {}))
 
 
 def merged(base: Any, changes: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A release of two small images, installed into a real registry."""
+"""A release of small images, installed into a real registry."""
 
 import json
 import os
@@ -20,12 +20,12 @@ from devcluster import binaries, builder, node, packages
 from release.__main__ import CHECKSUMS, make
 from tests.release.roots import write_root
 
-NAMES = ("finetune-operator", "finetune-trainer")
+NAMES = ("finetune-operator", "finetune-trainer", "finetune-trainer-slim")
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Two images with the packages of `write_root`, and a file that tells them apart."""
+    """Images with the packages of `write_root`, and a file that tells them apart."""
     packages.require(*packages.BUILD_PROGRAMS)
     made = {}
     for name in NAMES:
@@ -99,7 +99,8 @@ def test_the_images_are_in_the_registry_and_the_chart_names_their_digests(
     assert done.returncode == 0, done.stderr
     values = yaml.safe_load((unpacked / "values-images.yaml").read_text())
     (chart,) = unpacked.glob("*.tgz")
-    for name, image in zip(NAMES, (values["image"], values["trainer"]["image"]), strict=True):
+    named = (values["image"], values["trainer"]["image"], values["trainer"]["slimImage"])
+    for name, image in zip(NAMES, named, strict=True):
         assert image["repository"] == f"{registry}/team/finetune/{name}"
         stored = manifest(registry, f"team/finetune/{name}", image["digest"])
         exported = json.loads((unpacked / "images" / name / "index.json").read_text())
@@ -112,7 +113,7 @@ def test_the_images_are_in_the_registry_and_the_chart_names_their_digests(
         text=True,
         check=True,
     ).stdout
-    for image in (values["image"], values["trainer"]["image"]):
+    for image in named:
         assert f"{image['repository']}@{image['digest']}" in rendered
     assert f"helm upgrade --install finetune-operator {chart.name}" in done.stdout
 

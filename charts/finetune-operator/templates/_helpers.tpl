@@ -185,6 +185,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $_ := set $settings "metricsPort" 8080 }}
 {{- $_ := set $settings "healthPort" 8081 }}
 {{- $_ := set $settings "trainerImage" (include "operator.image" (list . .Values.trainer.image "trainer.image.digest")) }}
+{{- $_ := set $settings "slimTrainerImage" (include "operator.image" (list . .Values.trainer.slimImage "trainer.slimImage.digest")) }}
 {{- $_ := set $settings "imagePullPolicy" .Values.image.pullPolicy }}
 {{- $secrets := list }}
 {{- range .Values.trainer.imagePullSecrets }}{{ $secrets = append $secrets .name }}{{ end }}

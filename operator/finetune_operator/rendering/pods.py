@@ -53,7 +53,7 @@ def pod_spec(job: FineTuneJob, config: trainer.TrainConfig, settings: Settings, 
         "containers": [
             {
                 "name": names.CONTAINER,
-                "image": profile.trainer_image or settings.trainer_image,
+                "image": _image(config.stage, settings, profile),
                 "imagePullPolicy": settings.image_pull_policy,
                 "env": _environment(config, limits["cpu"]),
                 "ports": [{"name": "progress", "containerPort": PROGRESS_PORT, "protocol": "TCP"}],
@@ -86,6 +86,12 @@ def credentials_volume(role: trainer.StoreRole) -> str:
     return f"storage-{role}"
 
 
+def _image(stage: Stage, settings: Settings, profile: Profile) -> str:
+    if STAGE_PODS[stage].store_only and settings.slim_trainer_image:
+        return settings.slim_trainer_image
+    return profile.trainer_image or settings.trainer_image
+
+
 def _resources(job: FineTuneJob, config: trainer.TrainConfig, profile: Profile) -> dict[str, str]:
     if not STAGE_PODS[config.stage].is_gang:
         return {"cpu": profile.cpu_stages.cpu, "memory": profile.cpu_stages.memory}
@@ -98,7 +104,7 @@ def _resources(job: FineTuneJob, config: trainer.TrainConfig, profile: Profile) 
 
 def _requests(stage: Stage, limits: dict[str, str]) -> dict[str, str]:
     """The resources that the scheduler reserves."""
-    if STAGE_PODS[stage].small_requests:
+    if STAGE_PODS[stage].store_only:
         return limits | {name: min(limits[name], most, key=cpus) for name, most in SMALL_REQUESTS.items()}
     return limits
 

@@ -16,15 +16,16 @@ class StagePods:
     """The store roles whose keys the pods get."""
     is_gang: bool = False
     """Whether the Job has one pod for each node, with the GPUs and the resources for training."""
-    small_requests: bool = False
-    """Whether the pods request few resources, so that they fit on a full node."""
+    store_only: bool = False
+    """Whether the pods only read and delete objects in the store: they run the slim image, and request few
+    resources, so that they fit on a full node."""
 
 
 STAGE_PODS = {
     Stage.PREPARE: StagePods("p", ("data", "model", "output")),
     Stage.TRAIN: StagePods("t", ("model", "output"), is_gang=True),
     Stage.PUBLISH: StagePods("u", ("model", "output")),
-    Stage.READBACK: StagePods("r", ("output",), small_requests=True),
-    Stage.CLEANUP: StagePods("c", ("output",), small_requests=True),
+    Stage.READBACK: StagePods("r", ("output",), store_only=True),
+    Stage.CLEANUP: StagePods("c", ("output",), store_only=True),
 }
 """One row for each Stage of the contract."""
