@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check generate docs release lock images up down e2e bench wheels clean
+.PHONY: help setup demo test check generate docs release trial lock images up down e2e bench wheels clean
 PY := .venv/bin/python
 TIMED := requirements/timed.sh
 # Without bytecode files every process compiles the thousands of modules of torch and transformers again (10 s).
@@ -37,6 +37,9 @@ docs: setup ## the documentation as a site in build/docs; a link that leads nowh
 
 release: setup ## images, chart, docs, bills of materials, licences and an installer in one archive, in build/release
 	$(PY) -m release
+
+trial: setup ## the release that `make release` made, installed in the embedded cluster with the network cut; runs the demo's job
+	$(PY) -m release.trial build/release/finetune-*.tar
 
 lock: setup ## requirements/*.txt from pyproject.toml; UPGRADE=1 takes the newest versions
 	@requirements/lock.sh $(if $(UPGRADE),--upgrade)

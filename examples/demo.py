@@ -23,7 +23,7 @@ import yaml
 from minio import Minio
 
 from devcluster import binaries, builder
-from devcluster.cluster import chosen
+from devcluster.cluster import Cluster, chosen
 from devcluster.places import REPOSITORY, DevclusterError
 from devcluster.progress import say, step
 from devcluster.up import up
@@ -105,15 +105,19 @@ def embedded() -> Target:
     for name in builder.TARGETS:
         builder.build(name)
         images[name] = builder.load(cluster, name)
+    return Target(cluster.kubeconfig, embedded_store(cluster), images)
+
+
+def embedded_store(cluster: Cluster) -> Store:
+    """The object store of the embedded cluster."""
     keys = json.loads(cluster.storage_credentials.read_text())
-    store = Store(
+    return Store(
         endpoint=cluster.storage_endpoint,
         endpoint_in_cluster="https://minio.storage.svc.cluster.local:9000",
         access_key=keys["accessKey"],
         secret_key=keys["secretKey"],
         ca_file=cluster.storage_ca,
     )
-    return Target(cluster.kubeconfig, store, images)
 
 
 def current(registry: str | None) -> Target:

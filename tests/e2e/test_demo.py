@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
@@ -9,6 +11,7 @@ from datetime import datetime
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+from devcluster import outbound, status
 from devcluster.cluster import Cluster
 from examples import demo
 from tests.e2e.scene import SLOW_SECONDS, Shown, audit, log, shown_by_demo, until
@@ -17,8 +20,16 @@ WRITES = {"create", "update", "patch", "delete"}
 
 
 @pytest.fixture(scope="module")
-def shown(target: demo.Target, cluster: Cluster) -> Iterator[Shown]:
-    yield from shown_by_demo(target, cluster, "debian-sections")
+def cut(target: demo.Target, cluster: Cluster) -> Iterator[tuple[Shown, outbound.Outbound]]:
+    """The demo with the network of the cluster cut."""
+    with outbound.watched(cluster) as gateway:
+        for shown in shown_by_demo(target, cluster, "debian-sections"):
+            yield shown, gateway
+
+
+@pytest.fixture(scope="module")
+def shown(cut: tuple[Shown, outbound.Outbound]) -> Shown:
+    return cut[0]
 
 
 def test_it_prints_how_the_model_compares_and_where_it_is(shown: Shown) -> None:
@@ -73,6 +84,16 @@ def test_every_published_file_is_the_one_that_the_manifest_names(shown: Shown) -
     for file in manifest["files"]:
         assert file["digest"] == f"sha256:{hashlib.sha256(shown.file(file['path'])).hexdigest()}"
     assert set(shown.files()) == names | {"manifest.json"}
+
+
+def test_no_packet_leaves_the_cluster(cut: tuple[Shown, outbound.Outbound], cluster: Cluster) -> None:
+    _, gateway = cut
+    assert gateway.destinations() == []
+    connect = "import socket; socket.create_connection(('203.0.113.7', 443), 0.1)"
+    node = status.running(cluster)["kubelet"]
+    tried = [*("nsenter", f"--target={node}", "--net"), sys.executable, "-c", connect]
+    assert b"TimeoutError" in subprocess.run(tried, capture_output=True, check=False).stderr
+    assert gateway.destinations() == ["203.0.113.7"], "the gateway records what the node sends"
 
 
 def test_the_operator_writes_little(shown: Shown, cluster: Cluster) -> None:
