@@ -89,7 +89,8 @@ def main() -> int:
         prepare_namespace(target, job)
         upload(target.store, INPUTS[arguments.job])
         forget(target, job)
-        finished = run(target, file, job)
+        apply(target, file, job)
+        finished = watch(target, job)
     except DevclusterError as error:
         say(f"error: {error}")
         return 1
@@ -248,9 +249,8 @@ def forget(target: Target, job: dict[str, Any]) -> None:
         say(f"removed the model of an earlier demo, {len(names)} files below s3://{bucket}/{parent}{where}/")
 
 
-def run(target: Target, file: Path, job: dict[str, Any]) -> dict[str, Any]:
-    """Apply the job and watch it to its end; the job as it ended."""
-    name, where = job["metadata"]["name"], job["metadata"]["namespace"]
+def apply(target: Target, file: Path, job: dict[str, Any]) -> None:
+    """Apply the job, with the endpoint of the target's store."""
     if target.store.endpoint_in_cluster == job["spec"]["storage"]["endpoint"]:
         say(f"kubectl apply -f {file.relative_to(REPOSITORY)}")
         kubectl(target, "apply", "-f", str(file))
@@ -260,6 +260,11 @@ def run(target: Target, file: Path, job: dict[str, Any]) -> dict[str, Any]:
             job["spec"]["storage"].pop("caBundleRef", None)
         say(f"kubectl apply -f {file.relative_to(REPOSITORY)} (with your store's endpoint)")
         kubectl(target, "apply", "-f", "-", given=job)
+
+
+def watch(target: Target, job: dict[str, Any]) -> dict[str, Any]:
+    """Watch the job to its end; the job as it ended."""
+    name, where = job["metadata"]["name"], job["metadata"]["namespace"]
     began = time.monotonic()
     shown = ""
     while time.monotonic() - began < LIMIT_SECONDS:

@@ -54,7 +54,7 @@ def make(into: Path, images: Mapping[str, str]) -> Path:
     for name, local in images.items():
         with step(f"exporting {name}"):
             layout = f"oci:{folder / 'images' / name}"
-            _run("buildah", "push", *builder.STORAGE, "--format", "oci", local, layout)
+            _run("buildah", "push", *builder.STORAGE, "--quiet", "--format", "oci", local, layout)
         with step(f"listing the packages of {name}"), _mounted(local) as root:
             found = packages(root)
             (folder / f"{name}.cdx.json").write_text(bill_of_materials(name, version, found))

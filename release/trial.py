@@ -22,6 +22,9 @@ from devcluster.progress import say, step
 from devcluster.up import up
 from examples import demo
 
+STORE = "embedded"
+"""Name of the store of the embedded cluster in the settings."""
+
 
 def main() -> int:
     """Tries a release; returns 0 if the job succeeded and no packet left the cluster."""
@@ -30,8 +33,7 @@ def main() -> int:
     parser.add_argument("--job", choices=tuple(demo.INPUTS), default="debian-sections")
     arguments = parser.parse_args()
     began = time.monotonic()
-    job_file = demo.EXAMPLES / f"{arguments.job}.yaml"
-    job = yaml.safe_load(job_file.read_text())
+    job = yaml.safe_load((demo.EXAMPLES / f"{arguments.job}.yaml").read_text())
     up(cluster := chosen())
     target = demo.Target(cluster.kubeconfig, demo.embedded_store(cluster), images={})
     with tempfile.TemporaryDirectory() as unpacked, outbound.watched(cluster) as gateway:
@@ -46,7 +48,9 @@ def main() -> int:
         demo.prepare_namespace(target, job)
         demo.upload(target.store, demo.INPUTS[arguments.job])
         demo.forget(target, job)
-        finished = demo.run(target, job_file, job)
+        job["spec"]["storage"] = {"store": STORE}
+        demo.kubectl(target, "apply", "-f", "-", given=job)
+        finished = demo.watch(target, job)
         left = gateway.destinations()
     demo.summarise(target, job, finished)
     say(f"addresses outside the cluster that it tried to reach: {', '.join(left) or 'none'}")
@@ -79,10 +83,11 @@ def site_values(job: dict[str, Any]) -> dict[str, object]:
     store = {
         "endpoint": storage["endpoint"],
         "caBundleRef": storage["caBundleRef"],
+        "secretRef": storage["secretRef"],
         "egress": {"namespaces": ["storage"], "ports": [9000]},
     }
     return {
-        "settings": {"stores": {"embedded": store}},
+        "settings": {"stores": {STORE: store}},
         "admissionPolicy": {"operator": {"secretNames": [storage["secretRef"]["name"]]}},
     }
 
