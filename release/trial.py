@@ -78,7 +78,7 @@ def load_images(cluster: Cluster, folder: Path) -> None:
 
 
 def site_values(job: dict[str, Any]) -> dict[str, object]:
-    """Values of the site: the store of the job, and the Secret that its pods may mount."""
+    """Values of the site: one node, the store of the job, and the Secret that the pods of the job may mount."""
     storage = job["spec"]["storage"]
     store = {
         "endpoint": storage["endpoint"],
@@ -87,6 +87,7 @@ def site_values(job: dict[str, Any]) -> dict[str, object]:
         "egress": {"namespaces": ["storage"], "ports": [9000]},
     }
     return {
+        "replicas": 1,
         "settings": {"stores": {STORE: store}},
         "admissionPolicy": {"operator": {"secretNames": [storage["secretRef"]["name"]]}},
     }
