@@ -78,7 +78,7 @@ def load_images(cluster: Cluster, folder: Path) -> None:
 
 
 def site_values(job: dict[str, Any]) -> dict[str, object]:
-    """Values of the site: one node, the store of the job, and the Secret that the pods of the job may mount."""
+    """Values of the site: one node, the store of the job, and the Secret that its pods may mount."""
     storage = job["spec"]["storage"]
     store = {
         "endpoint": storage["endpoint"],
