@@ -1,71 +1,23 @@
 """Notifications on a real API server: the operator is a process, and the receiver is a real server."""
 
-import base64
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from finetune_operator.runtime.webhook import decode_key, sign
 from tests.api.harness import Scene
 from tests.api.kube import RefusedError, wait_for
 from tests.api.test_life import Audit, writes
+from tests.receiver import KEY, Receiver, receiving
 
 pytestmark = pytest.mark.api
-KEY = "whsec_" + base64.b64encode(b"k" * 32).decode()
-
-
-class Receiver:
-    """Notes each notification. `statuses` are the next answers, which wait until `answers` is set."""
-
-    def __init__(self) -> None:
-        self.received: list[tuple[dict[str, str], bytes]] = []
-        self.statuses: list[int] = []
-        self.answers = threading.Event()
-        self.answers.set()
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                receiver.received.append((headers, body))
-                receiver.answers.wait(60)
-                self.send_response(receiver.statuses.pop(0) if receiver.statuses else 204)
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a killed operator
-        self.url = f"http://127.0.0.1:{self.server.server_port}/"
-
-    def events(self) -> list[dict[str, Any]]:
-        """The CloudEvents, after a check of their signatures."""
-        for headers, body in self.received:
-            signature = sign(
-                [decode_key(KEY)], headers["webhook-id"], int(headers["webhook-timestamp"]), body
-            )
-            assert headers["webhook-signature"] == signature
-            assert headers["webhook-id"] == json.loads(body)["id"]
-        return [json.loads(body) for _, body in self.received]
 
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    receiver = Receiver()
-    thread = threading.Thread(target=receiver.server.serve_forever, daemon=True)
-    thread.start()
-    yield receiver
-    receiver.answers.set()
-    receiver.server.shutdown()
-    receiver.server.server_close()
-    thread.join()
+    with receiving() as receiver:
+        yield receiver
 
 
 def configured(folder: Path, receiver: Receiver, **changes: Any) -> dict[str, Any]:

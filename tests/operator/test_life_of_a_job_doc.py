@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "operator" / "finetune_operator"
 PAGES = ROOT / "docs" / "architecture"
-TREE = re.compile(r"```\noperator/finetune_operator/\n(.*?)```", re.DOTALL)
+TREE = re.compile(r"```text\noperator/finetune_operator/\n(.*?)```", re.DOTALL)
 NAME = re.compile(r"`((?:api|planning|rendering|runtime|names|objects|settings|__main__)(?:\.\w+)+)`")
 
 
