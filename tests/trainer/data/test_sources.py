@@ -1,3 +1,4 @@
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,6 +201,24 @@ def test_files_of_one_split_may_have_different_formats(folder: Path) -> None:
     assert said[-6:] == [f"rows.tsv.zst:{line}" for line in (2, 3, 4)] + [
         f"rows.parquet:{line}" for line in (1, 2, 3)
     ]
+
+
+def test_progress_goes_from_the_start_to_the_size_of_all_files_in_every_format(folder: Path) -> None:
+    rows = [{"text": hashlib.sha256(b"%d" % number).hexdigest() * 4, "label": "a"} for number in range(6000)]
+    for name, write in FORMATS.items():
+        files = on_disk(folder, {name: write(rows), f"again-{name}": write(rows)})
+        total = sum(file.size for file in files)
+        said: list[float] = []
+        writer = RowWriter(folder / "usable.arrow", Strata(), frozenset({"text", "label"}))
+        sources.read_split(
+            "train", files, {"text"}, lambda line, values: Kept(line, dict(values)), writer, said.append
+        )
+        assert len(said) == len(rows) * 2, name
+        assert said == sorted(said), name
+        assert 0 < said[0] <= 0.5 * total, name
+        assert said[-1] == pytest.approx(total, rel=0.01), name
+        # A step is a chunk of 1 MiB of a text file (at least one for each file), or a row of a Parquet file.
+        assert len(set(said)) >= 2, name
 
 
 def test_a_file_that_cannot_be_read_is_a_fault_of_that_file(folder: Path) -> None:

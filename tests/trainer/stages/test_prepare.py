@@ -349,6 +349,11 @@ def test_every_pass_says_how_far_it_is(job: Job, monkeypatch: pytest.MonkeyPatch
     }
     percents = [percent for _, _, percent in said]
     assert percents == sorted(percents)
+    assert {activity: percent for activity, _, percent in said} == {
+        Activity.CHECKING_DATA: 40,
+        Activity.TOKENISING: 80,
+        Activity.UPLOADING: 99,
+    }
 
 
 def test_quotation_marks_in_a_tsv_take_no_row_along(job: Job) -> None:

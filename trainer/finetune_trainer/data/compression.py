@@ -1,6 +1,6 @@
 """IO: decompresses gzip and zstd files, which are detected by their first bytes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,10 +18,14 @@ _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"
 frame."""
 
 
-def decompress(path: Path) -> Iterator[bytes]:
+def decompress(path: Path, on_position: Callable[[int], None] = lambda _: None) -> Iterator[bytes]:
     """Yields the content of a file in chunks, decompressed if the file is compressed.
 
     The content of several gzip members or zstd frames is concatenated.
+
+    Args:
+        path: path of the file.
+        on_position: called before each chunk with the number of bytes of the file that were read.
 
     Raises:
         FileFaultError: the file is truncated or damaged, or expands to more than MAX_EXPANSION times its
@@ -31,9 +35,10 @@ def decompress(path: Path) -> Iterator[bytes]:
         kind = _detect_format(file.read(4))
         file.seek(0)
         while kind is None and (chunk := file.read(_CHUNK_BYTES)):
+            on_position(file.tell())
             yield chunk
     if kind is not None:
-        yield from _decompress(path, kind)
+        yield from _decompress(path, kind, on_position)
 
 
 def check_expansion(compressed: int, content: int, what: str, advice: str) -> None:
@@ -62,11 +67,12 @@ def _detect_format(start: bytes) -> str | None:
     return "zstd" if start == _ZSTD or skippable else None
 
 
-def _decompress(path: Path, kind: str) -> Iterator[bytes]:
+def _decompress(path: Path, kind: str, on_position: Callable[[int], None]) -> Iterator[bytes]:
     size = 0
     with pa.OSFile(str(path)) as compressed, pa.CompressedInputStream(compressed, kind) as content:
         while chunk := _read_chunk(content, kind):
             size += len(chunk)
+            on_position(compressed.tell())
             check_expansion(compressed.tell(), size, kind, f"upload it without {kind} if that is meant")
             yield chunk
 

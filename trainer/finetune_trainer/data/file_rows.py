@@ -43,6 +43,10 @@ def _no_warnings() -> tuple[str, ...]:
     return ()
 
 
+def _start_of_file() -> int:
+    return 0
+
+
 @dataclass(frozen=True)
 class OpenedFile:
     """An opened file whose rows are read on iteration."""
@@ -60,6 +64,10 @@ class OpenedFile:
     """Suggestion for a header that does not fit the following lines."""
     late_warnings: Callable[[], tuple[str, ...]] = _no_warnings
     """Returns the warnings about rows; call after the last row was read."""
+    position: Callable[[], int] = _start_of_file
+    """Returns the number of bytes of a text file that were read so far."""
+    total_rows: int = 0
+    """Number of rows of a Parquet file."""
 
 
 def too_long(line: int) -> BadRow:

@@ -46,7 +46,7 @@ def open_parquet(path: Path, wanted: Collection[str]) -> OpenedFile:
             raise FileFaultError(f"it has the column {name!r} more than once")
     read = [name for name in names if name in wanted]
     _check_footer(file.metadata, path.stat().st_size)
-    return OpenedFile(_read_rows(file, read), names, ())
+    return OpenedFile(_read_rows(file, read), names, (), total_rows=file.metadata.num_rows)
 
 
 def _check_magic(path: Path) -> None:

@@ -48,8 +48,8 @@ def parquet_process() -> Iterator[Open]:
         process.stdin.write(json.dumps([str(path), sorted(wanted)]).encode() + b"\n")
         process.stdin.flush()
         responses = _read_responses(process)
-        columns = next(responses)
-        return OpenedFile(map(_parse_row, responses), tuple(columns), ())
+        columns, total = next(responses)
+        return OpenedFile(map(_parse_row, responses), tuple(columns), (), total_rows=total)
 
     try:
         yield open_file
@@ -78,7 +78,7 @@ def _kill_process(process: subprocess.Popen[bytes]) -> None:
 
 
 def _read_responses(process: subprocess.Popen[bytes]) -> Iterator[Any]:
-    """Yields the responses for one file: first the columns, then the rows.
+    """Yields the responses for one file: first the columns with the number of rows, then the rows.
 
     The process is killed if the iteration stops before the last response.
     """
@@ -107,7 +107,7 @@ def _parse_row(response: list[Any]) -> Row | BadRow:
 
 
 def _serve_requests(requests: IO[bytes], responses: IO[bytes]) -> None:
-    """Responds to each request with JSON lines: the columns, each row, and null or the text of a fault."""
+    """Responds to each request with JSON lines: columns and number of rows, each row, null or a fault."""
     own_bytes = _mapped_bytes()
     for line in requests:
         name, wanted = json.loads(line)
@@ -129,7 +129,7 @@ def _serve_requests(requests: IO[bytes], responses: IO[bytes]) -> None:
 
 def _serialize_file(path: Path, wanted: Collection[str]) -> Iterator[str]:
     open_file = open_parquet(path, wanted)
-    yield json.dumps(open_file.columns)
+    yield json.dumps([open_file.columns, open_file.total_rows])
     file_size, size = path.stat().st_size, 0
     for row in open_file.rows:
         text = _serialize_row(row)

@@ -27,6 +27,8 @@ class SourceFile:
     """Path below the folder that all files of the split share."""
     open: Callable[[], OpenedFile]
     """Opens the file; raises FileFaultError if the file cannot be read."""
+    size: int = 0
+    """Bytes."""
 
 
 @dataclass
@@ -93,7 +95,7 @@ def read_source(
     files: Sequence[SourceFile],
     read: ReadRow,
     writer: RowWriter,
-    on_progress: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[float], None] = lambda _: None,
 ) -> Source:
     """Reads all rows of the files of a split. A file with a fault is read up to the fault.
 
@@ -102,12 +104,12 @@ def read_source(
         files: the files, in the order in which their rows are numbered.
         read: converts the values of a row to an example.
         writer: receives the usable rows.
-        on_progress: called after every row with the number of rows read so far.
+        on_progress: called after every row with the number of bytes of the files that were read so far.
     """
     facts: list[FileSummary] = []
     spans: list[FileSpan] = []
     bad = BadRows()
-    last = rows = 0
+    last = bytes_before = 0
     for unread in files:
         file, before = FileSummary(unread.uri, unread.name), last
         facts.append(file)
@@ -121,11 +123,12 @@ def read_source(
             for row in opened.rows:
                 last = before + row.line
                 _add_row(file, row, Line.of(last, spans) if len(files) > 1 else last, read, writer, bad)
-                rows += 1
-                on_progress(rows)
+                share = row.line / opened.total_rows if opened.total_rows else 0.0
+                on_progress(bytes_before + (share * unread.size or opened.position()))
             file.warnings += opened.late_warnings()
         except FileFaultError as error:
             file.fault = str(error)
+        bytes_before += unread.size
     return Source(home, writer.finish(spans, read), bad, facts)
 
 

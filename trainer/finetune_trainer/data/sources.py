@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -111,7 +111,7 @@ def read_split(
     wanted: Collection[str],
     reader: ReadRow,
     writer: RowWriter,
-    on_progress: Callable[[int], None],
+    on_progress: Callable[[float], None],
 ) -> Source:
     """Reads all rows of the files of a split, and writes the usable rows to disk.
 
@@ -121,12 +121,13 @@ def read_split(
         wanted: columns that `reader` needs; other columns of a Parquet file are not read.
         reader: converts the values of a row to an example.
         writer: receives the usable rows.
-        on_progress: called with the number of rows read so far.
+        on_progress: called after every row with the number of bytes of the files that were read so far.
     """
     home = files[0].uri if len(files) == 1 else f"dataset.{split} ({len(files):,} files)"
     with parquet_process() as open_parquet:
         unread = [
-            SourceFile(file.uri, file.name, partial(_open_file, file, wanted, open_parquet)) for file in files
+            SourceFile(file.uri, file.name, partial(_open_file, file, wanted, open_parquet), file.size)
+            for file in files
         ]
         return read_source(home, unread, reader, writer, on_progress)
 
@@ -170,4 +171,10 @@ def _download_file(store: Store, uri: str, name: str, paths: Paths, on_bytes: On
 def _open_file(file: DataFile, wanted: Collection[str], open_parquet: Open) -> OpenedFile:
     if file.name.lower().endswith(PARQUET_NAMES):
         return open_parquet(file.path, wanted)
-    return open_rows(decompress(file.path), file.name)
+    position = 0
+
+    def moved(to: int) -> None:
+        nonlocal position
+        position = to
+
+    return replace(open_rows(decompress(file.path, moved), file.name), position=lambda: position)

@@ -137,11 +137,18 @@ def _read_files(work: RowWork, scratch: Path) -> dict[SplitName, source_reader.S
     """Runs the first pass: reads the files, and writes usable rows to disk."""
     reader = partial(work.task.example, run=work.config.run)
     names = Strata()
-    progress = ProgressReporter(work.heartbeat, Activity.CHECKING_DATA, (20, 40))
+    sizes = {name: sum(file.size for file in files) for name, files in work.files.items()}
+    progress = ProgressReporter(work.heartbeat, Activity.CHECKING_DATA, (20, 40), sum(sizes.values()))
     read: dict[SplitName, source_reader.Source] = {}
+    before = 0
+
+    def on_progress(done: float) -> None:
+        progress.add(1, done=before + done)
+
     for name, files in work.files.items():
         writer = RowWriter(scratch / f"{name}.rows.arrow", names, work.wanted)
-        read[name] = sources.read_split(name, files, work.wanted, reader, writer, lambda _: progress.add(1))
+        read[name] = sources.read_split(name, files, work.wanted, reader, writer, on_progress)
+        before += sizes[name]
     return read
 
 
