@@ -29,8 +29,9 @@ from finetune_trainer.paths import Paths
 from finetune_trainer.s3.digests import OnBytes
 from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.stages import preflight, trial
-from finetune_trainer.stages.prepare_rows import REPORT, PreparedFacts, RowWork, prepare_rows
+from finetune_trainer.stages.prepare_rows import prepare_rows
 from finetune_trainer.stages.result import StageResult
+from finetune_trainer.stages.row_work import REPORT, PreparedFacts, RowWork
 from finetune_trainer.tasks.base import TaskData
 from finetune_trainer.tasks.registry import data_of
 
