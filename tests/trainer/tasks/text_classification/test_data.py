@@ -135,14 +135,19 @@ def test_labels_are_compared_between_the_splits() -> None:
     assert labels(many("Bill", "bill", "x"), many("x")) == ["LabelSpelling"]
     assert labels(many("a") + many("b", count=1), many("a")) == ["SmallClass", "Imbalance"]
     assert labels(many("01", "1", "x"), many("x")) == ["LabelSpelling"]
+    assert labels(many("Billing", "\N{CYRILLIC CAPITAL LETTER VE}illing", "x"), many("x")) == [
+        "LabelSpelling"
+    ]
+    assert labels(many("\N{GREEK SMALL LETTER ALPHA}", "b", "x"), many("x")) == []
 
 
 def test_a_label_of_another_form_is_named_beside_the_training_labels() -> None:
     (finding,) = found(many("Bill", "yes"), many("bill", count=2))
     assert finding.message == (
         "2 test rows of s3://d/test have labels that no training row has (1 different; line 0, 1). 1 of them"
-        " differ only in their form (letter case, width, spaces, format of a number) from labels of the"
-        " training rows. The training rows have 2 labels; the data report shows the labels of both."
+        " differ only in their form (letter case, width, spaces, letters of another alphabet, format of a"
+        " number) from labels of the training rows. The training rows have 2 labels; the data report shows"
+        " the labels of both."
     )
     assert finding.lines == (
         "0: bill",

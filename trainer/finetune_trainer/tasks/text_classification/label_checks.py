@@ -85,8 +85,8 @@ def _report_unseen_labels(
             rows = part.select(np.isin(part.strata, numbers))
             alike = sum(fold_label(label) in folded_labels for label in unseen)
             form = (
-                f" {alike:,} of them differ only in their form (letter case, width, spaces, format of a"
-                " number) from labels of the training rows."
+                f" {alike:,} of them differ only in their form (letter case, width, spaces, letters"
+                " of another alphabet, format of a number) from labels of the training rows."
                 if alike
                 else ""
             )
@@ -153,16 +153,17 @@ def _report_similar_labels(counts: Counter[str]) -> list[Finding]:
         warning(
             "LabelSpelling",
             f"{len(labels)} labels differ only in spelling, and are different classes.",
-            (_format_class(label, counts[label]) for label in sorted(labels)),
+            (_format_class(label, counts[label], escape=not label.isascii()) for label in sorted(labels)),
         )
         for labels in alike.values()
         if len(labels) > 1
     ]
 
 
-def _format_class(label: str, rows: int) -> str:
-    """Formats a class and the number of its training rows."""
-    return f"{label[:_LABEL_CHARACTERS]!r}: {rows:,} training rows"
+def _format_class(label: str, rows: int, *, escape: bool = False) -> str:
+    """Formats a class and the number of its training rows; `escape` shows the code points of letters."""
+    name = label[:_LABEL_CHARACTERS]
+    return f"{name!r}{f' ({name!a})' if escape else ''}: {rows:,} training rows"
 
 
 def _report_imbalance(counts: Counter[str]) -> list[Finding]:

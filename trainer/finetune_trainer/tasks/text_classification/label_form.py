@@ -15,6 +15,8 @@ _WHOLE = re.compile(r"([+-]?(?:0|[1-9][0-9]*))\.0+")
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)?")
 _MISSING = frozenset({"nan", "NaN", "<NA>"})
 """Texts that numpy, JSON writers and pandas write for a missing label."""
+_LOOK_ALIKES = str.maketrans("авекмнорстухіјѕαβεζηικμνορτυχ", "abekmhopctyxijsabezhikmnoptyx")
+"""Cyrillic and Greek letters that look like a Latin letter in lower or upper case, in lower case."""
 _EXACT = 2**53
 """float64 represents smaller integers exactly."""
 
@@ -61,7 +63,10 @@ def _canonicalise_text(value: str) -> str:
 
 
 def fold_label(label: str) -> str:
-    """Converts a label to a form without letter case, character width, spaces and number format."""
-    text = normalise(label)
+    """Converts a label to a form without letter case, character width, spaces, alphabet and number format.
+
+    The letters of alphabets that look alike become equal: the Latin a, the Cyrillic a and the Greek alpha.
+    """
+    text = normalise(label).translate(_LOOK_ALIKES)
     number = len(text) < len(str(_EXACT)) and _NUMBER.fullmatch(text)
     return repr(float(text.replace(",", "."))) if number else text
