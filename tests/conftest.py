@@ -10,7 +10,7 @@ settings.register_profile("desk", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 ON_THE_NODE = ("tests/e2e/", "tests/devcluster/test_updown.py")
-LONGEST_FIRST = (*ON_THE_NODE, "tests/trainer/stages/", "tests/trainer/", "tests/api/", "tests/")
+LONGEST_FIRST = (*ON_THE_NODE, "tests/api/", "tests/trainer/stages/", "tests/trainer/", "tests/")
 
 
 class OneNode(LoadScopeScheduling):

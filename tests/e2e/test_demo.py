@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
@@ -16,6 +17,7 @@ from devcluster.cluster import Cluster
 from examples import demo
 from tests.e2e.scene import SLOW_SECONDS, Shown, audit, log, shown_by_demo, until
 
+FEW = 16
 WRITES = {"create", "update", "patch", "delete"}
 
 
@@ -84,6 +86,22 @@ def test_every_published_file_is_the_one_that_the_manifest_names(shown: Shown) -
     for file in manifest["files"]:
         assert file["digest"] == f"sha256:{hashlib.sha256(shown.file(file['path'])).hexdigest()}"
     assert set(shown.files()) == names | {"manifest.json"}
+
+
+def test_a_program_with_nothing_but_the_published_folder_gives_the_reported_classes(
+    shown: Shown, tmp_path: Path
+) -> None:
+    from transformers import pipeline  # noqa: PLC0415 - heavy
+
+    for name in shown.files():
+        if "/" not in name:
+            (tmp_path / name).write_bytes(shown.file(name))
+    classify = pipeline("text-classification", model=str(tmp_path), device="cpu")
+    told = [json.loads(line) for line in shown.file("evaluation/predictions.jsonl").splitlines()][:FEW]
+    test = (demo.EXAMPLES / "data/debian-sections/test.jsonl").read_text("utf-8").splitlines()
+    texts = [json.loads(test[row["line"] - 1])["text"] for row in told]
+    answers = classify(texts, truncation=True, max_length=shown.job["status"]["chosen"]["maxLength"])
+    assert [answer["label"] for answer in answers] == [row["tuned"] for row in told]
 
 
 def test_no_packet_leaves_the_cluster(cut: tuple[Shown, outbound.Outbound], cluster: Cluster) -> None:

@@ -74,6 +74,16 @@ def test_the_merged_model_needs_no_peft_and_gives_these_losses(
         nll = -likelihood[torch.arange(ids.shape[1] - 1), ids[0, 1:]][-told["tokens"] :]
         assert tokenizer.decode(ids[0, -told["tokens"] :]) == messages[-1]["content"] + tokenizer.eos_token
         assert nll.sum().item() == pytest.approx(told["tunedNll"], rel=1e-4)
+    reported = json.loads(shown.file("report.json"))["task"]["continuations"][0]
+    given = tokenizer.apply_chat_template(
+        rows[reported["line"] - 1]["messages"][:-1],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
+    written = model.generate(**given, max_new_tokens=64, do_sample=False)
+    answer = tokenizer.decode(written[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert answer == reported["tuned"] != reported["base"]
 
 
 def test_the_report_shows_what_both_models_write(shown: Shown) -> None:

@@ -14,7 +14,6 @@ from minio import Minio
 from minio.deleteobjects import DeleteObject
 
 from devcluster.objectstore import Kind, ObjectStore, object_store
-from examples import fetch_minilm
 from finetune_trainer.config import (
     Dataset,
     EvaluationSpec,
@@ -147,14 +146,6 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of 40,000 random weights with a chat template; made once, loads in no time."""
     folder = tmp_path_factory.mktemp("tiny-llama")
     forks.run("tests.trainer.programs.tiny_llama", str(folder)).check_returncode()
-    return folder
-
-
-@pytest.fixture(scope="session")
-def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real pretrained sentence encoder of 22.7 million weights, fetched the way the demo does."""
-    folder = tmp_path_factory.mktemp("minilm")
-    fetch_minilm.fetch(folder)
     return folder
 
 
