@@ -57,6 +57,7 @@ COVERED = {
     "mc admin policy": "tests/trainer/s3/test_policies.py attaches the policies to a real MinIO",
     "aws s3 cp": "needs a store of the reader; tests/e2e/test_demo.py reads the same file",
     "aws s3 sync": "needs a store of the reader",
+    "hf download": "needs the Hugging Face Hub",
     "vllm serve": "vLLM is no part of the project",
     "text-embeddings-router": "Text Embeddings Inference is no part of the project",
     "curl localhost:8080/predict": "needs the server of the line above",
