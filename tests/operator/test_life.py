@@ -16,7 +16,7 @@ from tests.operator.miniature import Miniature, run_pods
 FAILURES = [
     (2, {"class": "UserConfig", "reason": "BatchImpossible"}),
     (3, {"class": "UserData", "reason": "ColumnsMissing"}),
-    (4, {"class": "OutOfMemory", "reason": "GpuMemory"}),
+    (4, {"class": "OutOfMemory", "reason": "GpuMemoryExhausted"}),
     (5, {"class": "Storage", "reason": "StorageUnreachable"}),
     (7, {"class": "Communication", "reason": "PeerLost"}),
     (8, {"class": "Preempted", "reason": "Preempted"}),

@@ -16,6 +16,8 @@ NON_RETRYABLE = {FailureClass.USER_CONFIG, FailureClass.USER_DATA, FailureClass.
 """Failure classes for which another attempt would fail in the same way."""
 DEFINITE = {"StorageDenied", "StorageCertificate", "StorageRefused"}
 """Reasons of Storage failures that a person has to fix."""
+GPU_MEMORY = "GpuMemoryExhausted"
+"""Reason of an OutOfMemory failure of the memory of a GPU, not of a pod."""
 LOST = {"PreparedMissing", "PrepareResultMissing", "TrainResultMissing"}
 """Reasons for a lost result of an earlier stage: no attempt of this stage can bring the result back."""
 
@@ -91,10 +93,14 @@ def _out_of_memory(inputs: PlanInput, stage: Stage, failed: list[AttemptStatus])
     if not again and micro % 2 == 0:
         return None
     tried = "Half the micro-batch did not help" if again else f"A micro-batch of {micro} cannot be halved"
-    return (
-        f"{tried}: raise spec.resources.memory or nodes, or lower spec.training.maxLength or batchSize, in a"
-        " job of another name."
-    )
+    if failed[-1].reason == GPU_MEMORY:
+        change = (
+            "lower spec.training.microBatchSize or maxLength, or use spec.method LoRA,"
+            " spec.deepspeed.zeroStage 3 or spec.deepspeed.offload"
+        )
+    else:
+        change = "raise spec.resources.memory or nodes, or lower spec.training.maxLength or batchSize"
+    return f"{tried}: {change}, in a job of another name."
 
 
 def _where_to_look(inputs: PlanInput) -> str:

@@ -172,7 +172,18 @@ def test_out_of_memory_is_tried_again_once_with_half_the_micro_batch() -> None:
     assert judged(("OutOfMemory", 0)) is None
     given_up = judged(("OutOfMemory", 0), ("OutOfMemory", 1))
     assert given_up
-    assert "Half the micro-batch did not help" in given_up.message
+    assert "Half the micro-batch did not help: raise spec.resources.memory" in given_up.message
+
+
+def test_the_advice_for_the_memory_of_a_gpu_is_not_the_advice_for_the_memory_of_a_pod() -> None:
+    inputs, tries = tried(("OutOfMemory", 0), ("OutOfMemory", 1))
+    on_gpu = [each.model_copy(update={"reason": "GpuMemoryExhausted"}) for each in tries]
+
+    given_up = verdict(inputs, Stage.TRAIN, on_gpu)
+
+    assert given_up
+    assert "spec.method LoRA" in given_up.message
+    assert "resources.memory" not in given_up.message
 
 
 def test_an_odd_micro_batch_cannot_be_halved() -> None:
