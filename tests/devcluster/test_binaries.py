@@ -95,3 +95,14 @@ def test_every_version_is_pinned_with_its_checksum() -> None:
         module = binaries.GO_MODULES / program.module
         assert "latest" not in (module / "go.mod").read_text()
         assert (module / "go.sum").exists()
+
+
+def test_the_control_plane_has_the_versions_that_are_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in binaries.OLD_KUBERNETES_VERSIONS:
+        module = binaries.GO_MODULES / f"kubernetes-{binaries.minor_version(version)}"
+        assert f"require k8s.io/kubernetes {version}\n" in (module / "go.mod").read_text()
+    monkeypatch.setenv("KUBERNETES", "1.2")
+    with pytest.raises(
+        DevclusterError, match=r"KUBERNETES=1\.2: unknown version; there are 1\.30, 1\.33, 1\.36"
+    ):
+        binaries.control_plane_program("kube-apiserver")

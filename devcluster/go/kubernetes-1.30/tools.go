@@ -1,6 +1,6 @@
 //go:build tools
 
-// Package kubernetes pins the control plane of the oldest supported version of Kubernetes.
+// Package kubernetes pins the control plane of a supported version of Kubernetes.
 package kubernetes
 
 import (
