@@ -102,7 +102,5 @@ def test_the_control_plane_has_the_versions_that_are_pinned(monkeypatch: pytest.
         module = binaries.GO_MODULES / f"kubernetes-{binaries.minor_version(version)}"
         assert f"require k8s.io/kubernetes {version}\n" in (module / "go.mod").read_text()
     monkeypatch.setenv("KUBERNETES", "1.2")
-    with pytest.raises(
-        DevclusterError, match=r"KUBERNETES=1\.2: unknown version; there are 1\.30, 1\.33, 1\.36"
-    ):
+    with pytest.raises(DevclusterError, match=r"1\.2: unknown version; there are 1\.30, 1\.33, 1\.36"):
         binaries.control_plane_program("kube-apiserver")
