@@ -1,6 +1,8 @@
-"""Every command of the documentation: kubectl and helm on a real API server, make and Python as dry runs.
+"""Every command of the documentation works.
 
-COVERED lists the other commands, each with the test that runs the command, or the reason why no test does.
+kubectl and Helm run against a real API server; commands that would change the cluster run as dry runs. A
+target of make has to exist in the Makefile. A Python program has to print its help. COVERED lists the other
+commands.
 """
 
 import json
@@ -42,7 +44,6 @@ ENDED = {
     }
 }
 COVERED = {
-    # Commands by their first words.
     "git clone": ".ci/run works on a clone",
     "make demo CLUSTER=current": "needs a cluster, a registry and a store of the reader",
     "docker build": "no Docker here: devcluster/builder.py builds the same Dockerfile with buildah",
@@ -70,8 +71,7 @@ COVERED = {
     "export KUBECONFIG=": "sets a variable",
     "pip download": "downloads the packages that examples/packages.py downloads",
 }
-
-
+"""The commands that this module does not run, by their first words: who runs them, or why no test does."""
 DRY_RUN = ("create", "apply", "patch", "delete", "install", "upgrade")
 """Commands of kubectl and Helm that run as dry runs of the API server."""
 
@@ -89,13 +89,13 @@ def runnable(command: str) -> str:
     """The command as the test runs the command."""
     program, *words = command.split()
     if program == "make":
-        # make -n runs the lines with $(MAKE).
+        # A dry run (make -n) would still run the lines of the Makefile that call make again.
         return f"grep -q '^{words[0]}:' Makefile"
     if program.endswith("python"):
-        called = [word for word in words[:3] if not word.startswith(("[", "-", "http")) or word == "-m"]
-        if called[:2] == ["-m", "pytest"]:
+        module = words[1]
+        if module == "pytest":
             return f"{sys.executable} {' '.join(words)} --collect-only -q"
-        return f"{sys.executable} {' '.join(called[:2])} --help"
+        return f"{sys.executable} -m {module} --help"
     text = (
         command.replace("...", "value")
         .replace("namespace support", "namespace another")

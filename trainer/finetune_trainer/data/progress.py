@@ -20,7 +20,7 @@ class ProgressReporter:
             heartbeat: heartbeat of the rank.
             activity: activity of the pass.
             percent: progress of the stage in percent at the start and at the end of the pass.
-            total: rows of the pass, or what `add` counts as `done`.
+            total: size of the whole pass in rows, or in the unit of the argument `done` of `add`.
         """
         self._heartbeat, self._activity, self._percent, self._total = heartbeat, activity, percent, total
         self.rows = self.tokens = 0

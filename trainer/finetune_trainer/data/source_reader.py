@@ -123,8 +123,8 @@ def read_source(
             for row in opened.rows:
                 last = before + row.line
                 _add_row(file, row, Line.of(last, spans) if len(files) > 1 else last, read, writer, bad)
-                share = row.line / opened.total_rows if opened.total_rows else 0.0
-                on_progress(bytes_before + (share * unread.size or opened.position()))
+                share = row.line / opened.total_rows if opened.total_rows else None
+                on_progress(bytes_before + (opened.position() if share is None else share * unread.size))
             file.warnings += opened.late_warnings()
         except FileFaultError as error:
             file.fault = str(error)

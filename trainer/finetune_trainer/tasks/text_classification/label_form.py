@@ -16,7 +16,7 @@ _NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)?")
 _MISSING = frozenset({"nan", "NaN", "<NA>"})
 """Texts that numpy, JSON writers and pandas write for a missing label."""
 _LOOK_ALIKES = str.maketrans("авекмнорстухіјѕαβεζηικμνορτυχ", "abekmhopctyxijsabezhikmnoptyx")
-"""Cyrillic and Greek letters that look like a Latin letter in lower or upper case, in lower case."""
+"""Cyrillic and Greek letters whose lower-case or upper-case form looks like a Latin letter."""
 _EXACT = 2**53
 """float64 represents smaller integers exactly."""
 
