@@ -6,7 +6,7 @@
 #   buildah bud --target trainer-slim -t finetune-trainer-slim .
 #
 # Inside a company network:
-#   --build-arg BASE_IMAGE=registry.example/debian:bookworm-slim    any Debian 12; its apt sources are used as they are
+#   --build-arg BASE_IMAGE=registry.example/debian:trixie-slim      any Debian 13; its apt sources are used as they are
 #   --build-arg INDEX_URL=https://pypi.example/simple               a mirror of the Python package index
 #   --secret id=ca-bundle,src=company-ca.pem                        what TLS connections trust while building: a PEM
 #                                                                   file with the CA of the proxy or of the mirrors;
@@ -16,7 +16,7 @@
 #
 # Every Python package is pinned by its hash. What changes seldom comes first, our own source last.
 
-ARG BASE_IMAGE=docker.io/library/debian:bookworm-slim
+ARG BASE_IMAGE=docker.io/library/debian:trixie-slim
 
 # Python, and the user that everything runs as.
 FROM ${BASE_IMAGE} AS python
@@ -91,7 +91,7 @@ FROM trainer-packages AS trainer
 LABEL org.opencontainers.image.title="finetune-trainer" \
       org.opencontainers.image.description="Prepares data, trains with DeepSpeed, measures and publishes" \
       org.opencontainers.image.licenses="Apache-2.0"
-COPY --from=deepspeed /opt/deepspeed /opt/venv/lib/python3.11/site-packages
+COPY --from=deepspeed /opt/deepspeed /opt/venv/lib/python3.13/site-packages
 COPY pyproject.toml /opt/build/
 RUN /opt/build/requirements/image.sh metadata /opt/finetune
 # As above.

@@ -13,9 +13,9 @@ from devcluster.places import REPOSITORY, DevclusterError, cache, locked
 from devcluster.progress import step
 
 TARGETS = ("operator", "trainer", "trainer-slim")
-# Stands in for docker.io/library/debian:bookworm-slim where no registry can be reached.
-BASE = "localhost/debian:bookworm"
-_SUITE = "bookworm"
+# Stands in for docker.io/library/debian:trixie-slim where no registry can be reached.
+BASE = "localhost/debian:trixie"
+_SUITE = "trixie"
 STORAGE = ("--storage-driver", "overlay")
 """Options of buildah: where the images of this machine are."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
-SITE_PACKAGES = ("opt/venv/lib/python3.11/site-packages", "opt/finetune")
+SITE_PACKAGES = ("opt/venv/lib/python3.13/site-packages", "opt/finetune")
 """Folders of Python packages in the images."""
 DPKG_STATUS = "var/lib/dpkg/status"
 _CLASSIFIER = "License :: "

@@ -44,7 +44,7 @@ def write_root(root: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "copyright").write_text(text)
     for name, (fields, licence) in PYTHON.items():
-        folder = root / f"opt/venv/lib/python3.11/site-packages/{name}.dist-info"
+        folder = root / f"opt/venv/lib/python3.13/site-packages/{name}.dist-info"
         folder.mkdir(parents=True)
         title, _, version = name.partition("-")
         (folder / "METADATA").write_text(
