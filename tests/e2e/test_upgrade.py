@@ -47,8 +47,11 @@ def earlier(target: demo.Target, cluster: Cluster, tmp_path_factory: pytest.Temp
     folder = tmp_path_factory.mktemp("release")
     with tarfile.open(RELEASE) as archive:
         archive.extractall(folder, filter="data")
-    # Both releases have the same pins, so the wheel of DeepSpeed is the same.
+    # Both releases have the same pins, so the wheel of DeepSpeed is the same. The earlier images use the base
+    # image of this release, so that both releases share the layers of all packages.
     shutil.copytree(REPOSITORY / "wheels", folder / "wheels")
+    dockerfile = folder / "Dockerfile"
+    dockerfile.write_text(dockerfile.read_text().replace("/python3.11/", "/python3.13/"))
     images = {}
     for name in ("operator", "trainer"):
         image = builder.build(name, folder, f"localhost/finetune-{name}-earlier:dev")
