@@ -80,7 +80,7 @@ def trained(
     (ids, truth), validation, test = splits["train"], splits["validation"], splits["test"]
     weights = class_weights(kind, truth, len(labels))
     set_seed(seed)
-    model = load_classifier(base, labels)
+    model = load_classifier(base, labels, torch.float32)
     figures: dict[str, Any] = {}
     if start == "LinearProbe":
         layer = find_class_layer(model)

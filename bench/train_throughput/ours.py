@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from transformers import TrainerCallback, set_seed
 
 from bench.train_throughput.lesson import (
@@ -17,10 +18,12 @@ from bench.train_throughput.lesson import (
     Outcome,
     Rows,
 )
+from bench.train_throughput.plain import load_plain_model
 from finetune_trainer.config import Training
 from finetune_trainer.contract import Chosen
 from finetune_trainer.data.batches import Layout, steps_per_epoch
 from finetune_trainer.data.shards import Prepared, Split
+from finetune_trainer.models.dtypes import select_dtypes
 from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.models.padding import choose_pad_token
@@ -64,10 +67,18 @@ def train(lesson: Lesson, callbacks: list[TrainerCallback]) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         # Before the model: see loop.arguments.
         args = loop.arguments(
-            chosen, training, "float32", "None", folder=folder, gpus=False, steps=chosen.total_steps
+            chosen,
+            training,
+            select_dtypes(chosen.model_dtype, "float32", _ZERO_STAGE),
+            "None",
+            folder=folder,
+            gpus=False,
+            steps=chosen.total_steps,
         )
+        model = task.load(base, Prepared(split, split, split, _labels(split)), torch.float32)
+        # All contenders start from the same weights, also those of a new head.
         set_seed(SEED)
-        model = task.load(base, Prepared(split, split, split, _labels(split)))
+        model.load_state_dict(load_plain_model(lesson).state_dict())
         run = loop.Loop(
             gang=gang,
             batches=RankBatches(

@@ -32,7 +32,7 @@ def train(lesson: Lesson, callbacks: list[TrainerCallback]) -> Outcome:
     tokenizer = AutoTokenizer.from_pretrained(lesson.base)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
-            model=model_of(lesson),
+            model=load_plain_model(lesson),
             args=TrainingArguments(output_dir=folder, **settings(lesson)),
             train_dataset=Rows.of(lesson).as_dicts(lesson.task),
             data_collator=_collator(lesson, tokenizer),
@@ -62,8 +62,8 @@ def settings(lesson: Lesson) -> dict[str, Any]:
     }
 
 
-def model_of(lesson: Lesson) -> Any:
-    """The model in float32; a new head for as many classes as the rows have."""
+def load_plain_model(lesson: Lesson) -> Any:
+    """Loads the model in float32; a new head for as many classes as the rows have."""
     if lesson.task == "TextGeneration":
         model = AutoModelForCausalLM.from_pretrained(lesson.base, dtype="float32")
         model.config.use_cache = False

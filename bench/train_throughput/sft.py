@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer  # type: ignore[import-not-found]
 
 from bench.train_throughput.lesson import SEED, Lesson, Outcome, Rows
-from bench.train_throughput.plain import model_of, outcome, settings
+from bench.train_throughput.plain import load_plain_model, outcome, settings
 
 BLOCK = 1024
 """Tokens of a packed block: TRL's default."""
@@ -44,7 +44,7 @@ def _trainer(
     callbacks: list[TrainerCallback],
 ) -> Any:
     return SFTTrainer(
-        model=model_of(lesson),
+        model=load_plain_model(lesson),
         args=SFTConfig(output_dir=folder, **options),
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(lesson.base),

@@ -62,6 +62,7 @@ def test_the_merged_model_needs_no_peft_and_gives_these_losses(
             (tmp_path / name).write_bytes(shown.file(name))
     make_debian_summaries.make(tmp_path / "rows")
     rows = [json.loads(line) for line in (tmp_path / "rows/test.jsonl").read_text("utf-8").splitlines()]
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).dtype == torch.bfloat16, "as the base model"
     tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     for told in predictions[:FEW]:

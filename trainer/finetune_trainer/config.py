@@ -31,7 +31,7 @@ ClassWeights = Literal["None", "Balanced", "SquareRoot"]
 Schedule = Literal["Linear", "Cosine", "Constant"]
 Precision = Literal["Auto", "Float32", "BFloat16"]
 ComputeType = Literal["float32", "bfloat16"]
-"""Data type of matrix products. Weights and the state of the optimizer are always float32."""
+"""Data type of matrix products; see models.dtypes."""
 StoreRole = Literal["data", "model", "output"]
 ALL_LINEAR = "AllLinear"
 """Selects every linear layer in a field that takes names of layers."""

@@ -276,8 +276,9 @@ class TrainingSpec(Model):
     n_c rows of the class, so that all classes have the same share in the loss. SquareRoot: the square root
     of Balanced, scaled to a mean of 1 over the training rows. Used by TextClassification. Default: None."""
     precision: Literal["Auto", "Float32", "BFloat16"] = "Auto"
-    """Arithmetic of the forward and the backward pass. The weights stay in float32. Auto is BFloat16 on GPUs
-    that support BFloat16, else Float32. Default: Auto."""
+    """Arithmetic of the forward and the backward pass. With BFloat16, the weights of a bfloat16 model stay in
+    bfloat16 from ZeRO stage 1, and the optimizer has a float32 copy of the trained weights; all other weights
+    are float32. Auto is BFloat16 on GPUs that support BFloat16, else Float32. Default: Auto."""
     seed: Annotated[int, Field(ge=0, le=2147483647)] = 42
     """Seed of the splits, of the shuffling, of the initial head and of dropout, from 0 to 2147483647.
     Default: 42."""
@@ -359,8 +360,8 @@ class OutputSpec(Model):
     """Last folder of the published model, 1 to 64 characters, for example v2. Default: the first 8 characters
     of the uid of the FineTuneJob."""
     merge_adapter: Annotated[bool | None, Covered.BY_THE_RUN] = None
-    """Whether the job merges the adapter into the weights and publishes the whole model (float32). If false,
-    the job publishes the adapter alone, which needs the base model. Used by method LoRA. Default: false."""
+    """Whether the job merges the adapter into the weights and publishes the whole model. If false, the job
+    publishes the adapter alone, which needs the base model. Used by method LoRA. Default: false."""
     storage: Storage | None = None
     """Store that holds the published model and all other files of the run. Default: spec.storage."""
 

@@ -27,7 +27,7 @@ def folder(tiny_base: Path, tmp_path: Path) -> Path:
 
 
 def test_the_layer_of_the_same_classes_is_kept_in_their_new_order(folder: Path) -> None:
-    model = load_classifier(folder, ("blue", "green", "red")).eval()
+    model = load_classifier(folder, ("blue", "green", "red"), torch.float32).eval()
     assert model.head_kept
     assert model.config.id2label == {0: "blue", 1: "green", 2: "red"}
     assert model.config.label2id == {"blue": 0, "green": 1, "red": 2}
@@ -45,7 +45,7 @@ def test_a_layer_of_other_classes_is_replaced_by_one_that_knows_nothing_of_them(
     folder: Path, classes: tuple[str, ...]
 ) -> None:
     torch.manual_seed(3)
-    model = load_classifier(folder, classes).eval()
+    model = load_classifier(folder, classes, torch.float32).eval()
     assert model.head_kept is False
     assert model.config.num_labels == model.num_labels == len(classes)
     assert model.config.id2label == dict(enumerate(classes))
@@ -55,7 +55,7 @@ def test_a_layer_of_other_classes_is_replaced_by_one_that_knows_nothing_of_them(
     assert not bool(model.classifier.bias.any())
     torch.manual_seed(3)
     torch.rand(7)
-    assert torch.equal(load_classifier(folder, classes).classifier.weight, weight)
+    assert torch.equal(load_classifier(folder, classes, torch.float32).classifier.weight, weight)
     plain = AutoModelForSequenceClassification.from_pretrained(folder)
     assert torch.equal(model.bert.pooler.dense.weight, plain.bert.pooler.dense.weight)
 
@@ -63,14 +63,14 @@ def test_a_layer_of_other_classes_is_replaced_by_one_that_knows_nothing_of_them(
 def test_classes_of_one_name_are_not_the_same(folder: Path) -> None:
     config, shapes = bases.bert(50, id2label={"0": "x", "1": "x"})
     bases.write(folder, config, bases.weights(shapes))
-    assert load_classifier(folder, ("x", "y")).head_kept is False
+    assert load_classifier(folder, ("x", "y"), torch.float32).head_kept is False
 
 
 def test_a_layer_that_is_not_in_the_files_is_new_whatever_the_names(folder: Path) -> None:
     config, shapes = bases.bert(50, id2label={"0": "no", "1": "yes"})
     shapes = {name: shape for name, shape in shapes.items() if "classifier" not in name}
     bases.write(folder, config, bases.weights(shapes))
-    assert load_classifier(folder, ("no", "yes")).head_kept is False
+    assert load_classifier(folder, ("no", "yes"), torch.float32).head_kept is False
 
 
 def test_an_inner_layer_as_wide_as_the_classes_are_many_is_not_the_class_layer() -> None:

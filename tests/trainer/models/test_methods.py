@@ -4,18 +4,20 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from shutil import copyfile
+from shutil import copyfile, copytree
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from finetune_trainer.config import FreezeLayers, Lora, Method, TrainConfig
-from finetune_trainer.contract import Stage
+from finetune_trainer.contract import Stage, WeightsDtype
 from finetune_trainer.data.shards import Prepared
+from finetune_trainer.models.weights import torch_dtype
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store
 from finetune_trainer.stages import publish
@@ -27,14 +29,45 @@ from tests.trainer.stages.test_train import chosen_for, ranks, trained
 HEARTBEAT = SimpleNamespace(beat=lambda *_args, **_fields: None, leave_requested=False)
 
 
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+"""Data type of the base model. Train computes in bfloat16 for a bfloat16 model, else in float32."""
+TOLERANCE = {"float32": 1e-5, "float16": 1e-5, "bfloat16": 1e-2}
+"""Largest difference of a probability. Train measures the published weights, so only arithmetic differs."""
+Bases = Callable[[WeightsDtype], Path]
+Tune = Callable[[Method, int, WeightsDtype], Path]
+
+
+@pytest.fixture
+def base_of(tiny_base: Path, tmp_path: Path) -> Bases:
+    """The tiny base model with weights of a data type."""
+
+    def make(dtype: WeightsDtype) -> Path:
+        folder = tmp_path / f"base-{dtype}"
+        if not folder.exists():
+            copytree(tiny_base, folder)
+            weights = load_file(folder / "model.safetensors")
+            save_file(
+                {name: value.to(torch_dtype(dtype)) for name, value in weights.items()},
+                folder / "model.safetensors",
+                metadata={"format": "pt"},
+            )
+            config = json.loads((folder / "config.json").read_text())
+            (folder / "config.json").write_text(json.dumps({**config, "dtype": dtype}))
+        return folder
+
+    return make
+
+
 @pytest.fixture
 def tuned(
-    given_run: Callable[..., TrainConfig], tiny_base: Path, learnable: Prepared, paths: Paths, store: Store
-) -> Callable[[Method, int], Path]:
+    given_run: Callable[..., TrainConfig], base_of: Bases, learnable: Prepared, paths: Paths, store: Store
+) -> Tune:
     """Trains by a method at a ZeRO stage and publishes; gives the published folder."""
 
-    def make(method: Method, zero_stage: int) -> Path:
-        config = given_run(tiny_base, learnable, chosen_for(learnable, zero_stage=zero_stage), method)
+    def make(method: Method, zero_stage: int, dtype: WeightsDtype) -> Path:
+        chosen = chosen_for(learnable, zero_stage=zero_stage, model_dtype=dtype)
+        precision = "BFloat16" if dtype == "bfloat16" else "Float32"
+        config = given_run(base_of(dtype), learnable, chosen, method, precision=precision)
         ended = ranks(config, paths, "pod-one-")
         assert ended.returncode == 0, ended.stderr[-4000:]
         payload, _ = trained(store, config)
@@ -57,8 +90,17 @@ def by_card(folder: Path, base: Path) -> Any:
     return names["model"].eval()
 
 
-def check_answers(model: Any, folder: Path, prepared: Prepared) -> None:
+def check_published(folder: Path, file: str, dtype: WeightsDtype) -> None:
+    """The weights have the data type of the base model, and config.json says so to transformers 4 and 5."""
+    with safe_open(folder / file, framework="pt") as weights:
+        assert {weights.get_tensor(name).dtype for name in weights.keys()} == {torch_dtype(dtype)}  # noqa: SIM118
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["dtype"], config["torch_dtype"]) == (dtype, dtype)
+
+
+def check_answers(model: Any, folder: Path, prepared: Prepared, dtype: WeightsDtype) -> None:
     """The model gives the probabilities that Train measured, to the digits that are written down."""
+    model = model if dtype == "bfloat16" else model.float()
     told = [json.loads(line) for line in (folder / "evaluation/predictions.jsonl").read_text().splitlines()]
     inputs = task.collate(prepared.test, range(len(prepared.test)), 0, None)
     with torch.no_grad():
@@ -66,13 +108,15 @@ def check_answers(model: Any, folder: Path, prepared: Prepared) -> None:
     labels = model.config.id2label
     for row, line in zip(shares.tolist(), told, strict=True):
         found = {labels[number]: share for number, share in enumerate(row)}
-        assert found == pytest.approx(line["probabilities"], abs=1e-5)
+        assert found == pytest.approx(line["probabilities"], abs=TOLERANCE[dtype])
 
 
+@DTYPES
 def test_an_adapter_works_on_its_base_model_by_plain_peft(
-    tuned: Callable[[Method, int], Path], tiny_base: Path, learnable: Prepared
+    tuned: Tune, base_of: Bases, learnable: Prepared, dtype: WeightsDtype
 ) -> None:
-    folder = tuned(Lora(rank=4, alpha=8, dropout=0.1), 2)
+    folder = tuned(Lora(rank=4, alpha=8, dropout=0.1), 2, dtype)
+    check_published(folder, "adapter_model.safetensors", dtype)
     assert not (folder / "model.safetensors").exists()
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"].startswith("s3://")
@@ -87,16 +131,18 @@ def test_an_adapter_works_on_its_base_model_by_plain_peft(
         for module in ("classifier", "bert.pooler.dense")
         for kind in ("weight", "bias")
     }
-    check_answers(by_card(folder, tiny_base), folder, learnable)
+    check_answers(by_card(folder, base_of(dtype)), folder, learnable, dtype)
 
 
+@DTYPES
 def test_a_merged_adapter_is_a_model_of_its_own_and_only_its_layers_differ_from_the_base(
-    tuned: Callable[[Method, int], Path], tiny_base: Path, learnable: Prepared
+    tuned: Tune, base_of: Bases, learnable: Prepared, dtype: WeightsDtype
 ) -> None:
-    folder = tuned(Lora(rank=4, alpha=8, target_modules=("query", "output.dense"), merge=True), 3)
+    folder = tuned(Lora(rank=4, alpha=8, target_modules=("query", "output.dense"), merge=True), 3, dtype)
+    check_published(folder, "model.safetensors", dtype)
     assert not list(folder.glob("adapter*"))
-    check_answers(AutoModelForSequenceClassification.from_pretrained(folder), folder, learnable)
-    changed = {name for name in differing(folder, tiny_base) if not name.startswith("pooler.")}
+    check_answers(AutoModelForSequenceClassification.from_pretrained(folder), folder, learnable, dtype)
+    changed = {name for name in differing(folder, base_of(dtype)) if not name.startswith("pooler.")}
     ends = ("attention.self.query.weight", "attention.output.dense.weight", "layer.{}.output.dense.weight")
     assert changed == {
         f"encoder.layer.{number}.{end}" if not end.startswith("layer") else f"encoder.{end.format(number)}"
@@ -105,16 +151,18 @@ def test_a_merged_adapter_is_a_model_of_its_own_and_only_its_layers_differ_from_
     }
 
 
+@DTYPES
 def test_frozen_layers_stay_as_they_are_to_the_bit(
-    tuned: Callable[[Method, int], Path], tiny_base: Path, learnable: Prepared
+    tuned: Tune, base_of: Bases, learnable: Prepared, dtype: WeightsDtype
 ) -> None:
-    folder = tuned(FreezeLayers(train_last=1), 3)
-    check_answers(AutoModelForSequenceClassification.from_pretrained(folder), folder, learnable)
-    base = load_file(tiny_base / "model.safetensors")
+    folder = tuned(FreezeLayers(train_last=1), 3, dtype)
+    check_published(folder, "model.safetensors", dtype)
+    check_answers(AutoModelForSequenceClassification.from_pretrained(folder), folder, learnable, dtype)
+    base = load_file(base_of(dtype) / "model.safetensors")
     trained = {name for name in base if name.startswith(("encoder.layer.1.", "pooler."))}
     # The bias of keys moves all scores of a query alike, so that it has no gradient to speak of.
-    assert differing(folder, tiny_base) >= {name for name in trained if not name.endswith("key.bias")}
-    assert differing(folder, tiny_base) <= trained
+    assert differing(folder, base_of(dtype)) >= {name for name in trained if not name.endswith("key.bias")}
+    assert differing(folder, base_of(dtype)) <= trained
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,9 @@ def test_the_weights_of_all_shards_are_known_from_their_headers_alone(
     assert found.weights == {"a": (2, 3), "b": (5,), "c": (7, 1), "d": ()}
     assert found.parameters == 19
     assert found.config == {"model_type": "bert"}
-    assert found.warnings == ()
+    assert found.dtype == "float32"
+    (mixed,) = found.warnings
+    assert "14 float32, 5 float16" in mixed
     assert asked == {name: [(0, 8), (8, int.from_bytes(data[:8], "little"))] for name, data in SHARDS.items()}
 
 

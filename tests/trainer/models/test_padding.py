@@ -59,9 +59,9 @@ def test_a_published_decoder_classifies_alone_as_in_a_batch(
 ) -> None:
     source = base(tmp_path / "base", special, more, free)
     torch.manual_seed(1)
-    model = load_classifier(source, ("no", "yes"))
+    model = load_classifier(source, ("no", "yes"), torch.float32)
     published = tmp_path / "published"
-    methods.save(model, published, "s3://m/base/")
+    methods.save(model, published, "s3://m/base/", torch.float32)
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             copyfile(source / name, published / name)
@@ -124,7 +124,8 @@ def test_a_classifier_with_a_language_model_within_names_one_padding_token(tmp_p
     source, published = base(tmp_path / "base", NONE), tmp_path / "published"
     config, shapes = bases.gemma3(pad_token_id=None)
     bases.write(source, config, bases.weights(shapes))
-    methods.save(load_classifier(source, ("no", "yes")), published, "s3://m/base/")
+    model = load_classifier(source, ("no", "yes"), torch.float32)
+    methods.save(model, published, "s3://m/base/", torch.float32)
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             copyfile(source / name, published / name)

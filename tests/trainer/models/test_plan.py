@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from finetune_trainer.config import FreezeLayers, Lora, Offload, Run
+from finetune_trainer.config import FreezeLayers, Lora, Offload, Precision, Run
+from finetune_trainer.contract import WeightsDtype
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import plan
 from finetune_trainer.tasks.text_classification.data import AUTO_LIMITS as CLASSES
@@ -68,9 +69,9 @@ def test_a_micro_batch_of_packed_rows_has_at_most_4096_tokens(share: int, longes
 def test_max_length_of_text_generation_is_the_longest_row_up_to_2048_tokens() -> None:
     lengths = np.array([20] * 99 + [500], dtype=np.int64)
     assert plan.typical_length(lengths, TOKENS.percentile) == 500
-    assert plan.choose(run(), 3200, 500, 1, None, TOKENS).max_length == 504
-    assert plan.choose(run(), 3200, 9000, 1, None, TOKENS).max_length == 2048
-    assert plan.choose(run(), 3200, 9000, 1, 1024, TOKENS).max_length == 1024
+    assert plan.choose(run(), 3200, 500, plan.BaseFacts(1, None), TOKENS).max_length == 504
+    assert plan.choose(run(), 3200, 9000, plan.BaseFacts(1, None), TOKENS).max_length == 2048
+    assert plan.choose(run(), 3200, 9000, plan.BaseFacts(1, 1024), TOKENS).max_length == 1024
 
 
 def test_max_length_of_text_classification_covers_99_percent_of_the_rows() -> None:
@@ -84,7 +85,7 @@ def test_max_length_of_text_classification_covers_99_percent_of_the_rows() -> No
 
 
 def test_all_auto_values_are_consistent() -> None:
-    chosen = plan.choose(run(nodes=2), 3200, 100, 22_000_000, 512, CLASSES)
+    chosen = plan.choose(run(nodes=2), 3200, 100, plan.BaseFacts(22_000_000, 512), CLASSES)
     assert (chosen.epochs, chosen.batch_size, chosen.micro_batch_size, chosen.accumulation_steps) == (
         4,
         32,
@@ -97,13 +98,13 @@ def test_all_auto_values_are_consistent() -> None:
         2,
         400,
     )
-    assert plan.choose(run(), 3200, 100, 100_000_000, 512, CLASSES).learning_rate == 2e-5
-    assert plan.choose(run(), 3200, 100, 1, 512, CLASSES).zero_stage == 0
+    assert plan.choose(run(), 3200, 100, plan.BaseFacts(100_000_000, 512), CLASSES).learning_rate == 2e-5
+    assert plan.choose(run(), 3200, 100, plan.BaseFacts(1, 512), CLASSES).zero_stage == 0
 
 
 def test_lora_has_a_higher_learning_rate() -> None:
     asked = run().model_copy(update={"method": Lora()})
-    assert plan.choose(asked, 3200, 100, 7_000_000_000, 512, CLASSES).learning_rate == 2e-4
+    assert plan.choose(asked, 3200, 100, plan.BaseFacts(7_000_000_000, 512), CLASSES).learning_rate == 2e-4
     assert plan.learning_rate(FreezeLayers(train_last=2), 7_000_000_000) == 2e-5
 
 
@@ -113,6 +114,26 @@ def test_lora_has_a_higher_learning_rate() -> None:
 )
 def test_the_offloaded_state_decides_the_zero_stage(world: int, offload: Offload, stage: int) -> None:
     assert plan.zero_stage(world, offload) == stage
+
+
+@pytest.mark.parametrize(
+    ("base", "precision", "gpus", "stage"),
+    [
+        ("bfloat16", "Auto", 1, 2),
+        ("bfloat16", "BFloat16", 0, 2),
+        ("bfloat16", "Float32", 1, 0),
+        ("bfloat16", "Auto", 0, 0),
+        ("float32", "BFloat16", 1, 0),
+        ("float16", "Auto", 1, 0),
+    ],
+)
+def test_weights_that_stay_bfloat16_need_zero_also_in_one_process(
+    base: WeightsDtype, precision: Precision, gpus: int, stage: int
+) -> None:
+    asked = run(precision=precision)
+    asked = asked.model_copy(update={"world": asked.world.model_copy(update={"gpus_per_node": gpus})})
+    chosen = plan.choose(asked, 3200, 100, plan.BaseFacts(1, 512, base), CLASSES)
+    assert (chosen.zero_stage, chosen.model_dtype) == (stage, base)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +152,6 @@ def test_an_invalid_value_is_refused_with_valid_values_in_the_hint(
     nodes: int, training: dict[str, object], rows: int, reason: str, says: str
 ) -> None:
     with pytest.raises(StageFailure) as failure:
-        plan.choose(run(nodes, **training), rows, 100, 1, 512, CLASSES)
+        plan.choose(run(nodes, **training), rows, 100, plan.BaseFacts(1, 512), CLASSES)
     assert failure.value.reason == reason
     assert says in failure.value.message + failure.value.hint

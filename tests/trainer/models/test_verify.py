@@ -21,7 +21,7 @@ CONFIG: Any = SimpleNamespace(run=SimpleNamespace(task="TextClassification", met
 def staged(tiny_base: Path, learnable: Prepared, folder: Path, scale: float = 1.0) -> Path:
     """What Train stages of a model whose logits are so many times as large."""
     torch.manual_seed(5)
-    model = load_classifier(tiny_base, learnable.labels).eval()
+    model = load_classifier(tiny_base, learnable.labels, torch.float32).eval()
     with torch.no_grad():
         model.classifier.weight *= scale
         inputs = pad_batch(learnable.test, [0, 1, 2], 0)
@@ -32,7 +32,7 @@ def staged(tiny_base: Path, learnable: Prepared, folder: Path, scale: float = 1.
 
 
 def check(folder: Path) -> tuple[Path, float]:
-    return verify(CONFIG, task, Paths(folder / "root"), folder)
+    return verify(CONFIG, task, Paths(folder / "root"), folder, "float32")
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e5])

@@ -83,7 +83,7 @@ def outcomes(gang: Gang, folder: Path) -> dict[str, Any]:
         )
     torch.manual_seed(gang.rank)
     module = torch.nn.Linear(2, 2)
-    best_weights.keep(gang, module, folder / f"only-first-{gang.rank}" / "weights.safetensors")
+    best_weights.keep(gang, module, folder / f"only-first-{gang.rank}" / "weights.safetensors", torch.float32)
     # The file is on the disk of the first rank alone.
     best_weights.spread(gang, module, folder / f"only-first-{gang.rank}" / "weights.safetensors")
     found["weights"] = module.weight.tolist()

@@ -23,7 +23,7 @@ from finetune_trainer.training import head_start, loop
 from finetune_trainer.training.context import Context
 from finetune_trainer.training.distributed import join_gang
 from tests.trainer.programs.truth import BATCH, CLASSIFICATION, Calm
-from tests.trainer.training.contexts import context_with
+from tests.trainer.training.contexts import FLOAT32, context_with
 
 
 def main() -> None:
@@ -42,6 +42,7 @@ def main() -> None:
         prepared=CLASSIFICATION.prepared,
         base=base,
         pad_id=0,
+        dtypes=FLOAT32,
         task=training_task("TextClassification"),
     )
     context = context.with_head(head_start.compute(context, 0.0, 1.0))
@@ -67,9 +68,7 @@ def main() -> None:
         )
         with tempfile.TemporaryDirectory() as folder:
             # Trainer loads in shards for as long as these arguments exist.
-            arguments = loop.arguments(
-                chosen, training, "float32", "None", folder=folder, gpus=False, steps=1
-            )
+            arguments = loop.arguments(chosen, training, FLOAT32, "None", folder=folder, gpus=False, steps=1)
             model = context.load_model()
             loaded = dict(whole_tensors(model))
             del arguments

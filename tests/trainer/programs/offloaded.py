@@ -1,13 +1,15 @@
 """Run by torchrun: steps of the real loop that learn, with what ZeRO manages in the host's memory or not.
 
-Arguments: folder of the base model, result file.
+Arguments: folder of the base model, result file, data type of the base model and of matrix products.
 """
 
 import json
 import sys
 from pathlib import Path
 
-from finetune_trainer.config import Lora, Method, Offload
+from pydantic import TypeAdapter
+
+from finetune_trainer.config import ComputeType, Lora, Method, Offload
 from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.pod.rank import leave
 from finetune_trainer.training.distributed import join_gang
@@ -25,6 +27,7 @@ METHODS: dict[str, Method] = {"Full": "Full", "LoRA": Lora(rank=4, alpha=8)}
 def main() -> None:
     """Measures every case in this one gang."""
     base, result = Path(sys.argv[1]), Path(sys.argv[2])
+    dtype = TypeAdapter[ComputeType](ComputeType).validate_python(sys.argv[3])
     silence_libraries()
     gang = join_gang(gpus=False, startup_seconds=120, hang_seconds=120)
     measured = {
@@ -40,6 +43,8 @@ def main() -> None:
                 how=how,
                 offload=offload,
                 learning_rate=0.01,
+                precision=dtype,
+                base_dtype=dtype,
             )
             for stage, offload in CASES
         }

@@ -1,12 +1,14 @@
 """Run by torchrun: steps of the real loop at fixed weights, for many ways to split one global batch.
 
 Arguments: the result file, and one or more JSON lists
-[subject, folder of the base model, method, [[ZeRO stage, micro-batch, accumulation], ...], precision].
+[subject, folder of the base model, method, [[ZeRO stage, micro-batch, accumulation], ...], precision,
+data type of the base model].
 """
 
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,12 +20,13 @@ from pydantic import TypeAdapter
 from transformers import set_seed
 
 from finetune_trainer.config import ClassWeights, ComputeType, Method, Offload, Training
-from finetune_trainer.contract import Chosen
+from finetune_trainer.contract import Chosen, WeightsDtype
 from finetune_trainer.data.batches import Layout, steps_per_epoch
 from finetune_trainer.data.lines import FileSpan
 from finetune_trainer.data.shards import Prepared, Split
 from finetune_trainer.heartbeat import Heartbeat
 from finetune_trainer.models import methods
+from finetune_trainer.models.dtypes import select_dtypes
 from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.pod.rank import leave
@@ -54,10 +57,10 @@ class Subject:
         """The rows as Prepare leaves them."""
         return Prepared(self.rows, self.rows, self.rows, self.labels)
 
-    def load(self, base: Path, how: Method) -> torch.nn.Module:
+    def load(self, base: Path, how: Method, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
         """The same weights every time; an adapter is given some, for a new one changes nothing."""
         set_seed(1)
-        model = self.model.load(base, self.prepared)
+        model = self.model.load(base, self.prepared, dtype)
         tuned = methods.apply_method(how, model, self.model.head(model), seed=1)
         with torch.no_grad():
             for name, weight in tuned.named_parameters():
@@ -140,6 +143,8 @@ def steps(
     offload: Offload = "None",
     learning_rate: float = STANDING_STILL,
     precision: ComputeType = "float32",
+    base_dtype: WeightsDtype = "float32",
+    after: Callable[[loop.Loop], None] = lambda _: None,
 ) -> list[tuple[float, float, int]]:
     """Loss, gradient norm and rows of each step of one epoch."""
     chosen = Chosen(
@@ -156,12 +161,13 @@ def steps(
     training = Training(
         weight_decay=0.0, max_gradient_norm=1e9, warmup_fraction=0.0, class_weights=subject.class_weights
     )
+    dtypes = select_dtypes(base_dtype, precision, zero_stage)
     taken: list[loop.Step] = []
     with tempfile.TemporaryDirectory() as folder:
         args = loop.arguments(
-            chosen, training, precision, offload, folder=folder, gpus=False, steps=chosen.total_steps
+            chosen, training, dtypes, offload, folder=folder, gpus=False, steps=chosen.total_steps
         )
-        model = subject.load(base, how)
+        model = subject.load(base, how, getattr(torch, dtypes.weights))
         batches = RankBatches(
             subject.rows,
             Layout.of(chosen),
@@ -181,6 +187,7 @@ def steps(
         )
         run.add_callback(loop.StepEnd(run, taken.append))
         run.train()
+        after(run)
     torch.distributed.barrier()
     return [(step.loss, step.gradient_norm, step.rows) for step in taken]
 
@@ -191,13 +198,20 @@ def main() -> None:
     silence_libraries()
     gang = join_gang(gpus=False, startup_seconds=120, hang_seconds=120)
     measured = {}
-    for subject, base, method, splits, precision in map(json.loads, sys.argv[2:]):
+    for subject, base, method, splits, precision, base_dtype in map(json.loads, sys.argv[2:]):
         how: Method = TypeAdapter(Method).validate_python(method)
         for split in splits:
             figures = steps(
-                gang, SUBJECTS[subject], Path(base), *split, heartbeat=Calm(), how=how, precision=precision
+                gang,
+                SUBJECTS[subject],
+                Path(base),
+                *split,
+                heartbeat=Calm(),
+                how=how,
+                precision=precision,
+                base_dtype=base_dtype,
             )
-            measured[json.dumps([subject, method, split, precision])] = figures
+            measured[json.dumps([subject, method, split, precision, base_dtype])] = figures
     if gang.first:
         result.write_text(json.dumps(measured))
 

@@ -36,6 +36,7 @@ from finetune_trainer.training.fit import Tuned
 from finetune_trainer.training.staging import Outcome
 from tests.trainer.conftest import success
 from tests.trainer.storage import on_both_stores
+from tests.trainer.training.contexts import FLOAT32
 
 HEARTBEAT = SimpleNamespace(beat=lambda *_args, **_fields: None, leave_requested=False)
 CHOSEN = Chosen(
@@ -60,12 +61,13 @@ def stage(tiny_base: Path, learnable: Prepared, paths: Paths, store: Store) -> S
 
     def end(config: TrainConfig) -> TrainConfig:
         torch.manual_seed(5)
-        model = load_classifier(tiny_base, learnable.labels)
+        model = load_classifier(tiny_base, learnable.labels, torch.float32)
         model = methods.apply_method(config.run.method, model, task.head(model), seed=5).eval()
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 if ".lora_B." in name:
                     weight.normal_(std=0.1)
+        methods.merge_if_requested(config.run.method, model, torch.float32)
         truth = learnable.test.labels.astype(np.int64)
         random = np.random.default_rng(2)
         logits = random.normal(size=(len(truth), 3)).astype(np.float32)
@@ -108,7 +110,7 @@ def stage(tiny_base: Path, learnable: Prepared, paths: Paths, store: Store) -> S
             base=tiny_base,
             base_digest=digest,
             pad_id=0,
-            precision="float32",
+            dtypes=FLOAT32,
             task=training_task("TextClassification"),
         )
         outcome = Outcome(model, logits, probe, reused=False, tuned=tuned)
@@ -322,11 +324,11 @@ def test_an_adapter_that_is_not_the_one_that_was_trained_is_found_and_nothing_is
 def test_a_merged_model_other_than_its_adapter_is_found_and_nothing_is_published(
     adapted: TrainConfig, paths: Paths, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def badly(model: Any) -> Any:
+    def badly(model: Any, dtype: torch.dtype) -> None:
         for module in model.modules():
             if hasattr(module, "lora_A"):
                 module.scaling["default"] *= 1.5
-        return merged(model)
+        merged(model, dtype)
 
     merged = lora.merge_adapter
     monkeypatch.setattr(lora, "merge_adapter", badly)

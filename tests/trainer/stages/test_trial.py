@@ -179,11 +179,13 @@ def test_prepare_is_told_by_a_process_of_its_own_what_the_method_leaves_unchange
     tmp_path: Path, base: tuple[bases.Config, bases.Shapes], method: Method, code: str
 ) -> None:
     config, shapes = base
-    (finding,) = trial.try_model("TextGeneration", method, Inspection(config, shapes, ()), Paths(tmp_path))
+    (finding,) = trial.try_model(
+        "TextGeneration", method, Inspection(config, shapes, "float32", ()), Paths(tmp_path)
+    )
     assert (finding.level, finding.code) == ("warning", code)
     if code == "ExpertsNotAdapted":
         experts = 2 * 4 * 3 * 16 * 32
-        assert f"{experts:,} of {Inspection(config, shapes, ()).parameters:,}" in finding.message
+        assert f"{experts:,} of {Inspection(config, shapes, 'float32', ()).parameters:,}" in finding.message
         assert "2 k_proj, 2 o_proj, 2 q_proj, 2 v_proj" in finding.message
 
 
@@ -193,7 +195,7 @@ def test_the_process_tells_prepare_what_it_refuses(tmp_path: Path) -> None:
         trial.try_model(
             "TextGeneration",
             Lora(target_modules=("lm_head",)),
-            Inspection(config, shapes, ()),
+            Inspection(config, shapes, "float32", ()),
             Paths(tmp_path),
         )
 
@@ -201,7 +203,9 @@ def test_the_process_tells_prepare_what_it_refuses(tmp_path: Path) -> None:
 def test_a_process_that_dies_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial.sys, "executable", "/bin/false")
     config, shapes = bases.llama()
-    (finding,) = trial.try_model("TextGeneration", "Full", Inspection(config, shapes, ()), Paths(tmp_path))
+    (finding,) = trial.try_model(
+        "TextGeneration", "Full", Inspection(config, shapes, "float32", ()), Paths(tmp_path)
+    )
     assert finding.code == "ModelNotTried"
     assert "ended with code 1" in finding.message
 

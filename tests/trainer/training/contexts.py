@@ -3,7 +3,11 @@
 from dataclasses import fields
 from typing import Any
 
+from finetune_trainer.models.dtypes import Dtypes
 from finetune_trainer.training.context import Context
+
+FLOAT32 = Dtypes("float32", "float32", "float32")
+"""The data types of a run without bfloat16."""
 
 
 def context_with(**parts: Any) -> Context:

@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
+from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import weights
 from finetune_trainer.training import best_weights
 from finetune_trainer.training.distributed import Gang
@@ -39,7 +40,7 @@ def test_trained_weights_are_saved_and_loaded_and_other_weights_are_unchanged(
     alone: Gang, tmp_path: Path
 ) -> None:
     tuned, plain = Net(1), Net(2)
-    best_weights.keep(alone, tuned, tmp_path / "best" / "weights.safetensors")
+    best_weights.keep(alone, tuned, tmp_path / "best" / "weights.safetensors", torch.float32)
     kept = load_file(tmp_path / "best" / "weights.safetensors")
     assert kept.keys() == TRAINED
     frozen = plain.body.weight.clone()
@@ -51,11 +52,40 @@ def test_trained_weights_are_saved_and_loaded_and_other_weights_are_unchanged(
     assert torch.equal(plain.get_buffer("scratch"), torch.full((2,), 2.0))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("working", [torch.float32, torch.bfloat16])
+def test_weights_are_rounded_to_the_published_data_type(
+    alone: Gang, tmp_path: Path, dtype: torch.dtype, working: torch.dtype
+) -> None:
+    tuned, plain = Net(1).to(working), Net(2).to(working)
+    best_weights.keep(alone, tuned, tmp_path / "weights.safetensors", dtype)
+    assert {value.dtype for value in load_file(tmp_path / "weights.safetensors").values()} == {dtype}
+    best_weights.spread(alone, plain, tmp_path / "weights.safetensors")
+    for name in TRAINED:
+        restored, trained = plain.state_dict()[name], tuned.state_dict()[name]
+        assert restored.dtype == working
+        assert torch.equal(restored, trained.to(dtype).to(working))
+
+
+def test_a_weight_that_the_published_data_type_cannot_represent_ends_all_ranks(tmp_path: Path) -> None:
+    net = Net(1)
+    with torch.no_grad():
+        net.head.weight[1, 2] = 70000.0
+    for rank in (0, 1):
+        with pytest.raises(
+            StageFailure, match=r"WeightsOverflow: the weight head\.weight has values up to 7e\+04"
+        ):
+            best_weights.keep(
+                Gang(rank, rank, 2, torch.device("cpu")), net, tmp_path / "weights.safetensors", torch.float16
+            )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_full_disk_leaves_the_previous_file_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "weights.safetensors"
-    best_weights.keep(ALONE, Net(1), path)
+    best_weights.keep(ALONE, Net(1), path, torch.float32)
     before = path.read_bytes()
 
     def full(_: object, unfinished: Path) -> None:
@@ -64,18 +94,20 @@ def test_a_full_disk_leaves_the_previous_file_unchanged(
 
     monkeypatch.setattr(best_weights, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
-        best_weights.keep(ALONE, Net(2), path)
+        best_weights.keep(ALONE, Net(2), path, torch.float32)
     assert path.read_bytes() == before
 
 
 def test_only_rank_0_writes_the_file(tmp_path: Path) -> None:
-    best_weights.keep(Gang(1, 1, 2, torch.device("cpu")), Net(1), tmp_path / "weights.safetensors")
+    best_weights.keep(
+        Gang(1, 1, 2, torch.device("cpu")), Net(1), tmp_path / "weights.safetensors", torch.float32
+    )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_weights_of_another_model_are_refused(alone: Gang, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
-    best_weights.keep(alone, Net(1), path)
+    best_weights.keep(alone, Net(1), path, torch.float32)
     kept = load_file(path)
     save_file({**kept, "other.weight": torch.zeros(3)}, path)
     with pytest.raises(AssertionError, match=r"other\.weight"):

@@ -38,7 +38,7 @@ def context(heartbeat: Any) -> stage.Context:
     ("asked", "computes"), [("Auto", "float32"), ("Float32", "float32"), ("BFloat16", "bfloat16")]
 )
 def test_without_a_gpu_only_who_asks_for_bfloat16_gets_it(asked: Any, computes: str) -> None:
-    assert stage.precision(Training(precision=asked), ALONE) == computes
+    assert stage.products_dtype(Training(precision=asked), ALONE) == computes
 
 
 @pytest.mark.parametrize(("share", "percent"), [(0.0, 20.0), (0.5, 25.0), (1.0, 30.0)])

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from torch._C import _distributed_c10d as native
 from torch.testing._internal.distributed import multi_threaded_pg as threads
 
-from finetune_trainer.config import ComputeType
 from finetune_trainer.data.shards import Split
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat
+from finetune_trainer.models.dtypes import Dtypes
 from finetune_trainer.tasks.base import Predictions, Tensors
 from finetune_trainer.tasks.registry import training_task
 from finetune_trainer.training.context import Context
 from finetune_trainer.training.distributed import Gang
 from finetune_trainer.training.evaluate import over_rows
-from tests.trainer.training.contexts import context_with
+from tests.trainer.training.contexts import FLOAT32, context_with
 
 CALM: Any = SimpleNamespace(leave_requested=False)
 LEAVING: Any = SimpleNamespace(leave_requested=True)
@@ -70,9 +70,7 @@ def rows(counts: list[int]) -> Split:
     )
 
 
-def context(
-    gang: Gang, at_once: int, heartbeat: Heartbeat = CALM, precision: ComputeType = "float32"
-) -> Context:
+def context(gang: Gang, at_once: int, heartbeat: Heartbeat = CALM, dtypes: Dtypes = FLOAT32) -> Context:
     """What is asked of a run here; it takes twice the micro-batch at once."""
     return context_with(
         task=training_task("TextClassification"),
@@ -80,7 +78,7 @@ def context(
         heartbeat=heartbeat,
         gang=gang,
         pad_id=0,
-        precision=precision,
+        dtypes=dtypes,
     )
 
 
@@ -141,22 +139,32 @@ def test_float64_stays_float64(ranked: Ranked) -> None:
     assert [found.dtype for found in ranked(3, exact)] == [np.float64] * 3
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_rows_are_evaluated_in_the_precision_of_the_run(
-    ranked: Ranked, precision: ComputeType, dtype: torch.dtype
+@pytest.mark.parametrize(
+    ("dtypes", "product_dtype", "autocast"),
+    [
+        (FLOAT32, torch.float32, False),
+        (Dtypes("float32", "bfloat16", "float32"), torch.bfloat16, True),
+        (Dtypes("bfloat16", "bfloat16", "bfloat16"), torch.bfloat16, False),
+    ],
+)
+def test_rows_are_evaluated_with_the_data_types_of_the_run(
+    ranked: Ranked, dtypes: Dtypes, product_dtype: torch.dtype, autocast: bool
 ) -> None:
     def act(gang: Gang) -> Any:
-        dtypes = []
+        computed = []
+        run = context(gang, 2, dtypes=dtypes)
 
         def multiply(inputs: Tensors) -> torch.Tensor:
-            product = torch.ones(len(inputs["input_ids"]), 2) @ torch.ones(2, 2)
-            dtypes.append(product.dtype)
+            product = torch.ones(len(inputs["input_ids"]), 2, dtype=run.weights_dtype) @ torch.ones(
+                2, 2, dtype=run.weights_dtype
+            )
+            computed.append((product.dtype, torch.is_autocast_enabled("cpu")))
             return product.float()
 
-        over_rows(context(gang, 2, precision=precision), multiply, rows([1, 2]), lambda _: None)
-        return dtypes
+        over_rows(run, multiply, rows([1, 2]), lambda _: None)
+        return computed
 
-    assert ranked(1, act) == [[dtype]]
+    assert ranked(1, act) == [[(product_dtype, autocast)]]
 
 
 @pytest.mark.parametrize(("rounds", "passes"), [(7, 7), (8, 8), (9, 8), (20, 8)], ids=["7", "8", "9", "20"])

@@ -32,6 +32,7 @@ from finetune_trainer.contract.payloads import (
     PublishPayload,
     RowCounts,
     TrainPayload,
+    WeightsDtype,
 )
 from finetune_trainer.contract.progress import (
     MAX_PROGRESS_BYTES,
@@ -99,6 +100,7 @@ __all__ = [
     "TerminationMessage",
     "TrainPayload",
     "Uri",
+    "WeightsDtype",
     "acts_on_terminals",
     "baseline_name",
     "describe",

@@ -12,6 +12,9 @@ from pydantic import (
 from finetune_trainer.contract.base import Digest, Model, Reason, Uri
 from finetune_trainer.contract.evaluation import Evaluation
 
+WeightsDtype = Literal["float32", "float16", "bfloat16"]
+"""Data type of the weights of a model, in the names of PyTorch."""
+
 
 class RowCounts(Model):
     """Numbers of rows after Prepare has checked and split the data."""
@@ -75,6 +78,8 @@ class Chosen(Model):
     """DeepSpeed ZeRO stage."""
     total_steps: PositiveInt
     """Optimizer steps of the whole run."""
+    model_dtype: WeightsDtype = "float32"
+    """Data type of the weights of the base model and of the published model."""
 
 
 class PreparePayload(Model):

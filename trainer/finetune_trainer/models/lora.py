@@ -48,7 +48,8 @@ def add_adapter(model: "PreTrainedModel", lora: Lora, head: Sequence[str], seed:
     )
     # Loading with ZeRO-3 draws random numbers on one rank only.
     torch.manual_seed(seed)
-    return PeftModel(model, config)
+    # The adapter has the data type of the model: DeepSpeed needs one data type for all trained parameters.
+    return PeftModel(model, config, autocast_adapter_dtype=False)
 
 
 def save(model: "PeftModel", folder: Path, base_uri: str) -> None:
@@ -108,9 +109,28 @@ def load_adapter(base: "PreTrainedModel", folder: Path) -> "PeftModel":
     return model.eval()
 
 
-def merge_adapter(model: "PeftModel") -> "PreTrainedModel":
-    """Adds the adapter to the weights of the base model, in the precision of these weights (float32)."""
-    whole: PreTrainedModel = model.merge_and_unload(safe_merge=True)
+def merge_adapter(model: "PeftModel", dtype: torch.dtype) -> None:
+    """Adds the adapter to the weights of the base model in float32, and rounds the sums.
+
+    The adapter stays in the model for `save`, without effect on the outputs.
+
+    Args:
+        model: the model with the adapter; `dtype` can represent all weights of base model and adapter.
+        dtype: data type to which the sums are rounded.
+    """
+    from peft.tuners.lora import LoraLayer  # noqa: PLC0415 - heavy
+
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            layer: Any = module
+            kept = layer.get_base_layer().weight.dtype
+            layer.float().merge()
+            layer.to(dtype).to(kept)
+
+
+def remove_adapter(model: "PeftModel") -> "PreTrainedModel":
+    """Returns the model without the adapter, after `merge_adapter`."""
+    whole: PreTrainedModel = model.unload()
     return whole
 
 

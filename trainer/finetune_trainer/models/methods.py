@@ -40,16 +40,31 @@ def apply_method(method: Method, model: "PreTrainedModel", head: Sequence[str], 
             return model
 
 
-def save(model: Any, folder: Path, base_uri: str) -> None:
+def merge_if_requested(method: Method, model: Any, dtype: torch.dtype) -> None:
+    """Merges the adapter into the weights of the base model if the job publishes a merged model.
+
+    Args:
+        method: training method of the run.
+        model: the tuned model.
+        dtype: data type of the published weights.
+    """
+    if isinstance(method, Lora) and method.merge:
+        lora.merge_adapter(model, dtype)
+
+
+def save(model: Any, folder: Path, base_uri: str, dtype: torch.dtype) -> None:
     """Saves a tuned model, or only its adapter, with a config.json that transformers 4 can also read.
 
     Args:
-        model: the tuned model.
+        model: the tuned model, which the function converts to `dtype`.
         folder: folder to write to.
         base_uri: URI of the base model, for the config of an adapter.
+        dtype: data type of the saved weights.
     """
     from peft import PeftModel  # noqa: PLC0415 - heavy
 
+    model.to(dtype)
+    model.config.dtype = dtype
     if isinstance(model, PeftModel):
         lora.save(model, folder, base_uri)
     else:

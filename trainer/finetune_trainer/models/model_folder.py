@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_trainer.contract import FailureClass
+from finetune_trainer.contract import FailureClass, WeightsDtype
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models import model_check, safetensors_header
+from finetune_trainer.models import dtypes, model_check, safetensors_header
 from finetune_trainer.s3.objects import ObjectInfo
 from finetune_trainer.s3.store import Store
 
@@ -20,6 +20,8 @@ class Inspection:
     config: dict[str, Any]
     weights: dict[str, tuple[int, ...]]
     """Shape of each weight by its name."""
+    dtype: WeightsDtype
+    """Data type of most parameters."""
     warnings: tuple[str, ...]
 
     @property
@@ -45,12 +47,15 @@ def inspect(store: Store, folder: str, wanted: model_check.ModelRequirements) ->
     config = model_check.check_config(store.read(folder + "config.json", _MAX_JSON_BYTES), folder, wanted)
     index = store.read(folder + model_check.INDEX, _MAX_JSON_BYTES) if model_check.INDEX in names else None
     weights: dict[str, tuple[int, ...]] = {}
+    types: dict[str, str] = {}
     for name, promised in model_check.list_shards(names, index, folder).items():
         held = _read_header(store, folder + name, files[name].size)
         model_check.check_shard(held.tensors, promised, folder + name)
-        model_check.check_floats(held.kinds, folder + name)
+        model_check.check_floats(held.dtypes.values(), folder + name)
         weights |= held.tensors
-    return Inspection(config, weights, tuple(warnings))
+        types |= held.dtypes
+    dtype = dtypes.find_weights_dtype(weights, types)
+    return Inspection(config, weights, dtype, (*warnings, *dtypes.warn_mixed(weights, types, dtype)))
 
 
 def _read_header(store: Store, file: str, size: int) -> safetensors_header.Header:

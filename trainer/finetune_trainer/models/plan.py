@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune_trainer.config import Lora, Method, Offload, Run
-from finetune_trainer.contract import Chosen, FailureClass
+from finetune_trainer.contract import Chosen, FailureClass, WeightsDtype
 from finetune_trainer.data.batches import steps_per_epoch
 from finetune_trainer.failures import StageFailure
+from finetune_trainer.models.dtypes import may_keep_bfloat16
 
 _ROWS_SEEN = 12_000
 """Rows over all epochs."""
@@ -33,23 +34,32 @@ class AutoLimits:
     """Maximum tokens of a micro-batch of rows of maxLength; None: no limit, see `micro_batch_size`."""
 
 
-def choose(
-    run: Run, rows: int, typical_length: int, parameters: int, positions: int | None, limits: AutoLimits
-) -> Chosen:
+@dataclass(frozen=True)
+class BaseFacts:
+    """The properties of the base model on which `Auto` values depend."""
+
+    parameters: int
+    """Number of parameters."""
+    positions: int | None
+    """Maximum input in tokens; None for a model without a limit."""
+    dtype: WeightsDtype = "float32"
+    """Data type of the weights."""
+
+
+def choose(run: Run, rows: int, typical_length: int, base: BaseFacts, limits: AutoLimits) -> Chosen:
     """Selects all hyperparameters of the training.
 
     Args:
         run: the config of the run.
         rows: number of training rows.
         typical_length: typical length of the training rows in tokens, see `typical_length`.
-        parameters: number of parameters of the base model.
-        positions: maximum input of the model in tokens; None for a model without a limit.
+        base: properties of the base model.
         limits: limits of the task.
 
     Raises:
         StageFailure: BatchIndivisible, BatchTooLarge, MaxLengthTooLong.
     """
-    world, training = run.world.size, run.training
+    world, training, positions = run.world.size, run.training, base.positions
     micro = None if training.micro_batch_size == "Auto" else training.micro_batch_size
     batch = batch_size(rows, world, micro) if training.batch_size == "Auto" else training.batch_size
     _check_batch(batch, micro, world, rows)
@@ -64,6 +74,11 @@ def choose(
             f"training.maxLength: {longest} tokens, but the model takes at most {positions} tokens.",
             f"Set training.maxLength to {positions} or less, or to Auto.",
         )
+    stage = run.zero_stage
+    if stage == "Auto":
+        gpus = run.world.gpus_per_node > 0
+        keeps_bfloat16 = may_keep_bfloat16(base.dtype, training.precision, gpus=gpus)
+        stage = zero_stage(world, run.offload, bfloat16_weights=keeps_bfloat16)
     micro = micro or micro_batch_size(batch // world, longest, limits.tokens_at_once)
     return Chosen(
         epochs=epochs,
@@ -71,10 +86,11 @@ def choose(
         micro_batch_size=micro,
         accumulation_steps=batch // world // micro,
         world_size=world,
-        learning_rate=training.learning_rate or learning_rate(run.method, parameters),
+        learning_rate=training.learning_rate or learning_rate(run.method, base.parameters),
         max_length=longest,
-        zero_stage=zero_stage(world, run.offload) if run.zero_stage == "Auto" else run.zero_stage,
+        zero_stage=stage,
         total_steps=steps_per_epoch(rows, batch) * epochs,
+        model_dtype=base.dtype,
     )
 
 
@@ -150,14 +166,20 @@ def max_length(typical: int, positions: int | None, most: int) -> int:
     return min(math.ceil(typical / 8) * 8, most, positions or most)
 
 
-def zero_stage(world: int, offload: Offload) -> int:
+def zero_stage(world: int, offload: Offload, *, bfloat16_weights: bool = False) -> int:
     """The ZeRO stage: 2 for several processes, which partitions the optimizer state and the gradients.
 
-    Offloading the optimizer state needs stage 1 or higher, and offloading the parameters needs stage 3.
+    Offloading the optimizer state and bfloat16 weights need stage 1 or higher, and offloading the parameters
+    needs stage 3.
+
+    Args:
+        world: world size.
+        offload: the state that DeepSpeed keeps in the memory of the host.
+        bfloat16_weights: whether the weights of the model can stay bfloat16, see `dtypes.select_dtypes`.
     """
     match offload:
         case "None":
-            return 0 if world == 1 else 2
+            return 0 if world == 1 and not bfloat16_weights else 2
         case "Optimizer":
             return 2
         case "OptimizerAndParameters":

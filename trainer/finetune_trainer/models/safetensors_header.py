@@ -37,8 +37,8 @@ class Header:
 
     tensors: dict[str, tuple[int, ...]]
     """Shape of each tensor by name."""
-    kinds: frozenset[str] = frozenset()
-    """Data types of the tensors in safetensors names, such as `BF16`."""
+    dtypes: dict[str, str]
+    """Data type of each tensor by name, in safetensors names such as `BF16`."""
 
 
 def parse_header_length(first: bytes, size: int, uri: str) -> int:
@@ -86,7 +86,7 @@ def parse_header(text: bytes, size: int, uri: str) -> Header:
         raise corrupt_model(f"{uri} holds no tensors")
     return Header(
         {name: shape for name, (shape, *_) in tensors.items()},
-        frozenset(entry["dtype"] for entry in entries.values()),
+        {name: entry["dtype"] for name, entry in entries.items()},
     )
 
 

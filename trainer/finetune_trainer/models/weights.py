@@ -1,9 +1,17 @@
-"""Iterates over the trained tensors and the saved tensors of a model."""
+"""The trained tensors and the saved tensors of a model, and their data types."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+
+from finetune_trainer.contract import WeightsDtype
+
+
+def torch_dtype(name: WeightsDtype) -> torch.dtype:
+    """Returns the data type of PyTorch with this name."""
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def list_non_finite(module: torch.nn.Module) -> list[str]:

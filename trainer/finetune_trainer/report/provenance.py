@@ -50,7 +50,11 @@ def list_facts(config: TrainConfig, chosen: Chosen, staged: Manifest, record: Tr
             f"AdamW, weight decay {training.weight_decay:g}, clipping {training.max_gradient_norm:g}",
         ),
         Fact("maximum length", f"{chosen.max_length} tokens; longer texts are cut"),
-        Fact("numbers", f"{record.precision}, weights float32, ZeRO stage {chosen.zero_stage}"),
+        Fact(
+            "data types",
+            f"weights {record.weights}, matrix products {record.precision}, published {chosen.model_dtype}",
+        ),
+        Fact("ZeRO stage", str(chosen.zero_stage)),
         *_head_facts(config, record),
         Fact("seed", str(training.seed)),
         Fact(

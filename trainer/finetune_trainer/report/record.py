@@ -83,6 +83,9 @@ class TrainingRecord(Model):
     needs_transformers_5: bool = True
     """Whether config.json says something that transformers 4 cannot read."""
     precision: ComputeType
+    """Data type of matrix products."""
+    weights: ComputeType = "float32"
+    """Data type of the weights in the memory of Train."""
     devices: str
     """Description of the devices."""
     training_seconds: Annotated[float, Field(ge=0)]

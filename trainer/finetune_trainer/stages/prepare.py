@@ -24,7 +24,7 @@ from finetune_trainer.data.shards import read_index
 from finetune_trainer.data.sources import DataFile
 from finetune_trainer.heartbeat import Heartbeat, beat_on_bytes
 from finetune_trainer.models import base_model, lineage, model_check, model_folder
-from finetune_trainer.models.plan import AutoLimits, choose
+from finetune_trainer.models.plan import AutoLimits, BaseFacts, choose
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.digests import OnBytes
 from finetune_trainer.s3.store import Store, open_store
@@ -49,8 +49,7 @@ class _BaseModel:
 
     digest: Digest
     folder: Path
-    parameters: int
-    positions: int | None
+    facts: BaseFacts
     tokenizer: Any
     warnings: tuple[Finding, ...]
 
@@ -118,8 +117,11 @@ def _prepare_base_model(
     return _BaseModel(
         digest,
         fresh,
-        inspection.parameters,
-        model_check.find_position_limit(inspection.config, tokenizer.model_max_length),
+        BaseFacts(
+            inspection.parameters,
+            model_check.find_position_limit(inspection.config, tokenizer.model_max_length),
+            inspection.dtype,
+        ),
         tokenizer,
         (*(warning("Note", f"{text}.") for text in inspection.warnings), *found),
     )
@@ -162,7 +164,7 @@ def _read_stored_facts(output: Store, folder: str) -> PreparedFacts | None:
 def _choose_settings(
     config: TrainConfig, base: _BaseModel, limits: AutoLimits, rows: int, typical: int
 ) -> Chosen:
-    return choose(config.run, rows, typical, base.parameters, base.positions, limits)
+    return choose(config.run, rows, typical, base.facts, limits)
 
 
 def _build_result(work: RowWork, base: _BaseModel, digest: Digest, facts: PreparedFacts) -> StageResult:
@@ -175,7 +177,7 @@ def _build_result(work: RowWork, base: _BaseModel, digest: Digest, facts: Prepar
         labels=facts.labels,
         tokens=facts.tokens,
         truncated_tokens=facts.truncated_tokens,
-        parameters=base.parameters,
+        parameters=base.facts.parameters,
         chosen=chosen,
         findings=facts.findings,
         report=work.folder + REPORT,

@@ -60,7 +60,9 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
 
     silence_libraries()
     checking = beat_on_bytes(heartbeat, Activity.VERIFYING)
-    model_folder, difference = verify(config, model_of(config.run.task), paths, staged_folder, checking)
+    model_folder, difference = verify(
+        config, model_of(config.run.task), paths, staged_folder, chosen.model_dtype, checking
+    )
     log.info("reloaded from %s: the largest difference of a logit is %.1e", trained.staging, difference)
     uploading = max(UPLOAD_SILENCE_SECONDS, config.hang_timeout_seconds)
     on_bytes = beat_on_bytes(heartbeat, Activity.UPLOADING, uploading)

@@ -12,6 +12,7 @@ from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Activity, FailureClass, TrainPayload, describe
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat
+from finetune_trainer.models import methods
 from finetune_trainer.models.load import move_to_device, silence_libraries
 from finetune_trainer.paths import Paths
 from finetune_trainer.stages.result import StageResult
@@ -65,7 +66,7 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
 
 
 def _test_model(context: Context) -> tuple[torch.nn.Module, Predictions]:
-    """Loads the best weights without DeepSpeed, as Publish does, and evaluates the test rows.
+    """Loads the weights that are published without DeepSpeed, and evaluates the test rows.
 
     Raises:
         StageFailure: class Numerical (a prediction is not finite) or Preempted; on all ranks.
@@ -77,6 +78,7 @@ def _test_model(context: Context) -> tuple[torch.nn.Module, Predictions]:
     unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
     model = move_to_device(context.gang.device, context.load_model())
     best_weights.spread(context.gang, model, context.best_weights)
+    methods.merge_if_requested(context.config.run.method, model, context.published_dtype)
     predictions = over_rows(
         context,
         partial(context.task.model.predict, model),

@@ -143,6 +143,9 @@ class BaselineKey(Model):
     max_length: PositiveInt
     primary_metric: MetricName
     precision: ComputeType
+    """Data type of matrix products."""
+    weights: ComputeType = "float32"
+    """Data type of the weights in memory."""
     seed: NonNegativeInt
     code: str
     """Version of the task's metrics and of its baseline."""
@@ -165,6 +168,8 @@ class EvaluationInputs:
     prepared: Prepared
     base: Path
     """Folder with the files of the base model."""
+    dtype: "torch.dtype"
+    """Data type of the weights in memory."""
     pad_id: int
     evaluation: EvaluationSpec
     seed: int
@@ -175,7 +180,7 @@ class HeadStart:
     """The weights from which a new head starts."""
 
     weights: "Mapping[str, torch.Tensor]"
-    """Every parameter of the head by its name in the model that `load` returns, float32, on the CPU."""
+    """Every parameter of the head by its name in the model that `load` returns, on the CPU."""
     init: HeadInit
 
 
@@ -217,8 +222,13 @@ class TaskModel(Protocol):
     def FORWARD(self) -> Mapping[str, Any]:  # noqa: N802
         """Further keyword arguments of every forward pass."""
 
-    def load(self, folder: Path, prepared: Prepared) -> "PreTrainedModel":
-        """Loads the base model for training, float32, equal on every rank for the same torch seed.
+    def load(self, folder: Path, prepared: Prepared, dtype: "torch.dtype") -> "PreTrainedModel":
+        """Loads the base model for training, equal on every rank for the same torch seed.
+
+        Args:
+            folder: files of the base model.
+            prepared: the rows.
+            dtype: data type of all floating point parameters.
 
         Raises:
             StageFailure: UserConfig, if the files do not contain a model for this task.

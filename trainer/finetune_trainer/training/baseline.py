@@ -31,7 +31,8 @@ def measure(context: Context, before: float, after: float) -> tuple[Baseline, bo
         data=context.data_digest,
         max_length=context.chosen.max_length,
         primary_metric=run.evaluation.primary_metric,
-        precision=context.precision,
+        precision=context.dtypes.products,
+        weights=context.dtypes.weights,
         seed=run.training.seed,
         code=task.METRIC_CODE,
     )

@@ -14,9 +14,10 @@ from finetune_trainer.data.shards import Prepared, Split, load_prepared
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat, beat_on_bytes
 from finetune_trainer.models import base_model, methods
+from finetune_trainer.models.dtypes import Dtypes, select_dtypes
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.models.padding import choose_pad_token
-from finetune_trainer.models.weights import overwrite
+from finetune_trainer.models.weights import overwrite, torch_dtype
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.tasks.base import EvaluationInputs, HeadStart, Numbers, Tensors, TrainingTask
@@ -39,7 +40,7 @@ class Context:
     """Folder with the files of the base model."""
     base_digest: Digest
     pad_id: int
-    precision: ComputeType
+    dtypes: Dtypes
     task: TrainingTask
     packing: Packing | None = None
     """When rows are packed, see Baseline.packing; None: never."""
@@ -50,7 +51,9 @@ class Context:
     def inputs(self) -> EvaluationInputs:
         """The values that the task needs to measure a model."""
         run = self.config.run
-        return EvaluationInputs(self.prepared, self.base, self.pad_id, run.evaluation, run.training.seed)
+        return EvaluationInputs(
+            self.prepared, self.base, self.weights_dtype, self.pad_id, run.evaluation, run.training.seed
+        )
 
     def collate(self, split: Split, numbers: Numbers) -> Tensors:
         """Makes the inputs of the model from rows, see TaskModel.collate."""
@@ -64,6 +67,16 @@ class Context:
         """A copy of the context with this start of the head."""
         return replace(self, head=head)
 
+    @property
+    def weights_dtype(self) -> torch.dtype:
+        """Data type of the parameters of the model in memory."""
+        return torch_dtype(self.dtypes.weights)
+
+    @property
+    def published_dtype(self) -> torch.dtype:
+        """Data type of the published weights."""
+        return torch_dtype(self.dtypes.published)
+
     def load_model(self) -> torch.nn.Module:
         """Loads the base model and applies the training method; equal on every rank.
 
@@ -72,7 +85,7 @@ class Context:
         """
         run = self.config.run
         set_seed(run.training.seed)
-        model = self.task.model.load(self.base, self.prepared)
+        model = self.task.model.load(self.base, self.prepared, self.weights_dtype)
         if self.head:
             overwrite(model, self.head.weights)
         return methods.apply_method(run.method, model, self.task.model.head(model), run.training.seed)
@@ -89,9 +102,7 @@ class Context:
 
     def autocast(self) -> torch.autocast:
         """The precision of every forward pass: training, validation rows and test rows compute alike."""
-        return torch.autocast(
-            self.gang.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"
-        )
+        return torch.autocast(self.gang.device.type, dtype=torch.bfloat16, enabled=self.dtypes.autocast)
 
     def report_progress(self, activity: Activity, before: float, after: float, share: float) -> None:
         """Reports the progress of a part of the stage.
@@ -142,12 +153,14 @@ def open_context(config: TrainConfig, paths: Paths, heartbeat: Heartbeat, task: 
         base=base,
         base_digest=base_digest,
         pad_id=choose_pad_token(base).number,
-        precision=precision(config.run.training, gang),
+        dtypes=select_dtypes(
+            config.chosen.model_dtype, products_dtype(config.run.training, gang), config.chosen.zero_stage
+        ),
         task=task,
     )
 
 
-def precision(training: Training, gang: Gang) -> ComputeType:
+def products_dtype(training: Training, gang: Gang) -> ComputeType:
     """The data type of matrix products; `Auto` is bfloat16 on GPUs that support bfloat16."""
     if training.precision == "Auto":
         return "bfloat16" if gang.device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"

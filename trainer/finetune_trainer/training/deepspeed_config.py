@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from finetune_trainer.config import ComputeType, Offload, Training
+from finetune_trainer.config import Offload, Training
 from finetune_trainer.contract import Chosen
+from finetune_trainer.models.dtypes import Dtypes
 
 _BUCKET = 20_000_000
 """Elements of a communication bucket: 80 MB of float32; DeepSpeed allocates two buckets."""
@@ -15,18 +16,17 @@ _LIVE = 1_000_000_000
 """ZeRO-3: maximum elements of gathered parameters."""
 
 
-def deepspeed_config(
-    chosen: Chosen, training: Training, precision: ComputeType, offload: Offload
-) -> dict[str, Any]:
+def deepspeed_config(chosen: Chosen, training: Training, dtypes: Dtypes, offload: Offload) -> dict[str, Any]:
     """The DeepSpeed configuration for `TrainingArguments(deepspeed=...)`.
 
-    For bfloat16 the configuration uses the autocast of DeepSpeed instead of its `bf16` mode, so that the
-    float32 weights themselves are evaluated and published.
+    Bfloat16 weights use the `bf16` mode of DeepSpeed. Bfloat16 products with float32 weights use the autocast
+    of DeepSpeed, so that the float32 weights themselves are evaluated and published. In both cases, gradients
+    are accumulated and reduced in float32.
 
     Args:
         chosen: hyperparameters from Prepare.
         training: hyperparameters from the spec.
-        precision: data type of matrix products.
+        dtypes: data types of weights and matrix products.
         offload: the state that DeepSpeed keeps in the memory of the host.
     """
     return {
@@ -36,20 +36,31 @@ def deepspeed_config(
         "gradient_clipping": engine_clip(chosen.zero_stage, training.max_gradient_norm),
         "zero_optimization": _zero(chosen.zero_stage) | _offloaded(offload),
         "torch_autocast": {
-            "enabled": precision == "bfloat16",
+            "enabled": dtypes.autocast,
             "dtype": "bfloat16",
             # DeepSpeed reduces the gradients of these modules in bfloat16. Without any, all are reduced in
             # float32, the dtype of the weights.
             "lower_precision_safe_modules": [],
         },
         "fp16": {"enabled": False},
-        "bf16": {"enabled": False},
+        **_weights(dtypes),
         # The trainer uses the fused AdamW of PyTorch, also for offloaded state. DeepSpeed permits this
         # optimizer only with the following flags; its own optimizer would need a compiler on the GPU node.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1_000_000_000,
         "wall_clock_breakdown": False,
+    }
+
+
+def _weights(dtypes: Dtypes) -> dict[str, Any]:
+    if dtypes.weights == "float32":
+        return {"bf16": {"enabled": False}}
+    return {
+        "bf16": {"enabled": True},
+        # By default, DeepSpeed accumulates and reduces the gradients of bfloat16 weights in bfloat16.
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
     }
 
 

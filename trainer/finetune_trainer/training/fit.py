@@ -57,7 +57,7 @@ def tune(context: Context, *, first_percent: float, last_percent: float) -> Tune
     args = arguments(
         chosen,
         run.training,
-        context.precision,
+        context.dtypes,
         run.offload,
         folder=str(context.paths.scratch / "trainer"),
         gpus=gang.device.type == "cuda",
@@ -96,7 +96,7 @@ def tune(context: Context, *, first_percent: float, last_percent: float) -> Tune
         if not best or better(primary, value, best[-1].metric):
             best.append(Best(step=step, metric=value))
             context.heartbeat.beat(Activity.SAVING)
-            best_weights.keep(gang, model, context.best_weights)
+            best_weights.keep(gang, model, context.best_weights, context.published_dtype)
         if gang.first:
             log.info("epoch %.3g: %s %.4f on validation rows", epoch, primary, value)
 

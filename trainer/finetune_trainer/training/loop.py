@@ -10,13 +10,14 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from finetune_trainer.config import ComputeType, Offload, Training
+from finetune_trainer.config import Offload, Training
 from finetune_trainer.contract import Chosen, FailureClass
 from finetune_trainer.data.batches import FILLER
 from finetune_trainer.data.lines import Line
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat
 from finetune_trainer.models.collate import IGNORE_INDEX, Tensors
+from finetune_trainer.models.dtypes import Dtypes
 from finetune_trainer.training.deepspeed_config import deepspeed_config, engine_clip
 from finetune_trainer.training.distributed import Gang, gather_objects, preempted_failure, sum_over_ranks
 from finetune_trainer.training.loader import RankBatches
@@ -243,7 +244,7 @@ class StepEnd(TrainerCallback):
 def arguments(
     chosen: Chosen,
     training: Training,
-    precision: ComputeType,
+    dtypes: Dtypes,
     offload: Offload,
     *,
     folder: str,
@@ -258,7 +259,7 @@ def arguments(
     Args:
         chosen: hyperparameters from Prepare.
         training: hyperparameters from the spec.
-        precision: data type of matrix products.
+        dtypes: data types of weights and matrix products.
         offload: the state that DeepSpeed keeps in the memory of the host.
         folder: a scratch folder.
         gpus: whether the job uses GPUs.
@@ -278,7 +279,9 @@ def arguments(
         optim="adamw_torch_fused",
         seed=training.seed,
         use_cpu=not gpus,
-        deepspeed=deepspeed_config(chosen, training, precision, offload),
+        deepspeed=deepspeed_config(chosen, training, dtypes, offload),
+        # transformers refuses a DeepSpeed configuration that differs from this argument.
+        bf16=dtypes.weights == "bfloat16",
         label_names=["labels"],
         average_tokens_across_devices=True,
         logging_nan_inf_filter=False,

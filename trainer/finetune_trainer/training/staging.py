@@ -37,7 +37,7 @@ class Outcome:
     """The results of the stage on rank 0."""
 
     model: torch.nn.Module
-    """The tuned model, float32, on the device."""
+    """The tuned model with the weights that are published, on the device."""
     predictions: Predictions
     """Predictions of the tuned model on the test rows."""
     baseline: Baseline
@@ -72,7 +72,8 @@ def build_record(context: Context, outcome: Outcome) -> TrainingRecord:
         method=methods.find_facts(context.config.run.method, outcome.model),
         head_kept=getattr(outcome.model, "head_kept", None),
         needs_transformers_5=not older_readers.is_readable(settings.to_dict()),
-        precision=context.precision,
+        precision=context.dtypes.products,
+        weights=context.dtypes.weights,
         devices=_devices(context),
         training_seconds=tuned.seconds,
         rows_per_second=tuned.rows_per_second,
@@ -88,7 +89,7 @@ def upload(
 
     Args:
         context: the run.
-        outcome: the results; the model is moved to the CPU.
+        outcome: the results; the model is moved to the CPU, and converted to the published data type.
         record: the training record.
         on_progress: called with 0 before and with 1 after the upload.
 
@@ -99,13 +100,14 @@ def upload(
     folder = context.paths.scratch / "staging"
     rmtree(folder, ignore_errors=True)
     model_folder = folder / MODEL_FOLDER
+    folder.mkdir(parents=True)
     model = move_to_device(torch.device("cpu"), outcome.model)
-    methods.save(model, model_folder, context.config.run.model.uri)
+    _write_verification(context, model.float(), folder / VERIFICATION)
+    methods.save(model, model_folder, context.config.run.model.uri, context.published_dtype)
     for name in COPIED_FILES:
         if (context.base / name).is_file():
             copyfile(context.base / name, model_folder / name)
     padding.write_pad_token(model_folder)
-    _write_verification(context, model, folder / VERIFICATION)
     lines = context.task.report.prediction_lines(context.inputs, outcome.baseline, outcome.predictions)
     predictions = "".join(f"{line}\n" for line in lines)
     (folder / PREDICTIONS).write_text(predictions)
@@ -134,7 +136,13 @@ def upload(
 
 
 def _write_verification(context: Context, model: torch.nn.Module, path: Path) -> None:
-    """Writes inputs and logits of test rows of all lengths; Publish computes the logits again."""
+    """Writes inputs and logits of test rows of all lengths; Publish computes the logits again.
+
+    Args:
+        context: the run.
+        model: the tuned model in float32, which has no rounding that depends on the CPU.
+        path: path of the file.
+    """
     test = context.prepared.test
     by_length = np.argsort(lengths(test), kind="stable")
     most = min(VERIFIED_ROWS, context.task.model.verified_rows(model, test))

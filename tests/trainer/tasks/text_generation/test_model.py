@@ -38,7 +38,7 @@ SOME = [3, 0, 7, 11]
 
 @pytest.fixture(scope="module")
 def llama(tiny_llama: Path) -> "PreTrainedModel":
-    return language_model.load_language_model(tiny_llama).eval()
+    return language_model.load_language_model(tiny_llama, torch.float32).eval()
 
 
 def alone(llama: "PreTrainedModel", number: int) -> torch.Tensor:
@@ -191,7 +191,7 @@ def test_a_model_whose_head_is_missing_is_refused(tiny_llama: Path, tmp_path: Pa
     del weights["lm_head.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(StageFailure, match="ModelIncomplete") as caught:
-        language_model.load_language_model(folder)
+        language_model.load_language_model(folder, torch.float32)
     assert "lm_head.weight" in caught.value.message
 
 

@@ -17,19 +17,17 @@ _KIND = "a text classifier"
 _SUITABLE = "an encoder such as BERT, RoBERTa, DeBERTa or ModernBERT"
 
 
-def load_classifier(folder: Path, labels: Sequence[str]) -> "PreTrainedModel":
-    """Loads the base model as a classifier in float32, equal on every rank for the same torch seed.
+def load_classifier(folder: Path, labels: Sequence[str], dtype: torch.dtype) -> "PreTrainedModel":
+    """Loads the base model as a classifier, equal on every rank for the same torch seed.
 
     The classification layer is new, unless the base model is a classifier with the same class names; the
     attribute `head_kept` of the model contains the decision. Under ZeRO-3, transformers cannot load a
     classification layer of another shape, so the model is first loaded with the classes of its files.
 
-    The dtype is float32, because full fine-tuning of bfloat16 weights without float32 master weights loses
-    most small updates.
-
     Args:
         folder: files of the base model.
         labels: class names in the order of the outputs.
+        dtype: data type of all floating point parameters.
 
     Raises:
         StageFailure: UserConfig if the architecture has no classifier or the files lack weights of the body.
@@ -39,7 +37,7 @@ def load_classifier(folder: Path, labels: Sequence[str]) -> "PreTrainedModel":
     try:
         model, loaded = AutoModelForSequenceClassification.from_pretrained(
             folder,
-            dtype=torch.float32,
+            dtype=dtype,
             # check_complete accepts a mismatched shape only outside the body.
             ignore_mismatched_sizes=True,
             use_safetensors=True,
@@ -71,12 +69,12 @@ def _is_replaced(layer: str, loaded: dict[str, Any]) -> bool:
     return any(name.startswith(f"{layer}.") for name in names)
 
 
-def load_body(folder: Path, device: torch.device) -> "PreTrainedModel":
-    """Loads the base model without a head, in float32, to compute features."""
+def load_body(folder: Path, dtype: torch.dtype, device: torch.device) -> "PreTrainedModel":
+    """Loads the base model without a head, to compute features."""
     from transformers import AutoModel  # noqa: PLC0415 - heavy
 
     try:
-        model = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **LOCAL)
+        model = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True, **LOCAL)
     except (ValueError, OSError, KeyError) as error:
         raise unusable_model(folder, str(error), _KIND, _SUITABLE) from error
     return move_to_device(device, model)  # type: ignore[no-any-return]

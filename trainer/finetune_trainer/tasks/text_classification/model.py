@@ -47,13 +47,13 @@ METRIC_CODE = "2"
 FORWARD: dict[str, Any] = {}
 
 
-def load(folder: Path, prepared: Prepared) -> "PreTrainedModel":
+def load(folder: Path, prepared: Prepared, dtype: torch.dtype) -> "PreTrainedModel":
     """Loads the base model with a classification head.
 
     Raises:
         StageFailure: UserConfig if the architecture has no classifier or the files lack weights of the body.
     """
-    return load_classifier(folder, prepared.labels)
+    return load_classifier(folder, prepared.labels, dtype)
 
 
 def head(model: "PreTrainedModel") -> tuple[str, ...]:
@@ -129,7 +129,7 @@ def verified_rows(model: torch.nn.Module, split: Split) -> int:
 
 def load_for_baseline(inputs: EvaluationInputs, device: torch.device) -> torch.nn.Module:
     """Loads the base model without a head, for the features of the linear probe."""
-    return load_body(inputs.base, device)
+    return load_body(inputs.base, inputs.dtype, device)
 
 
 def packing_of(model: torch.nn.Module) -> Packing | None:
@@ -184,7 +184,7 @@ def head_start(
     if training.head_init == "Random":
         return None
     prepared, classes = inputs.prepared, len(inputs.prepared.labels)
-    model: Any = move_to_device(device, load(inputs.base, prepared))
+    model: Any = move_to_device(device, load(inputs.base, prepared, inputs.dtype))
     layer = find_class_layer(model)
     if model.head_kept or layer is None:
         return None

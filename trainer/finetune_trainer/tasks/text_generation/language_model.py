@@ -30,11 +30,12 @@ _TOLERANCE = 1e-4
 """Relative to the largest logit: float32 rounding. Attention between rows changes logits 1,000 times more."""
 
 
-def load_language_model(folder: Path) -> "PreTrainedModel":
-    """Loads the base model as a language model in float32, see text_classification.classifier.
+def load_language_model(folder: Path, dtype: torch.dtype) -> "PreTrainedModel":
+    """Loads the base model as a language model.
 
     Args:
         folder: files of the base model.
+        dtype: data type of all floating point parameters.
 
     Raises:
         StageFailure: UserConfig, if the model is not a language model, or if weights are missing.
@@ -43,9 +44,7 @@ def load_language_model(folder: Path) -> "PreTrainedModel":
 
     try:
         load: Any = AutoModelForCausalLM.from_pretrained
-        model, loaded = load(
-            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **LOCAL
-        )
+        model, loaded = load(folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **LOCAL)
     except (ValueError, OSError, KeyError) as error:
         raise unusable_model(folder, str(error), _KIND, _SUITABLE) from error
     check_complete(model, loaded, new_head=False)

@@ -47,13 +47,13 @@ _VERIFIED_BYTES = 16 * 1024 * 1024
 _VERIFIED_TOKENS = 8192
 
 
-def load(folder: Path, prepared: Prepared) -> "PreTrainedModel":
+def load(folder: Path, prepared: Prepared, dtype: torch.dtype) -> "PreTrainedModel":
     """Loads the base model as a language model.
 
     Raises:
         StageFailure: UserConfig, if the model is not a language model, or if weights are missing.
     """
-    return language_model.load_language_model(folder)
+    return language_model.load_language_model(folder, dtype)
 
 
 def head(model: "PreTrainedModel") -> tuple[str, ...]:
@@ -130,7 +130,7 @@ def verified_rows(network: Any, split: Split) -> int:
 
 def load_for_baseline(inputs: EvaluationInputs, device: torch.device) -> torch.nn.Module:
     """Loads the base model in evaluation mode."""
-    return move_to_device(device, load(inputs.base, inputs.prepared))
+    return move_to_device(device, load(inputs.base, inputs.prepared, inputs.dtype))
 
 
 def packing_of(network: Any) -> Packing | None:
