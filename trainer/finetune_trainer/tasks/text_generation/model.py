@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from torch.nn.functional import cross_entropy
 
 from finetune_trainer.config import Training
 from finetune_trainer.data.shards import Prepared, Split
 from finetune_trainer.models.collate import IGNORE_INDEX, lengths, measure_work
+from finetune_trainer.models.cross_entropy import token_losses
 from finetune_trainer.models.load import LOCAL, load_saved, move_to_device
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.tasks.base import (
@@ -94,9 +94,8 @@ def head_start(
 
 def losses(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
     """Computes the cross entropy of each token with loss, shape [tokens with loss]."""
-    has_label = labels.flatten() != IGNORE_INDEX
-    logits = _select_logits(outputs, labels)
-    return cross_entropy(logits, labels.flatten(), reduction="none", ignore_index=IGNORE_INDEX)[has_label]
+    targets = labels.flatten()
+    return token_losses(_select_logits(outputs, labels), targets)[targets != IGNORE_INDEX]
 
 
 def predict(network: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
@@ -104,7 +103,7 @@ def predict(network: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
     logits = _select_logits(network(**select_model_inputs(inputs), **FORWARD), inputs["labels"])
     labels, row_index = inputs["labels"].flatten(), inputs["row_index"].flatten()
     has_label = labels != IGNORE_INDEX
-    nll = cross_entropy(logits, labels, reduction="none", ignore_index=IGNORE_INDEX)
+    nll = token_losses(logits, labels)
     values = torch.stack([nll.double(), has_label.double(), (logits.argmax(-1) == labels).double()], dim=1)
     sums = torch.zeros(count_rows(inputs), 3, dtype=torch.float64, device=logits.device)
     return sums.index_add_(0, row_index[has_label], values[has_label])
@@ -176,13 +175,13 @@ def samples(inputs: EvaluationInputs, network: torch.nn.Module) -> tuple[str, ..
 
 
 def _select_logits(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
-    """Returns the logits at the labels, float32, shape [labels, vocabulary].
+    """Returns the logits at the labels, shape [labels, vocabulary].
 
     Models without `logits_to_keep` return the logits of all positions; the labels belong to the last
     positions.
     """
     kept: torch.Tensor = outputs.logits[:, -labels.shape[-1] :]
-    return kept.float().flatten(0, -2)
+    return kept.flatten(0, -2)
 
 
 def _load_tokenizer(folder: Path) -> Any:
