@@ -29,6 +29,7 @@ TrainOn = Literal["Completion", "All"]
 HeadInit = Literal["Auto", "Random", "LinearProbe"]
 ClassWeights = Literal["None", "Balanced", "SquareRoot"]
 Schedule = Literal["Linear", "Cosine", "Constant"]
+Checkpointing = Literal["Auto", "Enabled", "Disabled"]
 Precision = Literal["Auto", "Float32", "BFloat16"]
 ComputeType = Literal["float32", "bfloat16"]
 """Data type of matrix products; see models.dtypes."""
@@ -167,6 +168,7 @@ class Training(Model):
     """Start of a new classification head; `Auto` is `LinearProbe`."""
     class_weights: ClassWeights = "None"
     """Weight of each class in the loss of a classifier."""
+    activation_checkpointing: Checkpointing = "Auto"
     precision: Precision = "Auto"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
 

@@ -275,6 +275,13 @@ class TrainingSpec(Model):
     """Weight of each class in the loss. None: 1. Balanced: n / (k x n_c) for n training rows, k classes and
     n_c rows of the class, so that all classes have the same share in the loss. SquareRoot: the square root
     of Balanced, scaled to a mean of 1 over the training rows. Used by TextClassification. Default: None."""
+    activation_checkpointing: Annotated[Literal["Auto", "Enabled", "Disabled"] | None, Covered.BY_THE_RUN] = (
+        None
+    )
+    """Activation checkpointing: the trainer keeps only the inputs of each layer for the backward pass, and
+    computes the activations within the layer again. A step needs less memory and about a third more time.
+    Auto is Enabled for models of at least 1 billion parameters that support activation checkpointing.
+    Default: Auto."""
     precision: Literal["Auto", "Float32", "BFloat16"] = "Auto"
     """Arithmetic of the forward and the backward pass. With BFloat16, the weights of a bfloat16 model stay in
     bfloat16 from ZeRO stage 1, and the optimizer has a float32 copy of the trained weights; all other weights

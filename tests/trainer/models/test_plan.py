@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from finetune_trainer.config import FreezeLayers, Lora, Offload, Precision, Run
+from finetune_trainer.config import Checkpointing, FreezeLayers, Lora, Offload, Precision, Run
 from finetune_trainer.contract import WeightsDtype
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import plan
@@ -114,6 +114,30 @@ def test_lora_has_a_higher_learning_rate() -> None:
 )
 def test_the_offloaded_state_decides_the_zero_stage(world: int, offload: Offload, stage: int) -> None:
     assert plan.zero_stage(world, offload) == stage
+
+
+@pytest.mark.parametrize(
+    ("requested", "parameters", "supported", "used"),
+    [
+        ("Auto", 999_999_999, True, False),
+        ("Auto", 1_000_000_000, True, True),
+        ("Auto", 7_000_000_000, False, False),
+        ("Enabled", 1, True, True),
+        ("Disabled", 7_000_000_000, True, False),
+    ],
+)
+def test_large_models_use_activation_checkpointing(
+    requested: Checkpointing, parameters: int, supported: bool, used: bool
+) -> None:
+    base = plan.BaseFacts(parameters, 512, can_checkpoint=supported)
+    chosen = plan.choose(run(activationCheckpointing=requested), 3200, 100, base, CLASSES)
+    assert chosen.activation_checkpointing is used
+
+
+def test_activation_checkpointing_that_the_architecture_lacks_is_refused() -> None:
+    base = plan.BaseFacts(1, 512, can_checkpoint=False)
+    with pytest.raises(StageFailure, match=r"CheckpointingUnsupported: training\.activationCheckpointing"):
+        plan.choose(run(activationCheckpointing="Enabled"), 3200, 100, base, CLASSES)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 Arguments: the result file, and one or more JSON lists
 [subject, folder of the base model, method, [[ZeRO stage, micro-batch, accumulation], ...], precision,
-data type of the base model].
+data type of the base model, whether to use activation checkpointing].
 """
 
 import json
@@ -144,6 +144,7 @@ def steps(
     learning_rate: float = STANDING_STILL,
     precision: ComputeType = "float32",
     base_dtype: WeightsDtype = "float32",
+    checkpointing: bool = False,
     after: Callable[[loop.Loop], None] = lambda _: None,
 ) -> list[tuple[float, float, int]]:
     """Loss, gradient norm and rows of each step of one epoch."""
@@ -157,6 +158,7 @@ def steps(
         max_length=16,
         zero_stage=zero_stage,
         total_steps=steps_per_epoch(ROWS, BATCH),
+        activation_checkpointing=checkpointing,
     )
     training = Training(
         weight_decay=0.0, max_gradient_norm=1e9, warmup_fraction=0.0, class_weights=subject.class_weights
@@ -187,6 +189,8 @@ def steps(
         )
         run.add_callback(loop.StepEnd(run, taken.append))
         run.train()
+        if checkpointing != any(getattr(part, "gradient_checkpointing", False) for part in model.modules()):
+            raise AssertionError("activation checkpointing is not as requested")
         after(run)
     torch.distributed.barrier()
     return [(step.loss, step.gradient_norm, step.rows) for step in taken]
@@ -198,7 +202,7 @@ def main() -> None:
     silence_libraries()
     gang = join_gang(gpus=False, startup_seconds=120, hang_seconds=120)
     measured = {}
-    for subject, base, method, splits, precision, base_dtype in map(json.loads, sys.argv[2:]):
+    for subject, base, method, splits, precision, base_dtype, checkpointing in map(json.loads, sys.argv[2:]):
         how: Method = TypeAdapter(Method).validate_python(method)
         for split in splits:
             figures = steps(
@@ -210,8 +214,9 @@ def main() -> None:
                 how=how,
                 precision=precision,
                 base_dtype=base_dtype,
+                checkpointing=checkpointing,
             )
-            measured[json.dumps([subject, method, split, precision, base_dtype])] = figures
+            measured[json.dumps([subject, method, split, precision, base_dtype, checkpointing])] = figures
     if gang.first:
         result.write_text(json.dumps(measured))
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 
 from finetune_trainer.config import FreezeLayers, Lora, Method
 from finetune_trainer.contract import Task
@@ -44,6 +46,25 @@ def test_what_trains_is_accepted_after_rows_went_through(
     outcome = examine(tmp_path, base, method, task)
     assert outcome.refusal is None
     assert outcome.rows_tried
+    assert outcome.can_checkpoint
+
+
+def test_an_architecture_without_activation_checkpointing_is_recognised(tmp_path: Path) -> None:
+    config = transformers.SqueezeBertConfig(
+        vocab_size=320,
+        hidden_size=32,
+        embedding_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        architectures=["SqueezeBertForSequenceClassification"],
+    )
+    with torch.device("meta"):
+        weights = transformers.SqueezeBertForSequenceClassification(config).state_dict()
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    outcome = examine(tmp_path, (config.to_dict(), shapes), "Full", "TextClassification")
+    assert outcome.refusal is None
+    assert not outcome.can_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -179,13 +200,12 @@ def test_prepare_is_told_by_a_process_of_its_own_what_the_method_leaves_unchange
     tmp_path: Path, base: tuple[bases.Config, bases.Shapes], method: Method, code: str
 ) -> None:
     config, shapes = base
-    (finding,) = trial.try_model(
-        "TextGeneration", method, Inspection(config, shapes, "float32", ()), Paths(tmp_path)
-    )
+    inspection = Inspection(config, shapes, "float32", ())
+    (finding,) = trial.try_model("TextGeneration", method, inspection, Paths(tmp_path)).findings
     assert (finding.level, finding.code) == ("warning", code)
     if code == "ExpertsNotAdapted":
         experts = 2 * 4 * 3 * 16 * 32
-        assert f"{experts:,} of {Inspection(config, shapes, 'float32', ()).parameters:,}" in finding.message
+        assert f"{experts:,} of {inspection.parameters:,}" in finding.message
         assert "2 k_proj, 2 o_proj, 2 q_proj, 2 v_proj" in finding.message
 
 
@@ -203,9 +223,8 @@ def test_the_process_tells_prepare_what_it_refuses(tmp_path: Path) -> None:
 def test_a_process_that_dies_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial.sys, "executable", "/bin/false")
     config, shapes = bases.llama()
-    (finding,) = trial.try_model(
-        "TextGeneration", "Full", Inspection(config, shapes, "float32", ()), Paths(tmp_path)
-    )
+    inspection = Inspection(config, shapes, "float32", ())
+    (finding,) = trial.try_model("TextGeneration", "Full", inspection, Paths(tmp_path)).findings
     assert finding.code == "ModelNotTried"
     assert "ended with code 1" in finding.message
 

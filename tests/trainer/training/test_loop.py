@@ -115,6 +115,13 @@ CASES: list[tuple[str, int, list[list[Any]]]] = [
     ("balanced", 2, [[FULL, [[0, 4, 1], [0, 1, 4], [2, 2, 2]]]]),
     ("square root", 2, [[LORA, [[1, 4, 1], [3, 2, 2]]]]),
 ]
+CHECKPOINTED: list[tuple[str, object, list[int]]] = [
+    ("classification", FULL, [0, 4, 1]),
+    ("classification", LORA, [3, 2, 2]),
+    ("packed", FULL, [2, 4, 1]),
+    ("packed", LORA, [3, 2, 2]),
+    ("packed", FREEZE, [3, 1, 4]),
+]
 AUTOCAST = [FULL, [[0, 4, 1], [1, 4, 1], [2, 4, 1], [3, 4, 1]]]
 """Float32 weights and bfloat16 products."""
 BFLOAT16_WEIGHTS = {
@@ -146,20 +153,24 @@ def measured(bases: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
         # DeepSpeed never resets the autocast of a process, so bfloat16 weights have processes of their own.
         if base_dtype == "bfloat16":
             asked = [
-                (subject, str(bases(subject)), *case, "bfloat16", "bfloat16")
+                (subject, str(bases(subject)), *case, "bfloat16", "bfloat16", False)
                 for subject in ("classification", "packed")
                 for case in BFLOAT16_WEIGHTS[processes]
             ]
         else:
             asked = [
-                (subject, str(bases(subject)), *case, "float32", "float32")
+                (subject, str(bases(subject)), *case, "float32", "float32", False)
                 for subject, number, cases in CASES
                 for case in cases
                 if number == processes
             ]
             if processes == 2:
                 base = str(bases("classification"))
-                asked.append(("classification", base, *AUTOCAST, "bfloat16", "float32"))
+                asked.append(("classification", base, *AUTOCAST, "bfloat16", "float32", False))
+                asked += [
+                    (subject, str(bases(subject)), method, [split], "float32", "float32", True)
+                    for subject, method, split in CHECKPOINTED
+                ]
         result = tmp_path_factory.mktemp("truth") / "figures.json"
         ended = forks.run(
             "tests.trainer.programs.truth", str(result), *map(json.dumps, asked), ranks=processes
@@ -175,8 +186,11 @@ def measured(bases: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
         split: list[int],
         precision: str = "float32",
         base_dtype: str = "float32",
+        *,
+        checkpointing: bool = False,
     ) -> Figures:
-        return figures(processes, base_dtype)[json.dumps([subject, method, split, precision, base_dtype])]
+        case = [subject, method, split, precision, base_dtype, checkpointing]
+        return figures(processes, base_dtype)[json.dumps(case)]
 
     return of
 
@@ -196,6 +210,16 @@ def test_loss_and_gradient_norm_are_those_of_the_whole_batch_however_it_is_split
             found = measured(processes, subject, method, split)
             for step, expected in zip(found, expected_steps, strict=True):
                 assert step == pytest.approx(expected, rel=1e-5), (method, split)
+
+
+@pytest.mark.parametrize(("subject", "method", "split"), CHECKPOINTED)
+def test_activation_checkpointing_changes_neither_loss_nor_gradient(
+    subject: str, method: object, split: list[int], measured: Measure
+) -> None:
+    usual = measured(2, subject, method, split)
+    checkpointed = measured(2, subject, method, split, checkpointing=True)
+    for step, expected in zip(checkpointed, usual, strict=True):
+        assert step == pytest.approx(expected, rel=1e-6)
 
 
 def test_gradients_of_bfloat16_training_are_reduced_in_float32(

@@ -80,6 +80,8 @@ class Chosen(Model):
     """Optimizer steps of the whole run."""
     model_dtype: WeightsDtype = "float32"
     """Data type of the weights of the base model and of the published model."""
+    activation_checkpointing: bool = False
+    """Whether the backward pass computes the activations of each layer again."""
 
 
 class PreparePayload(Model):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from finetune_trainer.config import Lora, Method, Offload, Run
+from finetune_trainer.config import Checkpointing, Lora, Method, Offload, Run
 from finetune_trainer.contract import Chosen, FailureClass, WeightsDtype
 from finetune_trainer.data.batches import steps_per_epoch
 from finetune_trainer.failures import StageFailure
@@ -20,6 +20,10 @@ _BATCH = 32
 _MICRO_BATCH = 16
 _LARGE = 100_000_000
 """Number of parameters from which a model counts as large."""
+
+
+_CHECKPOINTED = 1_000_000_000
+"""Number of parameters from which a model uses activation checkpointing."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class BaseFacts:
     """Maximum input in tokens; None for a model without a limit."""
     dtype: WeightsDtype = "float32"
     """Data type of the weights."""
+    can_checkpoint: bool = True
+    """Whether the architecture supports activation checkpointing."""
 
 
 def choose(run: Run, rows: int, typical_length: int, base: BaseFacts, limits: AutoLimits) -> Chosen:
@@ -57,7 +63,7 @@ def choose(run: Run, rows: int, typical_length: int, base: BaseFacts, limits: Au
         limits: limits of the task.
 
     Raises:
-        StageFailure: BatchIndivisible, BatchTooLarge, MaxLengthTooLong.
+        StageFailure: BatchIndivisible, BatchTooLarge, MaxLengthTooLong, CheckpointingUnsupported.
     """
     world, training, positions = run.world.size, run.training, base.positions
     micro = None if training.micro_batch_size == "Auto" else training.micro_batch_size
@@ -91,6 +97,7 @@ def choose(run: Run, rows: int, typical_length: int, base: BaseFacts, limits: Au
         zero_stage=stage,
         total_steps=steps_per_epoch(rows, batch) * epochs,
         model_dtype=base.dtype,
+        activation_checkpointing=activation_checkpointing(training.activation_checkpointing, base),
     )
 
 
@@ -184,6 +191,29 @@ def zero_stage(world: int, offload: Offload, *, bfloat16_weights: bool = False) 
             return 2
         case "OptimizerAndParameters":
             return 3
+
+
+def activation_checkpointing(requested: Checkpointing, base: BaseFacts) -> bool:
+    """Whether to use activation checkpointing; `Auto` is for models of at least 1 billion parameters.
+
+    Args:
+        requested: the value of the spec.
+        base: properties of the base model.
+
+    Raises:
+        StageFailure: CheckpointingUnsupported.
+    """
+    if requested == "Enabled" and not base.can_checkpoint:
+        raise StageFailure(
+            FailureClass.USER_CONFIG,
+            "CheckpointingUnsupported",
+            "training.activationCheckpointing: transformers does not support activation checkpointing for the"
+            " architecture of the base model.",
+            "Set training.activationCheckpointing to Auto or Disabled.",
+        )
+    if requested == "Auto":
+        return base.can_checkpoint and base.parameters >= _CHECKPOINTED
+    return requested == "Enabled"
 
 
 def _check_batch(batch: int, micro: int | None, world: int, rows: int) -> None:

@@ -108,7 +108,7 @@ def _prepare_base_model(
     uri = config.run.model.uri.rstrip("/") + "/"
     wanted = model_check.ModelRequirements(task.model_types(), task.HEAD, task.SUITABLE)
     inspection = model_folder.inspect(store, uri, wanted)
-    found = trial.try_model(config.run.task, config.run.method, inspection, paths)
+    tried = trial.try_model(config.run.task, config.run.method, inspection, paths)
     fresh = paths.scratch / "model"
     shutil.rmtree(fresh, ignore_errors=True)
     digest = base_model.download(store, uri, fresh, on_bytes)
@@ -121,9 +121,10 @@ def _prepare_base_model(
             inspection.parameters,
             model_check.find_position_limit(inspection.config, tokenizer.model_max_length),
             inspection.dtype,
+            tried.can_checkpoint,
         ),
         tokenizer,
-        (*(warning("Note", f"{text}.") for text in inspection.warnings), *found),
+        (*(warning("Note", f"{text}.") for text in inspection.warnings), *tried.findings),
     )
 
 

@@ -10,6 +10,7 @@ import logging
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -54,9 +55,21 @@ class Outcome(Model):
     refusal: Refusal | None = None
     facts: MethodFacts | None = None
     rows_tried: bool = False
+    can_checkpoint: bool = True
+    """Whether the architecture supports activation checkpointing."""
 
 
-def try_model(task: Task, method: Method, inspection: Inspection, paths: Paths) -> list[Finding]:
+@dataclass(frozen=True)
+class Trial:
+    """The result of `try_model`."""
+
+    findings: tuple[Finding, ...] = ()
+    """Warnings about limits of the method, or about a failed subprocess."""
+    can_checkpoint: bool = True
+    """Whether the architecture supports activation checkpointing; True after a failed subprocess."""
+
+
+def try_model(task: Task, method: Method, inspection: Inspection, paths: Paths) -> Trial:
     """Builds the base model, applies the method, and runs a forward pass, all in a subprocess.
 
     Args:
@@ -64,9 +77,6 @@ def try_model(task: Task, method: Method, inspection: Inspection, paths: Paths) 
         method: the training method of the run.
         inspection: properties of the base model.
         paths: paths of the pod.
-
-    Returns:
-        Warnings about limits of the method, or about a failed subprocess.
 
     Raises:
         StageFailure: UserConfig: ModelUnsupported, ModelIncomplete, TargetModulesUnknown, TooManyLayers.
@@ -82,17 +92,12 @@ def try_model(task: Task, method: Method, inspection: Inspection, paths: Paths) 
         outcome = Outcome.model_validate_json((folder / _OUTCOME).read_bytes())
     except (OSError, ValidationError):
         log.warning("the trial of the base model ended without a result: %s", why)
-        return [
-            warning(
-                "ModelNotTried",
-                f"The base model could not be tried before training: the process {why}. Train may refuse it.",
-            )
-        ]
+        text = f"The base model could not be tried before training: the process {why}. Train may refuse it."
+        return Trial((warning("ModelNotTried", text),))
     if refusal := outcome.refusal:
         raise StageFailure(refusal.failure, refusal.reason, refusal.message, refusal.hint)
-    if outcome.facts is None:
-        return []
-    return method_facts.warn_limits(method, outcome.facts, inspection.parameters)
+    findings = method_facts.warn_limits(method, outcome.facts or MethodFacts(), inspection.parameters)
+    return Trial(tuple(findings), outcome.can_checkpoint)
 
 
 def _run_subprocess(folder: Path) -> str:
@@ -138,13 +143,14 @@ def run_trial(folder: Path, request: Request) -> Outcome:
                 network, task.collate(split, numbers, pad, None)
             ),
         )
+        can_checkpoint = bool(model.supports_gradient_checkpointing)
         facts = trial.find_method_facts(model, request.method, task.head(model))
     except StageFailure as failure:
         refusal = Refusal(
             failure=failure.failure, reason=failure.reason, message=failure.message, hint=failure.hint
         )
         return Outcome(refusal=refusal)
-    return Outcome(facts=facts, rows_tried=tried)
+    return Outcome(facts=facts, rows_tried=tried, can_checkpoint=can_checkpoint)
 
 
 def main(folder: Path) -> None:

@@ -280,6 +280,8 @@ def arguments(
         seed=training.seed,
         use_cpu=not gpus,
         deepspeed=deepspeed_config(chosen, training, dtypes, offload),
+        activation_checkpointing=chosen.activation_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
         # transformers refuses a DeepSpeed configuration that differs from this argument.
         bf16=dtypes.weights == "bfloat16",
         label_names=["labels"],
