@@ -26,9 +26,10 @@ from finetune_trainer.config import ClassWeights
 from finetune_trainer.models.class_layer import find_class_layer
 from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.models.logistic_regression import SINGLE_PROCESS
+from finetune_trainer.models.weights import overwrite
 from finetune_trainer.tasks.text_classification.class_weights import class_weights
 from finetune_trainer.tasks.text_classification.classifier import classify, load_classifier
-from finetune_trainer.tasks.text_classification.head_start import bypass_layer, copy_into_layer
+from finetune_trainer.tasks.text_classification.head_start import bypass_layer
 from finetune_trainer.tasks.text_classification.metrics import measure
 from finetune_trainer.tasks.text_classification.probe import fit_linear_probe
 
@@ -95,8 +96,7 @@ def trained(
             peers=SINGLE_PROCESS,
             class_weights=weights,
         )
-        linear: Any = model.get_submodule(layer)
-        copy_into_layer(probe.classifier, linear)
+        overwrite(model, {f"{layer}.weight": probe.classifier.weight, f"{layer}.bias": probe.classifier.bias})
         answers = probe.classifier.predict(torch.from_numpy(unseen)).numpy()
         figures["probe"] = {"strength": probe.strength, **measure(test[1], answers, len(labels))}
     steps = -(-len(ids) // options.batch) * options.epochs

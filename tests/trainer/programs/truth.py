@@ -57,10 +57,17 @@ class Subject:
         """The rows as Prepare leaves them."""
         return Prepared(self.rows, self.rows, self.rows, self.labels)
 
-    def load(self, base: Path, how: Method, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    def load(
+        self,
+        base: Path,
+        how: Method,
+        dtype: torch.dtype = torch.float32,
+        loaded: Callable[[torch.nn.Module], None] = lambda _: None,
+    ) -> torch.nn.Module:
         """The same weights every time; an adapter is given some, for a new one changes nothing."""
         set_seed(1)
         model = self.model.load(base, self.prepared, dtype)
+        loaded(model)
         tuned = methods.apply_method(how, model, self.model.head(model), seed=1)
         with torch.no_grad():
             for name, weight in tuned.named_parameters():
@@ -145,6 +152,7 @@ def steps(
     precision: ComputeType = "float32",
     base_dtype: WeightsDtype = "float32",
     checkpointing: bool = False,
+    loaded: Callable[[torch.nn.Module], None] = lambda _: None,
     after: Callable[[loop.Loop], None] = lambda _: None,
 ) -> list[tuple[float, float, int]]:
     """Loss, gradient norm and rows of each step of one epoch."""
@@ -169,7 +177,7 @@ def steps(
         args = loop.arguments(
             chosen, training, dtypes, offload, folder=folder, gpus=False, steps=chosen.total_steps
         )
-        model = subject.load(base, how, getattr(torch, dtypes.weights))
+        model = subject.load(base, how, getattr(torch, dtypes.weights), loaded)
         batches = RankBatches(
             subject.rows,
             Layout.of(chosen),

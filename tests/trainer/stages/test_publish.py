@@ -113,7 +113,7 @@ def stage(tiny_base: Path, learnable: Prepared, paths: Paths, store: Store) -> S
             dtypes=FLOAT32,
             task=training_task("TextClassification"),
         )
-        outcome = Outcome(model, logits, probe, reused=False, tuned=tuned)
+        outcome = Outcome(model, logits, (), probe, reused=False, tuned=tuned)
         record = staging.build_record(context, outcome)
         uri = staging.upload(context, outcome, record, lambda _share: None)
         payload = TrainPayload(

@@ -13,6 +13,7 @@ from finetune_trainer.config import Lora
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.layer_names import check_targets, is_target
+from finetune_trainer.models.weights import whole_parameters
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -112,20 +113,25 @@ def load_adapter(base: "PreTrainedModel", folder: Path) -> "PeftModel":
 def merge_adapter(model: "PeftModel", dtype: torch.dtype) -> None:
     """Adds the adapter to the weights of the base model in float32, and rounds the sums.
 
-    The adapter stays in the model for `save`, without effect on the outputs.
+    The adapter stays in the model for `save`, without effect on the outputs. A collective call for sharded
+    parameters (ZeRO-3).
 
     Args:
         model: the model with the adapter; `dtype` can represent all weights of base model and adapter.
         dtype: data type to which the sums are rounded.
     """
     from peft.tuners.lora import LoraLayer  # noqa: PLC0415 - heavy
+    from peft.utils import transpose  # noqa: PLC0415 - heavy
 
     for module in model.modules():
         if isinstance(module, LoraLayer):
             layer: Any = module
-            kept = layer.get_base_layer().weight.dtype
-            layer.float().merge()
-            layer.to(dtype).to(kept)
+            weight = layer.get_base_layer().weight
+            low, high = layer.lora_A.default.weight, layer.lora_B.default.weight
+            with whole_parameters([weight, low, high], change=True), torch.no_grad():
+                change = layer.scaling["default"] * (high.float() @ low.float())
+                weight.copy_((weight.float() + transpose(change, layer.fan_in_fan_out)).to(dtype))
+            layer.merged_adapters.append("default")
 
 
 def remove_adapter(model: "PeftModel") -> "PreTrainedModel":

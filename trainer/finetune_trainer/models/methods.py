@@ -11,6 +11,7 @@ from finetune_trainer.config import FreezeLayers, Lora, Method
 from finetune_trainer.models import lora, older_readers
 from finetune_trainer.models.layer_names import check_layer_count
 from finetune_trainer.models.method_facts import MethodFacts
+from finetune_trainer.models.weights import full_shape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -76,8 +77,9 @@ def save(model: Any, folder: Path, base_uri: str, dtype: torch.dtype) -> None:
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
     """Returns the number of trained parameters and the number of parameters of the tuned model."""
     weights = list(model.named_parameters())
-    trained = sum(weight.numel() for _, weight in weights if weight.requires_grad)
-    return trained, sum(weight.numel() for name, weight in weights if not lora.is_added_weight(name))
+    trained = sum(_numel(weight) for _, weight in weights if weight.requires_grad)
+    every = sum(_numel(weight) for name, weight in weights if not lora.is_added_weight(name))
+    return trained, every
 
 
 def find_facts(method: Method, model: Any) -> MethodFacts:
@@ -109,7 +111,7 @@ def _list_fused_experts(model: torch.nn.Module) -> Iterator[torch.nn.Parameter]:
     for module in model.modules():
         if not isinstance(module, torch.nn.modules.conv._ConvNd):  # noqa: SLF001 - their weights have 3 axes
             for weight in module.parameters(recurse=False):
-                if len(getattr(weight, "ds_shape", weight.shape)) == _EXPERT_AXES:
+                if len(full_shape(weight)) == _EXPERT_AXES:
                     yield weight
 
 
@@ -141,5 +143,4 @@ def _count_weights(module: torch.nn.ModuleList) -> int:
 
 
 def _numel(weight: torch.nn.Parameter) -> int:
-    # A sharded parameter (ZeRO-3) is empty; ds_numel is the full size.
-    return int(getattr(weight, "ds_numel", weight.numel()))
+    return full_shape(weight).numel()

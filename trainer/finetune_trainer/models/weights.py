@@ -1,6 +1,7 @@
 """The trained tensors and the saved tensors of a model, and their data types."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +13,35 @@ def torch_dtype(name: WeightsDtype) -> torch.dtype:
     """Returns the data type of PyTorch with this name."""
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def is_sharded(module: torch.nn.Module) -> bool:
+    """Returns whether the parameters of a model are sharded over the ranks (ZeRO-3)."""
+    return any(hasattr(weight, "ds_id") for weight in module.parameters())
+
+
+def full_shape(weight: torch.Tensor) -> torch.Size:
+    """Returns the shape of a parameter, which at ZeRO-3 is empty outside of a forward pass."""
+    shape: torch.Size = getattr(weight, "ds_shape", weight.shape)
+    return shape
+
+
+@contextmanager
+def whole_parameters(weights: Iterable[torch.nn.Parameter], *, change: bool = False) -> Iterator[None]:
+    """Makes the values of parameters available within the context; a collective call for sharded parameters.
+
+    Args:
+        weights: the parameters.
+        change: whether rank 0 changes the values. All ranks then get the values of rank 0.
+    """
+    sharded = [weight for weight in weights if hasattr(weight, "ds_id")]
+    if not sharded:
+        yield
+        return
+    from deepspeed.runtime.zero import GatheredParameters  # noqa: PLC0415 - heavy
+
+    with GatheredParameters(sharded, modifier_rank=0 if change else None):
+        yield
 
 
 def list_non_finite(module: torch.nn.Module) -> list[str]:
@@ -28,12 +58,7 @@ def whole_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]
         module: the model.
     """
     for name, value in trained_tensors(module):
-        if hasattr(value, "ds_id"):
-            from deepspeed.runtime.zero import GatheredParameters  # noqa: PLC0415 - heavy
-
-            with GatheredParameters([value], modifier_rank=None):
-                yield name, value.detach().cpu().clone().contiguous()
-        else:
+        with whole_parameters([value]):
             yield name, value.detach().cpu().clone().contiguous()
 
 
@@ -45,15 +70,9 @@ def overwrite(module: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> N
         weights: whole tensors, equal on every rank.
     """
     for name, value in weights.items():
-        parameter: Any = module.get_parameter(name)
-        if hasattr(parameter, "ds_id"):
-            from deepspeed.runtime.zero import GatheredParameters  # noqa: PLC0415 - heavy
-
-            with GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
-                parameter.copy_(value)
-        else:
-            with torch.no_grad():
-                parameter.copy_(value)
+        parameter = module.get_parameter(name)
+        with whole_parameters([parameter], change=True), torch.no_grad():
+            parameter.copy_(value)
 
 
 def trained_tensors(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:

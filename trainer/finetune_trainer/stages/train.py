@@ -13,7 +13,8 @@ from finetune_trainer.contract import Activity, FailureClass, TrainPayload, desc
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat
 from finetune_trainer.models import methods
-from finetune_trainer.models.load import move_to_device, silence_libraries
+from finetune_trainer.models.load import silence_libraries
+from finetune_trainer.models.weights import is_sharded
 from finetune_trainer.paths import Paths
 from finetune_trainer.stages.result import StageResult
 from finetune_trainer.tasks.base import Predictions
@@ -22,7 +23,8 @@ from finetune_trainer.training import baseline, best_weights, head_start, peak_m
 from finetune_trainer.training.context import Context, open_context
 from finetune_trainer.training.distributed import max_over_ranks
 from finetune_trainer.training.evaluate import over_rows
-from finetune_trainer.training.fit import tune
+from finetune_trainer.training.evaluation_engine import ready
+from finetune_trainer.training.fit import training_arguments, tune
 from finetune_trainer.training.staging import Outcome
 
 LOADED, MEASURED, STARTED, TRAINED, TESTED, DONE = 2.0, 8.0, 12.0, 90.0, 95.0, 100.0
@@ -39,17 +41,18 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     began = time.monotonic()
     silence_libraries()
     context = open_context(config, paths, heartbeat, training_task(config.run.task))
+    args = training_arguments(context)
     base, reused = baseline.measure(context, LOADED, MEASURED)
     context = context.with_packing(base.packing)
     context = context.with_head(head_start.compute(context, MEASURED, STARTED))
     peak_memory.reset(context.gang.device)
-    tuned = tune(context, first_percent=STARTED, last_percent=TRAINED)
+    tuned = tune(context, args, first_percent=STARTED, last_percent=TRAINED)
     peak = int(max_over_ranks(context.gang, peak_memory.measure(context.gang.device)))
-    model, predictions = _test_model(context)
+    model, predictions, samples = _test_model(context)
     epochs = float(context.chosen.epochs)
     if not context.gang.first:
         return StageResult(None, "The first rank has the result.", tuned.steps, epochs)
-    outcome = Outcome(model, predictions, base, reused, tuned)
+    outcome = Outcome(_assemble_model(context, model), predictions, samples, base, reused, tuned)
     record = staging.build_record(context, outcome)
     uri = staging.upload(
         context, outcome, record, partial(context.report_progress, Activity.UPLOADING, TESTED, DONE)
@@ -65,31 +68,49 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     return StageResult(payload, describe(record.evaluation), tuned.steps, epochs)
 
 
-def _test_model(context: Context) -> tuple[torch.nn.Module, Predictions]:
-    """Loads the weights that are published without DeepSpeed, and evaluates the test rows.
+def _test_model(context: Context) -> tuple[torch.nn.Module, Predictions, tuple[str, ...]]:
+    """Loads the weights that are published, and evaluates the test rows. A collective operation.
+
+    Returns:
+        The model (sharded at ZeRO stage 3), its predictions, and generated texts (empty on ranks that did not
+        generate).
 
     Raises:
         StageFailure: class Numerical (a prediction is not finite) or Preempted; on all ranks.
     """
-    # Engine, optimizer and gradients are the larger part of the memory, and are freed first.
+    # Optimizer and gradients are the larger part of the memory, and are freed first.
     gc.collect()
     if context.gang.device.type == "cuda":
         torch.cuda.empty_cache()
-    unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
-    model = move_to_device(context.gang.device, context.load_model())
-    best_weights.spread(context.gang, model, context.best_weights)
-    methods.merge_if_requested(context.config.run.method, model, context.published_dtype)
-    predictions = over_rows(
-        context,
-        partial(context.task.model.predict, model),
-        context.prepared.test,
-        partial(context.report_progress, Activity.EVALUATING_TUNED, TRAINED, TESTED),
-    )
-    if non_finite := int((~np.isfinite(predictions).all(axis=1)).sum()):
-        raise StageFailure(
-            FailureClass.NUMERICAL,
-            "NonFiniteLogits",
-            f"the tuned model has no finite output for {non_finite} test rows",
-            "lower training.learningRate, or use precision Float32",
+    with ready(context, context.load_model()) as model:
+        best_weights.spread(context.gang, model, context.best_weights)
+        methods.merge_if_requested(context.config.run.method, model, context.published_dtype)
+        predictions = over_rows(
+            context,
+            partial(context.task.model.predict, model),
+            context.prepared.test,
+            partial(context.report_progress, Activity.EVALUATING_TUNED, TRAINED, TESTED),
         )
-    return model, predictions
+        if non_finite := int((~np.isfinite(predictions).all(axis=1)).sum()):
+            raise StageFailure(
+                FailureClass.NUMERICAL,
+                "NonFiniteLogits",
+                f"the tuned model has no finite output for {non_finite} test rows",
+                "lower training.learningRate, or use precision Float32",
+            )
+        context.heartbeat.beat(Activity.EVALUATING_TUNED)
+        # All ranks must take part in a forward pass of a sharded model.
+        takes_part = context.gang.first or is_sharded(model)
+        samples = context.task.model.samples(context.inputs, model) if takes_part else ()
+    return model, predictions, samples
+
+
+def _assemble_model(context: Context, model: torch.nn.Module) -> torch.nn.Module:
+    """Returns the whole tuned model; rank 0 loads a sharded model once more, into the memory of the host."""
+    if not is_sharded(model):
+        return model
+    unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
+    whole = context.load_model().eval()
+    best_weights.load(whole, context.best_weights)
+    methods.merge_if_requested(context.config.run.method, whole, context.published_dtype)
+    return whole

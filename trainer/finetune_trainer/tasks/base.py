@@ -27,10 +27,13 @@ from finetune_trainer.report.record import HeadInit
 from finetune_trainer.report.task_report import TaskReport
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import pyarrow as pa
     import torch
     from transformers import PreTrainedModel
 
+    from finetune_trainer.models.load import AnyModel
     from finetune_trainer.models.logistic_regression import Peers
 
 Tensors = dict[str, "torch.Tensor"]
@@ -191,6 +194,9 @@ class Evaluate(Protocol):
     def peers(self) -> "Peers":
         """The process group for distributed calculations."""
 
+    def ready(self, model: "AnyModel") -> "AbstractContextManager[AnyModel]":
+        """Prepares a model for forward passes within the context; a collective call."""
+
     def __call__(
         self,
         compute: "Callable[[Tensors], torch.Tensor]",
@@ -280,7 +286,6 @@ class TaskModel(Protocol):
         inputs: EvaluationInputs,
         training: Training,
         evaluate: Evaluate,
-        device: "torch.device",
         on_progress: OnProgress,
     ) -> HeadStart | None:
         """Computes the weights from which a new head starts; a collective call.
@@ -289,7 +294,6 @@ class TaskModel(Protocol):
             inputs: rows and settings.
             training: hyperparameters.
             evaluate: runs a model over rows.
-            device: device of the model.
             on_progress: called with the completed share, from 0 to 1.
 
         Returns:
@@ -305,7 +309,7 @@ class TaskModel(Protocol):
     def verified_rows(self, model: "torch.nn.Module", split: Split) -> int:
         """Returns the number of rows whose logits Publish compares in one forward pass."""
 
-    def load_for_baseline(self, inputs: EvaluationInputs, device: "torch.device") -> "torch.nn.Module":
+    def load_for_baseline(self, inputs: EvaluationInputs) -> "torch.nn.Module":
         """Loads the model that `measure_baseline` evaluates."""
 
     def packing_of(self, model: "torch.nn.Module") -> Packing | None:
@@ -337,7 +341,7 @@ class TaskModel(Protocol):
         """
 
     def samples(self, inputs: EvaluationInputs, model: "torch.nn.Module") -> tuple[str, ...]:
-        """Generates texts for the report; empty for a task that generates no text."""
+        """Generates texts for the report; empty for a task that generates no text. A collective call."""
 
 
 class TaskMetrics(Protocol):

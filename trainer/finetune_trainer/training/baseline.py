@@ -6,11 +6,11 @@ from pydantic import ValidationError
 
 from finetune_trainer.config import digest_of
 from finetune_trainer.contract import Activity
-from finetune_trainer.models.load import move_to_device
 from finetune_trainer.tasks.base import Baseline, BaselineKey, TaskModel
 from finetune_trainer.training.context import Context
 from finetune_trainer.training.distributed import broadcast_object
 from finetune_trainer.training.evaluate import Evaluator
+from finetune_trainer.training.evaluation_engine import ready
 
 
 def measure(context: Context, before: float, after: float) -> tuple[Baseline, bool]:
@@ -44,11 +44,11 @@ def measure(context: Context, before: float, after: float) -> tuple[Baseline, bo
         found = read(task, context.store.read(where), key, len(context.prepared.test))
     if found := broadcast_object(context.gang, found):
         return found, True
-    model = move_to_device(context.gang.device, task.load_for_baseline(context.inputs, context.gang.device))
-    # Rounding may make ranks decide differently, but all ranks must pack alike.
-    packing = broadcast_object(context.gang, task.packing_of(model))
-    common = Baseline(key=key, test_rows=len(context.prepared.test), packing=packing)
-    measured = task.measure_baseline(context.inputs, common, model, Evaluator(context), on_progress)
+    with ready(context, task.load_for_baseline(context.inputs)) as model:
+        # Rounding may make ranks decide differently, but all ranks must pack alike.
+        packing = broadcast_object(context.gang, task.packing_of(model))
+        common = Baseline(key=key, test_rows=len(context.prepared.test), packing=packing)
+        measured = task.measure_baseline(context.inputs, common, model, Evaluator(context), on_progress)
     if context.gang.first:
         context.store.write(where, measured.model_dump_json(by_alias=True).encode())
     return broadcast_object(context.gang, measured), False

@@ -1,5 +1,6 @@
 """Saves the trained weights of a gang on the disk of rank 0, and loads them on every rank."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from safetensors.torch import save_file
 
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models.weights import trained_tensors, whole_tensors
+from finetune_trainer.models.weights import trained_tensors, whole_parameters, whole_tensors
 from finetune_trainer.training.distributed import Gang
 
 Weights = dict[str, torch.Tensor]
@@ -62,19 +63,38 @@ def spread(gang: Gang, module: torch.nn.Module, path: Path) -> None:
 
     Args:
         gang: the process group.
-        module: a model without ZeRO. Its weights that are not trained must be those of the base model.
+        module: a model, whole or sharded (ZeRO-3). Its weights that are not trained must be those of the base
+            model.
         path: path of the file on the disk of rank 0.
 
     Raises:
-        AssertionError: the file has weights that the module does not have.
+        AssertionError: the file has other weights than the model trains.
     """
-    if gang.first:
-        with safe_open(path, framework="pt") as file:
-            kept = set(file.keys())
-            for name, value in trained_tensors(module):
-                kept.remove(name)
-                value.data.copy_(file.get_tensor(name))
-        if kept:
-            raise AssertionError(f"{path} has weights that the model does not have: {sorted(kept)[:3]}")
-    for _, value in trained_tensors(module):
-        dist.broadcast(value.data, src=0)
+    saved = _read(module, path) if gang.first else None
+    for name, value in trained_tensors(module):
+        with whole_parameters([value], change=True):
+            if saved is not None:
+                value.data.copy_(saved(name))
+        if not hasattr(value, "ds_id"):
+            dist.broadcast(value.data, src=0)
+
+
+def load(module: torch.nn.Module, path: Path) -> None:
+    """Loads the weights of a file into a whole model of this process.
+
+    Raises:
+        AssertionError: the file has other weights than the model trains.
+    """
+    saved = _read(module, path)
+    for name, value in trained_tensors(module):
+        value.data.copy_(saved(name))
+
+
+def _read(module: torch.nn.Module, path: Path) -> Callable[[str], torch.Tensor]:
+    """Opens the file of the trained weights of a model, and returns a function that reads a tensor."""
+    file = safe_open(path, framework="pt")
+    names: list[str] = file.keys()  # type: ignore[no-untyped-call]
+    if other := set(names) ^ {name for name, _ in trained_tensors(module)}:
+        raise AssertionError(f"{path} has other weights than the model trains: {sorted(other)[:3]}")
+    read: Callable[[str], torch.Tensor] = file.get_tensor
+    return read

@@ -53,6 +53,25 @@ def deepspeed_config(chosen: Chosen, training: Training, dtypes: Dtypes, offload
     }
 
 
+def evaluation_config(dtypes: Dtypes, offload: Offload, world: int) -> dict[str, Any]:
+    """The DeepSpeed configuration of an engine without optimizer, which evaluates a sharded model (ZeRO-3).
+
+    Args:
+        dtypes: data types of weights and matrix products.
+        offload: the state that DeepSpeed keeps in the memory of the host.
+        world: world size.
+    """
+    zero = _zero(3) | _offloaded(offload)
+    zero.pop("offload_optimizer", None)
+    return {
+        "train_batch_size": world,
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": zero,
+        **_weights(dtypes),
+        "steps_per_print": 1_000_000_000,
+    }
+
+
 def _weights(dtypes: Dtypes) -> dict[str, Any]:
     if dtypes.weights == "float32":
         return {"bf16": {"enabled": False}}

@@ -1,6 +1,7 @@
 """Evaluation: runs a model over rows, distributed over the ranks."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,11 +10,13 @@ import torch
 
 from finetune_trainer.data.shards import Split
 from finetune_trainer.models.collate import Tensors, lengths
+from finetune_trainer.models.load import AnyModel
 from finetune_trainer.models.logistic_regression import Peers
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.tasks.base import OnProgress, Predictions
 from finetune_trainer.training.context import Context
 from finetune_trainer.training.distributed import end_if_requested, gather_rows, peers_of_gang
+from finetune_trainer.training.evaluation_engine import ready
 
 Compute = Callable[[Tensors], torch.Tensor]
 """Inputs on the device -> one row of numbers for each input row, shape [rows, width]."""
@@ -31,6 +34,10 @@ class Evaluator:
     def peers(self) -> Peers:
         """The ranks of the run."""
         return peers_of_gang(self.context.gang)
+
+    def ready(self, model: AnyModel) -> AbstractContextManager[AnyModel]:
+        """See `evaluation_engine.ready`."""
+        return ready(self.context, model)
 
     def __call__(
         self, compute: Compute, split: Split, on_progress: OnProgress, packing: Packing | None = None

@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
+from transformers import TrainingArguments
+
 from finetune_trainer.contract import HIGHER_IS_BETTER, Activity, Best, MetricName
 from finetune_trainer.data.batches import Layout, evaluation_steps, steps_per_epoch
 from finetune_trainer.report.record import CurvePoint, EvaluationRow
@@ -39,11 +41,26 @@ class Tuned:
     tokens_per_second: float
 
 
-def tune(context: Context, *, first_percent: float, last_percent: float) -> Tuned:
+def training_arguments(context: Context) -> TrainingArguments:
+    """The arguments of Trainer. As long as they exist, models are loaded in shards at ZeRO stage 3."""
+    run, chosen = context.config.run, context.chosen
+    return arguments(
+        chosen,
+        run.training,
+        context.dtypes,
+        run.offload,
+        folder=str(context.paths.scratch / "trainer"),
+        gpus=context.gang.device.type == "cuda",
+        steps=chosen.epochs * steps_per_epoch(len(context.prepared.train), chosen.batch_size),
+    )
+
+
+def tune(context: Context, args: TrainingArguments, *, first_percent: float, last_percent: float) -> Tuned:
     """Trains, and saves the weights with the best score on the validation rows. A collective operation.
 
     Args:
         context: the run; rank 0 has the best weights at `context.best_weights` afterwards.
+        args: the result of `training_arguments`.
         first_percent: progress of the stage at the start of training, in percent.
         last_percent: progress of the stage at the end of training, in percent.
 
@@ -54,15 +71,6 @@ def tune(context: Context, *, first_percent: float, last_percent: float) -> Tune
     seed, train, primary = run.training.seed, context.prepared.train, run.evaluation.primary_metric
     per_epoch = steps_per_epoch(len(train), chosen.batch_size)
     total = chosen.epochs * per_epoch
-    args = arguments(
-        chosen,
-        run.training,
-        context.dtypes,
-        run.offload,
-        folder=str(context.paths.scratch / "trainer"),
-        gpus=gang.device.type == "cuda",
-        steps=total,
-    )
     model = context.load_model()
     loop = Loop(
         gang=gang,

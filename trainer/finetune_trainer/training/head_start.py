@@ -27,7 +27,6 @@ def compute(context: Context, before: float, after: float) -> HeadStart | None:
         context.inputs,
         context.config.run.training,
         Evaluator(context),
-        context.gang.device,
         partial(context.report_progress, Activity.EVALUATING_BASELINE, before, after),
     )
     # Ranks on different machines may round differently, but must start equal.

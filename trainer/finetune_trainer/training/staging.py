@@ -37,9 +37,11 @@ class Outcome:
     """The results of the stage on rank 0."""
 
     model: torch.nn.Module
-    """The tuned model with the weights that are published, on the device."""
+    """The whole tuned model with the weights that are published."""
     predictions: Predictions
     """Predictions of the tuned model on the test rows."""
+    samples: tuple[str, ...]
+    """Texts that the tuned model generated."""
     baseline: Baseline
     reused: bool
     """Whether an earlier attempt measured the baseline."""
@@ -50,13 +52,12 @@ def build_record(context: Context, outcome: Outcome) -> TrainingRecord:
     """The training record; computes the evaluation and its intervals."""
     prepared, tuned, task, inputs = context.prepared, outcome.tuned, context.task, context.inputs
     context.heartbeat.beat(Activity.EVALUATING_TUNED)
-    samples = task.model.samples(inputs, outcome.model)
     trained, parameters = methods.count_parameters(outcome.model)
     settings: Any = outcome.model.config
     return TrainingRecord(
         evaluation=task.metrics.evaluation(inputs, outcome.baseline, outcome.predictions),
         task=task.report.record(
-            inputs, outcome.baseline, outcome.predictions, samples, reused=outcome.reused
+            inputs, outcome.baseline, outcome.predictions, outcome.samples, reused=outcome.reused
         ).model_dump(mode="json", by_alias=True),
         best=tuned.best,
         history=tuned.history,

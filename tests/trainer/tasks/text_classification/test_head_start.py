@@ -8,12 +8,9 @@ import transformers
 
 from finetune_trainer.models.class_layer import find_class_layer
 from finetune_trainer.models.logistic_regression import LinearClassifier
+from finetune_trainer.models.weights import overwrite
 from finetune_trainer.tasks.text_classification.classifier import classify
-from finetune_trainer.tasks.text_classification.head_start import (
-    bypass_layer,
-    copy_head_weights,
-    copy_into_layer,
-)
+from finetune_trainer.tasks.text_classification.head_start import build_head_weights, bypass_layer
 from finetune_trainer.tasks.text_classification.model import head
 
 SMALL: dict[str, Any] = {
@@ -65,12 +62,12 @@ def test_the_classifier_put_into_the_head_gives_its_own_logits(config: Any, expe
     assert model.get_submodule(layer) is linear
     bias = torch.arange(3).double() if linear.bias is not None else torch.zeros(3).double()
     classifier = LinearClassifier(torch.randn(3, 16, dtype=torch.float64), bias)
-    copy_into_layer(classifier, linear)
+    start = build_head_weights(model, head(model), layer, classifier)
+    assert f"{layer}.weight" in start
+    assert not any(name.startswith(f"{model.base_model_prefix}.") and "pooler" not in name for name in start)
+    overwrite(model, start)
     with torch.no_grad():
         logits = classify(model, inputs())
     torch.testing.assert_close(
         logits.double(), features.double() @ classifier.weight.T + bias, rtol=1e-5, atol=1e-5
     )
-    kept = copy_head_weights(model, head(model))
-    assert f"{layer}.weight" in kept
-    assert not any(name.startswith(f"{model.base_model_prefix}.") and "pooler" not in name for name in kept)

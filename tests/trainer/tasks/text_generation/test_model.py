@@ -157,13 +157,16 @@ def test_the_last_logits_of_each_row(llama: "PreTrainedModel", packing: Packing 
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
-def test_models_that_keep_rows_apart_are_told_from_those_that_do_not(llama: "PreTrainedModel") -> None:
-    assert language_model.supports_packing(llama)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_models_that_keep_rows_apart_are_told_from_those_that_do_not(
+    tiny_llama: Path, dtype: torch.dtype
+) -> None:
+    assert language_model.supports_packing(language_model.load_language_model(tiny_llama, dtype).eval())
     torch.manual_seed(0)
     gpt = GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=32, initializer_range=0.3)
-    assert language_model.supports_packing(GPT2LMHeadModel(gpt).eval())
+    assert language_model.supports_packing(GPT2LMHeadModel(gpt).to(dtype).eval())
     mamba = MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, state_size=4)
-    assert not language_model.supports_packing(MambaForCausalLM(mamba).eval())
+    assert not language_model.supports_packing(MambaForCausalLM(mamba).to(dtype).eval())
 
 
 def test_the_costs_of_packing_are_those_of_the_models_sizes(llama: "PreTrainedModel") -> None:

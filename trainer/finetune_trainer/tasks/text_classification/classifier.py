@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from finetune_trainer.models.class_layer import find_class_layer, set_classes
-from finetune_trainer.models.load import LOCAL, check_complete, move_to_device, unusable_model
+from finetune_trainer.models.load import LOCAL, check_complete, unusable_model
 from finetune_trainer.models.padding import choose_pad_token
 
 if TYPE_CHECKING:
@@ -69,15 +69,15 @@ def _is_replaced(layer: str, loaded: dict[str, Any]) -> bool:
     return any(name.startswith(f"{layer}.") for name in names)
 
 
-def load_body(folder: Path, dtype: torch.dtype, device: torch.device) -> "PreTrainedModel":
+def load_body(folder: Path, dtype: torch.dtype) -> "PreTrainedModel":
     """Loads the base model without a head, to compute features."""
     from transformers import AutoModel  # noqa: PLC0415 - heavy
 
     try:
-        model = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True, **LOCAL)
+        body: PreTrainedModel = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True, **LOCAL)
     except (ValueError, OSError, KeyError) as error:
         raise unusable_model(folder, str(error), _KIND, _SUITABLE) from error
-    return move_to_device(device, model)  # type: ignore[no-any-return]
+    return body
 
 
 def pool_mean(body: "PreTrainedModel", inputs: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from finetune_trainer.models.logistic_regression import LinearClassifier
+from finetune_trainer.models.weights import whole_parameters
 
 
 @contextmanager
@@ -27,18 +28,21 @@ def bypass_layer(model: torch.nn.Module, layer: str) -> Iterator[None]:
         model.set_submodule(layer, linear)
 
 
-def copy_into_layer(classifier: LinearClassifier, layer: torch.nn.Linear) -> None:
-    """Copies a linear probe to a layer, in the precision of the layer."""
-    with torch.no_grad():
-        layer.weight.copy_(classifier.weight)
-        if layer.bias is not None:
-            layer.bias.copy_(classifier.bias)
+def build_head_weights(
+    model: torch.nn.Module, head: Sequence[str], layer: str, classifier: LinearClassifier
+) -> dict[str, torch.Tensor]:
+    """Returns the parameters of the head by name, on the CPU; a collective call for a sharded model (ZeRO-3).
 
-
-def copy_head_weights(model: torch.nn.Module, head: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Copies every parameter of the modules `head` to the CPU, by name."""
-    return {
-        name: weight.detach().cpu().clone()
-        for name, weight in model.named_parameters()
-        if any(name.startswith(f"{own}.") for own in head)
-    }
+    Args:
+        model: the classifier.
+        head: names of the modules of the head.
+        layer: name of the last linear layer.
+        classifier: the linear probe, whose weights replace the weights of this layer.
+    """
+    probe = {f"{layer}.weight": classifier.weight, f"{layer}.bias": classifier.bias}
+    weights = {}
+    for name, weight in model.named_parameters():
+        if any(name.startswith(f"{own}.") for own in head):
+            with whole_parameters([weight]):
+                weights[name] = probe.get(name, weight).detach().to("cpu", weight.dtype, copy=True)
+    return weights

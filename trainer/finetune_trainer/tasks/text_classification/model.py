@@ -15,7 +15,7 @@ from finetune_trainer.data.batches import FILLER
 from finetune_trainer.data.shards import Prepared, Split
 from finetune_trainer.models.class_layer import find_class_layer
 from finetune_trainer.models.collate import IGNORE_INDEX, pad_batch, select_rows
-from finetune_trainer.models.load import load_saved, move_to_device
+from finetune_trainer.models.load import load_saved
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.report.record import HeadInit
 from finetune_trainer.tasks.base import (
@@ -127,9 +127,9 @@ def verified_rows(model: torch.nn.Module, split: Split) -> int:
     return len(split)
 
 
-def load_for_baseline(inputs: EvaluationInputs, device: torch.device) -> torch.nn.Module:
+def load_for_baseline(inputs: EvaluationInputs) -> torch.nn.Module:
     """Loads the base model without a head, for the features of the linear probe."""
-    return load_body(inputs.base, inputs.dtype, device)
+    return load_body(inputs.base, inputs.dtype)
 
 
 def packing_of(model: torch.nn.Module) -> Packing | None:
@@ -174,7 +174,6 @@ def head_start(
     inputs: EvaluationInputs,
     training: Training,
     evaluate: Evaluate,
-    device: torch.device,
     on_progress: OnProgress,
 ) -> HeadStart | None:
     """Fits a linear probe on the inputs of the last linear layer of the head, and returns the head's weights.
@@ -184,12 +183,12 @@ def head_start(
     if training.head_init == "Random":
         return None
     prepared, classes = inputs.prepared, len(inputs.prepared.labels)
-    model: Any = move_to_device(device, load(inputs.base, prepared, inputs.dtype))
+    model: Any = load(inputs.base, prepared, inputs.dtype)
     layer = find_class_layer(model)
     if model.head_kept or layer is None:
         return None
     train = select_rows(prepared.train, probe.draw_probe_rows(true_classes(prepared.train), inputs.seed))
-    with starts.bypass_layer(model, layer):
+    with starts.bypass_layer(model, layer), evaluate.ready(model):
         features = _compute_features(
             partial(classify, model),
             (train, prepared.validation),
@@ -207,9 +206,8 @@ def head_start(
         class_weights=class_weights(training.class_weights, prepared.train.labels, classes),
         on_progress=partial(_report_part, on_progress, 0.9, 1.0),
     )
-    starts.copy_into_layer(found.classifier, linear)
     return HeadStart(
-        weights=starts.copy_head_weights(model, head(model)),
+        weights=starts.build_head_weights(model, head(model), layer, found.classifier),
         init=HeadInit(strength=found.strength, validation=found.validation, rows=found.rows),
     )
 

@@ -13,8 +13,9 @@ from finetune_trainer.config import Training
 from finetune_trainer.data.shards import Prepared, Split
 from finetune_trainer.models.collate import IGNORE_INDEX, lengths, measure_work
 from finetune_trainer.models.cross_entropy import token_losses
-from finetune_trainer.models.load import LOCAL, load_saved, move_to_device
+from finetune_trainer.models.load import LOCAL, load_saved
 from finetune_trainer.models.packing import Packing
+from finetune_trainer.models.weights import full_shape
 from finetune_trainer.tasks.base import (
     Baseline,
     Evaluate,
@@ -85,7 +86,6 @@ def head_start(
     inputs: EvaluationInputs,
     training: Training,
     evaluate: Evaluate,
-    device: torch.device,
     on_progress: OnProgress,
 ) -> HeadStart | None:
     """Returns None, because a language model has no new head."""
@@ -122,14 +122,14 @@ def logits(network: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
 
 def verified_rows(network: Any, split: Split) -> int:
     """Returns the number of rows with at most 16 MiB of logits and at most 8,192 tokens, at least 1."""
-    vocabulary = int(network.get_output_embeddings().weight.shape[0])
+    vocabulary = full_shape(network.get_output_embeddings().weight)[0]
     by_tokens = _VERIFIED_TOKENS // int(lengths(split).max())
     return max(1, min(_VERIFIED_BYTES // (4 * vocabulary), by_tokens, len(split)))
 
 
-def load_for_baseline(inputs: EvaluationInputs, device: torch.device) -> torch.nn.Module:
-    """Loads the base model in evaluation mode."""
-    return move_to_device(device, load(inputs.base, inputs.prepared, inputs.dtype))
+def load_for_baseline(inputs: EvaluationInputs) -> torch.nn.Module:
+    """Loads the base model."""
+    return load(inputs.base, inputs.prepared, inputs.dtype)
 
 
 def packing_of(network: Any) -> Packing | None:
