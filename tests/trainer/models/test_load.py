@@ -63,11 +63,13 @@ def reconfigured(folder: Path, **changes: object) -> None:
 
 
 def test_a_saved_model_answers_as_before_in_float32(folder: Path) -> None:
-    loaded = load.load_saved(AUTO, folder, None)
+    loaded = load.load_saved(AUTO, folder, None, torch.float32)
     assert not loaded.training
     assert torch.equal(loaded(INPUT).logits, bert().eval()(INPUT).logits)
     bert().to(torch.bfloat16).save_pretrained(folder)
-    assert {weight.dtype for weight in load.load_saved(AUTO, folder, None).parameters()} == {torch.float32}
+    for dtype in (torch.float32, torch.bfloat16):
+        weights = load.load_saved(AUTO, folder, None, dtype).parameters()
+        assert {weight.dtype for weight in weights} == {dtype}
 
 
 @pytest.mark.parametrize("classes", [3, 5])
@@ -82,13 +84,13 @@ def test_an_adapter_makes_the_tuned_model_of_a_base_with_whatever_head(folder: P
     base = bert(classes=classes)
     base.bert.load_state_dict(bert().bert.state_dict())
     base.save_pretrained(folder)
-    loaded = load.load_saved(AUTO, folder / "adapter", folder)
+    loaded = load.load_saved(AUTO, folder / "adapter", folder, torch.float32)
     assert not loaded.training
     assert torch.equal(loaded(INPUT).logits, tuned.eval()(INPUT).logits)
     assert not torch.allclose(loaded(INPUT).logits, bert().eval()(INPUT).logits, atol=1e-4)
     reweighted(folder, lambda weights: weights.pop(BIAS))
     with pytest.raises(StageFailure, match=f"ModelIncomplete.*{BIAS}"):
-        load.load_saved(AUTO, folder / "adapter", folder)
+        load.load_saved(AUTO, folder / "adapter", folder, torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,7 @@ def test_a_saved_model_lacks_nothing_and_has_nothing_more(
 ) -> None:
     reweighted(folder, change)
     with pytest.raises(StageFailure, match="ModelIncomplete") as caught:
-        load.load_saved(AUTO, folder, None)
+        load.load_saved(AUTO, folder, None, torch.float32)
     assert caught.value.failure is FailureClass.INTERNAL
     assert says in caught.value.message
 
@@ -151,7 +153,7 @@ def test_what_cannot_be_loaded_is_refused_and_runs_no_code(
 ) -> None:
     spoil(folder)
     with pytest.raises(StageFailure, match="ModelDoesNotLoad") as caught:
-        load.load_saved(AUTO, folder, None)
+        load.load_saved(AUTO, folder, None, torch.float32)
     assert caught.value.failure is FailureClass.INTERNAL
     assert len(caught.value.message) <= 1000
     assert not (folder / "ran").exists()
@@ -159,7 +161,7 @@ def test_what_cannot_be_loaded_is_refused_and_runs_no_code(
 
 def test_an_adapter_of_a_base_that_does_not_load_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(StageFailure, match="ModelDoesNotLoad"):
-        load.load_saved(AUTO, folder, tmp_path / "none")
+        load.load_saved(AUTO, folder, tmp_path / "none", torch.float32)
 
 
 def check(folder: Path, auto: Any = AUTO, **how: bool) -> None:

@@ -27,7 +27,7 @@ class Dtypes:
     products: ComputeType
     """Data type of matrix products."""
     published: WeightsDtype
-    """Data type of the published weights: the data type of the base model."""
+    """Data type of the published weights, see `find_weights_dtype`."""
 
     @property
     def autocast(self) -> bool:
@@ -62,31 +62,29 @@ def may_keep_bfloat16(base: WeightsDtype, precision: Precision, *, gpus: bool) -
 
 
 def find_weights_dtype(shapes: Mapping[str, tuple[int, ...]], types: Mapping[str, str]) -> WeightsDtype:
-    """Returns the data type of most floating point parameters of a model, or float32 if there are none.
+    """Returns the data type of all floating point parameters of a model; float32 if they have several.
 
     Args:
         shapes: shape of each weight by name.
         types: data type of each weight by name, in safetensors names.
     """
     counts = _count_parameters(shapes, types)
-    return max(counts, key=lambda dtype: counts[dtype]) if counts else "float32"
+    return next(iter(counts)) if len(counts) == 1 else "float32"
 
 
-def warn_mixed(
-    shapes: Mapping[str, tuple[int, ...]], types: Mapping[str, str], published: WeightsDtype
-) -> tuple[str, ...]:
+def warn_mixed(shapes: Mapping[str, tuple[int, ...]], types: Mapping[str, str]) -> tuple[str, ...]:
     """Returns a warning if the weights of a model have several floating point data types.
 
     Args:
         shapes: shape of each weight by name.
         types: data type of each weight by name, in safetensors names.
-        published: data type of the published weights.
     """
     counts = _count_parameters(shapes, types)
     if len(counts) < 2:  # noqa: PLR2004 - several
         return ()
     listed = ", ".join(f"{count:,} {dtype}" for dtype, count in counts.most_common())
-    return (f"The parameters of the model have several data types ({listed}); publishing uses {published}",)
+    several = f"The parameters of the model have several data types ({listed}), so the job uses float32"
+    return (f"{several}. Save the model in one data type if the job needs too much memory",)
 
 
 def _count_parameters(

@@ -19,13 +19,15 @@ AnyModel = TypeVar("AnyModel", bound=torch.nn.Module)
 LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 
 
-def load_saved(auto: Any, folder: Path, base: Path | None) -> torch.nn.Module:
-    """Loads a tuned model in float32 and evaluation mode.
+def load_saved(auto: Any, folder: Path, base: Path | None, dtype: torch.dtype) -> torch.nn.Module:
+    """Loads a tuned model in evaluation mode.
 
     Args:
         auto: class of transformers, such as AutoModelForSequenceClassification.
         folder: files of the whole model, or of an adapter with the config of the tuned model.
         base: files of the base model, for an adapter.
+        dtype: data type of the weights. If the files have this data type, the weights are mapped into memory
+            from the files.
 
     Raises:
         StageFailure: Internal if weights are missing, unexpected or mismatched; UserConfig if the base model
@@ -37,7 +39,7 @@ def load_saved(auto: Any, folder: Path, base: Path | None) -> torch.nn.Module:
         model, loaded = auto.from_pretrained(
             base or folder,
             config=AutoConfig.from_pretrained(folder, **LOCAL),
-            dtype=torch.float32,
+            dtype=dtype,
             # The head of a base classifier can have another shape; the adapter replaces the head.
             ignore_mismatched_sizes=base is not None,
             use_safetensors=True,

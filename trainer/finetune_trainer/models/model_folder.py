@@ -21,7 +21,7 @@ class Inspection:
     weights: dict[str, tuple[int, ...]]
     """Shape of each weight by its name."""
     dtype: WeightsDtype
-    """Data type of most parameters."""
+    """Data type of the parameters; float32 if they have several."""
     warnings: tuple[str, ...]
 
     @property
@@ -55,7 +55,7 @@ def inspect(store: Store, folder: str, wanted: model_check.ModelRequirements) ->
         weights |= held.tensors
         types |= held.dtypes
     dtype = dtypes.find_weights_dtype(weights, types)
-    return Inspection(config, weights, dtype, (*warnings, *dtypes.warn_mixed(weights, types, dtype)))
+    return Inspection(config, weights, dtype, (*warnings, *dtypes.warn_mixed(weights, types)))
 
 
 def _read_header(store: Store, file: str, size: int) -> safetensors_header.Header:

@@ -1,5 +1,6 @@
 """Verifies a saved model: the files load, the weights are finite, and the logits equal those of Train."""
 
+import logging
 import math
 from pathlib import Path
 from shutil import copyfile, rmtree
@@ -13,8 +14,11 @@ from finetune_trainer.config import Lora, TrainConfig
 from finetune_trainer.contract import FailureClass, WeightsDtype
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import base_model, lora, methods, weights
+from finetune_trainer.models.float32_layers import float32_layers
 from finetune_trainer.paths import MODEL_FOLDER, VERIFICATION, Paths
 from finetune_trainer.s3.digests import OnBytes, ignore_bytes
+
+log = logging.getLogger(__name__)
 
 LOGITS = "expected_logits"
 """Name of the logits in the verification file."""
@@ -30,7 +34,7 @@ _STAGED = "the files that Train stored, whose SHA-256 is right,"
 class PublishableTask(Protocol):
     """The functions of a task that `verify` calls, see `tasks.base.TaskModel`."""
 
-    def load_published(self, folder: Path, base: Path | None) -> torch.nn.Module:
+    def load_published(self, folder: Path, base: Path | None, dtype: torch.dtype) -> torch.nn.Module:
         """Loads a tuned model."""
 
     def logits(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -69,20 +73,44 @@ def verify(
     method = config.run.method
     folder, verification = staged / MODEL_FOLDER, staged / VERIFICATION
     base = base_model.fetch(config, paths, on_bytes)[0] if isinstance(method, Lora) else None
-    tuned: Any = task.load_published(folder, base)
+    weights_dtype = weights.torch_dtype(dtype)
+    tuned: Any = task.load_published(folder, base, weights_dtype)
     if not isinstance(method, Lora) or not method.merge:
         return folder, _compare(task, tuned, verification, TOLERANCE, _STAGED)
     whole = paths.scratch / "merged"
     rmtree(whole, ignore_errors=True)
-    lora.merge_adapter(tuned, weights.torch_dtype(dtype))
-    methods.save(lora.remove_adapter(tuned), whole, config.run.model.uri, weights.torch_dtype(dtype))
+    lora.merge_adapter(tuned, weights_dtype)
+    methods.save(lora.remove_adapter(tuned), whole, config.run.model.uri, weights_dtype)
     del tuned
     for name in base_model.TOKENIZER_FILES:
         if (folder / name).is_file():
             copyfile(folder / name, whole / name)
-    return whole, _compare(
-        task, task.load_published(whole, None), verification, MERGED_TOLERANCE[dtype], "the merged files"
-    )
+    merged = task.load_published(whole, None, weights_dtype)
+    return whole, _compare(task, merged, verification, MERGED_TOLERANCE[dtype], "the merged files")
+
+
+def compute_logits(
+    task: PublishableTask, model: torch.nn.Module, inputs: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """Computes logits in float32, without a float32 copy of all weights where the architecture permits this.
+
+    Args:
+        task: the task of the model.
+        model: the model on the CPU.
+        inputs: inputs of the model.
+
+    Returns:
+        Shape [rows, width].
+    """
+    with torch.no_grad():
+        try:
+            with float32_layers(model):
+                return task.logits(model, inputs)
+        except RuntimeError as error:
+            log.info(
+                "all weights are converted to float32, because a module uses those of another: %s", error
+            )
+            return task.logits(model.float(), inputs)
 
 
 def _compare(
@@ -107,8 +135,7 @@ def _compare(
     try:
         stored = load_file(verification)
         expected = stored.pop(LOGITS)
-        with torch.no_grad():
-            computed = task.logits(model, stored)
+        computed = compute_logits(task, model, stored)
     except (SafetensorError, KeyError) as error:
         raise StageFailure(
             FailureClass.INTERNAL, "VerificationUnreadable", f"{verification.name} cannot be used: {error}"

@@ -243,12 +243,13 @@ class TaskModel(Protocol):
     def head(self, model: "PreTrainedModel") -> tuple[str, ...]:
         """Returns the modules that the base model can lack, by name. Every method trains these modules."""
 
-    def load_published(self, folder: Path, base: Path | None) -> "torch.nn.Module":
-        """Loads a tuned model in float32 and evaluation mode.
+    def load_published(self, folder: Path, base: Path | None, dtype: "torch.dtype") -> "torch.nn.Module":
+        """Loads a tuned model in evaluation mode.
 
         Args:
             folder: files of the whole model, or of an adapter.
             base: files of the base model, for an adapter.
+            dtype: data type of the weights.
 
         Raises:
             StageFailure: Internal, if weights are missing or unexpected.

@@ -18,7 +18,7 @@ from finetune_trainer.models.base_model import COPIED_FILES
 from finetune_trainer.models.collate import lengths
 from finetune_trainer.models.lineage import lineage_of
 from finetune_trainer.models.load import move_to_device
-from finetune_trainer.models.verify import LOGITS
+from finetune_trainer.models.verify import LOGITS, compute_logits
 from finetune_trainer.paths import MODEL_FOLDER, PREDICTIONS, RECORD, VERIFICATION
 from finetune_trainer.report.record import TrainingRecord, versions
 from finetune_trainer.s3.manifest import Manifest, upload_folder
@@ -103,7 +103,7 @@ def upload(
     model_folder = folder / MODEL_FOLDER
     folder.mkdir(parents=True)
     model = move_to_device(torch.device("cpu"), outcome.model)
-    _write_verification(context, model.float(), folder / VERIFICATION)
+    _write_verification(context, model, folder / VERIFICATION)
     methods.save(model, model_folder, context.config.run.model.uri, context.published_dtype)
     for name in COPIED_FILES:
         if (context.base / name).is_file():
@@ -139,9 +139,11 @@ def upload(
 def _write_verification(context: Context, model: torch.nn.Module, path: Path) -> None:
     """Writes inputs and logits of test rows of all lengths; Publish computes the logits again.
 
+    Both compute in float32, whose rounding depends little on the CPU.
+
     Args:
         context: the run.
-        model: the tuned model in float32, which has no rounding that depends on the CPU.
+        model: the tuned model on the CPU.
         path: path of the file.
     """
     test = context.prepared.test
@@ -150,8 +152,7 @@ def _write_verification(context: Context, model: torch.nn.Module, path: Path) ->
     # A single row is the longest row; more rows are spread evenly from the longest to the shortest.
     sample = by_length[np.unique(np.linspace(len(test) - 1, 0, most).astype(np.int64))]
     inputs = context.collate(test, sample)
-    with torch.no_grad():
-        logits = context.task.model.logits(model, inputs)
+    logits = compute_logits(context.task.model, model, inputs)
     save_file({**inputs, LOGITS: logits.contiguous()}, path)
 
 

@@ -68,7 +68,7 @@ def head(model: "PreTrainedModel") -> tuple[str, ...]:
     return (*own, *poolers)
 
 
-def load_published(folder: Path, base: Path | None) -> torch.nn.Module:
+def load_published(folder: Path, base: Path | None, dtype: torch.dtype) -> torch.nn.Module:
     """Loads a tuned classifier.
 
     Raises:
@@ -76,7 +76,7 @@ def load_published(folder: Path, base: Path | None) -> torch.nn.Module:
     """
     from transformers import AutoModelForSequenceClassification  # noqa: PLC0415 - heavy
 
-    return load_saved(AutoModelForSequenceClassification, folder, base)
+    return load_saved(AutoModelForSequenceClassification, folder, base, dtype)
 
 
 def collate(split: Split, numbers: Numbers, pad_id: int, packing: Packing | None) -> Tensors:

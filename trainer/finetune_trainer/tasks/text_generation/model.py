@@ -62,13 +62,13 @@ def head(model: "PreTrainedModel") -> tuple[str, ...]:
     return ()
 
 
-def load_published(folder: Path, base: Path | None) -> torch.nn.Module:
+def load_published(folder: Path, base: Path | None, dtype: torch.dtype) -> torch.nn.Module:
     """Loads a tuned language model.
 
     Raises:
         StageFailure: Internal if the files do not make exactly this model.
     """
-    return load_saved(transformers.AutoModelForCausalLM, folder, base)
+    return load_saved(transformers.AutoModelForCausalLM, folder, base, dtype)
 
 
 def collate(split: Split, numbers: Numbers, pad_id: int, packing: Packing | None) -> Tensors:
