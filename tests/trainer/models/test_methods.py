@@ -29,8 +29,6 @@ from tests.trainer.stages.test_train import chosen_for, ranks, trained
 HEARTBEAT = SimpleNamespace(beat=lambda *_args, **_fields: None, leave_requested=False)
 
 
-DTYPES = pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-"""Data type of the base model. Train computes in bfloat16 for a bfloat16 model, else in float32."""
 TOLERANCE = {"float32": 1e-5, "float16": 1e-5, "bfloat16": 1e-2}
 """Largest difference of a probability. Train measures the published weights, so only arithmetic differs."""
 Bases = Callable[[WeightsDtype], Path]
@@ -65,6 +63,7 @@ def tuned(
     """Trains by a method at a ZeRO stage and publishes; gives the published folder."""
 
     def make(method: Method, zero_stage: int, dtype: WeightsDtype) -> Path:
+        """Train computes in bfloat16 for a bfloat16 model, else in float32."""
         chosen = chosen_for(learnable, zero_stage=zero_stage, model_dtype=dtype)
         precision = "BFloat16" if dtype == "bfloat16" else "Float32"
         config = given_run(base_of(dtype), learnable, chosen, method, precision=precision)
@@ -111,7 +110,7 @@ def check_answers(model: Any, folder: Path, prepared: Prepared, dtype: WeightsDt
         assert found == pytest.approx(line["probabilities"], abs=TOLERANCE[dtype])
 
 
-@DTYPES
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_adapter_works_on_its_base_model_by_plain_peft(
     tuned: Tune, base_of: Bases, learnable: Prepared, dtype: WeightsDtype
 ) -> None:
@@ -134,7 +133,7 @@ def test_an_adapter_works_on_its_base_model_by_plain_peft(
     check_answers(by_card(folder, base_of(dtype)), folder, learnable, dtype)
 
 
-@DTYPES
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_merged_adapter_is_a_model_of_its_own_and_only_its_layers_differ_from_the_base(
     tuned: Tune, base_of: Bases, learnable: Prepared, dtype: WeightsDtype
 ) -> None:
@@ -151,7 +150,7 @@ def test_a_merged_adapter_is_a_model_of_its_own_and_only_its_layers_differ_from_
     }
 
 
-@DTYPES
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_frozen_layers_stay_as_they_are_to_the_bit(
     tuned: Tune, base_of: Bases, learnable: Prepared, dtype: WeightsDtype
 ) -> None:

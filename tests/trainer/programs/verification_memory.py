@@ -1,4 +1,4 @@
-"""The memory that the verification of a saved model needs beside its files. Argument: a folder to write to."""
+"""The memory that the verification of a saved model needs beside its files. Argument: a folder."""
 
 import json
 import sys
