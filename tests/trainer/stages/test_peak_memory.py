@@ -37,16 +37,19 @@ def test_the_measurement_begins_after_baseline_and_head_start_and_ends_before_th
     def watch(module: ModuleType, name: str, result: object) -> None:
         monkeypatch.setattr(module, name, lambda *_args, **_options: order.append(name) or result)
 
+    watch(train, "training_arguments", None)
     watch(train.baseline, "measure", (SimpleNamespace(packing=None), False))
     watch(train.head_start, "compute", None)
     watch(peak_memory, "reset", None)
     watch(train, "tune", SimpleNamespace(steps=3))
     watch(peak_memory, "measure", 7)
-    watch(train, "_test_model", (None, None))
+    watch(train, "_test_model", (None, None, ()))
     context = context_with(gang=Gang(1, 1, 2, CPU), chosen=SimpleNamespace(epochs=1))
     monkeypatch.setattr(train, "open_context", lambda *_args: context)
     monkeypatch.setattr(train, "max_over_ranks", lambda _gang, value: value)
     config: Any = SimpleNamespace(run=SimpleNamespace(task="TextClassification"))
     nothing: Any = None
     assert train.run(config, nothing, nothing).step == 3
-    assert order == ["measure", "compute", "reset", "tune", "measure", "_test_model"]
+    # The arguments make the models of the baseline load in shards, too.
+    expected = ["training_arguments", "measure", "compute", "reset", "tune", "measure", "_test_model"]
+    assert order == expected
