@@ -12,6 +12,11 @@ from pathlib import Path
 signal.signal(signal.SIGTERM, lambda *_: os._exit(8))
 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
+if sys.argv[1:2] == ["plan"]:
+    from finetune_trainer.stages.memory_plan import main as print_plan
+
+    sys.exit(print_plan(sys.argv[2:]))
+
 from finetune_trainer.contract import PROGRESS_PORT  # noqa: E402 - SIGTERM may come during these imports
 from finetune_trainer.paths import Paths  # noqa: E402
 from finetune_trainer.pod.supervisor import main  # noqa: E402
@@ -21,7 +26,8 @@ parser = argparse.ArgumentParser(
     description="Runs one stage of a fine-tuning job (Prepare, Train, Publish, Readback or Cleanup). Reads "
     "the config from ROOT/etc/finetune/config.json, serves the progress, and writes a termination message.",
     epilog="Exit codes: 0 success, 2 configuration, 3 data, 4 memory, 5 storage, 6 numerics, "
-    "7 communication, 8 preempted, 9 hang, 10 internal.",
+    "7 communication, 8 preempted, 9 hang, 10 internal. `python -m finetune_trainer plan --help` explains"
+    " the estimate of the memory of a job.",
 )
 parser.add_argument(
     "--root", type=Path, default=Path("/"), help="folder above all files of the trainer (default: /)"

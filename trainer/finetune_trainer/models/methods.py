@@ -117,7 +117,7 @@ def _list_fused_experts(model: torch.nn.Module) -> Iterator[torch.nn.Parameter]:
 
 def _freeze(model: torch.nn.Module, train_last: int, head: Sequence[str]) -> None:
     """Freezes all embeddings and all parameters that are defined before the first trained layer."""
-    layers = _find_layers(model)
+    layers = find_layers(model)
     if failure := check_layer_count(train_last, len(layers)):
         raise failure
     first = {id(weight) for weight in layers[len(layers) - train_last].parameters()}
@@ -132,7 +132,7 @@ def _freeze(model: torch.nn.Module, train_last: int, head: Sequence[str]) -> Non
         model.get_submodule(name).requires_grad_(True)
 
 
-def _find_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
+def find_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
     """Returns the layers of the model: the module list with the most parameters."""
     lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
     return [*max(lists, key=_count_weights)] if lists else []

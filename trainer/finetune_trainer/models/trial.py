@@ -23,6 +23,7 @@ from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import methods
 from finetune_trainer.models.class_layer import find_class_layer
 from finetune_trainer.models.load import LOCAL, check_complete
+from finetune_trainer.models.memory import TRIAL_PARAMETERS
 from finetune_trainer.models.method_facts import MethodFacts
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_PARAMETERS = 300_000_000
+MAX_PARAMETERS = TRIAL_PARAMETERS
 """Maximum number of parameters of a model with random weights: 1.2 GB in float32."""
 _LAYERS = (2, 1)
 _TOKENS = (7, 5)
@@ -55,9 +56,8 @@ def build_on_meta_device(folder: Path, auto: str, shapes: Mapping[str, tuple[int
         StageFailure: UserConfig: ModelUnsupported (transformers cannot build the model), ModelIncomplete.
     """
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
-        with torch.device("meta"):
-            kind: Any = type(getattr(transformers, auto).from_config(config))
+        empty = _build_architecture(folder, auto, torch.float32)
+        config, kind = empty.config, type(empty)
         model, loaded = kind.from_pretrained(
             None,
             config=config,
@@ -73,6 +73,23 @@ def build_on_meta_device(folder: Path, auto: str, shapes: Mapping[str, tuple[int
         raise unsupported_model(f"cannot make an {auto} of it", error) from error
     check_complete(model, loaded, new_head=bool(head(model)))
     return model
+
+
+def build_without_files(folder: Path, auto: str, dtype: torch.dtype) -> Any:
+    """Builds the whole model on the meta device from config.json alone.
+
+    Args:
+        folder: folder with config.json.
+        auto: class of transformers, such as AutoModelForCausalLM.
+        dtype: data type of all floating point parameters.
+
+    Raises:
+        StageFailure: UserConfig: ModelUnsupported (transformers cannot build the model).
+    """
+    try:
+        return _build_architecture(folder, auto, dtype)
+    except Exception as error:
+        raise unsupported_model(f"cannot make an {auto} of it", error) from error
 
 
 def find_method_facts(model: Any, method: Method, head: tuple[str, ...]) -> MethodFacts:
@@ -140,6 +157,12 @@ def format_error(error: Exception) -> str:
     """Formats the type of an exception and the first line of the message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:_EXCERPT].rstrip('.')}" if lines else type(error).__name__
+
+
+def _build_architecture(folder: Path, auto: str, dtype: torch.dtype) -> Any:
+    config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
+    with torch.device("meta"):
+        return getattr(transformers, auto).from_config(config, dtype=dtype)
 
 
 def _run_model(model: "PreTrainedModel", run: RunRows) -> None:

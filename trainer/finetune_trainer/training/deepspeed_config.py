@@ -5,15 +5,7 @@ from typing import Any
 from finetune_trainer.config import Offload, Training
 from finetune_trainer.contract import Chosen
 from finetune_trainer.models.dtypes import Dtypes
-
-_BUCKET = 20_000_000
-"""Elements of a communication bucket: 80 MB of float32; DeepSpeed allocates two buckets."""
-_PERSISTENT = 100_000
-"""ZeRO-3: parameters with fewer elements stay on every rank, because gathering costs more than it saves."""
-_PREFETCH = 20_000_000
-"""ZeRO-3: elements of the parameters that DeepSpeed gathers ahead of their use."""
-_LIVE = 1_000_000_000
-"""ZeRO-3: maximum elements of gathered parameters."""
+from finetune_trainer.models.memory import BUCKET, LIVE, PERSISTENT, PREFETCH
 
 
 def deepspeed_config(chosen: Chosen, training: Training, dtypes: Dtypes, offload: Offload) -> dict[str, Any]:
@@ -114,19 +106,19 @@ def _zero(stage: int) -> dict[str, Any]:
         return {"stage": 0}
     common = {
         "stage": stage,
-        "reduce_bucket_size": _BUCKET,
+        "reduce_bucket_size": BUCKET,
         "overlap_comm": True,
         "contiguous_gradients": True,
     }
     if stage == 1:
-        return {**common, "allgather_bucket_size": _BUCKET}
+        return {**common, "allgather_bucket_size": BUCKET}
     if stage == 2:  # noqa: PLR2004 - the stages have only numbers
-        return {**common, "allgather_bucket_size": _BUCKET, "reduce_scatter": True}
+        return {**common, "allgather_bucket_size": BUCKET, "reduce_scatter": True}
     return {
         **common,
-        "stage3_prefetch_bucket_size": _PREFETCH,
-        "stage3_param_persistence_threshold": _PERSISTENT,
-        "stage3_max_live_parameters": _LIVE,
-        "stage3_max_reuse_distance": _LIVE,
+        "stage3_prefetch_bucket_size": PREFETCH,
+        "stage3_param_persistence_threshold": PERSISTENT,
+        "stage3_max_live_parameters": LIVE,
+        "stage3_max_reuse_distance": LIVE,
         "stage3_gather_16bit_weights_on_model_save": False,
     }

@@ -1,0 +1,337 @@
+"""PURE: estimates the memory of a training process on its GPU, and of the pods of a job. Decides nothing.
+
+Symbols: P parameters of the model in memory (with an adapter), T trained parameters, S parameters in small
+tensors, n world size, w bytes of a weight in memory (2 for bfloat16, 4 for float32). The sources are files of
+DeepSpeed 0.19. `tests/trainer/training/test_memory.py` compares the formulas with real training steps.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from finetune_trainer.config import ComputeType, Offload
+from finetune_trainer.contract import WeightsDtype
+from finetune_trainer.models.dtypes import Dtypes, select_dtypes
+
+GIB = 1024**3
+BUCKET = 20_000_000
+"""Elements of a communication bucket of DeepSpeed: 80 MB of float32."""
+PERSISTENT = 100_000
+"""ZeRO-3: parameters with fewer elements stay on every rank, because gathering costs more than it saves."""
+PREFETCH = 20_000_000
+"""ZeRO-3: elements of the parameters that DeepSpeed gathers ahead of their use."""
+LIVE = 1_000_000_000
+"""ZeRO-3: maximum elements of gathered parameters."""
+TRIAL_PARAMETERS = 300_000_000
+"""Maximum number of parameters of the model with random weights that Prepare runs."""
+_ALL_REDUCE = 500_000_000
+"""Elements that DeepSpeed reduces at once without ZeRO (MEMORY_OPT_ALLREDUCE_SIZE in runtime/engine.py)."""
+_SUB_GROUP = 1_000_000_000
+"""ZeRO-3: parameters of one rank that the optimizer updates at once (sub_group_size in zero/config.py)."""
+_GPU_LIBRARIES = 2 * GIB
+"""Estimate: CUDA context, workspaces of cuBLAS and NCCL, and gaps between the blocks of the allocator."""
+_PROCESS_LIBRARIES = 3 * GIB
+"""Estimate: host memory of the libraries of one training process."""
+_STAGE_LIBRARIES = 3 * GIB // 2
+"""Estimate: host memory of the libraries of Prepare or Publish."""
+
+
+@dataclass(frozen=True)
+class Activations:
+    """The tensors that the forward pass saves for the backward pass."""
+
+    token: float
+    """Bytes for each token."""
+    pair: float
+    """Bytes for each pair of tokens of a row; 0 if the attention saves no pairs."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """The properties of a model and a training method on which the memory depends."""
+
+    base_parameters: int
+    """Parameters of the base model; tied weights count once."""
+    parameters: int
+    """P: parameters in memory, with an adapter."""
+    trained: int
+    """T: trained parameters."""
+    small: int
+    """S: parameters in tensors of fewer than PERSISTENT elements."""
+    embeddings: int
+    """Parameters of the token embeddings."""
+    largest_layer: int
+    """Parameters of the largest layer."""
+    largest_tensor: int
+    """Elements of the largest parameter."""
+    largest_trained: int
+    """Elements of the largest trained parameter."""
+    hidden: int
+    """Width of the model."""
+    layers: int
+    vocabulary: int
+    kv_heads: int
+    """Attention heads for keys and values."""
+    outputs: int
+    """Logits of each token: the size of the vocabulary, or 0 for a classifier."""
+    logits_chunk: int
+    """Maximum bytes of the float32 copy of a chunk of logits."""
+    activations: Activations | None
+    """In the data type of the weights, also if matrix products have a smaller one; None if unknown."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The settings of a job on which the memory depends."""
+
+    zero_stage: int
+    offload: Offload
+    world: int
+    """n: processes of all pods; one process for each GPU."""
+    processes_per_node: int
+    model_dtype: WeightsDtype
+    """Data type of the weights of the base model."""
+    products: ComputeType
+    """Data type of matrix products."""
+    rows: int
+    """Rows of a micro-batch of one process."""
+    length: int
+    """Tokens of each row."""
+    checkpointing: bool = False
+    """Whether the backward pass computes the activations of each layer again."""
+
+    @property
+    def dtypes(self) -> Dtypes:
+        """The data types of the run."""
+        return select_dtypes(self.model_dtype, self.products, self.zero_stage)
+
+    @property
+    def weight_bytes(self) -> int:
+        """w: bytes of a weight in memory."""
+        return 2 if self.dtypes.weights == "bfloat16" else 4
+
+
+@dataclass(frozen=True)
+class GpuMemory:
+    """Estimated bytes on one GPU."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    """Two moments of Adam and the float32 copy of the trained weights."""
+    buffers: int
+    """Communication buckets, and whole gradients during their reduction."""
+    gathered: int
+    """ZeRO-3: parameters that are gathered for the current layers."""
+    copies: int
+    """Autocast: bfloat16 copies of float32 weights."""
+    activations: int | None
+    """None if unknown."""
+    logits: int
+    step: int
+    """A copy of the gradients during the step of the optimizer."""
+    evaluation: int
+    """While base model and tuned model are measured: the whole model without DeepSpeed, and logits."""
+    libraries: int = _GPU_LIBRARIES
+
+    @property
+    def persistent(self) -> int:
+        """Weights, gradients and optimizer state, which exist during all training steps."""
+        return self.weights + self.gradients + self.optimizer
+
+    @property
+    def training(self) -> int:
+        """Peak of the training steps; without activations if they are unknown."""
+        forward = self.buffers + self.gathered + self.copies + (self.activations or 0) + self.logits
+        return self.persistent + max(forward, self.step)
+
+    @property
+    def total(self) -> int:
+        """Peak of Train."""
+        return self.libraries + max(self.training, self.evaluation)
+
+
+@dataclass(frozen=True)
+class HostMemory:
+    """Estimated bytes of host memory of each pod."""
+
+    train: int
+    """One Train pod."""
+    prepare: int
+    publish: int
+
+
+def estimate_gpu(facts: ModelFacts, choices: Choices) -> GpuMemory:
+    """Estimates the memory of one GPU.
+
+    | stage | weights | gradients | optimizer |
+    |---|---|---|---|
+    | 0 | 4 P | 4 T | 8 T |
+    | 1 | w P | 4 T, and 2 T for bfloat16 weights | 12 T / n |
+    | 2 | w P | 4 T / n | 12 T / n |
+    | 3 | w P / n + w S | 4 T / n | 12 T / n |
+
+    Stages 1 to 3 have a float32 copy of the trained weights also for float32 weights: stages 1 and 2 always
+    (`stage_1_and_2.py`, single_partition_of_fp32_groups), and stage 3 because it compares a device with a
+    string (`stage3.py`, _create_fp32_partitions). Stage 1 keeps all gradients between the micro-batches of a
+    step; with bfloat16 weights in both data types (`bf16_optimizer.py`).
+    """
+    weight = choices.weight_bytes
+    small = weight * facts.small
+    weights = weight * facts.parameters
+    if choices.zero_stage == 3:  # noqa: PLR2004 - the stages have only numbers
+        on_host = choices.offload == "OptimizerAndParameters"
+        weights = small if on_host else _divide(weights, choices.world) + small
+    return GpuMemory(
+        weights=weights,
+        gradients=_gradients(facts, choices),
+        optimizer=0 if choices.offload != "None" else _optimizer(facts, choices),
+        buffers=_buffers(facts, choices),
+        gathered=_gathered(facts, choices),
+        # Autocast saves the copy of each weight for the backward pass.
+        copies=2 * facts.parameters if choices.dtypes.autocast else 0,
+        activations=_activations(facts, choices),
+        logits=_logits(facts, choices),
+        step=_step_copy(facts, choices),
+        # A pass has twice the rows of a micro-batch, and no gradient of the logits.
+        evaluation=weight * facts.parameters + _logits(facts, choices),
+    )
+
+
+def estimate_host(facts: ModelFacts, choices: Choices) -> HostMemory:
+    """Estimates the host memory of the pods.
+
+    Each process of a Train pod loads the whole model into host memory before the model moves to the GPU, also
+    at ZeRO-3, where the baseline is measured first. At the end, the first process computes logits in float32.
+    Offloaded state of the optimizer is 16 T / n for each process (copy, moments and gradients in float32) and
+    a buffer of w T / n (`stage_1_and_2.py`, param_buffer_of_bit16_for_cpu_offload_groups); offloaded
+    parameters are w P / n. Publish loads the whole model in float32. Prepare runs a model with random float32
+    weights and reads the files of the model in parts.
+    """
+    weight, processes = choices.weight_bytes, choices.processes_per_node
+    loading = processes * weight * facts.parameters + (4 - weight) * facts.parameters
+    offloaded = 0
+    if choices.offload != "None":
+        offloaded = processes * _divide((16 + weight) * facts.trained, choices.world)
+    if choices.offload == "OptimizerAndParameters":
+        offloaded += processes * _divide(weight * facts.parameters, choices.world)
+    return HostMemory(
+        train=processes * _PROCESS_LIBRARIES + max(loading, offloaded),
+        prepare=_STAGE_LIBRARIES + 4 * min(facts.base_parameters, TRIAL_PARAMETERS),
+        publish=_STAGE_LIBRARIES + 4 * facts.base_parameters,
+    )
+
+
+def find_alternative(facts: ModelFacts, choices: Choices, capacity: int) -> Choices | None:
+    """Finds other settings on the same GPUs that fit, those that lose the least time first.
+
+    Args:
+        facts: properties of the model.
+        choices: settings that do not fit.
+        capacity: bytes of memory of a GPU.
+    """
+    others = _list_alternatives(choices)
+    return next((other for other in others if estimate_gpu(facts, other).total <= capacity), None)
+
+
+def _list_alternatives(choices: Choices) -> Iterator[Choices]:
+    one_row = replace(choices, rows=1)
+    if choices.rows > 1:
+        yield one_row
+    for stage in range(max(2, choices.zero_stage), 4):
+        yield replace(one_row, zero_stage=stage)
+        if choices.offload == "None":
+            yield replace(one_row, zero_stage=stage, offload="Optimizer")
+    least = replace(one_row, zero_stage=3, offload="OptimizerAndParameters")
+    yield least
+    for halvings in range(1, 6):
+        shorter = choices.length >> halvings
+        yield replace(one_row, zero_stage=max(2, choices.zero_stage), length=shorter)
+        yield replace(one_row, zero_stage=3, length=shorter)
+        yield replace(least, length=shorter)
+
+
+def _divide(count: int, world: int) -> int:
+    return -(-count // world)
+
+
+def _gradients(facts: ModelFacts, choices: Choices) -> int:
+    match choices.zero_stage:
+        case 0:
+            return 4 * facts.trained
+        case 1:
+            return (6 if choices.weight_bytes == 2 else 4) * facts.trained  # noqa: PLR2004 - bytes
+    # Offloaded gradients are accumulated in host memory.
+    return 0 if choices.offload != "None" else _divide(4 * facts.trained, choices.world)
+
+
+def _optimizer(facts: ModelFacts, choices: Choices) -> int:
+    if choices.zero_stage == 0:
+        return 8 * facts.trained
+    return _divide(12 * facts.trained, choices.world)
+
+
+def _buffers(facts: ModelFacts, choices: Choices) -> int:
+    """Returns the bytes of communication buckets.
+
+    Stages 1 and 2 allocate two buckets (`stage_1_and_2.py`, setup_buckets) in the data type of the gradients,
+    stage 3 one of float32 (`stage3.py`). Stage 0, and stage 1 with bfloat16 weights, copy up to 500 million
+    gradients to one float32 tensor (`engine.py`, buffered_allreduce_fallback). Stages 2 and 3 reduce a
+    gradient that is larger than a bucket on its own, with a float32 copy.
+    """
+    weight, stage = choices.weight_bytes, choices.zero_stage
+    plain = stage == 0 or (stage == 1 and weight == 2 and choices.offload == "None")  # noqa: PLR2004 - bytes
+    if plain:
+        return 4 * min(facts.trained, _ALL_REDUCE) if choices.world > 1 else 0
+    large = (weight + 4) * facts.largest_trained if facts.largest_trained > BUCKET else 0
+    return large + (4 * BUCKET if stage == 3 else 2 * weight * BUCKET)  # noqa: PLR2004 - a stage
+
+
+def _gathered(facts: ModelFacts, choices: Choices) -> int:
+    """Returns the bytes of gathered parameters.
+
+    DeepSpeed keeps parameters that are used again within LIVE elements, and gathers the next tensor in
+    addition (`partitioned_param_coordinator.py`, __params_to_release).
+    """
+    if choices.zero_stage != 3:  # noqa: PLR2004 - the stages have only numbers
+        return 0
+    elements = min(facts.parameters - facts.small, LIVE + facts.largest_tensor)
+    return choices.weight_bytes * elements
+
+
+def _activations(facts: ModelFacts, choices: Choices) -> int | None:
+    """Returns the bytes of activations.
+
+    With checkpointing: the input of each layer, and the activations of one layer.
+    """
+    if facts.activations is None:
+        return None
+    tokens, pairs = choices.rows * choices.length, choices.rows * choices.length**2
+    whole = round(facts.activations.token * tokens + facts.activations.pair * pairs)
+    if not choices.checkpointing:
+        return whole
+    inputs = choices.weight_bytes * facts.hidden * facts.layers * tokens
+    return min(whole, inputs + _divide(whole, facts.layers))
+
+
+def _logits(facts: ModelFacts, choices: Choices) -> int:
+    """Returns the bytes of the logits of all tokens, of their gradient, and of two chunks in float32."""
+    elements = choices.rows * choices.length * facts.outputs
+    weight = 2 if choices.dtypes.products == "bfloat16" else 4
+    return 2 * weight * elements + 2 * min(facts.logits_chunk, 4 * elements)
+
+
+def _step_copy(facts: ModelFacts, choices: Choices) -> int:
+    """Returns the bytes by which the step of the optimizer exceeds the persistent memory.
+
+    The optimizer steps with a flat copy of the gradients of its partition (`step` in `stage_1_and_2.py` and
+    `stage3.py`). Stage 3 steps in groups of a billion parameters. With bfloat16 weights, the gradients of
+    stages 1 and 2 are flat already. Stage 1 has freed the gradients of other partitions by then.
+    """
+    if choices.zero_stage == 0 or choices.offload != "None":
+        return 0
+    partition = _divide(facts.trained, choices.world)
+    if choices.zero_stage == 3:  # noqa: PLR2004 - the stages have only numbers
+        return 4 * min(partition, _SUB_GROUP)
+    if choices.dtypes.weights == "bfloat16":
+        return 0
+    return 4 * partition if choices.zero_stage > 1 else max(0, 8 * partition - 4 * facts.trained)
