@@ -78,7 +78,8 @@ def test_persistent_memory(changes: Any, weights: int, gradients: int, optimizer
         ({**FLOAT32, "zero_stage": 0, "world": 1}, 0),
         ({**FLOAT32, "zero_stage": 1}, 8 * BUCKET),
         ({"zero_stage": 1}, 4 * 500_000_000),
-        ({"zero_stage": 2}, 4 * BUCKET),
+        ({"zero_stage": 2}, 4 * BUCKET + 4 * BUCKET),
+        ({"zero_stage": 2, "world": 1}, 4 * BUCKET),
         ({"zero_stage": 3}, 4 * BUCKET),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from finetune_trainer.config import ComputeType, Method
-from finetune_trainer.models.memory import Choices, ModelFacts, estimate_gpu
+from finetune_trainer.models.memory import BUCKET, Choices, ModelFacts, estimate_gpu
 from tests.trainer import forks
 
 FULL, LORA = "Full", {"kind": "LoRA", "rank": 16}
@@ -46,15 +46,20 @@ def test_the_tensors_of_a_training_step_are_as_large_as_estimated(
         memory = estimate_gpu(find_facts(base, json.dumps(method), dtype), choices)
         case = f"{method} {stage}"
         assert measured["micro-batch"][0] == pytest.approx(memory.persistent, rel=0.02), case
-        plain = stage == 0 or (stage == 1 and dtype == "bfloat16")
-        reduced = memory.buffers if plain else 0
-        assert measured["step"][0] <= (memory.persistent + reduced) * 1.02, case
+        # Python can still hold a copy of the gradients that the ranks reduced.
+        assert measured["step"][0] <= (memory.persistent + memory.buffers) * 1.02, case
         if method == FULL and memory.step:
             assert measured["update"][0] == pytest.approx(memory.persistent + memory.step, rel=0.02), case
         else:
             assert measured["update"][0] <= memory.persistent * 1.02, case
         if method == FULL:
-            assert measured["backward"][1] == (0 if plain else memory.buffers), case
+            assert measured["backward"][1] == buckets(stage, dtype) <= memory.buffers, case
+
+
+def buckets(stage: int, dtype: ComputeType) -> int:
+    if stage == 0 or (stage == 1 and dtype == "bfloat16"):
+        return 0
+    return 4 * BUCKET if stage == 3 or dtype == "bfloat16" else 8 * BUCKET
 
 
 @cache

@@ -255,11 +255,10 @@ def _divide(count: int, world: int) -> int:
 
 
 def _gradients(facts: ModelFacts, choices: Choices) -> int:
-    match choices.zero_stage:
-        case 0:
-            return 4 * facts.trained
-        case 1:
-            return (6 if choices.weight_bytes == 2 else 4) * facts.trained  # noqa: PLR2004 - bytes
+    if choices.zero_stage == 0:
+        return 4 * facts.trained
+    if choices.zero_stage == 1:
+        return (6 if choices.dtypes.weights == "bfloat16" else 4) * facts.trained
     # Offloaded gradients are accumulated in host memory.
     return 0 if choices.offload != "None" else _divide(4 * facts.trained, choices.world)
 
@@ -274,16 +273,20 @@ def _buffers(facts: ModelFacts, choices: Choices) -> int:
     """Returns the bytes of communication buckets.
 
     Stages 1 and 2 allocate two buckets (`stage_1_and_2.py`, setup_buckets) in the data type of the gradients,
-    stage 3 one of float32 (`stage3.py`). Stage 0, and stage 1 with bfloat16 weights, copy up to 500 million
-    gradients to one float32 tensor (`engine.py`, buffered_allreduce_fallback). Stages 2 and 3 reduce a
-    gradient that is larger than a bucket on its own, with a float32 copy.
+    and reduce a float32 copy of a bfloat16 bucket. Stage 3 allocates one bucket of float32 (`stage3.py`).
+    Stage 0, and stage 1 with bfloat16 weights, copy up to 500 million gradients to one float32 tensor
+    (`engine.py`, buffered_allreduce_fallback). Stages 2 and 3 reduce a gradient that is larger than a bucket
+    on its own, with a float32 copy.
     """
-    weight, stage = choices.weight_bytes, choices.zero_stage
-    plain = stage == 0 or (stage == 1 and weight == 2 and choices.offload == "None")  # noqa: PLR2004 - bytes
-    if plain:
+    bfloat16, stage = choices.dtypes.weights == "bfloat16", choices.zero_stage
+    if stage == 0 or (stage == 1 and bfloat16 and choices.offload == "None"):
         return 4 * min(facts.trained, _ALL_REDUCE) if choices.world > 1 else 0
-    large = (weight + 4) * facts.largest_trained if facts.largest_trained > BUCKET else 0
-    return large + (4 * BUCKET if stage == 3 else 2 * weight * BUCKET)  # noqa: PLR2004 - a stage
+    large = facts.largest_trained if facts.largest_trained > BUCKET else 0
+    reduced = (choices.weight_bytes + 4) * large
+    if stage == 3:  # noqa: PLR2004 - the stages have only numbers
+        return 4 * BUCKET + reduced
+    copy = 4 * min(facts.trained, BUCKET) if bfloat16 and choices.world > 1 else 0
+    return 2 * choices.weight_bytes * BUCKET + max(copy, reduced)
 
 
 def _gathered(facts: ModelFacts, choices: Choices) -> int:

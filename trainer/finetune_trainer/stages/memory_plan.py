@@ -175,12 +175,9 @@ def find_dtype(folder: Path, config: dict[str, Any]) -> WeightsDtype:
 
 
 def _method(given: argparse.Namespace) -> Method:
-    match given.method:
-        case "LoRA":
-            return Lora(rank=given.rank)
-        case "FreezeLayers":
-            return FreezeLayers(train_last=given.train_last)
-    return "Full"
+    if given.method == "LoRA":
+        return Lora(rank=given.rank)
+    return FreezeLayers(train_last=given.train_last) if given.method == "FreezeLayers" else "Full"
 
 
 def _parser() -> argparse.ArgumentParser:
