@@ -14,7 +14,7 @@ from finetune_trainer.contract import Task
 from finetune_trainer.models import plan
 from finetune_trainer.models.memory import GIB, Choices, ModelFacts, estimate_gpu, estimate_host
 from finetune_trainer.models.memory_text import describe_fit, gib
-from finetune_trainer.stages.memory_plan import find_dtype, measure_model, read_config
+from finetune_trainer.stages.memory_plan import find_dtype, measure_model, read_config, select_checkpointing
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "tests/trainer/models/configs"
@@ -42,8 +42,8 @@ HOST_HEAD = """
 
 Train: one pod with 8 GPUs, ZeRO stage 2, `LoRA`.
 
-| model | parameters | Train | Prepare | Publish |
-|---|---|---|---|---|
+| model | parameters | Train | Prepare | Publish | Publish with `output.mergeAdapter` |
+|---|---|---|---|---|---|
 """
 
 
@@ -64,7 +64,8 @@ def measured() -> dict[tuple[str, str], tuple[ModelFacts, Choices]]:
                 rows=rows,
                 length=length,
             )
-            found[folder, name] = measure_model(CONFIGS / folder, task, method, choices), choices
+            facts = measure_model(CONFIGS / folder, task, method, choices)
+            found[folder, name] = facts, select_checkpointing("Auto", facts, choices)
     return found
 
 
@@ -94,7 +95,8 @@ def test_the_page_is_fresh(measured: dict[tuple[str, str], tuple[ModelFacts, Cho
     for folder, (name, *_) in MODELS.items():
         facts, one = measured[folder, "LoRA"]
         host = estimate_host(facts, replace(one, world=8, processes_per_node=8, zero_stage=2))
-        cells = [name, f"{facts.base_parameters:,}", *map(gib, (host.train, host.prepare, host.publish))]
+        sizes = (host.train, host.prepare, host.publish, host.merge)
+        cells = [name, f"{facts.base_parameters:,}", *map(gib, sizes)]
         table.append(f"| {' | '.join(cells)} |\n")
     text = PAGE.read_text()
     page = text.partition(MARK)[0] + MARK + "".join(table)

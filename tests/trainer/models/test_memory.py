@@ -33,6 +33,7 @@ FACTS = ModelFacts(
     vocabulary=128_000,
     kv_heads=8,
     outputs=128_000,
+    can_checkpoint=True,
     logits_chunk=64 * 1024 * 1024,
     activations=Activations(token=6_400_000.0, pair=100.0),
 )
@@ -119,9 +120,11 @@ def test_the_peak_is_in_a_training_step_or_in_a_measurement() -> None:
     assert memory.total == memory.libraries + memory.training
     large_update = replace(memory, step=forward + 5)
     assert large_update.training == memory.persistent + forward + 5
-    sharded = estimate_gpu(FACTS, replace(CHOICES, zero_stage=3, world=1000))
-    assert sharded.evaluation == 2 * P + sharded.logits
-    assert replace(sharded, activations=0).total == sharded.libraries + sharded.evaluation
+    assert memory.evaluation == 2 * P + memory.logits
+    unused = replace(memory, weights=0, gradients=0, optimizer=0, activations=0)
+    assert unused.total == memory.libraries + memory.evaluation
+    sharded = estimate_gpu(FACTS, replace(CHOICES, zero_stage=3))
+    assert sharded.evaluation == 2 * P // N + 2 * S + sharded.gathered + sharded.logits
 
 
 @pytest.mark.parametrize(
@@ -143,9 +146,12 @@ def test_the_step_of_the_optimizer(changes: Any, step: int) -> None:
 
 def test_host_memory() -> None:
     host = estimate_host(FACTS, CHOICES)
-    assert host.train == 4 * 3 * GIB + 4 * 2 * P + 2 * P
+    assert host.train == 4 * 3 * GIB + 4 * 2 * P
     assert host.prepare == 3 * GIB // 2 + 4 * 300_000_000
-    assert host.publish == 3 * GIB // 2 + 4 * P
+    assert host.publish == 3 * GIB // 2 + 4 * 500_000_000
+    assert host.merge == host.publish + 2 * P
+    assert estimate_host(FACTS, replace(CHOICES, zero_stage=3)).train == 4 * 3 * GIB + 2 * P
+    assert estimate_host(FACTS, replace(CHOICES, model_dtype="float32")).merge == host.publish + 4 * P
     offloaded = estimate_host(
         FACTS, replace(CHOICES, zero_stage=3, offload="OptimizerAndParameters", processes_per_node=1, world=1)
     )
@@ -156,17 +162,18 @@ def test_what_would_fit() -> None:
     one_gpu = replace(CHOICES, world=1)
     need = estimate_gpu(FACTS, CHOICES).total
     assert describe_fit(FACTS, CHOICES, need) == "fits"
-    assert describe_fit(FACTS, CHOICES, need - 1) == "does not fit; would fit: microBatchSize 1"
+    other = describe_fit(FACTS, CHOICES, need - 1)
+    assert other == "does not fit; would fit: activationCheckpointing Enabled"
+    plain = replace(FACTS, can_checkpoint=False)
+    assert describe_fit(plain, CHOICES, need - 1) == "does not fit; would fit: microBatchSize 1"
     offloaded = find_alternative(FACTS, one_gpu, 50 * GIB)
     assert offloaded
     assert (offloaded.zero_stage, offloaded.offload, offloaded.rows) == (2, "Optimizer", 1)
-    wide = replace(FACTS, trained=0, activations=Activations(token=64e6, pair=0.0))
+    wide = replace(plain, trained=0, activations=Activations(token=64e6, pair=0.0))
     shorter = find_alternative(wide, CHOICES, 25 * GIB)
     assert shorter is not None
     assert shorter.length < CHOICES.length
-    assert describe_fit(FACTS, CHOICES, 10 * GIB) == (
-        "does not fit; the whole model must fit on each GPU to be measured"
-    )
+    assert describe_fit(FACTS, CHOICES, GIB) == "does not fit; no other setting fits on these GPUs"
 
 
 def test_unknown_activations_are_named() -> None:

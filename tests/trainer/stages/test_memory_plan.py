@@ -29,7 +29,8 @@ def test_the_program_prints_the_plan() -> None:
     assert read(done.stdout, "weights") == pytest.approx(2 * 8.030261248e9 / 2**30, abs=0.05)
     assert read(done.stdout, "optimizer state") == pytest.approx(12 * 8.030261248e9 / 8 / 2**30, abs=0.05)
     assert re.search(r"^sum +[0-9.]+ of 80\.0: fits$", done.stdout, re.MULTILINE)
-    assert read(done.stdout, "Publish") == pytest.approx(4 * 8.030261248e9 / 2**30 + 1.5, abs=0.05)
+    assert "1 x 4,096 tokens, with activation checkpointing" in done.stdout
+    assert read(done.stdout, "Publish") == pytest.approx(4 * 525336576 / 2**30 + 1.5, abs=0.05)
 
 
 def test_options_change_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,11 +40,14 @@ def test_options_change_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "4 processes, ZeRO stage 3" in text
     linear = 2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64)
     assert f"{2 * 4 * linear:,} trained parameters" in text
-    assert "micro-batch  1 x 256 tokens" in text  # the limit of the model
-    assert plan(tmp_path, "--method", "FreezeLayers", "--precision", "Float32", "--max-length", "64") == 0
+    assert "micro-batch  1 x 256 tokens\n" in text  # the limit of the model
+    assert "Publish with output.mergeAdapter" in text
+    more = ("--precision", "Float32", "--max-length", "64", "--activation-checkpointing", "Enabled")
+    assert plan(tmp_path, "--method", "FreezeLayers", *more) == 0
     text = capsys.readouterr().out
     assert "weights float32, matrix products float32" in text
-    assert "micro-batch  1 x 64 tokens" in text
+    assert "micro-batch  1 x 64 tokens, with activation checkpointing\n" in text
+    assert "Publish with output.mergeAdapter" not in text
 
 
 @pytest.mark.parametrize(

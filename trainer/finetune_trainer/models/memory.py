@@ -73,6 +73,8 @@ class ModelFacts:
     """Attention heads for keys and values."""
     outputs: int
     """Logits of each token: the size of the vocabulary, or 0 for a classifier."""
+    can_checkpoint: bool
+    """Whether the architecture supports activation checkpointing."""
     logits_chunk: int
     """Maximum bytes of the float32 copy of a chunk of logits."""
     activations: Activations | None
@@ -130,7 +132,7 @@ class GpuMemory:
     step: int
     """A copy of the gradients during the step of the optimizer."""
     evaluation: int
-    """While base model and tuned model are measured: the whole model without DeepSpeed, and logits."""
+    """While base model and tuned model are measured: weights and logits."""
     libraries: int = _GPU_LIBRARIES
 
     @property
@@ -158,6 +160,8 @@ class HostMemory:
     """One Train pod."""
     prepare: int
     publish: int
+    merge: int
+    """Publish, if an adapter is merged into the base model."""
 
 
 def estimate_gpu(facts: ModelFacts, choices: Choices) -> GpuMemory:
@@ -193,31 +197,35 @@ def estimate_gpu(facts: ModelFacts, choices: Choices) -> GpuMemory:
         logits=_logits(facts, choices),
         step=_step_copy(facts, choices),
         # A pass has twice the rows of a micro-batch, and no gradient of the logits.
-        evaluation=weight * facts.parameters + _logits(facts, choices),
+        evaluation=weights + _gathered(facts, choices) + _logits(facts, choices),
     )
 
 
 def estimate_host(facts: ModelFacts, choices: Choices) -> HostMemory:
     """Estimates the host memory of the pods.
 
-    Each process of a Train pod loads the whole model into host memory before the model moves to the GPU, also
-    at ZeRO-3, where the baseline is measured first. At the end, the first process computes logits in float32.
-    Offloaded state of the optimizer is 16 T / n for each process (copy, moments and gradients in float32) and
-    a buffer of w T / n (`stage_1_and_2.py`, param_buffer_of_bit16_for_cpu_offload_groups); offloaded
-    parameters are w P / n. Publish loads the whole model in float32. Prepare runs a model with random float32
-    weights and reads the files of the model in parts.
+    At ZeRO stages 0 to 2, each process of a Train pod loads the model into host memory before the model moves
+    to the GPU. At the end, the first process has the whole model in host memory and saves it. Offloaded state
+    of the optimizer is 16 T / n for each process (copy, moments and gradients in float32) and a buffer of
+    w T / n (`stage_1_and_2.py`, param_buffer_of_bit16_for_cpu_offload_groups); offloaded parameters are
+    w P / n. Prepare runs a model with random float32 weights and reads the files of the model in parts.
+    Publish maps the files into memory, and converts one module at a time to float32; merging an adapter needs
+    the whole model in the data type of the files.
     """
     weight, processes = choices.weight_bytes, choices.processes_per_node
-    loading = processes * weight * facts.parameters + (4 - weight) * facts.parameters
+    loading = weight * facts.parameters * (processes if choices.zero_stage < 3 else 1)  # noqa: PLR2004
     offloaded = 0
     if choices.offload != "None":
         offloaded = processes * _divide((16 + weight) * facts.trained, choices.world)
     if choices.offload == "OptimizerAndParameters":
         offloaded += processes * _divide(weight * facts.parameters, choices.world)
+    publish = _STAGE_LIBRARIES + 4 * max(facts.largest_layer, facts.largest_tensor)
+    file_bytes = 4 if choices.model_dtype == "float32" else 2
     return HostMemory(
         train=processes * _PROCESS_LIBRARIES + max(loading, offloaded),
         prepare=_STAGE_LIBRARIES + 4 * min(facts.base_parameters, TRIAL_PARAMETERS),
-        publish=_STAGE_LIBRARIES + 4 * facts.base_parameters,
+        publish=publish,
+        merge=publish + file_bytes * facts.base_parameters,
     )
 
 
@@ -229,23 +237,23 @@ def find_alternative(facts: ModelFacts, choices: Choices, capacity: int) -> Choi
         choices: settings that do not fit.
         capacity: bytes of memory of a GPU.
     """
-    others = _list_alternatives(choices)
+    others = _list_alternatives(choices, can_checkpoint=facts.can_checkpoint)
     return next((other for other in others if estimate_gpu(facts, other).total <= capacity), None)
 
 
-def _list_alternatives(choices: Choices) -> Iterator[Choices]:
-    one_row = replace(choices, rows=1)
-    if choices.rows > 1:
-        yield one_row
-    for stage in range(max(2, choices.zero_stage), 4):
-        yield replace(one_row, zero_stage=stage)
-        if choices.offload == "None":
-            yield replace(one_row, zero_stage=stage, offload="Optimizer")
+def _list_alternatives(choices: Choices, *, can_checkpoint: bool) -> Iterator[Choices]:
+    saving = replace(choices, checkpointing=choices.checkpointing or can_checkpoint)
+    yield saving
+    one_row = replace(saving, rows=1)
+    yield one_row
+    stages = range(max(2, choices.zero_stage), 4)
+    yield from (replace(one_row, zero_stage=stage) for stage in stages)
+    if choices.offload == "None":
+        yield from (replace(one_row, zero_stage=stage, offload="Optimizer") for stage in stages)
     least = replace(one_row, zero_stage=3, offload="OptimizerAndParameters")
     yield least
     for halvings in range(1, 6):
         shorter = choices.length >> halvings
-        yield replace(one_row, zero_stage=max(2, choices.zero_stage), length=shorter)
         yield replace(one_row, zero_stage=3, length=shorter)
         yield replace(least, length=shorter)
 

@@ -33,7 +33,7 @@ def format_plan(facts: ModelFacts, choices: Choices, capacity: int) -> str:
         f"{_row('sum', gib(gpu.total))} of {gib(capacity)}: {describe_fit(facts, choices, capacity)}",
         "",
         _row("Host memory of a pod", "GiB"),
-        *_list_host_rows(host, choices),
+        *_list_host_rows(facts, host, choices),
         "",
         "The numbers are estimates, and they change no setting of a job. docs/memory.md has the formulas.",
     ]
@@ -48,8 +48,6 @@ def describe_fit(facts: ModelFacts, choices: Choices, capacity: int) -> str:
     other = find_alternative(facts, choices, capacity)
     if other:
         return f"does not fit; would fit: {_describe_difference(choices, other)}"
-    if memory.libraries + memory.evaluation > capacity:
-        return "does not fit; the whole model must fit on each GPU to be measured"
     return "does not fit; no other setting fits on these GPUs"
 
 
@@ -87,10 +85,12 @@ def _list_gpu_rows(gpu: GpuMemory) -> Iterator[str]:
     yield _row("CUDA and its libraries", gib(gpu.libraries))
 
 
-def _list_host_rows(host: HostMemory, choices: Choices) -> Iterator[str]:
+def _list_host_rows(facts: ModelFacts, host: HostMemory, choices: Choices) -> Iterator[str]:
     yield _row(f"Train, {_count_processes(choices.processes_per_node)}", gib(host.train))
     yield _row("Prepare", gib(host.prepare))
     yield _row("Publish", gib(host.publish))
+    if facts.parameters > facts.base_parameters:
+        yield _row("Publish with output.mergeAdapter", gib(host.merge))
 
 
 def _count_processes(count: int) -> str:
@@ -103,6 +103,8 @@ def _row(name: str, value: str) -> str:
 
 def _describe_difference(choices: Choices, other: Choices) -> str:
     parts = []
+    if other.checkpointing != choices.checkpointing:
+        parts.append("activationCheckpointing Enabled")
     if other.zero_stage != choices.zero_stage:
         parts.append(f"zeroStage {other.zero_stage}")
     if other.offload != choices.offload:

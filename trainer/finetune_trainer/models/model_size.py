@@ -71,6 +71,7 @@ def find_facts(
         vocabulary=sizes.vocab_size,
         kv_heads=getattr(sizes, "num_key_value_heads", None) or sizes.num_attention_heads,
         outputs=0 if outputs is None else outputs.weight.shape[0],
+        can_checkpoint=bool(base.supports_gradient_checkpointing),
         logits_chunk=CHUNK_BYTES,
         activations=measure_activations(model, forward, length),
     )

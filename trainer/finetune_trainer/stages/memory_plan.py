@@ -7,12 +7,12 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from finetune_trainer.config import ComputeType, FreezeLayers, Lora, Method, Offload, Precision
+from finetune_trainer.config import Checkpointing, ComputeType, FreezeLayers, Lora, Method, Offload, Precision
 from finetune_trainer.contract import TASKS, Task, WeightsDtype
 from finetune_trainer.data.shards import Split
 from finetune_trainer.failures import StageFailure
@@ -90,10 +90,25 @@ def build_plan(given: argparse.Namespace) -> str:
         products=products,
         rows=given.micro_batch,
         length=length,
-        checkpointing=given.activation_checkpointing,
     )
     facts = measure_model(given.model, given.task, method, choices)
+    choices = select_checkpointing(given.activation_checkpointing, facts, choices)
     return format_plan(facts, choices, gpus.memory)
+
+
+def select_checkpointing(requested: Checkpointing, facts: ModelFacts, choices: Choices) -> Choices:
+    """Selects activation checkpointing as Prepare does.
+
+    Args:
+        requested: the value of the spec.
+        facts: properties of the model.
+        choices: the other settings.
+
+    Raises:
+        StageFailure: CheckpointingUnsupported.
+    """
+    base = plan.BaseFacts(facts.base_parameters, None, choices.model_dtype, facts.can_checkpoint)
+    return replace(choices, checkpointing=plan.activation_checkpointing(requested, base))
 
 
 def measure_model(folder: Path, task: Task, method: Method, choices: Choices) -> ModelFacts:
@@ -203,7 +218,5 @@ def _parser() -> argparse.ArgumentParser:
         help=f"tokens of a row (default: {_LENGTH:,}, or the limit of the model if that is less)",
     )
     parser.add_argument("--micro-batch", type=int, default=1, help="rows of a micro-batch (default: 1)")
-    parser.add_argument(
-        "--activation-checkpointing", action="store_true", help="a job cannot select this setting"
-    )
+    parser.add_argument("--activation-checkpointing", choices=get_args(Checkpointing), default="Auto")
     return parser
