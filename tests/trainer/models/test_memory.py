@@ -155,15 +155,20 @@ def test_host_memory() -> None:
     offloaded = estimate_host(
         FACTS, replace(CHOICES, zero_stage=3, offload="OptimizerAndParameters", processes_per_node=1, world=1)
     )
-    assert offloaded.train == 3 * GIB + 18 * T + 2 * P
+    assert offloaded.train == 3 * GIB + 20 * T + 2 * P
 
 
 def test_what_would_fit() -> None:
-    one_gpu = replace(CHOICES, world=1)
+    one_gpu = replace(CHOICES, world=1, processes_per_node=1)
     need = estimate_gpu(FACTS, CHOICES).total
     assert describe_fit(FACTS, CHOICES, need) == "fits"
     other = describe_fit(FACTS, CHOICES, need - 1)
     assert other == "does not fit; would fit: activationCheckpointing Enabled"
+    pod = (3 * GIB + 22 * T + 2 * 10_000_000) / GIB
+    assert describe_fit(FACTS, one_gpu, 50 * GIB) == (
+        "does not fit; would fit: activationCheckpointing Enabled, offload Optimizer, microBatchSize 1"
+        f" ({pod:.1f} GiB for each Train pod)"
+    )
     plain = replace(FACTS, can_checkpoint=False)
     assert describe_fit(plain, CHOICES, need - 1) == "does not fit; would fit: microBatchSize 1"
     offloaded = find_alternative(FACTS, one_gpu, 50 * GIB)

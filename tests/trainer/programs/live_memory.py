@@ -1,7 +1,7 @@
 """Run by torchrun: the bytes of all tensors of a process during the last optimizer step of the real loop.
 
 Arguments: the result file, and one or more JSON lists
-[folder of the base model, method, ZeRO stage, data type of the base model and of matrix products].
+[folder of the base model, method, ZeRO stage, offload, data type of the base model and of matrix products].
 """
 
 import gc
@@ -15,7 +15,7 @@ import torch
 from deepspeed import DeepSpeedEngine
 from pydantic import TypeAdapter
 
-from finetune_trainer.config import ComputeType, Method
+from finetune_trainer.config import ComputeType, Method, Offload
 from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.models.memory import BUCKET
 from finetune_trainer.pod.rank import leave
@@ -54,7 +54,9 @@ class Watch:
         buckets = sum(size for size in sizes if size in {2 * BUCKET, 4 * BUCKET})
         self.found[moment] = max([sum(sizes) - buckets, buckets], self.found.get(moment, [0, 0]))
 
-    def run(self, gang: Any, base: str, method: object, stage: int, dtype: ComputeType) -> None:
+    def run(
+        self, gang: Any, base: str, method: object, stage: int, offload: Offload, dtype: ComputeType
+    ) -> None:
         compute_loss, create, step = Loop.compute_loss, Loop.create_optimizer, DeepSpeedEngine.step
 
         def watched_loss(loop: Loop, *args: Any, **kwargs: Any) -> Any:
@@ -97,6 +99,7 @@ class Watch:
                 truth.BATCH // 2 // gang.world,
                 truth.Calm(),
                 how=TypeAdapter[Method](Method).validate_python(method),
+                offload=offload,
                 learning_rate=1e-4,
                 precision=dtype,
                 base_dtype=dtype,
@@ -108,9 +111,9 @@ def main() -> None:
     silence_libraries()
     gang = join_gang(gpus=False, startup_seconds=120, hang_seconds=120)
     measured = []
-    for base, method, stage, dtype in map(json.loads, sys.argv[2:]):
+    for base, method, stage, offload, dtype in map(json.loads, sys.argv[2:]):
         watch = Watch()
-        watch.run(gang, base, method, stage, dtype)
+        watch.run(gang, base, method, stage, offload, dtype)
         measured.append(watch.found)
     if gang.first:
         Path(sys.argv[1]).write_text(json.dumps(measured))

@@ -205,28 +205,37 @@ def estimate_host(facts: ModelFacts, choices: Choices) -> HostMemory:
     """Estimates the host memory of the pods.
 
     At ZeRO stages 0 to 2, each process of a Train pod loads the model into host memory before the model moves
-    to the GPU. At the end, the first process has the whole model in host memory and saves it. Offloaded state
-    of the optimizer is 16 T / n for each process (copy, moments and gradients in float32) and a buffer of
-    w T / n (`stage_1_and_2.py`, param_buffer_of_bit16_for_cpu_offload_groups); offloaded parameters are
-    w P / n. Prepare runs a model with random float32 weights and reads the files of the model in parts.
-    Publish maps the files into memory, and converts one module at a time to float32; merging an adapter needs
-    the whole model in the data type of the files.
+    to the GPU. At the end, the first process has the whole model in host memory and saves it. Prepare runs a
+    model with random float32 weights and reads the files of the model in parts. Publish maps the files into
+    memory, and converts one module at a time to float32; merging an adapter needs the whole model in the data
+    type of the files.
     """
     weight, processes = choices.weight_bytes, choices.processes_per_node
     loading = weight * facts.parameters * (processes if choices.zero_stage < 3 else 1)  # noqa: PLR2004
-    offloaded = 0
-    if choices.offload != "None":
-        offloaded = processes * _divide((16 + weight) * facts.trained, choices.world)
-    if choices.offload == "OptimizerAndParameters":
-        offloaded += processes * _divide(weight * facts.parameters, choices.world)
     publish = _STAGE_LIBRARIES + 4 * max(facts.largest_layer, facts.largest_tensor)
     file_bytes = 4 if choices.model_dtype == "float32" else 2
     return HostMemory(
-        train=processes * _PROCESS_LIBRARIES + max(loading, offloaded),
+        train=processes * _PROCESS_LIBRARIES + max(loading, processes * estimate_offloaded(facts, choices)),
         prepare=_STAGE_LIBRARIES + 4 * min(facts.base_parameters, TRIAL_PARAMETERS),
         publish=publish,
         merge=publish + file_bytes * facts.base_parameters,
     )
+
+
+def estimate_offloaded(facts: ModelFacts, choices: Choices) -> int:
+    """Estimates the host memory of the offloaded state of one process.
+
+    The copy of the weights, both moments and two partitions of the gradients have 20 T / n bytes. Stages 1
+    and 2 also have a partition of the weights and a buffer for one gradient (`stage_1_and_2.py`,
+    param_buffer_of_bit16_for_cpu_offload_groups, temp_grad_buffer_for_cpu_offload).
+    """
+    if choices.offload == "None":
+        return 0
+    weight, world = choices.weight_bytes, choices.world
+    if choices.zero_stage < 3:  # noqa: PLR2004 - the stages have only numbers
+        return _divide((20 + weight) * facts.trained, world) + weight * facts.largest_trained
+    weights = weight * facts.parameters if choices.offload == "OptimizerAndParameters" else 0
+    return _divide(20 * facts.trained + weights, world)
 
 
 def find_alternative(facts: ModelFacts, choices: Choices, capacity: int) -> Choices | None:
@@ -294,6 +303,8 @@ def _buffers(facts: ModelFacts, choices: Choices) -> int:
     if stage == 3:  # noqa: PLR2004 - the stages have only numbers
         return 4 * BUCKET + reduced
     copy = 4 * min(facts.trained, BUCKET) if bfloat16 and choices.world > 1 else 0
+    if choices.offload != "None":
+        reduced += choices.weight_bytes * facts.largest_trained
     return 2 * choices.weight_bytes * BUCKET + max(copy, reduced)
 
 

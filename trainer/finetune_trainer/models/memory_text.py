@@ -47,7 +47,9 @@ def describe_fit(facts: ModelFacts, choices: Choices, capacity: int) -> str:
         return "fits" if memory.activations is not None else "fits without activations, which are unknown"
     other = find_alternative(facts, choices, capacity)
     if other:
-        return f"does not fit; would fit: {_describe_difference(choices, other)}"
+        pod = estimate_host(facts, other).train
+        needs = f" ({gib(pod)} GiB for each Train pod)" if other.offload != "None" else ""
+        return f"does not fit; would fit: {_describe_difference(choices, other)}{needs}"
     return "does not fit; no other setting fits on these GPUs"
 
 
