@@ -1,11 +1,13 @@
 """Classifiers whose base is a classifier already: of the same classes, or of others."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
 
+from finetune_trainer.models import methods
 from finetune_trainer.models.class_layer import find_class_layer
 from finetune_trainer.tasks.text_classification.classifier import load_classifier
 from tests.trainer.models import bases
@@ -58,6 +60,19 @@ def test_a_layer_of_other_classes_is_replaced_by_one_that_knows_nothing_of_them(
     assert torch.equal(load_classifier(folder, classes, torch.float32).classifier.weight, weight)
     plain = AutoModelForSequenceClassification.from_pretrained(folder)
     assert torch.equal(model.bert.pooler.dense.weight, plain.bert.pooler.dense.weight)
+
+
+def test_a_saved_config_names_the_classes_also_where_they_are_the_defaults_of_transformers(
+    folder: Path, tmp_path: Path
+) -> None:
+    saved = tmp_path / "saved"
+    model = load_classifier(folder, ("LABEL_0", "LABEL_1"), torch.float32)
+    methods.save(model, saved, "s3://models/base/", torch.float32)
+    config = json.loads((saved / "config.json").read_bytes())
+    assert config["id2label"] == {"0": "LABEL_0", "1": "LABEL_1"}
+    assert config["label2id"] == {"LABEL_0": 0, "LABEL_1": 1}
+    plain = AutoModelForSequenceClassification.from_pretrained(saved)
+    assert plain.config.id2label == {0: "LABEL_0", 1: "LABEL_1"}
 
 
 def test_classes_of_one_name_are_not_the_same(folder: Path) -> None:

@@ -85,11 +85,43 @@ def test_a_tokenizer_without_any_special_token_is_padded_with_0(tmp_path: Path) 
     assert padding.choose_pad_token(base(tmp_path, {})) == padding.PadToken(0, None)
 
 
-def test_only_a_tokenizer_without_padding_token_is_changed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", [None, 3, -1], ids=["none", "another", "no number of a token"])
+def test_the_config_takes_the_padding_token_of_the_tokenizer(tmp_path: Path, told: int | None) -> None:
     folder = base(tmp_path, {**NONE, "pad_token": "[P]"})
+    config = json.loads((folder / "config.json").read_bytes())
+    (folder / "config.json").write_text(json.dumps({**config, "pad_token_id": told}))
     before = (folder / "tokenizer_config.json").read_bytes()
     padding.write_pad_token(folder)
     assert (folder / "tokenizer_config.json").read_bytes() == before
+    assert (
+        AutoConfig.from_pretrained(folder).pad_token_id == AutoTokenizer.from_pretrained(folder).pad_token_id
+    )
+
+
+def test_a_padding_token_that_position_numbers_depend_on_stays(tmp_path: Path) -> None:
+    folder = base(tmp_path, {**NONE, "pad_token": "[P]"})
+    told = {"model_type": "roberta", "vocab_size": 50, "pad_token_id": 1}
+    (folder / "config.json").write_text(json.dumps(told))
+    padding.write_pad_token(folder)
+    assert json.loads((folder / "config.json").read_bytes()) == told
+
+
+def test_a_padding_token_without_a_row_in_the_embedding_stays_out_of_the_config(tmp_path: Path) -> None:
+    folder = base(tmp_path, {**NONE, "pad_token": "[P]"})
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 5}))
+    padding.write_pad_token(folder)
+    assert "pad_token_id" not in json.loads((folder / "config.json").read_bytes())
+
+
+def test_the_config_of_a_language_model_within_takes_the_padding_token_of_the_tokenizer(
+    tmp_path: Path,
+) -> None:
+    folder = base(tmp_path, {**NONE, "pad_token": "[P]"})
+    config, _ = bases.gemma3(pad_token_id=None)
+    (folder / "config.json").write_text(json.dumps(config))
+    padding.write_pad_token(folder)
+    number = AutoTokenizer.from_pretrained(folder).pad_token_id
+    assert AutoConfig.from_pretrained(folder).get_text_config().pad_token_id == number
 
 
 def test_a_model_without_padding_token_stays_without(tmp_path: Path) -> None:

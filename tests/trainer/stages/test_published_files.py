@@ -68,6 +68,8 @@ def test_a_reader_of_transformers_4_finds_the_rotary_embedding_and_the_dtype(
     config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     assert (config["rope_theta"], config["torch_dtype"]) == (given["rope_theta"], given["torch_dtype"])
     assert config["rope_parameters"]["rope_theta"] == given["rope_theta"]
+    assert config["id2label"] == {"0": "blue", "1": "green", "2": "red"}
+    assert config["label2id"] == {"blue": 0, "green": 1, "red": 2}
     assert "the keys that transformers 4 reads" in (folder / "README.md").read_text()
 
 

@@ -6,11 +6,13 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from shutil import copyfile
 from typing import TextIO
 
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Digest, FailureClass, PreparePayload, Stage
 from finetune_trainer.failures import StageFailure
+from finetune_trainer.models import generation_config
 from finetune_trainer.models.model_check import INDEX, list_shards
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3 import results
@@ -23,10 +25,21 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    "chat_template.json",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "spm.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
 )
-"""Names of the files of a fast tokenizer."""
-COPIED_FILES = (*TOKENIZER_FILES, "generation_config.json")
-"""Names of the files that are copied unchanged from the base model to the tuned model."""
+"""Names of the files of a tokenizer. The trainer needs tokenizer.json; other programs, such as llama.cpp,
+also read the files of the vocabulary."""
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+"""Names of the files that describe the inputs of a model for texts and images."""
+COPIED_FILES = (*TOKENIZER_FILES, *PROCESSOR_FILES, generation_config.FILE)
+"""Names of the files that are copied from the base model to the tuned model."""
 _LOCK_POLL_SECONDS = 0.2
 """Interval between two attempts to lock the cache."""
 
@@ -44,6 +57,18 @@ def list_model_files(names: frozenset[str], index: bytes | None, uri: str) -> tu
     """
     readable = {"config.json", *COPIED_FILES} | ({INDEX} if index is not None else set())
     return tuple(sorted((readable & names) | set(list_shards(names, index, uri))))
+
+
+def copy_files(source: Path, folder: Path) -> None:
+    """Copies the COPIED_FILES of a model to the folder of a model that is made from the first model.
+
+    Args:
+        source: folder with the files of the model.
+        folder: folder to write to.
+    """
+    for name in COPIED_FILES:
+        if (source / name).is_file():
+            copyfile(source / name, folder / name)
 
 
 def digest_of_files(digests: Mapping[str, Digest]) -> Digest:

@@ -1,6 +1,8 @@
-"""Finds the classification layer of a model, and replaces the layer if the classes differ."""
+"""Finds the classification layer of a model, replaces the layer if the classes differ, saves the classes."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,6 +60,24 @@ def set_classes(model: "PreTrainedModel", classes: Sequence[str], *, loaded: boo
         if hasattr(module, "num_labels"):
             setattr(module, "num_labels", len(classes))  # noqa: B010 - a number, which mypy takes for a module
     return kept
+
+
+def write_class_names(folder: Path, config: Any) -> None:
+    """Writes `id2label` and `label2id` to config.json of a saved classifier.
+
+    transformers leaves out the names of the two classes LABEL_0 and LABEL_1, which are its defaults. Other
+    programs have no such defaults.
+
+    Args:
+        folder: folder of the saved model.
+        config: config of the model.
+    """
+    file = folder / "config.json"
+    names = {
+        "id2label": {str(number): name for number, name in config.id2label.items()},
+        "label2id": dict(config.label2id),
+    }
+    file.write_text(json.dumps({**json.loads(file.read_bytes()), **names}, indent=2, sort_keys=True) + "\n")
 
 
 def _build_layer(model: "PreTrainedModel", old: torch.nn.Linear, classes: int) -> torch.nn.Linear:

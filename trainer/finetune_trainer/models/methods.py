@@ -9,6 +9,7 @@ import torch
 
 from finetune_trainer.config import FreezeLayers, Lora, Method
 from finetune_trainer.models import lora, older_readers
+from finetune_trainer.models.class_layer import write_class_names
 from finetune_trainer.models.layer_names import check_layer_count
 from finetune_trainer.models.method_facts import MethodFacts
 from finetune_trainer.models.weights import full_shape
@@ -72,6 +73,8 @@ def save(model: Any, folder: Path, base_uri: str, dtype: torch.dtype) -> None:
         model.config.name_or_path = ""
         model.save_pretrained(folder)
     older_readers.add_old_keys(folder)
+    if getattr(model.config, "problem_type", None) == "single_label_classification":
+        write_class_names(folder, model.config)
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:

@@ -15,7 +15,7 @@ ADAPTER = "adapter_config.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 _OTHER_WEIGHTS = (".h5", ".msgpack", ".onnx", ".gguf", ".ot")
 _SHARD = re.compile(r"[A-Za-z0-9._-]+\.safetensors")
-_PADDED_POSITIONS = frozenset(
+PADDED_POSITIONS = frozenset(
     {
         "roberta",
         "xlm-roberta",
@@ -254,7 +254,7 @@ def find_position_limit(config: Mapping[str, Any], tokenizer_limit: int) -> int 
         ),
         None,
     )
-    if own is not None and text.get("model_type") in _PADDED_POSITIONS:
+    if own is not None and text.get("model_type") in PADDED_POSITIONS:
         own -= int(text.get("pad_token_id") or 1) + 1
     limits = [limit for limit in (own, tokenizer_limit) if limit is not None and limit < 10**9]
     return min(limits) if limits else None

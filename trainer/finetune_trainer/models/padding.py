@@ -1,11 +1,11 @@
-"""Chooses the padding token of a model, and writes the token to the tokenizer files."""
+"""Chooses the padding token of a model, and writes the token to the tokenizer files and to config.json."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.models.model_check import text_config
+from finetune_trainer.models.model_check import PADDED_POSITIONS, text_config
 
 NEW = "<pad>"
 """Text of a padding token that is added to a tokenizer."""
@@ -73,16 +73,26 @@ def _find_used_token(tokenizer: Any) -> PadToken:
 
 
 def write_pad_token(folder: Path) -> None:
-    """Adds the padding token of config.json to the files of a tokenizer without a padding token.
+    """Writes the same padding token to the tokenizer files and to config.json of a saved model.
+
+    The token of the tokenizer decides. Without such a token, the token of config.json decides. If neither of
+    them has a token, the function changes nothing.
 
     Args:
         folder: folder of a saved model with tokenizer files, which the function modifies.
     """
     from transformers import AutoTokenizer  # noqa: PLC0415 - heavy
 
-    number = text_config(json.loads((folder / "config.json").read_bytes())).get("pad_token_id")
+    config = text_config(json.loads((folder / "config.json").read_bytes()))
+    number = config.get("pad_token_id")
     tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
-    if not isinstance(number, int) or number < 0 or tokenizer.pad_token_id is not None:
+    if tokenizer.pad_token_id is not None:
+        # The position numbers of some models depend on the padding token of config.json.
+        movable = number is None or config.get("model_type") not in PADDED_POSITIONS
+        if movable and number != tokenizer.pad_token_id < int(config.get("vocab_size") or 0):
+            _write_config(folder / "config.json", int(tokenizer.pad_token_id))
+        return
+    if not isinstance(number, int) or number < 0:
         return
     text = tokenizer.convert_ids_to_tokens(number) if number < len(tokenizer) else NEW
     if text is None:
@@ -99,6 +109,13 @@ def _count_embedding_rows(folder: Path) -> int:
     config = folder / "config.json"
     document = json.loads(config.read_bytes()) if config.is_file() else {}
     return int(text_config(document).get("vocab_size") or 0)
+
+
+def _write_config(file: Path, number: int) -> None:
+    """Writes the padding token to a config and to the config of the language model within."""
+    inner = json.loads(file.read_bytes()).get("text_config")
+    nested = {"text_config": {**inner, "pad_token_id": number}} if isinstance(inner, dict) else {}
+    _update_json(file, pad_token_id=number, **nested)
 
 
 def _update_json(file: Path, **values: Any) -> None:

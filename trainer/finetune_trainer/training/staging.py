@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from shutil import copyfile, rmtree
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,7 @@ from safetensors.torch import save_file
 
 from finetune_trainer.contract import Activity
 from finetune_trainer.heartbeat import beat_on_bytes
-from finetune_trainer.models import methods, older_readers, padding
-from finetune_trainer.models.base_model import COPIED_FILES
+from finetune_trainer.models import methods, older_readers, older_tokenizers, saved_files
 from finetune_trainer.models.collate import lengths
 from finetune_trainer.models.lineage import lineage_of
 from finetune_trainer.models.load import move_to_device
@@ -72,7 +71,9 @@ def build_record(context: Context, outcome: Outcome) -> TrainingRecord:
         trained_parameters=trained,
         method=methods.find_facts(context.config.run.method, outcome.model),
         head_kept=getattr(outcome.model, "head_kept", None),
-        needs_transformers_5=not older_readers.is_readable(settings.to_dict()),
+        needs_transformers_5=not (
+            older_readers.is_readable(settings.to_dict()) and older_tokenizers.is_readable(context.base)
+        ),
         precision=context.dtypes.products,
         weights=context.dtypes.weights,
         devices=_devices(context),
@@ -102,13 +103,10 @@ def upload(
     rmtree(folder, ignore_errors=True)
     model_folder = folder / MODEL_FOLDER
     folder.mkdir(parents=True)
-    model = move_to_device(torch.device("cpu"), outcome.model)
+    model: Any = move_to_device(torch.device("cpu"), outcome.model)
     _write_verification(context, model, folder / VERIFICATION)
     methods.save(model, model_folder, context.config.run.model.uri, context.published_dtype)
-    for name in COPIED_FILES:
-        if (context.base / name).is_file():
-            copyfile(context.base / name, model_folder / name)
-    padding.write_pad_token(model_folder)
+    saved_files.complete(model_folder, context.base, generates=model.can_generate())
     lines = context.task.report.prediction_lines(context.inputs, outcome.baseline, outcome.predictions)
     predictions = "".join(f"{line}\n" for line in lines)
     (folder / PREDICTIONS).write_text(predictions)

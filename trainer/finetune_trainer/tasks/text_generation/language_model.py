@@ -1,6 +1,5 @@
 """Loads the base model as a language model, tests support for packing, and generates text."""
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
+from finetune_trainer.models import generation_config
 from finetune_trainer.models.load import LOCAL, check_complete, unusable_model
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.models.weights import full_shape
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+find_end_tokens = generation_config.find_end_tokens
 FORWARD: dict[str, Any] = {"use_cache": False}
 """With a cache, transformers does not separate packed rows."""
 _KIND = "a language model"
@@ -53,7 +54,7 @@ def load_language_model(folder: Path, dtype: torch.dtype) -> "PreTrainedModel":
         raise unusable_model(folder, str(error), _KIND, _SUITABLE) from error
     check_complete(model, loaded, new_head=False)
     model.accepts_loss_kwargs = False
-    # Publish copies generation_config.json of the base model; transformers requires a valid config to save.
+    # Train copies generation_config.json of the base model; transformers requires a valid config to save.
     model.generation_config = GenerationConfig.from_model_config(model.config)
     return model  # type: ignore[no-any-return]
 
@@ -105,24 +106,6 @@ def packing_of(model: "PreTrainedModel") -> Packing:
     return Packing.of(
         hidden=sizes.hidden_size, layers=sizes.num_hidden_layers, vocabulary=full_shape(embeddings.weight)[0]
     )
-
-
-def find_end_tokens(folder: Path, eos: int) -> list[int]:
-    """Returns the ids of the EOS tokens of the tokenizer and of generation_config.json, or else config.json.
-
-    Chat models often end a turn with another token than the EOS token; only generation_config.json lists
-    both.
-
-    Args:
-        folder: files of the base model.
-        eos: id of the EOS token of the tokenizer.
-    """
-    listed_ends: Any = None
-    for name in ("generation_config.json", "config.json"):
-        if listed_ends is None and (folder / name).is_file():
-            listed_ends = json.loads((folder / name).read_bytes()).get("eos_token_id")
-    ends = listed_ends if isinstance(listed_ends, list) else [listed_ends]
-    return sorted({eos, *(end for end in ends if type(end) is int and end >= 0)})
 
 
 def generate(
