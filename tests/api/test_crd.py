@@ -99,6 +99,8 @@ GOOD: list[dict[str, Any]] = [
     {"method": {"type": "LoRA", "lora": {"rank": 1024, "alpha": 1, "dropout": 0.9}}},
     {"method": {"type": "LoRA", "lora": {"targetModules": ["query", "attention.output.dense"]}}},
     {"method.type": "LoRA", "output.mergeAdapter": True},
+    {"method.type": "LoRA", "output.servedBaseName": "meta-llama/Llama-3.1-8B"},
+    {"method.type": "LoRA", "output": {"uri": "s3://tuned/a/", "mergeAdapter": False, "servedBaseName": "a"}},
     {"method": {"type": "FreezeLayers", "freezeLayers": {"trainLast": 2}}},
     {"deepspeed.offload": "Optimizer", "resources.gpusPerNode": 1},
     {"deepspeed": {"offload": "Optimizer", "zeroStage": 1}, "resources.gpusPerNode": 1},
@@ -250,6 +252,15 @@ BAD: list[tuple[dict[str, Any], str]] = [
         "AllLinear in targetModules stands for every linear layer",
     ),
     ({"output.mergeAdapter": True}, "output.mergeAdapter is true, but method.type is not LoRA"),
+    ({"output.servedBaseName": "llama"}, "output.servedBaseName is set, but the job publishes a whole model"),
+    (
+        {"method.type": "LoRA", "output.mergeAdapter": True, "output.servedBaseName": "llama"},
+        "output.servedBaseName is set, but the job publishes a whole model",
+    ),
+    (
+        {"method.type": "LoRA", "output.servedBaseName": "a model"},
+        "spec.output.servedBaseName: Invalid value",
+    ),
     ({"deepspeed.offload": "Optimizer"}, "resources.gpusPerNode is 0"),
     (
         {"deepspeed": {"offload": "Optimizer", "zeroStage": 0}, "resources.gpusPerNode": 1},

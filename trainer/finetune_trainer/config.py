@@ -5,6 +5,7 @@ The operator imports this module, so this module imports no torch.
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -137,6 +138,8 @@ class Lora(Model):
     """Suffixes of the names of the linear layers to adapt, or ALL_LINEAR: all of them except the head."""
     merge: bool = False
     """True: publish the base model with the adapter merged. False: publish the adapter alone."""
+    served_base_name: str | None = None
+    """Name of the base model in the config of a published adapter, see `Run.served_base_name`."""
 
 
 class FreezeLayers(Model):
@@ -213,6 +216,12 @@ class Run(Model):
     """Folder of all other files of this run, with a slash at the end; Cleanup deletes this folder."""
     stores: Stores
 
+    @property
+    def served_base_name(self) -> str:
+        """Name under which a server serves the base model: the name in the job, or `base_name_of`."""
+        given = self.method.served_base_name if isinstance(self.method, Lora) else None
+        return given or base_name_of(self.model)
+
     def digest(self) -> Digest:
         """The config digest: SHA-256 of the canonical JSON of this document, see `digest_of`."""
         return digest_of(self)
@@ -274,6 +283,11 @@ class TrainConfig(Model):
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise ConfigError(f"{where}: {first['msg']} (got {first['input']!r:.200})") from None
+
+
+def base_name_of(model: ModelSource) -> str:
+    """The last part of the path of a base model; a hyphen replaces each unusual character."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", model.uri.rstrip("/").rpartition("/")[2])
 
 
 def digest_of(document: Model) -> Digest:

@@ -95,6 +95,9 @@ DataUris = Annotated[
         },
     ),
 ]
+ServedName = Annotated[
+    str, Field(min_length=1, max_length=255, pattern=r"^[a-zA-Z0-9]([-._:/a-zA-Z0-9]*[a-zA-Z0-9])?$")
+]
 ModelUri = Annotated[str, s3_uri(r"[^?#@\s\\]+", at_most=1024)]
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 Quantity = Annotated[

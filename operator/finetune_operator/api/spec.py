@@ -15,6 +15,7 @@ from finetune_operator.api.fields import (
     ModelUri,
     Name,
     Quantity,
+    ServedName,
     Split,
     apart,
     auto_or,
@@ -369,6 +370,11 @@ class OutputSpec(Model):
     merge_adapter: Annotated[bool | None, Covered.BY_THE_RUN] = None
     """Whether the job merges the adapter into the weights and publishes the whole model. If false, the job
     publishes the adapter alone, which needs the base model. Used by method LoRA. Default: false."""
+    served_base_name: Annotated[ServedName | None, Covered.BY_THE_RUN] = None
+    """Name under which a server serves the base model, 1 to 255 characters, for example Llama-3.1-8B. The job
+    writes this name as base_model_name_or_path to adapter_config.json of a published adapter: vLLM loads an
+    adapter from a folder of adapters only if the name is the name of the served base model. Used by method
+    LoRA without mergeAdapter. Default: the last part of the path of the base model."""
     storage: Storage | None = None
     """Store that holds the published model and all other files of the run. Default: spec.storage."""
 
@@ -425,6 +431,13 @@ class FineTuneJobSpec(Model):
             "!has(self.output.mergeAdapter) || !self.output.mergeAdapter || self.method.type == 'LoRA'",
             "output.mergeAdapter is true, but method.type is not LoRA: there is no adapter to merge",
             ".output.mergeAdapter",
+        ),
+        rule(
+            "!has(self.output.servedBaseName) || self.method.type == 'LoRA'"
+            " && !(has(self.output.mergeAdapter) && self.output.mergeAdapter)",
+            "output.servedBaseName is set, but the job publishes a whole model: leave servedBaseName out, or"
+            " publish an adapter (method.type LoRA without output.mergeAdapter)",
+            ".output.servedBaseName",
         ),
         rule(
             "self.deepspeed.offload == 'None' || self.resources.gpusPerNode > 0",

@@ -132,7 +132,7 @@ def run(job: FineTuneJob, profile: Profile, model: trainer.ModelSource, settings
                 columns=columns(spec.dataset.columns),
                 max_bad_row_fraction=spec.dataset.max_bad_row_fraction,
             ),
-            method=method(job),
+            method=method(job, model),
             training=trainer.Training(**spec.training.model_dump(exclude_none=True)),
             zero_stage=spec.deepspeed.zero_stage,
             offload=spec.deepspeed.offload,
@@ -158,20 +158,26 @@ def columns(spec: Columns | None) -> trainer.Columns:
     return trainer.Columns(**(spec.model_dump(exclude_none=True) if spec else {}))
 
 
-def method(job: FineTuneJob) -> trainer.Method:
-    """The method; alpha of LoRA defaults to twice the rank."""
+def method(job: FineTuneJob, model: trainer.ModelSource) -> trainer.Method:
+    """The method; alpha of LoRA defaults to twice the rank.
+
+    Args:
+        job: the FineTuneJob.
+        model: the model that `spec.model` resolves to.
+    """
     spec = job.spec.method
     match spec.type:
         case "Full":
             return "Full"
         case "LoRA":
-            lora = spec.lora or LoraSpec()
+            lora, name = spec.lora or LoraSpec(), job.spec.output.served_base_name
             return trainer.Lora(
                 rank=lora.rank,
                 alpha=lora.alpha or 2 * lora.rank,
                 dropout=lora.dropout,
                 target_modules=tuple(lora.target_modules),
                 merge=bool(job.spec.output.merge_adapter),
+                served_base_name=None if name == trainer.base_name_of(model) else name,
             )
         case "FreezeLayers":
             if spec.freeze_layers is None:

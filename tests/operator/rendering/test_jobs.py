@@ -271,6 +271,10 @@ def test_the_trainer_reads_the_rendered_config() -> None:
             trainer.Lora(rank=16, alpha=5, dropout=0.1, target_modules=("query",), merge=True),
         ),
         (
+            {"method": {"type": "LoRA"}, "output": {"servedBaseName": "org/minilm"}},
+            trainer.Lora(rank=16, alpha=32, served_base_name="org/minilm"),
+        ),
+        (
             {"method": {"type": "FreezeLayers", "freezeLayers": {"trainLast": 2}}},
             trainer.FreezeLayers(train_last=2),
         ),

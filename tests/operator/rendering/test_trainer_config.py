@@ -43,6 +43,7 @@ DEFAULTS: list[dict[str, Any]] = [
     {"training": {"headInit": "Auto", "classWeights": "None"}},
     {"output": {"mergeAdapter": False}},
     {"output": {"mergeAdapter": False}, "method": {"type": "LoRA", "lora": {"rank": 16}}},
+    {"output": {"servedBaseName": "minilm"}, "method": {"type": "LoRA"}},
 ]
 OTHERS: list[dict[str, Any]] = [
     {"evaluation": {"primaryMetric": "mcc"}},
@@ -52,6 +53,7 @@ OTHERS: list[dict[str, Any]] = [
     {"training": {"headInit": "Random"}},
     {"training": {"classWeights": "Balanced"}},
     {"method": {"type": "LoRA"}, "output": {"mergeAdapter": True}},
+    {"method": {"type": "LoRA"}, "output": {"servedBaseName": "org/minilm"}},
     {"resources": {"memory": "8Gi"}},
     {"storage": {"secretRef": {"name": "other"}}},
 ]

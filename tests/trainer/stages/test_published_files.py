@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from finetune_trainer.config import Lora, Method, TrainConfig
 from finetune_trainer.data.shards import Prepared
+from finetune_trainer.models import base_model
 from finetune_trainer.paths import Paths
+from finetune_trainer.s3.digests import digest_of_file
 from finetune_trainer.s3.store import Store
 from finetune_trainer.stages import publish
 from tests.trainer.models import bases, test_padding
@@ -71,6 +74,27 @@ def test_a_reader_of_transformers_4_finds_the_rotary_embedding_and_the_dtype(
     assert config["id2label"] == {"0": "blue", "1": "green", "2": "red"}
     assert config["label2id"] == {"blue": 0, "green": 1, "red": 2}
     assert "the keys that transformers 4 reads" in (folder / "README.md").read_text()
+
+
+@METHODS
+def test_a_server_finds_the_base_model_of_an_adapter_by_name_and_a_whole_model_by_digest(
+    published: Publisher, method: Method, store: Store, bucket: str, tmp_path: Path
+) -> None:
+    folder = published(method)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    if isinstance(method, Lora) and not method.merge:
+        adapter = json.loads((folder / "adapter_config.json").read_text())
+        assert adapter["base_model_name_or_path"] == "base"
+        assert manifest["lineage"][-1]["uri"] == f"s3://{bucket}/base"
+        assert not (folder / "serving").exists()
+        return
+    service = yaml.safe_load((folder / "serving/inference-service.yaml").read_text())
+    digest = base_model.download(store, f"s3://{bucket}/models/tuned/", tmp_path / "base of another job")
+    assert service["metadata"]["annotations"] == {"finetune.dev/model-digest": digest}
+    assert service["spec"]["predictor"]["model"]["storageUri"] == f"s3://{bucket}/models/tuned/"
+    listed = {file["path"]: file["digest"] for file in manifest["files"]}
+    for path, told in listed.items():
+        assert digest_of_file(folder / path) == told
 
 
 @METHODS

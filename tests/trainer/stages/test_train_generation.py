@@ -159,6 +159,7 @@ def check_published(store: Store, config: TrainConfig, language: Prepared, folde
     assert (model.generation_config.eos_token_id, model.generation_config.pad_token_id) == (EOS, 2)
     told = json.loads((folder / "tokenizer_config.json").read_text())
     assert told["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert 'PARAMETER stop "</s>"' in (folder / "serving/Modelfile").read_text().splitlines()
     prompt = language.test.row(1)[: -len(WORDS[41]) - 1].astype(int)
     written = model.generate(torch.tensor(prompt)[None], max_new_tokens=9, do_sample=False)
     assert written[0, len(prompt) :].tolist() == [*WORDS[41], EOS]

@@ -45,6 +45,19 @@ def write_tokens(folder: Path) -> None:
     (folder / FILE).write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def list_stop_texts(folder: Path) -> list[str]:
+    """Returns the texts of the tokens that end a text.
+
+    Args:
+        folder: folder of a saved language model, after `write_tokens`.
+    """
+    from transformers import AutoTokenizer  # noqa: PLC0415 - heavy
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    texts = tokenizer.convert_ids_to_tokens(find_end_tokens(folder, int(tokenizer.eos_token_id)))
+    return [text for text in texts if text]
+
+
 def _read(file: Path) -> dict[str, Any]:
     document = json.loads(file.read_bytes()) if file.is_file() else {}
     return document if isinstance(document, dict) else {}

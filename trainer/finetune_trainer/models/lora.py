@@ -53,13 +53,13 @@ def add_adapter(model: "PreTrainedModel", lora: Lora, head: Sequence[str], seed:
     return PeftModel(model, config, autocast_adapter_dtype=False)
 
 
-def save(model: "PeftModel", folder: Path, base_uri: str) -> None:
+def save(model: "PeftModel", folder: Path, base_name: str) -> None:
     """Saves the adapter, the head, and the config of the tuned model.
 
     Args:
         model: the model with the adapter.
         folder: folder to write to.
-        base_uri: URI of the base model, for the config of the adapter.
+        base_name: name under which a server serves the base model, for the config of the adapter.
     """
     from peft import get_peft_model_state_dict  # noqa: PLC0415
 
@@ -67,7 +67,7 @@ def save(model: "PeftModel", folder: Path, base_uri: str) -> None:
     base.config.name_or_path = ""
     base.config.save_pretrained(folder)
     config: Any = model.peft_config["default"]
-    config.base_model_name_or_path = base_uri
+    config.base_model_name_or_path = base_name
     config.inference_mode = True
     config.target_modules = sorted(config.target_modules)
     config.save_pretrained(str(folder))

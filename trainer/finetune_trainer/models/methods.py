@@ -54,13 +54,13 @@ def merge_if_requested(method: Method, model: Any, dtype: torch.dtype) -> None:
         lora.merge_adapter(model, dtype)
 
 
-def save(model: Any, folder: Path, base_uri: str, dtype: torch.dtype) -> None:
+def save(model: Any, folder: Path, base_name: str, dtype: torch.dtype) -> None:
     """Saves a tuned model, or only its adapter, with a config.json that transformers 4 can also read.
 
     Args:
         model: the tuned model, which the function converts to `dtype`.
         folder: folder to write to.
-        base_uri: URI of the base model, for the config of an adapter.
+        base_name: name under which a server serves the base model, for the config of an adapter.
         dtype: data type of the saved weights.
     """
     from peft import PeftModel  # noqa: PLC0415 - heavy
@@ -68,7 +68,7 @@ def save(model: Any, folder: Path, base_uri: str, dtype: torch.dtype) -> None:
     model.to(dtype)
     model.config.dtype = dtype
     if isinstance(model, PeftModel):
-        lora.save(model, folder, base_uri)
+        lora.save(model, folder, base_name)
     else:
         model.config.name_or_path = ""
         model.save_pretrained(folder)

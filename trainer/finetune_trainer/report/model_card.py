@@ -2,7 +2,7 @@
 
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import TITLES, Chosen, baseline_name, describe
-from finetune_trainer.report import method, provenance, scores
+from finetune_trainer.report import method, provenance, scores, serving
 from finetune_trainer.report.record import TrainingRecord
 from finetune_trainer.report.rendering import card
 from finetune_trainer.report.task_report import TaskReport, list_all_limits
@@ -45,6 +45,9 @@ def render(
         "sentence": describe(evaluation),
         "needs_transformers_5": record.needs_transformers_5,
         "transformers": record.versions["transformers"],
+        "served_base_name": config.run.served_base_name,
+        "serving_titles": serving.TITLES,
+        "serving": [f"{serving.FOLDER}/{name}" for name in serving.list_names(config, task)],
         "tuned_how": method.describe_method(config.run.method),
     }
     return card().get_template(task.CARD).render({**values, **task.card(record)})

@@ -1,9 +1,14 @@
-"""Jinja environments for the report page (HTML) and the model card (Markdown). Both escape every value."""
+"""Jinja environments for the report page (HTML), the model card (Markdown), and files of other programs.
 
+The first two escape every value. The templates of the third quote values with filters.
+"""
+
+import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -58,10 +63,20 @@ def card() -> Environment:
     return _environment(autoescape=False, finalize=escaped, filters=filters)
 
 
+@cache
+def plain() -> Environment:
+    """Returns the environment of YAML files, shell scripts and Modelfiles.
+
+    The filter `quoted` writes a text in double quotes for YAML and Modelfiles; `shell` quotes for a shell.
+    """
+    filters = {"quoted": partial(json.dumps, ensure_ascii=False), "shell": shlex.quote}
+    return _environment(autoescape=False, finalize=_printable, filters=filters)
+
+
 def _environment(*, autoescape: bool, finalize: Any, filters: Mapping[str, Any]) -> Environment:
     made = Environment(
         loader=PackageLoader("finetune_trainer", "."),
-        autoescape=autoescape,  # noqa: S701 - off for Markdown only, which `finalize` escapes
+        autoescape=autoescape,  # noqa: S701 - off for other formats than HTML only
         finalize=finalize,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -30,6 +30,13 @@ class TaskReport(Protocol):
         figures that only this task has, and `use`, Python code that uses the model.
         """
 
+    def serving(self, *, adapter: bool) -> Sequence[str]:
+        """The names of the files in `serving/`, which are templates in `report/templates/serving`.
+
+        Args:
+            adapter: whether the published files are an adapter.
+        """
+
     def kind(self, record: TrainingRecord) -> str:
         """The kind of model, such as `A text classifier with 3 classes`."""
 

@@ -3,6 +3,7 @@
 A folder without a manifest counts as absent.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -73,14 +74,28 @@ class Manifest(Model):
         data: Digest,
         config: Digest,
         lineage: tuple[Ancestor, ...],
+        known: Mapping[str, Digest] | None = None,
         on_bytes: OnBytes = ignore_bytes,
     ) -> Self:
-        """Creates the manifest of a local folder; `on_bytes` receives the number of bytes of each read."""
+        """Creates the manifest of a local folder.
+
+        Args:
+            folder: the local folder.
+            job: the FineTuneJob of the folder.
+            created: end of training.
+            base_model: digest of the base model.
+            data: digest of the prepared data.
+            config: digest of the configuration.
+            lineage: the ancestors of the model.
+            known: digests of files that were computed before, by path.
+            on_bytes: receives the number of bytes of each read.
+        """
+        known = known or {}
         files = tuple(
             ManifestFile(
                 path=path.relative_to(folder).as_posix(),
                 size=path.stat().st_size,
-                digest=digest_of_file(path, on_bytes),
+                digest=known.get(path.relative_to(folder).as_posix()) or digest_of_file(path, on_bytes),
             )
             for path in sorted(folder.rglob("*"))
             if path.is_file() and path != folder / MANIFEST

@@ -11,6 +11,7 @@ from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import (
     Activity,
     Chosen,
+    Digest,
     FailureClass,
     PreparePayload,
     PublishPayload,
@@ -19,12 +20,14 @@ from finetune_trainer.contract import (
 )
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat, beat_on_bytes
-from finetune_trainer.models.base_model import copy_files
+from finetune_trainer.models import generation_config
+from finetune_trainer.models.base_model import copy_files, digest_of_files
 from finetune_trainer.paths import MODEL_FOLDER, PREDICTIONS, RECORD, Paths
-from finetune_trainer.report import model_card, page
+from finetune_trainer.report import model_card, page, serving
 from finetune_trainer.report.page import Sources
 from finetune_trainer.report.record import TrainingRecord
 from finetune_trainer.s3 import results
+from finetune_trainer.s3.digests import digest_of_file
 from finetune_trainer.s3.manifest import Manifest, download_folder, upload_folder
 from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.s3.uploads import UPLOAD_SILENCE_SECONDS
@@ -71,8 +74,10 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     record = TrainingRecord.model_validate_json((staged_folder / RECORD).read_bytes())
     copytree(model_folder, folder)
     copy_files(staged_folder / MODEL_FOLDER, folder)
+    digests = {path.name: digest_of_file(path, on_bytes) for path in sorted(folder.iterdir())}
     sources = Sources(config, chosen, staged, record, trained, _read_data_report(store, config))
     _assemble(staged_folder, folder, sources)
+    _write_serving(folder, sources, digest_of_files(digests))
     manifest = Manifest.of(
         folder,
         job=config.job,
@@ -81,6 +86,7 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
         data=staged.data,
         config=staged.config,
         lineage=staged.lineage,
+        known=digests,
         on_bytes=on_bytes,
     )
     digest = upload_folder(store, folder, config.run.output, manifest, on_bytes)
@@ -143,6 +149,23 @@ def _assemble(staged_folder: Path, folder: Path, sources: Sources) -> None:
         },
     )
     _write_json(folder / REPORT, {**record.model_dump(mode="json", by_alias=True), "data": sources.data})
+
+
+def _write_serving(folder: Path, sources: Sources, digest: Digest) -> None:
+    """Writes the files with which servers serve the model."""
+    task = report_of(sources.config.run.task)
+    names = serving.list_names(sources.config, task)
+    model = serving.ServedModel(
+        digest=digest,
+        base_digest=sources.staged.base_model,
+        weight_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+        stops=generation_config.list_stop_texts(folder) if "Modelfile" in names else (),
+    )
+    files = serving.render(sources.config, sources.chosen, model, task)
+    if files:
+        (folder / serving.FOLDER).mkdir()
+    for name, text in files.items():
+        (folder / serving.FOLDER / name).write_text(text, encoding="utf-8")
 
 
 def _write_json(path: Path, document: JsonValue) -> None:

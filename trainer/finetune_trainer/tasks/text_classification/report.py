@@ -102,6 +102,11 @@ def prediction_lines(inputs: EvaluationInputs, baseline: Probe, predictions: Pre
     )
 
 
+def serving(*, adapter: bool) -> Sequence[str]:
+    """Returns the files for servers: none for an adapter, whose head the servers do not load."""
+    return () if adapter else ("inference-service.yaml",)
+
+
 def kind(record: TrainingRecord) -> str:
     """Returns the kind of model."""
     return f"A text classifier with {len(_read_facts(record).labels)} classes"

@@ -57,6 +57,12 @@ def prediction_lines(
     )
 
 
+def serving(*, adapter: bool) -> Sequence[str]:
+    """Returns the files for servers: KServe and vLLM, and Ollama for a whole model."""
+    both = ("llm-inference-service.yaml", "vllm.sh")
+    return both if adapter else (*both, "Modelfile")
+
+
 def kind(record: TrainingRecord) -> str:
     """Returns the kind of model."""
     return "A text generator"
