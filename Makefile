@@ -64,4 +64,4 @@ wheels: setup ## DeepSpeed's wheel, for .venv and for the trainer image; compile
 
 clean: ## end the cluster, remove what was built here; downloaded and compiled things stay in ~/.cache
 	-test -x $(PY) && $(PY) -m devcluster down
-	rm -rf .venv bench/train_throughput/.venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build wheels/*/
+	rm -rf .venv bench/train_throughput/.venv bench/readers/.venv-* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build wheels/*/

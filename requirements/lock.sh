@@ -20,5 +20,11 @@ locks pyproject.toml --extra operator --extra trainer --extra dev --extra docs \
 known=$(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements/dev.txt)
 # shellcheck disable=SC2086 # many words
 echo trl | locks - -c requirements/dev.txt $known -o bench/train_throughput/requirements.txt "$@"
+# The readers of published folders: an older transformers over the project's packages, and ONNX with llama.cpp's needs.
+printf '%s\n' 'transformers==4.57.*' 'tokenizers<0.23' 'huggingface-hub<1' 'peft==0.17.*' |
+    locks - --no-deps -o bench/readers/transformers4.txt "$@"
+# shellcheck disable=SC2086 # many words
+printf '%s\n' onnx onnxruntime onnxscript sentencepiece |
+    locks - -c requirements/dev.txt $known -o bench/readers/converters.txt "$@"
 # checkov, in an environment of its own.
 echo checkov | locks - -o devcluster/python/checkov.txt "$@"

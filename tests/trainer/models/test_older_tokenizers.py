@@ -30,11 +30,11 @@ def generic(folder: Path, **more: Any) -> Path:
     return folder
 
 
-def of_class(kind: Callable[..., Any]) -> Callable[[Path], Path]:
+def of_class(kind: Callable[..., Any], *extra: str) -> Callable[[Path], Path]:
     """A tokenizer of a class of transformers 5 that begins a text with no token."""
 
     def make(folder: Path) -> Path:
-        kind(vocab=WORDS, merges=[], extra_special_tokens=["<|x|>"], **NAMES).save_pretrained(folder)
+        kind(vocab=WORDS, merges=[], extra_special_tokens=[*extra], **NAMES).save_pretrained(folder)
         return folder
 
     return make
@@ -58,7 +58,7 @@ def config(folder: Path) -> dict[str, Any]:
             {"tokenizer_class": "LlamaTokenizer", "add_bos_token": False, "add_eos_token": False},
         ),
         (
-            of_class(GemmaTokenizer),
+            of_class(GemmaTokenizer, "<|x|>"),
             {"additional_special_tokens": ["<|x|>"], "add_bos_token": False, "add_eos_token": False},
         ),
     ],

@@ -23,7 +23,7 @@ from finetune_trainer.tasks.registry import report_of
 SCHEMAS = json.loads((Path(__file__).parent / "kserve/schemas.json").read_text())
 MODEL = ServedModel("sha256:" + "a" * 64, "sha256:" + "b" * 64, 3 * 1024**3, ("</s>", '<|"end"|>'))
 ADAPTER = Lora(rank=20, alpha=8)
-HOSTILE = """s3://models/"a"'$(id)`id`{{x}}${HOME}/b'c;$(id)"""
+HOSTILE = """s3://models/"a"'$(id)`id`{{x}}${HOME}/b'c;$(id):"""
 Make = Callable[..., dict[str, str]]
 
 
@@ -185,5 +185,5 @@ def test_the_modelfile_names_the_folder_and_the_words_that_end_a_text(files: Mak
 def test_a_hostile_address_is_text_in_yaml_and_in_a_shell(files: Make, tmp_path: Path) -> None:
     made = files(ADAPTER, base=HOSTILE)
     model = checked(made["llm-inference-service.yaml"])["spec"]["model"]
-    assert (model["uri"], model["name"]) == (HOSTILE, "b-c---id-")
-    assert called(made["vllm.sh"], tmp_path, "base")[2:4] == ["--served-model-name", "b-c---id-"]
+    assert (model["uri"], model["name"]) == (HOSTILE, "b-c---id--")
+    assert called(made["vllm.sh"], tmp_path, "base")[2:4] == ["--served-model-name", "b-c---id--"]

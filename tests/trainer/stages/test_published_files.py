@@ -22,6 +22,7 @@ from tests.trainer.stages import test_publish
 
 Publisher = Callable[[Method], Path]
 stage = test_publish.stage
+CARRIED = ("merges.txt", "preprocessor_config.json", "generation_config.json")
 FREE, RESERVED = "a free row", "a reserved token"
 METHODS = pytest.mark.parametrize(
     "method",
@@ -34,9 +35,13 @@ METHODS = pytest.mark.parametrize(
 def tiny_base(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A Llama without padding token: its embedding has free rows, or its tokenizer has reserved tokens."""
     if getattr(request, "param", FREE) == FREE:
-        return test_padding.base(tmp_path / "base", test_padding.NONE, free=bases.WORDS)
-    reserved = tuple(f"<|reserved_{number}|>" for number in range(50))
-    return test_padding.base(tmp_path / "base", test_padding.NONE, reserved)
+        folder = test_padding.base(tmp_path / "base", test_padding.NONE, free=bases.WORDS)
+    else:
+        reserved = tuple(f"<|reserved_{number}|>" for number in range(50))
+        folder = test_padding.base(tmp_path / "base", test_padding.NONE, reserved)
+    for name in CARRIED:
+        (folder / name).write_text(json.dumps({"of": name}))
+    return folder
 
 
 @pytest.fixture
@@ -73,6 +78,8 @@ def test_a_reader_of_transformers_4_finds_the_rotary_embedding_and_the_dtype(
     assert config["rope_parameters"]["rope_theta"] == given["rope_theta"]
     assert config["id2label"] == {"0": "blue", "1": "green", "2": "red"}
     assert config["label2id"] == {"blue": 0, "green": 1, "red": 2}
+    for name in CARRIED:
+        assert json.loads((folder / name).read_text()) == {"of": name}
     assert "the keys that transformers 4 reads" in (folder / "README.md").read_text()
 
 

@@ -1,0 +1,1 @@
+"""Reads published folders with the programs that users read them with."""
