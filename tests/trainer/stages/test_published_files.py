@@ -100,6 +100,10 @@ def test_a_server_finds_the_base_model_of_an_adapter_by_name_and_a_whole_model_b
     assert service["metadata"]["annotations"] == {"finetune.dev/model-digest": digest}
     assert service["spec"]["predictor"]["model"]["storageUri"] == f"s3://{bucket}/models/tuned/"
     listed = {file["path"]: file["digest"] for file in manifest["files"]}
+    # The user guide computes the digest in this way.
+    beside = {"README.md", "report.html", "report.json", "finetune-config.json"}
+    of_model = {path: told for path, told in listed.items() if "/" not in path and path not in beside}
+    assert base_model.digest_of_files(of_model) == digest
     for path, told in listed.items():
         assert digest_of_file(folder / path) == told
 

@@ -104,7 +104,6 @@ def upload(
     model_folder = folder / MODEL_FOLDER
     folder.mkdir(parents=True)
     model: Any = move_to_device(torch.device("cpu"), outcome.model)
-    model: Any = move_to_device(torch.device("cpu"), outcome.model)
     _write_verification(context, model, folder / VERIFICATION)
     methods.save(model, model_folder, context.config.run.served_base_name, context.published_dtype)
     saved_files.complete(model_folder, context.base, generates=model.can_generate())
