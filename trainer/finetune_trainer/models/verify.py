@@ -3,7 +3,7 @@
 import logging
 import math
 from pathlib import Path
-from shutil import copyfile, rmtree
+from shutil import rmtree
 from typing import Any, Protocol
 
 import torch
@@ -80,11 +80,9 @@ def verify(
     whole = paths.scratch / "merged"
     rmtree(whole, ignore_errors=True)
     lora.merge_adapter(tuned, weights_dtype)
-    methods.save(lora.remove_adapter(tuned), whole, config.run.model.uri, weights_dtype)
+    methods.save(lora.remove_adapter(tuned), whole, config.run.served_base_name, weights_dtype)
     del tuned
-    for name in base_model.TOKENIZER_FILES:
-        if (folder / name).is_file():
-            copyfile(folder / name, whole / name)
+    base_model.copy_files(folder, whole)
     merged = task.load_published(whole, None, weights_dtype)
     return whole, _compare(task, merged, verification, MERGED_TOLERANCE[dtype], "the merged files")
 
