@@ -34,7 +34,8 @@ def of_class(kind: Callable[..., Any], *extra: str) -> Callable[[Path], Path]:
     """A tokenizer of a class of transformers 5 that begins a text with no token."""
 
     def make(folder: Path) -> Path:
-        kind(vocab=WORDS, merges=[], extra_special_tokens=[*extra], **NAMES).save_pretrained(folder)
+        more = {"extra_special_tokens": [*extra]} if extra else {}
+        kind(vocab=WORDS, merges=[], **NAMES, **more).save_pretrained(folder)
         return folder
 
     return make
