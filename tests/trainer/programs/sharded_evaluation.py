@@ -34,7 +34,7 @@ def main() -> None:
     base, dtype = Path(sys.argv[1]), TypeAdapter[ComputeType](ComputeType).validate_python(sys.argv[2])
     silence_libraries()
     # DeepSpeed would keep the parameters of a tiny model on every rank.
-    deepspeed_config._PERSISTENT = 0
+    deepspeed_config.PERSISTENT = 0  # type: ignore[attr-defined]
     gang = join_gang(gpus=False, startup_seconds=120, hang_seconds=120)
     dtypes = select_dtypes(dtype, dtype, 3)
     config = SimpleNamespace(run=SimpleNamespace(offload="None"))
