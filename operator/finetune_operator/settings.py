@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, JsonValue, PositiveInt, model_validator
 
 from finetune_operator.api import DEFAULT_REGION, CaBundleRef, Region, SecretRef
 from finetune_operator.api.endpoint import METADATA_NETWORKS, Endpoint, why_refused
@@ -70,6 +70,28 @@ LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A
 AnnotationValue = Annotated[str, Field(max_length=4096)]
 
 
+OWN_VARIABLES = frozenset({"POD_NAME", "POD_UID", "NODE_NAME", "HF_HUB_OFFLINE", "HOME", "OMP_NUM_THREADS"})
+"""Environment variables that the operator sets in every pod."""
+
+
+def _free_variable(name: str) -> str:
+    if name in OWN_VARIABLES:
+        raise ValueError(f"{name}: the operator sets this variable")
+    return name
+
+
+VariableName = Annotated[
+    str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=253), AfterValidator(_free_variable)
+]
+ExtendedResource = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$",
+        max_length=317,
+    ),
+]
+
+
 class Toleration(Model):
     """A toleration of a Kubernetes pod."""
 
@@ -123,6 +145,15 @@ class Profile(Model):
     """Further labels of the pods, for example to keep sidecar injectors out."""
     pod_annotations: dict[LabelName, AnnotationValue] = {}
     """Further annotations of the pods."""
+    env: dict[VariableName, Annotated[str, Field(max_length=4096)]] = {}
+    """Further environment variables of Train pods, for example of NCCL."""
+    extended_resources: dict[ExtendedResource, PositiveInt] = {}
+    """Further extended resources of each Train pod that uses GPUs, for example network devices for RDMA."""
+    ipc_lock: bool = False
+    """Whether Train pods get the capability IPC_LOCK, which RDMA needs to lock memory. The Pod Security
+    Standards baseline and restricted forbid this capability."""
+    affinity: dict[Literal["nodeAffinity", "podAffinity", "podAntiAffinity"], dict[str, JsonValue]] = {}
+    """Affinity of Train pods, as in Kubernetes."""
     runtime_class_name: str | None = None
     priority_class_name: str | None = None
     gpu_resource: str = "nvidia.com/gpu"

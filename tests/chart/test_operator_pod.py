@@ -125,6 +125,10 @@ def test_profiles_reach_the_operator(render: Render) -> None:
         "sharedMemory": "32Gi",
         "store": "minio",
         "allowedNamespaces": ["research", "team-*"],
+        "env": {"NCCL_IB_HCA": "mlx5"},
+        "extendedResources": {"rdma/hca": 8},
+        "ipcLock": True,
+        "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
     }
     store = {
         "endpoint": "https://minio.storage.svc:443",

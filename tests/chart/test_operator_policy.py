@@ -24,7 +24,7 @@ from tests.operator import scenes
 VALUES = (
     'trainer.image.repository="reg.example:5000/team/finetune-trainer"',
     'trainer.slimImage.repository="reg.example:5000/team/finetune-trainer-slim"',
-    'settings.profiles.gpu={"trainerImage":"gpu-trainer@sha256:%s"}' % ("a" * 64),
+    'settings.profiles.gpu={"ipcLock":true,"trainerImage":"gpu-trainer@sha256:%s"}' % ("a" * 64),
     'admissionPolicy.operator={"imageRepositories":["mirror/trainer"],"secretNames":["s3-*","keys"]}',
 )
 EVERY_VERB = """
@@ -151,6 +151,11 @@ JOBS: list[tuple[str, Any, str]] = [
     (f"{CONTAINER} securityContext", None, "neither root nor privileged"),
     (f"{CONTAINER} securityContext allowPrivilegeEscalation", None, "neither root nor privileged"),
     (f"{CONTAINER} securityContext capabilities add", ["SYS_ADMIN"], "neither root nor privileged"),
+    (
+        f"{CONTAINER} securityContext capabilities add",
+        ["IPC_LOCK", "SYS_ADMIN"],
+        "neither root nor privileged",
+    ),
     (f"{CONTAINER} securityContext runAsUser", 0, "neither root nor privileged"),
     (f"{CONTAINER} securityContext readOnlyRootFilesystem", False, "neither root nor privileged"),
     (f"{POD} securityContext runAsUser", 0, "neither root nor privileged"),
@@ -192,6 +197,12 @@ def create(cluster: Cluster, manifest: Manifest, user: str = OPERATOR) -> str:
 @pytest.mark.parametrize("profile", ["default", "gpu"])
 def test_every_job_of_the_operator_is_allowed(cluster: Cluster, stage: Stage, profile: str) -> None:
     assert not create(cluster, made(stage, profile))
+
+
+def test_no_capability_is_permitted_without_a_profile_that_needs_it() -> None:
+    without = [value for value in VALUES if "ipcLock" not in value]
+    assert "IPC_LOCK" in helm_template(*VALUES)
+    assert "IPC_LOCK" not in helm_template(*without)
 
 
 def test_images_of_further_repositories_are_allowed(cluster: Cluster) -> None:

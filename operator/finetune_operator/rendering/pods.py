@@ -55,13 +55,13 @@ def pod_spec(job: FineTuneJob, config: trainer.TrainConfig, settings: Settings, 
                 "name": names.CONTAINER,
                 "image": _image(config.stage, settings, profile),
                 "imagePullPolicy": settings.image_pull_policy,
-                "env": _environment(config, limits["cpu"]),
+                "env": _environment(config, limits["cpu"], profile),
                 "ports": [{"name": "progress", "containerPort": PROGRESS_PORT, "protocol": "TCP"}],
                 "resources": {"requests": requests, "limits": limits},
                 "securityContext": {
                     "allowPrivilegeEscalation": False,
                     "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
+                    "capabilities": _capabilities(config.stage, profile),
                 },
                 # Only the file: the end of the log may contain rows of the data.
                 "terminationMessagePolicy": "File",
@@ -72,6 +72,8 @@ def pod_spec(job: FineTuneJob, config: trainer.TrainConfig, settings: Settings, 
     }
     if config.run.world.nodes > 1 and STAGE_PODS[config.stage].is_gang:
         spec["topologySpreadConstraints"] = [_one_pod_per_node(job, config.stage)]
+    if profile.affinity and STAGE_PODS[config.stage].is_gang:
+        spec["affinity"] = profile.affinity
     return spec | _placement(settings, profile)
 
 
@@ -99,7 +101,13 @@ def _resources(job: FineTuneJob, config: trainer.TrainConfig, profile: Profile) 
     limits = {"cpu": own.cpu or profile.train.cpu, "memory": own.memory or profile.train.memory}
     if own.gpus_per_node:
         limits[profile.gpu_resource] = str(own.gpus_per_node)
+        limits |= {name: str(count) for name, count in profile.extended_resources.items()}
     return limits
+
+
+def _capabilities(stage: Stage, profile: Profile) -> Manifest:
+    dropped: Manifest = {"drop": ["ALL"]}
+    return {**dropped, "add": ["IPC_LOCK"]} if profile.ipc_lock and STAGE_PODS[stage].is_gang else dropped
 
 
 def _requests(stage: Stage, limits: dict[str, str]) -> dict[str, str]:
@@ -115,15 +123,17 @@ def _ephemeral_storage(profile: Profile) -> str:
     return f"{math.ceil(size / 2**20)}Mi"
 
 
-def _environment(config: trainer.TrainConfig, cpu: str) -> list[Manifest]:
+def _environment(config: trainer.TrainConfig, cpu: str, profile: Profile) -> list[Manifest]:
     """The values that only Kubernetes knows, and the variables that libraries need."""
-    processes = config.run.world.processes_per_node if STAGE_PODS[config.stage].is_gang else 1
+    is_gang = STAGE_PODS[config.stage].is_gang
+    processes = config.run.world.processes_per_node if is_gang else 1
     known = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid", "NODE_NAME": "spec.nodeName"}
     fixed = {
         "HF_HUB_OFFLINE": "1",
         "HOME": "/tmp",  # noqa: S108 - a volume of the pod
         "OMP_NUM_THREADS": str(max(1, math.floor(cpus(cpu) / processes))),
     }
+    fixed |= profile.env if is_gang else {}
     return [
         *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in known.items()),
         *({"name": name, "value": value} for name, value in fixed.items()),

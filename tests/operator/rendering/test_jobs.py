@@ -395,6 +395,58 @@ def test_labels_and_annotations_of_the_profile_are_on_the_pods_only(stage: Stage
     assert job["metadata"] == plain["metadata"]
 
 
+FABRIC = {
+    "env": {"NCCL_IB_HCA": "mlx5_0,mlx5_1", "NCCL_DEBUG": "WARN"},
+    "extended_resources": {"rdma/hca": 2},
+    "ipc_lock": True,
+    "affinity": {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [{"matchExpressions": [{"key": "fabric", "operator": "Exists"}]}]
+            }
+        }
+    },
+}
+
+
+def test_train_pods_with_gpus_get_the_network_of_the_profile() -> None:
+    settings = {"profiles": {"default": FABRIC}}
+    job = scenes.job_of({"spec": {"resources": {"gpusPerNode": 1, "nodes": 2}}})
+    spec = made(job, Stage.TRAIN, settings=settings)["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    env = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert env.items() >= FABRIC["env"].items()
+    assert container["resources"]["limits"]["rdma/hca"] == "2"
+    assert container["resources"]["requests"]["rdma/hca"] == "2"
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
+    assert spec["affinity"] == FABRIC["affinity"]
+
+
+def test_other_pods_do_not_get_the_network_of_the_profile() -> None:
+    job = scenes.job_of({"spec": {"resources": {"gpusPerNode": 1, "nodes": 2}}})
+    for stage in (Stage.PREPARE, Stage.PUBLISH, Stage.CLEANUP):
+        assert made(job, stage, settings={"profiles": {"default": FABRIC}}) == made(job, stage)
+    on_cpus = made(scenes.job_of(), Stage.TRAIN, settings={"profiles": {"default": FABRIC}})
+    (container,) = on_cpus["spec"]["template"]["spec"]["containers"]
+    assert "rdma/hca" not in container["resources"]["limits"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("env", {"HOME": "/root"}),
+        ("env", {"POD_NAME": "x"}),
+        ("env", {"1A": "x"}),
+        ("extended_resources", {"cpu": 1}),
+        ("extended_resources", {"rdma/hca": 0}),
+        ("affinity", {"nodeName": {}}),
+    ],
+)
+def test_a_profile_cannot_set_what_the_operator_sets(field: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=field):
+        scenes.settings({"profiles": {"default": {field: value}}})
+
+
 @pytest.mark.parametrize(
     "name",
     [
