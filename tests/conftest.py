@@ -10,8 +10,6 @@ settings.register_profile("desk", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 ON_THE_NODE = ("tests/e2e/", "tests/devcluster/test_updown.py")
-_NICENESS = 5
-"""Niceness of all other tests."""
 LONGEST_FIRST = (*ON_THE_NODE, "tests/api/", "tests/trainer/stages/", "tests/trainer/", "tests/")
 
 
@@ -35,12 +33,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith(ON_THE_NODE):
             item.add_marker(pytest.mark.cluster)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """The tests on the node run one after another and take longest: their programs get the CPUs first."""
-    os.setpriority(os.PRIO_PROCESS, 0, 0 if item.nodeid.startswith(ON_THE_NODE) else _NICENESS)
 
 
 def _turn(item: pytest.Item) -> int:
