@@ -65,7 +65,7 @@ def test_prepare_knows_which_runs_can_keep_bfloat16(
 def test_a_model_with_several_data_types_is_a_float32_model(
     types: dict[str, str], dtype: WeightsDtype, listed: str | None
 ) -> None:
-    assert find_weights_dtype(SHAPES, types) == dtype
+    assert find_weights_dtype(types.values()) == dtype
     warnings = warn_mixed(SHAPES, types)
     assert len(warnings) == (listed is not None)
     if listed:

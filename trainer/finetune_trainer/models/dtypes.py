@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from finetune_trainer.config import ComputeType, Precision
@@ -10,8 +10,6 @@ from finetune_trainer.contract import WeightsDtype
 
 _NAMES: dict[str, WeightsDtype] = {"F32": "float32", "F64": "float32", "F16": "float16", "BF16": "bfloat16"}
 """The data type of published weights by the safetensors name of the data type of the base model."""
-FLOAT16_MAX = 65504.0
-"""The largest finite number of float16."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +59,14 @@ def may_keep_bfloat16(base: WeightsDtype, precision: Precision, *, gpus: bool) -
     return base == "bfloat16" and (precision == "BFloat16" or (precision == "Auto" and gpus))
 
 
-def find_weights_dtype(shapes: Mapping[str, tuple[int, ...]], types: Mapping[str, str]) -> WeightsDtype:
-    """Returns the data type of all floating point parameters of a model; float32 if they have several.
+def find_weights_dtype(types: Iterable[str]) -> WeightsDtype:
+    """Returns the data type of all floating point weights of a model; float32 if they have several.
 
     Args:
-        shapes: shape of each weight by name.
-        types: data type of each weight by name, in safetensors names.
+        types: data types of the weights in safetensors names.
     """
-    counts = _count_parameters(shapes, types)
-    return next(iter(counts)) if len(counts) == 1 else "float32"
+    found = {_NAMES[dtype] for dtype in types if dtype in _NAMES}
+    return found.pop() if len(found) == 1 else "float32"
 
 
 def warn_mixed(shapes: Mapping[str, tuple[int, ...]], types: Mapping[str, str]) -> tuple[str, ...]:
@@ -79,20 +76,12 @@ def warn_mixed(shapes: Mapping[str, tuple[int, ...]], types: Mapping[str, str]) 
         shapes: shape of each weight by name.
         types: data type of each weight by name, in safetensors names.
     """
-    counts = _count_parameters(shapes, types)
-    if len(counts) < 2:  # noqa: PLR2004 - several
-        return ()
-    listed = ", ".join(f"{count:,} {dtype}" for dtype, count in counts.most_common())
-    several = f"The parameters of the model have several data types ({listed}), so the job uses float32"
-    return (f"{several}. Save the model in one data type if the job needs too much memory",)
-
-
-def _count_parameters(
-    shapes: Mapping[str, tuple[int, ...]], types: Mapping[str, str]
-) -> Counter[WeightsDtype]:
-    """Counts the floating point parameters by data type."""
     counts: Counter[WeightsDtype] = Counter()
     for name, dtype in types.items():
         if dtype in _NAMES:
             counts[_NAMES[dtype]] += math.prod(shapes[name])
-    return counts
+    if len(counts) < 2:  # noqa: PLR2004 - several
+        return ()
+    listed = ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common())
+    several = f"The parameters of the model have several data types ({listed}), so the job uses float32"
+    return (f"{several}. Save the model in one data type if the job needs too much memory",)

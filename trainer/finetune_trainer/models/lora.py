@@ -129,8 +129,8 @@ def merge_adapter(model: "PeftModel", dtype: torch.dtype) -> None:
             weight = layer.get_base_layer().weight
             low, high = layer.lora_A.default.weight, layer.lora_B.default.weight
             with whole_parameters([weight, low, high], change=True), torch.no_grad():
-                change = layer.scaling["default"] * (high.float() @ low.float())
-                weight.copy_((weight.float() + transpose(change, layer.fan_in_fan_out)).to(dtype))
+                delta = layer.scaling["default"] * (high.float() @ low.float())
+                weight.copy_((weight.float() + transpose(delta, layer.fan_in_fan_out)).to(dtype))
             layer.merged_adapters.append("default")
 
 

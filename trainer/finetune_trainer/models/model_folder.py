@@ -54,7 +54,7 @@ def inspect(store: Store, folder: str, wanted: model_check.ModelRequirements) ->
         model_check.check_floats(held.dtypes.values(), folder + name)
         weights |= held.tensors
         types |= held.dtypes
-    dtype = dtypes.find_weights_dtype(weights, types)
+    dtype = dtypes.find_weights_dtype(types.values())
     return Inspection(config, weights, dtype, (*warnings, *dtypes.warn_mixed(weights, types)))
 
 

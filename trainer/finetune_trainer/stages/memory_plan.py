@@ -174,17 +174,15 @@ def find_dtype(folder: Path, config: dict[str, Any]) -> WeightsDtype:
     Raises:
         StageFailure: ModelCorrupt.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
-    types: dict[str, str] = {}
+    types: set[str] = set()
     for file in sorted(folder.glob("*.safetensors")):
         size = file.stat().st_size
         with file.open("rb") as stream:
             length = safetensors_header.parse_header_length(stream.read(8), size, file.name)
             header = safetensors_header.parse_header(stream.read(length), size, file.name)
-        shapes |= header.tensors
-        types |= header.dtypes
+        types.update(header.dtypes.values())
     if types:
-        return dtypes.find_weights_dtype(shapes, types)
+        return dtypes.find_weights_dtype(types)
     text = model_check.text_config(config)
     return _CONFIG_DTYPES.get(text.get("dtype") or text.get("torch_dtype"), "float32")
 

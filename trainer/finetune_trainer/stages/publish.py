@@ -21,8 +21,8 @@ from finetune_trainer.contract import (
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat, beat_on_bytes
 from finetune_trainer.models import generation_config
-from finetune_trainer.models.base_model import copy_files, digest_of_files
-from finetune_trainer.paths import MODEL_FOLDER, PREDICTIONS, RECORD, Paths
+from finetune_trainer.models.base_model import digest_of_files
+from finetune_trainer.paths import PREDICTIONS, RECORD, Paths
 from finetune_trainer.report import model_card, page, serving
 from finetune_trainer.report.page import Sources
 from finetune_trainer.report.record import TrainingRecord
@@ -73,7 +73,6 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     heartbeat.beat(Activity.UPLOADING, percent=60.0, quiet_seconds=uploading)
     record = TrainingRecord.model_validate_json((staged_folder / RECORD).read_bytes())
     copytree(model_folder, folder)
-    copy_files(staged_folder / MODEL_FOLDER, folder)
     digests = {path.name: digest_of_file(path, on_bytes) for path in sorted(folder.iterdir())}
     sources = Sources(config, chosen, staged, record, trained, _read_data_report(store, config))
     _assemble(staged_folder, folder, sources)

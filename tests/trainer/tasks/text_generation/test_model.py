@@ -22,6 +22,7 @@ from transformers import (
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.data.batches import FILLER
 from finetune_trainer.failures import StageFailure
+from finetune_trainer.models import generation_config
 from finetune_trainer.models.collate import IGNORE_INDEX
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.tasks.text_generation import collate, language_model, metrics, model
@@ -223,7 +224,7 @@ def test_a_text_ends_at_every_token_that_the_base_model_says_ends_it(
     (tmp_path / "config.json").write_text(json.dumps(config))
     if generation is not None:
         (tmp_path / "generation_config.json").write_text(json.dumps(generation))
-    assert language_model.find_end_tokens(tmp_path, 2) == ends
+    assert generation_config.find_end_tokens(tmp_path, 2) == ends
 
 
 def test_samples_stop_at_the_second_token_that_ends_a_turn(
@@ -235,5 +236,5 @@ def test_samples_stop_at_the_second_token_that_ends_a_turn(
     folder = tmp_path / "base"
     shutil.copytree(tiny_llama, folder)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, int(whole[0])]}))
-    (stopped,) = language_model.generate(llama, [prompt], language_model.find_end_tokens(folder, 1), 2, 8)
+    (stopped,) = language_model.generate(llama, [prompt], generation_config.find_end_tokens(folder, 1), 2, 8)
     assert stopped.tolist() == whole[:1].tolist()

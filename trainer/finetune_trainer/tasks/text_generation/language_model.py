@@ -10,7 +10,6 @@ import torch
 
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models import generation_config
 from finetune_trainer.models.load import LOCAL, check_complete, unusable_model
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.models.weights import full_shape
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-find_end_tokens = generation_config.find_end_tokens
 FORWARD: dict[str, Any] = {"use_cache": False}
 """With a cache, transformers does not separate packed rows."""
 _KIND = "a language model"

@@ -11,6 +11,7 @@ import transformers
 
 from finetune_trainer.config import Training
 from finetune_trainer.data.shards import Prepared, Split
+from finetune_trainer.models import generation_config
 from finetune_trainer.models.collate import IGNORE_INDEX, lengths, measure_work
 from finetune_trainer.models.cross_entropy import token_losses
 from finetune_trainer.models.load import LOCAL, load_saved
@@ -169,7 +170,7 @@ def samples(inputs: EvaluationInputs, network: torch.nn.Module) -> tuple[str, ..
     """Generates texts for the prompts of the first test rows."""
     tokenizer = _load_tokenizer(inputs.base)
     given = [prompt for prompt, _ in extract_prompts(inputs.prepared.test)]
-    ends = language_model.find_end_tokens(inputs.base, tokenizer.eos_token_id)
+    ends = generation_config.find_end_tokens(inputs.base, tokenizer.eos_token_id)
     continuations = language_model.generate(network, given, ends, inputs.pad_id, NEW_TOKENS)
     return tuple(tokenizer.decode(ids, skip_special_tokens=True) for ids in continuations)
 
