@@ -70,7 +70,6 @@ def train(lesson: Lesson, callbacks: list[TrainerCallback]) -> Outcome:
             chosen,
             training,
             select_dtypes(chosen.model_dtype, "float32", _ZERO_STAGE),
-            "None",
             folder=folder,
             gpus=False,
             steps=chosen.total_steps,

@@ -158,6 +158,12 @@ class Profile(Model):
     priority_class_name: str | None = None
     gpu_resource: str = "nvidia.com/gpu"
     """Extended resource of a GPU."""
+    gpu_memory: Quantity | None = None
+    """Memory of each GPU. With this field, Prepare selects settings that fit, and refuses jobs that cannot
+    fit."""
+    max_memory: Quantity | None = None
+    """The most memory of a pod. The operator gives a pod more memory than the defaults below if the estimate
+    is higher. Unset: no limit."""
     train: StageResources = StageResources(cpu="2", memory="8Gi")
     """Default for each Train pod; a job's resources.cpu and resources.memory override it."""
     cpu_stages: StageResources = StageResources(cpu="1", memory="4Gi")

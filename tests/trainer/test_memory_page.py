@@ -13,8 +13,10 @@ from finetune_trainer.config import Lora, Method
 from finetune_trainer.contract import Task
 from finetune_trainer.models import plan
 from finetune_trainer.models.memory import GIB, Choices, ModelFacts, estimate_gpu, estimate_host
-from finetune_trainer.models.memory_text import describe_fit, gib
-from finetune_trainer.stages.memory_plan import find_dtype, measure_model, read_config, select_checkpointing
+from finetune_trainer.models.memory_fit import Capacity, Free, select_settings
+from finetune_trainer.models.memory_text import gib
+from finetune_trainer.stages.measure_model import measure_model
+from finetune_trainer.stages.memory_plan import find_dtype, read_config
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "tests/trainer/models/configs"
@@ -31,11 +33,12 @@ MODELS: dict[str, tuple[str, Task, int, int]] = {
 """By folder: name, task, rows of a micro-batch, tokens of a row."""
 METHODS: dict[str, Method] = {"Full": "Full", "LoRA": Lora(rank=16)}
 GPUS = (1, 8, 16)
+AUTO = Free(zero_stage=True, offload=True, checkpointing=True, rows=True)
 HEAD = """
 ## One GPU
 
-| model | method | GPUs | ZeRO stage | weights | gradients | optimizer | activations | logits | buffers, gathered, copies | peak of training | peak of measuring | sum | 80 GiB |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
+| model | method | GPUs | ZeRO stage | offload | weights | gradients | optimizer | activations | logits | buffers, gathered, copies | peak of training | peak of measuring | sum | 80 GiB | Train pod |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 """  # noqa: E501 - the head of a table
 HOST_HEAD = """
 ## Host memory
@@ -64,8 +67,10 @@ def measured() -> dict[tuple[str, str], tuple[ModelFacts, Choices]]:
                 rows=rows,
                 length=length,
             )
-            facts = measure_model(CONFIGS / folder, task, method, choices)
-            found[folder, name] = facts, select_checkpointing("Auto", facts, choices)
+            facts = measure_model(CONFIGS / folder, task, method, choices.dtypes.weights, length)
+            base = plan.BaseFacts(facts.base_parameters, None, dtype, facts.can_checkpoint)
+            saving = plan.activation_checkpointing("Auto", base)
+            found[folder, name] = facts, replace(choices, checkpointing=saving)
     return found
 
 
@@ -73,15 +78,17 @@ def list_gpu_rows(facts: ModelFacts, one: Choices, model: str, method: str) -> l
     rows = []
     for world in GPUS:
         stage = one.zero_stage if world == 1 else plan.zero_stage(world, "None")
-        choices = replace(one, world=world, processes_per_node=min(world, 8), zero_stage=stage)
-        memory = estimate_gpu(facts, choices)
+        wanted = replace(one, world=world, processes_per_node=min(world, 8), zero_stage=stage)
+        fit = select_settings(facts, wanted, AUTO, Capacity(80 * GIB))
+        memory, chosen = fit.device, fit.choices
         cells = [
-            f"{model} | {method} | {world} | {stage}",
+            f"{model} | {method} | {world} | {chosen.zero_stage} | {chosen.offload}",
             *map(gib, (memory.weights, memory.gradients, memory.optimizer)),
             *map(gib, (memory.activations, memory.logits)),
             *map(gib, (memory.buffers + memory.gathered + memory.copies, memory.training)),
             *map(gib, (memory.evaluation, memory.total)),
-            describe_fit(facts, choices, 80 * GIB),
+            "fits" if fit.fits else "does not fit",
+            gib(fit.host.train),
         ]
         rows.append(f"| {' | '.join(cells)} |\n")
     return rows
@@ -111,6 +118,8 @@ def test_models_whose_weights_and_optimizer_exceed_the_gpu_do_not_fit(
     """18 bytes for each of 8 billion parameters are 135 GiB; an adapter needs 2 bytes of them."""
     facts, one = measured["llama-3-8b", "Full"]
     assert estimate_gpu(facts, one).persistent == 18 * 8_030_261_248
-    assert "does not fit" in describe_fit(facts, one, 80 * GIB)
+    kept = Free(zero_stage=True, offload=False, checkpointing=True, rows=True)
+    assert not select_settings(facts, one, kept, Capacity(80 * GIB)).fits
+    assert select_settings(facts, one, AUTO, Capacity(80 * GIB)).choices.offload == "Optimizer"
     facts, one = measured["llama-3-8b", "LoRA"]
-    assert describe_fit(facts, one, 80 * GIB) == "fits"
+    assert select_settings(facts, one, kept, Capacity(80 * GIB)).choices == one

@@ -18,6 +18,7 @@ from finetune_trainer.contract import (
     Digest,
     MetricName,
     Model,
+    Offload,
     Stage,
     Task,
     Uri,
@@ -25,7 +26,6 @@ from finetune_trainer.contract import (
 )
 
 Auto = Literal["Auto"]
-Offload = Literal["None", "Optimizer", "OptimizerAndParameters"]
 TrainOn = Literal["Completion", "All"]
 HeadInit = Literal["Auto", "Random", "LinearProbe"]
 ClassWeights = Literal["None", "Balanced", "SquareRoot"]
@@ -206,7 +206,7 @@ class Run(Model):
     method: Method = "Full"
     training: Training = Training()
     zero_stage: Annotated[int, Field(ge=0, le=3)] | Auto = "Auto"
-    offload: Offload = "None"
+    offload: Offload | Auto = "None"
     """The state that DeepSpeed keeps in the memory of the host instead of the memory of the GPU."""
     world: World = World()
     evaluation: EvaluationSpec
@@ -237,6 +237,15 @@ class Rendezvous(Model):
     """Time limit until all ranks have joined."""
 
 
+class MemoryLimits(Model):
+    """The memory that the site gives to a job, in bytes. Equal runs may have different limits."""
+
+    gpu: PositiveInt | None = None
+    """Memory of one GPU; None if unknown."""
+    train: PositiveInt | None = None
+    """Host memory that a Train pod may have; None if unlimited."""
+
+
 class TrainConfig(Model):
     """The complete configuration of a trainer pod."""
 
@@ -256,6 +265,8 @@ class TrainConfig(Model):
     """Time without a heartbeat after which a rank hangs; an activity may set a longer time."""
     preemption_grace_seconds: PositiveInt = 120
     """Grace period of the pod between SIGTERM and SIGKILL."""
+    memory: MemoryLimits | None = None
+    """Set for Prepare, which selects settings that fit in this memory."""
     serve_metrics: bool = False
     """Whether the pod serves /metrics, without authentication. If not, the operator serves these metrics."""
 

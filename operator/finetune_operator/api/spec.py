@@ -281,8 +281,8 @@ class TrainingSpec(Model):
     )
     """Activation checkpointing: the trainer keeps only the inputs of each layer for the backward pass, and
     computes the activations within the layer again. A step needs less memory and about a third more time.
-    Auto is Enabled for models of at least 1 billion parameters that support activation checkpointing.
-    Default: Auto."""
+    Auto is Enabled for models of at least 1 billion parameters that support activation checkpointing, and
+    for smaller models that fit in the memory only with activation checkpointing. Default: Auto."""
     precision: Literal["Auto", "Float32", "BFloat16"] = "Auto"
     """Arithmetic of the forward and the backward pass. With BFloat16, the weights of a bfloat16 model stay in
     bfloat16 from ZeRO stage 1, and the optimizer has a float32 copy of the trained weights; all other weights
@@ -313,11 +313,14 @@ class DeepSpeedSpec(Model):
     zero_stage: Annotated[int | Literal["Auto"], auto_or(0, 3)] = "Auto"
     """ZeRO stage: the state that is sharded over the processes. 0: nothing; 1: optimizer states; 2: also
     gradients; 3: also parameters. Auto is 0 for one process and 2 for more; with offload Optimizer, Auto is
-    2; with offload OptimizerAndParameters, Auto is 3. Default: Auto."""
-    offload: Literal["None", "Optimizer", "OptimizerAndParameters"] = "None"
+    2; with offload OptimizerAndParameters, Auto is 3. If the profile names the memory of its GPUs, Auto is a
+    higher stage where the job needs the stage to fit. Default: Auto."""
+    offload: Literal["Auto", "None", "Optimizer", "OptimizerAndParameters"] = "None"
     """State that is kept in the memory of the node instead of the memory of the GPUs, at the cost of speed.
-    Optimizer: the optimizer states (8 bytes for each trained parameter). OptimizerAndParameters: also the
-    parameters. Optimizer and OptimizerAndParameters need resources.gpusPerNode. Default: None."""
+    Optimizer: the optimizer states (12 bytes for each trained parameter). OptimizerAndParameters: also the
+    parameters. Optimizer and OptimizerAndParameters need resources.gpusPerNode. Auto is None, and another
+    value only if the profile names the memory of its GPUs and the job does not fit otherwise. Default:
+    None."""
 
 
 class ResourcesSpec(Model):
@@ -347,7 +350,7 @@ class ResourcesSpec(Model):
     size in the profile."""
     memory: Quantity | None = None
     """Memory request and limit of each Train pod, in bytes as a Kubernetes quantity, for example 64Gi.
-    Default: the memory in the profile."""
+    Default: the memory in the profile, or the estimated memory if that is more."""
     cpu: Quantity | None = None
     """CPU request and limit of each Train pod, in CPUs as a Kubernetes quantity, for example 8 or 500m.
     Default: the CPUs in the profile."""
@@ -440,7 +443,7 @@ class FineTuneJobSpec(Model):
             ".output.servedBaseName",
         ),
         rule(
-            "self.deepspeed.offload == 'None' || self.resources.gpusPerNode > 0",
+            "self.deepspeed.offload in ['Auto', 'None'] || self.resources.gpusPerNode > 0",
             "deepspeed.offload moves what is in the GPUs' memory, but resources.gpusPerNode is 0: set it, or"
             " leave offload out",
             ".deepspeed.offload",

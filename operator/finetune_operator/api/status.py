@@ -6,7 +6,16 @@ from typing import Annotated, Literal
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
 
 from finetune_operator.names import NotificationEvent, State
-from finetune_trainer.contract import MAX_PLACE, Account, Chosen, Evaluation, Findings, Model, RowCounts
+from finetune_trainer.contract import (
+    MAX_PLACE,
+    Account,
+    Chosen,
+    Evaluation,
+    Findings,
+    MemoryEstimate,
+    Model,
+    RowCounts,
+)
 
 UNOBSERVED = 0
 """status.observedGeneration of a job for which no operator has written a status.
@@ -105,6 +114,9 @@ class AttemptStatus(Model):
     """Node of the pod that failed first."""
     exit_code: int | None = None
     """Exit code of the pod that failed first."""
+    peak_memory_bytes: NonNegativeInt | None = None
+    """Greatest host memory of the pod that reported the result or the cause of the failure, in bytes, without
+    caches of files."""
     step: NonNegativeInt | None = None
     """Optimizer step that an unsuccessful attempt is known to have reached. A later step than every earlier
     attempt of the stage is progress, and the failures before it no longer count."""
@@ -232,6 +244,8 @@ class FineTuneJobStatus(Model):
     """Results of Prepare about the data."""
     chosen: Chosen | None = None
     """Values that Prepare has chosen for Auto, and values that follow from these."""
+    memory: MemoryEstimate | None = None
+    """Memory that Prepare has estimated; the operator sizes the pods by the estimate."""
     training: TrainStatus | None = None
     """Results of Train."""
     evaluation: Evaluation | None = None

@@ -151,7 +151,7 @@ def _classify(inputs: PlanInput, attempt: AttemptStatus, job: Manifest, expected
 
 def _close_attempt(inputs: PlanInput, attempt: AttemptStatus, end: Success | Failure) -> PlanInput:
     if isinstance(end, Success):
-        ended = _end_attempt(inputs, attempt, "Succeeded")
+        ended = _end_attempt(inputs, attempt, "Succeeded", peak_memory_bytes=end.peak_memory)
         status = STAGES[stage_of(attempt)].accept_result(inputs.status, end.payload)
     else:
         status = inputs.status
@@ -166,6 +166,7 @@ def _close_attempt(inputs: PlanInput, attempt: AttemptStatus, end: Success | Fai
             node=end.node,
             exit_code=end.exit_code,
             place=end.place,
+            peak_memory_bytes=end.peak_memory,
             step=_furthest_step(inputs, attempt, end.step),
         )
     return replace(_replace_attempt(replace(inputs, status=status), ended), progress_of_attempt=None)

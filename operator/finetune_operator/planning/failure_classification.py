@@ -37,6 +37,8 @@ class Success:
     """The stage is done and its result is durable."""
 
     payload: Payload
+    peak_memory: int | None = None
+    """Greatest host memory of the pod in bytes."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Failure:
     """Where in the trainer the failure arose; None where the trainer did not report the place."""
     step: int | None = None
     """The optimizer step that the trainer reached; None where the trainer did not report the step."""
+    peak_memory: int | None = None
+    """Greatest host memory of the pod in bytes; None where the trainer did not report the memory."""
     version: float = math.inf
     """The resourceVersion of the pod: the order in which the API server stored writes of pods."""
 
@@ -136,6 +140,7 @@ def cause_of(pod: Manifest, expected: Expected, now: datetime) -> Failure | None
         exit_code=code,
         place=found.place,
         step=found.step,
+        peak_memory=found.peak_memory,
         # Kubernetes declares resource versions of one resource comparable as integers.
         version=int(pod["metadata"].get("resourceVersion") or 0),
     )
@@ -183,7 +188,7 @@ def _result(pod: Manifest, expected: Expected) -> End:
     if doubt := doubt_about(message.payload, expected):
         text = f"Its result cannot be trusted: {doubt}."
         return Failure(Reason.RESULT_UNREADABLE, text, pod=_name(pod), node=pod["spec"].get("nodeName"))
-    return Success(message.payload)
+    return Success(message.payload, message.peak_memory_bytes)
 
 
 def _reported_cause(pod: Manifest, ended: Manifest | None, expected: Expected) -> Failure | None:
@@ -200,7 +205,14 @@ def _reported_cause(pod: Manifest, ended: Manifest | None, expected: Expected) -
         return None
     text = f"{message.message} {message.hint}".strip()
     place = clean(message.place, MAX_PLACE) if message.place else None
-    return Failure(message.reason, text, message.failure, place=place, step=message.step)
+    return Failure(
+        message.reason,
+        text,
+        message.failure,
+        place=place,
+        step=message.step,
+        peak_memory=message.peak_memory_bytes,
+    )
 
 
 def _observed_cause(pod: Manifest, ended: Manifest | None, disruption: Manifest | None) -> Failure:

@@ -22,6 +22,7 @@ def accept_prepare(status: FineTuneJobStatus, payload: PreparePayload) -> FineTu
         update={
             "data": data,
             "chosen": payload.chosen,
+            "memory": payload.memory,
             "model": ModelStatus(base_digest=payload.model_digest, parameters=payload.parameters),
             "training": None,
             "evaluation": None,

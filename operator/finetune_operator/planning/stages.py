@@ -100,15 +100,31 @@ def _build_prepare_job(
 def _build_train_job(
     job: FineTuneJob, run: ResolvedRun, settings: Settings, status: FineTuneJobStatus, number: int
 ) -> Manifest:
-    chosen = choose_for_train(status, run)
-    return stage_job(job, run, settings, Stage.TRAIN, number, chosen=chosen, prepared=_data_digest(status))
+    return stage_job(
+        job,
+        run,
+        settings,
+        Stage.TRAIN,
+        number,
+        chosen=choose_for_train(status, run),
+        prepared=_data_digest(status),
+        needed_memory=status.memory.train if status.memory else None,
+    )
 
 
 def _build_publish_job(
     job: FineTuneJob, run: ResolvedRun, settings: Settings, status: FineTuneJobStatus, number: int
 ) -> Manifest:
-    chosen = status.chosen
-    return stage_job(job, run, settings, Stage.PUBLISH, number, chosen=chosen, prepared=_data_digest(status))
+    return stage_job(
+        job,
+        run,
+        settings,
+        Stage.PUBLISH,
+        number,
+        chosen=status.chosen,
+        prepared=_data_digest(status),
+        needed_memory=status.memory.publish if status.memory else None,
+    )
 
 
 def _data_digest(status: FineTuneJobStatus) -> Digest | None:

@@ -5,7 +5,7 @@ import copy
 from finetune_operator import names
 from finetune_operator.api import FineTuneJob
 from finetune_operator.objects import Manifest
-from finetune_operator.rendering import trainer_config
+from finetune_operator.rendering import quantities, trainer_config
 from finetune_operator.rendering.cleanup_record import CleanupRecord
 from finetune_operator.rendering.metadata import child_name, labels, owner
 from finetune_operator.rendering.pods import pod_spec
@@ -30,8 +30,11 @@ def stage_job(
     chosen: Chosen | None = None,
     prepared: Digest | None = None,
     readback: tuple[Stage, int] | None = None,
+    needed_memory: int | None = None,
 ) -> Manifest:
     """The Job of one attempt, or of one readback (`readback`: the stage and attempt to read back).
+
+    The memory of a pod is at least `needed_memory`, in bytes, as far as job and profile permit.
 
     Every stage is an Indexed Job from one template, so that each pod has an index and a host name. Kubernetes
     neither replaces a failed pod nor stops the other pods, because the operator reads the cause of a failure
@@ -49,8 +52,9 @@ def stage_job(
         chosen=chosen,
         prepared=prepared,
         readback_stage=readback[0] if readback else None,
+        memory=_memory_limits(job, resolved.profile) if stage is Stage.PREPARE else None,
     )
-    manifest = _job(job, settings, resolved, config, number)
+    manifest = _job(job, settings, resolved, config, number, needed_memory)
     manifest["metadata"]["ownerReferences"] = [owner(job)]
     manifest["spec"]["backoffLimitPerIndex"] = 0
     return manifest
@@ -111,7 +115,12 @@ def config_of(job_manifest: Manifest) -> trainer.TrainConfig | None:
 
 
 def _job(
-    job: FineTuneJob, settings: Settings, resolved: ResolvedRun, config: trainer.TrainConfig, number: int
+    job: FineTuneJob,
+    settings: Settings,
+    resolved: ResolvedRun,
+    config: trainer.TrainConfig,
+    number: int,
+    needed_memory: int | None = None,
 ) -> Manifest:
     job_labels = labels(job) | {
         names.LABEL_STAGE: config.stage.value,
@@ -147,10 +156,19 @@ def _job(
                     | annotations
                     | {names.ANNOTATION_CONFIG: rendered},
                 },
-                "spec": pod_spec(job, config, settings, resolved.profile),
+                "spec": pod_spec(job, config, settings, resolved.profile, needed_memory),
             },
         },
     }
+
+
+def _memory_limits(job: FineTuneJob, profile: Profile) -> trainer.MemoryLimits:
+    """The memory in which Prepare fits the settings of a job."""
+    pod = job.spec.resources.memory or profile.max_memory
+    return trainer.MemoryLimits(
+        gpu=int(quantities.parse(profile.gpu_memory)) if profile.gpu_memory else None,
+        train=int(quantities.parse(pod)) if pod else None,
+    )
 
 
 def _rendezvous(job: FineTuneJob, settings: Settings, stage: Stage, number: int) -> trainer.Rendezvous:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from finetune_operator import names
 from finetune_operator.api import FineTuneJob, SecretRef
 from finetune_operator.objects import Manifest
-from finetune_operator.rendering import trainer_config
+from finetune_operator.rendering import quantities, trainer_config
 from finetune_operator.rendering.stage_pods import STAGE_PODS
 from finetune_operator.rendering.trainer_config import access_of, same_endpoint
 from finetune_operator.settings import Profile, Settings, Store
@@ -27,13 +27,24 @@ LOG_BYTES = 2**30
 EPHEMERAL_STORAGE_REQUEST = "1Gi"
 """The scheduler reserves only a part of the limit: most pods need far less than the size of their volumes."""
 
-_UNITS = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-_UNITS |= {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 
+def pod_spec(
+    job: FineTuneJob,
+    config: trainer.TrainConfig,
+    settings: Settings,
+    profile: Profile,
+    needed_memory: int | None = None,
+) -> Manifest:
+    """The pod spec of a Job, which meets the Pod Security Standard `restricted`.
 
-def pod_spec(job: FineTuneJob, config: trainer.TrainConfig, settings: Settings, profile: Profile) -> Manifest:
-    """The pod spec of a Job, which meets the Pod Security Standard `restricted`."""
-    limits = _resources(job, config, profile)
+    Args:
+        job: the FineTuneJob.
+        config: the config of the pods.
+        settings: the settings of the operator.
+        profile: the profile that the job names.
+        needed_memory: estimated memory of the pod in bytes; None if unknown.
+    """
+    limits = _resources(job, config, profile, needed_memory)
     requests = _requests(config.stage, limits)
     if settings.limit_ephemeral_storage:
         limits = limits | {EPHEMERAL_STORAGE: _ephemeral_storage(profile)}
@@ -77,12 +88,6 @@ def pod_spec(job: FineTuneJob, config: trainer.TrainConfig, settings: Settings, 
     return spec | _placement(settings, profile)
 
 
-def cpus(quantity: str) -> float:
-    """A Kubernetes quantity as a number, for example `500m` as 0.5."""
-    unit = quantity.lstrip("0123456789.")
-    return float(quantity.removesuffix(unit)) * _UNITS.get(unit, 1)
-
-
 def credentials_volume(role: trainer.StoreRole) -> str:
     """Name of the volume with a role's keys."""
     return f"storage-{role}"
@@ -94,15 +99,27 @@ def _image(stage: Stage, settings: Settings, profile: Profile) -> str:
     return profile.trainer_image or settings.trainer_image
 
 
-def _resources(job: FineTuneJob, config: trainer.TrainConfig, profile: Profile) -> dict[str, str]:
+def _resources(
+    job: FineTuneJob, config: trainer.TrainConfig, profile: Profile, needed_memory: int | None
+) -> dict[str, str]:
     if not STAGE_PODS[config.stage].is_gang:
-        return {"cpu": profile.cpu_stages.cpu, "memory": profile.cpu_stages.memory}
+        stages = profile.cpu_stages
+        return {"cpu": stages.cpu, "memory": _memory(stages.memory, needed_memory, profile)}
     own = job.spec.resources
-    limits = {"cpu": own.cpu or profile.train.cpu, "memory": own.memory or profile.train.memory}
+    memory = own.memory or _memory(profile.train.memory, needed_memory, profile)
+    limits = {"cpu": own.cpu or profile.train.cpu, "memory": memory}
     if own.gpus_per_node:
         limits[profile.gpu_resource] = str(own.gpus_per_node)
         limits |= {name: str(count) for name, count in profile.extended_resources.items()}
     return limits
+
+
+def _memory(default: str, needed: int | None, profile: Profile) -> str:
+    """The needed memory, at least the default, and at most `maxMemory` of the profile."""
+    if needed is None or needed <= quantities.parse(default):
+        return default
+    size = quantities.mebibytes(needed)
+    return min(size, profile.max_memory or size, key=quantities.parse)
 
 
 def _capabilities(stage: Stage, profile: Profile) -> Manifest:
@@ -113,14 +130,15 @@ def _capabilities(stage: Stage, profile: Profile) -> Manifest:
 def _requests(stage: Stage, limits: dict[str, str]) -> dict[str, str]:
     """The resources that the scheduler reserves."""
     if STAGE_PODS[stage].store_only:
-        return limits | {name: min(limits[name], most, key=cpus) for name, most in SMALL_REQUESTS.items()}
+        return limits | {
+            name: min(limits[name], most, key=quantities.parse) for name, most in SMALL_REQUESTS.items()
+        }
     return limits
 
 
 def _ephemeral_storage(profile: Profile) -> str:
     """The limit of the ephemeral storage of a pod: two scratch volumes and the logs."""
-    size = 2 * cpus(profile.scratch) + LOG_BYTES
-    return f"{math.ceil(size / 2**20)}Mi"
+    return quantities.mebibytes(2 * quantities.parse(profile.scratch) + LOG_BYTES)
 
 
 def _environment(config: trainer.TrainConfig, cpu: str, profile: Profile) -> list[Manifest]:
@@ -131,7 +149,7 @@ def _environment(config: trainer.TrainConfig, cpu: str, profile: Profile) -> lis
     fixed = {
         "HF_HUB_OFFLINE": "1",
         "HOME": "/tmp",  # noqa: S108 - a volume of the pod
-        "OMP_NUM_THREADS": str(max(1, math.floor(cpus(cpu) / processes))),
+        "OMP_NUM_THREADS": str(max(1, math.floor(quantities.parse(cpu) / processes))),
     }
     fixed |= profile.env if is_gang else {}
     return [

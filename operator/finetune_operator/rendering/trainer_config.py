@@ -227,6 +227,7 @@ def config(
     chosen: Chosen | None = None,
     prepared: Digest | None = None,
     readback_stage: Stage | None = None,
+    memory: trainer.MemoryLimits | None = None,
 ) -> trainer.TrainConfig:
     """The config of the pods of one Job."""
     meta = job.metadata
@@ -244,6 +245,7 @@ def config(
         hang_timeout_seconds=hang_seconds,
         preemption_grace_seconds=stop_seconds,
         serve_metrics=serve_metrics,
+        memory=memory,
     )
 
 

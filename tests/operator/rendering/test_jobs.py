@@ -14,9 +14,8 @@ from pydantic import ValidationError
 from finetune_operator import names
 from finetune_operator.api import FineTuneJob
 from finetune_operator.objects import Manifest
-from finetune_operator.rendering import jobs, network, trainer_config
+from finetune_operator.rendering import jobs, network, quantities, trainer_config
 from finetune_operator.rendering.cleanup_record import cleanup_record, read_record
-from finetune_operator.rendering.pods import cpus
 from finetune_operator.rendering.trainer_config import CONFIG_LIMIT_BYTES
 from finetune_operator.settings import PodSecurity
 from finetune_trainer import config as trainer
@@ -376,8 +375,8 @@ def test_ids_that_the_platform_chooses_are_left_out(ids: Manifest, shown: Manife
 
 
 @pytest.mark.parametrize(("quantity", "number"), [("500m", 0.5), ("2", 2), ("1.5", 1.5), ("2k", 2000)])
-def test_cpus_reads_quantities(quantity: str, number: float) -> None:
-    assert cpus(quantity) == number
+def test_quantities_are_numbers(quantity: str, number: float) -> None:
+    assert quantities.parse(quantity) == number
 
 
 @pytest.mark.parametrize("stage", [Stage.PREPARE, Stage.CLEANUP])
@@ -472,3 +471,52 @@ def test_the_key_of_the_progress_is_added_to_a_copy_of_the_job() -> None:
     annotations = keyed["spec"]["template"]["metadata"]["annotations"]
     assert annotations.pop("finetune.dev/progress-key") == "a key"
     assert keyed == before
+
+
+@pytest.mark.parametrize(
+    ("resources", "profile", "needed", "memory"),
+    [
+        ({}, {}, None, "8Gi"),
+        ({}, {}, 8 * 2**30, "8Gi"),
+        ({}, {}, 8 * 2**30 + 1, "8193Mi"),
+        ({}, {"maxMemory": "100Gi"}, 144 * 2**30, "100Gi"),
+        ({}, {"maxMemory": "100Gi"}, 60 * 2**30, "61440Mi"),
+        ({"memory": "4Gi"}, {}, 60 * 2**30, "4Gi"),
+    ],
+)
+def test_train_pods_have_the_memory_that_they_need(
+    resources: Manifest, profile: Manifest, needed: int | None, memory: str
+) -> None:
+    job, settings = scenes.job_of({"spec": {"resources": resources}}), {"profiles": {"default": profile}}
+    (container,) = made(job, Stage.TRAIN, settings=settings, needed_memory=needed)["spec"]["template"][
+        "spec"
+    ]["containers"]
+    assert container["resources"]["limits"]["memory"] == memory
+    assert container["resources"]["requests"]["memory"] == memory
+
+
+def test_the_publish_pod_has_the_memory_that_it_needs() -> None:
+    spec = made(scenes.job_of(), Stage.PUBLISH, needed_memory=20 * 2**30)["spec"]["template"]["spec"]
+    assert spec["containers"][0]["resources"]["limits"]["memory"] == "20480Mi"
+
+
+@pytest.mark.parametrize(
+    ("resources", "profile", "limits"),
+    [
+        ({}, {}, trainer.MemoryLimits()),
+        ({}, {"gpuMemory": "80Gi"}, trainer.MemoryLimits(gpu=80 * 2**30)),
+        ({}, {"maxMemory": "1Ti"}, trainer.MemoryLimits(train=2**40)),
+        ({"memory": "64Gi"}, {"maxMemory": "1Ti"}, trainer.MemoryLimits(train=2**36)),
+    ],
+)
+def test_prepare_is_told_the_memory_in_which_the_job_must_fit(
+    resources: Manifest, profile: Manifest, limits: trainer.MemoryLimits
+) -> None:
+    job, settings = scenes.job_of({"spec": {"resources": resources}}), {"profiles": {"default": profile}}
+    config = jobs.config_of(made(job, Stage.PREPARE, settings=settings))
+    assert config
+    assert config.memory == limits
+    other = jobs.config_of(made(job, Stage.TRAIN, settings=settings, chosen=scenes.CHOSEN))
+    assert other
+    assert other.memory is None
+    assert other.run.digest() == config.run.digest()

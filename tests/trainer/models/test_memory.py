@@ -14,9 +14,9 @@ from finetune_trainer.models.memory import (
     ModelFacts,
     estimate_gpu,
     estimate_host,
-    find_alternative,
 )
-from finetune_trainer.models.memory_text import describe_fit, format_plan
+from finetune_trainer.models.memory_fit import EVERYTHING, Capacity, select_settings
+from finetune_trainer.models.memory_text import format_plan
 
 P, T, S, N = 8_000_000_000, 4_000_000_000, 1_000_000, 8
 FACTS = ModelFacts(
@@ -96,6 +96,7 @@ def test_a_gradient_larger_than_a_bucket_exists_twice() -> None:
 def test_gathered_parameters_are_limited() -> None:
     sharded = replace(CHOICES, zero_stage=3)
     assert estimate_gpu(FACTS, sharded).gathered == 2 * (LIVE + 500_000_000)
+    assert estimate_gpu(FACTS, replace(sharded, live=1000)).gathered == 2 * (1000 + 500_000_000)
     small = replace(FACTS, parameters=1_000_000_000)
     assert estimate_gpu(small, sharded).gathered == 2 * (1_000_000_000 - S)
     assert estimate_gpu(FACTS, CHOICES).gathered == 0
@@ -158,32 +159,16 @@ def test_host_memory() -> None:
     assert offloaded.train == 3 * GIB + 20 * T + 2 * P
 
 
-def test_what_would_fit() -> None:
-    one_gpu = replace(CHOICES, world=1, processes_per_node=1)
-    need = estimate_gpu(FACTS, CHOICES).total
-    assert describe_fit(FACTS, CHOICES, need) == "fits"
-    other = describe_fit(FACTS, CHOICES, need - 1)
-    assert other == "does not fit; would fit: activationCheckpointing Enabled"
-    pod = (3 * GIB + 22 * T + 2 * 10_000_000) / GIB
-    assert describe_fit(FACTS, one_gpu, 50 * GIB) == (
-        "does not fit; would fit: activationCheckpointing Enabled, offload Optimizer, microBatchSize 1"
-        f" ({pod:.1f} GiB for each Train pod)"
-    )
-    plain = replace(FACTS, can_checkpoint=False)
-    assert describe_fit(plain, CHOICES, need - 1) == "does not fit; would fit: microBatchSize 1"
-    offloaded = find_alternative(FACTS, one_gpu, 50 * GIB)
-    assert offloaded
-    assert (offloaded.zero_stage, offloaded.offload, offloaded.rows) == (2, "Optimizer", 1)
-    wide = replace(plain, trained=0, activations=Activations(token=64e6, pair=0.0))
-    shorter = find_alternative(wide, CHOICES, 25 * GIB)
-    assert shorter is not None
-    assert shorter.length < CHOICES.length
-    assert describe_fit(FACTS, CHOICES, GIB) == "does not fit; no other setting fits on these GPUs"
+def test_without_gpus_a_pod_needs_the_memory_of_its_processes() -> None:
+    choices = replace(CHOICES, gpus=False)
+    assert estimate_gpu(FACTS, choices).libraries == GIB
+    assert estimate_host(FACTS, choices).train == 4 * estimate_gpu(FACTS, choices).total
 
 
 def test_unknown_activations_are_named() -> None:
     unknown = replace(FACTS, activations=None)
-    text = format_plan(unknown, CHOICES, 80 * GIB)
+    fit = select_settings(unknown, CHOICES, EVERYTHING, Capacity(80 * GIB))
+    text = format_plan(unknown, CHOICES, fit, 80 * GIB)
     (line,) = (line for line in text.splitlines() if "activations" in line and "sum" not in line)
     assert line.split() == ["activations", "unknown"]
     assert "fits without activations, which are unknown" in text

@@ -12,7 +12,7 @@ from finetune_trainer.config import FreezeLayers, Lora, Method
 from finetune_trainer.contract import Task
 from finetune_trainer.models import model_size
 from finetune_trainer.models.memory import ModelFacts
-from finetune_trainer.stages.memory_plan import run_forward
+from finetune_trainer.stages.measure_model import run_forward
 from finetune_trainer.tasks.registry import model_of, report_of
 from tests.trainer.models import bases
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from finetune_trainer.config import Checkpointing, FreezeLayers, Lora, Offload, Precision, Run
-from finetune_trainer.contract import WeightsDtype
+from finetune_trainer.config import Checkpointing, FreezeLayers, Lora, Precision, Run
+from finetune_trainer.contract import Offload, WeightsDtype
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import plan
 from finetune_trainer.tasks.text_classification.data import AUTO_LIMITS as CLASSES

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.pod.cgroup import oom_kills, usable_cpus
+from finetune_trainer.pod.cgroup import oom_kills, usable_cpus, used_memory
 
 V1 = "5:memory:/kubepods/pod1/c1\n2:cpu,cpuacct:/kubepods/pod1/c1\n0::/\n"
 V2 = "0::/kubepods/pod1/c1\n"
@@ -50,3 +50,25 @@ def test_the_quota_of_version_1_limits_the_cpus(tmp_path: Path) -> None:
 def test_without_a_smaller_quota_the_affinity_limits_the_cpus(tmp_path: Path, text: str) -> None:
     put(tmp_path / "cpu.max", text)
     assert usable_cpus(V2, tmp_path) == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "membership"),
+    [
+        ("memory.stat", "anon 700\nfile 5000\nkernel 9\nshmem 30\nfile_mapped 40\n", V2),
+        (
+            "memory/memory.stat",
+            "cache 5000\nrss 600\nshmem 20\ntotal_cache 5000\ntotal_rss 700\ntotal_shmem 30\n",
+            V1,
+        ),
+    ],
+)
+def test_the_used_memory_has_no_caches_of_files(
+    tmp_path: Path, file: str, text: str, membership: str
+) -> None:
+    put(tmp_path / file, text)
+    assert used_memory(membership, tmp_path) == 730
+
+
+def test_the_used_memory_is_none_without_files_of_the_control_group(tmp_path: Path) -> None:
+    assert used_memory(V2, tmp_path) is None

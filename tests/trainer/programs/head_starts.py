@@ -68,7 +68,7 @@ def main() -> None:
         )
         with tempfile.TemporaryDirectory() as folder:
             # Trainer loads in shards for as long as these arguments exist.
-            arguments = loop.arguments(chosen, training, FLOAT32, "None", folder=folder, gpus=False, steps=1)
+            arguments = loop.arguments(chosen, training, FLOAT32, folder=folder, gpus=False, steps=1)
             model = context.load_model()
             loaded = dict(whole_tensors(model))
             del arguments

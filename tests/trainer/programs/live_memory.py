@@ -15,7 +15,8 @@ import torch
 from deepspeed import DeepSpeedEngine
 from pydantic import TypeAdapter
 
-from finetune_trainer.config import ComputeType, Method, Offload
+from finetune_trainer.config import ComputeType, Method
+from finetune_trainer.contract import Offload
 from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.models.memory import BUCKET
 from finetune_trainer.pod.rank import leave

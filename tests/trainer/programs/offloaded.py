@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from finetune_trainer.config import ComputeType, Lora, Method, Offload
+from finetune_trainer.config import ComputeType, Lora, Method
+from finetune_trainer.contract import Offload
 from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.pod.rank import leave
 from finetune_trainer.training.distributed import join_gang

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from finetune_trainer.config import ComputeType, Lora, Method
 from finetune_trainer.models.dtypes import select_dtypes
 from finetune_trainer.models.load import silence_libraries
+from finetune_trainer.models.memory import LIVE
 from finetune_trainer.models.weights import is_sharded
 from finetune_trainer.pod.rank import leave
 from finetune_trainer.tasks.text_generation.language_model import generate, packing_of, supports_packing
@@ -37,8 +38,8 @@ def main() -> None:
     deepspeed_config.PERSISTENT = 0  # type: ignore[attr-defined]
     gang = join_gang(gpus=False, startup_seconds=120, hang_seconds=120)
     dtypes = select_dtypes(dtype, dtype, 3)
-    config = SimpleNamespace(run=SimpleNamespace(offload="None"))
-    context = context_with(gang=gang, dtypes=dtypes, config=config)
+    chosen = SimpleNamespace(offload="None", gathered_parameters=LIVE, world_size=gang.world)
+    context = context_with(gang=gang, dtypes=dtypes, chosen=chosen)
     subject = truth.PADDED
 
     def answers(model: Any) -> dict[str, Any]:

@@ -19,8 +19,8 @@ import torch
 from pydantic import TypeAdapter
 from transformers import set_seed
 
-from finetune_trainer.config import ClassWeights, ComputeType, Method, Offload, Training
-from finetune_trainer.contract import Chosen, WeightsDtype
+from finetune_trainer.config import ClassWeights, ComputeType, Method, Training
+from finetune_trainer.contract import Chosen, Offload, WeightsDtype
 from finetune_trainer.data.batches import Layout, steps_per_epoch
 from finetune_trainer.data.lines import FileSpan
 from finetune_trainer.data.shards import Prepared, Split
@@ -167,6 +167,7 @@ def steps(
         zero_stage=zero_stage,
         total_steps=steps_per_epoch(ROWS, BATCH),
         activation_checkpointing=checkpointing,
+        offload=offload,
     )
     training = Training(
         weight_decay=0.0, max_gradient_norm=1e9, warmup_fraction=0.0, class_weights=subject.class_weights
@@ -174,9 +175,7 @@ def steps(
     dtypes = select_dtypes(base_dtype, precision, zero_stage)
     taken: list[loop.Step] = []
     with tempfile.TemporaryDirectory() as folder:
-        args = loop.arguments(
-            chosen, training, dtypes, offload, folder=folder, gpus=False, steps=chosen.total_steps
-        )
+        args = loop.arguments(chosen, training, dtypes, folder=folder, gpus=False, steps=chosen.total_steps)
         model = subject.load(base, how, getattr(torch, dtypes.weights), loaded)
         batches = RankBatches(
             subject.rows,

@@ -26,7 +26,7 @@ def examine(folder: Path, base: tuple[bases.Config, bases.Shapes], method: Metho
     """The trial in this process."""
     config, shapes = base
     (folder / "config.json").write_text(json.dumps(config))
-    return trial.run_trial(folder, Request(task=task, method=method, shapes=shapes))
+    return trial.run_trial(folder, Request(task=task, method=method, shapes=shapes, weights="float32"))
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,10 @@ def test_what_trains_is_accepted_after_rows_went_through(
     assert outcome.refusal is None
     assert outcome.rows_tried
     assert outcome.can_checkpoint
+    assert outcome.sizes
+    assert outcome.sizes.trained < outcome.sizes.parameters or method == "Full"
+    # The meta device multiplies the matrices of experts only in bfloat16.
+    assert outcome.sizes.activations or base == bases.mixture()
 
 
 def test_an_architecture_without_activation_checkpointing_is_recognised(tmp_path: Path) -> None:
@@ -201,7 +205,7 @@ def test_prepare_is_told_by_a_process_of_its_own_what_the_method_leaves_unchange
 ) -> None:
     config, shapes = base
     inspection = Inspection(config, shapes, "float32", ())
-    (finding,) = trial.try_model("TextGeneration", method, inspection, Paths(tmp_path)).findings
+    (finding,) = trial.try_model("TextGeneration", method, inspection, "float32", Paths(tmp_path)).findings
     assert (finding.level, finding.code) == ("warning", code)
     if code == "ExpertsNotAdapted":
         experts = 2 * 4 * 3 * 16 * 32
@@ -216,6 +220,7 @@ def test_the_process_tells_prepare_what_it_refuses(tmp_path: Path) -> None:
             "TextGeneration",
             Lora(target_modules=("lm_head",)),
             Inspection(config, shapes, "float32", ()),
+            "float32",
             Paths(tmp_path),
         )
 
@@ -224,7 +229,7 @@ def test_a_process_that_dies_is_a_warning(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(trial.sys, "executable", "/bin/false")
     config, shapes = bases.llama()
     inspection = Inspection(config, shapes, "float32", ())
-    (finding,) = trial.try_model("TextGeneration", "Full", inspection, Paths(tmp_path)).findings
+    (finding,) = trial.try_model("TextGeneration", "Full", inspection, "float32", Paths(tmp_path)).findings
     assert finding.code == "ModelNotTried"
     assert "ended with code 1" in finding.message
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from finetune_trainer.config import ComputeType, Method, Offload
+from finetune_trainer.config import ComputeType, Method
+from finetune_trainer.contract import Offload
 from finetune_trainer.models.memory import BUCKET, Choices, ModelFacts, estimate_gpu, estimate_offloaded
 from tests.trainer import forks
 

@@ -61,6 +61,8 @@ class TerminationMessage(Model):
     The operator compares the places of two failed attempts."""
     step: NonNegativeInt | None = None
     epoch: FiniteFloat | None = None
+    peak_memory_bytes: NonNegativeInt | None = None
+    """Greatest memory of all processes of the pod, without caches of files; None if unknown."""
     checkpoint: CheckpointRef | None = None
     """Reserved; not set yet."""
     payload: Payload | None = None

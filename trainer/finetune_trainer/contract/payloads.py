@@ -14,6 +14,8 @@ from finetune_trainer.contract.evaluation import Evaluation
 
 WeightsDtype = Literal["float32", "float16", "bfloat16"]
 """Data type of the weights of a model, in the names of PyTorch."""
+Offload = Literal["None", "Optimizer", "OptimizerAndParameters"]
+"""State that DeepSpeed keeps in the memory of the host instead of the memory of the GPU."""
 
 
 class RowCounts(Model):
@@ -82,6 +84,21 @@ class Chosen(Model):
     """Data type of the weights of the base model and of the published model."""
     activation_checkpointing: bool = False
     """Whether the backward pass computes the activations of each layer again."""
+    offload: Offload = "None"
+    """State that DeepSpeed keeps in the memory of the host instead of the memory of the GPU."""
+    gathered_parameters: PositiveInt = 1_000_000_000
+    """ZeRO stage 3: maximum number of parameters that a process gathers from the other processes."""
+
+
+class MemoryEstimate(Model):
+    """Estimated peak memory in bytes."""
+
+    process: NonNegativeInt
+    """Memory of one process: memory of a GPU, or memory of the host on CPUs."""
+    train: NonNegativeInt
+    """Host memory of a Train pod."""
+    publish: NonNegativeInt
+    """Host memory of the Publish pod."""
 
 
 class PreparePayload(Model):
@@ -107,6 +124,8 @@ class PreparePayload(Model):
     """URI of the data report (JSON)."""
     account: Account | None = None
     """None from a trainer of an earlier release."""
+    memory: MemoryEstimate | None = None
+    """None if the model could not be measured, and from a trainer of an earlier release."""
 
 
 class Best(Model):

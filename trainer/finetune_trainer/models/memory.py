@@ -5,11 +5,10 @@ tensors, n world size, w bytes of a weight in memory (2 for bfloat16, 4 for floa
 DeepSpeed 0.19. `tests/trainer/training/test_memory.py` compares the formulas with real training steps.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from finetune_trainer.config import ComputeType, Offload
-from finetune_trainer.contract import WeightsDtype
+from finetune_trainer.config import ComputeType
+from finetune_trainer.contract import Offload, WeightsDtype
 from finetune_trainer.models.dtypes import Dtypes, select_dtypes
 
 GIB = 1024**3
@@ -20,7 +19,7 @@ PERSISTENT = 100_000
 PREFETCH = 20_000_000
 """ZeRO-3: elements of the parameters that DeepSpeed gathers ahead of their use."""
 LIVE = 1_000_000_000
-"""ZeRO-3: maximum elements of gathered parameters."""
+"""ZeRO-3: maximum elements of gathered parameters, where memory does not limit them."""
 TRIAL_PARAMETERS = 300_000_000
 """Maximum number of parameters of the model with random weights that Prepare runs."""
 _ALL_REDUCE = 500_000_000
@@ -29,6 +28,8 @@ _SUB_GROUP = 1_000_000_000
 """ZeRO-3: parameters of one rank that the optimizer updates at once (sub_group_size in zero/config.py)."""
 _GPU_LIBRARIES = 2 * GIB
 """Estimate: CUDA context, workspaces of cuBLAS and NCCL, and gaps between the blocks of the allocator."""
+_CPU_LIBRARIES = GIB
+"""Estimate: host memory of the libraries of a process that trains on CPUs."""
 _PROCESS_LIBRARIES = 3 * GIB
 """Estimate: host memory of the libraries of one training process."""
 _STAGE_LIBRARIES = 3 * GIB // 2
@@ -100,6 +101,10 @@ class Choices:
     """Tokens of each row."""
     checkpointing: bool = False
     """Whether the backward pass computes the activations of each layer again."""
+    live: int = LIVE
+    """ZeRO-3: maximum elements of gathered parameters."""
+    gpus: bool = True
+    """Whether the processes use GPUs; else GpuMemory is the host memory of a process."""
 
     @property
     def dtypes(self) -> Dtypes:
@@ -114,7 +119,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """Estimated bytes on one GPU."""
+    """Estimated bytes on one GPU, or of a process that trains on CPUs."""
 
     weights: int
     gradients: int
@@ -133,7 +138,7 @@ class GpuMemory:
     """A copy of the gradients during the step of the optimizer."""
     evaluation: int
     """While base model and tuned model are measured: weights and logits."""
-    libraries: int = _GPU_LIBRARIES
+    libraries: int = 0
 
     @property
     def persistent(self) -> int:
@@ -198,6 +203,7 @@ def estimate_gpu(facts: ModelFacts, choices: Choices) -> GpuMemory:
         step=_step_copy(facts, choices),
         # A pass has twice the rows of a micro-batch, and no gradient of the logits.
         evaluation=weights + _gathered(facts, choices) + _logits(facts, choices),
+        libraries=_GPU_LIBRARIES if choices.gpus else _CPU_LIBRARIES,
     )
 
 
@@ -214,8 +220,9 @@ def estimate_host(facts: ModelFacts, choices: Choices) -> HostMemory:
     loading = weight * facts.parameters * (processes if choices.zero_stage < 3 else 1)  # noqa: PLR2004
     publish = _STAGE_LIBRARIES + 4 * max(facts.largest_layer, facts.largest_tensor)
     file_bytes = 4 if choices.model_dtype == "float32" else 2
+    training = processes * _PROCESS_LIBRARIES + max(loading, processes * estimate_offloaded(facts, choices))
     return HostMemory(
-        train=processes * _PROCESS_LIBRARIES + max(loading, processes * estimate_offloaded(facts, choices)),
+        train=training if choices.gpus else processes * estimate_gpu(facts, choices).total,
         prepare=_STAGE_LIBRARIES + 4 * min(facts.base_parameters, TRIAL_PARAMETERS),
         publish=publish,
         merge=publish + file_bytes * facts.base_parameters,
@@ -236,35 +243,6 @@ def estimate_offloaded(facts: ModelFacts, choices: Choices) -> int:
         return _divide((20 + weight) * facts.trained, world) + weight * facts.largest_trained
     weights = weight * facts.parameters if choices.offload == "OptimizerAndParameters" else 0
     return _divide(20 * facts.trained + weights, world)
-
-
-def find_alternative(facts: ModelFacts, choices: Choices, capacity: int) -> Choices | None:
-    """Finds other settings on the same GPUs that fit, those that lose the least time first.
-
-    Args:
-        facts: properties of the model.
-        choices: settings that do not fit.
-        capacity: bytes of memory of a GPU.
-    """
-    others = _list_alternatives(choices, can_checkpoint=facts.can_checkpoint)
-    return next((other for other in others if estimate_gpu(facts, other).total <= capacity), None)
-
-
-def _list_alternatives(choices: Choices, *, can_checkpoint: bool) -> Iterator[Choices]:
-    saving = replace(choices, checkpointing=choices.checkpointing or can_checkpoint)
-    yield saving
-    one_row = replace(saving, rows=1)
-    yield one_row
-    stages = range(max(2, choices.zero_stage), 4)
-    yield from (replace(one_row, zero_stage=stage) for stage in stages)
-    if choices.offload == "None":
-        yield from (replace(one_row, zero_stage=stage, offload="Optimizer") for stage in stages)
-    least = replace(one_row, zero_stage=3, offload="OptimizerAndParameters")
-    yield least
-    for halvings in range(1, 6):
-        shorter = choices.length >> halvings
-        yield replace(one_row, zero_stage=3, length=shorter)
-        yield replace(least, length=shorter)
 
 
 def _divide(count: int, world: int) -> int:
@@ -311,12 +289,12 @@ def _buffers(facts: ModelFacts, choices: Choices) -> int:
 def _gathered(facts: ModelFacts, choices: Choices) -> int:
     """Returns the bytes of gathered parameters.
 
-    DeepSpeed keeps parameters that are used again within LIVE elements, and gathers the next tensor in
+    DeepSpeed keeps parameters that are used again within `live` elements, and gathers the next tensor in
     addition (`partitioned_param_coordinator.py`, __params_to_release).
     """
     if choices.zero_stage != 3:  # noqa: PLR2004 - the stages have only numbers
         return 0
-    elements = min(facts.parameters - facts.small, LIVE + facts.largest_tensor)
+    elements = min(facts.parameters - facts.small, choices.live + facts.largest_tensor)
     return choices.weight_bytes * elements
 
 

@@ -8,49 +8,44 @@ from finetune_trainer.models.memory import (
     GpuMemory,
     HostMemory,
     ModelFacts,
-    estimate_gpu,
-    estimate_host,
-    find_alternative,
 )
+from finetune_trainer.models.memory_fit import Fit
 
 _WIDTH = 46
 
 
-def format_plan(facts: ModelFacts, choices: Choices, capacity: int) -> str:
+def format_plan(facts: ModelFacts, wanted: Choices, fit: Fit, capacity: int) -> str:
     """Formats the estimate of a job.
 
     Args:
         facts: properties of the model.
-        choices: settings of the job.
+        wanted: settings of a job without limits of memory.
+        fit: the settings that Prepare selects, and their estimated memory.
         capacity: bytes of memory of a GPU.
     """
-    gpu, host = estimate_gpu(facts, choices), estimate_host(facts, choices)
+    gpu, choices = fit.device, fit.choices
     lines = [
         *_list_inputs(facts, choices),
         "",
         _row("One GPU", "GiB"),
         *_list_gpu_rows(gpu),
-        f"{_row('sum', gib(gpu.total))} of {gib(capacity)}: {describe_fit(facts, choices, capacity)}",
+        f"{_row('sum', gib(gpu.total))} of {gib(capacity)}: {describe_fit(fit, wanted)}",
         "",
         _row("Host memory of a pod", "GiB"),
-        *_list_host_rows(facts, host, choices),
+        *_list_host_rows(facts, fit.host, choices),
         "",
-        "The numbers are estimates, and they change no setting of a job. docs/memory.md has the formulas.",
+        "The numbers are estimates; docs/memory.md has the formulas.",
     ]
     return "".join(f"{line}\n" for line in lines)
 
 
-def describe_fit(facts: ModelFacts, choices: Choices, capacity: int) -> str:
-    """Returns `fits`, or what would fit on the same GPUs."""
-    memory = estimate_gpu(facts, choices)
-    if memory.total <= capacity:
-        return "fits" if memory.activations is not None else "fits without activations, which are unknown"
-    other = find_alternative(facts, choices, capacity)
-    if other:
-        pod = estimate_host(facts, other).train
-        needs = f" ({gib(pod)} GiB for each Train pod)" if other.offload != "None" else ""
-        return f"does not fit; would fit: {_describe_difference(choices, other)}{needs}"
-    return "does not fit; no other setting fits on these GPUs"
+def describe_fit(fit: Fit, wanted: Choices) -> str:
+    """Returns whether the job fits, and the settings that differ from those without limits of memory."""
+    if not fit.fits:
+        return "does not fit"
+    known = "fits" if fit.device.activations is not None else "fits without activations, which are unknown"
+    changes = describe_difference(wanted, fit.choices)
+    return f"{known} with {changes}" if changes else known
 
 
 def gib(size: int | None) -> str:
@@ -103,16 +98,17 @@ def _row(name: str, value: str) -> str:
     return f"{name:{_WIDTH}}{value:>9}"
 
 
-def _describe_difference(choices: Choices, other: Choices) -> str:
+def describe_difference(choices: Choices, other: Choices) -> str:
+    """Returns the fields of the spec in which settings differ, with the values of the others."""
     parts = []
     if other.checkpointing != choices.checkpointing:
-        parts.append("activationCheckpointing Enabled")
+        parts.append("training.activationCheckpointing Enabled")
     if other.zero_stage != choices.zero_stage:
-        parts.append(f"zeroStage {other.zero_stage}")
+        parts.append(f"deepspeed.zeroStage {other.zero_stage}")
     if other.offload != choices.offload:
-        parts.append(f"offload {other.offload}")
+        parts.append(f"deepspeed.offload {other.offload}")
     if other.rows != choices.rows:
-        parts.append(f"microBatchSize {other.rows}")
+        parts.append(f"training.microBatchSize {other.rows}")
     if other.length != choices.length:
-        parts.append(f"maxLength {other.length}")
+        parts.append(f"training.maxLength {other.length}")
     return ", ".join(parts)

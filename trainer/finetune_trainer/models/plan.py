@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from finetune_trainer.config import Checkpointing, Lora, Method, Offload, Run
-from finetune_trainer.contract import Chosen, FailureClass, WeightsDtype
+from finetune_trainer.config import Checkpointing, Lora, Method, Run
+from finetune_trainer.contract import Chosen, FailureClass, Offload, WeightsDtype
 from finetune_trainer.data.batches import steps_per_epoch
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.dtypes import may_keep_bfloat16
@@ -53,7 +53,7 @@ class BaseFacts:
 
 
 def choose(run: Run, rows: int, typical_length: int, base: BaseFacts, limits: AutoLimits) -> Chosen:
-    """Selects all hyperparameters of the training.
+    """Selects all hyperparameters of the training, without regard to memory (see models.memory_fit).
 
     Args:
         run: the config of the run.
@@ -80,11 +80,12 @@ def choose(run: Run, rows: int, typical_length: int, base: BaseFacts, limits: Au
             f"training.maxLength: {longest} tokens, but the model takes at most {positions} tokens.",
             f"Set training.maxLength to {positions} or less, or to Auto.",
         )
+    offload: Offload = "None" if run.offload == "Auto" else run.offload
     stage = run.zero_stage
     if stage == "Auto":
         gpus = run.world.gpus_per_node > 0
         keeps_bfloat16 = may_keep_bfloat16(base.dtype, training.precision, gpus=gpus)
-        stage = zero_stage(world, run.offload, bfloat16_weights=keeps_bfloat16)
+        stage = zero_stage(world, offload, bfloat16_weights=keeps_bfloat16)
     micro = micro or micro_batch_size(batch // world, longest, limits.tokens_at_once)
     return Chosen(
         epochs=epochs,
@@ -98,6 +99,7 @@ def choose(run: Run, rows: int, typical_length: int, base: BaseFacts, limits: Au
         total_steps=steps_per_epoch(rows, batch) * epochs,
         model_dtype=base.dtype,
         activation_checkpointing=activation_checkpointing(training.activation_checkpointing, base),
+        offload=offload,
     )
 
 

@@ -1,4 +1,4 @@
-"""Reads the control group (version 1 or 2) of the container: the count of OOM kills, the usable CPUs."""
+"""Reads the control group (version 1 or 2) of the container: OOM kills, memory in use, usable CPUs."""
 
 import os
 from collections.abc import Iterator
@@ -22,6 +22,26 @@ def oom_kills(membership: str | None = None, mount: Path = _MOUNT) -> int | None
             count = _keyed(folder / name, "oom_kill")
             if count is not None:
                 return count
+    return None
+
+
+def used_memory(membership: str | None = None, mount: Path = _MOUNT) -> int | None:
+    """The memory of this control group that the kernel cannot take back, in bytes.
+
+    The memory is that of processes (anonymous memory) and of /dev/shm, without caches of files.
+
+    Args:
+        membership: content of /proc/self/cgroup; None reads the file.
+        mount: the folder in which the control groups are mounted.
+
+    Returns:
+        The bytes; None if no file of the control group tells them.
+    """
+    for folder in _folders("memory", membership, mount):
+        for anonymous, shared in (("anon", "shmem"), ("total_rss", "total_shmem")):
+            size = _keyed(folder / "memory.stat", anonymous)
+            if size is not None:
+                return size + (_keyed(folder / "memory.stat", shared) or 0)
     return None
 
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from finetune_trainer.contract import RankFile
 from finetune_trainer.paths import Paths
 from finetune_trainer.pod import processes
+from finetune_trainer.pod.cgroup import used_memory
 from finetune_trainer.pod.classify import Death, Observed
 from finetune_trainer.pod.launch import Launch
 from finetune_trainer.pod.watchdog import Silence, Stop
@@ -35,6 +36,8 @@ class PodState:
     """Ranks whose process has ended: global rank -> Unix time of the observation."""
     sigterm_time: float | None = None
     """Unix time of the first SIGTERM."""
+    peak_memory: int | None = None
+    """Greatest memory of the pod so far in bytes, see `cgroup.used_memory`; None if unknown."""
     stop: Stop | None = None
     """The decision to end the ranks."""
 
@@ -51,6 +54,9 @@ def refresh(paths: Paths, state: PodState) -> None:
     if state.child in exits:
         state.child_code, state.child_ended = exits[state.child], now
     state.files = rank_files(paths, state)
+    used = used_memory()
+    if used is not None:
+        state.peak_memory = max(used, state.peak_memory or 0)
     for rank, file in state.files.items():
         if rank not in state.gone and not processes.alive(file.pid):
             state.gone[rank] = now

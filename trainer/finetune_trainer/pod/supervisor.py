@@ -118,7 +118,7 @@ def supervise(config: TrainConfig, paths: Paths, make: MakeLaunch, port: int) ->
     _keep_evidence(config, paths, verdict, tail)
     if endpoint:
         endpoint.close()
-    return compose(config, verdict, state.files)
+    return compose(config, verdict, state.files, state.peak_memory)
 
 
 def _watch(config: TrainConfig, paths: Paths, state: PodState, make: MakeLaunch, tail: LogTail) -> None:

@@ -15,13 +15,16 @@ UNKNOWN_DIGEST = "sha256:" + "0" * 64
 log = logging.getLogger(__name__)
 
 
-def compose(config: TrainConfig, verdict: Verdict, files: Mapping[int, RankFile]) -> TerminationMessage:
+def compose(
+    config: TrainConfig, verdict: Verdict, files: Mapping[int, RankFile], peak_memory: int | None = None
+) -> TerminationMessage:
     """Composes the termination message of this pod.
 
     Args:
         config: the configuration of the trainer.
         verdict: the cause of the end.
         files: rank files of this pod by global rank. After success, rank 0 provides payload and result.
+        peak_memory: greatest memory of the pod in bytes; None if unknown.
     """
     told = files.get(verdict.rank) if verdict.rank is not None else None
     result = files.get(0) if verdict.failure is FailureClass.SUCCESS else None
@@ -36,6 +39,7 @@ def compose(config: TrainConfig, verdict: Verdict, files: Mapping[int, RankFile]
         place=_place(told, verdict),
         step=told.step if told else None,
         epoch=told.epoch if told else None,
+        peak_memory_bytes=peak_memory,
         payload=result.payload if result else None,
         result=result.result if result else None,
     )

@@ -5,21 +5,19 @@ import json
 import logging
 import re
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from finetune_trainer.config import Checkpointing, ComputeType, FreezeLayers, Lora, Method, Offload, Precision
-from finetune_trainer.contract import TASKS, Task, WeightsDtype
-from finetune_trainer.data.shards import Split
+from finetune_trainer.config import Checkpointing, ComputeType, FreezeLayers, Lora, Method, Precision
+from finetune_trainer.contract import TASKS, Offload, WeightsDtype
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import dtypes, model_check, plan, safetensors_header
-from finetune_trainer.models.memory import GIB, Choices, ModelFacts
+from finetune_trainer.models.memory import GIB, Choices
+from finetune_trainer.models.memory_fit import Capacity, Free, select_settings
 from finetune_trainer.models.memory_text import format_plan
-from finetune_trainer.tasks.registry import model_of, report_of
+from finetune_trainer.stages.measure_model import measure_model
 
 _LENGTH = 4096
 _NO_LIMIT = 10**9
@@ -73,7 +71,8 @@ def build_plan(given: argparse.Namespace) -> str:
     stage = given.zero_stage
     if stage == "Auto":
         keeps_bfloat16 = dtypes.may_keep_bfloat16(model_dtype, given.precision, gpus=True)
-        stage = plan.zero_stage(world, given.offload, bfloat16_weights=keeps_bfloat16)
+        offload: Offload = "None" if given.offload == "Auto" else given.offload
+        stage = plan.zero_stage(world, offload, bfloat16_weights=keeps_bfloat16)
     products: ComputeType = "float32" if given.precision == "Float32" else "bfloat16"
     limit = model_check.find_position_limit(config, _NO_LIMIT)
     length = given.max_length or min(_LENGTH, limit or _LENGTH)
@@ -83,7 +82,7 @@ def build_plan(given: argparse.Namespace) -> str:
         raise ValueError(f"--max-length {length}: the model takes at most {limit} tokens")
     choices = Choices(
         zero_stage=int(stage),
-        offload=given.offload,
+        offload="None" if given.offload == "Auto" else given.offload,
         world=world,
         processes_per_node=gpus.count,
         model_dtype=model_dtype,
@@ -91,68 +90,18 @@ def build_plan(given: argparse.Namespace) -> str:
         rows=given.micro_batch,
         length=length,
     )
-    facts = measure_model(given.model, given.task, method, choices)
-    choices = select_checkpointing(given.activation_checkpointing, facts, choices)
-    return format_plan(facts, choices, gpus.memory)
-
-
-def select_checkpointing(requested: Checkpointing, facts: ModelFacts, choices: Choices) -> Choices:
-    """Selects activation checkpointing as Prepare does.
-
-    Args:
-        requested: the value of the spec.
-        facts: properties of the model.
-        choices: the other settings.
-
-    Raises:
-        StageFailure: CheckpointingUnsupported.
-    """
-    base = plan.BaseFacts(facts.base_parameters, None, choices.model_dtype, facts.can_checkpoint)
-    return replace(choices, checkpointing=plan.activation_checkpointing(requested, base))
-
-
-def measure_model(folder: Path, task: Task, method: Method, choices: Choices) -> ModelFacts:
-    """Measures a model on the meta device; imports torch.
-
-    Args:
-        folder: folder with config.json.
-        task: task of the job.
-        method: training method.
-        choices: settings of the job.
-
-    Raises:
-        StageFailure: UserConfig: ModelUnsupported, TargetModulesUnknown, TooManyLayers.
-    """
-    from finetune_trainer.models import model_size  # noqa: PLC0415 - torch, 5 s
-    from finetune_trainer.models.load import silence_libraries  # noqa: PLC0415
-    from finetune_trainer.models.weights import torch_dtype  # noqa: PLC0415
-
-    silence_libraries()
-    warnings.simplefilter("ignore", FutureWarning)
-    return model_size.find_facts(
-        folder,
-        report_of(task).AUTO_CLASS,
-        model_of(task).head,
-        method,
-        torch_dtype(choices.dtypes.weights),
-        partial(run_forward, task),
-        choices.length,
+    facts = measure_model(given.model, given.task, method, choices.dtypes.weights, length)
+    base = plan.BaseFacts(facts.base_parameters, None, model_dtype, facts.can_checkpoint)
+    saving = plan.activation_checkpointing(given.activation_checkpointing, base)
+    wanted = replace(choices, checkpointing=saving)
+    free = Free(
+        zero_stage=given.zero_stage == "Auto",
+        offload=given.offload == "Auto",
+        checkpointing=given.activation_checkpointing == "Auto",
+        rows=False,
     )
-
-
-def run_forward(task: Task, network: Any, rows: Split) -> Any:
-    """Runs the forward pass of a training step on one micro-batch of padded rows.
-
-    Args:
-        task: the task.
-        network: the model, on any device.
-        rows: the rows of the micro-batch.
-    """
-    model = model_of(task)
-    batch = model.collate(rows, range(len(rows)), 0, None)
-    inputs = {name: tensor for name, tensor in batch.items() if name not in {"labels", "row_index"}}
-    device = next(network.parameters()).device
-    return network(**{name: tensor.to(device) for name, tensor in inputs.items()}, **model.FORWARD)
+    fit = select_settings(facts, wanted, free, Capacity(gpus.memory))
+    return format_plan(facts, wanted, fit, gpus.memory)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -208,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--nodes", type=int, default=1, help="pods (default: 1)")
     parser.add_argument("--zero-stage", choices=("Auto", "0", "1", "2", "3"), default="Auto")
-    parser.add_argument("--offload", choices=get_args(Offload), default="None")
+    parser.add_argument("--offload", choices=("Auto", *get_args(Offload)), default="Auto")
     parser.add_argument("--precision", choices=get_args(Precision), default="Auto")
     parser.add_argument(
         "--max-length",

@@ -11,20 +11,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finetune_trainer.config import TrainConfig
-from finetune_trainer.contract import (
-    Activity,
-    Chosen,
-    Digest,
-    PreparePayload,
-)
+from finetune_trainer.config import ComputeType, MemoryLimits, Run, TrainConfig
+from finetune_trainer.contract import Activity, Digest, PreparePayload, WeightsDtype
 from finetune_trainer.data import sources, tokenise
 from finetune_trainer.data.findings import Finding, SplitName, warning
 from finetune_trainer.data.shards import read_index
 from finetune_trainer.data.sources import DataFile
 from finetune_trainer.heartbeat import Heartbeat, beat_on_bytes
 from finetune_trainer.models import base_model, lineage, model_check, model_folder
-from finetune_trainer.models.plan import AutoLimits, BaseFacts, choose
+from finetune_trainer.models.dtypes import select_dtypes
+from finetune_trainer.models.memory import ModelFacts
+from finetune_trainer.models.plan import BaseFacts
+from finetune_trainer.models.run_settings import RunSettings, choose_settings, products_of
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.digests import OnBytes
 from finetune_trainer.s3.store import Store, open_store
@@ -50,6 +48,8 @@ class _BaseModel:
     digest: Digest
     folder: Path
     facts: BaseFacts
+    sizes: ModelFacts | None
+    """None if the model could not be measured."""
     tokenizer: Any
     warnings: tuple[Finding, ...]
 
@@ -92,7 +92,7 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
         files=files,
         folder=folder,
         notes=(*notes, *ignored),
-        choose=partial(_choose_settings, config, base, task.AUTO_LIMITS),
+        choose=partial(_choose_settings, config, base, task),
         paths=paths,
         heartbeat=heartbeat,
     )
@@ -108,7 +108,8 @@ def _prepare_base_model(
     uri = config.run.model.uri.rstrip("/") + "/"
     wanted = model_check.ModelRequirements(task.model_types(), task.HEAD, task.SUITABLE)
     inspection = model_folder.inspect(store, uri, wanted)
-    tried = trial.try_model(config.run.task, config.run.method, inspection, paths)
+    weights = _weights_dtype(config.run, inspection.dtype)
+    tried = trial.try_model(config.run.task, config.run.method, inspection, weights, paths)
     fresh = paths.scratch / "model"
     shutil.rmtree(fresh, ignore_errors=True)
     digest = base_model.download(store, uri, fresh, on_bytes)
@@ -123,6 +124,7 @@ def _prepare_base_model(
             inspection.dtype,
             tried.can_checkpoint,
         ),
+        tried.sizes,
         tokenizer,
         (*(warning("Note", f"{text}.") for text in inspection.warnings), *tried.findings),
     )
@@ -162,14 +164,22 @@ def _read_stored_facts(output: Store, folder: str) -> PreparedFacts | None:
     return facts
 
 
+def _weights_dtype(run: Run, base: WeightsDtype) -> ComputeType:
+    """Returns the data type of the weights in the memory of Train, also for a ZeRO stage of `Auto`."""
+    stage = 2 if run.zero_stage == "Auto" else run.zero_stage
+    return select_dtypes(base, products_of(run), stage).weights
+
+
 def _choose_settings(
-    config: TrainConfig, base: _BaseModel, limits: AutoLimits, rows: int, typical: int
-) -> Chosen:
-    return choose(config.run, rows, typical, base.facts, limits)
+    config: TrainConfig, base: _BaseModel, task: TaskData[Any], rows: int, typical: int
+) -> RunSettings:
+    return choose_settings(
+        config.run, config.memory or MemoryLimits(), rows, typical, base.facts, task.AUTO_LIMITS, base.sizes
+    )
 
 
 def _build_result(work: RowWork, base: _BaseModel, digest: Digest, facts: PreparedFacts) -> StageResult:
-    chosen = work.choose(facts.rows.train, facts.typical_length)
+    settings = work.choose(facts.rows.train, facts.typical_length)
     payload = PreparePayload(
         data_digest=digest,
         model_digest=base.digest,
@@ -179,14 +189,17 @@ def _build_result(work: RowWork, base: _BaseModel, digest: Digest, facts: Prepar
         tokens=facts.tokens,
         truncated_tokens=facts.truncated_tokens,
         parameters=base.facts.parameters,
-        chosen=chosen,
+        chosen=settings.chosen,
         findings=facts.findings,
         report=work.folder + REPORT,
         account=facts.account,
+        memory=settings.memory,
     )
     classes = f" in {facts.labels} classes" if facts.labels else ""
     message = (
         f"{facts.rows.train:,} training rows{classes}; "
         f"{facts.rows.dropped:,} rows left out; {facts.findings.warnings} warnings in the report"
     )
+    if settings.excess:
+        message = f"{settings.excess}. {message}"
     return StageResult(payload, message)

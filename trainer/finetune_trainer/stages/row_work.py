@@ -11,7 +11,6 @@ from pydantic import NonNegativeInt, PositiveInt
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import (
     Account,
-    Chosen,
     FailureClass,
     Findings,
     Model,
@@ -25,6 +24,7 @@ from finetune_trainer.data.rows import RowSubset
 from finetune_trainer.data.sources import DataFile
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat
+from finetune_trainer.models.run_settings import RunSettings
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store
 from finetune_trainer.tasks.base import TaskData
@@ -57,7 +57,7 @@ class RowWork:
     """URI of the prepared rows, ends in a slash."""
     notes: tuple[Finding, ...]
     """Findings of the checks before the passes."""
-    choose: Callable[[int, int], Chosen]
+    choose: Callable[[int, int], RunSettings]
     """Selects the `Auto` values from the number and the typical length of the training rows."""
     paths: Paths
     heartbeat: Heartbeat

@@ -65,7 +65,7 @@ def tokenise_rows(
     _check_not_empty({name: len(split.lengths.array) for name, split in whole.items()})
     lengths = {name: split.lengths for name, split in whole.items()}
     typical = typical_length(lengths["train"].array, work.task.AUTO_LIMITS.percentile)
-    longest = work.choose(len(lengths["train"].array), typical).max_length
+    longest = work.choose(len(lengths["train"].array), typical).chosen.max_length
     cut_rows, lost = lengths["train"].count_excess(longest)
     findings += data_checks.report_truncation(cut_rows, len(lengths["train"].array), lost, longest)
 

@@ -15,20 +15,24 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from finetune_trainer.config import Method
+from finetune_trainer.config import ComputeType, Method
 from finetune_trainer.contract import FailureClass, Model, Task
 from finetune_trainer.data.findings import Finding, warning
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models import method_facts
+from finetune_trainer.models import method_facts, model_check
+from finetune_trainer.models.memory import ModelFacts
 from finetune_trainer.models.method_facts import MethodFacts
 from finetune_trainer.models.model_folder import Inspection
 from finetune_trainer.paths import Paths
+from finetune_trainer.stages.measure_model import measure_model
 from finetune_trainer.tasks.registry import model_of, report_of
 
 log = logging.getLogger(__name__)
 
 _CONFIG, _REQUEST, _OUTCOME = "config.json", "request.json", "outcome.json"
 _SECONDS = 600
+MEASURED_TOKENS = 2048
+"""Maximum tokens of the row with which activations are measured."""
 
 
 class Request(Model):
@@ -38,6 +42,8 @@ class Request(Model):
     method: Method
     shapes: dict[str, tuple[int, ...]]
     """Shape of each weight in the files of the model."""
+    weights: ComputeType
+    """Data type of the weights in the memory of Train."""
 
 
 class Refusal(Model):
@@ -57,6 +63,8 @@ class Outcome(Model):
     rows_tried: bool = False
     can_checkpoint: bool = True
     """Whether the architecture supports activation checkpointing."""
+    sizes: ModelFacts | None = None
+    """None if the model could not be measured."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +75,20 @@ class Trial:
     """Warnings about limits of the method, or about a failed subprocess."""
     can_checkpoint: bool = True
     """Whether the architecture supports activation checkpointing; True after a failed subprocess."""
+    sizes: ModelFacts | None = None
+    """The sizes on which the memory depends; None after a failed subprocess."""
 
 
-def try_model(task: Task, method: Method, inspection: Inspection, paths: Paths) -> Trial:
+def try_model(
+    task: Task, method: Method, inspection: Inspection, weights: ComputeType, paths: Paths
+) -> Trial:
     """Builds the base model, applies the method, and runs a forward pass, all in a subprocess.
 
     Args:
         task: the task of the run.
         method: the training method of the run.
         inspection: properties of the base model.
+        weights: data type of the weights in the memory of Train.
         paths: paths of the pod.
 
     Raises:
@@ -85,7 +98,7 @@ def try_model(task: Task, method: Method, inspection: Inspection, paths: Paths) 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / _CONFIG).write_text(json.dumps(inspection.config))
-    request = Request(task=task, method=method, shapes=inspection.weights)
+    request = Request(task=task, method=method, shapes=inspection.weights, weights=weights)
     (folder / _REQUEST).write_text(request.model_dump_json(by_alias=True))
     why = _run_subprocess(folder)
     try:
@@ -97,7 +110,7 @@ def try_model(task: Task, method: Method, inspection: Inspection, paths: Paths) 
     if refusal := outcome.refusal:
         raise StageFailure(refusal.failure, refusal.reason, refusal.message, refusal.hint)
     findings = method_facts.warn_limits(method, outcome.facts or MethodFacts(), inspection.parameters)
-    return Trial(tuple(findings), outcome.can_checkpoint)
+    return Trial(tuple(findings), outcome.can_checkpoint, outcome.sizes)
 
 
 def _run_subprocess(folder: Path) -> str:
@@ -150,7 +163,22 @@ def run_trial(folder: Path, request: Request) -> Outcome:
             failure=failure.failure, reason=failure.reason, message=failure.message, hint=failure.hint
         )
         return Outcome(refusal=refusal)
-    return Outcome(facts=facts, rows_tried=tried, can_checkpoint=can_checkpoint)
+    return Outcome(
+        facts=facts, rows_tried=tried, can_checkpoint=can_checkpoint, sizes=_measure(folder, request)
+    )
+
+
+def _measure(folder: Path, request: Request) -> ModelFacts | None:
+    """Measures the model for the memory estimate; a failure is only logged."""
+    config = json.loads((folder / _CONFIG).read_bytes())
+    length = model_check.find_position_limit(config, MEASURED_TOKENS) or MEASURED_TOKENS
+    try:
+        return measure_model(
+            folder, request.task, request.method, request.weights, min(length, MEASURED_TOKENS)
+        )
+    except Exception:  # models raise arbitrary exceptions
+        log.exception("the memory of the model is unknown")
+        return None
 
 
 def main(folder: Path) -> None:

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from finetune_trainer.config import Offload, Training
-from finetune_trainer.contract import Chosen
+from finetune_trainer.config import Training
+from finetune_trainer.contract import Chosen, Offload
 from finetune_trainer.models.dtypes import Dtypes
-from finetune_trainer.models.memory import BUCKET, LIVE, PERSISTENT, PREFETCH
+from finetune_trainer.models.memory import BUCKET, PERSISTENT, PREFETCH
 
 
-def deepspeed_config(chosen: Chosen, training: Training, dtypes: Dtypes, offload: Offload) -> dict[str, Any]:
+def deepspeed_config(chosen: Chosen, training: Training, dtypes: Dtypes) -> dict[str, Any]:
     """The DeepSpeed configuration for `TrainingArguments(deepspeed=...)`.
 
     Bfloat16 weights use the `bf16` mode of DeepSpeed. Bfloat16 products with float32 weights use the autocast
@@ -19,14 +19,13 @@ def deepspeed_config(chosen: Chosen, training: Training, dtypes: Dtypes, offload
         chosen: hyperparameters from Prepare.
         training: hyperparameters from the spec.
         dtypes: data types of weights and matrix products.
-        offload: the state that DeepSpeed keeps in the memory of the host.
     """
     return {
         "train_batch_size": chosen.batch_size,
         "train_micro_batch_size_per_gpu": chosen.micro_batch_size,
         "gradient_accumulation_steps": chosen.accumulation_steps,
         "gradient_clipping": engine_clip(chosen.zero_stage, training.max_gradient_norm),
-        "zero_optimization": _zero(chosen.zero_stage) | _offloaded(offload),
+        "zero_optimization": _zero(chosen.zero_stage, chosen) | _offloaded(chosen.offload),
         "torch_autocast": {
             "enabled": dtypes.autocast,
             "dtype": "bfloat16",
@@ -45,18 +44,17 @@ def deepspeed_config(chosen: Chosen, training: Training, dtypes: Dtypes, offload
     }
 
 
-def evaluation_config(dtypes: Dtypes, offload: Offload, world: int) -> dict[str, Any]:
+def evaluation_config(chosen: Chosen, dtypes: Dtypes) -> dict[str, Any]:
     """The DeepSpeed configuration of an engine without optimizer, which evaluates a sharded model (ZeRO-3).
 
     Args:
+        chosen: hyperparameters from Prepare.
         dtypes: data types of weights and matrix products.
-        offload: the state that DeepSpeed keeps in the memory of the host.
-        world: world size.
     """
-    zero = _zero(3) | _offloaded(offload)
+    zero = _zero(3, chosen) | _offloaded(chosen.offload)
     zero.pop("offload_optimizer", None)
     return {
-        "train_batch_size": world,
+        "train_batch_size": chosen.world_size,
         "train_micro_batch_size_per_gpu": 1,
         "zero_optimization": zero,
         **_weights(dtypes),
@@ -101,7 +99,7 @@ def _offloaded(offload: Offload) -> dict[str, Any]:
             return {"offload_optimizer": host, "offload_param": host}
 
 
-def _zero(stage: int) -> dict[str, Any]:
+def _zero(stage: int, chosen: Chosen) -> dict[str, Any]:
     if stage == 0:
         return {"stage": 0}
     common = {
@@ -118,7 +116,7 @@ def _zero(stage: int) -> dict[str, Any]:
         **common,
         "stage3_prefetch_bucket_size": PREFETCH,
         "stage3_param_persistence_threshold": PERSISTENT,
-        "stage3_max_live_parameters": LIVE,
-        "stage3_max_reuse_distance": LIVE,
+        "stage3_max_live_parameters": chosen.gathered_parameters,
+        "stage3_max_reuse_distance": chosen.gathered_parameters,
         "stage3_gather_16bit_weights_on_model_save": False,
     }

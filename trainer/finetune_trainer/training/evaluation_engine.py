@@ -28,7 +28,7 @@ def ready(context: Context, model: AnyModel) -> Iterator[AnyModel]:
         return
     import deepspeed  # noqa: PLC0415 - the import takes 5 s
 
-    config = evaluation_config(context.dtypes, context.config.run.offload, context.gang.world)
+    config = evaluation_config(context.chosen, context.dtypes)
     engine, *_ = deepspeed.initialize(model=model, config=config)
     try:
         yield model.eval()

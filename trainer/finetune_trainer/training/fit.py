@@ -48,7 +48,6 @@ def training_arguments(context: Context) -> TrainingArguments:
         chosen,
         run.training,
         context.dtypes,
-        run.offload,
         folder=str(context.paths.scratch / "trainer"),
         gpus=context.gang.device.type == "cuda",
         steps=chosen.epochs * steps_per_epoch(len(context.prepared.train), chosen.batch_size),

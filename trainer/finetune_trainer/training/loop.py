@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from finetune_trainer.config import Offload, Training
+from finetune_trainer.config import Training
 from finetune_trainer.contract import Chosen, FailureClass
 from finetune_trainer.data.batches import FILLER
 from finetune_trainer.data.lines import Line
@@ -245,7 +245,6 @@ def arguments(
     chosen: Chosen,
     training: Training,
     dtypes: Dtypes,
-    offload: Offload,
     *,
     folder: str,
     gpus: bool,
@@ -260,7 +259,6 @@ def arguments(
         chosen: hyperparameters from Prepare.
         training: hyperparameters from the spec.
         dtypes: data types of weights and matrix products.
-        offload: the state that DeepSpeed keeps in the memory of the host.
         folder: a scratch folder.
         gpus: whether the job uses GPUs.
         steps: number of optimizer steps of the run.
@@ -279,7 +277,7 @@ def arguments(
         optim="adamw_torch_fused",
         seed=training.seed,
         use_cpu=not gpus,
-        deepspeed=deepspeed_config(chosen, training, dtypes, offload),
+        deepspeed=deepspeed_config(chosen, training, dtypes),
         activation_checkpointing=chosen.activation_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
         # transformers refuses a DeepSpeed configuration that differs from this argument.

@@ -1,0 +1,133 @@
+"""All settings of a run: the `Auto` values by rule, changed so that the job fits in memory."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from finetune_trainer.config import Lora, MemoryLimits, Method, Run
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.models.memory import GIB, Activations, ModelFacts
+from finetune_trainer.models.plan import BaseFacts
+from finetune_trainer.models.run_settings import RunSettings, choose_settings
+from finetune_trainer.tasks.text_generation.data import AUTO_LIMITS
+from tests.trainer.models import test_plan
+
+LLAMA_8B = ModelFacts(
+    base_parameters=8_030_261_248,
+    parameters=8_030_261_248,
+    trained=8_030_261_248,
+    small=266_240,
+    embeddings=525_336_576,
+    largest_layer=218_112_000,
+    largest_tensor=525_336_576,
+    largest_trained=525_336_576,
+    hidden=4096,
+    layers=32,
+    vocabulary=128_256,
+    kv_heads=8,
+    outputs=128_256,
+    can_checkpoint=True,
+    logits_chunk=64 * 1024 * 1024,
+    activations=Activations(token=7_000_000.0, pair=0.0),
+)
+ADAPTER = 41_943_040
+LORA_8B = replace(
+    LLAMA_8B, parameters=LLAMA_8B.parameters + ADAPTER, trained=ADAPTER, largest_trained=229_376
+)
+
+
+def settings(
+    facts: ModelFacts | None,
+    method: Method,
+    gpu: int | None,
+    *,
+    pod: int | None = None,
+    gpus: int = 1,
+    spec: dict[str, Any] | None = None,
+    **training: object,
+) -> RunSettings:
+    update = {"method": method, "world": {"gpus_per_node": gpus, "processes_per_node": max(gpus, 1)}}
+    given = {"offload": "Auto"} | update | (spec or {})
+    run = Run.model_validate(test_plan.run(**training).model_dump() | given)
+    base = BaseFacts(8_030_261_248, 8192, "bfloat16")
+    limits = MemoryLimits(gpu=gpu and gpu * GIB, train=pod and pod * GIB)
+    return choose_settings(run, limits, 10_000, 1000, base, AUTO_LIMITS, facts)
+
+
+def test_without_known_memory_the_rules_decide() -> None:
+    chosen = settings(LLAMA_8B, "Full", None).chosen
+    assert (chosen.zero_stage, chosen.offload, chosen.activation_checkpointing) == (2, "None", True)
+    assert settings(None, "Full", 80).memory is None
+
+
+def test_the_estimate_is_a_part_of_the_settings() -> None:
+    memory = settings(LORA_8B, Lora(), 80).memory
+    assert memory
+    assert memory.process > 16 * 10**9
+    assert memory.train > 16 * 10**9
+    assert memory.publish < 4 * GIB
+    merged = settings(LORA_8B, Lora(merge=True), 80).memory
+    assert merged
+    assert merged.publish > memory.publish
+
+
+def test_settings_change_so_that_the_job_fits() -> None:
+    assert settings(LORA_8B, Lora(), 80).chosen.zero_stage == 2
+    chosen = settings(LLAMA_8B, "Full", 80).chosen
+    assert chosen.offload == "Optimizer"
+    two = settings(LLAMA_8B, "Full", 60, gpus=4).chosen
+    assert (two.zero_stage, two.offload) == (2, "None")
+    assert settings(LLAMA_8B, "Full", 48, gpus=4).chosen.zero_stage == 3
+
+
+def test_a_smaller_micro_batch_keeps_the_batch() -> None:
+    roomy = settings(LORA_8B, Lora(), 80, activationCheckpointing="Disabled").chosen
+    tight = settings(LORA_8B, Lora(), 28, activationCheckpointing="Disabled").chosen
+    assert tight.micro_batch_size < roomy.micro_batch_size
+    assert (
+        tight.micro_batch_size * tight.accumulation_steps == roomy.micro_batch_size * roomy.accumulation_steps
+    )
+    assert tight.batch_size == roomy.batch_size
+
+
+def test_a_job_that_cannot_fit_is_refused_with_the_way_out() -> None:
+    with pytest.raises(StageFailure) as failed:
+        settings(LLAMA_8B, "Full", 80, spec={"offload": "None"})
+    assert failed.value.reason == "DoesNotFit"
+    assert failed.value.message == (
+        "Training needs more memory than a GPU has: 134.6 GiB (weights 15.0, gradients 29.9, optimizer state"
+        " 89.7) and memory for activations, of 80.0 GiB, with deepspeed.zeroStage 2 and 1 processes."
+    )
+    assert "deepspeed.offload Optimizer" in failed.value.hint
+    with pytest.raises(StageFailure) as failed:
+        settings(LLAMA_8B, "Full", 29, spec={"offload": "None", "zero_stage": 2}, gpus=8)
+    assert "deepspeed.zeroStage 3" in failed.value.hint
+
+
+def test_the_way_out_can_be_more_processes_or_another_method() -> None:
+    def hint(method: Method, facts: ModelFacts) -> str:
+        with pytest.raises(StageFailure) as failed:
+            settings(facts, method, None, pod=8, gpus=0)
+        return failed.value.hint
+
+    assert "processes with deepspeed.zeroStage 3 would fit" in hint(Lora(), LORA_8B)
+    huge = replace(LLAMA_8B, trained=900 * 10**9, parameters=900 * 10**9)
+    assert hint("Full", huge) == "Use method.type LoRA, a smaller model, or more memory."
+    assert hint(Lora(), huge) == "Use a smaller model, or more memory."
+
+
+def test_an_estimate_above_the_memory_is_said() -> None:
+    tight = settings(LORA_8B, Lora(), 18, spec={"offload": "None", "zero_stage": 2})
+    assert tight.excess.startswith("Training may run out of memory: the estimate is ")
+    assert tight.excess.endswith("GiB, and a GPU has 18.0 GiB")
+    pod = settings(LORA_8B, Lora(), 80, pod=10)
+    assert pod.excess.endswith("and a pod may have 10.0 GiB")
+    assert settings(LORA_8B, Lora(), 80).excess == ""
+
+
+def test_without_gpus_the_memory_of_the_pod_decides() -> None:
+    roomy = settings(LORA_8B, Lora(), None, gpus=0).chosen
+    tight = settings(LORA_8B, Lora(), None, gpus=0, pod=60, precision="BFloat16").chosen
+    assert roomy.offload == tight.offload == "None"
+    assert tight.micro_batch_size <= roomy.micro_batch_size

@@ -1,0 +1,155 @@
+"""PURE: selects the settings of a run: the `Auto` values by rule, changed so that the job fits in memory."""
+
+from dataclasses import dataclass
+
+from finetune_trainer.config import ComputeType, MemoryLimits, Run
+from finetune_trainer.contract import Chosen, FailureClass, MemoryEstimate
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.models import plan
+from finetune_trainer.models.memory import Choices, ModelFacts
+from finetune_trainer.models.memory_fit import EVERYTHING, Capacity, Fit, Free, find_world, select_settings
+from finetune_trainer.models.memory_text import describe_difference, gib
+
+_PARTS = {"weights": "weights", "gradients": "gradients", "optimizer": "optimizer state"}
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The settings of a run."""
+
+    chosen: Chosen
+    memory: MemoryEstimate | None = None
+    """None if the memory of the model is unknown."""
+    excess: str = ""
+    """A sentence if the estimate exceeds the available memory; else empty."""
+
+
+def choose_settings(
+    run: Run,
+    limits: MemoryLimits,
+    rows: int,
+    typical_length: int,
+    base: plan.BaseFacts,
+    auto: plan.AutoLimits,
+    facts: ModelFacts | None,
+) -> RunSettings:
+    """Selects all settings of a run.
+
+    Args:
+        run: the config of the run.
+        limits: the available memory.
+        rows: number of training rows.
+        typical_length: typical length of the training rows in tokens, see `plan.typical_length`.
+        base: properties of the base model.
+        auto: limits of the task for `Auto` values.
+        facts: the sizes of the model; None if they are unknown.
+
+    Raises:
+        StageFailure: the reasons of `plan.choose`, and DoesNotFit.
+    """
+    chosen = plan.choose(run, rows, typical_length, base, auto)
+    if facts is None:
+        return RunSettings(chosen)
+    capacity = _find_capacity(run, limits)
+    fit = select_settings(facts, _choices_of(run, chosen), free_settings(run), capacity)
+    if capacity.device is not None and fit.device.persistent > capacity.device:
+        raise _does_not_fit(run, facts, fit, capacity, capacity.device)
+    chosen = _apply(chosen, fit.choices)
+    process = fit.device.total
+    publish = fit.host.merge if getattr(run.method, "merge", False) else fit.host.publish
+    memory = MemoryEstimate(process=process, train=fit.host.train, publish=publish)
+    return RunSettings(chosen, memory, "" if fit.fits else _describe_excess(fit, capacity))
+
+
+def free_settings(run: Run) -> Free:
+    """Returns the settings that the job leaves to Prepare."""
+    return Free(
+        zero_stage=run.zero_stage == "Auto",
+        # Without GPUs, there is no other memory to which DeepSpeed could move state.
+        offload=run.offload == "Auto" and run.world.gpus_per_node > 0,
+        checkpointing=run.training.activation_checkpointing == "Auto",
+        rows=run.training.micro_batch_size == "Auto",
+    )
+
+
+def products_of(run: Run) -> ComputeType:
+    """Returns the data type of matrix products, for GPUs that support bfloat16."""
+    precision = run.training.precision
+    bfloat16 = precision == "BFloat16" or (precision == "Auto" and run.world.gpus_per_node > 0)
+    return "bfloat16" if bfloat16 else "float32"
+
+
+def _choices_of(run: Run, chosen: Chosen) -> Choices:
+    return Choices(
+        zero_stage=chosen.zero_stage,
+        offload=chosen.offload,
+        world=run.world.size,
+        processes_per_node=run.world.processes_per_node,
+        model_dtype=chosen.model_dtype,
+        products=products_of(run),
+        rows=chosen.micro_batch_size,
+        length=chosen.max_length,
+        checkpointing=chosen.activation_checkpointing,
+        live=chosen.gathered_parameters,
+        gpus=run.world.gpus_per_node > 0,
+    )
+
+
+def _find_capacity(run: Run, limits: MemoryLimits) -> Capacity:
+    if run.world.gpus_per_node > 0:
+        return Capacity(limits.gpu, limits.train)
+    return Capacity(limits.train and limits.train // run.world.processes_per_node)
+
+
+def _apply(chosen: Chosen, choices: Choices) -> Chosen:
+    share = chosen.micro_batch_size * chosen.accumulation_steps
+    return chosen.model_copy(
+        update={
+            "zero_stage": choices.zero_stage,
+            "offload": choices.offload,
+            "activation_checkpointing": choices.checkpointing,
+            "gathered_parameters": choices.live,
+            "micro_batch_size": choices.rows,
+            "accumulation_steps": share // choices.rows,
+        }
+    )
+
+
+def _does_not_fit(run: Run, facts: ModelFacts, fit: Fit, capacity: Capacity, memory: int) -> StageFailure:
+    sizes = {name: getattr(fit.device, part) for part, name in _PARTS.items()}
+    parts = ", ".join(f"{name} {gib(size)}" for name, size in sizes.items() if size)
+    where = "a GPU has" if fit.choices.gpus else "a process has"
+    return StageFailure(
+        FailureClass.USER_CONFIG,
+        "DoesNotFit",
+        f"Training needs more memory than {where}: {gib(fit.device.persistent)} GiB ({parts}) and memory for"
+        f" activations, of {gib(memory)} GiB, with deepspeed.zeroStage {fit.choices.zero_stage} and"
+        f" {fit.choices.world} processes.",
+        _advise(run, facts, fit, capacity),
+    )
+
+
+def _advise(run: Run, facts: ModelFacts, fit: Fit, capacity: Capacity) -> str:
+    """Returns settings that fit, as a sentence."""
+    free = EVERYTHING if fit.choices.gpus else Free(True, False, True, True, True)
+    other = select_settings(facts, fit.choices, free, capacity)
+    if other.fits:
+        return f"These settings would fit: {describe_difference(fit.choices, other.choices)}."
+    if world := find_world(facts, fit.choices, capacity):
+        return f"{world} processes with deepspeed.zeroStage 3 would fit: set resources.nodes."
+    if run.method == "Full":
+        return "Use method.type LoRA, a smaller model, or more memory."
+    return "Use a smaller model, or more memory."
+
+
+def _describe_excess(fit: Fit, capacity: Capacity) -> str:
+    if capacity.device is not None and fit.device.total > capacity.device:
+        owner = "a GPU" if fit.choices.gpus else "a process"
+        return (
+            f"Training may run out of memory: the estimate is {gib(fit.device.total)} GiB, and {owner} has"
+            f" {gib(capacity.device)} GiB"
+        )
+    return (
+        f"Train pods may run out of memory: the estimate is {gib(fit.host.train)} GiB, and a pod may have"
+        f" {gib(capacity.pod)} GiB"
+    )
