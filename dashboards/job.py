@@ -243,10 +243,14 @@ SPEED = Row(
         Panel(
             303,
             "How much memory does rank 0 need?",
-            "Greatest memory of rank 0 so far: memory of the GPU, or memory of the host on CPUs.",
+            "Greatest memory of rank 0 so far (memory of the GPU, or memory of the host on CPUs), and the"
+            " estimate of Prepare.",
             "Near the limit, an attempt may fail with OutOfMemory: lower the micro-batch or maxLength.",
             Kind.LINES,
-            (Query(_trainer("peak_memory_bytes"), "attempt {{attempt}}"),),
+            (
+                Query(_trainer("peak_memory_bytes"), "attempt {{attempt}}"),
+                Query(f'max(finetune_job_estimated_memory_bytes{{{_JOB},scope="process"}})', "estimate"),
+            ),
             unit="bytes",
             minimum=0,
         ),

@@ -310,6 +310,8 @@ def status_at(
         "stage": now.what.stage,
         "attempts": [attempt_status(attempt, minute, script.name) for attempt in begun],
     }
+    if now.what.stage != "Prepare":
+        status["memory"] = {"process": 58 * GIB, "train": 96 * GIB, "publish": 4 * GIB}
     conditions = {"Running": ("False", reason)} if reason else {}
     trained = any(a.what.stage == "Train" and not a.what.failure and minute >= a.end for a in begun)
     if trained:

@@ -194,6 +194,11 @@ _JOB_GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "Upper bound of the 95 % interval of the score.",
         (*_JOB, "metric", "model"),
     ),
+    "finetune_job_estimated_memory_bytes": (
+        "Memory that Prepare has estimated: of a process (a GPU, or a process on CPUs), and the host memory of"
+        " a train or publish pod.",
+        (*_JOB, "scope"),
+    ),
     "finetune_job_report_info": ("Always 1: the address of the report of the job in S3.", (*_JOB, "uri")),
     "finetune_job_pod_info": (
         "Always 1: a pod of the job, to join metrics of pods and GPUs.",
@@ -331,6 +336,8 @@ def _series(job: Manifest) -> Iterator[tuple[str, list[str], float]]:
     newest = {attempt.get("stage", ""): attempt.get("number", 1) for attempt in status.get("attempts") or ()}
     for attempted, number in newest.items():
         yield "finetune_job_attempt", [*where, attempted], number
+    for scope, size in (status.get("memory") or {}).items():
+        yield "finetune_job_estimated_memory_bytes", [*where, scope], size
     if report := status.get("report"):
         yield "finetune_job_report_info", [*where, report], 1
     yield from _scores(where, status.get("evaluation") or {})

@@ -127,6 +127,16 @@ def test_a_job_tells_where_its_report_is() -> None:
     assert line in shown(cache)
 
 
+def test_a_job_tells_the_memory_that_was_estimated() -> None:
+    cache = Cache()
+    memory = {"process": 21_000_000_000, "train": 19_000_000_000, "publish": 3_700_000_000}
+    cache.put(a_job("tickets", {"state": "Training", "memory": memory}))
+    text, where = shown(cache), 'finetunejob="tickets",namespace="ns"'
+    for scope, size in memory.items():
+        line = f'finetune_job_estimated_memory_bytes{{{where},scope="{scope}"}} '
+        assert float(text.partition(line)[2].partition("\n")[0]) == size
+
+
 def test_a_job_without_status_is_pending() -> None:
     cache = Cache()
     cache.put(a_job("new", None))
