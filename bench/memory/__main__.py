@@ -15,6 +15,10 @@ from finetune_trainer.stages.measure_model import measure_model
 
 RESULTS = Path(__file__).parents[1] / "results"
 MIB = 2**20
+HEAD = (
+    *("method", "stage", "processes", "data type", "rows x tokens", "checkpointing"),
+    *("libraries", "estimated", "measured", "ratio"),
+)
 GOAL = 0.15
 """Median difference between estimate and measurement."""
 
@@ -25,10 +29,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, nargs="*", help="numbers of the cases, counted from 1")
     given = parser.parse_args()
     selected = [CASES[number - 1] for number in given.cases] if given.cases else list(CASES)
-    print(
-        "| method | stage | processes | data type | rows x tokens | checkpointing | libraries | estimated | measured | ratio |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}")
     found, differences = [], []
     with tempfile.TemporaryDirectory() as folder:
         for case in selected:

@@ -195,8 +195,7 @@ _JOB_GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
         (*_JOB, "metric", "model"),
     ),
     "finetune_job_estimated_memory_bytes": (
-        "Memory that Prepare has estimated: of a process (a GPU, or a process on CPUs), and the host memory of"
-        " a train or publish pod.",
+        "Memory that Prepare has estimated: of a process, of a Train pod, and of the Publish pod.",
         (*_JOB, "scope"),
     ),
     "finetune_job_report_info": ("Always 1: the address of the report of the job in S3.", (*_JOB, "uri")),
