@@ -98,6 +98,10 @@ GOOD: list[dict[str, Any]] = [
     {"method": {"type": "LoRA"}},
     {"method": {"type": "LoRA", "lora": {"rank": 1024, "alpha": 1, "dropout": 0.9}}},
     {"method": {"type": "LoRA", "lora": {"targetModules": ["query", "attention.output.dense"]}}},
+    {"method": {"type": "LoRA", "lora": {"scaling": "RankStabilized", "initialization": "PiSSA"}}},
+    {"method": {"type": "LoRA", "lora": {"weightDecomposition": True, "trainEmbeddings": True}}},
+    {"method": {"type": "LoRA", "lora": {"excludeModules": ["mlp.gate"]}}},
+    {"method": {"type": "LoRA", "lora": {"moduleRanks": [{"modules": ["q", "k"], "rank": 8, "alpha": 1}]}}},
     {"method.type": "LoRA", "output.mergeAdapter": True},
     {"method.type": "LoRA", "output.servedBaseName": "meta-llama/Llama-3.1-8B"},
     {"method.type": "LoRA", "output": {"uri": "s3://tuned/a/", "mergeAdapter": False, "servedBaseName": "a"}},
@@ -241,6 +245,23 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"method": {"type": "FreezeLayers", "freezeLayers": {}}}, "trainLast: Required"),
     ({"deepspeed.offload": "NVMe"}, "spec.deepspeed.offload: Unsupported value"),
     # contradictions of the method
+    (
+        {"method": {"type": "LoRA", "lora": {"scaling": "Auto"}}},
+        "spec.method.lora.scaling: Unsupported value",
+    ),
+    (
+        {"method": {"type": "LoRA", "lora": {"initialization": "OLoRA"}}},
+        "spec.method.lora.initialization: Unsupported value",
+    ),
+    ({"method": {"type": "LoRA", "lora": {"excludeModules": []}}}, "spec.method.lora.excludeModules"),
+    (
+        {"method": {"type": "LoRA", "lora": {"moduleRanks": [{"modules": ["q"]}]}}},
+        "spec.method.lora.moduleRanks[0].rank: Required value",
+    ),
+    (
+        {"method": {"type": "LoRA", "lora": {"moduleRanks": [{"modules": ["q", "q"], "rank": 4}]}}},
+        "spec.method.lora.moduleRanks[0].modules[1]: Duplicate value",
+    ),
     ({"method.lora": {"rank": 8}}, "method.lora is set, but method.type is not LoRA"),
     (
         {"method": {"type": "LoRA", "freezeLayers": {"trainLast": 1}}},
@@ -575,7 +596,15 @@ def test_half_filled_objects_get_the_other_half(kube: Kube) -> None:
     asked = {"training": {"epochs": 2}, "method": {"type": "LoRA", "lora": {"rank": 4}}}
     spec = try_out(kube, asked)["spec"]
     assert spec["training"]["batchSize"] == "Auto"
-    assert spec["method"]["lora"] == {"rank": 4, "dropout": 0.0, "targetModules": ["AllLinear"]}
+    assert spec["method"]["lora"] == {
+        "rank": 4,
+        "scaling": "Standard",
+        "initialization": "Default",
+        "weightDecomposition": False,
+        "dropout": 0.0,
+        "targetModules": ["AllLinear"],
+        "trainEmbeddings": False,
+    }
 
 
 def test_what_only_some_tasks_and_methods_use_shows_only_what_somebody_wrote(kube: Kube) -> None:

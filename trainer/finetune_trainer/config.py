@@ -32,6 +32,8 @@ ClassWeights = Literal["None", "Balanced", "SquareRoot"]
 Schedule = Literal["Linear", "Cosine", "Constant"]
 Checkpointing = Literal["Auto", "Enabled", "Disabled"]
 Precision = Literal["Auto", "Float32", "BFloat16"]
+LoraScaling = Literal["Standard", "RankStabilized"]
+LoraInitialization = Literal["Default", "PiSSA"]
 ComputeType = Literal["float32", "bfloat16"]
 """Data type of matrix products; see models.dtypes."""
 StoreRole = Literal["data", "model", "output"]
@@ -126,16 +128,42 @@ class Dataset(Model):
     """Prepare fails if a larger fraction of the rows cannot be read; else Prepare leaves these rows out."""
 
 
+Rank = Annotated[int, Field(ge=1, le=1024)]
+Alpha = Annotated[int, Field(ge=1, le=4096)]
+
+
+class ModuleRank(Model):
+    """The rank of some of the layers that LoRA adapts."""
+
+    modules: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Suffixes of the names of the layers."""
+    rank: Rank
+    alpha: Alpha
+
+
 class Lora(Model):
     """LoRA (arXiv 2106.09685): trains low-rank matrices beside the weights, which stay unchanged."""
 
     kind: Literal["LoRA"] = "LoRA"
-    rank: Annotated[int, Field(ge=1, le=1024)] = 16
-    alpha: Annotated[int, Field(ge=1, le=4096)] = 32
-    """The output of the low-rank matrices is scaled by alpha / rank."""
+    rank: Rank = 16
+    alpha: Alpha = 32
+    """The output of the low-rank matrices is multiplied by a scale, see `scaling`."""
+    scaling: LoraScaling = "Standard"
+    """Scale: alpha / rank, or alpha / sqrt(rank) (rank-stabilized LoRA, arXiv 2312.03732)."""
+    initialization: LoraInitialization = "Default"
+    """Initial low-rank matrices: random with a product of 0, or the principal components of the weight
+    (PiSSA, arXiv 2404.02948)."""
+    weight_decomposition: bool = False
+    """Whether the norms of the rows of each adapted weight are trained apart (DoRA, arXiv 2402.09353)."""
     dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.0
     target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = (ALL_LINEAR,)
     """Suffixes of the names of the linear layers to adapt, or ALL_LINEAR: all of them except the head."""
+    exclude_modules: tuple[str, ...] = ()
+    """Suffixes of the names of linear layers that are not adapted."""
+    module_ranks: tuple[ModuleRank, ...] = ()
+    """Ranks of some of the adapted layers; the first item that selects a layer applies."""
+    train_embeddings: bool = False
+    """Whether token embeddings and output layer are trained in full, and published with the adapter."""
     merge: bool = False
     """True: publish the base model with the adapter merged. False: publish the adapter alone."""
     served_base_name: str | None = None

@@ -1,12 +1,32 @@
 """spec.method: trains all weights, LoRA adapters, or the last layers."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from finetune_operator.api.fields import rule, rules
-from finetune_trainer.config import ALL_LINEAR
+from finetune_trainer.config import ALL_LINEAR, LoraInitialization, LoraScaling
 from finetune_trainer.contract import Model
+
+ModuleName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.]+$")]
+"""The end of the name of a layer."""
+
+
+def module_names(at_most: int) -> Any:
+    """Schema of a list of different names of layers."""
+    return Field(min_length=1, max_length=at_most, json_schema_extra={"x-kubernetes-list-type": "set"})
+
+
+class ModuleRankSpec(Model):
+    """The rank of some of the layers that LoRA adapts."""
+
+    modules: Annotated[list[ModuleName], module_names(8)]
+    """Adapted layers, by the ends of their names."""
+    rank: Annotated[int, Field(ge=1, le=1024)]
+    """Inner size of the matrices of these layers, from 1 to 1024."""
+    alpha: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Scale of the matrices of these layers, from 1 to 4096, see lora.alpha. Default: twice the
+    rank; 8 with scaling RankStabilized."""
 
 
 class LoraSpec(Model):
@@ -24,16 +44,34 @@ class LoraSpec(Model):
     """Inner size of the matrices, from 1 to 1024. A higher rank learns more and needs more memory. Default:
     16."""
     alpha: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Scale of the matrices, from 1 to 4096: the output of the matrices is multiplied by alpha / rank.
-    Default: twice the rank."""
+    """Scale of the matrices, from 1 to 4096: the output of the matrices is multiplied by alpha / rank, or as
+    scaling says. Default: twice the rank; 8 with scaling RankStabilized."""
+    scaling: LoraScaling = "Standard"
+    """Standard multiplies the output of the matrices by alpha / rank. RankStabilized multiplies by alpha /
+    sqrt(rank) (arXiv 2312.03732), which keeps the size of the updates at high ranks. Default: Standard."""
+    initialization: LoraInitialization = "Default"
+    """Initial values of the matrices. Default starts with random matrices whose product is 0. PiSSA (arXiv
+    2404.02948) starts with the principal components of each weight, and the published adapter has twice the
+    rank. Default: Default."""
+    weight_decomposition: bool = False
+    """Whether the norm of each row of an adapted weight is trained apart from its direction (DoRA, arXiv
+    2402.09353). DoRA needs more time and memory for each step. vLLM does not load such an adapter: see
+    output.mergeAdapter. Default: false."""
     dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.0
     """Share of the inputs of the matrices that is dropped during training, from 0 to 0.9. Default: 0."""
-    target_modules: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.]+$")]],
-        Field(min_length=1, max_length=64, json_schema_extra={"x-kubernetes-list-type": "set"}),
-    ] = [ALL_LINEAR]
+    target_modules: Annotated[list[ModuleName], module_names(64)] = [ALL_LINEAR]
     """Linear layers that LoRA adapts, by the ends of their names, for example [query, value] or [q_proj,
     v_proj]. AllLinear stands for every linear layer below the head of the model. Default: [AllLinear]."""
+    exclude_modules: Annotated[list[ModuleName], module_names(16)] | None = None
+    """Linear layers that LoRA does not adapt although targetModules selects them, by the ends of their names,
+    for example [mlp.gate]. Default: none."""
+    module_ranks: Annotated[list[ModuleRankSpec], Field(min_length=1, max_length=8)] | None = None
+    """Other ranks for some of the adapted layers; the first item that selects a layer applies. vLLM does not
+    load such an adapter: see output.mergeAdapter. Default: all layers have the same rank."""
+    train_embeddings: bool = False
+    """Whether the token embeddings and the output layer are trained in full, for example for a new language.
+    The adapter then contains these weights. vLLM does not load such an adapter: see output.mergeAdapter.
+    Default: false."""
 
 
 class FreezeLayersSpec(Model):

@@ -159,7 +159,7 @@ def columns(spec: Columns | None) -> trainer.Columns:
 
 
 def method(job: FineTuneJob, model: trainer.ModelSource) -> trainer.Method:
-    """The method; alpha of LoRA defaults to twice the rank.
+    """The method.
 
     Args:
         job: the FineTuneJob.
@@ -173,9 +173,22 @@ def method(job: FineTuneJob, model: trainer.ModelSource) -> trainer.Method:
             lora, name = spec.lora or LoraSpec(), job.spec.output.served_base_name
             return trainer.Lora(
                 rank=lora.rank,
-                alpha=lora.alpha or 2 * lora.rank,
+                alpha=lora.alpha or _default_alpha(lora, lora.rank),
+                scaling=lora.scaling,
+                initialization=lora.initialization,
+                weight_decomposition=lora.weight_decomposition,
                 dropout=lora.dropout,
                 target_modules=tuple(lora.target_modules),
+                exclude_modules=tuple(lora.exclude_modules or ()),
+                module_ranks=tuple(
+                    trainer.ModuleRank(
+                        modules=tuple(item.modules),
+                        rank=item.rank,
+                        alpha=item.alpha or _default_alpha(lora, item.rank),
+                    )
+                    for item in lora.module_ranks or ()
+                ),
+                train_embeddings=lora.train_embeddings,
                 merge=bool(job.spec.output.merge_adapter),
                 served_base_name=None if name == trainer.base_name_of(model) else name,
             )
@@ -183,6 +196,11 @@ def method(job: FineTuneJob, model: trainer.ModelSource) -> trainer.Method:
             if spec.freeze_layers is None:
                 raise Unrenderable("method.type is FreezeLayers, but method.freezeLayers is not set")
             return trainer.FreezeLayers(train_last=spec.freeze_layers.train_last)
+
+
+def _default_alpha(lora: LoraSpec, rank: int) -> int:
+    """Twice the rank, or a constant with RankStabilized. Both scale the matrices of rank 16 by 2."""
+    return 8 if lora.scaling == "RankStabilized" else 2 * rank
 
 
 def spec_digest(job: FineTuneJob, run: trainer.Run) -> Digest:

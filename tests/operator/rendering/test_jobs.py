@@ -24,6 +24,8 @@ from tests.operator import scenes
 from tests.operator.cases import read_all
 
 GOLDEN = Path(__file__).parent / "golden" / "manifests.yaml"
+LONG_NAMES = [f"{number:02d}" + "m" * 126 for number in range(64)]
+"""The longest list of names of layers."""
 
 
 def made(job: FineTuneJob, stage: Stage, **changes: Any) -> Manifest:
@@ -234,7 +236,11 @@ def test_config_at_maximum_lengths_fits_its_annotation() -> None:
                 "output": {"uri": uri[:600], "suffix": "s" * 64, "storage": store},
                 "method": {
                     "type": "LoRA",
-                    "lora": {"targetModules": [f"{number:02d}" + "m" * 126 for number in range(64)]},
+                    "lora": {
+                        "targetModules": LONG_NAMES,
+                        "excludeModules": LONG_NAMES[:16],
+                        "moduleRanks": [{"modules": LONG_NAMES[:8], "rank": 1024}] * 8,
+                    },
                 },
             },
         }
@@ -268,6 +274,41 @@ def test_the_trainer_reads_the_rendered_config() -> None:
                 "output": {"mergeAdapter": True},
             },
             trainer.Lora(rank=16, alpha=5, dropout=0.1, target_modules=("query",), merge=True),
+        ),
+        (
+            {
+                "method": {
+                    "type": "LoRA",
+                    "lora": {
+                        "scaling": "RankStabilized",
+                        "initialization": "PiSSA",
+                        "weightDecomposition": True,
+                        "excludeModules": ["mlp.gate"],
+                        "moduleRanks": [
+                            {"modules": ["query"], "rank": 64},
+                            {"modules": ["key", "value"], "rank": 4, "alpha": 5},
+                        ],
+                        "trainEmbeddings": True,
+                    },
+                }
+            },
+            trainer.Lora(
+                rank=16,
+                alpha=8,
+                scaling="RankStabilized",
+                initialization="PiSSA",
+                weight_decomposition=True,
+                exclude_modules=("mlp.gate",),
+                module_ranks=(
+                    trainer.ModuleRank(modules=("query",), rank=64, alpha=8),
+                    trainer.ModuleRank(modules=("key", "value"), rank=4, alpha=5),
+                ),
+                train_embeddings=True,
+            ),
+        ),
+        (
+            {"method": {"type": "LoRA", "lora": {"moduleRanks": [{"modules": ["query"], "rank": 64}]}}},
+            trainer.Lora(module_ranks=(trainer.ModuleRank(modules=("query",), rank=64, alpha=128),)),
         ),
         (
             {"method": {"type": "LoRA"}, "output": {"servedBaseName": "org/minilm"}},

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from finetune_trainer.config import FreezeLayers, Lora, Method, TrainConfig
+from finetune_trainer.config import FreezeLayers, Lora, Method, ModuleRank, TrainConfig
 from finetune_trainer.contract import Stage, WeightsDtype
 from finetune_trainer.data.shards import Prepared
 from finetune_trainer.models.weights import torch_dtype
@@ -148,6 +148,39 @@ def test_a_merged_adapter_is_a_model_of_its_own_and_only_its_layers_differ_from_
         for number in range(2)
         for end in ends
     }
+
+
+@pytest.mark.parametrize(("dtype", "zero_stage", "merge"), [("bfloat16", 3, False), ("float32", 2, True)])
+def test_all_variants_of_lora_together_are_published_as_they_were_measured(
+    tuned: Tune, base_of: Bases, learnable: Prepared, dtype: WeightsDtype, zero_stage: int, *, merge: bool
+) -> None:
+    lora = Lora(
+        rank=4,
+        alpha=4,
+        scaling="RankStabilized",
+        initialization="PiSSA",
+        weight_decomposition=True,
+        exclude_modules=("intermediate.dense",),
+        module_ranks=(ModuleRank(modules=("query", "value"), rank=2, alpha=3),),
+        train_embeddings=True,
+        merge=merge,
+    )
+    folder = tuned(lora, zero_stage, dtype)
+    if merge:
+        check_published(folder, "model.safetensors", dtype)
+        model = AutoModelForSequenceClassification.from_pretrained(folder)
+    else:
+        check_published(folder, "adapter_model.safetensors", dtype)
+        weights = load_file(folder / "adapter_model.safetensors")
+        assert "base_model.model.bert.embeddings.word_embeddings.weight" in weights
+        ranks = {name: value.shape[0] for name, value in weights.items() if name.endswith(".lora_A.weight")}
+        assert sorted(ranks.values()) == [4] * 4 + [8] * 6
+        assert sum(name.endswith(".lora_magnitude_vector") for name in weights) == 10
+        model = by_card(folder, base_of(dtype))
+    check_answers(model, folder, learnable, dtype)
+    card = (folder / "README.md").read_text()
+    for words in ("rank 2 and alpha 3 for query, value", "rank-stabilized", "PiSSA", "DoRA", "embeddings"):
+        assert words in card
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

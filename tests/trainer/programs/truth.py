@@ -32,7 +32,7 @@ from finetune_trainer.models.packing import Packing
 from finetune_trainer.pod.rank import leave
 from finetune_trainer.tasks.base import TaskModel
 from finetune_trainer.tasks.registry import model_of
-from finetune_trainer.training import loop
+from finetune_trainer.training import deepspeed_config, loop
 from finetune_trainer.training.deepspeed_config import own_clip
 from finetune_trainer.training.distributed import Gang, join_gang
 from finetune_trainer.training.loader import RankBatches
@@ -64,14 +64,17 @@ class Subject:
         dtype: torch.dtype = torch.float32,
         loaded: Callable[[torch.nn.Module], None] = lambda _: None,
     ) -> torch.nn.Module:
-        """The same weights every time; an adapter is given some, for a new one changes nothing."""
+        """The same weights every time; an adapter is given random matrices, for a new one changes nothing.
+
+        The principal components of random weights (PiSSA) would depend on the rounding of the weights.
+        """
         set_seed(1)
         model = self.model.load(base, self.prepared, dtype)
         loaded(model)
         tuned = methods.apply_method(how, model, self.model.head(model), seed=1)
         with torch.no_grad():
             for name, weight in tuned.named_parameters():
-                if ".lora_B." in name:
+                if ".lora_A." in name or ".lora_B." in name:
                     weight.normal_(std=0.1)
         return tuned
 
@@ -207,6 +210,8 @@ def main() -> None:
     """Measures every case in one process group."""
     result = Path(sys.argv[1])
     silence_libraries()
+    # DeepSpeed would keep the parameters of a tiny model on every rank.
+    deepspeed_config.PERSISTENT = 0  # type: ignore[attr-defined]
     gang = join_gang(gpus=False, startup_seconds=120, hang_seconds=120)
     measured = {}
     for subject, base, method, splits, precision, base_dtype, checkpointing in map(json.loads, sys.argv[2:]):

@@ -72,10 +72,24 @@ def checked(text: str) -> Any:
         ),
         ({"method": ADAPTER}, ["llm-inference-service.yaml", "vllm.sh"]),
         ({"method": Lora(rank=513, alpha=8)}, []),
+        ({"method": Lora(weight_decomposition=True)}, []),
+        (
+            {"method": Lora(weight_decomposition=True, merge=True)},
+            ["Modelfile", "llm-inference-service.yaml", "vllm.sh"],
+        ),
         ({"method": "Full", "classifier": True}, ["inference-service.yaml"]),
         ({"method": ADAPTER, "classifier": True}, []),
     ],
-    ids=["generator", "merged", "adapter", "rank above all of vLLM", "classifier", "adapter with a head"],
+    ids=[
+        "generator",
+        "merged",
+        "adapter",
+        "rank above all of vLLM",
+        "DoRA",
+        "merged DoRA",
+        "classifier",
+        "adapter with a head",
+    ],
 )
 def test_each_model_has_the_files_of_the_servers_that_load_it_and_the_card_names_them(
     files: Make, sources: Callable[..., Sources], given: dict[str, Any], names: list[str]
@@ -87,6 +101,8 @@ def test_each_model_has_the_files_of_the_servers_that_load_it_and_the_card_names
         name for name in serving.TITLES if name in names
     ]
     assert ("There are no files for servers" in card) == (not names)
+    unloadable = not names and not given.get("classifier")
+    assert ("do not load this adapter: method.lora." in card) == unloadable
 
 
 def test_an_inference_service_serves_a_classifier(files: Make) -> None:
@@ -121,6 +137,13 @@ def test_an_llm_inference_service_serves_an_adapter_with_its_base_model(files: M
             "adapters": [{"name": "tickets-v1", "uri": "s3://models/support/tickets-v1/v1/"}],
         },
     }
+
+
+def test_a_server_is_told_the_rank_of_the_published_matrices(files: Make) -> None:
+    pissa = ADAPTER.model_copy(update={"initialization": "PiSSA"})
+    service = checked(files(pissa)["llm-inference-service.yaml"])
+    assert service["spec"]["model"]["lora"]["maxRank"] == 64
+    assert "--max-lora-rank 64" in files(pissa)["vllm.sh"]
 
 
 def test_a_misspelt_field_does_not_pass_the_schemas(files: Make) -> None:

@@ -213,6 +213,32 @@ def test_prepare_is_told_by_a_process_of_its_own_what_the_method_leaves_unchange
         assert "2 k_proj, 2 o_proj, 2 q_proj, 2 v_proj" in finding.message
 
 
+@pytest.mark.parametrize(
+    ("base", "task", "merge", "codes"),
+    [
+        (bases.llama(), "TextGeneration", False, ["AdapterNotServable"]),
+        (bases.llama(), "TextGeneration", True, []),
+        (bases.bert(), "TextClassification", False, []),
+    ],
+    ids=["adapter", "merged", "no server loads the adapter of a classifier"],
+)
+def test_an_adapter_that_servers_do_not_load_is_a_warning(
+    tmp_path: Path, base: tuple[bases.Config, bases.Shapes], task: Task, codes: list[str], *, merge: bool
+) -> None:
+    config, shapes = base
+    lora = Lora(
+        initialization="PiSSA",
+        weight_decomposition=True,
+        train_embeddings=True,
+        merge=merge,
+    )
+    found = trial.try_model(task, lora, Inspection(config, shapes, "float32", ()), Paths(tmp_path)).findings
+    assert [finding.code for finding in found] == codes
+    for finding in found:
+        for word in ("weightDecomposition", "trainEmbeddings", "output.mergeAdapter", "vLLM"):
+            assert word in finding.message
+
+
 def test_the_process_tells_prepare_what_it_refuses(tmp_path: Path) -> None:
     config, shapes = bases.llama()
     with pytest.raises(StageFailure, match="TargetModulesUnknown"):

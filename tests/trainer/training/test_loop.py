@@ -14,6 +14,8 @@ from tests.trainer import forks
 
 FULL = "Full"
 LORA = {"kind": "LoRA", "rank": 4, "alpha": 8}
+DORA = {**LORA, "weightDecomposition": True, "trainEmbeddings": True}
+PISSA = {**LORA, "initialization": "PiSSA"}
 FREEZE = {"kind": "FreezeLayers", "trainLast": 1}
 ONE_PROCESS = [
     [FULL, [[0, 8, 1], [1, 2, 4], [2, 4, 2], [3, 1, 8]]],
@@ -26,6 +28,8 @@ TWO_PROCESSES = [
     [FREEZE, [[1, 4, 1], [2, 2, 2], [3, 1, 4]]],
 ]
 """By processes: [method, [ZeRO stage, micro-batch, accumulation] ...]; each makes batches of 8 rows."""
+VARIANTS = [[DORA, [[2, 2, 2], [3, 4, 1], [3, 2, 2]]], [PISSA, [[2, 2, 2], [3, 2, 2]]]]
+"""Variants of LoRA for two processes."""
 
 
 def plain_steps(subject: str, base: Path, method: object) -> list[tuple[float, float, int]]:
@@ -110,7 +114,7 @@ CASES: list[tuple[str, int, list[list[Any]]]] = [
     ("classification", 1, ONE_PROCESS),
     ("classification", 2, TWO_PROCESSES),
     ("packed", 1, ONE_PROCESS),
-    ("packed", 2, TWO_PROCESSES),
+    ("packed", 2, [*TWO_PROCESSES, *VARIANTS]),
     ("padded", 2, TWO_PROCESSES[:1]),
     ("balanced", 2, [[FULL, [[0, 4, 1], [0, 1, 4], [2, 2, 2]]]]),
     ("square root", 2, [[LORA, [[1, 4, 1], [3, 2, 2]]]]),
@@ -130,6 +134,8 @@ BFLOAT16_WEIGHTS = {
         [FULL, [[1, 4, 1], [2, 4, 1], [2, 1, 4], [3, 4, 1], [3, 2, 2]]],
         [LORA, [[1, 4, 1], [2, 1, 4], [3, 2, 2]]],
         [FREEZE, [[2, 2, 2], [3, 4, 1]]],
+        [DORA, [[2, 2, 2], [3, 2, 2]]],
+        [PISSA, [[3, 2, 2]]],
     ],
 }
 """By processes."""
@@ -306,3 +312,18 @@ def test_all_ranks_end_at_the_same_step_with_the_same_reason(tiny_base: Path, tm
     assert "step 2" in first["gradient"][2]
     assert first["leave"][:2] == ["Preempted", "Preempted"]
     assert "step 2" in first["leave"][2]
+
+
+def test_biases_and_norms_have_no_weight_decay_also_those_of_dora(tiny_base: Path) -> None:
+    from finetune_trainer.config import Lora  # noqa: PLC0415
+    from finetune_trainer.training.loop import Loop  # noqa: PLC0415 - heavy
+    from tests.trainer.programs import truth  # noqa: PLC0415
+
+    tuned = truth.CLASSIFICATION.load(tiny_base, Lora(weight_decomposition=True))
+    trained = {name for name, weight in tuned.named_parameters() if weight.requires_grad}
+    without_decay = trained - set(Loop.get_decay_parameter_names(Loop.__new__(Loop), tuned))
+    assert {name.split(".")[-3 if "magnitude" in name else -1] for name in without_decay} == {
+        "lora_magnitude_vector",
+        "bias",
+    }
+    assert sum(".lora_magnitude_vector." in name for name in without_decay) == 2 * 6

@@ -1,5 +1,7 @@
 """Adds, saves, loads and merges LoRA adapters."""
 
+import copy
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,9 @@ from transformers.pytorch_utils import Conv1D
 from finetune_trainer.config import Lora
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models.layer_names import check_targets, is_target
+from finetune_trainer.models import pissa
+from finetune_trainer.models.adapter_size import find_adapter_size
+from finetune_trainer.models.layer_names import select_layers
 from finetune_trainer.models.weights import whole_parameters
 
 if TYPE_CHECKING:
@@ -24,11 +28,13 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def add_adapter(model: "PreTrainedModel", lora: Lora, head: Sequence[str], seed: int) -> "PeftModel":
-    """Adds an adapter, which initially does not change the outputs. Only adapter and head are trainable.
+    """Adds an adapter, which initially does not change the outputs.
+
+    Only the adapter, the head, and the embeddings if the job trains them, are trainable.
 
     Args:
         model: the base model; the parameters can be sharded (ZeRO-3).
-        lora: rank, scale, dropout and target layers.
+        lora: settings of the job.
         head: names of the new modules of the task, which are trained in full and saved with the adapter.
         seed: seed of the initial weights of the adapter, equal on every rank.
 
@@ -37,24 +43,34 @@ def add_adapter(model: "PreTrainedModel", lora: Lora, head: Sequence[str], seed:
     """
     from peft import LoraConfig, PeftModel  # noqa: PLC0415 - heavy
 
-    names = sorted(_list_adaptable_layers(model, head))
-    if unknown := check_targets(lora.target_modules, names):
-        raise unknown
+    sizes = select_layers(lora, sorted(_list_adaptable_layers(model, head)))
+    usual = find_adapter_size(lora, lora.rank, lora.alpha)
+    others = {f"^{re.escape(name)}$": size for name, size in sizes.items() if size != usual}
     config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
+        r=usual.rank,
+        lora_alpha=usual.alpha,  # type: ignore[arg-type]  # PEFT only divides alpha by the rank
+        rank_pattern={name: size.rank for name, size in others.items()},
+        alpha_pattern={name: size.alpha for name, size in others.items()},
         lora_dropout=lora.dropout,
-        target_modules=[name for name in names if is_target(name, lora.target_modules)],
+        use_dora=lora.weight_decomposition,
+        target_modules=list(sizes),
         modules_to_save=list(head) or None,
     )
     # Loading with ZeRO-3 draws random numbers on one rank only.
     torch.manual_seed(seed)
     # The adapter has the data type of the model: DeepSpeed needs one data type for all trained parameters.
-    return PeftModel(model, config, autocast_adapter_dtype=False)
+    tuned = PeftModel(model, config, autocast_adapter_dtype=False)
+    if lora.initialization == "PiSSA":
+        for layer in _list_adapted_layers(tuned):
+            pissa.initialize(layer)
+    if lora.train_embeddings:
+        for module in _list_embeddings(model).values():
+            module.requires_grad_(True)
+    return tuned
 
 
 def save(model: "PeftModel", folder: Path, base_name: str) -> None:
-    """Saves the adapter, the head, and the config of the tuned model.
+    """Saves the adapter, the head, trained embeddings, and the config of the tuned model.
 
     Args:
         model: the model with the adapter.
@@ -66,14 +82,23 @@ def save(model: "PeftModel", folder: Path, base_name: str) -> None:
     base: Any = model.get_base_model()
     base.config.name_or_path = ""
     base.config.save_pretrained(folder)
-    config: Any = model.peft_config["default"]
+    # With embedding layers, PEFT would look up the base model on the internet.
+    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+    trained = {
+        name: module
+        for name, module in _list_embeddings(base).items()
+        if any(weight.requires_grad for weight in module.parameters())
+    }
+    for name, module in trained.items():
+        weights |= {f"base_model.model.{name}.{key}": value for key, value in module.state_dict().items()}
+    config: Any = copy.copy(model.peft_config["default"])
     config.base_model_name_or_path = base_name
     config.inference_mode = True
     config.target_modules = sorted(config.target_modules)
+    config.modules_to_save = [*(config.modules_to_save or ()), *trained] or None
     config.save_pretrained(str(folder))
-    # With embedding layers, PEFT would look up the base model on the internet.
-    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
-    whole = {name: value.contiguous() for name, value in weights.items()}
+    # Tied embeddings are written twice, because PEFT loads each module by its own name.
+    whole = {name: value.clone().contiguous() for name, value in weights.items()}
     save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
 
 
@@ -111,38 +136,56 @@ def load_adapter(base: "PreTrainedModel", folder: Path) -> "PeftModel":
 
 
 def merge_adapter(model: "PeftModel", dtype: torch.dtype) -> None:
-    """Adds the adapter to the weights of the base model in float32, and rounds the sums.
+    """Merges the adapter into the weights of the base model in float32, and rounds the result.
+
+    The merged weight is W + alpha / rank * B A. DoRA (arXiv 2402.09353, equation 5) also scales each row of
+    this sum to its trained norm.
 
     The adapter stays in the model for `save`, without effect on the outputs. A collective call for sharded
     parameters (ZeRO-3).
 
     Args:
         model: the model with the adapter; `dtype` can represent all weights of base model and adapter.
-        dtype: data type to which the sums are rounded.
+        dtype: data type to which the merged weights are rounded.
     """
-    from peft.tuners.lora import LoraLayer  # noqa: PLC0415 - heavy
     from peft.utils import transpose  # noqa: PLC0415 - heavy
 
-    for module in model.modules():
-        if isinstance(module, LoraLayer):
-            layer: Any = module
-            weight = layer.get_base_layer().weight
-            low, high = layer.lora_A.default.weight, layer.lora_B.default.weight
-            with whole_parameters([weight, low, high], change=True), torch.no_grad():
-                delta = layer.scaling["default"] * (high.float() @ low.float())
-                weight.copy_((weight.float() + transpose(delta, layer.fan_in_fan_out)).to(dtype))
-            layer.merged_adapters.append("default")
+    for layer in _list_adapted_layers(model):
+        weight = layer.get_base_layer().weight
+        low, high = layer.lora_A.default.weight, layer.lora_B.default.weight
+        norms = [vector.weight for vector in layer.lora_magnitude_vector.values()]
+        with whole_parameters([weight, low, high, *norms], change=True), torch.no_grad():
+            merged = transpose(weight.float(), layer.fan_in_fan_out)
+            merged = merged + layer.scaling["default"] * (high.float() @ low.float())
+            for norm in norms:
+                merged *= (norm.float() / merged.norm(dim=1)).unsqueeze(1)
+            weight.copy_(transpose(merged, layer.fan_in_fan_out).to(dtype))
+        layer.merged_adapters.append("default")
 
 
 def remove_adapter(model: "PeftModel") -> "PreTrainedModel":
     """Returns the model without the adapter, after `merge_adapter`."""
     whole: PreTrainedModel = model.unload()
+    whole.tie_weights()
     return whole
 
 
 def is_added_weight(name: str) -> bool:
     """Returns whether the merged model lacks a parameter: a part of the adapter, or a replaced module."""
     return ".lora_" in name or ".original_module." in name
+
+
+def _list_adapted_layers(model: "PeftModel") -> Iterator[Any]:
+    """Yields the modules of the adapter."""
+    from peft.tuners.lora import LoraLayer  # noqa: PLC0415 - heavy
+
+    yield from (module for module in model.modules() if isinstance(module, LoraLayer))
+
+
+def _list_embeddings(model: "PreTrainedModel") -> dict[str, torch.nn.Module]:
+    """Returns the token embeddings and the output layer of a language model, by name."""
+    both = (model.get_input_embeddings(), model.get_output_embeddings())  # type: ignore[no-untyped-call]
+    return {name: module for name, module in model.named_modules() if module in both}
 
 
 def _list_adaptable_layers(model: "PreTrainedModel", head: Sequence[str]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from finetune_trainer.config import ALL_LINEAR, Lora, Method
 from finetune_trainer.contract import Model
 from finetune_trainer.data.findings import Finding, warning
+from finetune_trainer.models.adapter_limits import list_unloadable
 
 
 class MethodFacts(Model):
@@ -64,3 +65,19 @@ def warn_limits(method: Method, facts: MethodFacts, parameters: int) -> list[Fin
     """
     asked = not isinstance(method, Lora) or ALL_LINEAR in method.target_modules
     return [warning(code, text) for code, text in list_limits(facts, parameters)] if asked else []
+
+
+def warn_unloadable(method: Method) -> list[Finding]:
+    """Returns a warning of Prepare if servers do not load the adapter that the job publishes.
+
+    Args:
+        method: training method of a language model.
+    """
+    if not isinstance(method, Lora) or method.merge or not (reasons := list(list_unloadable(method))):
+        return []
+    text = (
+        f"vLLM and llama.cpp do not load the adapter of this job as it was trained: {'; '.join(reasons)}."
+        " PEFT loads the adapter. To serve the tuned model, set output.mergeAdapter to true: the job then"
+        " publishes a whole model."
+    )
+    return [warning("AdapterNotServable", text)]

@@ -31,12 +31,30 @@ def describe_trained_weights(method: Method, record: TrainingRecord) -> str:
                 else describe_targets(method)
             )
             return (
-                f"LoRA of rank {method.rank}, alpha {method.alpha}, dropout {method.dropout:g} on {where},"
-                f" and the head if there is a new one: {share}{_describe_head(record)}"
+                f"LoRA of rank {method.rank}, alpha {method.alpha}, dropout {method.dropout:g}"
+                f"{_describe_variant(method)} on {where}, and the head if there is a new one: {share}"
+                f"{_describe_head(record)}"
             )
         case FreezeLayers():
             after = "" if record.method.output_frozen else " and what follows them"
             return f"the last {method.train_last} layers{after}: {share}{_describe_head(record)}"
+
+
+def _describe_variant(method: Lora) -> str:
+    """Describes the settings of LoRA that differ from the defaults."""
+    parts = [
+        f"rank {item.rank} and alpha {item.alpha} for {', '.join(item.modules)}"
+        for item in method.module_ranks
+    ]
+    if method.scaling == "RankStabilized":
+        parts.append("rank-stabilized scaling")
+    if method.initialization == "PiSSA":
+        parts.append("PiSSA")
+    if method.weight_decomposition:
+        parts.append("DoRA")
+    if method.train_embeddings:
+        parts.append("trained embeddings")
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
 def describe_targets(method: Lora) -> str:

@@ -48,6 +48,7 @@ def render(
         "served_base_name": config.run.served_base_name,
         "serving_titles": serving.TITLES,
         "serving": [f"{serving.FOLDER}/{name}" for name in serving.list_names(config, task)],
+        "unloadable": serving.list_reasons(config),
         "tuned_how": method.describe_method(config.run.method),
     }
     return card().get_template(task.CARD).render({**values, **task.card(record)})

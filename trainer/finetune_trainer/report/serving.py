@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from finetune_trainer.config import Lora, TrainConfig
 from finetune_trainer.contract import Chosen, Digest
+from finetune_trainer.models.adapter_limits import VLLM_RANKS, list_unloadable
+from finetune_trainer.models.adapter_size import find_max_rank
 from finetune_trainer.report import method
 from finetune_trainer.report.rendering import TEMPLATES, plain
 from finetune_trainer.report.task_report import TaskReport
 
 FOLDER = "serving"
-LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The values that vLLM accepts for `--max-lora-rank`."""
 TITLES = {
     "inference-service.yaml": "an InferenceService of KServe",
     "llm-inference-service.yaml": "an LLMInferenceService of KServe",
@@ -45,9 +45,14 @@ def list_names(config: TrainConfig, task: TaskReport) -> tuple[str, ...]:
         config: the configuration of the trainer.
         task: the texts of the task.
     """
-    adapter = method.needs_base(config.run.method)
-    servable = not adapter or _find_max_rank(config) is not None
-    return tuple(task.serving(adapter=adapter)) if servable else ()
+    files = task.serving(adapter=method.needs_base(config.run.method))
+    return () if list_reasons(config) else tuple(files)
+
+
+def list_reasons(config: TrainConfig) -> list[str]:
+    """Returns the properties of a published adapter because of which servers do not load the adapter."""
+    lora = config.run.method
+    return list(list_unloadable(lora)) if isinstance(lora, Lora) and not lora.merge else []
 
 
 def render(config: TrainConfig, chosen: Chosen, model: ServedModel, task: TaskReport) -> Mapping[str, str]:
@@ -83,7 +88,8 @@ def render(config: TrainConfig, chosen: Chosen, model: ServedModel, task: TaskRe
 
 
 def _find_max_rank(config: TrainConfig) -> int | None:
-    """Returns the smallest sufficient rank of LORA_RANKS; None without an adapter or such a rank."""
+    """Returns the smallest sufficient rank of VLLM_RANKS; None without an adapter or such a rank."""
     if not isinstance(config.run.method, Lora):
         return None
-    return next((rank for rank in LORA_RANKS if rank >= config.run.method.rank), None)
+    needed = find_max_rank(config.run.method)
+    return next((rank for rank in VLLM_RANKS if rank >= needed), None)

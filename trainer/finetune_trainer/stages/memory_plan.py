@@ -138,7 +138,7 @@ def find_dtype(folder: Path, config: dict[str, Any]) -> WeightsDtype:
 
 def _method(given: argparse.Namespace) -> Method:
     if given.method == "LoRA":
-        return Lora(rank=given.rank)
+        return Lora(rank=given.rank, weight_decomposition=given.dora, train_embeddings=given.train_embeddings)
     return FreezeLayers(train_last=given.train_last) if given.method == "FreezeLayers" else "Full"
 
 
@@ -151,6 +151,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--task", choices=sorted(TASKS), default="TextGeneration")
     parser.add_argument("--method", choices=("Full", "LoRA", "FreezeLayers"), required=True)
     parser.add_argument("--rank", type=int, default=16, help="LoRA: rank (default: 16)")
+    parser.add_argument("--dora", action="store_true", help="LoRA: weightDecomposition")
+    parser.add_argument("--train-embeddings", action="store_true", help="LoRA: trainEmbeddings")
     parser.add_argument("--train-last", type=int, default=1, help="FreezeLayers: trained layers (default: 1)")
     parser.add_argument(
         "--gpus", type=Gpus.parse, required=True, help="GPUs of a pod and the memory of each, such as 8x80Gi"

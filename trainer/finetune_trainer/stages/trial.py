@@ -110,6 +110,8 @@ def try_model(
     if refusal := outcome.refusal:
         raise StageFailure(refusal.failure, refusal.reason, refusal.message, refusal.hint)
     findings = method_facts.warn_limits(method, outcome.facts or MethodFacts(), inspection.parameters)
+    if report_of(task).serving(adapter=True):
+        findings += method_facts.warn_unloadable(method)
     return Trial(tuple(findings), outcome.can_checkpoint, outcome.sizes)
 
 

@@ -103,6 +103,11 @@ class Loop(Trainer):
         """The micro-batches of this rank. Trainer would let accelerate distribute them a second time."""
         return self.batches
 
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        """The names of the parameters with weight decay: no biases and no norms, those of DoRA included."""
+        names = super().get_decay_parameter_names(model)
+        return [name for name in names if ".lora_magnitude_vector." not in name]
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW; at ZeRO stage 0, where DeepSpeed does not report the norm, the optimizer also clips."""
         new = self.optimizer is None
