@@ -18,7 +18,8 @@ from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.models.memory import LIVE
 from finetune_trainer.models.weights import is_sharded
 from finetune_trainer.pod.rank import leave
-from finetune_trainer.tasks.text_generation.language_model import generate, packing_of, supports_packing
+from finetune_trainer.tasks.text_generation.generation import generate
+from finetune_trainer.tasks.text_generation.language_model import packing_of, supports_packing
 from finetune_trainer.training import deepspeed_config
 from finetune_trainer.training.distributed import join_gang
 from finetune_trainer.training.evaluation_engine import ready
@@ -28,6 +29,7 @@ from tests.trainer.training.contexts import context_with
 
 METHODS: dict[str, Method] = {"Full": "Full", "LoRA": Lora(rank=4, alpha=8)}
 ROWS = range(6)
+PROMPTS, NEW_TOKENS = 4, 5
 
 
 def main() -> None:
@@ -44,11 +46,16 @@ def main() -> None:
 
     def answers(model: Any) -> dict[str, Any]:
         inputs = subject.model.collate(subject.rows, ROWS, 0, None)
-        prompt = inputs["input_ids"][0, :4].numpy()
+        prompts = [inputs["input_ids"][row, : row + 1].numpy() for row in range(PROMPTS)]
+        passes: list[int] = []
         with torch.no_grad():
+            hook = model.get_input_embeddings().register_forward_hook(lambda *_: passes.append(1))
+            generated = generate(model, prompts, [], 0, NEW_TOKENS)
+            hook.remove()
             return {
                 "predictions": subject.model.predict(model, inputs).tolist(),
-                "generated": generate(model, [prompt], [], 0, 5)[0].tolist(),
+                "generated": [ids.tolist() for ids in generated],
+                "passes": len(passes),
                 "packing": supports_packing(model) and packing_of(model).model_dump(),
             }
 

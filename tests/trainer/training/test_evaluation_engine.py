@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainer import forks
+from tests.trainer.programs import sharded_evaluation
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -17,6 +18,8 @@ def test_a_sharded_model_is_evaluated_without_a_trace(tiny_llama: Path, tmp_path
     found = json.loads(result.read_text())
     whole = found["whole"]
     assert whole["packing"]
+    assert len(whole["generated"]) == sharded_evaluation.PROMPTS
+    assert whole["passes"] < sharded_evaluation.PROMPTS * sharded_evaluation.NEW_TOKENS
     for method in ("Full", "LoRA"):
         plain, evaluated = found[f"{method}, evaluated: False"], found[f"{method}, evaluated: True"]
         assert evaluated["before"] == whole

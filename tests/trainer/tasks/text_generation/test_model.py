@@ -26,6 +26,7 @@ from finetune_trainer.models import generation_config
 from finetune_trainer.models.collate import IGNORE_INDEX
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.tasks.text_generation import collate, language_model, metrics, model
+from finetune_trainer.tasks.text_generation.generation import generate
 from finetune_trainer.tasks.text_generation.record import extract_prompts as prompts_of
 from tests.trainer.programs.truth import trained_rows
 
@@ -231,10 +232,10 @@ def test_samples_stop_at_the_second_token_that_ends_a_turn(
     tiny_llama: Path, llama: "PreTrainedModel", tmp_path: Path
 ) -> None:
     prompt = ROWS.row(0).astype(np.int64)
-    (whole,) = language_model.generate(llama, [prompt], [1], 2, 8)
+    (whole,) = generate(llama, [prompt], [1], 2, 8)
     assert len(whole) > 1
     folder = tmp_path / "base"
     shutil.copytree(tiny_llama, folder)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, int(whole[0])]}))
-    (stopped,) = language_model.generate(llama, [prompt], generation_config.find_end_tokens(folder, 1), 2, 8)
+    (stopped,) = generate(llama, [prompt], generation_config.find_end_tokens(folder, 1), 2, 8)
     assert stopped.tolist() == whole[:1].tolist()

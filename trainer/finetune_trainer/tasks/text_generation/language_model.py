@@ -1,7 +1,6 @@
-"""Loads the base model as a language model, tests support for packing, and generates text."""
+"""Loads the base model as a language model, and tests support for packing."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.load import LOCAL, check_complete, unusable_model
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.models.weights import full_shape
-from finetune_trainer.tasks.text_generation.collate import Ids, concatenate_rows
+from finetune_trainer.tasks.text_generation.collate import concatenate_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,7 +29,7 @@ _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """Rounding errors relative to the largest logit, by data type of the weights. In float32, attention between
 rows changes logits 1,000 times more."""
 _ROUNDING_SHARE = 0.1
-"""Maximum difference of packed rows, relative to the change of logits by attention between rows."""
+"""Maximum difference of logits, relative to the change of logits by attention between rows."""
 
 
 def load_language_model(folder: Path, dtype: torch.dtype) -> "PreTrainedModel":
@@ -60,9 +59,6 @@ def load_language_model(folder: Path, dtype: torch.dtype) -> "PreTrainedModel":
 def supports_packing(model: "PreTrainedModel") -> bool:
     """Tests whether the logits of packed rows equal the logits of separate rows.
 
-    With bfloat16 weights, rounding changes the logits almost as much as attention between rows can. The
-    logits of packed rows must then be much nearer to those of separate rows than those of one long row are.
-
     Args:
         model: the language model.
 
@@ -75,8 +71,7 @@ def supports_packing(model: "PreTrainedModel") -> bool:
     rows = [random.integers(0, vocabulary, count) for count in _TEST_LENGTHS]
     alone = [_compute_logits(model, {"input_ids": torch.from_numpy(row)[None]}) for row in rows]
     shorter = _compute_logits(model, {"input_ids": torch.from_numpy(rows[0][:-1])[None]})
-    tolerance = _TOLERANCE[model.dtype]
-    if not _are_close(shorter, alone[0][:-1], tolerance):
+    if not _are_close(shorter, alone[0][:-1], _TOLERANCE[model.dtype]):
         raise StageFailure(
             FailureClass.USER_CONFIG,
             "ModelUnusable",
@@ -89,12 +84,30 @@ def supports_packing(model: "PreTrainedModel") -> bool:
     except (TypeError, ValueError, RuntimeError) as error:
         log.info("rows cannot be laid end to end for this model: %s", error)
         return False
-    separate = torch.cat(alone)
-    if model.dtype == torch.float32:
-        return _are_close(packed, separate, tolerance)
-    joined = _compute_logits(model, {"input_ids": torch.from_numpy(np.concatenate(rows))[None]})
-    difference, change = ((logits - separate).abs().max() for logits in (packed, joined))
-    return _are_close(packed, separate, tolerance) and bool(difference <= _ROUNDING_SHARE * change)
+    joined = None
+    if model.dtype != torch.float32:
+        joined = _compute_logits(model, {"input_ids": torch.from_numpy(np.concatenate(rows))[None]})
+    return differ_by_rounding(packed, torch.cat(alone), joined)
+
+
+def differ_by_rounding(found: torch.Tensor, expected: torch.Tensor, mixed: torch.Tensor | None) -> bool:
+    """Returns whether rounding explains the difference of logits.
+
+    With bfloat16 weights, rounding changes the logits almost as much as attention to tokens of other rows
+    can. `found` must then be much nearer to `expected` than logits with such attention are.
+
+    Args:
+        found: logits of rows that share one input, float32.
+        expected: logits of the same rows computed separately, of the same shape.
+        mixed: logits if tokens attend to tokens of other rows or to padding, of the same shape; None with
+            float32 weights.
+    """
+    if mixed is None:
+        return _are_close(found, expected, _TOLERANCE[torch.float32])
+    difference, change = ((logits - expected).abs().max() for logits in (found, mixed))
+    return _are_close(found, expected, _TOLERANCE[torch.bfloat16]) and bool(
+        difference <= _ROUNDING_SHARE * change
+    )
 
 
 def packing_of(model: "PreTrainedModel") -> Packing:
@@ -104,36 +117,6 @@ def packing_of(model: "PreTrainedModel") -> Packing:
     return Packing.of(
         hidden=sizes.hidden_size, layers=sizes.num_hidden_layers, vocabulary=full_shape(embeddings.weight)[0]
     )
-
-
-def generate(
-    model: torch.nn.Module, prompts: Sequence[Ids], ends: Sequence[int], pad_id: int, most: int
-) -> list[Ids]:
-    """Generates a greedy continuation of each prompt.
-
-    Args:
-        model: the language model.
-        prompts: token ids of each prompt.
-        ends: ids of the tokens that end a continuation.
-        pad_id: id of the padding token.
-        most: maximum number of new tokens.
-
-    Returns:
-        Token ids of each continuation.
-    """
-    from transformers import GenerationConfig  # noqa: PLC0415 - heavy
-
-    how = GenerationConfig(  # type: ignore[no-untyped-call]
-        max_new_tokens=most, do_sample=False, eos_token_id=list(ends), pad_token_id=pad_id, use_cache=True
-    )
-    write: Any = model.generate
-    continuations = []
-    for prompt in prompts:
-        ids = torch.from_numpy(prompt)[None].to(next(model.parameters()).device)
-        with torch.no_grad():
-            whole = write(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=how)
-        continuations.append(whole[0, ids.shape[1] :].cpu().numpy())
-    return continuations
 
 
 def _compute_logits(model: "PreTrainedModel", inputs: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -35,6 +35,7 @@ from finetune_trainer.tasks.text_generation.collate import (
     pad_rows,
     select_model_inputs,
 )
+from finetune_trainer.tasks.text_generation.generation import generate
 from finetune_trainer.tasks.text_generation.record import NEW_TOKENS, extract_prompts
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def samples(inputs: EvaluationInputs, network: torch.nn.Module) -> tuple[str, ..
     tokenizer = _load_tokenizer(inputs.base)
     given = [prompt for prompt, _ in extract_prompts(inputs.prepared.test)]
     ends = generation_config.find_end_tokens(inputs.base, tokenizer.eos_token_id)
-    continuations = language_model.generate(network, given, ends, inputs.pad_id, NEW_TOKENS)
+    continuations = generate(network, given, ends, inputs.pad_id, NEW_TOKENS)
     return tuple(tokenizer.decode(ids, skip_special_tokens=True) for ids in continuations)
 
 
