@@ -19,7 +19,8 @@ from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.models.weights import whole_tensors
 from finetune_trainer.pod.rank import leave
 from finetune_trainer.tasks.registry import training_task
-from finetune_trainer.training import head_start, loop
+from finetune_trainer.training import head_start
+from finetune_trainer.training.arguments import arguments
 from finetune_trainer.training.context import Context
 from finetune_trainer.training.distributed import join_gang
 from tests.trainer.programs.truth import BATCH, CLASSIFICATION, Calm
@@ -68,10 +69,10 @@ def main() -> None:
         )
         with tempfile.TemporaryDirectory() as folder:
             # Trainer loads in shards for as long as these arguments exist.
-            arguments = loop.arguments(chosen, training, FLOAT32, "None", folder=folder, gpus=False, steps=1)
+            args = arguments(chosen, training, FLOAT32, "None", folder=folder, gpus=False, steps=1)
             model = context.load_model()
             loaded = dict(whole_tensors(model))
-            del arguments
+            del args
         unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
         sharded = any(hasattr(weight, "ds_id") for weight in model.parameters())
         same = [

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +34,11 @@ from finetune_trainer.pod.rank import leave
 from finetune_trainer.tasks.base import TaskModel
 from finetune_trainer.tasks.registry import model_of
 from finetune_trainer.training import loop
+from finetune_trainer.training.arguments import arguments
 from finetune_trainer.training.deepspeed_config import own_clip
 from finetune_trainer.training.distributed import Gang, join_gang
 from finetune_trainer.training.loader import RankBatches
+from tests.trainer.programs.device_reads import DeviceReads
 
 ROWS, CLASSES, BATCH, VOCABULARY = 21, 3, 8, 50
 STANDING_STILL = 1e-30
@@ -128,6 +131,44 @@ SUBJECTS = {
 }
 
 
+class Watched(loop.Loop):
+    """The loop, which notes the order of backward passes, update and reads of the device in each step."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.steps: list[list[str]] = []
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Computes the step with an engine that notes its calls."""
+        calls: list[str] = []
+        self.steps.append(calls)
+        with DeviceReads(calls):
+            return super().training_step(NotingEngine(model, calls), inputs, num_items_in_batch)
+
+
+class NotingEngine:
+    """An engine of DeepSpeed that notes backward passes and updates."""
+
+    def __init__(self, engine: Any, calls: list[str]) -> None:
+        self.engine, self.calls = engine, calls
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.engine(**inputs)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Starts a backward pass."""
+        self.engine.backward(loss)
+        self.calls.append("backward")
+
+    def step(self) -> None:
+        """Updates the weights."""
+        self.calls.append("step")
+        self.engine.step()
+
+
 class Calm:
     """A heartbeat without effect, and without a request to end."""
 
@@ -153,7 +194,7 @@ def steps(
     base_dtype: WeightsDtype = "float32",
     checkpointing: bool = False,
     loaded: Callable[[torch.nn.Module], None] = lambda _: None,
-    after: Callable[[loop.Loop], None] = lambda _: None,
+    after: Callable[["Watched"], None] = lambda _: None,
 ) -> list[tuple[float, float, int]]:
     """Loss, gradient norm and rows of each step of one epoch."""
     chosen = Chosen(
@@ -174,7 +215,7 @@ def steps(
     dtypes = select_dtypes(base_dtype, precision, zero_stage)
     taken: list[loop.Step] = []
     with tempfile.TemporaryDirectory() as folder:
-        args = loop.arguments(
+        args = arguments(
             chosen, training, dtypes, offload, folder=folder, gpus=False, steps=chosen.total_steps
         )
         model = subject.load(base, how, getattr(torch, dtypes.weights), loaded)
@@ -185,10 +226,10 @@ def steps(
             seed=3,
             collate=partial(subject.model.collate, pad_id=0, packing=subject.packing),
         )
-        run = loop.Loop(
+        run = Watched(
             gang=gang,
             batches=batches,
-            losses=subject.model.loss_function(training, subject.prepared),
+            losses=subject.model.loss_function(training, subject.prepared, gang.device),
             forward=subject.model.FORWARD,
             clip=own_clip(zero_stage, training.max_gradient_norm),
             heartbeat=heartbeat,
@@ -209,7 +250,8 @@ def main() -> None:
     result = Path(sys.argv[1])
     silence_libraries()
     gang = join_gang(gpus=False, startup_seconds=120, hang_seconds=120)
-    measured = {}
+    measured: dict[str, Any] = {}
+    calls: list[list[str]] = []
     for subject, base, method, splits, precision, base_dtype, checkpointing in map(json.loads, sys.argv[2:]):
         how: Method = TypeAdapter(Method).validate_python(method)
         for split in splits:
@@ -223,10 +265,11 @@ def main() -> None:
                 precision=precision,
                 base_dtype=base_dtype,
                 checkpointing=checkpointing,
+                after=lambda run: calls.extend(run.steps),
             )
             measured[json.dumps([subject, method, split, precision, base_dtype, checkpointing])] = figures
     if gang.first:
-        result.write_text(json.dumps(measured))
+        result.write_text(json.dumps({"figures": measured, "calls": calls}))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from finetune_trainer.data.batches import FILLER, Layout, Rows, position, samples_seen, steps_per_epoch
 from finetune_trainer.data.shards import Split
-from finetune_trainer.models.collate import Tensors
+from finetune_trainer.models.collate import IGNORE_INDEX, Tensors
 from finetune_trainer.tasks.base import Numbers
 from finetune_trainer.training.loader import RankBatches, ahead
 
@@ -28,7 +28,9 @@ def rows_of(count: int) -> Split:
 
 
 def collate(_split: Split, numbers: Numbers) -> Tensors:
-    return {"numbers": torch.tensor(numbers)}
+    """Each row has its number as label, except FILLER, whose number is IGNORE_INDEX."""
+    labels = torch.tensor([IGNORE_INDEX if number == FILLER else number for number in numbers])
+    return {"labels": labels, "row_index": torch.arange(len(labels))}
 
 
 def loader(world: int, rank: int, seen: int, count: int) -> RankBatches:
@@ -43,11 +45,15 @@ def global_batches(world: int, seen: int, count: int, epochs: int) -> list[list[
     for epoch in range(ranks[0].epoch, epochs):
         for one in ranks:
             one.set_epoch(epoch)
-        accumulation = ranks[0].layout.accumulation
-        per_rank = [[batch["rows"].tolist() for batch in one] for one in ranks]
-        for first in range(0, len(per_rank[0]), accumulation):
-            step = [row for mine in per_rank for rows in mine[first : first + accumulation] for row in rows]
-            found.append(sorted(row for row in step if row != FILLER))
+        for steps in zip(*ranks, strict=True):
+            assert len({len(step.micro_batches) for step in steps}) == 1
+            rows = np.concatenate([each.label_rows for step in steps for each in step.micro_batches])
+            labels = torch.cat([each.inputs["labels"] for step in steps for each in step.micro_batches])
+            assert np.array_equal(np.where(rows == FILLER, IGNORE_INDEX, rows), labels.numpy())
+            found.append(sorted(int(row) for row in rows if row != FILLER))
+            assert sum(step.targets for step in steps) == len(found[-1])
+            tokens = int(ranks[0].split.lengths[found[-1]].sum())
+            assert {(step.rows, step.tokens) for step in steps} == {(len(found[-1]), tokens)}
     return found
 
 
@@ -74,7 +80,7 @@ def test_samples_that_end_inside_a_batch_are_refused() -> None:
         loader(1, 0, 13, 40)
 
 
-def test_a_thread_is_ahead_of_the_model_by_so_many_micro_batches_and_not_more() -> None:
+def test_a_thread_is_ahead_of_the_model_by_so_many_steps_and_not_more() -> None:
     made: list[int] = []
     reached = threading.Event()
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from finetune_trainer.config import Training
-from finetune_trainer.models.collate import IGNORE_INDEX
 from tests.trainer import forks
 
 FULL = "Full"
@@ -84,17 +83,18 @@ def bfloat16_norms(subject: str, base: Path) -> tuple[list[float], list[float]]:
 
     what = truth.SUBJECTS[subject]
     model = what.load(base, "Full", torch.bfloat16)
-    losses = what.model.loss_function(Training(), what.prepared)
+    losses = what.model.loss_function(Training(), what.prepared, torch.device("cpu"))
     collate = partial(what.model.collate, pad_id=0, packing=what.packing)
     ranks = [
         list(RankBatches(what.rows, Layout(4, 1, 2), rank=rank, seed=3, collate=collate)) for rank in range(2)
     ]
     norms: tuple[list[float], list[float]] = ([], [])
-    for micro_batches in zip(*ranks, strict=True):
-        targets = sum(int((batch["labels"] != IGNORE_INDEX).sum()) for batch in micro_batches)
+    for steps in zip(*ranks, strict=True):
+        targets = sum(step.targets for step in steps)
         gradients = []
-        for batch in micro_batches:
-            inputs = {name: value for name, value in batch.items() if name not in {"rows", "row_index"}}
+        for step in steps:
+            (micro_batch,) = step.micro_batches
+            inputs = dict(micro_batch.inputs)
             labels = inputs.pop("labels")
             model.zero_grad()
             (losses(model(**inputs, **what.model.FORWARD), labels).sum() / targets).backward()
@@ -136,6 +136,8 @@ BFLOAT16_WEIGHTS = {
 Figures = list[tuple[float, float, int]]
 """Loss, gradient norm and rows of each step."""
 Measure = Callable[..., Figures]
+Results = Callable[[int, str], Any]
+"""Number of processes and data type of the base model -> what tests.trainer.programs.truth writes."""
 
 
 @pytest.fixture(scope="module")
@@ -145,11 +147,11 @@ def bases(tiny_base: Path, tiny_llama: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="module")
-def measured(bases: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Measure:
-    """The steps of a case; all cases of one number of processes are measured together."""
+def results(bases: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """All cases of one number of processes are measured together."""
 
     @cache
-    def figures(processes: int, base_dtype: str) -> dict[str, Figures]:
+    def of(processes: int, base_dtype: str) -> Any:
         # DeepSpeed never resets the autocast of a process, so bfloat16 weights have processes of their own.
         if base_dtype == "bfloat16":
             asked = [
@@ -176,8 +178,14 @@ def measured(bases: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
             "tests.trainer.programs.truth", str(result), *map(json.dumps, asked), ranks=processes
         )
         assert ended.returncode == 0, ended.stderr[-3000:]
-        found: dict[str, Figures] = json.loads(result.read_text())
-        return found
+        return json.loads(result.read_text())
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def measured(results: Results) -> Measure:
+    """The steps of a case."""
 
     def of(
         processes: int,
@@ -190,7 +198,8 @@ def measured(bases: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
         checkpointing: bool = False,
     ) -> Figures:
         case = [subject, method, split, precision, base_dtype, checkpointing]
-        return figures(processes, base_dtype)[json.dumps(case)]
+        found: Figures = results(processes, base_dtype)["figures"][json.dumps(case)]
+        return found
 
     return of
 
@@ -210,6 +219,17 @@ def test_loss_and_gradient_norm_are_those_of_the_whole_batch_however_it_is_split
             found = measured(processes, subject, method, split)
             for step, expected in zip(found, expected_steps, strict=True):
                 assert step == pytest.approx(expected, rel=1e-5), (method, split)
+
+
+@pytest.mark.parametrize(("processes", "base_dtype"), [(1, "float32"), (2, "float32"), (2, "bfloat16")])
+def test_the_host_reads_the_device_once_in_a_step_before_the_weights_change(
+    processes: int, base_dtype: str, results: Results
+) -> None:
+    steps = results(processes, base_dtype)["calls"]
+    assert len(steps) > 20
+    before = [calls[: calls.index("step")] for calls in steps]
+    assert all(calls == [*["backward"] * (len(calls) - 1), "tolist"] for calls in before)
+    assert {len(calls) for calls in before} >= {2, 3, 5}
 
 
 @pytest.mark.parametrize(("subject", "method", "split"), CHECKPOINTED)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from finetune_trainer.data.shards import Split
-from finetune_trainer.models.collate import Tensors, lengths
+from finetune_trainer.models.collate import Tensors, lengths, to_device
 from finetune_trainer.models.load import AnyModel
 from finetune_trainer.models.logistic_regression import Peers
 from finetune_trainer.models.packing import Packing
@@ -73,7 +73,7 @@ def over_rows(context: Context, compute: Compute, split: Split, on_progress: OnP
     for turn in range(rounds):
         number = turn * gang.world + gang.rank
         batch = batches[min(number, len(batches) - 1)]
-        inputs = {name: tensor.to(gang.device) for name, tensor in context.collate(split, batch).items()}
+        inputs = to_device(context.collate(split, batch), gang.device)
         with torch.no_grad(), context.autocast():
             computed = compute(inputs).cpu().numpy()
         if number < len(batches):
