@@ -104,6 +104,14 @@ def longest_prepare() -> PreparePayload:
     )
 
 
+def test_a_micro_batch_is_a_number_of_rows_or_a_budget_of_tokens() -> None:
+    stored = longest_prepare().chosen.model_dump(exclude={"micro_batch_tokens"})
+    assert Chosen.model_validate(stored).micro_batch_tokens is None, "an earlier release had rows only"
+    for change in ({"micro_batch_size": None}, {"micro_batch_tokens": 4096}):
+        with pytest.raises(ValidationError, match="either micro_batch_size or micro_batch_tokens"):
+            Chosen.model_validate(stored | change)
+
+
 @pytest.mark.parametrize("payload", [longest_train(), longest_prepare()])
 @pytest.mark.parametrize("letter", ["x", "é", "\x01", '"', "\U0001f600"])
 def test_the_longest_message_fits_and_keeps_its_payload(payload: object, letter: str) -> None:

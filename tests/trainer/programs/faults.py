@@ -74,7 +74,7 @@ def main() -> None:
     outcomes: dict[str, Any] = {"place": "{}:{}".format(*split.location(Faulty.poisoned))}
     for fault in (LOSS, GRADIENT, LEAVE):
         try:
-            truth.steps(gang, truth.CLASSIFICATION, base, 2, 2, 2, Asked(gang.rank))
+            truth.steps(gang, truth.CLASSIFICATION, base, 2, 2, heartbeat=Asked(gang.rank))
         except StageFailure as failure:
             outcomes[fault] = [failure.failure, failure.reason, failure.message]
     (folder / f"{gang.rank}.json").write_text(json.dumps(outcomes))

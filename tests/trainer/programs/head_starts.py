@@ -37,7 +37,7 @@ def main() -> None:
     run: Any = SimpleNamespace(evaluation=evaluation, training=training, method="Full")
     context: Context = context_with(
         config=SimpleNamespace(run=run),
-        chosen=SimpleNamespace(micro_batch_size=2),
+        chosen=SimpleNamespace(micro_batch_size=2, micro_batch_tokens=None),
         heartbeat=Calm(),
         gang=gang,
         prepared=CLASSIFICATION.prepared,
@@ -60,7 +60,6 @@ def main() -> None:
             epochs=1,
             batch_size=BATCH,
             micro_batch_size=BATCH // gang.world,
-            accumulation_steps=1,
             world_size=gang.world,
             learning_rate=1e-5,
             max_length=16,

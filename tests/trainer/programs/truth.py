@@ -1,7 +1,7 @@
 """Run by torchrun: steps of the real loop at fixed weights, for many ways to split one global batch.
 
 Arguments: the result file, and one or more JSON lists
-[subject, folder of the base model, method, [[ZeRO stage, micro-batch, accumulation], ...], precision,
+[subject, folder of the base model, method, [[ZeRO stage, size of a micro-batch, unit], ...], precision,
 data type of the base model, whether to use activation checkpointing].
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -183,10 +183,10 @@ def steps(
     subject: Subject,
     base: Path,
     zero_stage: int,
-    micro_batch: int,
-    accumulation: int,
-    heartbeat: Heartbeat,
+    size: int,
+    unit: Literal["rows", "tokens"] = "rows",
     *,
+    heartbeat: Heartbeat,
     how: Method = "Full",
     offload: Offload = "None",
     learning_rate: float = STANDING_STILL,
@@ -200,8 +200,8 @@ def steps(
     chosen = Chosen(
         epochs=1,
         batch_size=BATCH,
-        micro_batch_size=micro_batch,
-        accumulation_steps=accumulation,
+        micro_batch_size=size if unit == "rows" else None,
+        micro_batch_tokens=size if unit == "tokens" else None,
         world_size=gang.world,
         learning_rate=learning_rate,
         max_length=16,

@@ -7,7 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_trainer.data.batches import FILLER, Layout, Rows, position, samples_seen, steps_per_epoch
+from finetune_trainer.data.batches import (
+    FILLER,
+    Layout,
+    MicroBatchSize,
+    Rows,
+    position,
+    samples_seen,
+    steps_per_epoch,
+)
 from finetune_trainer.data.shards import Split
 from finetune_trainer.models.collate import IGNORE_INDEX, Tensors
 from finetune_trainer.tasks.base import Numbers
@@ -33,14 +41,19 @@ def collate(_split: Split, numbers: Numbers) -> Tensors:
     return {"labels": labels, "row_index": torch.arange(len(labels))}
 
 
-def loader(world: int, rank: int, seen: int, count: int) -> RankBatches:
-    layout = Layout(micro_batch=2, accumulation=BATCH // 2 // world, world=world)
+ROWS, TOKENS = MicroBatchSize(2, "rows"), MicroBatchSize(12, "tokens")
+
+
+def loader(world: int, rank: int, seen: int, count: int, size: MicroBatchSize = ROWS) -> RankBatches:
+    layout = Layout(BATCH, world, size)
     return RankBatches(rows_of(count), layout, rank=rank, seed=3, collate=collate, seen=seen)
 
 
-def global_batches(world: int, seen: int, count: int, epochs: int) -> list[list[int]]:
+def global_batches(
+    world: int, seen: int, count: int, epochs: int, size: MicroBatchSize = ROWS
+) -> list[list[int]]:
     """The rows of each optimizer step after `seen` samples, by all ranks together."""
-    ranks = [loader(world, rank, seen, count) for rank in range(world)]
+    ranks = [loader(world, rank, seen, count, size) for rank in range(world)]
     found = []
     for epoch in range(ranks[0].epoch, epochs):
         for one in ranks:
@@ -58,14 +71,19 @@ def global_batches(world: int, seen: int, count: int, epochs: int) -> list[list[
 
 
 @settings(deadline=None, max_examples=25)
-@given(count=st.integers(1, 50), steps=st.integers(0, 14), world=st.sampled_from([1, 2, 4]))
+@given(
+    count=st.integers(1, 50),
+    steps=st.integers(0, 14),
+    world=st.sampled_from([1, 2, 3, 4]),
+    size=st.sampled_from([ROWS, TOKENS]),
+)
 def test_a_run_that_continues_sees_what_a_run_that_never_stopped_sees_with_any_number_of_ranks(
-    count: int, steps: int, world: int
+    count: int, steps: int, world: int, size: MicroBatchSize
 ) -> None:
     whole = global_batches(1, 0, count, epochs=2)
     steps = min(steps, len(whole))
     seen = samples_seen(steps, count, BATCH)
-    assert global_batches(world, seen, count, epochs=2) == whole[steps:]
+    assert global_batches(world, seen, count, epochs=2, size=size) == whole[steps:]
     assert sum(map(len, whole[:steps])) == seen
 
 

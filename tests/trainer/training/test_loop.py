@@ -15,16 +15,16 @@ FULL = "Full"
 LORA = {"kind": "LoRA", "rank": 4, "alpha": 8}
 FREEZE = {"kind": "FreezeLayers", "trainLast": 1}
 ONE_PROCESS = [
-    [FULL, [[0, 8, 1], [1, 2, 4], [2, 4, 2], [3, 1, 8]]],
-    [LORA, [[0, 8, 1], [3, 2, 4]]],
-    [FREEZE, [[0, 2, 4]]],
+    [FULL, [[0, 8], [1, 2], [2, 4], [3, 1], [0, 30, "tokens"], [3, 15, "tokens"]]],
+    [LORA, [[0, 8], [3, 2]]],
+    [FREEZE, [[0, 2]]],
 ]
 TWO_PROCESSES = [
-    [FULL, [[0, 4, 1], [0, 1, 4], [1, 2, 2], [2, 4, 1], [2, 1, 4], [3, 2, 2]]],
-    [LORA, [[0, 4, 1], [1, 1, 4], [2, 2, 2], [3, 2, 2]]],
-    [FREEZE, [[1, 4, 1], [2, 2, 2], [3, 1, 4]]],
+    [FULL, [[0, 4], [0, 1], [1, 2], [2, 4], [2, 1], [3, 2], *([stage, 20, "tokens"] for stage in range(4))]],
+    [LORA, [[0, 4], [1, 1], [2, 2], [3, 2], [2, 1, "tokens"], [3, 15, "tokens"]]],
+    [FREEZE, [[1, 4], [2, 2], [3, 1]]],
 ]
-"""By processes: [method, [ZeRO stage, micro-batch, accumulation] ...]; each makes batches of 8 rows."""
+"""[method, [[ZeRO stage, size of a micro-batch, unit, by default rows], ...]]; each batch has 8 rows."""
 
 
 def plain_steps(subject: str, base: Path, method: object) -> list[tuple[float, float, int]]:
@@ -77,7 +77,7 @@ def bfloat16_norms(subject: str, base: Path) -> tuple[list[float], list[float]]:
     """Norms of the gradients of bfloat16 weights in plain PyTorch, summed in float32 and in bfloat16."""
     import torch  # noqa: PLC0415 - heavy
 
-    from finetune_trainer.data.batches import Layout  # noqa: PLC0415
+    from finetune_trainer.data.batches import Layout, MicroBatchSize  # noqa: PLC0415
     from finetune_trainer.training.loader import RankBatches  # noqa: PLC0415
     from tests.trainer.programs import truth  # noqa: PLC0415
 
@@ -85,9 +85,8 @@ def bfloat16_norms(subject: str, base: Path) -> tuple[list[float], list[float]]:
     model = what.load(base, "Full", torch.bfloat16)
     losses = what.model.loss_function(Training(), what.prepared, torch.device("cpu"))
     collate = partial(what.model.collate, pad_id=0, packing=what.packing)
-    ranks = [
-        list(RankBatches(what.rows, Layout(4, 1, 2), rank=rank, seed=3, collate=collate)) for rank in range(2)
-    ]
+    layout = Layout(truth.BATCH, 2, MicroBatchSize(4, "rows"))
+    ranks = [list(RankBatches(what.rows, layout, rank=rank, seed=3, collate=collate)) for rank in range(2)]
     norms: tuple[list[float], list[float]] = ([], [])
     for steps in zip(*ranks, strict=True):
         targets = sum(step.targets for step in steps)
@@ -112,24 +111,24 @@ CASES: list[tuple[str, int, list[list[Any]]]] = [
     ("packed", 1, ONE_PROCESS),
     ("packed", 2, TWO_PROCESSES),
     ("padded", 2, TWO_PROCESSES[:1]),
-    ("balanced", 2, [[FULL, [[0, 4, 1], [0, 1, 4], [2, 2, 2]]]]),
-    ("square root", 2, [[LORA, [[1, 4, 1], [3, 2, 2]]]]),
+    ("balanced", 2, [[FULL, [[0, 4], [0, 1], [2, 2]]]]),
+    ("square root", 2, [[LORA, [[1, 4], [3, 2]]]]),
 ]
 CHECKPOINTED: list[tuple[str, object, list[int]]] = [
-    ("classification", FULL, [0, 4, 1]),
-    ("classification", LORA, [3, 2, 2]),
-    ("packed", FULL, [2, 4, 1]),
-    ("packed", LORA, [3, 2, 2]),
-    ("packed", FREEZE, [3, 1, 4]),
+    ("classification", FULL, [0, 4]),
+    ("classification", LORA, [3, 2]),
+    ("packed", FULL, [2, 4]),
+    ("packed", LORA, [3, 2]),
+    ("packed", FREEZE, [3, 1]),
 ]
-AUTOCAST = [FULL, [[0, 4, 1], [1, 4, 1], [2, 4, 1], [3, 4, 1]]]
+AUTOCAST = [FULL, [[0, 4], [1, 4], [2, 4], [3, 4]]]
 """Float32 weights and bfloat16 products."""
 BFLOAT16_WEIGHTS = {
-    1: [[FULL, [[1, 8, 1], [2, 2, 4], [3, 4, 2]]], [LORA, [[2, 8, 1]]]],
+    1: [[FULL, [[1, 8], [2, 2], [3, 4]]], [LORA, [[2, 8]]]],
     2: [
-        [FULL, [[1, 4, 1], [2, 4, 1], [2, 1, 4], [3, 4, 1], [3, 2, 2]]],
-        [LORA, [[1, 4, 1], [2, 1, 4], [3, 2, 2]]],
-        [FREEZE, [[2, 2, 2], [3, 4, 1]]],
+        [FULL, [[1, 4], [2, 4], [2, 1], [3, 4], [3, 2], [2, 20, "tokens"]]],
+        [LORA, [[1, 4], [2, 1], [3, 2]]],
+        [FREEZE, [[2, 2], [3, 4]]],
     ],
 }
 """By processes."""
@@ -191,7 +190,7 @@ def measured(results: Results) -> Measure:
         processes: int,
         subject: str,
         method: object,
-        split: list[int],
+        split: list[Any],
         precision: str = "float32",
         base_dtype: str = "float32",
         *,
@@ -278,7 +277,7 @@ def test_gradients_of_bfloat16_weights_are_reduced_in_float32(
     in_float32, in_bfloat16 = bfloat16_norms(subject, bases(subject))
     assert in_bfloat16 != pytest.approx(in_float32, rel=1e-5)
     for stage in (1, 2, 3):
-        found = measured(2, subject, FULL, [stage, 4, 1], "bfloat16", "bfloat16")
+        found = measured(2, subject, FULL, [stage, 4], "bfloat16", "bfloat16")
         assert [norm for _, norm, _ in found] == pytest.approx(in_float32, rel=1e-6), stage
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from finetune_trainer.data.batches import split_rows
 from finetune_trainer.data.shards import Split
 from finetune_trainer.models.collate import Tensors, lengths, to_device
 from finetune_trainer.models.load import AnyModel
@@ -64,9 +65,9 @@ def over_rows(context: Context, compute: Compute, split: Split, on_progress: OnP
     Raises:
         StageFailure: class Preempted, on all ranks.
     """
-    gang, size = context.gang, context.evaluation_batch_size
+    gang = context.gang
     order = np.argsort(-lengths(split), kind="stable").astype(np.int64)
-    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    batches = split_rows(order, lengths(split), context.evaluation_size)
     rounds = -(-len(batches) // gang.world)
     values: list[Predictions] = []
     numbers: list[npt.NDArray[np.int64]] = []

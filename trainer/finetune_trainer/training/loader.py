@@ -93,7 +93,7 @@ class RankBatches(DataLoader):  # type: ignore[type-arg]
         self.device = device
         self.start = position(seen, len(split), layout.batch)
         self.epoch = self.start.epoch
-        super().__init__(range(len(split)), batch_size=layout.micro_batch)  # type: ignore[arg-type]
+        super().__init__(range(len(split)), batch_size=layout.batch)  # type: ignore[arg-type]
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Trainer before every epoch."""
@@ -111,7 +111,7 @@ class RankBatches(DataLoader):  # type: ignore[type-arg]
 
     def _step(self, batch: Rows) -> RankStep:
         """Collates the micro-batches of this rank in a global batch."""
-        rows = distribute_batch(batch, self.layout)[:, self.rank]
+        rows = distribute_batch(batch, self.split.lengths, self.layout)[self.rank]
         micro_batches = tuple(map(self._collate, rows))
         return RankStep(
             micro_batches,
