@@ -24,6 +24,7 @@ from finetune_trainer.models.packing import Packing
 from finetune_trainer.pod.rank import leave
 from finetune_trainer.tasks.registry import model_of
 from finetune_trainer.training import loop, peak_memory
+from finetune_trainer.training.arguments import arguments
 from finetune_trainer.training.deepspeed_config import own_clip
 from finetune_trainer.training.distributed import gather_objects, join_gang
 from finetune_trainer.training.loader import RankBatches
@@ -59,8 +60,8 @@ def main(case: Case, base: Path, result: Path) -> None:
     )
     training = Training()
     with tempfile.TemporaryDirectory() as folder:
-        # Before the model: see loop.arguments.
-        args = loop.arguments(chosen, training, dtypes, folder=folder, gpus=False, steps=_STEPS)
+        # Before the model: see arguments.
+        args = arguments(chosen, training, dtypes, folder=folder, gpus=False, steps=_STEPS)
         peak_memory.reset(gang.device)
         libraries = peak_memory.measure(gang.device)
         prepared = Prepared(rows, rows, rows, ())
@@ -76,7 +77,7 @@ def main(case: Case, base: Path, result: Path) -> None:
                 seed=0,
                 collate=partial(task.collate, pad_id=0, packing=Packing(pair=0, head=0)),
             ),
-            losses=task.loss_function(training, prepared),
+            losses=task.loss_function(training, prepared, gang.device),
             forward=task.FORWARD,
             clip=own_clip(case.zero_stage, training.max_gradient_norm),
             heartbeat=Calm(),

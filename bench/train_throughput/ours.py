@@ -30,6 +30,7 @@ from finetune_trainer.models.padding import choose_pad_token
 from finetune_trainer.tasks.registry import model_of
 from finetune_trainer.tasks.text_generation.model import packing_of
 from finetune_trainer.training import loop
+from finetune_trainer.training.arguments import arguments
 from finetune_trainer.training.deepspeed_config import own_clip
 from finetune_trainer.training.distributed import Gang, join_gang
 from finetune_trainer.training.loader import RankBatches
@@ -65,8 +66,8 @@ def train(lesson: Lesson, callbacks: list[TrainerCallback]) -> Outcome:
     taken: list[loop.Step] = []
     base = Path(lesson.base)
     with tempfile.TemporaryDirectory() as folder:
-        # Before the model: see loop.arguments.
-        args = loop.arguments(
+        # Before the model: see training.arguments.
+        args = arguments(
             chosen,
             training,
             select_dtypes(chosen.model_dtype, "float32", _ZERO_STAGE),
@@ -89,7 +90,7 @@ def train(lesson: Lesson, callbacks: list[TrainerCallback]) -> Outcome:
                     task.collate, pad_id=choose_pad_token(base).number, packing=_packing(lesson, model)
                 ),
             ),
-            losses=task.loss_function(training, Prepared(split, split, split, _labels(split))),
+            losses=task.loss_function(training, Prepared(split, split, split, _labels(split)), gang.device),
             forward=task.FORWARD,
             clip=own_clip(_ZERO_STAGE, MOST_GRADIENT_NORM),
             heartbeat=Calm(),

@@ -64,6 +64,8 @@ def _attempt(attempt: AttemptStatus) -> str:
     words = f"{attempt.stage} {attempt.number} {attempt.outcome}"
     if attempt.micro_batch_size:
         words += f", micro-batch {attempt.micro_batch_size}"
+    if attempt.micro_batch_tokens:
+        words += f", micro-batch of {attempt.micro_batch_tokens} tokens"
     if attempt.reason:
         words += f", {attempt.failure or 'no class'}/{attempt.reason}: {attempt.message}"
     if attempt.pod:

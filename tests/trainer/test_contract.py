@@ -18,6 +18,7 @@ from finetune_trainer.contract import (
     FailureClass,
     Findings,
     Interval,
+    MemoryEstimate,
     PreparePayload,
     Progress,
     RankFile,
@@ -89,7 +90,12 @@ def longest_prepare() -> PreparePayload:
             max_length=10**6,
             zero_stage=3,
             total_steps=10**10,
+            model_dtype="bfloat16",
+            activation_checkpointing=True,
+            offload="OptimizerAndParameters",
+            gathered_parameters=10**9,
         ),
+        memory=MemoryEstimate(process=10**14, train=10**14, publish=10**14),
         findings=Findings(errors=10**9, warnings=10**9),
         report=LONGEST_URI,
         account=Account(
@@ -104,6 +110,14 @@ def longest_prepare() -> PreparePayload:
     )
 
 
+def test_a_micro_batch_is_a_number_of_rows_or_a_budget_of_tokens() -> None:
+    stored = longest_prepare().chosen.model_dump(exclude={"micro_batch_tokens"})
+    assert Chosen.model_validate(stored).micro_batch_tokens is None, "an earlier release had rows only"
+    for change in ({"micro_batch_size": None}, {"micro_batch_tokens": 4096}):
+        with pytest.raises(ValidationError, match="either micro_batch_size or micro_batch_tokens"):
+            Chosen.model_validate(stored | change)
+
+
 @pytest.mark.parametrize("payload", [longest_train(), longest_prepare()])
 @pytest.mark.parametrize("letter", ["x", "é", "\x01", '"', "\U0001f600"])
 def test_the_longest_message_fits_and_keeps_its_payload(payload: object, letter: str) -> None:
@@ -114,6 +128,7 @@ def test_the_longest_message_fits_and_keeps_its_payload(payload: object, letter:
         place=letter * 128,
         step=10**9,
         epoch=UGLY,
+        peak_memory_bytes=10**14,
         checkpoint={"step": 10**9, "digest": DIGEST},
         payload=payload,
         result=ResultRef(uri=LONGEST_URI, digest=DIGEST),
@@ -123,6 +138,7 @@ def test_the_longest_message_fits_and_keeps_its_payload(payload: object, letter:
     back = TerminationMessage.decode(data)
     assert back.payload is not None
     assert back.payload.kind == long.payload.kind
+    assert getattr(back.payload, "memory", None) == getattr(long.payload, "memory", None)
     assert (back.reason, back.step, back.config_digest) == (long.reason, long.step, DIGEST)
 
 

@@ -239,13 +239,13 @@ class TrainingSpec(Model):
     """Number of passes over the training rows, from 1 to 1000, or Auto. Auto is 12,000 / training rows,
     rounded up, at least 2 and at most 10. Default: Auto."""
     batch_size: Annotated[int | Literal["Auto"], auto_or(1, 1048576)] = "Auto"
-    """Rows in each optimizer step over all processes (microBatchSize x accumulation steps x number of
-    processes), from 1 to 1048576, or Auto. Auto is the multiple of the number of processes that is nearest to
-    32. Default: Auto."""
+    """Rows in each optimizer step over all processes, from 1 to 1048576, or Auto. At least one row for each
+    process; if microBatchSize is a number, a multiple of microBatchSize x number of processes. Auto is the
+    multiple of the number of processes (x microBatchSize) that is nearest to 32. Default: Auto."""
     micro_batch_size: Annotated[int | Literal["Auto"], auto_or(1, 65536)] = "Auto"
-    """Rows in each forward pass of one process, from 1 to 65536, or Auto. Auto is the largest divisor of the
-    batch share of a process that is at most 16; for TextGeneration, rows of maxLength tokens must also have
-    at most 4,096 tokens together, but Auto is at least 1. Default: Auto."""
+    """Rows in each forward pass of one process, from 1 to 65536, or Auto. With Auto, a forward pass has as
+    many rows as a budget of tokens holds, padding included: 16 x maxLength for TextClassification, 4,096 for
+    TextGeneration, but at least maxLength. Default: Auto."""
     learning_rate: Annotated[float, Field(gt=0, le=0.1)] | None = None
     """Peak learning rate, above 0 and at most 0.1. Default: 2e-4 with method LoRA; with the other methods
     5e-5 for models of less than 100 million parameters and 2e-5 for larger models."""

@@ -121,8 +121,11 @@ class AttemptStatus(Model):
     """Optimizer step that an unsuccessful attempt is known to have reached. A later step than every earlier
     attempt of the stage is progress, and the failures before it no longer count."""
     micro_batch_size: PositiveInt | None = None
-    """Micro-batch of the attempt if the micro-batch is not that of status.chosen: the operator halves the
-    micro-batch after out of memory."""
+    """Rows of a micro-batch of the attempt if the micro-batch is not that of status.chosen: the operator
+    halves the micro-batch after out of memory."""
+    micro_batch_tokens: PositiveInt | None = None
+    """Maximum tokens of a micro-batch of the attempt if the micro-batch is not that of status.chosen: the
+    operator halves the micro-batch after out of memory."""
 
 
 class DroppedAttempts(Model):

@@ -10,6 +10,7 @@ from finetune_operator.planning import pending
 from finetune_operator.planning.attempt_history import shorten
 from finetune_operator.planning.failure_classification import End, Failing, Failure, Success, end_of
 from finetune_operator.planning.lookup import find_job, jobs_of, readback_name
+from finetune_operator.planning.micro_batch import differing_micro_batch
 from finetune_operator.planning.stages import STAGES, stage_of
 from finetune_operator.planning.termination_messages import Expected
 from finetune_operator.planning.types import InProgress, PlanInput, Stop
@@ -70,7 +71,7 @@ def _attempt_of(inputs: PlanInput, job: Manifest) -> AttemptStatus:
     annotations = meta.get("annotations", {})
     generation = annotations.get(names.ANNOTATION_GENERATION, "")
     chosen, attempt_chosen = inputs.status.chosen, config.chosen if config else None
-    halved = chosen and attempt_chosen and attempt_chosen.micro_batch_size != chosen.micro_batch_size
+    halved = differing_micro_batch(attempt_chosen, chosen) if chosen and attempt_chosen else {}
     return AttemptStatus(
         stage=Stage(meta["labels"][names.LABEL_STAGE]).value,
         number=int(meta["labels"][names.LABEL_ATTEMPT]),
@@ -81,7 +82,7 @@ def _attempt_of(inputs: PlanInput, job: Manifest) -> AttemptStatus:
         job_uid=meta["uid"],
         start_time=moment(meta.get("creationTimestamp")) or inputs.now,
         outcome="Running",
-        micro_batch_size=attempt_chosen.micro_batch_size if halved and attempt_chosen else None,
+        **halved,
     )
 
 

@@ -85,7 +85,8 @@ def _is_lasting(attempt: AttemptStatus) -> bool:
 
 
 def _manner(attempt: AttemptStatus) -> tuple[object, ...]:
-    return attempt.failure, attempt.reason, attempt.place, attempt.step, attempt.micro_batch_size
+    micro_batch = attempt.micro_batch_size, attempt.micro_batch_tokens
+    return attempt.failure, attempt.reason, attempt.place, attempt.step, micro_batch
 
 
 def delay(tries: list[AttemptStatus], uid: str) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 from finetune_operator.api import AttemptStatus, FineTuneJob, FineTuneJobStatus
 from finetune_operator.names import Condition, State
 from finetune_operator.objects import Manifest
-from finetune_operator.planning import results
+from finetune_operator.planning import micro_batch, results
 from finetune_operator.rendering.jobs import stage_job
 from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_operator.settings import Deadlines, Settings
@@ -77,11 +77,10 @@ def choose_for_train(status: FineTuneJobStatus, run: ResolvedRun) -> Chosen | No
     earlier = [a for a in train_attempts(status.attempts) if a.spec_digest == run.spec_digest]
     if first is None or not earlier:
         return first
-    micro = earlier[-1].micro_batch_size or first.micro_batch_size
-    if earlier[-1].failure == FailureClass.OUT_OF_MEMORY and micro % 2 == 0:
-        micro //= 2
-    accumulation = first.accumulation_steps * first.micro_batch_size // micro
-    return first.model_copy(update={"micro_batch_size": micro, "accumulation_steps": accumulation})
+    chosen = micro_batch.choices_of(earlier[-1], first)
+    if earlier[-1].failure == FailureClass.OUT_OF_MEMORY:
+        return micro_batch.halve(chosen) or chosen
+    return chosen
 
 
 def build_readback_job(

@@ -8,14 +8,18 @@ from hypothesis import strategies as st
 from finetune_trainer.data.batches import (
     FILLER,
     Layout,
+    MicroBatchSize,
     Rows,
     distribute_batch,
     epoch_batches,
     evaluation_steps,
+    split_rows,
     steps_per_epoch,
 )
 
-layouts = st.builds(Layout, st.integers(1, 5), st.integers(1, 4), st.integers(1, 4))
+sizes = st.builds(MicroBatchSize, st.integers(1, 80), st.sampled_from(["rows", "tokens"]))
+layouts = st.builds(Layout, st.just(40), st.integers(1, 5), sizes)
+rows_of_a_batch = st.lists(st.integers(1, 60), min_size=1, max_size=40)
 
 
 @settings(deadline=None, max_examples=60)
@@ -30,15 +34,75 @@ def test_every_row_comes_exactly_once_an_epoch_and_only_the_last_batch_is_short(
     assert len(batches) == steps_per_epoch(rows, batch)
 
 
-@settings(deadline=None, max_examples=60)
-@given(layout=layouts, share=st.floats(0.01, 1))
-def test_dealing_loses_no_row_and_gives_every_rank_the_same_number_of_places(
-    layout: Layout, share: float
+def distributed(counts: list[int], layout: Layout) -> tuple[Rows, list[list[Rows]]]:
+    """The lengths of the rows of a batch, and its micro-batches by rank."""
+    lengths = np.array(sorted(counts, reverse=True), dtype=np.int64)
+    return lengths, distribute_batch(np.arange(len(lengths)), lengths, layout)
+
+
+@settings(deadline=None, max_examples=100)
+@given(counts=rows_of_a_batch, layout=layouts)
+def test_every_row_is_in_one_micro_batch_and_all_ranks_have_as_many(
+    counts: list[int], layout: Layout
 ) -> None:
-    batch = np.arange(max(1, int(layout.batch * share)))
-    dealt = distribute_batch(batch, layout)
-    assert dealt.shape == (layout.accumulation, layout.world, layout.micro_batch)
-    assert sorted(dealt[dealt != FILLER]) == list(batch)
+    _, ranks = distributed(counts, layout)
+    assert len(ranks) == layout.world
+    assert len({len(micro_batches) for micro_batches in ranks}) == 1
+    rows = np.concatenate([rows for micro_batches in ranks for rows in micro_batches])
+    assert sorted(rows[rows != FILLER]) == list(range(len(counts)))
+    fillers = [rows for micro_batches in ranks for rows in micro_batches if FILLER in rows]
+    assert all(rows.tolist() == [FILLER] for rows in fillers)
+
+
+@settings(deadline=None, max_examples=100)
+@given(counts=rows_of_a_batch, layout=layouts)
+def test_a_micro_batch_keeps_its_size_and_another_row_would_not_fit(
+    counts: list[int], layout: Layout
+) -> None:
+    lengths, ranks = distributed(counts, layout)
+
+    def fits(rows: list[int]) -> bool:
+        used = len(rows) if layout.size.unit == "rows" else len(rows) * lengths[rows[0]]
+        return used <= layout.size.count or len(rows) == 1
+
+    for micro_batches in ranks:
+        given = [rows.tolist() for rows in micro_batches if FILLER not in rows]
+        assert all(fits(rows) for rows in given)
+        assert not any(fits([*rows, later[0]]) for rows, later in itertools.pairwise(given))
+        assert [row for rows in given for row in rows] == sorted(row for rows in given for row in rows)
+
+
+@settings(deadline=None, max_examples=100)
+@given(counts=rows_of_a_batch, layout=layouts)
+def test_ranks_have_similar_work(counts: list[int], layout: Layout) -> None:
+    lengths, ranks = distributed(counts, layout)
+    weights = lengths if layout.size.unit == "tokens" else np.ones_like(lengths)
+    loads = [sum(int(weights[row]) for rows in each for row in rows if row != FILLER) for each in ranks]
+    assert max(loads) - min(loads) <= weights.max()
+
+
+def test_a_number_of_rows_gives_a_full_batch_the_accumulation_steps_of_the_division() -> None:
+    lengths = np.arange(48, 0, -1)
+    ranks = distribute_batch(np.arange(48), lengths, Layout(48, 3, MicroBatchSize(4, "rows")))
+    assert [[len(rows) for rows in each] for each in ranks] == [[4, 4, 4, 4]] * 3
+
+
+def test_a_budget_needs_few_micro_batches_for_short_rows() -> None:
+    lengths = np.clip(np.random.default_rng(5).lognormal(5.6, 0.9, 2000), 8, 2048).astype(np.int64)
+    batches = epoch_batches(lengths, 64, seed=0, epoch=0)
+    layout = Layout(64, 4, MicroBatchSize(4096, "tokens"))
+    passes = sum(len(distribute_batch(batch, lengths, layout)[0]) for batch in batches)
+    rows_of_max_length = sum(64 // 4 // 2 for _ in batches)
+    assert passes < rows_of_max_length / 2
+    assert passes < 1.5 * np.sum([np.ceil(lengths[batch].sum() / 4 / 4096) for batch in batches])
+
+
+def test_rows_are_split_in_order_and_long_rows_are_alone() -> None:
+    lengths = np.array([9, 5, 4, 4, 1, 1, 1])
+    split = split_rows(np.arange(7), lengths, MicroBatchSize(8, "tokens"))
+    assert [rows.tolist() for rows in split] == [[0], [1], [2, 3], [4, 5, 6]]
+    split = split_rows(np.arange(7), lengths, MicroBatchSize(3, "rows"))
+    assert [rows.tolist() for rows in split] == [[0, 1, 2], [3, 4, 5], [6]]
 
 
 def test_epochs_differ_and_the_same_epoch_is_the_same_everywhere() -> None:
@@ -62,9 +126,9 @@ def test_grouping_by_length_saves_most_of_the_padding() -> None:
 
 def test_ranks_get_rows_of_like_length_in_the_same_micro_batch() -> None:
     lengths = np.sort(np.random.default_rng(3).integers(1, 500, 64))[::-1].copy()
-    dealt = distribute_batch(np.arange(64), Layout(micro_batch=4, accumulation=4, world=4))
-    longest = lengths[dealt].max(axis=2)
-    assert (longest.max(axis=1) - longest.min(axis=1)).max() <= 30
+    ranks = distribute_batch(np.arange(64), lengths, Layout(64, 4, MicroBatchSize(4, "rows")))
+    longest = np.array([[lengths[rows].max() for rows in each] for each in ranks])
+    assert (longest.max(axis=0) - longest.min(axis=0)).max() <= 30
 
 
 @pytest.mark.parametrize(

@@ -52,18 +52,25 @@ def test_the_batch_size_is_near_32_and_divisible(
 
 
 @pytest.mark.parametrize(
-    ("share", "micro"), [(32, 16), (16, 16), (11, 11), (33, 11), (17, 1), (1, 1), (30, 15)]
+    ("longest", "tokens_at_once", "budget"),
+    [(64, None, 1024), (512, None, 8192), (64, 4096, 4096), (2048, 4096, 4096), (5000, 4096, 5000)],
 )
-def test_the_micro_batch_is_the_largest_divisor_up_to_16(share: int, micro: int) -> None:
-    assert plan.micro_batch_size(share, 512, None) == micro
+def test_a_micro_batch_has_the_tokens_of_16_rows_or_of_the_limit_and_holds_a_row(
+    longest: int, tokens_at_once: int | None, budget: int
+) -> None:
+    assert plan.micro_batch_tokens(longest, tokens_at_once) == budget
 
 
-@pytest.mark.parametrize(
-    ("share", "longest", "micro"),
-    [(32, 2048, 2), (32, 64, 32), (64, 64, 64), (128, 64, 64), (16, 4096, 1), (16, 5000, 1), (21, 512, 7)],
-)
-def test_a_micro_batch_of_packed_rows_has_at_most_4096_tokens(share: int, longest: int, micro: int) -> None:
-    assert plan.micro_batch_size(share, longest, TOKENS.tokens_at_once) == micro
+def test_a_micro_batch_of_the_spec_is_a_number_of_rows() -> None:
+    chosen = plan.choose(run(nodes=2, microBatchSize=4), 3200, 100, plan.BaseFacts(1, 512), CLASSES)
+    assert (chosen.batch_size, chosen.micro_batch_size, chosen.accumulation_steps) == (32, 4, 4)
+    assert chosen.micro_batch_tokens is None
+
+
+def test_a_budget_of_tokens_takes_any_batch_with_a_row_for_each_process() -> None:
+    for batch in (4, 30, 33):
+        chosen = plan.choose(run(nodes=4, batchSize=batch), 3200, 100, plan.BaseFacts(1, 512), CLASSES)
+        assert (chosen.batch_size, chosen.micro_batch_tokens) == (batch, 16 * 104)
 
 
 def test_max_length_of_text_generation_is_the_longest_row_up_to_2048_tokens() -> None:
@@ -86,12 +93,8 @@ def test_max_length_of_text_classification_covers_99_percent_of_the_rows() -> No
 
 def test_all_auto_values_are_consistent() -> None:
     chosen = plan.choose(run(nodes=2), 3200, 100, plan.BaseFacts(22_000_000, 512), CLASSES)
-    assert (chosen.epochs, chosen.batch_size, chosen.micro_batch_size, chosen.accumulation_steps) == (
-        4,
-        32,
-        16,
-        1,
-    )
+    assert (chosen.epochs, chosen.batch_size, chosen.micro_batch_tokens) == (4, 32, 16 * 104)
+    assert (chosen.micro_batch_size, chosen.accumulation_steps) == (None, None)
     assert (chosen.learning_rate, chosen.max_length, chosen.zero_stage, chosen.total_steps) == (
         5e-5,
         104,
@@ -163,8 +166,10 @@ def test_weights_that_stay_bfloat16_need_zero_also_in_one_process(
 @pytest.mark.parametrize(
     ("nodes", "training", "rows", "reason", "says"),
     [
-        (4, {"batchSize": 30}, 1000, "BatchIndivisible", "28 or 32"),
-        (4, {"batchSize": 2}, 1000, "BatchIndivisible", "4"),
+        (4, {"batchSize": 30, "microBatchSize": 1}, 1000, "BatchIndivisible", "28 or 32"),
+        (4, {"batchSize": 30, "microBatchSize": 1}, 1000, "BatchIndivisible", "microBatchSize Auto"),
+        (4, {"batchSize": 2}, 1000, "BatchTooSmall", "4 or more"),
+        (4, {"batchSize": 2, "microBatchSize": 2}, 1000, "BatchTooSmall", "8 or more"),
         (2, {"batchSize": 16, "microBatchSize": 3}, 1000, "BatchIndivisible", "1, 2, 4 or 8"),
         (2, {"batchSize": 16, "microBatchSize": 3}, 1000, "BatchIndivisible", "12 or 18"),
         (1, {"batchSize": 64}, 63, "BatchTooLarge", "63"),

@@ -81,14 +81,13 @@ def test_settings_change_so_that_the_job_fits() -> None:
     assert settings(LLAMA_8B, "Full", 48, gpus=4).chosen.zero_stage == 3
 
 
-def test_a_smaller_micro_batch_keeps_the_batch() -> None:
+def test_a_smaller_micro_batch_is_a_smaller_budget() -> None:
     roomy = settings(LORA_8B, Lora(), 80, activationCheckpointing="Disabled").chosen
     tight = settings(LORA_8B, Lora(), 28, activationCheckpointing="Disabled").chosen
-    assert tight.micro_batch_size < roomy.micro_batch_size
-    assert (
-        tight.micro_batch_size * tight.accumulation_steps == roomy.micro_batch_size * roomy.accumulation_steps
-    )
+    assert (roomy.micro_batch_tokens, tight.micro_batch_tokens) == (4096, 1000)
     assert tight.batch_size == roomy.batch_size
+    fixed = settings(LORA_8B, Lora(), 28, microBatchSize=8, activationCheckpointing="Disabled").chosen
+    assert (fixed.micro_batch_size, fixed.micro_batch_tokens) == (8, None)
 
 
 def test_a_job_that_cannot_fit_is_refused_with_the_way_out() -> None:
@@ -130,4 +129,4 @@ def test_without_gpus_the_memory_of_the_pod_decides() -> None:
     roomy = settings(LORA_8B, Lora(), None, gpus=0).chosen
     tight = settings(LORA_8B, Lora(), None, gpus=0, pod=60, precision="BFloat16").chosen
     assert roomy.offload == tight.offload == "None"
-    assert tight.micro_batch_size <= roomy.micro_batch_size
+    assert roomy.micro_batch_tokens == tight.micro_batch_tokens == 4096

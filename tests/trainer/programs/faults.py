@@ -12,22 +12,23 @@ import torch
 
 from finetune_trainer.data.batches import epoch_batches
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.models.collate import IGNORE_INDEX, lengths
+from finetune_trainer.models.collate import lengths
 from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.pod.rank import leave
-from finetune_trainer.tasks.text_classification import model as task
-from finetune_trainer.training import loop
 from finetune_trainer.training.distributed import join_gang
+from finetune_trainer.training.loader import MicroBatch
 from tests.trainer.programs import truth
 
 LOSS, GRADIENT, LEAVE = "loss", "gradient", "leave"
-usual_losses = task.losses
 fault = ""
-running: list["Watched"] = []
+running: list["Faulty"] = []
 
 
-class Watched(loop.Loop):
-    """The loop, whose gradient explodes in step 2 if that is the fault."""
+class Faulty(truth.Watched):
+    """The loop with the fault in step 2."""
+
+    poisoned: int
+    """Number of the row whose loss is not a number."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -38,6 +39,12 @@ class Watched(loop.Loop):
         """Of the last step."""
         second = self.state.global_step == 2
         return float("inf") if fault == GRADIENT and second else super().gradient_norm
+
+    def compute_losses(self, model: Any, micro_batch: MicroBatch) -> torch.Tensor:
+        """Not a number for one row if that is the fault; only the rank that holds the row sees its loss."""
+        losses = super().compute_losses(model, micro_batch)
+        bad = torch.from_numpy(micro_batch.label_rows) == self.poisoned
+        return torch.where(bad, torch.nan, losses) if fault == LOSS else losses
 
 
 class Asked:
@@ -62,18 +69,12 @@ def main() -> None:
     silence_libraries()
     gang = join_gang(gpus=False, startup_seconds=120, hang_seconds=120)
     split = truth.CLASSIFICATION.rows
-    poisoned = int(epoch_batches(lengths(split), truth.BATCH, seed=3, epoch=0)[1][2])
-
-    def losses(outputs: Any, labels: torch.Tensor, **_: Any) -> torch.Tensor:
-        # Only the rank that holds the row sees its loss.
-        usual, numbers = usual_losses(outputs, labels), running[-1].target_rows[labels != IGNORE_INDEX]
-        return torch.where(numbers == poisoned, torch.nan, usual) if fault == LOSS else usual
-
-    loop.Loop, task.losses = Watched, losses
-    outcomes: dict[str, Any] = {"place": "{}:{}".format(*split.location(poisoned))}
+    Faulty.poisoned = int(epoch_batches(lengths(split), truth.BATCH, seed=3, epoch=0)[1][2])
+    truth.Watched = Faulty  # type: ignore[misc]
+    outcomes: dict[str, Any] = {"place": "{}:{}".format(*split.location(Faulty.poisoned))}
     for fault in (LOSS, GRADIENT, LEAVE):
         try:
-            truth.steps(gang, truth.CLASSIFICATION, base, 2, 2, 2, Asked(gang.rank))
+            truth.steps(gang, truth.CLASSIFICATION, base, 2, 2, heartbeat=Asked(gang.rank))
         except StageFailure as failure:
             outcomes[fault] = [failure.failure, failure.reason, failure.message]
     (folder / f"{gang.rank}.json").write_text(json.dumps(outcomes))

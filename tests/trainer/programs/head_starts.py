@@ -19,7 +19,8 @@ from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.models.weights import whole_tensors
 from finetune_trainer.pod.rank import leave
 from finetune_trainer.tasks.registry import training_task
-from finetune_trainer.training import head_start, loop
+from finetune_trainer.training import head_start
+from finetune_trainer.training.arguments import arguments
 from finetune_trainer.training.context import Context
 from finetune_trainer.training.distributed import join_gang
 from tests.trainer.programs.truth import BATCH, CLASSIFICATION, Calm
@@ -36,7 +37,7 @@ def main() -> None:
     run: Any = SimpleNamespace(evaluation=evaluation, training=training, method="Full")
     context: Context = context_with(
         config=SimpleNamespace(run=run),
-        chosen=SimpleNamespace(micro_batch_size=2),
+        chosen=SimpleNamespace(micro_batch_size=2, micro_batch_tokens=None),
         heartbeat=Calm(),
         gang=gang,
         prepared=CLASSIFICATION.prepared,
@@ -59,7 +60,6 @@ def main() -> None:
             epochs=1,
             batch_size=BATCH,
             micro_batch_size=BATCH // gang.world,
-            accumulation_steps=1,
             world_size=gang.world,
             learning_rate=1e-5,
             max_length=16,
@@ -68,10 +68,10 @@ def main() -> None:
         )
         with tempfile.TemporaryDirectory() as folder:
             # Trainer loads in shards for as long as these arguments exist.
-            arguments = loop.arguments(chosen, training, FLOAT32, folder=folder, gpus=False, steps=1)
+            args = arguments(chosen, training, FLOAT32, folder=folder, gpus=False, steps=1)
             model = context.load_model()
             loaded = dict(whole_tensors(model))
-            del arguments
+            del args
         unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
         sharded = any(hasattr(weight, "ds_id") for weight in model.parameters())
         same = [

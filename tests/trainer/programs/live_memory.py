@@ -58,16 +58,16 @@ class Watch:
     def run(
         self, gang: Any, base: str, method: object, stage: int, offload: Offload, dtype: ComputeType
     ) -> None:
-        compute_loss, create, step = Loop.compute_loss, Loop.create_optimizer, DeepSpeedEngine.step
+        compute, create, step = Loop.compute_losses, Loop.create_optimizer, DeepSpeedEngine.step
 
-        def watched_loss(loop: Loop, *args: Any, **kwargs: Any) -> Any:
-            boundary = loop.accelerator.sync_gradients
+        def watched_losses(loop: Loop, engine: Any, *args: Any, **kwargs: Any) -> Any:
+            boundary = engine.is_gradient_accumulation_boundary()
             self.last = boundary and loop.state.global_step == loop.state.max_steps - 1
             if self.last:
                 self.look("micro-batch")
                 embeddings: Any = loop.model.get_input_embeddings()
                 embeddings.register_forward_hook(watched_embeddings)
-            return compute_loss(loop, *args, **kwargs)
+            return compute(loop, engine, *args, **kwargs)
 
         def watched_embeddings(_module: object, _inputs: object, output: torch.Tensor) -> None:
             # Their gradient is the last one: by then, the engine has its buckets.
@@ -87,7 +87,7 @@ class Watch:
             return optimizer
 
         with (
-            mock.patch.object(Loop, "compute_loss", watched_loss),
+            mock.patch.object(Loop, "compute_losses", watched_losses),
             mock.patch.object(Loop, "create_optimizer", watched_create),
             mock.patch.object(DeepSpeedEngine, "step", watched_step),
         ):
@@ -97,8 +97,7 @@ class Watch:
                 Path(base),
                 stage,
                 2,
-                truth.BATCH // 2 // gang.world,
-                truth.Calm(),
+                heartbeat=truth.Calm(),
                 how=TypeAdapter[Method](Method).validate_python(method),
                 offload=offload,
                 learning_rate=1e-4,

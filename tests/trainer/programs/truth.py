@@ -1,7 +1,7 @@
 """Run by torchrun: steps of the real loop at fixed weights, for many ways to split one global batch.
 
 Arguments: the result file, and one or more JSON lists
-[subject, folder of the base model, method, [[ZeRO stage, micro-batch, accumulation], ...], precision,
+[subject, folder of the base model, method, [[ZeRO stage, size of a micro-batch, unit], ...], precision,
 data type of the base model, whether to use activation checkpointing].
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +34,11 @@ from finetune_trainer.pod.rank import leave
 from finetune_trainer.tasks.base import TaskModel
 from finetune_trainer.tasks.registry import model_of
 from finetune_trainer.training import deepspeed_config, loop
+from finetune_trainer.training.arguments import arguments
 from finetune_trainer.training.deepspeed_config import own_clip
 from finetune_trainer.training.distributed import Gang, join_gang
 from finetune_trainer.training.loader import RankBatches
+from tests.trainer.programs.device_reads import DeviceReads
 
 ROWS, CLASSES, BATCH, VOCABULARY = 21, 3, 8, 50
 STANDING_STILL = 1e-30
@@ -131,6 +134,44 @@ SUBJECTS = {
 }
 
 
+class Watched(loop.Loop):
+    """The loop, which notes the order of backward passes, update and reads of the device in each step."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.steps: list[list[str]] = []
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Computes the step with an engine that notes its calls."""
+        calls: list[str] = []
+        self.steps.append(calls)
+        with DeviceReads(calls):
+            return super().training_step(NotingEngine(model, calls), inputs, num_items_in_batch)
+
+
+class NotingEngine:
+    """An engine of DeepSpeed that notes backward passes and updates."""
+
+    def __init__(self, engine: Any, calls: list[str]) -> None:
+        self.engine, self.calls = engine, calls
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.engine(**inputs)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Starts a backward pass."""
+        self.engine.backward(loss)
+        self.calls.append("backward")
+
+    def step(self) -> None:
+        """Updates the weights."""
+        self.calls.append("step")
+        self.engine.step()
+
+
 class Calm:
     """A heartbeat without effect, and without a request to end."""
 
@@ -145,10 +186,10 @@ def steps(
     subject: Subject,
     base: Path,
     zero_stage: int,
-    micro_batch: int,
-    accumulation: int,
-    heartbeat: Heartbeat,
+    size: int,
+    unit: Literal["rows", "tokens"] = "rows",
     *,
+    heartbeat: Heartbeat,
     how: Method = "Full",
     offload: Offload = "None",
     learning_rate: float = STANDING_STILL,
@@ -156,14 +197,14 @@ def steps(
     base_dtype: WeightsDtype = "float32",
     checkpointing: bool = False,
     loaded: Callable[[torch.nn.Module], None] = lambda _: None,
-    after: Callable[[loop.Loop], None] = lambda _: None,
+    after: Callable[["Watched"], None] = lambda _: None,
 ) -> list[tuple[float, float, int]]:
     """Loss, gradient norm and rows of each step of one epoch."""
     chosen = Chosen(
         epochs=1,
         batch_size=BATCH,
-        micro_batch_size=micro_batch,
-        accumulation_steps=accumulation,
+        micro_batch_size=size if unit == "rows" else None,
+        micro_batch_tokens=size if unit == "tokens" else None,
         world_size=gang.world,
         learning_rate=learning_rate,
         max_length=16,
@@ -178,7 +219,7 @@ def steps(
     dtypes = select_dtypes(base_dtype, precision, zero_stage)
     taken: list[loop.Step] = []
     with tempfile.TemporaryDirectory() as folder:
-        args = loop.arguments(chosen, training, dtypes, folder=folder, gpus=False, steps=chosen.total_steps)
+        args = arguments(chosen, training, dtypes, folder=folder, gpus=False, steps=chosen.total_steps)
         model = subject.load(base, how, getattr(torch, dtypes.weights), loaded)
         batches = RankBatches(
             subject.rows,
@@ -187,10 +228,10 @@ def steps(
             seed=3,
             collate=partial(subject.model.collate, pad_id=0, packing=subject.packing),
         )
-        run = loop.Loop(
+        run = Watched(
             gang=gang,
             batches=batches,
-            losses=subject.model.loss_function(training, subject.prepared),
+            losses=subject.model.loss_function(training, subject.prepared, gang.device),
             forward=subject.model.FORWARD,
             clip=own_clip(zero_stage, training.max_gradient_norm),
             heartbeat=heartbeat,
@@ -213,7 +254,8 @@ def main() -> None:
     # DeepSpeed would keep the parameters of a tiny model on every rank.
     deepspeed_config.PERSISTENT = 0  # type: ignore[attr-defined]
     gang = join_gang(gpus=False, startup_seconds=120, hang_seconds=120)
-    measured = {}
+    measured: dict[str, Any] = {}
+    calls: list[list[str]] = []
     for subject, base, method, splits, precision, base_dtype, checkpointing in map(json.loads, sys.argv[2:]):
         how: Method = TypeAdapter(Method).validate_python(method)
         for split in splits:
@@ -227,10 +269,11 @@ def main() -> None:
                 precision=precision,
                 base_dtype=base_dtype,
                 checkpointing=checkpointing,
+                after=lambda run: calls.extend(run.steps),
             )
             measured[json.dumps([subject, method, split, precision, base_dtype, checkpointing])] = figures
     if gang.first:
-        result.write_text(json.dumps(measured))
+        result.write_text(json.dumps({"figures": measured, "calls": calls}))
 
 
 if __name__ == "__main__":

@@ -573,7 +573,8 @@ def test_a_model_that_cannot_be_used_is_refused_and_a_mended_one_is_taken(
         ({"output": "s3://BUCKET/model/tuned/"}, "OutputIsInput", "model.uri"),
         ({"output": "s3://BUCKET/data/"}, "OutputIsInput", "dataset.train.uri"),
         ({"runs": "s3://BUCKET/"}, "OutputIsInput", "model.uri"),
-        ({"training__batchSize": 33}, "BatchIndivisible", "32 or 34"),
+        ({"training__batchSize": 33, "training__microBatchSize": 8}, "BatchIndivisible", "32 or 48"),
+        ({"training__batchSize": 1}, "BatchTooSmall", "2 or more"),
         ({"training__batchSize": 512}, "BatchTooLarge", "180"),
         ({"training__maxLength": 33}, "MaxLengthTooLong", "32 tokens"),
         ({"dataset__validation": {"split": 0.0001}}, "SplitTooSmall", "dataset.validation.split"),
@@ -725,7 +726,7 @@ def test_a_table_with_a_header_only_has_no_rows(job: Job) -> None:
         ({"dataset__train__uri": "s3://BUCKET/data/none.jsonl"}, "ObjectMissing"),
         ({"dataset__train__uri": "s3://no-such-bucket/x.jsonl"}, "BucketMissing"),
         ({"output": "s3://BUCKET/data/"}, "OutputIsInput"),
-        ({"training__batchSize": 33}, "BatchIndivisible"),
+        ({"training__batchSize": 1}, "BatchTooSmall"),
         ({"dataset__columns": {"text": "body", "label": "queue"}}, "ColumnsMissing"),
     ],
 )
@@ -737,12 +738,13 @@ def test_a_job_that_was_refused_is_taken_once_its_spec_is_corrected(
 
 
 def test_the_batches_that_prepare_says_would_do_do(job: Job) -> None:
-    failure = job.refused(training__batchSize=33)
-    assert "33 rows cannot be divided among 2 processes" in failure.message
+    failure = job.refused(training__batchSize=33, training__microBatchSize=8)
+    assert "33 rows cannot be divided into micro-batches of 8 rows" in failure.message
     said = [int(word) for word in failure.hint.replace(".", "").split() if word.isdecimal()]
-    assert said == [32, 34]
+    assert said == [32, 48]
     for batch in said:
-        assert job.prepare(training__batchSize=batch).chosen.batch_size == batch
+        chosen = job.prepare(training__batchSize=batch, training__microBatchSize=8).chosen
+        assert chosen.batch_size == batch
 
 
 @on_both_stores

@@ -7,6 +7,7 @@ import torch
 
 from finetune_trainer.config import Training
 from finetune_trainer.contract import Activity, FailureClass
+from finetune_trainer.data.batches import MicroBatchSize
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.paths import Paths
@@ -31,7 +32,8 @@ class Heard:
 
 
 def context(heartbeat: Any) -> stage.Context:
-    return context_with(chosen=SimpleNamespace(micro_batch_size=3), heartbeat=heartbeat)
+    chosen = SimpleNamespace(micro_batch_size=3, micro_batch_tokens=None)
+    return context_with(chosen=chosen, heartbeat=heartbeat)
 
 
 @pytest.mark.parametrize(
@@ -56,8 +58,11 @@ def test_packing_changes_nothing_else_of_a_run() -> None:
     assert packed.with_packing(None) == before
 
 
-def test_twice_as_many_rows_as_are_trained_at_once() -> None:
-    assert context(Heard()).evaluation_batch_size == 6
+def test_an_evaluation_computes_twice_as_many_rows_or_tokens_at_once() -> None:
+    run = context(Heard())
+    assert run.evaluation_size == MicroBatchSize(6, "rows")
+    chosen: Any = SimpleNamespace(micro_batch_size=None, micro_batch_tokens=500)
+    assert replace(run, chosen=chosen).evaluation_size == MicroBatchSize(1000, "tokens")
 
 
 @pytest.mark.parametrize("lacking", ["chosen", "prepared"])

@@ -29,8 +29,8 @@ def test_the_config_has_no_auto_and_a_consistent_batch_size(stage: int) -> None:
     config = deepspeed_config(chosen(stage), Training(), FLOAT32)
     assert '"auto"' not in json.dumps(config)
     assert config["zero_optimization"]["stage"] == stage
-    micro, steps = config["train_micro_batch_size_per_gpu"], config["gradient_accumulation_steps"]
-    assert config["train_batch_size"] == micro * steps * 2
+    assert config["train_micro_batch_size_per_gpu"] == config["gradient_accumulation_steps"] == 1
+    assert config["train_batch_size"] == 2
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])

@@ -70,11 +70,21 @@ def rows(counts: list[int]) -> Split:
     )
 
 
-def context(gang: Gang, at_once: int, heartbeat: Heartbeat = CALM, dtypes: Dtypes = FLOAT32) -> Context:
-    """What is asked of a run here; it takes twice the micro-batch at once."""
+def context(
+    gang: Gang,
+    at_once: int,
+    heartbeat: Heartbeat = CALM,
+    dtypes: Dtypes = FLOAT32,
+    *,
+    tokens: bool = False,
+) -> Context:
+    """What is asked of a run here; it takes twice the micro-batch at once, in rows or in tokens."""
     return context_with(
         task=training_task("TextClassification"),
-        chosen=SimpleNamespace(micro_batch_size=at_once // 2),
+        chosen=SimpleNamespace(
+            micro_batch_size=None if tokens else at_once // 2,
+            micro_batch_tokens=at_once // 2 if tokens else None,
+        ),
         heartbeat=heartbeat,
         gang=gang,
         pad_id=0,
@@ -122,6 +132,22 @@ def test_every_rank_has_all_answers_in_order_after_equally_many_passes(
     assert spoken == sorted(counts, reverse=True)
     idle = [ends[turn % world][1][turn // world] for turn in range(batches, rounds * world)]
     assert all(batch == in_turn[-1] for batch in idle)
+
+
+@given(counts=Lengths, world=st.integers(1, 4), budget=st.integers(1, 12))
+def test_a_pass_of_an_evaluation_has_at_most_twice_the_tokens_of_a_micro_batch(
+    ranked: Ranked, counts: list[int], world: int, budget: int
+) -> None:
+    split, models = rows(counts), [Model() for _ in range(world)]
+
+    def act(gang: Gang) -> Any:
+        run = context(gang, 2 * budget, tokens=True)
+        return over_rows(run, models[gang.rank], split, lambda _: None).tolist()
+
+    assert ranked(world, act) == [[[number, count] for number, count in enumerate(counts)]] * world
+    for batch in (batch for model in models for batch in model.passes):
+        assert len(batch) == 1 or len(batch) * max(counts[number] for number in batch) <= 2 * budget
+    assert len({len(model.passes) for model in models}) == 1
 
 
 def test_a_rank_that_never_has_work_learns_the_answers_too(ranked: Ranked) -> None:

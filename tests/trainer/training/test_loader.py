@@ -7,9 +7,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_trainer.data.batches import FILLER, Layout, Rows, position, samples_seen, steps_per_epoch
+from finetune_trainer.data.batches import (
+    FILLER,
+    Layout,
+    MicroBatchSize,
+    Rows,
+    position,
+    samples_seen,
+    steps_per_epoch,
+)
 from finetune_trainer.data.shards import Split
-from finetune_trainer.models.collate import Tensors
+from finetune_trainer.models.collate import IGNORE_INDEX, Tensors
 from finetune_trainer.tasks.base import Numbers
 from finetune_trainer.training.loader import RankBatches, ahead
 
@@ -28,38 +36,54 @@ def rows_of(count: int) -> Split:
 
 
 def collate(_split: Split, numbers: Numbers) -> Tensors:
-    return {"numbers": torch.tensor(numbers)}
+    """Each row has its number as label, except FILLER, whose number is IGNORE_INDEX."""
+    labels = torch.tensor([IGNORE_INDEX if number == FILLER else number for number in numbers])
+    return {"labels": labels, "row_index": torch.arange(len(labels))}
 
 
-def loader(world: int, rank: int, seen: int, count: int) -> RankBatches:
-    layout = Layout(micro_batch=2, accumulation=BATCH // 2 // world, world=world)
+ROWS, TOKENS = MicroBatchSize(2, "rows"), MicroBatchSize(12, "tokens")
+
+
+def loader(world: int, rank: int, seen: int, count: int, size: MicroBatchSize = ROWS) -> RankBatches:
+    layout = Layout(BATCH, world, size)
     return RankBatches(rows_of(count), layout, rank=rank, seed=3, collate=collate, seen=seen)
 
 
-def global_batches(world: int, seen: int, count: int, epochs: int) -> list[list[int]]:
+def global_batches(
+    world: int, seen: int, count: int, epochs: int, size: MicroBatchSize = ROWS
+) -> list[list[int]]:
     """The rows of each optimizer step after `seen` samples, by all ranks together."""
-    ranks = [loader(world, rank, seen, count) for rank in range(world)]
+    ranks = [loader(world, rank, seen, count, size) for rank in range(world)]
     found = []
     for epoch in range(ranks[0].epoch, epochs):
         for one in ranks:
             one.set_epoch(epoch)
-        accumulation = ranks[0].layout.accumulation
-        per_rank = [[batch["rows"].tolist() for batch in one] for one in ranks]
-        for first in range(0, len(per_rank[0]), accumulation):
-            step = [row for mine in per_rank for rows in mine[first : first + accumulation] for row in rows]
-            found.append(sorted(row for row in step if row != FILLER))
+        for steps in zip(*ranks, strict=True):
+            assert len({len(step.micro_batches) for step in steps}) == 1
+            rows = np.concatenate([each.label_rows for step in steps for each in step.micro_batches])
+            labels = torch.cat([each.inputs["labels"] for step in steps for each in step.micro_batches])
+            assert np.array_equal(np.where(rows == FILLER, IGNORE_INDEX, rows), labels.numpy())
+            found.append(sorted(int(row) for row in rows if row != FILLER))
+            assert sum(step.targets for step in steps) == len(found[-1])
+            tokens = int(ranks[0].split.lengths[found[-1]].sum())
+            assert {(step.rows, step.tokens) for step in steps} == {(len(found[-1]), tokens)}
     return found
 
 
 @settings(deadline=None, max_examples=25)
-@given(count=st.integers(1, 50), steps=st.integers(0, 14), world=st.sampled_from([1, 2, 4]))
+@given(
+    count=st.integers(1, 50),
+    steps=st.integers(0, 14),
+    world=st.sampled_from([1, 2, 3, 4]),
+    size=st.sampled_from([ROWS, TOKENS]),
+)
 def test_a_run_that_continues_sees_what_a_run_that_never_stopped_sees_with_any_number_of_ranks(
-    count: int, steps: int, world: int
+    count: int, steps: int, world: int, size: MicroBatchSize
 ) -> None:
     whole = global_batches(1, 0, count, epochs=2)
     steps = min(steps, len(whole))
     seen = samples_seen(steps, count, BATCH)
-    assert global_batches(world, seen, count, epochs=2) == whole[steps:]
+    assert global_batches(world, seen, count, epochs=2, size=size) == whole[steps:]
     assert sum(map(len, whole[:steps])) == seen
 
 
@@ -74,7 +98,7 @@ def test_samples_that_end_inside_a_batch_are_refused() -> None:
         loader(1, 0, 13, 40)
 
 
-def test_a_thread_is_ahead_of_the_model_by_so_many_micro_batches_and_not_more() -> None:
+def test_a_thread_is_ahead_of_the_model_by_so_many_steps_and_not_more() -> None:
     made: list[int] = []
     reached = threading.Event()
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from finetune_trainer.config import Training
-from finetune_trainer.models.collate import IGNORE_INDEX
 from tests.trainer import forks
 
 FULL = "Full"
@@ -18,17 +17,17 @@ DORA = {**LORA, "weightDecomposition": True, "trainEmbeddings": True}
 PISSA = {**LORA, "initialization": "PiSSA"}
 FREEZE = {"kind": "FreezeLayers", "trainLast": 1}
 ONE_PROCESS = [
-    [FULL, [[0, 8, 1], [1, 2, 4], [2, 4, 2], [3, 1, 8]]],
-    [LORA, [[0, 8, 1], [3, 2, 4]]],
-    [FREEZE, [[0, 2, 4]]],
+    [FULL, [[0, 8], [1, 2], [2, 4], [3, 1], [0, 30, "tokens"], [3, 15, "tokens"]]],
+    [LORA, [[0, 8], [3, 2]]],
+    [FREEZE, [[0, 2]]],
 ]
 TWO_PROCESSES = [
-    [FULL, [[0, 4, 1], [0, 1, 4], [1, 2, 2], [2, 4, 1], [2, 1, 4], [3, 2, 2]]],
-    [LORA, [[0, 4, 1], [1, 1, 4], [2, 2, 2], [3, 2, 2]]],
-    [FREEZE, [[1, 4, 1], [2, 2, 2], [3, 1, 4]]],
+    [FULL, [[0, 4], [0, 1], [1, 2], [2, 4], [2, 1], [3, 2], *([stage, 20, "tokens"] for stage in range(4))]],
+    [LORA, [[0, 4], [1, 1], [2, 2], [3, 2], [2, 1, "tokens"], [3, 15, "tokens"]]],
+    [FREEZE, [[1, 4], [2, 2], [3, 1]]],
 ]
-"""By processes: [method, [ZeRO stage, micro-batch, accumulation] ...]; each makes batches of 8 rows."""
-VARIANTS = [[DORA, [[2, 2, 2], [3, 4, 1], [3, 2, 2]]], [PISSA, [[2, 2, 2], [3, 2, 2]]]]
+"""[method, [[ZeRO stage, size of a micro-batch, unit, by default rows], ...]]; each batch has 8 rows."""
+VARIANTS = [[DORA, [[2, 2], [3, 4], [3, 2]]], [PISSA, [[2, 2], [3, 2]]]]
 """Variants of LoRA for two processes."""
 
 
@@ -82,23 +81,23 @@ def bfloat16_norms(subject: str, base: Path) -> tuple[list[float], list[float]]:
     """Norms of the gradients of bfloat16 weights in plain PyTorch, summed in float32 and in bfloat16."""
     import torch  # noqa: PLC0415 - heavy
 
-    from finetune_trainer.data.batches import Layout  # noqa: PLC0415
+    from finetune_trainer.data.batches import Layout, MicroBatchSize  # noqa: PLC0415
     from finetune_trainer.training.loader import RankBatches  # noqa: PLC0415
     from tests.trainer.programs import truth  # noqa: PLC0415
 
     what = truth.SUBJECTS[subject]
     model = what.load(base, "Full", torch.bfloat16)
-    losses = what.model.loss_function(Training(), what.prepared)
+    losses = what.model.loss_function(Training(), what.prepared, torch.device("cpu"))
     collate = partial(what.model.collate, pad_id=0, packing=what.packing)
-    ranks = [
-        list(RankBatches(what.rows, Layout(4, 1, 2), rank=rank, seed=3, collate=collate)) for rank in range(2)
-    ]
+    layout = Layout(truth.BATCH, 2, MicroBatchSize(4, "rows"))
+    ranks = [list(RankBatches(what.rows, layout, rank=rank, seed=3, collate=collate)) for rank in range(2)]
     norms: tuple[list[float], list[float]] = ([], [])
-    for micro_batches in zip(*ranks, strict=True):
-        targets = sum(int((batch["labels"] != IGNORE_INDEX).sum()) for batch in micro_batches)
+    for steps in zip(*ranks, strict=True):
+        targets = sum(step.targets for step in steps)
         gradients = []
-        for batch in micro_batches:
-            inputs = {name: value for name, value in batch.items() if name not in {"rows", "row_index"}}
+        for step in steps:
+            (micro_batch,) = step.micro_batches
+            inputs = dict(micro_batch.inputs)
             labels = inputs.pop("labels")
             model.zero_grad()
             (losses(model(**inputs, **what.model.FORWARD), labels).sum() / targets).backward()
@@ -116,32 +115,34 @@ CASES: list[tuple[str, int, list[list[Any]]]] = [
     ("packed", 1, ONE_PROCESS),
     ("packed", 2, [*TWO_PROCESSES, *VARIANTS]),
     ("padded", 2, TWO_PROCESSES[:1]),
-    ("balanced", 2, [[FULL, [[0, 4, 1], [0, 1, 4], [2, 2, 2]]]]),
-    ("square root", 2, [[LORA, [[1, 4, 1], [3, 2, 2]]]]),
+    ("balanced", 2, [[FULL, [[0, 4], [0, 1], [2, 2]]]]),
+    ("square root", 2, [[LORA, [[1, 4], [3, 2]]]]),
 ]
 CHECKPOINTED: list[tuple[str, object, list[int]]] = [
-    ("classification", FULL, [0, 4, 1]),
-    ("classification", LORA, [3, 2, 2]),
-    ("packed", FULL, [2, 4, 1]),
-    ("packed", LORA, [3, 2, 2]),
-    ("packed", FREEZE, [3, 1, 4]),
+    ("classification", FULL, [0, 4]),
+    ("classification", LORA, [3, 2]),
+    ("packed", FULL, [2, 4]),
+    ("packed", LORA, [3, 2]),
+    ("packed", FREEZE, [3, 1]),
 ]
-AUTOCAST = [FULL, [[0, 4, 1], [1, 4, 1], [2, 4, 1], [3, 4, 1]]]
+AUTOCAST = [FULL, [[0, 4], [1, 4], [2, 4], [3, 4]]]
 """Float32 weights and bfloat16 products."""
 BFLOAT16_WEIGHTS = {
-    1: [[FULL, [[1, 8, 1], [2, 2, 4], [3, 4, 2]]], [LORA, [[2, 8, 1]]]],
+    1: [[FULL, [[1, 8], [2, 2], [3, 4]]], [LORA, [[2, 8]]]],
     2: [
-        [FULL, [[1, 4, 1], [2, 4, 1], [2, 1, 4], [3, 4, 1], [3, 2, 2]]],
-        [LORA, [[1, 4, 1], [2, 1, 4], [3, 2, 2]]],
-        [FREEZE, [[2, 2, 2], [3, 4, 1]]],
-        [DORA, [[2, 2, 2], [3, 2, 2]]],
-        [PISSA, [[3, 2, 2]]],
+        [FULL, [[1, 4], [2, 4], [2, 1], [3, 4], [3, 2], [2, 20, "tokens"]]],
+        [LORA, [[1, 4], [2, 1], [3, 2]]],
+        [FREEZE, [[2, 2], [3, 4]]],
+        [DORA, [[2, 2], [3, 2]]],
+        [PISSA, [[3, 2]]],
     ],
 }
 """By processes."""
 Figures = list[tuple[float, float, int]]
 """Loss, gradient norm and rows of each step."""
 Measure = Callable[..., Figures]
+Results = Callable[[int, str], Any]
+"""Number of processes and data type of the base model -> what tests.trainer.programs.truth writes."""
 
 
 @pytest.fixture(scope="module")
@@ -151,11 +152,11 @@ def bases(tiny_base: Path, tiny_llama: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="module")
-def measured(bases: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Measure:
-    """The steps of a case; all cases of one number of processes are measured together."""
+def results(bases: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """All cases of one number of processes are measured together."""
 
     @cache
-    def figures(processes: int, base_dtype: str) -> dict[str, Figures]:
+    def of(processes: int, base_dtype: str) -> Any:
         # DeepSpeed never resets the autocast of a process, so bfloat16 weights have processes of their own.
         if base_dtype == "bfloat16":
             asked = [
@@ -182,21 +183,28 @@ def measured(bases: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
             "tests.trainer.programs.truth", str(result), *map(json.dumps, asked), ranks=processes
         )
         assert ended.returncode == 0, ended.stderr[-3000:]
-        found: dict[str, Figures] = json.loads(result.read_text())
-        return found
+        return json.loads(result.read_text())
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def measured(results: Results) -> Measure:
+    """The steps of a case."""
 
     def of(
         processes: int,
         subject: str,
         method: object,
-        split: list[int],
+        split: list[Any],
         precision: str = "float32",
         base_dtype: str = "float32",
         *,
         checkpointing: bool = False,
     ) -> Figures:
         case = [subject, method, split, precision, base_dtype, checkpointing]
-        return figures(processes, base_dtype)[json.dumps(case)]
+        found: Figures = results(processes, base_dtype)["figures"][json.dumps(case)]
+        return found
 
     return of
 
@@ -216,6 +224,17 @@ def test_loss_and_gradient_norm_are_those_of_the_whole_batch_however_it_is_split
             found = measured(processes, subject, method, split)
             for step, expected in zip(found, expected_steps, strict=True):
                 assert step == pytest.approx(expected, rel=1e-5), (method, split)
+
+
+@pytest.mark.parametrize(("processes", "base_dtype"), [(1, "float32"), (2, "float32"), (2, "bfloat16")])
+def test_the_host_reads_the_device_once_in_a_step_before_the_weights_change(
+    processes: int, base_dtype: str, results: Results
+) -> None:
+    steps = results(processes, base_dtype)["calls"]
+    assert len(steps) > 20
+    before = [calls[: calls.index("step")] for calls in steps]
+    assert all(calls == [*["backward"] * (len(calls) - 1), "tolist"] for calls in before)
+    assert {len(calls) for calls in before} >= {2, 3, 5}
 
 
 @pytest.mark.parametrize(("subject", "method", "split"), CHECKPOINTED)
@@ -264,7 +283,7 @@ def test_gradients_of_bfloat16_weights_are_reduced_in_float32(
     in_float32, in_bfloat16 = bfloat16_norms(subject, bases(subject))
     assert in_bfloat16 != pytest.approx(in_float32, rel=1e-5)
     for stage in (1, 2, 3):
-        found = measured(2, subject, FULL, [stage, 4, 1], "bfloat16", "bfloat16")
+        found = measured(2, subject, FULL, [stage, 4], "bfloat16", "bfloat16")
         assert [norm for _, norm, _ in found] == pytest.approx(in_float32, rel=1e-6), stage
 
 

@@ -72,8 +72,9 @@ class TerminationMessage(Model):
         """Encodes the message as JSON of at most 4,096 bytes.
 
         If the document is too long, the method shortens it in this order, as far as needed: digits beyond
-        six, the hint, the message, all metrics except the primary metric, the reference to the result. A
-        reader without the reference can find the result by a listing of the folder of the run.
+        six, the hint, the message, all metrics except the primary metric, the reference to the result, the
+        account of the rows. A reader without the reference can find the result by a listing of the folder of
+        the run.
         """
         document = self.model_dump(mode="json", by_alias=True, exclude_none=True)
         if _excess(document) > 0:
@@ -85,6 +86,8 @@ class TerminationMessage(Model):
             _keep_primary_metric(document.get("payload", {}).get("evaluation", {}))
         if _excess(document) > 0:
             document.pop("result", None)
+        if _excess(document) > 0:
+            document.get("payload", {}).pop("account", None)
         return _json(document)
 
     @classmethod

@@ -1,12 +1,13 @@
 """Payloads: the part of a termination message that holds the result of a stage."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     Field,
     FiniteFloat,
     NonNegativeInt,
     PositiveInt,
+    model_validator,
 )
 
 from finetune_trainer.contract.base import Digest, Model, Reason, Uri
@@ -65,11 +66,14 @@ class Chosen(Model):
     epochs: PositiveInt
     """Passes over the training rows."""
     batch_size: PositiveInt
-    """Rows per optimizer step over all processes: micro-batch x gradient accumulation x world size."""
-    micro_batch_size: PositiveInt
-    """Rows per forward pass of one process."""
-    accumulation_steps: PositiveInt
-    """Gradient accumulation: micro-batches of one process per optimizer step."""
+    """Rows per optimizer step over all processes."""
+    micro_batch_size: PositiveInt | None = None
+    """Rows per forward pass of one process; absent if microBatchTokens is set."""
+    accumulation_steps: PositiveInt | None = None
+    """Gradient accumulation: micro-batches of one process per optimizer step; absent if microBatchTokens is
+    set, because each step then has as many micro-batches as its rows need."""
+    micro_batch_tokens: PositiveInt | None = None
+    """Maximum tokens per forward pass of one process, padding included; absent if microBatchSize is set."""
     world_size: PositiveInt
     """Number of processes of the gang."""
     learning_rate: Annotated[float, Field(gt=0, lt=1)]
@@ -88,6 +92,12 @@ class Chosen(Model):
     """State that DeepSpeed keeps in the memory of the host instead of the memory of the GPU."""
     gathered_parameters: PositiveInt = 1_000_000_000
     """ZeRO stage 3: maximum number of parameters that a process gathers from the other processes."""
+
+    @model_validator(mode="after")
+    def _check_micro_batch(self) -> Self:
+        if (self.micro_batch_size is None) == (self.micro_batch_tokens is None):
+            raise ValueError("either micro_batch_size or micro_batch_tokens is required")
+        return self
 
 
 class MemoryEstimate(Model):

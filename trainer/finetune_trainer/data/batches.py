@@ -1,6 +1,8 @@
 """PURE: computes the batches of an epoch. Every rank computes the same batches without communication."""
 
-from dataclasses import dataclass
+import heapq
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +11,7 @@ from finetune_trainer.contract import Chosen
 
 Rows = npt.NDArray[np.int64]
 FILLER = -1
-"""Row number of a padding row: fills the last batch of an epoch, and contributes no loss."""
+"""Row number of a padding row, which has no loss: the micro-batch of a rank that has no rows left."""
 _EVALUATIONS = 5
 _STEPS_BETWEEN_EVALUATIONS = 100
 """Minimum number of optimizer steps between two evaluations within an epoch."""
@@ -18,22 +20,50 @@ _BATCHES_SORTED_TOGETHER = 32
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How a global batch of micro_batch x accumulation x world rows is distributed."""
+class MicroBatchSize:
+    """The size of a micro-batch: a number of rows, or a budget of tokens."""
 
-    micro_batch: int
-    accumulation: int
-    world: int
+    count: int
+    unit: Literal["rows", "tokens"]
 
     @classmethod
-    def of(cls, chosen: Chosen) -> "Layout":
-        """Returns the layout that Prepare selected."""
-        return cls(chosen.micro_batch_size, chosen.accumulation_steps, chosen.world_size)
+    def of(cls, chosen: Chosen) -> Self:
+        """Returns the size that Prepare selected."""
+        # Exactly one of them is set.
+        rows, tokens = chosen.micro_batch_size, chosen.micro_batch_tokens
+        return cls(rows, "rows") if rows else cls(tokens, "tokens")  # type: ignore[arg-type]
 
     @property
-    def batch(self) -> int:
-        """Number of rows of a full global batch."""
-        return self.micro_batch * self.accumulation * self.world
+    def doubled(self) -> Self:
+        """Twice the size."""
+        return replace(self, count=2 * self.count)
+
+    def rows(self, longest: int) -> int:
+        """Returns the number of rows of a micro-batch, at least 1.
+
+        A budget counts the tokens of padded rows: rows x longest row. Packed rows have at most as many
+        tokens, so a micro-batch keeps its budget whether its rows are padded or packed.
+
+        Args:
+            longest: number of tokens of the longest row.
+        """
+        return self.count if self.unit == "rows" else max(1, self.count // longest)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a global batch is distributed over ranks and micro-batches."""
+
+    batch: int
+    """Number of rows of a full global batch."""
+    world: int
+    """Number of ranks."""
+    size: MicroBatchSize
+
+    @classmethod
+    def of(cls, chosen: Chosen) -> Self:
+        """Returns the layout that Prepare selected."""
+        return cls(chosen.batch_size, chosen.world_size, MicroBatchSize.of(chosen))
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
@@ -128,19 +158,50 @@ def epoch_batches(lengths: Rows, batch_size: int, *, seed: int, epoch: int) -> l
     return batches
 
 
-def distribute_batch(batch: Rows, layout: Layout) -> Rows:
-    """Distributes a global batch over accumulation steps and ranks.
+def distribute_batch(batch: Rows, lengths: Rows, layout: Layout) -> list[list[Rows]]:
+    """Distributes a global batch over ranks, and the rows of each rank over micro-batches.
 
-    Rows of similar length go to different ranks, so that all ranks have similar work. A short batch has as
-    many micro-batches on every rank as a full batch, because all ranks step together.
+    The rows go to the ranks one by one, each to the rank with the fewest tokens, so that all ranks have
+    similar work. If the micro-batch is a number of rows, each row goes to the rank with the fewest rows
+    instead. All ranks have the same number of micro-batches, because all ranks step together.
 
     Args:
-        batch: row numbers, shape [at most layout.batch], longest row first.
+        batch: row numbers, shape [rows], longest row first.
+        lengths: number of tokens of each row of the split, shape [rows of the split].
         layout: sizes of the result.
 
     Returns:
-        Row numbers, shape [accumulation, world, micro_batch]; FILLER where the batch has no row.
+        Row numbers of each micro-batch of each rank, longest row first. A rank that needs fewer micro-batches
+        than another rank has micro-batches of one FILLER.
     """
-    distributed = np.full(layout.batch, FILLER, dtype=np.int64)
-    distributed[: len(batch)] = batch
-    return distributed.reshape(layout.accumulation, layout.micro_batch, layout.world).transpose(0, 2, 1)
+    ranks: list[list[int]] = [[] for _ in range(layout.world)]
+    loads = [(0, rank) for rank in range(layout.world)]
+    weights = lengths[batch] if layout.size.unit == "tokens" else np.ones(len(batch), dtype=np.int64)
+    for row, weight in zip(batch.tolist(), weights.tolist(), strict=True):
+        load, rank = loads[0]
+        ranks[rank].append(row)
+        heapq.heapreplace(loads, (load + weight, rank))
+    split = [split_rows(np.array(rows, dtype=np.int64), lengths, layout.size) for rows in ranks]
+    most = max(map(len, split))
+    filler = np.array([FILLER], dtype=np.int64)
+    return [micro_batches + [filler] * (most - len(micro_batches)) for micro_batches in split]
+
+
+def split_rows(rows: Rows, lengths: Rows, size: MicroBatchSize) -> list[Rows]:
+    """Splits rows into micro-batches.
+
+    Args:
+        rows: row numbers, shape [rows], longest row first.
+        lengths: number of tokens of each row of the split, shape [rows of the split].
+        size: size of a micro-batch; a row that is longer than the budget is a micro-batch of its own.
+
+    Returns:
+        Row numbers of each micro-batch in the order of `rows`.
+    """
+    micro_batches = []
+    start = 0
+    while start < len(rows):
+        end = start + size.rows(int(lengths[rows[start]]))
+        micro_batches.append(rows[start:end])
+        start = end
+    return micro_batches

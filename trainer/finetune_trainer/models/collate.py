@@ -59,6 +59,16 @@ def pad_batch(split: Split, numbers: Sequence[int] | npt.NDArray[np.int64], pad_
     return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
 
+def to_device(tensors: Tensors, device: torch.device) -> Tensors:
+    """Copies tensors to a device. The host does not wait for copies from pinned memory to a GPU.
+
+    Args:
+        tensors: tensors on the CPU.
+        device: the device.
+    """
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+
+
 def select_rows(split: Split, numbers: npt.NDArray[np.int64]) -> Split:
     """Copies rows of a split into a new split.
 

@@ -35,7 +35,7 @@ class AutoLimits:
     percentile: float
     """Percentage of the training rows that must not be truncated."""
     tokens_at_once: int | None
-    """Maximum tokens of a micro-batch of rows of maxLength; None: no limit, see `micro_batch_size`."""
+    """Maximum tokens of a micro-batch; None: 16 rows of maxLength, see `micro_batch_tokens`."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def choose(run: Run, rows: int, typical_length: int, base: BaseFacts, limits: Au
         limits: limits of the task.
 
     Raises:
-        StageFailure: BatchIndivisible, BatchTooLarge, MaxLengthTooLong, CheckpointingUnsupported.
+        StageFailure: BatchIndivisible, BatchTooSmall, BatchTooLarge, MaxLengthTooLong,
+            CheckpointingUnsupported.
     """
     world, training, positions = run.world.size, run.training, base.positions
     micro = None if training.micro_batch_size == "Auto" else training.micro_batch_size
@@ -86,12 +87,12 @@ def choose(run: Run, rows: int, typical_length: int, base: BaseFacts, limits: Au
         gpus = run.world.gpus_per_node > 0
         keeps_bfloat16 = may_keep_bfloat16(base.dtype, training.precision, gpus=gpus)
         stage = zero_stage(world, offload, bfloat16_weights=keeps_bfloat16)
-    micro = micro or micro_batch_size(batch // world, longest, limits.tokens_at_once)
     return Chosen(
         epochs=epochs,
         batch_size=batch,
         micro_batch_size=micro,
-        accumulation_steps=batch // world // micro,
+        accumulation_steps=batch // world // micro if micro else None,
+        micro_batch_tokens=None if micro else micro_batch_tokens(longest, limits.tokens_at_once),
         world_size=world,
         learning_rate=training.learning_rate or learning_rate(run.method, base.parameters),
         max_length=longest,
@@ -124,20 +125,17 @@ def batch_size(rows: int, world: int, micro: int | None) -> int:
     return max(unit, min(nearest, rows // unit * unit))
 
 
-def micro_batch_size(per_process: int, longest: int, tokens_at_once: int | None) -> int:
-    """The largest divisor of the rows of a process that is within the limit of a micro-batch.
+def micro_batch_tokens(longest: int, tokens_at_once: int | None) -> int:
+    """The budget of a micro-batch, which is large enough for one row.
 
     Args:
-        per_process: rows of one process in a global batch.
         longest: maximum length of a row in tokens.
-        tokens_at_once: limit of a micro-batch in tokens, for rows of `longest` tokens; None: the limit is 16
-            rows.
+        tokens_at_once: limit of the task in tokens; None: the limit is 16 rows of `longest` tokens.
 
     Returns:
-        Rows of a micro-batch, at least 1.
+        Maximum tokens of a micro-batch, padding included.
     """
-    most = _MICRO_BATCH if tokens_at_once is None else max(1, tokens_at_once // longest)
-    return max(size for size in range(1, min(per_process, most) + 1) if per_process % size == 0)
+    return max(longest, tokens_at_once or _MICRO_BATCH * longest)
 
 
 def learning_rate(method: Method, parameters: int) -> float:
@@ -219,32 +217,32 @@ def activation_checkpointing(requested: Checkpointing, base: BaseFacts) -> bool:
 
 
 def _check_batch(batch: int, micro: int | None, world: int, rows: int) -> None:
-    unit = world * (micro or 1)
+    unit, least = (world * micro, world * micro) if micro else (1, world)
     if batch > rows:
         raise StageFailure(
             FailureClass.USER_CONFIG,
             "BatchTooLarge",
             f"training.batchSize: {batch} rows, but there are only {rows} training rows.",
             f"Set training.batchSize to {rows // unit * unit} or less."
-            if rows >= unit
+            if rows >= least
             else "Use fewer processes or more training rows.",
         )
-    if batch % world:
+    if batch < world:
         raise StageFailure(
             FailureClass.USER_CONFIG,
-            "BatchIndivisible",
-            f"training.batchSize: {batch} rows cannot be divided among {world} processes.",
-            f"Use a multiple of {unit}, for example {_format_choices(_list_near_multiples(batch, unit))}.",
+            "BatchTooSmall",
+            f"training.batchSize: {batch} rows, but each of the {world} processes needs a row.",
+            f"Set training.batchSize to {least} or more, or use fewer processes.",
         )
-    share = batch // world
-    if micro and share % micro:
-        divisors = [size for size in range(1, share + 1) if share % size == 0]
+    if micro and batch % unit:
+        divisors = [size for size in range(1, batch // world + 1) if batch % (world * size) == 0]
+        smaller = f"microBatchSize {_format_choices(divisors[-6:])}, " if divisors else ""
         raise StageFailure(
             FailureClass.USER_CONFIG,
             "BatchIndivisible",
-            f"training.microBatchSize: {micro} does not divide the {share} rows of a process"
-            f" (batchSize {batch} over {world}).",
-            f"Use microBatchSize {_format_choices(divisors[-6:])}, or batchSize"
+            f"training.batchSize: {batch} rows cannot be divided into micro-batches of {micro} rows"
+            f" (training.microBatchSize) on {world} processes.",
+            f"Use {smaller}microBatchSize Auto, or batchSize"
             f" {_format_choices(_list_near_multiples(batch, unit))}.",
         )
 

@@ -1,5 +1,6 @@
 """PURE: selects the settings of a run: the `Auto` values by rule, changed so that the job fits in memory."""
 
+import math
 from dataclasses import dataclass
 
 from finetune_trainer.config import ComputeType, MemoryLimits, Run
@@ -87,7 +88,7 @@ def _choices_of(run: Run, chosen: Chosen) -> Choices:
         processes_per_node=run.world.processes_per_node,
         model_dtype=chosen.model_dtype,
         products=products_of(run),
-        rows=chosen.micro_batch_size,
+        rows=_count_rows(chosen),
         length=chosen.max_length,
         checkpointing=chosen.activation_checkpointing,
         live=chosen.gathered_parameters,
@@ -101,18 +102,23 @@ def _find_capacity(run: Run, limits: MemoryLimits) -> Capacity:
     return Capacity(limits.train and limits.train // run.world.processes_per_node)
 
 
+def _count_rows(chosen: Chosen) -> int:
+    """Returns the number of rows of maxLength in a micro-batch."""
+    share = math.ceil(chosen.batch_size / chosen.world_size)
+    tokens = chosen.micro_batch_tokens or 0
+    return chosen.micro_batch_size or min(share, math.ceil(tokens / chosen.max_length))
+
+
 def _apply(chosen: Chosen, choices: Choices) -> Chosen:
-    share = chosen.micro_batch_size * chosen.accumulation_steps
-    return chosen.model_copy(
-        update={
-            "zero_stage": choices.zero_stage,
-            "offload": choices.offload,
-            "activation_checkpointing": choices.checkpointing,
-            "gathered_parameters": choices.live,
-            "micro_batch_size": choices.rows,
-            "accumulation_steps": share // choices.rows,
-        }
-    )
+    update: dict[str, object] = {
+        "zero_stage": choices.zero_stage,
+        "offload": choices.offload,
+        "activation_checkpointing": choices.checkpointing,
+        "gathered_parameters": choices.live,
+    }
+    if choices.rows < _count_rows(chosen):
+        update["micro_batch_tokens"] = choices.rows * choices.length
+    return chosen.model_copy(update=update)
 
 
 def _does_not_fit(run: Run, facts: ModelFacts, fit: Fit, capacity: Capacity, memory: int) -> StageFailure:

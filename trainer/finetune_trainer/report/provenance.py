@@ -36,11 +36,7 @@ def list_facts(config: TrainConfig, chosen: Chosen, staged: Manifest, record: Tr
         Fact("digest of the configuration", staged.config, literal=True),
         Fact("rows", f"{rows['train']} training, {rows['validation']} validation, {rows['test']} test"),
         Fact("epochs", f"{chosen.epochs} ({chosen.total_steps} steps), kept: step {record.best.step}"),
-        Fact(
-            "batch",
-            f"{chosen.batch_size} rows = {chosen.micro_batch_size} x {chosen.accumulation_steps} "
-            f"accumulation steps x {chosen.world_size} processes",
-        ),
+        Fact("batch", _describe_batch(chosen)),
         Fact(
             "learning rate",
             f"{chosen.learning_rate:g}, {training.schedule.lower()}, warm-up {training.warmup_fraction:.0%}",
@@ -63,6 +59,18 @@ def list_facts(config: TrainConfig, chosen: Chosen, staged: Manifest, record: Tr
         ),
         Fact("versions", ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))),
     ]
+
+
+def _describe_batch(chosen: Chosen) -> str:
+    if chosen.micro_batch_tokens:
+        return (
+            f"{chosen.batch_size} rows over {chosen.world_size} processes, in micro-batches of at most"
+            f" {chosen.micro_batch_tokens:,} tokens"
+        )
+    return (
+        f"{chosen.batch_size} rows = {chosen.micro_batch_size} x {chosen.accumulation_steps}"
+        f" accumulation steps x {chosen.world_size} processes"
+    )
 
 
 def _head_facts(config: TrainConfig, record: TrainingRecord) -> list[Fact]:

@@ -269,17 +269,19 @@ class TaskModel(Protocol):
         """
 
     def loss_function(
-        self, training: Training, prepared: Prepared
+        self, training: Training, prepared: Prepared, device: "torch.device"
     ) -> "Callable[[Any, torch.Tensor], torch.Tensor]":
         """Returns the loss that training minimises.
 
         Args:
             training: hyperparameters.
             prepared: the rows.
+            device: device of the model.
 
         Returns:
-            A function of the outputs of the model and `labels`, which returns the loss of each target in
-            order, shape [targets]. The loss of a batch is the mean over its targets.
+            A function of the outputs of the model and `labels`, which returns the loss of each label in
+            order, 0 for IGNORE_INDEX, shape [labels], without reading a value of the device. The loss of a
+            batch is the mean over its targets.
         """
 
     def head_start(

@@ -10,6 +10,7 @@ from transformers import set_seed
 
 from finetune_trainer.config import ComputeType, TrainConfig, Training
 from finetune_trainer.contract import Activity, Chosen, Digest, FailureClass
+from finetune_trainer.data.batches import MicroBatchSize
 from finetune_trainer.data.shards import Prepared, Split, load_prepared
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat, beat_on_bytes
@@ -96,9 +97,9 @@ class Context:
         return self.paths.scratch / "best.safetensors"
 
     @property
-    def evaluation_batch_size(self) -> int:
-        """Rows of one pass of an evaluation, which needs less memory than a pass of training."""
-        return 2 * self.chosen.micro_batch_size
+    def evaluation_size(self) -> MicroBatchSize:
+        """The size of one pass of an evaluation, which needs less memory than a pass of training."""
+        return MicroBatchSize.of(self.chosen).doubled
 
     def autocast(self) -> torch.autocast:
         """The precision of every forward pass: training, validation rows and test rows compute alike."""

@@ -13,7 +13,8 @@ def deepspeed_config(chosen: Chosen, training: Training, dtypes: Dtypes) -> dict
 
     Bfloat16 weights use the `bf16` mode of DeepSpeed. Bfloat16 products with float32 weights use the autocast
     of DeepSpeed, so that the float32 weights themselves are evaluated and published. In both cases, gradients
-    are accumulated and reduced in float32.
+    are accumulated and reduced in float32. For DeepSpeed, an optimizer step has one micro-batch of one row:
+    the training loop tells DeepSpeed the last micro-batch of each step.
 
     Args:
         chosen: hyperparameters from Prepare.
@@ -21,9 +22,9 @@ def deepspeed_config(chosen: Chosen, training: Training, dtypes: Dtypes) -> dict
         dtypes: data types of weights and matrix products.
     """
     return {
-        "train_batch_size": chosen.batch_size,
-        "train_micro_batch_size_per_gpu": chosen.micro_batch_size,
-        "gradient_accumulation_steps": chosen.accumulation_steps,
+        "train_batch_size": chosen.world_size,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
         "gradient_clipping": engine_clip(chosen.zero_stage, training.max_gradient_norm),
         "zero_optimization": _zero(chosen.zero_stage, chosen) | _offloaded(chosen.offload),
         "torch_autocast": {

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from finetune_trainer.data.batches import split_rows
 from finetune_trainer.data.shards import Split
-from finetune_trainer.models.collate import Tensors, lengths
+from finetune_trainer.models.collate import Tensors, lengths, to_device
 from finetune_trainer.models.load import AnyModel
 from finetune_trainer.models.logistic_regression import Peers
 from finetune_trainer.models.packing import Packing
@@ -64,16 +65,16 @@ def over_rows(context: Context, compute: Compute, split: Split, on_progress: OnP
     Raises:
         StageFailure: class Preempted, on all ranks.
     """
-    gang, size = context.gang, context.evaluation_batch_size
+    gang = context.gang
     order = np.argsort(-lengths(split), kind="stable").astype(np.int64)
-    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    batches = split_rows(order, lengths(split), context.evaluation_size)
     rounds = -(-len(batches) // gang.world)
     values: list[Predictions] = []
     numbers: list[npt.NDArray[np.int64]] = []
     for turn in range(rounds):
         number = turn * gang.world + gang.rank
         batch = batches[min(number, len(batches) - 1)]
-        inputs = {name: tensor.to(gang.device) for name, tensor in context.collate(split, batch).items()}
+        inputs = to_device(context.collate(split, batch), gang.device)
         with torch.no_grad(), context.autocast():
             computed = compute(inputs).cpu().numpy()
         if number < len(batches):

@@ -12,13 +12,14 @@ from finetune_trainer.contract import HIGHER_IS_BETTER, Activity, Best, MetricNa
 from finetune_trainer.data.batches import Layout, evaluation_steps, steps_per_epoch
 from finetune_trainer.report.record import CurvePoint, EvaluationRow
 from finetune_trainer.training import best_weights, peak_memory
+from finetune_trainer.training.arguments import arguments
 from finetune_trainer.training.context import Context
 from finetune_trainer.training.curve import Curve
 from finetune_trainer.training.deepspeed_config import own_clip
 from finetune_trainer.training.distributed import broadcast_object
 from finetune_trainer.training.evaluate import over_rows
 from finetune_trainer.training.loader import RankBatches
-from finetune_trainer.training.loop import Loop, Step, StepEnd, arguments, non_finite
+from finetune_trainer.training.loop import Loop, Step, StepEnd, non_finite
 from finetune_trainer.training.meter import Meter
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def tune(context: Context, args: TrainingArguments, *, first_percent: float, las
             collate=context.collate,
             device=gang.device,
         ),
-        losses=context.task.model.loss_function(run.training, context.prepared),
+        losses=context.task.model.loss_function(run.training, context.prepared, gang.device),
         forward=context.task.model.FORWARD,
         clip=own_clip(chosen.zero_stage, run.training.max_gradient_norm),
         heartbeat=context.heartbeat,

@@ -1,8 +1,9 @@
-"""The data loader of one rank: collates ahead on a thread, and resumes after any global batch."""
+"""The data loader of one rank: collates optimizer steps on a thread, and resumes after any global batch."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import TypeVar
@@ -19,19 +20,43 @@ from finetune_trainer.data.batches import (
     steps_per_epoch,
 )
 from finetune_trainer.data.shards import Split
-from finetune_trainer.models.collate import Tensors
+from finetune_trainer.models.collate import IGNORE_INDEX, Tensors
 from finetune_trainer.tasks.base import Numbers
 
-AHEAD = 4
-"""Micro-batches that are collated ahead."""
+AHEAD = 2
+"""Optimizer steps that are collated ahead."""
 CPU = torch.device("cpu")
 Collate = Callable[[Split, Numbers], Tensors]
 """Row numbers of a split, which may include FILLER -> inputs of the model, `labels` and `row_index`."""
 Item = TypeVar("Item")
 
 
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows that a rank computes at once."""
+
+    inputs: Tensors
+    """Inputs of the model and `labels`, on the CPU."""
+    label_rows: Rows
+    """Row number of each label, shape [labels]."""
+
+
+@dataclass(frozen=True)
+class RankStep:
+    """One optimizer step of one rank."""
+
+    micro_batches: tuple[MicroBatch, ...]
+    """As many on every rank."""
+    targets: int
+    """Number of targets of this rank."""
+    rows: int
+    """Number of rows of all ranks."""
+    tokens: int
+    """Number of tokens of all ranks, without padding."""
+
+
 class RankBatches(DataLoader):  # type: ignore[type-arg]
-    """The micro-batches of one rank, as a DataLoader for Trainer.
+    """The optimizer steps of one rank, as a DataLoader for Trainer.
 
     The state of the loader is one number: the samples that all ranks together have seen. A run that resumes
     with this number gets the same global batches as a run without interruption, at any world size.
@@ -68,31 +93,39 @@ class RankBatches(DataLoader):  # type: ignore[type-arg]
         self.device = device
         self.start = position(seen, len(split), layout.batch)
         self.epoch = self.start.epoch
-        super().__init__(range(len(split)), batch_size=layout.micro_batch)  # type: ignore[arg-type]
+        super().__init__(range(len(split)), batch_size=layout.batch)  # type: ignore[arg-type]
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Trainer before every epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Number of micro-batches of a whole epoch."""
-        return steps_per_epoch(len(self.split), self.layout.batch) * self.layout.accumulation
+        """Number of optimizer steps of a whole epoch."""
+        return steps_per_epoch(len(self.split), self.layout.batch)
 
-    def __iter__(self) -> Iterator[Tensors]:  # type: ignore[override]
-        """The remaining micro-batches of the epoch; `rows` has the row numbers of each."""
-        return ahead(self._collate, self.numbers(), AHEAD, partial(_use, self.device))
-
-    def numbers(self) -> Iterator[Rows]:
-        """The row numbers of the remaining micro-batches of the epoch, which may include FILLER."""
+    def __iter__(self) -> Iterator[RankStep]:  # type: ignore[override]
+        """The remaining steps of the epoch."""
         batches = epoch_batches(self.split.lengths, self.layout.batch, seed=self.seed, epoch=self.epoch)
-        for batch in batches[self.start.batch if self.epoch == self.start.epoch else 0 :]:
-            yield from distribute_batch(batch, self.layout)[:, self.rank]
+        remaining = batches[self.start.batch if self.epoch == self.start.epoch else 0 :]
+        return ahead(self._step, remaining, AHEAD, partial(_use, self.device))
 
-    def _collate(self, rows: Rows) -> Tensors:
-        tensors = {**self.collate(self.split, rows), "rows": torch.from_numpy(rows.copy())}
-        if self.device.type != "cuda":
-            return tensors
-        return {name: tensor.pin_memory() for name, tensor in tensors.items()}
+    def _step(self, batch: Rows) -> RankStep:
+        """Collates the micro-batches of this rank in a global batch."""
+        rows = distribute_batch(batch, self.split.lengths, self.layout)[self.rank]
+        micro_batches = tuple(map(self._collate, rows))
+        return RankStep(
+            micro_batches,
+            targets=sum(int((each.inputs["labels"] != IGNORE_INDEX).sum()) for each in micro_batches),
+            rows=len(batch),
+            tokens=int(self.split.lengths[batch].sum()),
+        )
+
+    def _collate(self, rows: Rows) -> MicroBatch:
+        tensors = self.collate(self.split, rows)
+        label_rows = rows[tensors.pop("row_index").flatten().numpy()]
+        if self.device.type == "cuda":
+            tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+        return MicroBatch(tensors, label_rows)
 
 
 def ahead(

@@ -2,31 +2,29 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback
 
-from finetune_trainer.config import Training
-from finetune_trainer.contract import Chosen, FailureClass
-from finetune_trainer.data.batches import FILLER
+from finetune_trainer.contract import FailureClass
+from finetune_trainer.data.batches import Rows
 from finetune_trainer.data.lines import Line
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat
-from finetune_trainer.models.collate import IGNORE_INDEX, Tensors
-from finetune_trainer.models.dtypes import Dtypes
-from finetune_trainer.training.deepspeed_config import deepspeed_config, engine_clip
-from finetune_trainer.training.distributed import Gang, gather_objects, preempted_failure, sum_over_ranks
-from finetune_trainer.training.loader import RankBatches
+from finetune_trainer.models.collate import to_device
+from finetune_trainer.training.distributed import Gang, gather_objects, preempted_failure
+from finetune_trainer.training.loader import MicroBatch, RankBatches, RankStep
 
-_SCHEDULES = {"Linear": "linear", "Cosine": "cosine", "Constant": "constant_with_warmup"}
 _NAMED_ROWS = 10
 
 Losses = Callable[[Any, torch.Tensor], torch.Tensor]
-"""Outputs of the model and `labels` -> the loss of each target, see tasks.base.TaskModel.loss_function."""
+"""Outputs of the model and `labels` -> the loss of each label, see tasks.base.TaskModel.loss_function."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +56,12 @@ class StepTotals:
 class Loop(Trainer):
     """A Trainer whose loss is the mean over the targets of a global batch.
 
-    Before every optimizer step, all ranks check that the loss of every target is finite.
+    An item of the loader is one optimizer step. Before the optimizer changes weights, all ranks check that
+    the loss of every target is finite.
 
     Args:
         gang: the process group.
-        batches: the micro-batches of this rank.
+        batches: the optimizer steps of this rank.
         losses: the loss of each target.
         forward: keyword arguments of every forward pass beside the inputs.
         clip: maximum gradient norm that the optimizer enforces; 0 where DeepSpeed clips.
@@ -81,27 +80,34 @@ class Loop(Trainer):
         heartbeat: Heartbeat,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs, compute_loss_func=self._mean_over_batch)
+        super().__init__(**kwargs)
         self.remove_callback(PrinterCallback)
-        # The labels of the trainer are aligned with the predictions already, also for language models.
-        self._loss_shifts_labels = False
         self.losses, self.forward = losses, dict(forward)
         self.gang, self.batches, self.clip, self.heartbeat = gang, batches, clip, heartbeat
-        self.target_rows = torch.empty(0, dtype=torch.int64)
-        """Row number of each target of the current micro-batch, in the shape of `labels`."""
         self.totals = StepTotals()
         self.preempted = False
         """Whether any rank received the request to end during the last step."""
         self._own_norm: float | None = None
-        self._start_step()
-
-    def _start_step(self) -> None:
-        self._micro_batches: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._rows = self._tokens = 0
 
     def get_train_dataloader(self) -> DataLoader:  # type: ignore[type-arg]
-        """The micro-batches of this rank. Trainer would let accelerate distribute them a second time."""
+        """The steps of this rank. Trainer would let accelerate distribute them a second time."""
         return self.batches
+
+    def get_batch_samples(
+        self,
+        epoch_iterator: Iterator[RankStep],
+        num_batches: int,  # noqa: ARG002
+        device: torch.device,
+    ) -> tuple[list[RankStep], torch.Tensor]:
+        """The next step, and the number of its targets on all ranks. A collective operation."""
+        step = next(epoch_iterator)
+        targets = torch.full((), step.targets, device=device)
+        dist.all_reduce(targets)
+        return [step], targets
+
+    def floating_point_ops(self, inputs: Any) -> int:  # noqa: ARG002
+        """Returns 0, because the operations of a step are not counted."""
+        return 0
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """The names of the parameters with weight decay: no biases and no norms, those of DoRA included."""
@@ -116,60 +122,83 @@ class Loop(Trainer):
             optimizer.register_step_pre_hook(self._clip_before_step)
         return optimizer
 
-    def compute_loss(self, model: Any, inputs: Tensors, *args: Any, **kwargs: Any) -> Any:
-        """The loss of one micro-batch; the last micro-batch of a step also checks the step on all ranks."""
-        rows = inputs.pop("rows")
-        self.target_rows = rows[inputs.pop("row_index")]
-        numbers = rows[rows != FILLER].cpu().numpy()
-        self._rows += len(numbers)
-        self._tokens += int(self.batches.split.lengths[numbers].sum())
-        loss = super().compute_loss(model, {**inputs, **self.forward}, *args, **kwargs)
-        if self.accelerator.sync_gradients:
-            self._check_step()
-        return loss
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Computes one optimizer step: forward and backward passes of all micro-batches, check, update.
 
-    def _mean_over_batch(
-        self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor
-    ) -> torch.Tensor:
-        """The sum of the losses of a micro-batch over the number of targets of the global batch.
+        The loss of a micro-batch is the sum of its losses over the number of targets of the global batch.
+        The sum over all micro-batches therefore does not depend on how the global batch is split. The host
+        reads values of the device only once, after the last backward pass was started.
 
-        Trainer counts the targets of all ranks and micro-batches, and undoes the averaging over ranks. The
-        sum over all micro-batches therefore does not depend on how the global batch is split.
-        """
-        losses = self.losses(outputs, labels)
-        self._micro_batches.append((losses.detach(), self.target_rows[labels != IGNORE_INDEX]))
-        return losses.sum() / num_items_in_batch
+        Args:
+            model: the DeepSpeed engine.
+            inputs: the step, a RankStep.
+            num_items_in_batch: number of targets of the global batch, int64, shape [].
 
-    def _check_step(self) -> None:
-        """Sums the step over all ranks. A collective operation.
+        Returns:
+            The share of this rank in the loss of the step, float64, shape [].
 
         Raises:
-            StageFailure: class Numerical, on all ranks, if the loss of a target is not finite.
+            StageFailure: class Numerical, on all ranks, if the loss of a target is not finite. The weights
+                are unchanged.
         """
-        losses = torch.cat([losses for losses, _ in self._micro_batches])
-        rows = torch.cat([rows for _, rows in self._micro_batches])
-        bad_rows = set(rows[~torch.isfinite(losses)].tolist())
-        loss, targets, step_rows, step_tokens, bad, preempted_ranks = sum_over_ranks(
-            self.gang,
-            [
-                float(torch.nan_to_num(losses, posinf=0.0, neginf=0.0).sum()),
-                float(len(losses)),
-                float(self._rows),
-                float(self._tokens),
-                float(len(bad_rows)),
-                float(self.heartbeat.leave_requested),
-            ],
-        )
-        self._start_step()
-        self.totals = StepTotals(loss / targets, int(step_rows), int(step_tokens))
+        model.train()
+        # DeepSpeed averages the gradients over the ranks.
+        factor = self.gang.world / num_items_in_batch
+        step_losses = []
+        for micro_batch in inputs.micro_batches:
+            model.set_gradient_accumulation_boundary(micro_batch is inputs.micro_batches[-1])
+            losses = self.compute_losses(model, micro_batch)
+            step_losses.append(losses.detach())
+            model.backward(losses.sum() * factor)
+        loss = self._check_step(inputs, torch.cat(step_losses), num_items_in_batch)
+        model.step()
+        return loss
+
+    def compute_losses(self, model: Any, micro_batch: MicroBatch) -> torch.Tensor:
+        """The loss of each label of a micro-batch, 0 for labels that are no target, shape [labels]."""
+        inputs = to_device(micro_batch.inputs, self.gang.device)
+        labels = inputs.pop("labels")
+        return self.losses(model(**inputs, **self.forward), labels)
+
+    def _check_step(self, step: RankStep, losses: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Sums the step over all ranks. A collective operation.
+
+        Args:
+            step: the step of this rank.
+            losses: the loss of each label of the step, shape [labels].
+            targets: number of targets of the global batch, shape [].
+
+        Returns:
+            The share of this rank in the loss of the step, float64, shape [].
+
+        Raises:
+            StageFailure: class Numerical, on all ranks, if a loss is not finite.
+        """
+        share = torch.nan_to_num(losses, posinf=0.0, neginf=0.0).sum(dtype=torch.float64) / targets
+        bad = (~torch.isfinite(losses)).sum()
+        leave = torch.full_like(share, float(self.heartbeat.leave_requested))
+        figures = torch.stack([share, bad, leave])
+        dist.all_reduce(figures)
+        loss, bad_losses, preempted_ranks = figures.tolist()
+        self.totals = StepTotals(loss, step.rows, step.tokens)
         self.preempted = preempted_ranks > 0
-        if bad:
-            split = self.batches.split
-            lines = [int(split.rows[number]) for number in bad_rows]
-            all_lines = sorted(
-                Line.of(line, split.files) for rank in gather_objects(self.gang, lines) for line in rank
-            )
-            raise non_finite("Loss", "loss", self.state.global_step + 1, all_lines)
+        if bad_losses:
+            numbers = np.concatenate([micro_batch.label_rows for micro_batch in step.micro_batches])
+            self._refuse(np.unique(numbers[~torch.isfinite(losses).cpu().numpy()]))
+        return share
+
+    def _refuse(self, bad_rows: Rows) -> NoReturn:
+        """Raises the failure of a step with a loss that is not finite. A collective operation.
+
+        Args:
+            bad_rows: numbers of the rows of this rank with such a loss.
+        """
+        split = self.batches.split
+        lines = [int(split.rows[number]) for number in bad_rows]
+        every = sorted(
+            Line.of(line, split.files) for rank in gather_objects(self.gang, lines) for line in rank
+        )
+        raise non_finite("Loss", "loss", self.state.global_step + 1, every)
 
     def _clip_before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
@@ -244,59 +273,6 @@ class StepEnd(TrainerCallback):
             self.evaluate(step.number)
             now = time.monotonic()
         self.started = now
-
-
-def arguments(
-    chosen: Chosen,
-    training: Training,
-    dtypes: Dtypes,
-    *,
-    folder: str,
-    gpus: bool,
-    steps: int,
-) -> TrainingArguments:
-    """The arguments of Trainer.
-
-    The arguments must exist before the model is loaded: they make transformers load the model in shards at
-    ZeRO stage 3.
-
-    Args:
-        chosen: hyperparameters from Prepare.
-        training: hyperparameters from the spec.
-        dtypes: data types of weights and matrix products.
-        folder: a scratch folder.
-        gpus: whether the job uses GPUs.
-        steps: number of optimizer steps of the run.
-    """
-    clip = engine_clip(chosen.zero_stage, training.max_gradient_norm)
-    return TrainingArguments(
-        output_dir=folder,
-        num_train_epochs=chosen.epochs,
-        per_device_train_batch_size=chosen.micro_batch_size,
-        gradient_accumulation_steps=chosen.accumulation_steps,
-        learning_rate=chosen.learning_rate,
-        weight_decay=training.weight_decay,
-        warmup_steps=round(training.warmup_fraction * steps),
-        lr_scheduler_type=_SCHEDULES[training.schedule],
-        max_grad_norm=clip,
-        optim="adamw_torch_fused",
-        seed=training.seed,
-        use_cpu=not gpus,
-        deepspeed=deepspeed_config(chosen, training, dtypes),
-        activation_checkpointing=chosen.activation_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False},
-        # transformers refuses a DeepSpeed configuration that differs from this argument.
-        bf16=dtypes.weights == "bfloat16",
-        label_names=["labels"],
-        average_tokens_across_devices=True,
-        logging_nan_inf_filter=False,
-        remove_unused_columns=False,
-        eval_strategy="no",
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
 
 
 def non_finite(reason: str, what: str, step: int, lines: Sequence[int]) -> StageFailure:

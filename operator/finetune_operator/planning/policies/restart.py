@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from finetune_operator.api import AttemptStatus
 from finetune_operator.names import Reason, State
 from finetune_operator.objects import distance
+from finetune_operator.planning import micro_batch
 from finetune_operator.planning.restart_budget import delay, failures_since_progress, repeated
 from finetune_operator.planning.stages import stage_of
 from finetune_operator.planning.types import Decision, PlanInput
@@ -87,12 +88,12 @@ def _out_of_memory(inputs: PlanInput, stage: Stage, failed: list[AttemptStatus])
             " in the operator's settings."
         )
     again = sum(a.failure == FailureClass.OUT_OF_MEMORY for a in failed) > 1
-    micro = failed[-1].micro_batch_size or (
-        inputs.status.chosen.micro_batch_size if inputs.status.chosen else 1
-    )
-    if not again and micro % 2 == 0:
-        return None
-    tried = "Half the micro-batch did not help" if again else f"A micro-batch of {micro} cannot be halved"
+    tried = "Half the micro-batch did not help"
+    if inputs.status.chosen and not again:
+        chosen = micro_batch.choices_of(failed[-1], inputs.status.chosen)
+        if micro_batch.halve(chosen):
+            return None
+        tried = f"{micro_batch.describe(chosen)} cannot be halved"
     if failed[-1].reason == GPU_MEMORY:
         change = (
             "lower spec.training.microBatchSize or maxLength, or use spec.method LoRA,"

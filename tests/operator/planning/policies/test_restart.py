@@ -123,8 +123,9 @@ def test_a_later_step_than_before_is_progress_and_no_repeat() -> None:
 
 def test_another_micro_batch_is_another_attempt() -> None:
     inputs, tries = placed(BUG, BUG)
-    halved = tries[1].model_copy(update={"micro_batch_size": 4})
-    assert verdict(inputs, Stage.TRAIN, [tries[0], halved]) is None
+    for field in ("micro_batch_size", "micro_batch_tokens"):
+        halved = tries[1].model_copy(update={field: 4})
+        assert verdict(inputs, Stage.TRAIN, [tries[0], halved]) is None
 
 
 @pytest.mark.parametrize(
@@ -194,6 +195,21 @@ def test_an_odd_micro_batch_cannot_be_halved() -> None:
 
     assert given_up
     assert "micro-batch of 3 cannot be halved" in given_up.message
+
+
+def test_a_budget_of_one_row_cannot_be_halved() -> None:
+    inputs, tries = tried(("OutOfMemory", 0))
+    assert inputs.status.chosen
+    budget = {"micro_batch_size": None, "accumulation_steps": None, "micro_batch_tokens": 65}
+    chosen = inputs.status.chosen.model_copy(update=budget)
+    inputs = replace(inputs, status=inputs.status.model_copy(update={"chosen": chosen}))
+    assert verdict(inputs, Stage.TRAIN, tries) is None
+
+    longest = [tries[0].model_copy(update={"micro_batch_tokens": 64})]
+    given_up = verdict(inputs, Stage.TRAIN, longest)
+
+    assert given_up
+    assert "micro-batch of 64 tokens cannot be halved" in given_up.message
 
 
 def test_waits_double_up_to_five_minutes_and_differ_between_jobs() -> None:

@@ -53,9 +53,6 @@ def load_classifier(folder: Path, labels: Sequence[str], dtype: torch.dtype) -> 
     check_complete(model, loaded)
     model.config.problem_type = "single_label_classification"
     model.head_kept = set_classes(model, labels, loaded=not _is_replaced(layer, loaded))
-    # Heads that accept **kwargs but ignore num_items_in_batch would multiply the loss by the accumulation
-    # steps and the world size. The training loop normalises the loss.
-    model.accepts_loss_kwargs = False
     # A decoder classifies at the last token that is not the padding token.
     for config in (model.config, model.config.get_text_config()):
         config.pad_token_id = choose_pad_token(folder).number

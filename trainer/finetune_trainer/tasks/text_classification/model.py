@@ -89,27 +89,29 @@ def collate(split: Split, numbers: Numbers, pad_id: int, packing: Packing | None
     }
 
 
-def loss_function(training: Training, prepared: Prepared) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+def loss_function(
+    training: Training, prepared: Prepared, device: torch.device
+) -> Callable[[Any, torch.Tensor], torch.Tensor]:
     """Returns the cross entropy of each row, multiplied by the weight of the class.
 
     The loss of a batch is the sum of the losses over the number of rows. The mean weight of the training rows
     is 1, so that the loss of a batch is an unbiased estimate, and does not depend on micro-batches.
     """
     weights = class_weights(training.class_weights, prepared.train.labels, len(prepared.labels))
-    return partial(losses, weights=None if weights is None else torch.from_numpy(weights).float())
+    return partial(losses, weights=None if weights is None else torch.from_numpy(weights).float().to(device))
 
 
 def losses(outputs: Any, labels: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-    """Computes the cross entropy of each row with a label, shape [rows with a label].
+    """Computes the cross entropy of each row, 0 for IGNORE_INDEX, shape [rows].
 
     Args:
         outputs: outputs of the model with logits, shape [rows, classes].
         labels: class of each row or IGNORE_INDEX, shape [rows].
-        weights: factor of the loss of each class, shape [classes].
+        weights: factor of the loss of each class, on the device of the logits, shape [classes].
     """
-    has_label = labels != IGNORE_INDEX
-    given = None if weights is None else weights.to(labels.device)
-    return cross_entropy(outputs.logits.float()[has_label], labels[has_label], weight=given, reduction="none")
+    return cross_entropy(
+        outputs.logits.float(), labels, weight=weights, reduction="none", ignore_index=IGNORE_INDEX
+    )
 
 
 def predict(model: torch.nn.Module, inputs: Tensors) -> torch.Tensor:

@@ -50,7 +50,6 @@ def load_language_model(folder: Path, dtype: torch.dtype) -> "PreTrainedModel":
     except (ValueError, OSError, KeyError) as error:
         raise unusable_model(folder, str(error), _KIND, _SUITABLE) from error
     check_complete(model, loaded, new_head=False)
-    model.accepts_loss_kwargs = False
     # Train copies generation_config.json of the base model; transformers requires a valid config to save.
     model.generation_config = GenerationConfig.from_model_config(model.config)
     return model  # type: ignore[no-any-return]

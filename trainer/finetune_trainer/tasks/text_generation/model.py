@@ -79,8 +79,10 @@ def collate(split: Split, numbers: Numbers, pad_id: int, packing: Packing | None
     return (pack_rows if packed else pad_rows)(split, numbers, pad_id)
 
 
-def loss_function(training: Training, prepared: Prepared) -> Callable[[Any, torch.Tensor], torch.Tensor]:
-    """Returns the cross entropy of each token with loss."""
+def loss_function(
+    training: Training, prepared: Prepared, device: torch.device
+) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+    """Returns the cross entropy of each token."""
     return losses
 
 
@@ -95,20 +97,19 @@ def head_start(
 
 
 def losses(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
-    """Computes the cross entropy of each token with loss, shape [tokens with loss]."""
-    targets = labels.flatten()
-    return token_losses(_select_logits(outputs, labels), targets)[targets != IGNORE_INDEX]
+    """Computes the cross entropy of each label in order, 0 for IGNORE_INDEX, shape [labels]."""
+    return token_losses(_select_logits(outputs, labels), labels.flatten())
 
 
 def predict(network: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
     """Computes the sums of each row, float64, shape [rows, 3]; see metrics.Sums."""
     logits = _select_logits(network(**select_model_inputs(inputs), **FORWARD), inputs["labels"])
     labels, row_index = inputs["labels"].flatten(), inputs["row_index"].flatten()
-    has_label = labels != IGNORE_INDEX
-    nll = token_losses(logits, labels)
-    values = torch.stack([nll.double(), has_label.double(), (logits.argmax(-1) == labels).double()], dim=1)
+    # All three columns are 0 for IGNORE_INDEX.
+    columns = token_losses(logits, labels), labels != IGNORE_INDEX, logits.argmax(-1) == labels
+    values = torch.stack([column.double() for column in columns], dim=1)
     sums = torch.zeros(count_rows(inputs), 3, dtype=torch.float64, device=logits.device)
-    return sums.index_add_(0, row_index[has_label], values[has_label])
+    return sums.index_add_(0, row_index, values)
 
 
 def logits(network: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
