@@ -14,6 +14,8 @@ from tests.trainer import forks
 FULL = "Full"
 LORA = {"kind": "LoRA", "rank": 4, "alpha": 8}
 DORA = {**LORA, "weightDecomposition": True, "trainEmbeddings": True}
+DROPPING_DORA = {**DORA, "dropout": 1e-7}
+"""Drops nothing, but with dropout the adapter itself computes the product with the weight of the layer."""
 PISSA = {**LORA, "initialization": "PiSSA"}
 FREEZE = {"kind": "FreezeLayers", "trainLast": 1}
 ONE_PROCESS = [
@@ -27,7 +29,11 @@ TWO_PROCESSES = [
     [FREEZE, [[1, 4], [2, 2], [3, 1]]],
 ]
 """[method, [[ZeRO stage, size of a micro-batch, unit, by default rows], ...]]; each batch has 8 rows."""
-VARIANTS = [[DORA, [[2, 2], [3, 4], [3, 2]]], [PISSA, [[2, 2], [3, 2]]]]
+VARIANTS = [
+    [DORA, [[2, 2], [3, 4], [3, 2]]],
+    [DROPPING_DORA, [[3, 2]]],
+    [PISSA, [[2, 2], [3, 2]]],
+]
 """Variants of LoRA for two processes."""
 
 
@@ -123,6 +129,7 @@ CHECKPOINTED: list[tuple[str, object, list[int]]] = [
     ("classification", LORA, [3, 2]),
     ("packed", FULL, [2, 4]),
     ("packed", LORA, [3, 2]),
+    ("packed", DORA, [3, 2]),
     ("packed", FREEZE, [3, 1]),
 ]
 AUTOCAST = [FULL, [[0, 4], [1, 4], [2, 4], [3, 4]]]
