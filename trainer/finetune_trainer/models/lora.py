@@ -1,6 +1,6 @@
 """Adds, saves, loads and merges LoRA adapters."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,11 +53,12 @@ def add_adapter(model: "PreTrainedModel", lora: Lora, head: Sequence[str], seed:
     return PeftModel(model, config, autocast_adapter_dtype=False)
 
 
-def save(model: "PeftModel", folder: Path, base_name: str) -> None:
+def save(model: "PeftModel", weights: Mapping[str, torch.Tensor], folder: Path, base_name: str) -> None:
     """Saves the adapter, the head, and the config of the tuned model.
 
     Args:
-        model: the model with the adapter.
+        model: the model with the adapter; the parameters can be sharded (ZeRO-3).
+        weights: whole tensors of the adapter and the head, by their names in the model.
         folder: folder to write to.
         base_name: name under which a server serves the base model, for the config of the adapter.
     """
@@ -72,8 +73,8 @@ def save(model: "PeftModel", folder: Path, base_name: str) -> None:
     config.target_modules = sorted(config.target_modules)
     config.save_pretrained(str(folder))
     # With embedding layers, PEFT would look up the base model on the internet.
-    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
-    whole = {name: value.contiguous() for name, value in weights.items()}
+    saved = get_peft_model_state_dict(model, dict(weights), save_embedding_layers=False)
+    whole = {name: value.contiguous() for name, value in saved.items()}
     save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
 
 
@@ -110,14 +111,15 @@ def load_adapter(base: "PreTrainedModel", folder: Path) -> "PeftModel":
     return model.eval()
 
 
-def merge_adapter(model: "PeftModel", dtype: torch.dtype) -> None:
+def merge_adapter(model: torch.nn.Module, dtype: torch.dtype) -> None:
     """Adds the adapter to the weights of the base model in float32, and rounds the sums.
 
     The adapter stays in the model for `save`, without effect on the outputs. A collective call for sharded
     parameters (ZeRO-3).
 
     Args:
-        model: the model with the adapter; `dtype` can represent all weights of base model and adapter.
+        model: the model with the adapter, or one layer; `dtype` can represent all weights of base model and
+            adapter.
         dtype: data type to which the sums are rounded.
     """
     from peft.tuners.lora import LoraLayer  # noqa: PLC0415 - heavy
@@ -135,7 +137,7 @@ def merge_adapter(model: "PeftModel", dtype: torch.dtype) -> None:
 
 
 def remove_adapter(model: "PeftModel") -> "PreTrainedModel":
-    """Returns the model without the adapter, after `merge_adapter`."""
+    """Returns the model without the adapter."""
     whole: PreTrainedModel = model.unload()
     return whole
 
