@@ -22,6 +22,7 @@ from finetune_trainer.config import Lora
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import load, lora
+from finetune_trainer.models.weights import whole_tensors
 
 AUTO = AutoModelForSequenceClassification
 WEIGHTS = "model.safetensors"
@@ -80,7 +81,7 @@ def test_an_adapter_makes_the_tuned_model_of_a_base_with_whatever_head(folder: P
             if ".lora_B." in name:
                 weight.normal_()
     (folder / "adapter").mkdir()
-    lora.save(tuned, folder / "adapter", "s3://m/base/")
+    lora.save(tuned, dict(whole_tensors(tuned)), folder / "adapter", "s3://m/base/")
     base = bert(classes=classes)
     base.bert.load_state_dict(bert().bert.state_dict())
     base.save_pretrained(folder)

@@ -150,9 +150,14 @@ def test_host_memory() -> None:
     assert host.train == 4 * 3 * GIB + 4 * 2 * P
     assert host.prepare == 3 * GIB // 2 + 4 * 300_000_000
     assert host.publish == 3 * GIB // 2 + 4 * 500_000_000
-    assert host.merge == host.publish + 2 * P
-    assert estimate_host(FACTS, replace(CHOICES, zero_stage=3)).train == 4 * 3 * GIB + 2 * P
-    assert estimate_host(FACTS, replace(CHOICES, model_dtype="float32")).merge == host.publish + 4 * P
+    # One file, and two copies of the embeddings of inputs and outputs.
+    saving = 2_000_000_000 + 2 * 2 * 2 * 500_000_000
+    assert host.merge == 3 * GIB // 2 + saving + 4 * 500_000_000
+    assert estimate_host(FACTS, replace(CHOICES, zero_stage=3)).train == 4 * 3 * GIB + saving
+    float32 = estimate_host(FACTS, replace(CHOICES, model_dtype="float32"))
+    assert float32.merge == host.merge + saving - 2_000_000_000
+    small = estimate_host(replace(FACTS, base_parameters=1_000_000, embeddings=0, largest_layer=500), CHOICES)
+    assert small.merge == 3 * GIB // 2 + 2 * 1_000_000 + 2 * 2 * 500 + 4 * 500_000_000
     offloaded = estimate_host(
         FACTS, replace(CHOICES, zero_stage=3, offload="OptimizerAndParameters", processes_per_node=1, world=1)
     )

@@ -120,9 +120,14 @@ def test_an_estimate_above_the_memory_is_said() -> None:
     tight = settings(LORA_8B, Lora(), 18, spec={"offload": "None", "zero_stage": 2})
     assert tight.excess.startswith("Training may run out of memory: the estimate is ")
     assert tight.excess.endswith("GiB, and a GPU has 18.0 GiB")
-    pod = settings(LORA_8B, Lora(), 80, pod=10)
-    assert pod.excess.endswith("and a pod may have 10.0 GiB")
+    pod = settings(LORA_8B, Lora(), 80, pod=2)
+    assert pod.excess.endswith("and a pod may have 2.0 GiB")
     assert settings(LORA_8B, Lora(), 80).excess == ""
+
+
+def test_a_pod_that_cannot_hold_the_model_loads_the_model_in_shards() -> None:
+    tight = settings(LORA_8B, Lora(), 80, pod=10)
+    assert (tight.chosen.zero_stage, tight.excess) == (3, "")
 
 
 def test_without_gpus_the_memory_of_the_pod_decides() -> None:

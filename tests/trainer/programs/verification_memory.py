@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from finetune_trainer.models.load import load_saved
-from finetune_trainer.models.verify import compute_logits
+from finetune_trainer.models.verify import compute_in_float32
 from finetune_trainer.tasks.registry import model_of
 from tests.trainer.programs import truth
 
@@ -38,7 +38,7 @@ def main() -> None:
     model = load_saved(AutoModelForCausalLM, folder / "model", None, torch.bfloat16)
     for module in model.modules():
         module.register_forward_hook(lambda *_: peaks.append(anonymous_memory()))
-    logits = compute_logits(task, model, inputs)
+    logits = compute_in_float32(task.logits, model, inputs)
     sizes = {
         "weights": sum(weight.nbytes for weight in model.parameters()),
         "peak": max(peaks) - peaks[0],

@@ -3,19 +3,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from finetune_trainer.config import TrainConfig
+from finetune_trainer.contract import FailureClass
 from finetune_trainer.data.shards import Prepared
+from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.collate import lengths
 from finetune_trainer.models.verify import LOGITS
 from finetune_trainer.paths import MODEL_FOLDER, VERIFICATION, Paths
 from finetune_trainer.s3.manifest import MANIFEST, download_folder, read_manifest
 from finetune_trainer.s3.store import Store
-from finetune_trainer.training import staging
+from finetune_trainer.training import saved_model, staging
 from tests.trainer.stages import test_publish
 
-Hand = Callable[[], str]
+Hand = Callable[..., str]
 stage = test_publish.stage
 
 
@@ -27,7 +29,7 @@ def hand(
     stage: test_publish.Stager,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Hand:
-    """Stages the model of a run, again each time."""
+    """Stages the model of a run, again each time; `change` changes the folder of the saved model."""
     given: list[tuple[Any, ...]] = []
     usual = staging.upload
 
@@ -37,14 +39,21 @@ def hand(
 
     monkeypatch.setattr(staging, "upload", watched)
     stage(given_run(tiny_base, learnable, test_publish.CHOSEN))
-    return lambda: usual(*given[0])
+
+    def again(change: Callable[[Path], None] = lambda _: None) -> str:
+        context, outcome, *_ = given[0]
+        staging.save_model(context, outcome.model)
+        change(context.paths.scratch / "staging" / MODEL_FOLDER)
+        return usual(*given[0])
+
+    return again
 
 
 @pytest.mark.parametrize("most", [1, 2, 5, 40, 41, 64])
 def test_rows_of_all_lengths_are_verified_and_the_longest_always(
     hand: Hand, store: Store, learnable: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    monkeypatch.setattr(staging, "VERIFIED_ROWS", most)
+    monkeypatch.setattr(saved_model, "VERIFIED_ROWS", most)
     store.download(hand() + VERIFICATION, tmp_path / "verification")
     stored = load_file(tmp_path / "verification")
     there = lengths(learnable.test)
@@ -71,6 +80,28 @@ def test_what_an_attempt_before_left_on_the_disk_is_not_handed_over(
     assert {entry.uri for entry in store.list(uri)} == {
         f"{uri}{path}" for path in (MANIFEST, *(file.path for file in manifest.files))
     }
+
+
+@pytest.mark.parametrize("name", ["classifier.weight", "encoder.layer.1.output.dense.weight"])
+def test_a_saved_model_with_other_weights_than_those_that_were_measured_is_not_handed_over(
+    hand: Hand, store: Store, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def change(folder: Path) -> None:
+        (file,) = folder.glob("*.safetensors")
+        weights = load_file(file)
+        (full_name,) = (key for key in weights if key.endswith(name))
+        weights[full_name] *= -30
+        save_file(weights, file, metadata={"format": "pt"})
+
+    monkeypatch.setenv("POD_UID", "cccccccc-0000")
+    before = hand()
+    monkeypatch.setenv("POD_UID", "dddddddd-0000")
+    with pytest.raises(StageFailure, match="SavedModelDiffers") as caught:
+        hand(change)
+    assert caught.value.failure is FailureClass.INTERNAL
+    folders = {entry.uri.rpartition("staging/")[2].partition("/")[0] for entry in store.list(cut(before))}
+    assert "1-cccccccc" in folders
+    assert "1-dddddddd" not in folders
 
 
 def test_a_pod_that_is_cut_off_harms_no_folder_but_its_own(

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +61,7 @@ def add_adapter(model: "PreTrainedModel", lora: Lora, head: Sequence[str], seed:
     # The adapter has the data type of the model: DeepSpeed needs one data type for all trained parameters.
     tuned = PeftModel(model, config, autocast_adapter_dtype=False)
     if lora.initialization == "PiSSA":
-        for layer in _list_adapted_layers(tuned):
+        for layer in list_adapted_layers(tuned):
             pissa.initialize(layer)
     if lora.train_embeddings:
         for module in _list_embeddings(model).values():
@@ -69,11 +69,12 @@ def add_adapter(model: "PreTrainedModel", lora: Lora, head: Sequence[str], seed:
     return tuned
 
 
-def save(model: "PeftModel", folder: Path, base_name: str) -> None:
+def save(model: "PeftModel", weights: Mapping[str, torch.Tensor], folder: Path, base_name: str) -> None:
     """Saves the adapter, the head, trained embeddings, and the config of the tuned model.
 
     Args:
-        model: the model with the adapter.
+        model: the model with the adapter; the parameters can be sharded (ZeRO-3).
+        weights: whole trained tensors by their names in the model.
         folder: folder to write to.
         base_name: name under which a server serves the base model, for the config of the adapter.
     """
@@ -82,23 +83,25 @@ def save(model: "PeftModel", folder: Path, base_name: str) -> None:
     base: Any = model.get_base_model()
     base.config.name_or_path = ""
     base.config.save_pretrained(folder)
-    # With embedding layers, PEFT would look up the base model on the internet.
-    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
     trained = {
         name: module
         for name, module in _list_embeddings(base).items()
         if any(weight.requires_grad for weight in module.parameters())
     }
-    for name, module in trained.items():
-        weights |= {f"base_model.model.{name}.{key}": value for key, value in module.state_dict().items()}
     config: Any = copy.copy(model.peft_config["default"])
     config.base_model_name_or_path = base_name
     config.inference_mode = True
     config.target_modules = sorted(config.target_modules)
     config.modules_to_save = [*(config.modules_to_save or ()), *trained] or None
     config.save_pretrained(str(folder))
+    # With embedding layers, PEFT would look up the base model on the internet.
+    saved = get_peft_model_state_dict(model, dict(weights), save_embedding_layers=False)
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    for name, module in trained.items():
+        for key, weight in module.named_parameters():
+            saved[f"base_model.model.{name}.{key}"] = weights[names[id(weight)]]
     # Tied embeddings are written twice, because PEFT loads each module by its own name.
-    whole = {name: value.clone().contiguous() for name, value in weights.items()}
+    whole = {name: value.clone().contiguous() for name, value in saved.items()}
     save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
 
 
@@ -135,7 +138,7 @@ def load_adapter(base: "PreTrainedModel", folder: Path) -> "PeftModel":
     return model.eval()
 
 
-def merge_adapter(model: "PeftModel", dtype: torch.dtype) -> None:
+def merge_adapter(model: torch.nn.Module, dtype: torch.dtype) -> None:
     """Merges the adapter into the weights of the base model in float32, and rounds the result.
 
     The merged weight is W + alpha / rank * B A. DoRA (arXiv 2402.09353, equation 5) also scales each row of
@@ -145,12 +148,13 @@ def merge_adapter(model: "PeftModel", dtype: torch.dtype) -> None:
     parameters (ZeRO-3).
 
     Args:
-        model: the model with the adapter; `dtype` can represent all weights of base model and adapter.
+        model: the model with the adapter, or one layer; `dtype` can represent all weights of base model and
+            adapter.
         dtype: data type to which the merged weights are rounded.
     """
     from peft.utils import transpose  # noqa: PLC0415 - heavy
 
-    for layer in _list_adapted_layers(model):
+    for layer in list_adapted_layers(model):
         weight = layer.get_base_layer().weight
         low, high = layer.lora_A.default.weight, layer.lora_B.default.weight
         norms = [vector.weight for vector in layer.lora_magnitude_vector.values()]
@@ -164,7 +168,7 @@ def merge_adapter(model: "PeftModel", dtype: torch.dtype) -> None:
 
 
 def remove_adapter(model: "PeftModel") -> "PreTrainedModel":
-    """Returns the model without the adapter, after `merge_adapter`."""
+    """Returns the model without the adapter."""
     whole: PreTrainedModel = model.unload()
     whole.tie_weights()
     return whole
@@ -175,7 +179,7 @@ def is_added_weight(name: str) -> bool:
     return ".lora_" in name or ".original_module." in name
 
 
-def _list_adapted_layers(model: "PeftModel") -> Iterator[Any]:
+def list_adapted_layers(model: torch.nn.Module) -> Iterator[Any]:
     """Yields the modules of the adapter."""
     from peft.tuners.lora import LoraLayer  # noqa: PLC0415 - heavy
 

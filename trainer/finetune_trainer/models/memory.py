@@ -22,6 +22,8 @@ LIVE = 1_000_000_000
 """ZeRO-3: maximum elements of gathered parameters, where memory does not limit them."""
 TRIAL_PARAMETERS = 300_000_000
 """Maximum number of parameters of the model with random weights that Prepare runs."""
+SHARD_BYTES = 2_000_000_000
+"""Maximum size of a file of published weights; a larger tensor has a file of its own."""
 _ALL_REDUCE = 500_000_000
 """Elements that DeepSpeed reduces at once without ZeRO (MEMORY_OPT_ALLREDUCE_SIZE in runtime/engine.py)."""
 _SUB_GROUP = 1_000_000_000
@@ -211,22 +213,39 @@ def estimate_host(facts: ModelFacts, choices: Choices) -> HostMemory:
     """Estimates the host memory of the pods.
 
     At ZeRO stages 0 to 2, each process of a Train pod loads the model into host memory before the model moves
-    to the GPU. At the end, the first process has the whole model in host memory and saves it. Prepare runs a
-    model with random float32 weights and reads the files of the model in parts. Publish maps the files into
-    memory, and converts one module at a time to float32; merging an adapter needs the whole model in the data
-    type of the files.
+    to the GPU. At the end, the first process saves the model layer by layer, and then checks the model as
+    Publish does. Prepare runs a model with random float32 weights and reads the files of the model in parts.
+    Publish maps the files into memory, and converts one module at a time to float32; merging an adapter saves
+    the merged model layer by layer.
     """
     weight, processes = choices.weight_bytes, choices.processes_per_node
-    loading = weight * facts.parameters * (processes if choices.zero_stage < 3 else 1)  # noqa: PLR2004
-    publish = _STAGE_LIBRARIES + 4 * max(facts.largest_layer, facts.largest_tensor)
-    file_bytes = 4 if choices.model_dtype == "float32" else 2
-    training = processes * _PROCESS_LIBRARIES + max(loading, processes * estimate_offloaded(facts, choices))
+    loading = weight * facts.parameters * processes if choices.zero_stage < 3 else 0  # noqa: PLR2004
+    checking = 4 * max(facts.largest_layer, facts.largest_tensor)
+    saving = _saving(facts, choices)
+    if choices.gpus:
+        offloaded = processes * estimate_offloaded(facts, choices)
+        train = processes * _PROCESS_LIBRARIES + max(loading, offloaded, saving, checking)
+    else:
+        process = estimate_gpu(facts, choices)
+        finished = processes * (process.libraries + process.weights) + max(saving, checking)
+        train = max(processes * process.total, finished)
     return HostMemory(
-        train=training if choices.gpus else processes * estimate_gpu(facts, choices).total,
+        train=train,
         prepare=_STAGE_LIBRARIES + 4 * min(facts.base_parameters, TRIAL_PARAMETERS),
-        publish=publish,
-        merge=publish + file_bytes * facts.base_parameters,
+        publish=_STAGE_LIBRARIES + checking,
+        merge=_STAGE_LIBRARIES + max(saving + 4 * facts.largest_tensor, checking),
     )
+
+
+def _saving(facts: ModelFacts, choices: Choices) -> int:
+    """Returns the bytes for saving a model: the tensors of one file, and two copies of the largest part.
+
+    A part is a layer, or the embeddings of inputs and outputs. The second copy has the names and shapes of
+    the files.
+    """
+    file_bytes = 4 if choices.model_dtype == "float32" else 2
+    part = max(facts.largest_layer, 2 * facts.embeddings)
+    return min(SHARD_BYTES, file_bytes * facts.base_parameters) + file_bytes * 2 * part
 
 
 def estimate_offloaded(facts: ModelFacts, choices: Choices) -> int:

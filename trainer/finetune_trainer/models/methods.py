@@ -1,7 +1,7 @@
 """Applies a training method to a model, and saves the tuned model."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,8 @@ from finetune_trainer.models import lora, older_readers
 from finetune_trainer.models.class_layer import write_class_names
 from finetune_trainer.models.layer_names import check_layer_count
 from finetune_trainer.models.method_facts import MethodFacts
-from finetune_trainer.models.weights import full_shape
+from finetune_trainer.models.weights import full_shape, whole_parameters, whole_tensors
+from finetune_trainer.models.whole_weights import MakeWhole, write_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,27 +55,57 @@ def merge_if_requested(method: Method, model: Any, dtype: torch.dtype) -> None:
         lora.merge_adapter(model, dtype)
 
 
-def save(model: Any, folder: Path, base_name: str, dtype: torch.dtype) -> None:
+def save(
+    model: Any,
+    folder: Path | None,
+    base_name: str,
+    dtype: torch.dtype,
+    make_whole: MakeWhole = whole_parameters,
+    on_part: Callable[[], None] = lambda: None,
+) -> None:
     """Saves a tuned model, or only its adapter, with a config.json that transformers 4 can also read.
 
+    A collective call for sharded models (ZeRO-3). Memory is needed for the adapter, or for one layer and one
+    file of the weights.
+
     Args:
-        model: the tuned model, which the function converts to `dtype`.
-        folder: folder to write to.
+        model: the tuned model.
+        folder: new folder to write to; None on ranks that do not write.
         base_name: name under which a server serves the base model, for the config of an adapter.
         dtype: data type of the saved weights.
+        make_whole: makes the values of the parameters of a whole model available.
+        on_part: called after each part of the weights.
     """
     from peft import PeftModel  # noqa: PLC0415 - heavy
 
-    model.to(dtype)
-    model.config.dtype = dtype
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+    model.config.dtype = str(dtype).removeprefix("torch.")
     if isinstance(model, PeftModel):
-        lora.save(model, folder, base_name)
+        trained = {}
+        for name, value in whole_tensors(model):
+            trained[name] = value.to(dtype) if value.is_floating_point() else value
+            on_part()
+        if folder:
+            lora.save(model, trained, folder, base_name)
     else:
-        model.config.name_or_path = ""
-        model.save_pretrained(folder)
-    older_readers.add_old_keys(folder)
-    if getattr(model.config, "problem_type", None) == "single_label_classification":
-        write_class_names(folder, model.config)
+        write_weights(model, folder, dtype, make_whole, on_part)
+        if folder:
+            _write_config(model, folder)
+    if folder:
+        older_readers.add_old_keys(folder)
+        if getattr(model.config, "problem_type", None) == "single_label_classification":
+            write_class_names(folder, model.config)
+
+
+def _write_config(model: "PreTrainedModel", folder: Path) -> None:
+    """Writes the configs of a model as `save_pretrained` does."""
+    model.config.name_or_path = ""
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    if model.can_generate():
+        generation: Any = model.generation_config
+        generation.save_pretrained(folder)
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from finetune_trainer.contract import FailureClass, WeightsDtype
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import base_model, lora, methods, weights
 from finetune_trainer.models.float32_layers import float32_layers
+from finetune_trainer.models.merged_layers import merged_parameters
 from finetune_trainer.paths import MODEL_FOLDER, VERIFICATION, Paths
 from finetune_trainer.s3.digests import OnBytes, ignore_bytes
 
@@ -79,36 +81,39 @@ def verify(
         return folder, _compare(task, tuned, verification, TOLERANCE, _STAGED)
     whole = paths.scratch / "merged"
     rmtree(whole, ignore_errors=True)
-    lora.merge_adapter(tuned, weights_dtype)
-    methods.save(lora.remove_adapter(tuned), whole, config.run.served_base_name, weights_dtype)
-    del tuned
+    merged = merged_parameters(tuned, weights_dtype)
+    tuned = lora.remove_adapter(tuned)
+    methods.save(tuned, whole, config.run.served_base_name, weights_dtype, merged)
+    del tuned, merged
     base_model.copy_files(folder, whole)
-    merged = task.load_published(whole, None, weights_dtype)
-    return whole, _compare(task, merged, verification, MERGED_TOLERANCE[dtype], "the merged files")
+    reloaded = task.load_published(whole, None, weights_dtype)
+    return whole, _compare(task, reloaded, verification, MERGED_TOLERANCE[dtype], "the merged files")
 
 
-def compute_logits(
-    task: PublishableTask, model: torch.nn.Module, inputs: dict[str, torch.Tensor]
+def compute_in_float32(
+    compute: Callable[[torch.nn.Module, dict[str, torch.Tensor]], torch.Tensor],
+    model: torch.nn.Module,
+    inputs: dict[str, torch.Tensor],
 ) -> torch.Tensor:
-    """Computes logits in float32, without a float32 copy of all weights where the architecture permits this.
+    """Runs a model in float32, without a float32 copy of all weights where the architecture permits this.
 
     Args:
-        task: the task of the model.
+        compute: maps model and inputs to numbers, such as logits.
         model: the model on the CPU.
         inputs: inputs of the model.
 
     Returns:
-        Shape [rows, width].
+        The result of `compute`, such as shape [rows, width].
     """
     with torch.no_grad():
         try:
             with float32_layers(model):
-                return task.logits(model, inputs)
+                return compute(model, inputs)
         except RuntimeError as error:
             log.info(
                 "all weights are converted to float32, because a module uses those of another: %s", error
             )
-            return task.logits(model.float(), inputs)
+            return compute(model.float(), inputs)
 
 
 def _compare(
@@ -133,7 +138,7 @@ def _compare(
     try:
         stored = load_file(verification)
         expected = stored.pop(LOGITS)
-        computed = compute_logits(task, model, stored)
+        computed = compute_in_float32(task.logits, model, stored)
     except (SafetensorError, KeyError) as error:
         raise StageFailure(
             FailureClass.INTERNAL, "VerificationUnreadable", f"{verification.name} cannot be used: {error}"
@@ -145,7 +150,7 @@ def _compare(
         raise StageFailure(
             FailureClass.INTERNAL,
             "VerificationFailed",
-            f"the model loaded from {files} gives other logits than the model in the memory of Train: they"
+            f"the model loaded from {files} gives other logits than the model that Train saved: they"
             f" differ by {difference:.2e}, at most {allowed:.2e} is allowed",
             "Nothing is published. Either this architecture is not loaded as it was saved, or this node"
             " computes otherwise than the node of Train. Report this with config.json of the base model.",

@@ -6,7 +6,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Activity, FailureClass, TrainPayload, describe
@@ -49,10 +48,11 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     tuned = tune(context, args, first_percent=STARTED, last_percent=TRAINED)
     peak = int(max_over_ranks(context.gang, peak_memory.measure(context.gang.device)))
     model, predictions, samples = _test_model(context)
+    staging.save_model(context, model)
     epochs = float(context.chosen.epochs)
     if not context.gang.first:
         return StageResult(None, "The first rank has the result.", tuned.steps, epochs)
-    outcome = Outcome(_assemble_model(context, model), predictions, samples, base, reused, tuned)
+    outcome = Outcome(model, predictions, samples, base, reused, tuned)
     record = staging.build_record(context, outcome)
     uri = staging.upload(
         context, outcome, record, partial(context.report_progress, Activity.UPLOADING, TESTED, DONE)
@@ -103,14 +103,3 @@ def _test_model(context: Context) -> tuple[torch.nn.Module, Predictions, tuple[s
         takes_part = context.gang.first or is_sharded(model)
         samples = context.task.model.samples(context.inputs, model) if takes_part else ()
     return model, predictions, samples
-
-
-def _assemble_model(context: Context, model: torch.nn.Module) -> torch.nn.Module:
-    """Returns the whole tuned model; rank 0 loads a sharded model once more, into the memory of the host."""
-    if not is_sharded(model):
-        return model
-    unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
-    whole = context.load_model().eval()
-    best_weights.load(whole, context.best_weights)
-    methods.merge_if_requested(context.config.run.method, whole, context.published_dtype)
-    return whole

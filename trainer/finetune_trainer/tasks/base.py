@@ -353,6 +353,9 @@ class TaskMetrics(Protocol):
     def score(self, metric: MetricName, predictions: Predictions, split: Split, classes: int) -> float:
         """Computes one metric of one model on a split."""
 
+    def comparable(self, predictions: Predictions) -> Predictions:
+        """Returns numbers that rounding in the model changes only a little, shape [rows, width]."""
+
     def evaluation(self, inputs: EvaluationInputs, baseline: Any, predictions: Predictions) -> Evaluation:
         """Compares baseline and tuned model on the test rows, with confidence intervals.
 

@@ -79,17 +79,6 @@ def spread(gang: Gang, module: torch.nn.Module, path: Path) -> None:
             dist.broadcast(value.data, src=0)
 
 
-def load(module: torch.nn.Module, path: Path) -> None:
-    """Loads the weights of a file into a whole model of this process.
-
-    Raises:
-        AssertionError: the file has other weights than the model trains.
-    """
-    saved = _read(module, path)
-    for name, value in trained_tensors(module):
-        value.data.copy_(saved(name))
-
-
 def _read(module: torch.nn.Module, path: Path) -> Callable[[str], torch.Tensor]:
     """Opens the file of the trained weights of a model, and returns a function that reads a tensor."""
     file = safe_open(path, framework="pt")

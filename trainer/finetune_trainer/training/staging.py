@@ -3,32 +3,27 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from finetune_trainer.contract import Activity
 from finetune_trainer.heartbeat import beat_on_bytes
 from finetune_trainer.models import methods, older_readers, older_tokenizers, saved_files
-from finetune_trainer.models.collate import lengths
 from finetune_trainer.models.lineage import lineage_of
-from finetune_trainer.models.load import move_to_device
-from finetune_trainer.models.verify import LOGITS, compute_logits
+from finetune_trainer.models.weights import is_sharded
 from finetune_trainer.paths import MODEL_FOLDER, PREDICTIONS, RECORD, VERIFICATION
 from finetune_trainer.report.record import TrainingRecord, versions
 from finetune_trainer.s3.manifest import Manifest, upload_folder
 from finetune_trainer.s3.results import writer
 from finetune_trainer.s3.uploads import UPLOAD_SILENCE_SECONDS
 from finetune_trainer.tasks.base import Baseline, Predictions
+from finetune_trainer.training import saved_model
 from finetune_trainer.training.context import Context
 from finetune_trainer.training.fit import Tuned
-
-VERIFIED_ROWS = 64
-"""Maximum number of test rows whose logits Publish compares; a task may need fewer."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +31,7 @@ class Outcome:
     """The results of the stage on rank 0."""
 
     model: torch.nn.Module
-    """The whole tuned model with the weights that are published."""
+    """The tuned model with the weights that are published; sharded at ZeRO stage 3."""
     predictions: Predictions
     """Predictions of the tuned model on the test rows."""
     samples: tuple[str, ...]
@@ -45,6 +40,28 @@ class Outcome:
     reused: bool
     """Whether an earlier attempt measured the baseline."""
     tuned: Tuned
+
+
+def save_model(context: Context, model: torch.nn.Module) -> None:
+    """Saves the tuned model on the disk of rank 0. A collective operation at ZeRO stage 3.
+
+    Args:
+        context: the run.
+        model: the tuned model, whole or sharded.
+    """
+    context.heartbeat.beat(Activity.SAVING)
+    folder = _staging_folder(context)
+    if context.gang.first:
+        rmtree(folder, ignore_errors=True)
+    # All ranks must take part in gathering the parameters of a sharded model.
+    if context.gang.first or is_sharded(model):
+        methods.save(
+            model,
+            folder / MODEL_FOLDER if context.gang.first else None,
+            context.config.run.served_base_name,
+            context.published_dtype,
+            on_part=partial(context.heartbeat.beat, Activity.SAVING),
+        )
 
 
 def build_record(context: Context, outcome: Outcome) -> TrainingRecord:
@@ -87,26 +104,25 @@ def build_record(context: Context, outcome: Outcome) -> TrainingRecord:
 def upload(
     context: Context, outcome: Outcome, record: TrainingRecord, on_progress: Callable[[float], None]
 ) -> str:
-    """Uploads the results to a new staging folder, the manifest last, and the predictions to the report.
+    """Checks the saved model, and uploads all results to a new staging folder, the manifest last.
 
     Args:
         context: the run.
-        outcome: the results; the model is moved to the CPU, and converted to the published data type.
+        outcome: the results, after `save_model`.
         record: the training record.
         on_progress: called with 0 before and with 1 after the upload.
 
     Returns:
         URI of the staging folder.
+
+    Raises:
+        StageFailure: Storage, or Internal (the saved model does not load, or has other predictions).
     """
     context.heartbeat.beat(Activity.SAVING)
-    folder = context.paths.scratch / "staging"
-    rmtree(folder, ignore_errors=True)
-    model_folder = folder / MODEL_FOLDER
-    folder.mkdir(parents=True)
-    model: Any = move_to_device(torch.device("cpu"), outcome.model)
-    _write_verification(context, model, folder / VERIFICATION)
-    methods.save(model, model_folder, context.config.run.served_base_name, context.published_dtype)
-    saved_files.complete(model_folder, context.base, generates=model.can_generate())
+    folder = _staging_folder(context)
+    model: Any = outcome.model
+    saved_files.complete(folder / MODEL_FOLDER, context.base, generates=model.can_generate())
+    saved_model.verify(context, folder / MODEL_FOLDER, outcome.predictions, folder / VERIFICATION)
     lines = context.task.report.prediction_lines(context.inputs, outcome.baseline, outcome.predictions)
     predictions = "".join(f"{line}\n" for line in lines)
     (folder / PREDICTIONS).write_text(predictions)
@@ -134,24 +150,8 @@ def upload(
     return uri
 
 
-def _write_verification(context: Context, model: torch.nn.Module, path: Path) -> None:
-    """Writes inputs and logits of test rows of all lengths; Publish computes the logits again.
-
-    Both compute in float32, whose rounding depends little on the CPU.
-
-    Args:
-        context: the run.
-        model: the tuned model on the CPU.
-        path: path of the file.
-    """
-    test = context.prepared.test
-    by_length = np.argsort(lengths(test), kind="stable")
-    most = min(VERIFIED_ROWS, context.task.model.verified_rows(model, test))
-    # A single row is the longest row; more rows are spread evenly from the longest to the shortest.
-    sample = by_length[np.unique(np.linspace(len(test) - 1, 0, most).astype(np.int64))]
-    inputs = context.collate(test, sample)
-    logits = compute_logits(context.task.model, model, inputs)
-    save_file({**inputs, LOGITS: logits.contiguous()}, path)
+def _staging_folder(context: Context) -> Path:
+    return context.paths.scratch / "staging"
 
 
 def _devices(context: Context) -> str:

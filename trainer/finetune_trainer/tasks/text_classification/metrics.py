@@ -161,6 +161,11 @@ def score(metric: MetricName, predictions: Predictions, split: Split, classes: i
     return measure(true_classes(split), predictions.argmax(axis=1), classes)[metric]
 
 
+def comparable(predictions: Predictions) -> Predictions:
+    """Returns the logits of each row, shape [rows, classes]."""
+    return predictions
+
+
 def evaluation(inputs: EvaluationInputs, baseline: Probe, predictions: Predictions) -> Evaluation:
     """Compares majority class, linear probe and tuned model on the test rows."""
     spec = inputs.evaluation

@@ -34,6 +34,12 @@ def measure_rows(sums: Sums, weights: Weights) -> dict[MetricName, Any]:
     return _compute_metrics(weights @ sums)
 
 
+def comparable(predictions: Sums) -> Sums:
+    """Computes the mean loss of each row from its sums, shape [rows, 1]."""
+    means: Sums = predictions[:, [NLL]] / np.maximum(predictions[:, [TOKENS]], 1)
+    return means
+
+
 def measure(sums: Sums) -> dict[MetricName, float]:
     """Computes every metric of one model from the sums of each row, shape [rows, 3]."""
     return measure_once(measure_rows, sums)
