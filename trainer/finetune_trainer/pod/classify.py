@@ -234,7 +234,7 @@ def _out_of_memory(message: str, rank: int | None) -> Verdict:
         FailureClass.OUT_OF_MEMORY,
         "HostMemoryExhausted",
         message,
-        "Raise resources.memory, or lower training.microBatchSize or training.maxLength.",
+        "Raise resources.memory, set training.microBatchSize to 1, or lower training.maxLength.",
         rank,
     )
 

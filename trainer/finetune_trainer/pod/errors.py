@@ -32,14 +32,14 @@ _COMMUNICATION = re.compile(
 )
 _PACKAGE = "/finetune_trainer/"
 _HEAD = "Traceback (most recent call last):\n"
-_MEMORY_HINT = "Lower training.microBatchSize or training.maxLength, or raise resources.memory."
+_MEMORY_HINT = "Set training.microBatchSize to 1, lower training.maxLength, or raise resources.memory."
 
 
 def explain(error: BaseException) -> StageFailure:
     """The failure that corresponds to an exception: class, reason, message without row values, and hint."""
     text = _sentence(error)
     if _is(error, "torch", "OutOfMemoryError") or _match(_GPU_MEMORY, error):
-        hint = "Lower training.microBatchSize or training.maxLength, or raise deepspeed.zeroStage."
+        hint = "Set training.microBatchSize to 1, lower training.maxLength, or raise deepspeed.zeroStage."
         return StageFailure(FailureClass.OUT_OF_MEMORY, "GpuMemoryExhausted", text, hint)
     if isinstance(error, MemoryError) or _number(error) == errno.ENOMEM or _match(_HOST_MEMORY, error):
         return StageFailure(FailureClass.OUT_OF_MEMORY, "HostMemoryExhausted", text, _MEMORY_HINT)

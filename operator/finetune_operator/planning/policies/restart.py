@@ -96,7 +96,7 @@ def _out_of_memory(inputs: PlanInput, stage: Stage, failed: list[AttemptStatus])
         tried = f"{micro_batch.describe(chosen)} cannot be halved"
     if failed[-1].reason == GPU_MEMORY:
         change = (
-            "lower spec.training.microBatchSize or maxLength, or use spec.method LoRA,"
+            "set spec.training.microBatchSize to 1, lower maxLength, or use spec.method LoRA,"
             " spec.deepspeed.zeroStage 3 or spec.deepspeed.offload"
         )
     else:
