@@ -17,6 +17,7 @@ from finetune_trainer.contract import Best, Chosen, FailureClass, PublishPayload
 from finetune_trainer.data.shards import Prepared
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import base_model, lineage, lora, methods
+from finetune_trainer.models.padding import choose_pad_token
 from finetune_trainer.paths import Paths
 from finetune_trainer.report.record import CurvePoint, EvaluationRow
 from finetune_trainer.s3 import results
@@ -70,7 +71,8 @@ def stage(tiny_base: Path, learnable: Prepared, paths: Paths, store: Store) -> S
         methods.merge_if_requested(config.run.method, model, torch.float32)
         truth = learnable.test.labels.astype(np.int64)
         random = np.random.default_rng(2)
-        inputs = task.collate(learnable.test, range(len(truth)), 0, None)
+        pad_id = choose_pad_token(tiny_base).number
+        inputs = task.collate(learnable.test, range(len(truth)), pad_id, None)
         with torch.no_grad():
             logits = task.predict(model, inputs).numpy()
         predictions = random.integers(0, 3, len(truth))
@@ -111,7 +113,7 @@ def stage(tiny_base: Path, learnable: Prepared, paths: Paths, store: Store) -> S
             data_digest=digest,
             base=tiny_base,
             base_digest=digest,
-            pad_id=0,
+            pad_id=pad_id,
             dtypes=FLOAT32,
             task=training_task("TextClassification"),
         )
