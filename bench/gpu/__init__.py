@@ -1,0 +1,1 @@
+"""Measures a LoRA step of the product on one GPU."""
