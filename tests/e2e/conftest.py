@@ -90,7 +90,7 @@ def store(target: demo.Target) -> Minio:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         program = ROOT / "tests/trainer/programs/tiny_bert.py"
-        subprocess.run([sys.executable, program, folder], check=True, timeout=180)
+        subprocess.run([sys.executable, program, folder], check=True, timeout=600)
         for file in folder.iterdir():
             owner.fput_object(INPUTS, f"tiny-bert/{file.name}", str(file))
         rows = folder / "rows.jsonl"
