@@ -99,8 +99,8 @@ def wait_for(what: str, look: Callable[[], Any], seconds: float = 20.0) -> Any:
     Args:
         what: the awaited thing, for the error.
         look: returns the thing.
-        seconds: less than 20: the time that the operator promises. Else the limit on an idle machine with fast
-            cores; a busy machine has three times as long.
+        seconds: less than 20: the time that the operator promises. Else the limit on an idle machine with
+            fast cores; a busy machine has three times as long.
     """
     limit = seconds if seconds < 20 else 3 * seconds
     deadline = time.monotonic() + limit
