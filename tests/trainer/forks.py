@@ -72,8 +72,8 @@ class Forked:
 def run(
     module: str, *arguments: str, ranks: int = 1, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a program on a gang of processes until their end, at most 600 s."""
-    return Forked(module, *arguments, ranks=ranks, environment=environment or {}).wait(600)
+    """Runs a program on a gang of processes until their end, at most 1800 s."""
+    return Forked(module, *arguments, ranks=ranks, environment=environment or {}).wait(1800)
 
 
 @cache

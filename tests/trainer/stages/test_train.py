@@ -43,7 +43,7 @@ def start_ranks(config: TrainConfig, paths: Paths, uid: str) -> forks.Forked:
 
 def ranks(config: TrainConfig, paths: Paths, uid: str) -> "subprocess.CompletedProcess[str]":
     """Both ranks of one pod, after their end."""
-    return start_ranks(config, paths, uid).wait(300)
+    return start_ranks(config, paths, uid).wait(900)
 
 
 def rank_file(paths: Paths, rank: int) -> RankFile:
