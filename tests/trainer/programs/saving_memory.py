@@ -23,7 +23,8 @@ from finetune_trainer.models.weights import is_sharded
 from finetune_trainer.paths import MODEL_FOLDER, Paths
 from finetune_trainer.pod.rank import leave
 from finetune_trainer.tasks.registry import training_task
-from finetune_trainer.training import loop, saved_model, staging
+from finetune_trainer.training import saved_model, staging
+from finetune_trainer.training.arguments import arguments
 from finetune_trainer.training.distributed import join_gang
 from finetune_trainer.training.evaluate import over_rows
 from finetune_trainer.training.evaluation_engine import ready
@@ -74,7 +75,7 @@ def main() -> None:
         LlamaForCausalLM(CONFIG).to(torch.bfloat16).save_pretrained(base)
     torch.distributed.barrier()
     dtypes = select_dtypes("bfloat16", "bfloat16", 3)
-    run = SimpleNamespace(method=method, offload="None", training=Training(), served_base_name="base")
+    run = SimpleNamespace(method=method, training=Training(), served_base_name="base")
     chosen = Chosen(
         epochs=1, batch_size=8, micro_batch_size=4, accumulation_steps=1, world_size=2, learning_rate=0.01,
         max_length=16, zero_stage=3, total_steps=1,
@@ -92,9 +93,7 @@ def main() -> None:
         task=training_task("TextGeneration"),
     )
     # Models are sharded as long as the arguments exist.
-    _arguments = loop.arguments(
-        chosen, run.training, dtypes, "None", folder=str(folder / "trainer"), gpus=False, steps=1
-    )
+    _arguments = arguments(chosen, run.training, dtypes, folder=str(folder / "trainer"), gpus=False, steps=1)
     with ready(context, context.load_model()) as model:
         methods.merge_if_requested(method, model, context.published_dtype)
         predict = partial(truth.PADDED.model.predict, model)

@@ -18,7 +18,8 @@ from finetune_trainer.models.dtypes import select_dtypes
 from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.models.weights import is_sharded
 from finetune_trainer.pod.rank import leave
-from finetune_trainer.training import deepspeed_config, loop
+from finetune_trainer.training import deepspeed_config
+from finetune_trainer.training.arguments import arguments
 from finetune_trainer.training.distributed import join_gang
 
 
@@ -34,11 +35,10 @@ def main() -> None:
         max_length=16, zero_stage=3, total_steps=1,
     )  # fmt: skip
     # Models are sharded as long as the arguments exist.
-    _arguments = loop.arguments(
+    _arguments = arguments(
         chosen,
         Training(),
         select_dtypes("float32", "float32", 3),
-        "None",
         folder=str(folder / "trainer"),
         gpus=False,
         steps=1,

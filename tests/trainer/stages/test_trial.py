@@ -232,7 +232,8 @@ def test_an_adapter_that_servers_do_not_load_is_a_warning(
         train_embeddings=True,
         merge=merge,
     )
-    found = trial.try_model(task, lora, Inspection(config, shapes, "float32", ()), Paths(tmp_path)).findings
+    inspection = Inspection(config, shapes, "float32", ())
+    found = trial.try_model(task, lora, inspection, "float32", Paths(tmp_path)).findings
     assert [finding.code for finding in found] == codes
     for finding in found:
         for word in ("weightDecomposition", "trainEmbeddings", "output.mergeAdapter", "vLLM"):
