@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from bench.loop_inputs import Calm, random_rows
 from finetune_trainer.config import Lora, Training
 from finetune_trainer.contract import Chosen
 from finetune_trainer.data.batches import Layout
-from finetune_trainer.data.shards import Prepared, Split
+from finetune_trainer.data.shards import Prepared
 from finetune_trainer.models import methods
 from finetune_trainer.models.memory import Choices, GpuMemory, estimate_gpu
 from finetune_trainer.models.packing import Packing
@@ -28,15 +29,6 @@ from finetune_trainer.training.loader import RankBatches
 _WARM_UP = 2
 """Steps that are not timed: the first steps allocate memory and select kernels."""
 _METHOD = Lora(rank=16)
-
-
-class Calm:
-    """A heartbeat without effect, and without a request to end."""
-
-    leave_requested = False
-
-    def beat(self, *_args: object, **_progress: object) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +93,7 @@ def measure(gang: Gang, config: dict[str, Any], tokens: int, steps: int, *, chec
         model_dtype="bfloat16",
         activation_checkpointing=checkpointing,
     )
-    rows, training = _rows(count, tokens, config["vocab_size"]), Training()
+    rows, training = random_rows(count, tokens, config["vocab_size"]), Training()
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "config.json").write_text(json.dumps(config))
         facts = measure_model(Path(folder), "TextGeneration", _METHOD, "bfloat16", tokens)
@@ -137,14 +129,4 @@ def measure(gang: Gang, config: dict[str, Any], tokens: int, steps: int, *, chec
         seconds,
         peak_memory.measure(gang.device),
         estimate_gpu(facts, choices),
-    )
-
-
-def _rows(count: int, tokens: int, vocabulary: int) -> Split:
-    return Split(
-        tokens=np.random.default_rng(0).integers(3, vocabulary, count * tokens, dtype=np.int32),
-        offsets=np.arange(count + 1, dtype=np.int64) * tokens,
-        labels=np.zeros(count, dtype=np.int32),
-        rows=np.arange(1, count + 1, dtype=np.int64),
-        loss_mask=np.ones(count * tokens, dtype=np.bool_),
     )

@@ -9,15 +9,15 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from transformers import set_seed
 
+from bench.loop_inputs import Calm, random_rows
 from bench.memory.case import Case
 from finetune_trainer.config import Training
 from finetune_trainer.contract import Chosen
 from finetune_trainer.data.batches import Layout
-from finetune_trainer.data.shards import Prepared, Split
+from finetune_trainer.data.shards import Prepared
 from finetune_trainer.models import methods
 from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.models.packing import Packing
@@ -32,20 +32,13 @@ from finetune_trainer.training.loader import RankBatches
 _STEPS, _ACCUMULATION = 2, 2
 
 
-class Calm:
-    """A heartbeat without effect, and without a request to end."""
-
-    leave_requested = False
-
-    def beat(self, *_args: object, **_progress: object) -> None:
-        """Nothing."""
-
-
 def main(case: Case, base: Path, result: Path) -> None:
     """Trains, and writes the peak and the resident memory before the model was loaded, in bytes."""
     silence_libraries()
     gang = join_gang(gpus=False, startup_seconds=120, hang_seconds=600)
-    task, dtypes, rows = model_of("TextGeneration"), case.choices.dtypes, _rows(case)
+    task, dtypes = model_of("TextGeneration"), case.choices.dtypes
+    count = case.rows * _ACCUMULATION * case.world * _STEPS
+    rows = random_rows(count, case.length, vocabulary=1000)
     chosen = Chosen(
         epochs=1,
         batch_size=case.rows * _ACCUMULATION * case.world,
@@ -91,17 +84,6 @@ def main(case: Case, base: Path, result: Path) -> None:
     if gang.first:
         peak, before = (max(values) for values in zip(*found, strict=True))
         result.write_text(json.dumps({"peak": peak, "libraries": before}))
-
-
-def _rows(case: Case) -> Split:
-    count = case.rows * _ACCUMULATION * case.world * _STEPS
-    return Split(
-        tokens=np.random.default_rng(0).integers(3, 1000, count * case.length, dtype=np.int32),
-        offsets=np.arange(count + 1, dtype=np.int64) * case.length,
-        labels=np.zeros(count, dtype=np.int32),
-        rows=np.arange(1, count + 1, dtype=np.int64),
-        loss_mask=np.ones(count * case.length, dtype=np.bool_),
-    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback, set_seed
 
+from bench.loop_inputs import Calm
 from bench.train_throughput.lesson import (
     MOST_GRADIENT_NORM,
     SEED,
@@ -40,15 +41,6 @@ if TYPE_CHECKING:
 
 _ZERO_STAGE = 0
 """What Prepare chooses for one process."""
-
-
-class Calm:
-    """A heartbeat without effect, and without a request to end."""
-
-    leave_requested = False
-
-    def beat(self, *_args: object, **_progress: object) -> None:
-        """Nothing."""
 
 
 def train(lesson: Lesson, callbacks: list[TrainerCallback]) -> Outcome:

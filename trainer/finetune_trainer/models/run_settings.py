@@ -1,9 +1,9 @@
 """PURE: selects the settings of a run: the `Auto` values by rule, changed so that the job fits in memory."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from finetune_trainer.config import ComputeType, MemoryLimits, Run
+from finetune_trainer.config import ComputeType, Lora, MemoryLimits, Run
 from finetune_trainer.contract import Chosen, FailureClass, MemoryEstimate
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import plan
@@ -57,7 +57,7 @@ def choose_settings(
         raise _does_not_fit(run, facts, fit, capacity, capacity.device)
     chosen = _apply(chosen, fit.choices)
     process = fit.device.total
-    publish = fit.host.merge if getattr(run.method, "merge", False) else fit.host.publish
+    publish = fit.host.merge if isinstance(run.method, Lora) and run.method.merge else fit.host.publish
     memory = MemoryEstimate(process=process, train=fit.host.train, publish=publish)
     return RunSettings(chosen, memory, "" if fit.fits else _describe_excess(fit, capacity))
 
@@ -137,7 +137,7 @@ def _does_not_fit(run: Run, facts: ModelFacts, fit: Fit, capacity: Capacity, mem
 
 def _advise(run: Run, facts: ModelFacts, fit: Fit, capacity: Capacity) -> str:
     """Returns settings that fit, as a sentence."""
-    free = EVERYTHING if fit.choices.gpus else Free(True, False, True, True, True)
+    free = replace(EVERYTHING, offload=fit.choices.gpus)
     other = select_settings(facts, fit.choices, free, capacity)
     if other.fits:
         return f"These settings would fit: {describe_difference(fit.choices, other.choices)}."
