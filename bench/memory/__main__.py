@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from bench.memory.case import CASES, Case
 from finetune_trainer.models.memory import GpuMemory, estimate_gpu
+from finetune_trainer.pod.launch import MALLOC
 from finetune_trainer.stages.measure_model import measure_model
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -67,7 +69,10 @@ def run(case: Case, base: Path, result: Path) -> dict[str, int]:
     """Runs a case, and returns the measured bytes."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={case.world}"]
     program = ["-m", "bench.memory.worker", case.encode(), str(base), str(result)]
-    subprocess.run([sys.executable, *launcher, *program], check=True, capture_output=True)  # noqa: S603
+    environment = {**os.environ, **MALLOC}
+    subprocess.run(  # noqa: S603 - a module of this benchmark
+        [sys.executable, *launcher, *program], check=True, capture_output=True, env=environment
+    )
     measured: dict[str, int] = json.loads(result.read_text())
     return measured
 

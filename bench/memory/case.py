@@ -12,7 +12,7 @@ from finetune_trainer.models.memory import Choices
 class Case:
     """One run."""
 
-    method: Literal["Full", "LoRA"]
+    method: Literal["Full", "LoRA", "QLoRA"]
     zero_stage: int
     world: int
     dtype: ComputeType
@@ -26,7 +26,9 @@ class Case:
     @property
     def spec(self) -> Method:
         """The training method."""
-        return "Full" if self.method == "Full" else Lora(rank=16)
+        if self.method == "Full":
+            return "Full"
+        return Lora(rank=16, quantization="NF4" if self.method == "QLoRA" else "None")
 
     @property
     def choices(self) -> Choices:
@@ -71,4 +73,6 @@ CASES = (
     Case("LoRA", 2, 1, "bfloat16", 8, 256),
     Case("LoRA", 2, 2, "bfloat16", 4, 512, checkpointing=True),
     Case("LoRA", 3, 2, "bfloat16", 4, 256),
+    Case("QLoRA", 2, 1, "bfloat16", 4, 256),
+    Case("QLoRA", 3, 2, "bfloat16", 4, 256, checkpointing=True),
 )

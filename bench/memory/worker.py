@@ -21,6 +21,7 @@ from finetune_trainer.data.shards import Prepared
 from finetune_trainer.models import methods
 from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.models.packing import Packing
+from finetune_trainer.models.quantized_layers import quantize_if_requested
 from finetune_trainer.pod.rank import leave
 from finetune_trainer.tasks.registry import model_of
 from finetune_trainer.training import loop, peak_memory
@@ -61,6 +62,7 @@ def main(case: Case, base: Path, result: Path) -> None:
         loaded = task.load(base, prepared, getattr(torch, dtypes.weights))
         set_seed(0)
         model = methods.apply_method(case.spec, loaded, (), 0)
+        quantize_if_requested(case.spec, model, gang.device)
         run = loop.Loop(
             gang=gang,
             batches=RankBatches(

@@ -100,6 +100,7 @@ GOOD: list[dict[str, Any]] = [
     {"method": {"type": "LoRA", "lora": {"targetModules": ["query", "attention.output.dense"]}}},
     {"method": {"type": "LoRA", "lora": {"scaling": "RankStabilized", "initialization": "PiSSA"}}},
     {"method": {"type": "LoRA", "lora": {"weightDecomposition": True, "trainEmbeddings": True}}},
+    {"method": {"type": "LoRA", "lora": {"quantization": "NF4", "initialization": "PiSSA"}}},
     {"method": {"type": "LoRA", "lora": {"excludeModules": ["mlp.gate"]}}},
     {"method": {"type": "LoRA", "lora": {"moduleRanks": [{"modules": ["q", "k"], "rank": 8, "alpha": 1}]}}},
     {"method.type": "LoRA", "output.mergeAdapter": True},
@@ -271,6 +272,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     (
         {"method": {"type": "LoRA", "lora": {"targetModules": ["AllLinear", "query"]}}},
         "AllLinear in targetModules stands for every linear layer",
+    ),
+    (
+        {"method": {"type": "LoRA", "lora": {"quantization": "NF4", "weightDecomposition": True}}},
+        "quantization NF4 does not work with weightDecomposition",
     ),
     ({"output.mergeAdapter": True}, "output.mergeAdapter is true, but method.type is not LoRA"),
     ({"output.servedBaseName": "llama"}, "output.servedBaseName is set, but the job publishes a whole model"),
@@ -601,6 +606,7 @@ def test_half_filled_objects_get_the_other_half(kube: Kube) -> None:
         "scaling": "Standard",
         "initialization": "Default",
         "weightDecomposition": False,
+        "quantization": "None",
         "dropout": 0.0,
         "targetModules": ["AllLinear"],
         "trainEmbeddings": False,

@@ -31,7 +31,11 @@ MODELS: dict[str, tuple[str, Task, int, int]] = {
     "llama-3-70b": ("Llama 3 70B", "TextGeneration", 1, 4096),
 }
 """By folder: name, task, rows of a micro-batch, tokens of a row."""
-METHODS: dict[str, Method] = {"Full": "Full", "LoRA": Lora(rank=16)}
+METHODS: dict[str, Method] = {
+    "Full": "Full",
+    "LoRA": Lora(rank=16),
+    "LoRA, NF4": Lora(rank=16, quantization="NF4"),
+}
 GPUS = (1, 8, 16)
 AUTO = Free(zero_stage=True, offload=True, checkpointing=True, rows=True)
 HEAD = """

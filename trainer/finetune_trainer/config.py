@@ -34,6 +34,7 @@ Checkpointing = Literal["Auto", "Enabled", "Disabled"]
 Precision = Literal["Auto", "Float32", "BFloat16"]
 LoraScaling = Literal["Standard", "RankStabilized"]
 LoraInitialization = Literal["Default", "PiSSA"]
+LoraQuantization = Literal["None", "NF4"]
 ComputeType = Literal["float32", "bfloat16"]
 """Data type of matrix products; see models.dtypes."""
 StoreRole = Literal["data", "model", "output"]
@@ -155,6 +156,9 @@ class Lora(Model):
     (PiSSA, arXiv 2404.02948)."""
     weight_decomposition: bool = False
     """Whether the norms of the rows of each adapted weight are trained apart (DoRA, arXiv 2402.09353)."""
+    quantization: LoraQuantization = "None"
+    """Data type of the adapted weights of the base model during training: that of the run, or 4 bits (QLoRA,
+    arXiv 2305.14314). Base model and tuned model are measured with the weights in the files."""
     dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.0
     target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = (ALL_LINEAR,)
     """Suffixes of the names of the linear layers to adapt, or ALL_LINEAR: all of them except the head."""

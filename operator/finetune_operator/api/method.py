@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from finetune_operator.api.fields import rule, rules
-from finetune_trainer.config import ALL_LINEAR, LoraInitialization, LoraScaling
+from finetune_trainer.config import ALL_LINEAR, LoraInitialization, LoraQuantization, LoraScaling
 from finetune_trainer.contract import Model
 
 ModuleName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.]+$")]
@@ -37,7 +37,12 @@ class LoraSpec(Model):
             f"size(self.targetModules) == 1 || !('{ALL_LINEAR}' in self.targetModules)",
             f"{ALL_LINEAR} in targetModules stands for every linear layer: name it alone, or layers",
             ".targetModules",
-        )
+        ),
+        rule(
+            "self.quantization == 'None' || !self.weightDecomposition",
+            "quantization NF4 does not work with weightDecomposition: set one of them",
+            ".quantization",
+        ),
     )
 
     rank: Annotated[int, Field(ge=1, le=1024)] = 16
@@ -57,6 +62,11 @@ class LoraSpec(Model):
     """Whether the norm of each row of an adapted weight is trained apart from its direction (DoRA, arXiv
     2402.09353). DoRA needs more time and memory for each step. vLLM does not load such an adapter: see
     output.mergeAdapter. Default: false."""
+    quantization: LoraQuantization = "None"
+    """Data type of the adapted weights of the base model during training. NF4 keeps 4 bits of each weight
+    (QLoRA, arXiv 2305.14314), for models that are too large otherwise. The adapter belongs to the base model
+    as it is in model.uri: the job measures and merges with these weights. None keeps the weights as they are.
+    Default: None."""
     dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.0
     """Share of the inputs of the matrices that is dropped during training, from 0 to 0.9. Default: 0."""
     target_modules: Annotated[list[ModuleName], module_names(64)] = [ALL_LINEAR]

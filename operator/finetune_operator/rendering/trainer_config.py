@@ -177,6 +177,7 @@ def method(job: FineTuneJob, model: trainer.ModelSource) -> trainer.Method:
                 scaling=lora.scaling,
                 initialization=lora.initialization,
                 weight_decomposition=lora.weight_decomposition,
+                quantization=lora.quantization,
                 dropout=lora.dropout,
                 target_modules=tuple(lora.target_modules),
                 exclude_modules=tuple(lora.exclude_modules or ()),

@@ -307,6 +307,10 @@ def test_the_trainer_reads_the_rendered_config() -> None:
             ),
         ),
         (
+            {"method": {"type": "LoRA", "lora": {"quantization": "NF4"}}},
+            trainer.Lora(rank=16, quantization="NF4"),
+        ),
+        (
             {"method": {"type": "LoRA", "lora": {"moduleRanks": [{"modules": ["query"], "rank": 64}]}}},
             trainer.Lora(module_ranks=(trainer.ModuleRank(modules=("query",), rank=64, alpha=128),)),
         ),

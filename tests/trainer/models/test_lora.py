@@ -236,3 +236,10 @@ def test_pissa_with_a_rank_above_the_size_of_a_weight_has_further_zero_rows(
     assert low.shape == (40, 16)
     assert low.abs().sum(dim=1).count_nonzero() == 2 * 8, "a matrix of 8 rows has 8 components"
     torch.testing.assert_close(logits(tuned), logits(loaded("llama", folder)), rtol=0, atol=1e-5)
+
+
+def test_an_adapter_on_the_meta_device_has_no_values() -> None:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(LLAMA))
+    tuned = methods.apply_method(Lora(rank=2), model, (), seed=1)
+    assert all(weight.is_meta for weight in tuned.parameters())

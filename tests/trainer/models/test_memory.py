@@ -177,3 +177,15 @@ def test_unknown_activations_are_named() -> None:
     (line,) = (line for line in text.splitlines() if "activations" in line and "sum" not in line)
     assert line.split() == ["activations", "unknown"]
     assert "fits without activations, which are unknown" in text
+
+
+def test_quantized_weights_have_half_a_byte_and_one_dequantized_layer() -> None:
+    quantized = replace(FACTS, trained=10_000_000, quantized=7_000_000_000, largest_quantized=60_000_000)
+    plain = replace(quantized, quantized=0, largest_quantized=0)
+    for stage, share in ((2, 1), (3, N)):
+        choices = replace(CHOICES, zero_stage=stage)
+        found, whole = estimate_gpu(quantized, choices), estimate_gpu(plain, choices)
+        saved = (2 - 0.515869) * 7_000_000_000 / share
+        assert whole.weights - found.weights == pytest.approx(saved, rel=1e-5)
+        assert found.copies == 2 * 60_000_000
+        assert found.evaluation == whole.evaluation, "the models are measured without quantization"

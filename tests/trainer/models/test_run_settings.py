@@ -104,6 +104,22 @@ def test_a_job_that_cannot_fit_is_refused_with_the_way_out() -> None:
     assert "deepspeed.zeroStage 3" in failed.value.hint
 
 
+def test_quantized_weights_must_fit_whole_while_the_models_are_measured() -> None:
+    quantized = replace(LORA_8B, quantized=6_979_321_856, largest_quantized=58_720_256)
+    spec: dict[str, Any] = {"offload": "None", "zero_stage": 2}
+    memory = settings(quantized, Lora(quantization="NF4"), 20, spec=spec).memory
+    assert memory
+    assert 16 * 10**9 < memory.process < 20 * GIB
+    with pytest.raises(StageFailure) as failed:
+        settings(quantized, Lora(quantization="NF4"), 15, spec=spec)
+    assert failed.value.reason == "DoesNotFit"
+    assert failed.value.message == (
+        "Base model and tuned model are measured without quantization, which needs 15.6 GiB, and a GPU has"
+        " 15.0 GiB, with deepspeed.zeroStage 2 and 1 processes."
+    )
+    assert "deepspeed.zeroStage 3" in failed.value.hint
+
+
 def test_the_way_out_can_be_more_processes_or_another_method() -> None:
     def hint(method: Method, facts: ModelFacts) -> str:
         with pytest.raises(StageFailure) as failed:

@@ -30,6 +30,7 @@ from finetune_trainer.models import methods
 from finetune_trainer.models.dtypes import select_dtypes
 from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.models.packing import Packing
+from finetune_trainer.models.quantized_layers import quantize_if_requested
 from finetune_trainer.pod.rank import leave
 from finetune_trainer.tasks.base import TaskModel
 from finetune_trainer.tasks.registry import model_of
@@ -75,6 +76,7 @@ class Subject:
         model = self.model.load(base, self.prepared, dtype)
         loaded(model)
         tuned = methods.apply_method(how, model, self.model.head(model), seed=1)
+        quantize_if_requested(how, tuned, torch.device("cpu"))
         with torch.no_grad():
             for name, weight in tuned.named_parameters():
                 if ".lora_A." in name or ".lora_B." in name:

@@ -16,6 +16,7 @@ LORA = {"kind": "LoRA", "rank": 4, "alpha": 8}
 DORA = {**LORA, "weightDecomposition": True, "trainEmbeddings": True}
 DROPPING_DORA = {**DORA, "dropout": 1e-7}
 """Drops nothing, but with dropout the adapter itself computes the product with the weight of the layer."""
+QLORA = {**LORA, "quantization": "NF4"}
 PISSA = {**LORA, "initialization": "PiSSA"}
 FREEZE = {"kind": "FreezeLayers", "trainLast": 1}
 ONE_PROCESS = [
@@ -33,6 +34,7 @@ VARIANTS = [
     [DORA, [[2, 2], [3, 4], [3, 2]]],
     [DROPPING_DORA, [[3, 2]]],
     [PISSA, [[2, 2], [3, 2]]],
+    [QLORA, [[0, 4], [1, 2], [2, 2], [3, 4], [3, 2]]],
 ]
 """Variants of LoRA for two processes."""
 
@@ -130,6 +132,7 @@ CHECKPOINTED: list[tuple[str, object, list[int]]] = [
     ("packed", FULL, [2, 4]),
     ("packed", LORA, [3, 2]),
     ("packed", DORA, [3, 2]),
+    ("packed", QLORA, [3, 2]),
     ("packed", FREEZE, [3, 1]),
 ]
 AUTOCAST = [FULL, [[0, 4], [1, 4], [2, 4], [3, 4]]]

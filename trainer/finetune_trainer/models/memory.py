@@ -1,8 +1,9 @@
 """PURE: estimates the memory of a training process on its GPU, and of the pods of a job. Decides nothing.
 
 Symbols: P parameters of the model in memory (with an adapter), T trained parameters, S parameters in small
-tensors, n world size, w bytes of a weight in memory (2 for bfloat16, 4 for float32). The sources are files of
-DeepSpeed 0.19. `tests/trainer/training/test_memory.py` compares the formulas with real training steps.
+tensors, Q quantized parameters, n world size, w bytes of a weight in memory (2 for bfloat16, 4 for float32).
+The sources are files of DeepSpeed 0.19. `tests/trainer/training/test_memory.py` compares the formulas with
+real training steps.
 """
 
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ _ALL_REDUCE = 500_000_000
 """Elements that DeepSpeed reduces at once without ZeRO (MEMORY_OPT_ALLREDUCE_SIZE in runtime/engine.py)."""
 _SUB_GROUP = 1_000_000_000
 """ZeRO-3: parameters of one rank that the optimizer updates at once (sub_group_size in zero/config.py)."""
+_QUANTIZED_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes of a quantized weight: 4 bits, 8 bits for each 64 weights, and 4 bytes for each 256 of these."""
 _GPU_LIBRARIES = 2 * GIB
 """Estimate: CUDA context, workspaces of cuBLAS and NCCL, and gaps between the blocks of the allocator."""
 _CPU_LIBRARIES = GIB
@@ -82,6 +85,10 @@ class ModelFacts:
     """Maximum bytes of the float32 copy of a chunk of logits."""
     activations: Activations | None
     """In the data type of the weights, also if matrix products have a smaller one; None if unknown."""
+    quantized: int = 0
+    """Q: parameters that are quantized during training."""
+    largest_quantized: int = 0
+    """Elements of the largest quantized parameter."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ class GpuMemory:
     gathered: int
     """ZeRO-3: parameters that are gathered for the current layers."""
     copies: int
-    """Autocast: bfloat16 copies of float32 weights."""
+    """Autocast: bfloat16 copies of float32 weights. Quantized weights: the dequantized weight of a layer."""
     activations: int | None
     """None if unknown."""
     logits: int
@@ -181,30 +188,28 @@ def estimate_gpu(facts: ModelFacts, choices: Choices) -> GpuMemory:
     | 2 | w P | 4 T / n | 12 T / n |
     | 3 | w P / n + w S | 4 T / n | 12 T / n |
 
+    Quantized weights have 0.516 Q bytes instead of w Q, except while the models are measured.
+
     Stages 1 to 3 have a float32 copy of the trained weights also for float32 weights: stages 1 and 2 always
     (`stage_1_and_2.py`, single_partition_of_fp32_groups), and stage 3 because it compares a device with a
     string (`stage3.py`, _create_fp32_partitions). Stage 1 keeps all gradients between the micro-batches of a
     step; with bfloat16 weights in both data types (`bf16_optimizer.py`).
     """
-    weight = choices.weight_bytes
-    small = weight * facts.small
-    weights = weight * facts.parameters
-    if choices.zero_stage == 3:  # noqa: PLR2004 - the stages have only numbers
-        on_host = choices.offload == "OptimizerAndParameters"
-        weights = small if on_host else _divide(weights, choices.world) + small
+    saved = round((choices.weight_bytes - _QUANTIZED_BYTES) * facts.quantized)
     return GpuMemory(
-        weights=weights,
+        weights=_weights(facts, choices, choices.weight_bytes * facts.parameters - saved),
         gradients=_gradients(facts, choices),
         optimizer=0 if choices.offload != "None" else _optimizer(facts, choices),
         buffers=_buffers(facts, choices),
         gathered=_gathered(facts, choices),
-        # Autocast saves the copy of each weight for the backward pass.
-        copies=2 * facts.parameters if choices.dtypes.autocast else 0,
+        copies=_copies(facts, choices),
         activations=_activations(facts, choices),
         logits=_logits(facts, choices),
         step=_step_copy(facts, choices),
         # A pass has twice the rows of a micro-batch, and no gradient of the logits.
-        evaluation=weights + _gathered(facts, choices) + _logits(facts, choices),
+        evaluation=_weights(facts, choices, choices.weight_bytes * facts.parameters)
+        + _gathered(facts, choices)
+        + _logits(facts, choices),
         libraries=_GPU_LIBRARIES if choices.gpus else _CPU_LIBRARIES,
     )
 
@@ -266,6 +271,25 @@ def estimate_offloaded(facts: ModelFacts, choices: Choices) -> int:
 
 def _divide(count: int, world: int) -> int:
     return -(-count // world)
+
+
+def _weights(facts: ModelFacts, choices: Choices, whole: int) -> int:
+    """Returns the bytes of the weights of one process, of `whole` bytes of the model."""
+    if choices.zero_stage < 3:  # noqa: PLR2004 - the stages have only numbers
+        return whole
+    small = choices.weight_bytes * facts.small
+    return small if choices.offload == "OptimizerAndParameters" else _divide(whole, choices.world) + small
+
+
+def _copies(facts: ModelFacts, choices: Choices) -> int:
+    """Returns the bytes of copies of weights in the data type of the matrix products.
+
+    Autocast saves the copy of each weight for the backward pass. Quantized weights have the copy of the
+    current layer alone.
+    """
+    if choices.dtypes.autocast:
+        return 2 * (facts.parameters - facts.quantized + facts.largest_quantized)
+    return choices.weight_bytes * facts.largest_quantized
 
 
 def _gradients(facts: ModelFacts, choices: Choices) -> int:

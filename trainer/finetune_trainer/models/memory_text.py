@@ -74,7 +74,7 @@ def _list_gpu_rows(gpu: GpuMemory) -> Iterator[str]:
         "logits": gpu.logits,
         "communication buffers": gpu.buffers,
         "gathered parameters (ZeRO-3)": gpu.gathered,
-        "bfloat16 copies of weights (autocast)": gpu.copies,
+        "copies of weights (autocast, NF4)": gpu.copies,
     }
     yield from (_row(f"  {name}", gib(size)) for name, size in parts.items() if size != 0)
     yield _row("peak of the training steps", gib(gpu.training))

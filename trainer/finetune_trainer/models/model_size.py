@@ -15,6 +15,7 @@ from finetune_trainer.data.shards import Split
 from finetune_trainer.models import methods
 from finetune_trainer.models.cross_entropy import CHUNK_BYTES
 from finetune_trainer.models.memory import PERSISTENT, Activations, ModelFacts
+from finetune_trainer.models.quantized_layers import list_quantized_layers
 from finetune_trainer.models.trial import build_without_files, format_error
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def find_facts(
     model = methods.apply_method(method, base, head(base), seed=0)
     weights = list(model.parameters())
     trained = [weight.numel() for weight in weights if weight.requires_grad]
+    quantized = [layer.get_base_layer().weight.numel() for layer in list_quantized_layers(method, model)]
     return ModelFacts(
         base_parameters=base_parameters,
         parameters=_count(model),
@@ -66,6 +68,8 @@ def find_facts(
         largest_layer=max(map(_count, layers), default=0),
         largest_tensor=max(weight.numel() for weight in weights),
         largest_trained=max(trained),
+        quantized=sum(quantized),
+        largest_quantized=max(quantized, default=0),
         hidden=sizes.hidden_size,
         layers=sizes.num_hidden_layers,
         vocabulary=sizes.vocab_size,

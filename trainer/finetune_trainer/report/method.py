@@ -52,6 +52,8 @@ def _describe_variant(method: Lora) -> str:
         parts.append("PiSSA")
     if method.weight_decomposition:
         parts.append("DoRA")
+    if method.quantization == "NF4":
+        parts.append("base weights in NF4 during training")
     if method.train_embeddings:
         parts.append("trained embeddings")
     return f" ({'; '.join(parts)})" if parts else ""

@@ -10,7 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from finetune_trainer.config import Checkpointing, ComputeType, FreezeLayers, Lora, Method, Precision
+from finetune_trainer.config import (
+    Checkpointing,
+    ComputeType,
+    FreezeLayers,
+    Lora,
+    LoraQuantization,
+    Method,
+    Precision,
+)
 from finetune_trainer.contract import TASKS, Offload, WeightsDtype
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import dtypes, model_check, plan, safetensors_header
@@ -138,7 +146,12 @@ def find_dtype(folder: Path, config: dict[str, Any]) -> WeightsDtype:
 
 def _method(given: argparse.Namespace) -> Method:
     if given.method == "LoRA":
-        return Lora(rank=given.rank, weight_decomposition=given.dora, train_embeddings=given.train_embeddings)
+        return Lora(
+            rank=given.rank,
+            weight_decomposition=given.dora,
+            quantization=given.quantization,
+            train_embeddings=given.train_embeddings,
+        )
     return FreezeLayers(train_last=given.train_last) if given.method == "FreezeLayers" else "Full"
 
 
@@ -152,6 +165,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--method", choices=("Full", "LoRA", "FreezeLayers"), required=True)
     parser.add_argument("--rank", type=int, default=16, help="LoRA: rank (default: 16)")
     parser.add_argument("--dora", action="store_true", help="LoRA: weightDecomposition")
+    parser.add_argument(
+        "--quantization", choices=get_args(LoraQuantization), default="None", help="LoRA: quantization"
+    )
     parser.add_argument("--train-embeddings", action="store_true", help="LoRA: trainEmbeddings")
     parser.add_argument("--train-last", type=int, default=1, help="FreezeLayers: trained layers (default: 1)")
     parser.add_argument(

@@ -3,7 +3,7 @@
 import json
 import logging
 from pathlib import Path
-from shutil import copyfile, copytree, rmtree
+from shutil import copyfile, rmtree
 
 from pydantic import JsonValue
 
@@ -72,7 +72,7 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     on_bytes = beat_on_bytes(heartbeat, Activity.UPLOADING, uploading)
     heartbeat.beat(Activity.UPLOADING, percent=60.0, quiet_seconds=uploading)
     record = TrainingRecord.model_validate_json((staged_folder / RECORD).read_bytes())
-    copytree(model_folder, folder)
+    model_folder.rename(folder)
     digests = {path.name: digest_of_file(path, on_bytes) for path in sorted(folder.iterdir())}
     sources = Sources(config, chosen, staged, record, trained, _read_data_report(store, config))
     _assemble(staged_folder, folder, sources)

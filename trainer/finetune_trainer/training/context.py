@@ -18,6 +18,7 @@ from finetune_trainer.models import base_model, methods
 from finetune_trainer.models.dtypes import Dtypes, select_dtypes
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.models.padding import choose_pad_token
+from finetune_trainer.models.quantized_layers import quantize_if_requested
 from finetune_trainer.models.weights import overwrite, torch_dtype
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
@@ -90,6 +91,12 @@ class Context:
         if self.head:
             overwrite(model, self.head.weights)
         return methods.apply_method(run.method, model, self.task.model.head(model), run.training.seed)
+
+    def load_for_training(self) -> torch.nn.Module:
+        """Loads the model of `load_model`, with quantized weights if the job requests them."""
+        model = self.load_model()
+        quantize_if_requested(self.config.run.method, model, self.gang.device)
+        return model
 
     @property
     def best_weights(self) -> Path:

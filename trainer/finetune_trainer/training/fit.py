@@ -71,7 +71,7 @@ def tune(context: Context, args: TrainingArguments, *, first_percent: float, las
     seed, train, primary = run.training.seed, context.prepared.train, run.evaluation.primary_metric
     per_epoch = steps_per_epoch(len(train), chosen.batch_size)
     total = chosen.epochs * per_epoch
-    model = context.load_model()
+    model = context.load_for_training()
     loop = Loop(
         gang=gang,
         batches=RankBatches(

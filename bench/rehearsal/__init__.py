@@ -1,0 +1,1 @@
+"""The rehearsal: a job at the shape of an 8B model, on CPUs."""
