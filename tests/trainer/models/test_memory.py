@@ -95,10 +95,10 @@ def test_a_gradient_larger_than_a_bucket_exists_twice() -> None:
 
 def test_gathered_parameters_are_limited() -> None:
     sharded = replace(CHOICES, zero_stage=3)
-    assert estimate_gpu(FACTS, sharded).gathered == 2 * (LIVE + 500_000_000)
-    assert estimate_gpu(FACTS, replace(sharded, live=1000)).gathered == 2 * (1000 + 500_000_000)
+    assert estimate_gpu(FACTS, sharded).gathered == 2 * (LIVE + 2 * 500_000_000)
+    assert estimate_gpu(FACTS, replace(sharded, live=1000)).gathered == 2 * (1000 + 2 * 500_000_000)
     small = replace(FACTS, parameters=1_000_000_000)
-    assert estimate_gpu(small, sharded).gathered == 2 * (1_000_000_000 - S)
+    assert estimate_gpu(small, sharded).gathered == 2 * (1_000_000_000 - S + 500_000_000)
     assert estimate_gpu(FACTS, CHOICES).gathered == 0
 
 

@@ -123,7 +123,7 @@ def test_quantized_weights_must_fit_whole_while_the_models_are_measured() -> Non
 def test_the_way_out_can_be_more_processes_or_another_method() -> None:
     def hint(method: Method, facts: ModelFacts) -> str:
         with pytest.raises(StageFailure) as failed:
-            settings(facts, method, None, pod=8, gpus=0)
+            settings(facts, method, None, pod=9, gpus=0)
         return failed.value.hint
 
     assert "processes with deepspeed.zeroStage 3 would fit" in hint(Lora(), LORA_8B)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from weakref import ref
 
 import torch
 from pydantic import TypeAdapter
@@ -23,6 +24,7 @@ from finetune_trainer.tasks.text_generation.language_model import packing_of, su
 from finetune_trainer.training import deepspeed_config
 from finetune_trainer.training.distributed import join_gang
 from finetune_trainer.training.evaluation_engine import ready
+from finetune_trainer.training.freed_models import free_models
 from finetune_trainer.training.loop import Loop
 from tests.trainer.programs import truth
 from tests.trainer.training.contexts import context_with
@@ -61,12 +63,14 @@ def main() -> None:
 
     whole = subject.model.load(base, subject.prepared, context.weights_dtype).eval()
     found: dict[str, Any] = {"whole": answers(whole)}
+    models: list[ref[torch.nn.Module]] = []
     for name, method in METHODS.items():
         for evaluated in (False, True):
             case: dict[str, Any] = {}
 
             def evaluate(model: Any, case: dict[str, Any] = case) -> None:
                 case["elements"] = [_count_elements(model)]
+                models.append(ref(model))
                 with ready(context, model) as sharded:
                     case["before"] = answers(sharded)
                 case["elements"].append(_count_elements(model))
@@ -92,6 +96,8 @@ def main() -> None:
                 after=without_adapter if name == "LoRA" else lambda _: None,
             )
             found[f"{name}, evaluated: {evaluated}"] = case
+    free_models(gang.device)
+    found["freed"] = [model() is None for model in models]
     if gang.first:
         Path(sys.argv[3]).write_text(json.dumps(found))
 

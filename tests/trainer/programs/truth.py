@@ -245,6 +245,7 @@ def steps(
         if checkpointing != any(getattr(part, "gradient_checkpointing", False) for part in model.modules()):
             raise AssertionError("activation checkpointing is not as requested")
         after(run)
+        run.model_wrapped.destroy()
     torch.distributed.barrier()
     return [(step.loss, step.gradient_norm, step.rows) for step in taken]
 

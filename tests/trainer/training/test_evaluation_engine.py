@@ -28,5 +28,6 @@ def test_a_sharded_model_is_evaluated_without_a_trace(tiny_llama: Path, tmp_path
         assert after == before
         assert evaluated["steps"] == plain["steps"]
         assert len(plain["steps"]) == 3
+    assert found["freed"] == [True, True], "models whose engines have ended"
     for case in (False, True):
         assert found[f"LoRA, evaluated: {case}"]["without adapter"] == whole

@@ -60,9 +60,13 @@ def add_adapter(model: "PreTrainedModel", lora: Lora, head: Sequence[str], seed:
     torch.manual_seed(seed)
     # The adapter has the data type of the model: DeepSpeed needs one data type for all trained parameters.
     # On the meta device, which has no values, the adapter has none either: for 70 billion parameters, random
-    # values would need 0.8 GB and half of the time.
+    # values would need 0.8 GB and most of the time.
     meta = next(model.parameters()).is_meta
     tuned = PeftModel(model, config, autocast_adapter_dtype=False, low_cpu_mem_usage=meta)
+    if meta:
+        for layer in list_adapted_layers(tuned):
+            for name in layer.adapter_layer_names:
+                getattr(layer, name).to(model.dtype)
     if lora.initialization == "PiSSA":
         for layer in list_adapted_layers(tuned):
             pissa.initialize(layer)

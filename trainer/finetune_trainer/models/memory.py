@@ -218,21 +218,22 @@ def estimate_host(facts: ModelFacts, choices: Choices) -> HostMemory:
     """Estimates the host memory of the pods.
 
     At ZeRO stages 0 to 2, each process of a Train pod loads the model into host memory before the model moves
-    to the GPU. At the end, the first process saves the model layer by layer, and then checks the model as
-    Publish does. Prepare runs a model with random float32 weights and reads the files of the model in parts.
-    Publish maps the files into memory, and converts one module at a time to float32; merging an adapter saves
-    the merged model layer by layer.
+    to the GPU. At the end, the first process saves the adapter, or the model layer by layer, and then checks
+    the model as Publish does. Prepare runs a model with random float32 weights and reads the files of the
+    model in parts. Publish maps the files into memory, and converts one module at a time to float32; merging
+    an adapter saves the merged model layer by layer.
     """
     weight, processes = choices.weight_bytes, choices.processes_per_node
     loading = weight * facts.parameters * processes if choices.zero_stage < 3 else 0  # noqa: PLR2004
     checking = 4 * max(facts.largest_layer, facts.largest_tensor)
     saving = _saving(facts, choices)
+    saved = saving if facts.parameters == facts.base_parameters else 2 * weight * facts.trained
     if choices.gpus:
         offloaded = processes * estimate_offloaded(facts, choices)
-        train = processes * _PROCESS_LIBRARIES + max(loading, offloaded, saving, checking)
+        train = processes * _PROCESS_LIBRARIES + max(loading, offloaded, saved, checking)
     else:
         process = estimate_gpu(facts, choices)
-        finished = processes * (process.libraries + process.weights) + max(saving, checking)
+        finished = processes * (process.libraries + process.weights) + max(saved, checking)
         train = max(processes * process.total, finished)
     return HostMemory(
         train=train,
@@ -333,12 +334,13 @@ def _gathered(facts: ModelFacts, choices: Choices) -> int:
     """Returns the bytes of gathered parameters.
 
     DeepSpeed keeps parameters that are used again within `live` elements, and gathers the next tensor in
-    addition (`partitioned_param_coordinator.py`, __params_to_release).
+    addition (`partitioned_param_coordinator.py`, __params_to_release). While a tensor is gathered, a buffer
+    holds the parts of all ranks (`partition_parameters.py`, AllGatherCoalescedHandle).
     """
     if choices.zero_stage != 3:  # noqa: PLR2004 - the stages have only numbers
         return 0
     elements = min(facts.parameters - facts.small, choices.live + facts.largest_tensor)
-    return choices.weight_bytes * elements
+    return choices.weight_bytes * (elements + facts.largest_tensor)
 
 
 def _activations(facts: ModelFacts, choices: Choices) -> int | None:

@@ -1,6 +1,5 @@
 """The stage Train: measures the baseline, trains, measures the tuned model, and uploads the staged result."""
 
-import gc
 import time
 from functools import partial
 
@@ -78,10 +77,6 @@ def _test_model(context: Context) -> tuple[torch.nn.Module, Predictions, tuple[s
     Raises:
         StageFailure: class Numerical (a prediction is not finite) or Preempted; on all ranks.
     """
-    # Optimizer and gradients are the larger part of the memory, and are freed first.
-    gc.collect()
-    if context.gang.device.type == "cuda":
-        torch.cuda.empty_cache()
     with ready(context, context.load_model()) as model:
         best_weights.spread(context.gang, model, context.best_weights)
         methods.merge_if_requested(context.config.run.method, model, context.published_dtype)

@@ -24,6 +24,7 @@ from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
 from finetune_trainer.tasks.base import EvaluationInputs, HeadStart, Numbers, Tensors, TrainingTask
 from finetune_trainer.training.distributed import Gang, join_gang, wait_for_all
+from finetune_trainer.training.freed_models import free_models
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Context:
         Raises:
             StageFailure: class UserConfig, the files do not make a model for the task.
         """
+        free_models(self.gang.device)
         run = self.config.run
         set_seed(run.training.seed)
         model = self.task.model.load(self.base, self.prepared, self.weights_dtype)

@@ -111,6 +111,8 @@ def tune(context: Context, args: TrainingArguments, *, first_percent: float, las
     loop.add_callback(StepEnd(loop, reporter.step, evaluation_steps(chosen.epochs, per_epoch), evaluate))
     began = time.monotonic()
     loop.train()
+    # Otherwise, hooks of the engine keep the model in memory.
+    loop.model_wrapped.destroy()
     seconds = max(reporter.seconds, 1e-9)
     return Tuned(
         best=best[-1],
