@@ -170,7 +170,8 @@ class Profile(Model):
     """For all other pods. Pods of Readback and Cleanup request at most 100m CPU and 512Mi memory."""
     shared_memory: Quantity = "1Gi"
     scratch: Quantity = "50Gi"
-    """Size limit of the pods' scratch and cache volumes."""
+    """Size limit of the pods' scratch and cache volumes. Volumes of Train and Publish pods are larger if the
+    estimated size of the files is greater."""
     store: Name | None = None
     """Name of the store of jobs that name no store."""
     allowed_namespaces: tuple[NamespacePattern, ...] = EVERY_NAMESPACE

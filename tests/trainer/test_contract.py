@@ -95,7 +95,7 @@ def longest_prepare() -> PreparePayload:
             offload="OptimizerAndParameters",
             gathered_parameters=10**9,
         ),
-        memory=MemoryEstimate(process=10**14, train=10**14, publish=10**14),
+        memory=MemoryEstimate(process=10**14, train=10**14, publish=10**14, scratch=10**14),
         findings=Findings(errors=10**9, warnings=10**9),
         report=LONGEST_URI,
         account=Account(

@@ -12,6 +12,7 @@ from finetune_operator.names import Condition, State
 from finetune_operator.objects import Manifest
 from finetune_operator.planning import micro_batch, results
 from finetune_operator.rendering.jobs import stage_job
+from finetune_operator.rendering.pods import UNKNOWN_NEEDS, Needs
 from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_operator.settings import Deadlines, Settings
 from finetune_trainer.contract import Chosen, Digest, FailureClass, Stage
@@ -107,7 +108,7 @@ def _build_train_job(
         number,
         chosen=choose_for_train(status, run),
         prepared=_data_digest(status),
-        needed_memory=status.memory.train if status.memory else None,
+        needs=Needs(status.memory.train, status.memory.scratch) if status.memory else UNKNOWN_NEEDS,
     )
 
 
@@ -122,7 +123,7 @@ def _build_publish_job(
         number,
         chosen=status.chosen,
         prepared=_data_digest(status),
-        needed_memory=status.memory.publish if status.memory else None,
+        needs=Needs(status.memory.publish, status.memory.scratch) if status.memory else UNKNOWN_NEEDS,
     )
 
 

@@ -8,7 +8,7 @@ from finetune_operator.objects import Manifest
 from finetune_operator.rendering import quantities, trainer_config
 from finetune_operator.rendering.cleanup_record import CleanupRecord
 from finetune_operator.rendering.metadata import child_name, labels, owner
-from finetune_operator.rendering.pods import pod_spec
+from finetune_operator.rendering.pods import UNKNOWN_NEEDS, Needs, pod_spec
 from finetune_operator.rendering.stage_pods import STAGE_PODS
 from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_operator.settings import Profile, Settings
@@ -30,11 +30,11 @@ def stage_job(
     chosen: Chosen | None = None,
     prepared: Digest | None = None,
     readback: tuple[Stage, int] | None = None,
-    needed_memory: int | None = None,
+    needs: Needs = UNKNOWN_NEEDS,
 ) -> Manifest:
     """The Job of one attempt, or of one readback (`readback`: the stage and attempt to read back).
 
-    The memory of a pod is at least `needed_memory`, in bytes, as far as job and profile permit.
+    The memory and the volumes of a pod are at least `needs`, as far as job and profile permit.
 
     Every stage is an Indexed Job from one template, so that each pod has an index and a host name. Kubernetes
     neither replaces a failed pod nor stops the other pods, because the operator reads the cause of a failure
@@ -54,7 +54,7 @@ def stage_job(
         readback_stage=readback[0] if readback else None,
         memory=_memory_limits(job, resolved.profile) if stage is Stage.PREPARE else None,
     )
-    manifest = _job(job, settings, resolved, config, number, needed_memory)
+    manifest = _job(job, settings, resolved, config, number, needs)
     manifest["metadata"]["ownerReferences"] = [owner(job)]
     manifest["spec"]["backoffLimitPerIndex"] = 0
     return manifest
@@ -120,7 +120,7 @@ def _job(
     resolved: ResolvedRun,
     config: trainer.TrainConfig,
     number: int,
-    needed_memory: int | None = None,
+    needs: Needs = UNKNOWN_NEEDS,
 ) -> Manifest:
     job_labels = labels(job) | {
         names.LABEL_STAGE: config.stage.value,
@@ -156,7 +156,7 @@ def _job(
                     | annotations
                     | {names.ANNOTATION_CONFIG: rendered},
                 },
-                "spec": pod_spec(job, config, settings, resolved.profile, needed_memory),
+                "spec": pod_spec(job, config, settings, resolved.profile, needs),
             },
         },
     }

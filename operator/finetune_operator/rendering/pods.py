@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from finetune_operator import names
 from finetune_operator.api import FineTuneJob, SecretRef
@@ -28,12 +29,24 @@ EPHEMERAL_STORAGE_REQUEST = "1Gi"
 """The scheduler reserves only a part of the limit: most pods need far less than the size of their volumes."""
 
 
+@dataclass(frozen=True)
+class Needs:
+    """The estimated needs of a pod in bytes; None if unknown."""
+
+    memory: int | None = None
+    scratch: int | None = None
+    """Size of each of the two volumes for files."""
+
+
+UNKNOWN_NEEDS = Needs()
+
+
 def pod_spec(
     job: FineTuneJob,
     config: trainer.TrainConfig,
     settings: Settings,
     profile: Profile,
-    needed_memory: int | None = None,
+    needs: Needs = UNKNOWN_NEEDS,
 ) -> Manifest:
     """The pod spec of a Job, which meets the Pod Security Standard `restricted`.
 
@@ -42,12 +55,13 @@ def pod_spec(
         config: the config of the pods.
         settings: the settings of the operator.
         profile: the profile that the job names.
-        needed_memory: estimated memory of the pod in bytes; None if unknown.
+        needs: the estimated needs of the pod.
     """
-    limits = _resources(job, config, profile, needed_memory)
+    limits = _resources(job, config, profile, needs.memory)
+    scratch = _scratch(profile, needs.scratch)
     requests = _requests(config.stage, limits)
     if settings.limit_ephemeral_storage:
-        limits = limits | {EPHEMERAL_STORAGE: _ephemeral_storage(profile)}
+        limits = limits | {EPHEMERAL_STORAGE: _ephemeral_storage(scratch)}
         requests = requests | {EPHEMERAL_STORAGE: EPHEMERAL_STORAGE_REQUEST}
     stores = _stores(job, config, settings, profile)
     spec: Manifest = {
@@ -79,7 +93,7 @@ def pod_spec(
                 "volumeMounts": _mounts(stores),
             }
         ],
-        "volumes": _volumes(job, stores, profile),
+        "volumes": _volumes(job, stores, profile, scratch),
     }
     if config.run.world.nodes > 1 and STAGE_PODS[config.stage].is_gang:
         spec["topologySpreadConstraints"] = [_one_pod_per_node(job, config.stage)]
@@ -136,9 +150,16 @@ def _requests(stage: Stage, limits: dict[str, str]) -> dict[str, str]:
     return limits
 
 
-def _ephemeral_storage(profile: Profile) -> str:
-    """The limit of the ephemeral storage of a pod: two scratch volumes and the logs."""
-    return quantities.mebibytes(2 * quantities.parse(profile.scratch) + LOG_BYTES)
+def _scratch(profile: Profile, needed: int | None) -> str:
+    """The size limit of a volume for files: that of the profile, or the needed size if this is greater."""
+    if needed is None or needed <= quantities.parse(profile.scratch):
+        return profile.scratch
+    return quantities.mebibytes(needed)
+
+
+def _ephemeral_storage(scratch: str) -> str:
+    """The limit of the ephemeral storage of a pod: two volumes for files, and the logs."""
+    return quantities.mebibytes(2 * quantities.parse(scratch) + LOG_BYTES)
 
 
 def _environment(config: trainer.TrainConfig, cpu: str, profile: Profile) -> list[Manifest]:
@@ -192,7 +213,9 @@ def _mounts(stores: Iterable[trainer.StoreRole]) -> list[Manifest]:
     ]
 
 
-def _volumes(job: FineTuneJob, stores: dict[trainer.StoreRole, Store], profile: Profile) -> list[Manifest]:
+def _volumes(
+    job: FineTuneJob, stores: dict[trainer.StoreRole, Store], profile: Profile, scratch: str
+) -> list[Manifest]:
     shared_memory = job.spec.resources.shared_memory or profile.shared_memory
     # One projected volume, because a read-only volume cannot contain another mount point.
     sources: list[Manifest] = [
@@ -216,8 +239,8 @@ def _volumes(job: FineTuneJob, stores: dict[trainer.StoreRole, Store], profile: 
     return [
         {"name": "config", "projected": {"defaultMode": 0o440, "sources": sources}},
         *secrets,
-        {"name": "tmp", "emptyDir": {"sizeLimit": profile.scratch}},
-        {"name": "cache", "emptyDir": {"sizeLimit": profile.scratch}},
+        {"name": "tmp", "emptyDir": {"sizeLimit": scratch}},
+        {"name": "cache", "emptyDir": {"sizeLimit": scratch}},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shared_memory}},
     ]
 

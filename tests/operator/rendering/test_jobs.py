@@ -16,6 +16,7 @@ from finetune_operator.api import FineTuneJob
 from finetune_operator.objects import Manifest
 from finetune_operator.rendering import jobs, network, quantities, trainer_config
 from finetune_operator.rendering.cleanup_record import cleanup_record, read_record
+from finetune_operator.rendering.pods import Needs
 from finetune_operator.rendering.trainer_config import CONFIG_LIMIT_BYTES
 from finetune_operator.settings import PodSecurity
 from finetune_trainer import config as trainer
@@ -533,15 +534,30 @@ def test_train_pods_have_the_memory_that_they_need(
     resources: Manifest, profile: Manifest, needed: int | None, memory: str
 ) -> None:
     job, settings = scenes.job_of({"spec": {"resources": resources}}), {"profiles": {"default": profile}}
-    (container,) = made(job, Stage.TRAIN, settings=settings, needed_memory=needed)["spec"]["template"][
+    (container,) = made(job, Stage.TRAIN, settings=settings, needs=Needs(memory=needed))["spec"]["template"][
         "spec"
     ]["containers"]
     assert container["resources"]["limits"]["memory"] == memory
     assert container["resources"]["requests"]["memory"] == memory
 
 
+@pytest.mark.parametrize(
+    ("needed", "scratch", "storage"),
+    [(None, "50Gi", "103424Mi"), (50 * 2**30, "50Gi", "103424Mi"), (300 * 2**30, "307200Mi", "615424Mi")],
+)
+def test_volumes_for_files_have_the_size_that_they_need(
+    needed: int | None, scratch: str, storage: str
+) -> None:
+    settings = {"limitEphemeralStorage": True}
+    job = made(scenes.job_of(), Stage.TRAIN, settings=settings, needs=Needs(scratch=needed))
+    spec = job["spec"]["template"]["spec"]
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    assert volumes["tmp"]["emptyDir"] == volumes["cache"]["emptyDir"] == {"sizeLimit": scratch}
+    assert spec["containers"][0]["resources"]["limits"]["ephemeral-storage"] == storage
+
+
 def test_the_publish_pod_has_the_memory_that_it_needs() -> None:
-    spec = made(scenes.job_of(), Stage.PUBLISH, needed_memory=20 * 2**30)["spec"]["template"]["spec"]
+    spec = made(scenes.job_of(), Stage.PUBLISH, needs=Needs(memory=20 * 2**30))["spec"]["template"]["spec"]
     assert spec["containers"][0]["resources"]["limits"]["memory"] == "20480Mi"
 
 

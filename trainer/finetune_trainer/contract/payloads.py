@@ -101,7 +101,7 @@ class Chosen(Model):
 
 
 class MemoryEstimate(Model):
-    """Estimated peak memory in bytes."""
+    """Estimated peak memory, and the estimated size of files, in bytes."""
 
     process: NonNegativeInt
     """Memory of one process: memory of a GPU, or memory of the host on CPUs."""
@@ -109,6 +109,8 @@ class MemoryEstimate(Model):
     """Host memory of a Train pod."""
     publish: NonNegativeInt
     """Host memory of the Publish pod."""
+    scratch: NonNegativeInt | None = None
+    """Greatest size of the files in one volume of a Train or Publish pod."""
 
 
 class PreparePayload(Model):

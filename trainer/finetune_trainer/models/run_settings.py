@@ -7,6 +7,7 @@ from finetune_trainer.config import ComputeType, Lora, MemoryLimits, Run
 from finetune_trainer.contract import Chosen, FailureClass, MemoryEstimate
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import plan
+from finetune_trainer.models.disk import estimate_scratch
 from finetune_trainer.models.memory import Choices, ModelFacts
 from finetune_trainer.models.memory_fit import EVERYTHING, Capacity, Fit, Free, find_world, select_settings
 from finetune_trainer.models.memory_text import describe_difference, gib
@@ -60,7 +61,8 @@ def choose_settings(
     chosen = _apply(chosen, fit.choices)
     process = fit.device.total
     publish = fit.host.merge if isinstance(run.method, Lora) and run.method.merge else fit.host.publish
-    memory = MemoryEstimate(process=process, train=fit.host.train, publish=publish)
+    scratch = estimate_scratch(facts, run.method, chosen.model_dtype)
+    memory = MemoryEstimate(process=process, train=fit.host.train, publish=publish, scratch=scratch)
     return RunSettings(chosen, memory, "" if fit.fits else _describe_excess(fit, capacity))
 
 

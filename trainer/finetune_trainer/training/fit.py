@@ -5,6 +5,7 @@ import math
 import time
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from transformers import TrainingArguments
 
@@ -111,8 +112,9 @@ def tune(context: Context, args: TrainingArguments, *, first_percent: float, las
     loop.add_callback(StepEnd(loop, reporter.step, evaluation_steps(chosen.epochs, per_epoch), evaluate))
     began = time.monotonic()
     loop.train()
+    engine: Any = loop.model_wrapped
     # Otherwise, hooks of the engine keep the model in memory.
-    loop.model_wrapped.destroy()
+    engine.destroy()
     seconds = max(reporter.seconds, 1e-9)
     return Tuned(
         best=best[-1],
