@@ -14,7 +14,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bench.rehearsal.rows import WORDS
 
-SPECIAL = ("<s>", "</s>", "<pad>", "<unk>")
+SPECIAL = ("<s>", "</s>", "<pad>", "<unk>", "<end>")
+_ENDS = (SPECIAL.index("</s>"), SPECIAL.index("<end>"))
+_END_SCALE = 100
+"""Factor of the output weights of the tokens that end a text."""
 _FILE_BYTES = 2_000_000_000
 _STANDARD_DEVIATION = 0.02
 
@@ -67,6 +70,7 @@ def write_files(shape: Shape) -> Iterator[Path]:
         folder = Path(made)
         shape.config.save_pretrained(folder)
         _make_tokenizer().save_pretrained(folder)
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": list(_ENDS)}))
         yield from _yield_and_delete(folder)
         yield from _write_weights(shape, folder)
 
@@ -97,10 +101,19 @@ def _write_weights(shape: Shape, folder: Path) -> Iterator[Path]:
 
 
 def _draw(name: str, shape: torch.Size) -> torch.Tensor:
-    """Draws a weight; the weights of norms are 1."""
+    """Draws a weight; the weights of norms are 1.
+
+    The two tokens that end a text have large output weights of opposite signs, so that one of them is nearly
+    always the most likely token. Texts of many tokens would take most of the time on CPUs.
+    """
     if name.endswith("norm.weight"):
         return torch.ones(shape, dtype=torch.bfloat16)
-    return torch.empty(shape, dtype=torch.bfloat16).normal_(std=_STANDARD_DEVIATION)
+    weight = torch.empty(shape, dtype=torch.bfloat16).normal_(std=_STANDARD_DEVIATION)
+    if name == "lm_head.weight":
+        some, other = _ENDS
+        weight[some] *= _END_SCALE
+        weight[other] = -weight[some]
+    return weight
 
 
 def _make_tokenizer() -> PreTrainedTokenizerFast:

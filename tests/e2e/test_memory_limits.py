@@ -35,12 +35,9 @@ def inputs(installed: demo.Target, store: Minio) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("inputs")
-@pytest.mark.parametrize("merge", [False, True], ids=["adapter", "merged"])
-def test_no_process_holds_a_float32_copy_of_the_model(
-    new_scene: Callable[..., Scene], *, merge: bool
-) -> None:
+def test_no_process_holds_a_float32_copy_of_the_model(new_scene: Callable[..., Scene]) -> None:
     scene = new_scene("memory")
-    scene.apply(_job(scene, merge=merge))
+    scene.apply(_job(scene))
     job = until("the job", END_SECONDS, lambda: _finished(scene), lambda: scenes.state_of(scene.job("large")))
     assert condition(job, "Succeeded")["status"] == "True", scenes.state_of(job)
     status = job["status"]
@@ -54,10 +51,10 @@ def _finished(scene: Scene) -> Manifest | None:
     return job if condition(job, "Finished")["status"] == "True" else None
 
 
-def _job(scene: Scene, *, merge: bool) -> Manifest:
+def _job(scene: Scene) -> Manifest:
     spec = make_spec(INPUTS, "large-vocabulary", "random-rows", TOKENS, TRAIN, "900m")
     spec["resources"]["profile"] = "narrow"
-    spec["output"] = {"uri": f"s3://{OUTPUTS}/tuned/", "suffix": "v1", "mergeAdapter": merge}
+    spec["output"] = {"uri": f"s3://{OUTPUTS}/tuned/", "suffix": "v1", "mergeAdapter": True}
     spec["storage"] = scenes.tiny("large", scene)["spec"]["storage"]
     return {
         "apiVersion": "finetune.dev/v1alpha1",

@@ -71,6 +71,11 @@ def test_a_bfloat16_model_that_sees_padding_is_not_batched() -> None:
     assert not generation.supports_left_padding(build(RECURRENT, torch.bfloat16))
 
 
+def test_no_further_tokens_are_generated_after_the_time_limit() -> None:
+    found = generation.generate(build(BATCHED[1]), PROMPTS[:1], [], PAD, MOST, seconds=0.0)
+    assert [len(ids) for ids in found] == [1]
+
+
 def test_a_single_prompt_needs_no_test() -> None:
     _, passes = count_passes(build(BATCHED[1]), PROMPTS[:1], [1])
     assert passes == MOST

@@ -19,13 +19,23 @@ log = logging.getLogger(__name__)
 
 BATCH_TOKENS = 8192
 """Maximum number of tokens of a batch, with padding and new tokens. A single longer prompt is a batch."""
+BATCH_SECONDS = 300.0
+"""Maximum time of a batch. At ZeRO-3, each token gathers all parameters, which takes seconds for a large
+model on a slow network."""
 _TEST_LENGTHS = (7, 5)
 """Number of tokens of each prompt of the padding test."""
 _TEST_TOKENS = 2
 """Number of new tokens of the padding test: the second token is computed with the cache of the first."""
 
 
-def generate(model: Any, prompts: Sequence[Ids], ends: Sequence[int], pad_id: int, most: int) -> list[Ids]:
+def generate(
+    model: Any,
+    prompts: Sequence[Ids],
+    ends: Sequence[int],
+    pad_id: int,
+    most: int,
+    seconds: float = BATCH_SECONDS,
+) -> list[Ids]:
     """Generates a greedy continuation of each prompt. A collective call for sharded models (ZeRO-3).
 
     Args:
@@ -34,6 +44,7 @@ def generate(model: Any, prompts: Sequence[Ids], ends: Sequence[int], pad_id: in
         ends: ids of the tokens that end a continuation.
         pad_id: id of the padding token.
         most: maximum number of new tokens.
+        seconds: time after which no further tokens of a batch are generated.
 
     Returns:
         Token ids of each continuation, with the token that ends the continuation.
@@ -41,7 +52,12 @@ def generate(model: Any, prompts: Sequence[Ids], ends: Sequence[int], pad_id: in
     from transformers import GenerationConfig  # noqa: PLC0415 - heavy
 
     how = GenerationConfig(  # type: ignore[no-untyped-call]
-        max_new_tokens=most, do_sample=False, eos_token_id=list(ends), pad_token_id=pad_id, use_cache=True
+        max_new_tokens=most,
+        max_time=seconds,
+        do_sample=False,
+        eos_token_id=list(ends),
+        pad_token_id=pad_id,
+        use_cache=True,
     )
     together = len(prompts) > 1 and _all_ranks(model, supports_left_padding(model))
     batches = list_batches([len(prompt) + most for prompt in prompts], BATCH_TOKENS if together else 0)
