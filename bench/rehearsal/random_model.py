@@ -120,7 +120,7 @@ def _make_tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {word: number for number, word in enumerate((*SPECIAL, *WORDS))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106 - a token of texts
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    names = dict(zip(("bos_token", "eos_token", "pad_token", "unk_token"), SPECIAL, strict=True))
+    names = dict(zip(("bos_token", "eos_token", "pad_token", "unk_token"), SPECIAL[:4], strict=True))
     make: Any = PreTrainedTokenizerFast
     return make(tokenizer_object=tokenizer, **names)  # type: ignore[no-any-return]
 
