@@ -16,7 +16,7 @@ demo: setup ## a real cluster, the operator and a model fine-tuned; CLUSTER=curr
 
 test: check ## make check, then all tests, also on a real API server and a real node; PYTEST='-k word' for some
 	@echo "== tests"
-	@$(PY) -m pytest -n 3 $(PYTEST)
+	@$(PY) -m pytest -n 3 --durations=30 $(PYTEST)
 
 check: setup ## ruff, mypy, the import arrows, fresh generated files, links of the docs, helm lint and kubeconform
 	@$(TIMED) ruff sh -c '.venv/bin/ruff check . && .venv/bin/ruff format --check .'
