@@ -69,7 +69,7 @@ def test_a_generator_learns_a_toy_language_and_is_published(
     check_published(store, config, language, tmp_path / "published")
 
 
-def test_an_adapter_of_a_generator_works_on_its_base_model_as_the_card_says(
+def test_an_adapter_trained_on_quantized_weights_works_on_the_base_model_as_the_card_says(
     given_run: Callable[..., TrainConfig],
     tiny_llama: Path,
     language: Prepared,
@@ -78,7 +78,7 @@ def test_an_adapter_of_a_generator_works_on_its_base_model_as_the_card_says(
     tmp_path: Path,
 ) -> None:
     chosen = chosen_for(language, zero_stage=3, max_length=32)
-    method = Lora(rank=8, alpha=16)
+    method = Lora(rank=8, alpha=16, quantization="NF4")
     config = given_run(tiny_llama, language, chosen, method, task=TASK, metrics=METRICS[TASK])
     ended = ranks(config, paths, "pod-one-")
     assert ended.returncode == 0, ended.stderr[-4000:]
@@ -88,6 +88,7 @@ def test_an_adapter_of_a_generator_works_on_its_base_model_as_the_card_says(
     publish.run(config.model_copy(update={"stage": Stage.PUBLISH}), paths, HEARTBEAT)
     folder = fetched(store, config, tmp_path / "published")
     assert not (folder / "model.safetensors").exists()
+    assert "base weights in NF4 during training" in (folder / "README.md").read_text()
     model, test = by_card(folder, tiny_llama), language.test
     lines = [json.loads(line) for line in (folder / "evaluation/predictions.jsonl").read_text().splitlines()]
     for place, line in enumerate(lines):
