@@ -31,11 +31,9 @@ MODELS: dict[str, tuple[str, Task, int, int]] = {
     "llama-3-70b": ("Llama 3 70B", "TextGeneration", 1, 4096),
 }
 """By folder: name, task, rows of a micro-batch, tokens of a row."""
-METHODS: dict[str, Method] = {
-    "Full": "Full",
-    "LoRA": Lora(rank=16),
-    "LoRA, NF4": Lora(rank=16, quantization="NF4"),
-}
+QUANTIZED = "LoRA, NF4"
+METHODS: dict[str, Method] = {"Full": "Full", QUANTIZED: Lora(rank=16, quantization="NF4")}
+"""The methods that are measured. A model without quantization has the same sizes."""
 GPUS = (1, 8, 16)
 AUTO = Free(zero_stage=True, offload=True, checkpointing=True, rows=True)
 HEAD = """
@@ -75,6 +73,8 @@ def measured() -> dict[tuple[str, str], tuple[ModelFacts, Choices]]:
             base = plan.BaseFacts(facts.base_parameters, None, dtype, facts.can_checkpoint)
             saving = plan.activation_checkpointing("Auto", base)
             found[folder, name] = facts, replace(choices, checkpointing=saving)
+        facts, choices = found[folder, QUANTIZED]
+        found[folder, "LoRA"] = replace(facts, quantized=0, largest_quantized=0), choices
     return found
 
 
@@ -100,8 +100,9 @@ def list_gpu_rows(facts: ModelFacts, one: Choices, model: str, method: str) -> l
 
 def test_the_page_is_fresh(measured: dict[tuple[str, str], tuple[ModelFacts, Choices]]) -> None:
     table = [HEAD]
-    for (folder, method), (facts, one) in measured.items():
-        table += list_gpu_rows(facts, one, MODELS[folder][0], method)
+    for folder in MODELS:
+        for method in ("Full", "LoRA", QUANTIZED):
+            table += list_gpu_rows(*measured[folder, method], MODELS[folder][0], method)
     table.append(HOST_HEAD)
     for folder, (name, *_) in MODELS.items():
         facts, one = measured[folder, "LoRA"]
