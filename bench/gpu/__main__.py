@@ -12,7 +12,7 @@ import transformers
 
 from bench.gpu.lora_step import measure
 from bench.gpu.parity import compare
-from bench.gpu.shapes import SHAPES
+from bench.shapes import SHAPES
 from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.pod.rank import leave
 from finetune_trainer.training.distributed import join_gang

@@ -12,12 +12,13 @@ from typing import Any
 
 from bench.machine import this_machine
 from bench.rehearsal.job import make_spec, upload_model, upload_rows
-from bench.rehearsal.random_model import LLAMA_3_8B
+from bench.shapes import SHAPES
 from devcluster.places import DevclusterError
 from devcluster.progress import say, step
 from examples import demo
 
 NAME, NAMESPACE, BUCKET = "rehearsal", "rehearsal", "rehearsal"
+LLAMA_3_8B = SHAPES["llama-3-8b"]
 RESULTS = Path(__file__).parents[1] / "results"
 GIB = 2**30
 LIMITS = {"Prepare": "4Gi", "Train": "11Gi", "Publish": "6Gi"}

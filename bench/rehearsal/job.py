@@ -5,8 +5,9 @@ from typing import Any
 
 from minio import Minio
 
-from bench.rehearsal.random_model import Shape, write_files
+from bench.rehearsal.random_model import write_files
 from bench.rehearsal.rows import make_rows
+from bench.shapes import Shape
 
 ROWS = {"train": 4, "validation": 2, "test": 2}
 """Two optimizer steps of one row for each of two processes; each process evaluates one row."""

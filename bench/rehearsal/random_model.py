@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,6 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bench.rehearsal.rows import WORDS
+from bench.shapes import Shape
 
 SPECIAL = ("<s>", "</s>", "<pad>", "<unk>", "<end>")
 _ENDS = (SPECIAL.index("</s>"), SPECIAL.index("<end>"))
@@ -20,44 +20,11 @@ _END_SCALE = 100
 """Factor of the output weights of the tokens that end a text."""
 _FILE_BYTES = 2_000_000_000
 _STANDARD_DEVIATION = 0.02
+_POSITIONS = 8192
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of a Llama."""
-
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    vocabulary: int = 128_256
-    """Rows of the embeddings; the tokenizer uses only the first of them."""
-
-    @property
-    def config(self) -> LlamaConfig:
-        """The config of transformers."""
-        return LlamaConfig(
-            num_hidden_layers=self.layers,
-            hidden_size=self.hidden,
-            intermediate_size=self.intermediate,
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.kv_heads,
-            vocab_size=self.vocabulary,
-            max_position_embeddings=8192,
-            bos_token_id=0,
-            eos_token_id=1,
-            pad_token_id=2,
-            tie_word_embeddings=False,
-            architectures=["LlamaForCausalLM"],
-            dtype="bfloat16",
-        )
-
-
-LLAMA_3_8B = Shape(layers=32, hidden=4096, intermediate=14_336, heads=32, kv_heads=8)
-"""8.0 billion parameters, 16 GB."""
-LARGE_VOCABULARY = Shape(layers=3, hidden=1024, intermediate=3584, heads=16, kv_heads=8)
-"""305 million parameters, 610 MB. Most of them are embeddings."""
+LARGE_VOCABULARY = Shape(layers=3, hidden=1024, intermediate=3584, heads=16, kv_heads=8, vocabulary=128_256)
+"""305 million parameters, 610 MB. Most of them are embeddings; the tokenizer uses only the first of them."""
 
 
 def write_files(shape: Shape) -> Iterator[Path]:
@@ -68,7 +35,7 @@ def write_files(shape: Shape) -> Iterator[Path]:
     """
     with TemporaryDirectory() as made:
         folder = Path(made)
-        shape.config.save_pretrained(folder)
+        (folder / "config.json").write_text(json.dumps(shape.config(_POSITIONS)))
         _make_tokenizer().save_pretrained(folder)
         (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": list(_ENDS)}))
         yield from _yield_and_delete(folder)
@@ -77,7 +44,7 @@ def write_files(shape: Shape) -> Iterator[Path]:
 
 def _write_weights(shape: Shape, folder: Path) -> Iterator[Path]:
     with torch.device("meta"):
-        model: Any = LlamaForCausalLM(shape.config)
+        model: Any = LlamaForCausalLM(LlamaConfig(**shape.config(_POSITIONS)))
     groups: list[dict[str, torch.Size]] = [{}]
     size = 0
     for name, weight in model.named_parameters():
@@ -90,7 +57,7 @@ def _write_weights(shape: Shape, folder: Path) -> Iterator[Path]:
     weight_map: dict[str, str] = {}
     for number, shapes in enumerate(groups, start=1):
         file = f"model-{number:05}-of-{len(groups):05}.safetensors"
-        weights = {name: _draw(name, size) for name, size in shapes.items()}
+        weights = {name: _draw(name, sizes) for name, sizes in shapes.items()}
         save_file(weights, folder / file, metadata={"format": "pt"})
         del weights
         weight_map |= dict.fromkeys(shapes, file)

@@ -12,10 +12,11 @@ from bench.rehearsal import random_model
 from bench.rehearsal.__main__ import format_table
 from bench.rehearsal.job import make_spec
 from bench.rehearsal.rows import make_rows
+from bench.shapes import Shape
 from finetune_operator.api import FineTuneJobSpec
 
 TOKENS = 32
-TINY = random_model.Shape(layers=2, hidden=64, intermediate=96, heads=4, kv_heads=2, vocabulary=2000)
+TINY = Shape(layers=2, hidden=64, intermediate=96, heads=4, kv_heads=2, vocabulary=2000)
 
 
 @pytest.fixture

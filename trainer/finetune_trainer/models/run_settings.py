@@ -55,9 +55,9 @@ def choose_settings(
     capacity = _find_capacity(run, limits)
     fit = select_settings(facts, _choices_of(run, chosen), free_settings(run), capacity)
     if capacity.device is not None and fit.device.persistent > capacity.device:
-        raise _does_not_fit(run, facts, fit, capacity, capacity.device)
+        raise _refuse_training(run, facts, fit, capacity, capacity.device)
     if capacity.device is not None and facts.quantized and fit.device.evaluation > capacity.device:
-        raise _does_not_fit_measured(run, facts, fit, capacity, capacity.device)
+        raise _refuse_measuring(run, facts, fit, capacity, capacity.device)
     chosen = _apply(chosen, fit.choices)
     process = fit.device.total
     publish = fit.host.merge if isinstance(run.method, Lora) and run.method.merge else fit.host.publish
@@ -125,32 +125,38 @@ def _apply(chosen: Chosen, choices: Choices) -> Chosen:
     return chosen.model_copy(update=update)
 
 
-def _does_not_fit(run: Run, facts: ModelFacts, fit: Fit, capacity: Capacity, memory: int) -> StageFailure:
+def _refuse_training(run: Run, facts: ModelFacts, fit: Fit, capacity: Capacity, memory: int) -> StageFailure:
     sizes = {name: getattr(fit.device, part) for part, name in _PARTS.items()}
     parts = ", ".join(f"{name} {gib(size)}" for name, size in sizes.items() if size)
-    where = "a GPU has" if fit.choices.gpus else "a process has"
+    need = (
+        f"Training needs more memory than {_owner(fit)} has: {gib(fit.device.persistent)} GiB ({parts}) and"
+        f" memory for activations, of {gib(memory)} GiB"
+    )
+    return _does_not_fit(need, run, facts, fit, capacity)
+
+
+def _refuse_measuring(run: Run, facts: ModelFacts, fit: Fit, capacity: Capacity, memory: int) -> StageFailure:
+    need = (
+        "Base model and tuned model are measured without quantization, which needs"
+        f" {gib(fit.device.evaluation)} GiB, and {_owner(fit)} has {gib(memory)} GiB"
+    )
+    return _does_not_fit(need, run, facts, fit, capacity)
+
+
+def _does_not_fit(need: str, run: Run, facts: ModelFacts, fit: Fit, capacity: Capacity) -> StageFailure:
+    """Returns the failure of a job that needs too much memory; `need` is the beginning of the message."""
+    choices = fit.choices
     return StageFailure(
         FailureClass.USER_CONFIG,
         "DoesNotFit",
-        f"Training needs more memory than {where}: {gib(fit.device.persistent)} GiB ({parts}) and memory for"
-        f" activations, of {gib(memory)} GiB, with deepspeed.zeroStage {fit.choices.zero_stage} and"
-        f" {fit.choices.world} processes.",
+        f"{need}, with deepspeed.zeroStage {choices.zero_stage} and {choices.world} processes.",
         _advise(run, facts, fit, capacity),
     )
 
 
-def _does_not_fit_measured(
-    run: Run, facts: ModelFacts, fit: Fit, capacity: Capacity, memory: int
-) -> StageFailure:
-    where = "a GPU has" if fit.choices.gpus else "a process has"
-    return StageFailure(
-        FailureClass.USER_CONFIG,
-        "DoesNotFit",
-        f"Base model and tuned model are measured without quantization, which needs"
-        f" {gib(fit.device.evaluation)} GiB, and {where} {gib(memory)} GiB, with deepspeed.zeroStage"
-        f" {fit.choices.zero_stage} and {fit.choices.world} processes.",
-        _advise(run, facts, fit, capacity),
-    )
+def _owner(fit: Fit) -> str:
+    """Returns the owner of the memory that a process uses."""
+    return "a GPU" if fit.choices.gpus else "a process"
 
 
 def _advise(run: Run, facts: ModelFacts, fit: Fit, capacity: Capacity) -> str:
@@ -168,10 +174,9 @@ def _advise(run: Run, facts: ModelFacts, fit: Fit, capacity: Capacity) -> str:
 
 def _describe_excess(fit: Fit, capacity: Capacity) -> str:
     if capacity.device is not None and fit.device.total > capacity.device:
-        owner = "a GPU" if fit.choices.gpus else "a process"
         return (
-            f"Training may run out of memory: the estimate is {gib(fit.device.total)} GiB, and {owner} has"
-            f" {gib(capacity.device)} GiB"
+            f"Training may run out of memory: the estimate is {gib(fit.device.total)} GiB, and {_owner(fit)}"
+            f" has {gib(capacity.device)} GiB"
         )
     return (
         f"Train pods may run out of memory: the estimate is {gib(fit.host.train)} GiB, and a pod may have"
