@@ -34,6 +34,12 @@ _SETTINGS = (
 _SYSCTL = Path("/proc/sys")
 _BEFORE = "before.json"
 _GONE_SECONDS = 20.0
+_CPU_SHARE = 8
+"""CPU time of all pods together under contention, in shares of one process of the machine.
+
+By default, a control group has the share of one process: test processes beside the cluster would slow the pods."""
+_CPU_SETTINGS = {"cpu.shares": 1024 * _CPU_SHARE, "cpu.weight": 100 * _CPU_SHARE}
+"""Files of the control group, of version 1 and version 2, and the values for `_CPU_SHARE`."""
 
 
 def admit(cluster: Cluster) -> None:
@@ -134,6 +140,9 @@ def ensure_control_groups(cluster: Cluster) -> None:
             own, above = folder / setting, folder.parent / setting
             if own.exists() and above.exists() and not own.read_text().strip():
                 own.write_text(above.read_text())
+        for setting, share in _CPU_SETTINGS.items():
+            if (folder / setting).exists():
+                (folder / setting).write_text(str(share))
 
 
 def remove_control_groups(cluster: Cluster) -> None:

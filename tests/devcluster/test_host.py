@@ -81,3 +81,16 @@ def test_a_removal_that_was_stopped_is_finished_by_the_next() -> None:
 def test_dismissing_what_never_was_does_nothing(machine: Path) -> None:
     host.dismiss(cluster("one"))
     assert not (machine / "state").exists()
+
+
+@pytest.mark.parametrize(("setting", "share"), [("cpu.shares", "8192"), ("cpu.weight", "800")])
+def test_pods_have_the_cpu_time_of_several_processes_under_contention(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, setting: str, share: str
+) -> None:
+    group = machine / "cgroup/pods"
+    group.mkdir(parents=True)
+    (group / setting).write_text("1024")
+    monkeypatch.setattr(host, "_control_groups", lambda _: [group])
+    host.ensure_control_groups(cluster("one"))
+    assert (group / setting).read_text() == share
+    assert [file.name for file in group.iterdir()] == [setting]
