@@ -32,7 +32,7 @@ from examples import fetch_minilm, fetch_smollm2, make_debian_summaries, view
 EXAMPLES = REPOSITORY / "examples"
 CHART = REPOSITORY / "charts/finetune-operator"
 SYSTEM = "finetune-system"
-LIMIT_SECONDS = 1800
+LIMIT_SECONDS = 3600
 IMAGE_VALUES = {"operator": "image", "trainer": "trainer.image", "trainer-slim": "trainer.slimImage"}
 """The value of the chart that names each image."""
 

@@ -171,7 +171,7 @@ def run(command: str, folder: Path) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
     return done.stderr + done.stdout if done.returncode else ""
 

@@ -1,20 +1,17 @@
 """Two of the real trainers on a tiny model; TRL has an environment of its own, which tests do not make."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 from bench.train_throughput import race
 from bench.train_throughput.cases import GENERATION, OURS, PLAIN
 from bench.train_throughput.table import strangers
-
-TINY_LLAMA = Path(__file__).parents[1] / "trainer/programs/tiny_llama.py"
+from tests.trainer import forks
 
 
 def test_all_do_the_same_work_on_every_row_and_are_timed_in_turn(tmp_path: Path) -> None:
     for name in ("tiny", "tiny-still"):
-        subprocess.run([sys.executable, TINY_LLAMA, tmp_path / name], check=True, timeout=600)
+        forks.run("tests.trainer.programs.tiny_llama", str(tmp_path / name)).check_returncode()
     here = tuple(each for each in GENERATION.contenders if each.name in {PLAIN, OURS})
     case = replace(GENERATION, model="tiny", rows=40, batch=16, micro_batch=4, longest=100, contenders=here)
 

@@ -10,11 +10,11 @@ from finetune_trainer.stages import trial
 
 @pytest.fixture(autouse=True)
 def trial_in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """test_trial.py shows what the process of its own does."""
+    """Tests with the marker `own_process` start the real process."""
 
     def run(folder: Path) -> str:
         trial.main(folder)
         return "ended with code 0"
 
-    if not request.module.__name__.endswith("test_trial"):
+    if request.node.get_closest_marker("own_process") is None:
         monkeypatch.setattr(trial, "_run_subprocess", run)

@@ -200,7 +200,7 @@ def test_a_model_of_which_one_layer_is_too_large_is_built_and_not_run(
         (bases.llama(tie_word_embeddings=True), FreezeLayers(train_last=1), "OutputFrozen"),
     ],
 )
-def test_prepare_is_told_by_a_process_of_its_own_what_the_method_leaves_unchanged(
+def test_prepare_is_told_what_the_method_leaves_unchanged(
     tmp_path: Path, base: tuple[bases.Config, bases.Shapes], method: Method, code: str
 ) -> None:
     config, shapes = base
@@ -240,6 +240,7 @@ def test_an_adapter_that_servers_do_not_load_is_a_warning(
             assert word in finding.message
 
 
+@pytest.mark.own_process
 def test_the_process_tells_prepare_what_it_refuses(tmp_path: Path) -> None:
     config, shapes = bases.llama()
     with pytest.raises(StageFailure, match="TargetModulesUnknown"):
@@ -252,6 +253,7 @@ def test_the_process_tells_prepare_what_it_refuses(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.own_process
 def test_a_process_that_dies_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial.sys, "executable", "/bin/false")
     config, shapes = bases.llama()
