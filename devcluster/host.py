@@ -38,7 +38,7 @@ _CPU_SHARE = 2
 """CPU time of all pods together under contention, in shares of one process of the machine.
 
 By default, a control group has the share of one process: tests beside the cluster would slow the pods down.
-With a share of 4, the pods kept operators of other tests from running for a second."""
+The share is small, because other tests need CPU time too, such as operators with time limits."""
 _CPU_SETTINGS = {"cpu.shares": 1024 * _CPU_SHARE, "cpu.weight": 100 * _CPU_SHARE}
 """Files of the control group, of version 1 and version 2, and the values for `_CPU_SHARE`."""
 
