@@ -255,6 +255,19 @@ SPEED = Row(
             minimum=0,
         ),
         Panel(
+            306,
+            "How much of the peak of its GPUs does the job use?",
+            "Model FLOPs utilisation (MFU): floating-point operations that the model needs for the trained"
+            " tokens, divided by the bfloat16 peak of the GPUs. No data: CPUs, float32, or an unknown GPU.",
+            "Large models reach 0.3 to 0.5. Below: raise the micro-batch, leave out offload and activation"
+            " checkpointing where memory permits, and look at the network of the nodes.",
+            Kind.LINES,
+            (Query(_trainer("mfu_ratio"), "attempt {{attempt}}"),),
+            unit="percentunit",
+            minimum=0,
+            maximum=1,
+        ),
+        Panel(
             304,
             "How much data has Prepare read?",
             "Rows that Prepare has read, tokenised or stored, and tokens of the tokenised rows, on a"

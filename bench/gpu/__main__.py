@@ -13,6 +13,7 @@ import transformers
 from bench.gpu.lora_step import measure
 from bench.gpu.parity import compare
 from bench.shapes import SHAPES
+from finetune_trainer.models.flops import peak_of_gpu
 from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.pod.rank import leave
 from finetune_trainer.training.distributed import join_gang
@@ -28,8 +29,6 @@ ONE_PROCESS = {
     "MASTER_PORT": "29511",
 }
 """The variables that torchrun sets."""
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "B200": 2250e12}
-"""Dense bfloat16 FLOPs per second by a part of the name of the GPU, from the data sheets of NVIDIA."""
 
 
 def main(arguments: list[str]) -> int:
@@ -48,9 +47,9 @@ def main(arguments: list[str]) -> int:
     config = SHAPES[given.shape].config(given.tokens)
     name = torch.cuda.get_device_name() if gpus else "CPU"
     print(f"{name}, torch {torch.__version__}, transformers {transformers.__version__}, {given.shape}")
-    flops = next((value for part, value in PEAK_FLOPS.items() if part in name), None)
+    flops = peak_of_gpu(name)
     found = {}
-    print("\n| checkpointing | s/step | tokens/s | MFU (4 N) | peak GiB | estimate GiB | ratio |")
+    print("\n| checkpointing | s/step | tokens/s | MFU | peak GiB | estimate GiB | ratio |")
     print("|---|---|---|---|---|---|---|")
     for checkpointing in (True, False):
         measured = measure(gang, config, given.tokens, given.steps, checkpointing=checkpointing)

@@ -17,6 +17,7 @@ from finetune_trainer.contract import Chosen
 from finetune_trainer.data.batches import Layout
 from finetune_trainer.data.shards import Prepared
 from finetune_trainer.models import methods
+from finetune_trainer.models.flops import flops_per_token
 from finetune_trainer.models.memory import Choices, GpuMemory, estimate_gpu
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.stages.measure_model import measure_model
@@ -35,7 +36,8 @@ _METHOD = Lora(rank=16)
 class Measured:
     """The result of `measure`."""
 
-    parameters: int
+    flops_per_token: int
+    """See `finetune_trainer.models.flops`: about 4 for each parameter."""
     tokens_per_second: float
     seconds: float
     """Median time of a step."""
@@ -44,16 +46,12 @@ class Measured:
     estimate: GpuMemory
 
     def utilisation(self, peak_flops: float) -> float:
-        """The model FLOPs utilisation (MFU), from 0 to 1.
-
-        A token needs 4 FLOPs for each parameter: 2 in the forward pass, and 2 in the backward pass, which
-        computes no gradients of the frozen weights. Activations that are computed again do not count (PaLM,
-        arXiv 2204.02311, appendix B, without attention).
+        """The model FLOPs utilisation (MFU, PaLM, arXiv 2204.02311, appendix B), from 0 to 1.
 
         Args:
             peak_flops: FLOPs per second of the GPU for dense bfloat16 matrix products.
         """
-        return 4 * self.parameters * self.tokens_per_second / peak_flops
+        return self.flops_per_token * self.tokens_per_second / peak_flops
 
 
 def measure(gang: Gang, config: dict[str, Any], tokens: int, steps: int, *, checkpointing: bool) -> Measured:
@@ -124,7 +122,7 @@ def measure(gang: Gang, config: dict[str, Any], tokens: int, steps: int, *, chec
         run.train()
     seconds = float(np.median([step.seconds for step in taken[_WARM_UP:]]))
     return Measured(
-        facts.base_parameters,
+        flops_per_token(model),
         tokens / seconds,
         seconds,
         peak_memory.measure(gang.device),

@@ -30,7 +30,7 @@ def test_a_large_model_needs_a_gpu() -> None:
     assert "no GPU: use --shape tiny" in done.stderr
 
 
-def test_the_utilisation_counts_four_flops_for_each_parameter() -> None:
+def test_the_utilisation_is_the_share_of_the_peak() -> None:
     nothing = GpuMemory(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-    measured = Measured(8_000_000_000, 10_000.0, 0.4, 0, nothing)
+    measured = Measured(32_000_000_000, 10_000.0, 0.4, 0, nothing)
     assert measured.utilisation(640e12) == 0.5

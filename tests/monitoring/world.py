@@ -246,6 +246,7 @@ def progress_of(attempt: Attempt, minute: int, rng: random.Random) -> Progress:
             "learning_rate": 5e-5 * warm * (1 - done) / 0.94 if warm == 1 else 5e-5 * warm,
             "gradient_norm": round(math.exp(rng.gauss(0.1, 0.35)), 3),
             "tokens_per_second": round(41_000 * rng.uniform(0.94, 1.03)),
+            "mfu": round(0.42 * rng.uniform(0.94, 1.03), 3),
             "samples_per_second": round(320 * rng.uniform(0.8, 1.2), 1),
             "eta_seconds": round(60 * (attempt.end - minute)),
             "peak_memory_bytes": int((52 + 5 * done) * GIB),

@@ -36,6 +36,11 @@ def test_rates_and_remaining_time_of_equal_steps() -> None:
     assert fields["eta_seconds"] == pytest.approx(10)
 
 
+def test_the_utilisation_is_the_share_of_the_peak() -> None:
+    assert run(Meter(40, peak_tokens_per_second=500), range(1, 21), 0.5).fields()["mfu"] == pytest.approx(0.4)
+    assert "mfu" not in run(Meter(40), range(1, 21), 0.5).fields()
+
+
 def test_throughput_covers_32_steps_and_remaining_time_covers_all_steps() -> None:
     slow = run(Meter(200), range(1, 101), 2)
     fast = run(slow, range(101, 141), 1, begin=200)

@@ -50,6 +50,11 @@ GAUGES = (
         "samples_per_second",
         "Throughput of all processes together, in rows.",
     ),
+    Gauge(
+        "finetune_trainer_mfu_ratio",
+        "mfu",
+        "Model FLOPs utilisation: share of the bfloat16 peak of all GPUs that the model needs, 0 to 1.",
+    ),
     Gauge("finetune_trainer_eta_seconds", "eta_seconds", "Estimated time to the end of the stage."),
     Gauge(
         "finetune_trainer_peak_memory_bytes",

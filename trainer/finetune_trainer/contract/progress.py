@@ -70,6 +70,9 @@ class Progress(Model):
     """Latest value of the primary metric on the validation rows."""
     tokens_per_second: Annotated[float, Field(ge=0)] | None = None
     samples_per_second: Annotated[float, Field(ge=0)] | None = None
+    mfu: Annotated[float, Field(ge=0)] | None = None
+    """Model FLOPs utilisation: the FLOPs that the model needs for the tokens of a second, divided by the peak
+    of all GPUs of the gang; None if the peak is unknown."""
     eta_seconds: Annotated[float, Field(ge=0)] | None = None
     peak_memory_bytes: NonNegativeInt | None = None
     heartbeat: Annotated[float, Field(ge=0)] = 0

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from finetune_trainer.contract import HIGHER_IS_BETTER, Activity, Best, MetricName
 from finetune_trainer.data.batches import Layout, evaluation_steps, steps_per_epoch
+from finetune_trainer.models.flops import flops_per_token, peak_flops
 from finetune_trainer.report.record import CurvePoint, EvaluationRow
 from finetune_trainer.training import best_weights, peak_memory
 from finetune_trainer.training.arguments import arguments
@@ -90,7 +91,9 @@ def tune(context: Context, args: TrainingArguments, *, first_percent: float, las
         model=model,
         args=args,
     )
-    reporter = _StepReporter(context, Meter(total, first_percent, last_percent), per_epoch)
+    peak = peak_flops(gang.device, context.dtypes.products)
+    peak_speed = peak and gang.world * peak / flops_per_token(model)
+    reporter = _StepReporter(context, Meter(total, first_percent, last_percent, peak_speed), per_epoch)
     history: list[EvaluationRow] = []
     best: list[Best] = []
 

@@ -29,11 +29,13 @@ class Meter:
         total_steps: number of steps of the loop, at least 1.
         first_percent: progress of the stage at the start of the loop, in percent.
         last_percent: progress of the stage at the end of the loop, in percent.
+        peak_tokens_per_second: throughput at the peak of all GPUs; None if the peak is unknown.
     """
 
     total_steps: int
     first_percent: float = 0.0
     last_percent: float = 100.0
+    peak_tokens_per_second: float | None = None
     _begin: _Mark | None = None
     _recent: tuple[_Mark, ...] = ()
 
@@ -64,6 +66,8 @@ class Meter:
         if seconds > 0:
             known["samples_per_second"] = (last.samples - first.samples) / seconds
             known["tokens_per_second"] = (last.tokens - first.tokens) / seconds
+            if self.peak_tokens_per_second:
+                known["mfu"] = known["tokens_per_second"] / self.peak_tokens_per_second
         begin = self._begin
         if begin and last.step > begin.step and last.now > begin.now:
             each = (last.now - begin.now) / (last.step - begin.step)
