@@ -279,7 +279,7 @@ class MemoryLimits(Model):
 
 
 class Checkpoints(Model):
-    """When Train saves checkpoints, and how many of them stay. The values do not affect the result of a run."""
+    """When Train saves checkpoints, and how many of them stay. The values do not affect the result."""
 
     every_seconds: PositiveInt | Auto = "Auto"
     """Time between two checkpoints; Auto: from the measured pause of a checkpoint."""

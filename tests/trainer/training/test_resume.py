@@ -1,0 +1,129 @@
+"""Trainings that are interrupted and resumed, compared with trainings without interruption."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load
+
+from finetune_trainer.checkpoints.documents import MANIFEST, CheckpointManifest
+from finetune_trainer.checkpoints.files import read_header
+from finetune_trainer.config import TrainConfig, World
+from finetune_trainer.contract import Chosen
+from finetune_trainer.data.shards import Prepared
+from finetune_trainer.paths import Paths
+from finetune_trainer.s3.store import Store
+from tests.trainer import forks
+
+LORA = {"kind": "LoRA", "rank": 4, "alpha": 8, "dropout": 0.2}
+EPOCH, STEPS = 4, 8
+"""Two epochs of 4 steps; the validation rows are evaluated after each epoch."""
+Tensors = dict[str, torch.Tensor]
+RunCases = Callable[..., list[dict[str, Any]]]
+CHOSEN = {
+    "epochs": 2,
+    "batch_size": 32,
+    "micro_batch_size": 8,
+    "accumulation_steps": 2,
+    "world_size": 2,
+    "learning_rate": 0.01,
+    "max_length": 16,
+    "zero_stage": 2,
+    "total_steps": STEPS,
+}
+
+
+@pytest.fixture
+def run_cases(
+    given_run: Callable[..., TrainConfig],
+    tiny_base: Path,
+    learnable: Prepared,
+    paths: Paths,
+    tmp_path: Path,
+    bucket: str,
+) -> RunCases:
+    """Runs cases of tests.trainer.programs.resumed in gangs of a number of processes."""
+    configs: list[TrainConfig] = []
+
+    def run(cases: list[list[Any]], processes: int = 2, persistent: int = 0, **chosen: Any) -> Any:
+        if not configs:
+            given = Chosen.model_validate({**CHOSEN, **chosen})
+            precision = "BFloat16" if given.model_dtype == "bfloat16" else "Auto"
+            configs.append(given_run(tiny_base, learnable, given, precision=precision))
+        config = configs[0]
+        assert config.chosen
+        config = config.model_copy(
+            update={
+                "run": config.run.model_copy(update={"world": World(processes_per_node=processes)}),
+                "chosen": config.chosen.model_copy(update={"world_size": processes}),
+            }
+        )
+        paths.config.parent.mkdir(parents=True, exist_ok=True)
+        paths.config.write_text(config.model_dump_json(by_alias=True))
+        result = tmp_path / "outcomes.json"
+        ended = forks.run(
+            "tests.trainer.programs.resumed",
+            *(str(paths.root), str(result), str(persistent)),
+            *map(json.dumps, cases),
+            ranks=processes,
+        )
+        assert ended.returncode == 0, ended.stderr[-4000:]
+        return json.loads(result.read_text())
+
+    return run
+
+
+def last_checkpoint(store: Store, bucket: str, folder: str) -> tuple[CheckpointManifest, Tensors]:
+    """Manifest and whole tensors of the checkpoint of the last step."""
+    entries = [entry.uri for entry in store.list(f"s3://{bucket}/runs/{folder}/checkpoints/")]
+    (manifest_uri,) = [uri for uri in entries if uri.endswith(MANIFEST) and f"/{STEPS:08d}-" in uri]
+    manifest = CheckpointManifest.model_validate_json(store.read(manifest_uri))
+    pieces: dict[str, dict[int, torch.Tensor]] = {}
+    for shard in manifest.shards:
+        content = store.read(manifest_uri.removesuffix(MANIFEST) + shard.path)
+        values = load(content)
+        for span in read_header(content[: shard.header_bytes]):
+            key = f"{span.name}:{span.kind}"
+            pieces.setdefault(key, {})[span.offset] = values[f"{key}:{span.offset}"]
+    return manifest, {
+        key: torch.cat([parts[offset] for offset in sorted(parts)]) for key, parts in pieces.items()
+    }
+
+
+def without_times(outcome: dict[str, Any]) -> dict[str, Any]:
+    return {name: outcome[name] for name in ("ended", "best", "history", "curve", "steps")}
+
+
+def test_a_resumed_training_equals_a_training_without_interruption(
+    run_cases: RunCases, store: Store, bucket: str
+) -> None:
+    ends = {0: (6, "preempted"), 1: (EPOCH, "preempted"), 2: (6, "killed"), 3: (2, "preempted")}
+    cases = []
+    for stage, end in ends.items():
+        method = LORA if stage == 3 else "Full"
+        cases += [
+            [f"whole-{stage}", stage, method, 1, None, None],
+            [f"parts-{stage}", stage, method, 1, *end],
+            [f"parts-{stage}", stage, method, 2, None, None],
+        ]
+    cases.append(["parts-0", 0, "Full", 3, None, None])
+    outcomes = run_cases(cases)
+    for stage in ends:
+        whole, first, second = outcomes[3 * stage : 3 * stage + 3]
+        step, how = ends[stage]
+        assert first["ended"] == ("Preempted" if how == "preempted" else "killed"), first
+        assert second["progress"]["resumed_from_step"] == (step if how == "preempted" else EPOCH)
+        assert without_times(second) == without_times(whole), stage
+        manifest, tensors = last_checkpoint(store, bucket, f"whole-{stage}")
+        resumed, resumed_tensors = last_checkpoint(store, bucket, f"parts-{stage}")
+        assert [shard.digests for shard in resumed.shards] == [shard.digests for shard in manifest.shards]
+        assert tensors.keys() == resumed_tensors.keys()
+        assert (resumed.step, resumed.samples, resumed.world) == (STEPS, 202, 2)
+    # All steps are done: nothing is trained, and nothing is saved again.
+    again = outcomes[-1]
+    assert again["progress"]["resumed_from_step"] == STEPS
+    assert "step" not in again["progress"]
+    assert without_times(again) == without_times(outcomes[0])
