@@ -1,7 +1,7 @@
 """Run by torchrun: trainings of one gang, each whole, interrupted, or resumed.
 
 Arguments: root folder of the trainer, result file, and one or more JSON lists
-[name of the folder of the run, ZeRO stage, method, attempt, step at which the attempt ends, how it ends].
+[name of the folder of the run, ZeRO stage, offload, method, attempt, step at which the attempt ends, how].
 """
 
 import json
@@ -51,7 +51,7 @@ class Ending:
 
 def train(context: Context, case: list[Any]) -> dict[str, Any]:
     """Runs one case. Returns how the attempt ended, and its progress."""
-    folder, stage, method, attempt, step, how = case
+    folder, stage, offload, method, attempt, step, how = case
     how_trained: Method = TypeAdapter(Method).validate_python(method)
     run = context.config.run
     run = run.model_copy(
@@ -65,6 +65,7 @@ def train(context: Context, case: list[Any]) -> dict[str, Any]:
     chosen = context.chosen.model_copy(
         update={
             "zero_stage": stage,
+            "offload": offload,
             "world_size": context.gang.world,
             "accumulation_steps": 4 // context.gang.world,
         }

@@ -43,7 +43,6 @@ def run_cases(
     learnable: Prepared,
     paths: Paths,
     tmp_path: Path,
-    bucket: str,
 ) -> RunCases:
     """Runs cases of tests.trainer.programs.resumed in gangs of a number of processes."""
     configs: list[TrainConfig] = []
@@ -97,33 +96,98 @@ def without_times(outcome: dict[str, Any]) -> dict[str, Any]:
     return {name: outcome[name] for name in ("ended", "best", "history", "curve", "steps")}
 
 
+def whole_and_parts(
+    name: str, stage: int, method: object, step: int, how: str, offload: str = "None"
+) -> list[list[Any]]:
+    """A training without interruption, and one in two attempts."""
+    return [
+        [f"whole-{name}", stage, offload, method, 1, None, None],
+        [f"parts-{name}", stage, offload, method, 1, step, how],
+        [f"parts-{name}", stage, offload, method, 2, None, None],
+    ]
+
+
+def check_equal(outcomes: list[dict[str, Any]], store: Store, bucket: str, name: str, step: int) -> None:
+    """The second attempt resumed at a step, and ended as the training without interruption did."""
+    whole, first, second = outcomes
+    assert first["ended"] in {"Preempted", "killed"}, first
+    if first["ended"] == "Preempted":
+        assert first["message"] == f"ended on request at step {step}; a new attempt resumes at this step"
+        assert first["progress"]["checkpoint_step"] == step
+    assert second["progress"]["resumed_from_step"] == step
+    assert without_times(second) == without_times(whole), name
+    manifest, tensors = last_checkpoint(store, bucket, f"whole-{name}")
+    resumed, resumed_tensors = last_checkpoint(store, bucket, f"parts-{name}")
+    assert [shard.digests for shard in resumed.shards] == [shard.digests for shard in manifest.shards]
+    assert tensors.keys() == resumed_tensors.keys()
+    assert (resumed.step, resumed.samples, resumed.world) == (STEPS, 202, 2)
+
+
+def check_close(moved: dict[str, Any], whole: dict[str, Any]) -> None:
+    """The same losses, gradients and scores up to the rounding of another order of sums."""
+    for name in ("history", "curve"):
+        for found, expected in zip(moved[name], whole[name], strict=True):
+            assert found == pytest.approx(expected, rel=1e-5), name
+
+
 def test_a_resumed_training_equals_a_training_without_interruption(
     run_cases: RunCases, store: Store, bucket: str
 ) -> None:
-    ends = {0: (6, "preempted"), 1: (EPOCH, "preempted"), 2: (6, "killed"), 3: (2, "preempted")}
+    ends = {
+        0: (6, "preempted", 6),
+        1: (EPOCH, "preempted", EPOCH),
+        2: (6, "killed", EPOCH),
+        3: (2, "preempted", 2),
+    }
     cases = []
-    for stage, end in ends.items():
-        method = LORA if stage == 3 else "Full"
-        cases += [
-            [f"whole-{stage}", stage, method, 1, None, None],
-            [f"parts-{stage}", stage, method, 1, *end],
-            [f"parts-{stage}", stage, method, 2, None, None],
-        ]
-    cases.append(["parts-0", 0, "Full", 3, None, None])
+    for stage, (step, how, _) in ends.items():
+        cases += whole_and_parts(str(stage), stage, LORA if stage == 3 else "Full", step, how)
+    cases.append(["parts-0", 0, "None", "Full", 3, None, None])
+    cases.append(["moved", 1, "None", "Full", 1, 2, "preempted"])
     outcomes = run_cases(cases)
-    for stage in ends:
-        whole, first, second = outcomes[3 * stage : 3 * stage + 3]
-        step, how = ends[stage]
-        assert first["ended"] == ("Preempted" if how == "preempted" else "killed"), first
-        assert second["progress"]["resumed_from_step"] == (step if how == "preempted" else EPOCH)
-        assert without_times(second) == without_times(whole), stage
-        manifest, tensors = last_checkpoint(store, bucket, f"whole-{stage}")
-        resumed, resumed_tensors = last_checkpoint(store, bucket, f"parts-{stage}")
-        assert [shard.digests for shard in resumed.shards] == [shard.digests for shard in manifest.shards]
-        assert tensors.keys() == resumed_tensors.keys()
-        assert (resumed.step, resumed.samples, resumed.world) == (STEPS, 202, 2)
+    for stage, (*_, resumed) in ends.items():
+        check_equal(outcomes[3 * stage : 3 * stage + 3], store, bucket, str(stage), resumed)
     # All steps are done: nothing is trained, and nothing is saved again.
-    again = outcomes[-1]
+    again = outcomes[12]
     assert again["progress"]["resumed_from_step"] == STEPS
     assert "step" not in again["progress"]
     assert without_times(again) == without_times(outcomes[0])
+
+    damage_last_checkpoint(store, bucket, "parts-1")
+    third, fourth, after_damage = run_cases(
+        [
+            ["moved", 3, "None", "Full", 2, 6, "preempted"],
+            ["moved", 0, "None", "Full", 3, None, None],
+            ["parts-1", 2, "None", "Full", 3, None, None],
+        ],
+        processes=1,
+        persistent=100_000,
+    )
+    whole = outcomes[3]
+    assert third["progress"]["resumed_from_step"] == 2
+    assert fourth["progress"]["resumed_from_step"] == 6
+    check_close(fourth, whole)
+    assert after_damage["progress"]["resumed_from_step"] == EPOCH
+    check_close(after_damage, whole)
+
+
+def test_a_resumed_training_with_bfloat16_weights_or_offloaded_state_equals_one_without_interruption(
+    run_cases: RunCases, store: Store, bucket: str
+) -> None:
+    cases = [
+        *whole_and_parts("1", 1, "Full", 6, "preempted"),
+        *whole_and_parts("2", 2, "Full", 6, "preempted", "Optimizer"),
+        *whole_and_parts("3", 3, "Full", 6, "preempted", "OptimizerAndParameters"),
+    ]
+    outcomes = run_cases(cases, model_dtype="bfloat16")
+    for stage in (1, 2, 3):
+        check_equal(outcomes[3 * stage - 3 : 3 * stage], store, bucket, str(stage), 6)
+
+
+def damage_last_checkpoint(store: Store, bucket: str, folder: str) -> None:
+    """Changes one bit of the checkpoint of the last step."""
+    entries = [entry.uri for entry in store.list(f"s3://{bucket}/runs/{folder}/checkpoints/")]
+    uri = next(uri for uri in entries if f"/{STEPS:08d}-" in uri and uri.endswith(".safetensors"))
+    content = bytearray(store.read(uri))
+    content[-1] ^= 1
+    store.write(uri, bytes(content))
