@@ -144,7 +144,7 @@ def _reader(store: Store, folder: str, trained: set[str], on_bytes: OnBytes) -> 
 def _damaged(cause: str) -> StageFailure:
     return StageFailure(
         FailureClass.STORAGE,
-        "CheckpointDamaged",
+        "ObjectCorrupt",
         f"the checkpoint with the best weights cannot be read: {cause}",
         "Check the store's disks and the network.",
     )
