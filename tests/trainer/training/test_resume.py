@@ -11,7 +11,7 @@ from safetensors.torch import load
 
 from finetune_trainer.checkpoints.documents import MANIFEST, CheckpointManifest
 from finetune_trainer.checkpoints.files import read_header
-from finetune_trainer.config import TrainConfig, World
+from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Chosen
 from finetune_trainer.data.shards import Prepared
 from finetune_trainer.paths import Paths
@@ -54,12 +54,8 @@ def run_cases(
             configs.append(given_run(tiny_base, learnable, given, precision=precision))
         config = configs[0]
         assert config.chosen
-        config = config.model_copy(
-            update={
-                "run": config.run.model_copy(update={"world": World(processes_per_node=processes)}),
-                "chosen": config.chosen.model_copy(update={"world_size": processes}),
-            }
-        )
+        chosen_here = config.chosen.model_copy(update={"world_size": processes})
+        config = config.model_copy(update={"chosen": chosen_here})
         paths.config.parent.mkdir(parents=True, exist_ok=True)
         paths.config.write_text(config.model_dump_json(by_alias=True))
         result = tmp_path / "outcomes.json"

@@ -261,8 +261,8 @@ def _saving(facts: ModelFacts, choices: Choices) -> int:
 def estimate_checkpoint(facts: ModelFacts, choices: Choices) -> int:
     """Estimates the host memory of one process for its share of a checkpoint.
 
-    The float32 weight and both moments of each trained parameter have 12 T / n bytes, of which one copy exists
-    at a time. Without ZeRO, each process resumes from the whole checkpoint of 12 T bytes.
+    The float32 weight and both moments of the trained parameters have 12 T / n bytes, of which one copy
+    exists at a time. Without ZeRO, each process resumes from the whole checkpoint of 12 T bytes.
     """
     whole = 12 * facts.trained
     return whole if choices.zero_stage == 0 else _divide(whole, choices.world)
