@@ -278,6 +278,15 @@ class MemoryLimits(Model):
     """Host memory that a Train pod may have; None if unlimited."""
 
 
+class Checkpoints(Model):
+    """When Train saves checkpoints, and how many of them stay. The values do not affect the result."""
+
+    every_seconds: PositiveInt | Auto = "Auto"
+    """Time between two checkpoints; Auto: from the measured pause of a checkpoint."""
+    keep: Annotated[int, Field(ge=1, le=100)] = 2
+    """Number of the newest checkpoints that stay, beside the checkpoint with the best weights."""
+
+
 class TrainConfig(Model):
     """The complete configuration of a trainer pod."""
 
@@ -297,6 +306,8 @@ class TrainConfig(Model):
     """Time without a heartbeat after which a rank hangs; an activity may set a longer time."""
     preemption_grace_seconds: PositiveInt = 120
     """Grace period of the pod between SIGTERM and SIGKILL."""
+    checkpoints: Checkpoints | None = None
+    """Set for Train. None: no checkpoints, an attempt of Train starts at the first step."""
     memory: MemoryLimits | None = None
     """Set for Prepare, which selects settings that fit in this memory."""
     serve_metrics: bool = False

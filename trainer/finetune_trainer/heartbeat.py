@@ -16,7 +16,8 @@ class Heartbeat(Protocol):
             activity: the current activity.
             quiet_seconds: time in seconds until the next heartbeat, after which the rank hangs; None for the
                 hang time-out of the config.
-            progress: fields of contract.Progress by their Python names; other fields keep their values.
+            progress: fields of contract.Progress by their Python names, and `checkpoint` of
+                contract.RankFile; other fields keep their values.
         """
 
     @property

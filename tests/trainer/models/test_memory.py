@@ -148,12 +148,13 @@ def test_the_step_of_the_optimizer(changes: Any, step: int) -> None:
 def test_host_memory() -> None:
     host = estimate_host(FACTS, CHOICES)
     assert host.train == 4 * 3 * GIB + 4 * 2 * P
+    assert estimate_host(FACTS, replace(CHOICES, world=1)).train == 4 * 3 * GIB + 4 * 12 * T
     assert host.prepare == 3 * GIB // 2 + 4 * 300_000_000
     assert host.publish == 3 * GIB // 2 + 4 * 500_000_000
     # One file, and two copies of the embeddings of inputs and outputs.
     saving = 2_000_000_000 + 2 * 2 * 2 * 500_000_000
     assert host.merge == 3 * GIB // 2 + saving + 4 * 500_000_000
-    assert estimate_host(FACTS, replace(CHOICES, zero_stage=3)).train == 4 * 3 * GIB + saving
+    assert estimate_host(FACTS, replace(CHOICES, zero_stage=3)).train == 4 * 3 * GIB + 4 * 12 * T // N
     float32 = estimate_host(FACTS, replace(CHOICES, model_dtype="float32"))
     assert float32.merge == host.merge + saving - 2_000_000_000
     small = estimate_host(replace(FACTS, base_parameters=1_000_000, embeddings=0, largest_layer=500), CHOICES)
@@ -161,13 +162,15 @@ def test_host_memory() -> None:
     offloaded = estimate_host(
         FACTS, replace(CHOICES, zero_stage=3, offload="OptimizerAndParameters", processes_per_node=1, world=1)
     )
-    assert offloaded.train == 3 * GIB + 20 * T + 2 * P
+    assert offloaded.train == 3 * GIB + 20 * T + 2 * P + 12 * T
 
 
 def test_without_gpus_a_pod_needs_the_memory_of_its_processes() -> None:
     choices = replace(CHOICES, gpus=False)
     assert estimate_gpu(FACTS, choices).libraries == GIB
     assert estimate_host(FACTS, choices).train == 4 * estimate_gpu(FACTS, choices).total
+    assert estimate_gpu(FACTS, choices).checkpoint == 12 * T // N
+    assert estimate_gpu(FACTS, replace(choices, zero_stage=0)).checkpoint == 12 * T
 
 
 def test_unknown_activations_are_named() -> None:

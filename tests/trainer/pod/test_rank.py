@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from finetune_trainer.config import TrainConfig
-from finetune_trainer.contract import Activity, FailureClass, Progress, RankFile
+from finetune_trainer.contract import Activity, CheckpointRef, FailureClass, Progress, RankFile
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.paths import Paths
 from finetune_trainer.pod.errors import explain, place_of, trace
@@ -120,6 +120,20 @@ def test_a_loss_that_is_not_finite_becomes_unknown_and_raises_no_error(
     heartbeat.beat(Activity.TRAINING, step=1, loss=0.5)
     heartbeat.beat(Activity.EVALUATING, step=2, loss=float("nan"))
     assert (progress(paths).step, progress(paths).loss) == (2, None)
+
+
+def test_the_newest_checkpoint_is_in_the_rank_file_and_in_the_progress(
+    paths: Paths, heartbeat: FileHeartbeat
+) -> None:
+    ref = CheckpointRef(step=40, digest="sha256:" + "1" * 64)
+    heartbeat.beat(Activity.TRAINING, step=41)
+    heartbeat.beat(Activity.SAVING, checkpoint=ref, checkpoint_step=40, checkpoint_time=9.0)
+    heartbeat.beat(Activity.TRAINING, resumed_from_step=30, checkpoint_pause_seconds=0.5)
+    file = rank_file(paths)
+    assert (file.checkpoint, file.resumed_from_step) == (ref, 30)
+    found = progress(paths)
+    assert (found.checkpoint_step, found.checkpoint_time, found.checkpoint_pause_seconds) == (40, 9.0, 0.5)
+    assert found.resumed_from_step == 30
 
 
 def test_an_unknown_progress_field_raises_type_error(heartbeat: FileHeartbeat) -> None:

@@ -19,9 +19,8 @@ from finetune_trainer.training.distributed import join_gang
 from finetune_trainer.training.loader import MicroBatch
 from tests.trainer.programs import truth
 
-LOSS, GRADIENT, LEAVE = "loss", "gradient", "leave"
+LOSS, GRADIENT = "loss", "gradient"
 fault = ""
-running: list["Faulty"] = []
 
 
 class Faulty(truth.Watched):
@@ -29,10 +28,6 @@ class Faulty(truth.Watched):
 
     poisoned: int
     """Number of the row whose loss is not a number."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        running.append(self)
 
     @property
     def gradient_norm(self) -> float:
@@ -47,21 +42,6 @@ class Faulty(truth.Watched):
         return torch.where(bad, torch.nan, losses) if fault == LOSS else losses
 
 
-class Asked:
-    """A heartbeat; for the fault `leave`, one of the two ranks has the request to end in step 2."""
-
-    def __init__(self, rank: int) -> None:
-        self.rank = rank
-
-    @property
-    def leave_requested(self) -> bool:
-        """Whether this is that rank and that step."""
-        return fault == LEAVE and self.rank == 1 and running[-1].state.global_step == 1
-
-    def beat(self, *_args: object, **_progress: object) -> None:
-        """Nothing."""
-
-
 def main() -> None:
     """Runs into each fault with the same gang."""
     global fault
@@ -72,9 +52,9 @@ def main() -> None:
     Faulty.poisoned = int(epoch_batches(lengths(split), truth.BATCH, seed=3, epoch=0)[1][2])
     truth.Watched = Faulty  # type: ignore[misc]
     outcomes: dict[str, Any] = {"place": "{}:{}".format(*split.location(Faulty.poisoned))}
-    for fault in (LOSS, GRADIENT, LEAVE):
+    for fault in (LOSS, GRADIENT):
         try:
-            truth.steps(gang, truth.CLASSIFICATION, base, 2, 2, heartbeat=Asked(gang.rank))
+            truth.steps(gang, truth.CLASSIFICATION, base, 2, 2, heartbeat=truth.Calm())
         except StageFailure as failure:
             outcomes[fault] = [failure.failure, failure.reason, failure.message]
     (folder / f"{gang.rank}.json").write_text(json.dumps(outcomes))

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from finetune_trainer.checkpoints.files import Part
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.training import best_weights
 from finetune_trainer.training import distributed as together
@@ -57,7 +58,7 @@ def ended(act: Callable[[], Any]) -> str:
     return "well"
 
 
-def outcomes(gang: Gang, folder: Path) -> dict[str, Any]:
+def outcomes(gang: Gang) -> dict[str, Any]:
     """Everything that is collective, one after the other."""
     found: dict[str, Any] = {
         "summed": together.sum_over_ranks(gang, [gang.rank, 0.5, 2.0**53]),
@@ -81,12 +82,13 @@ def outcomes(gang: Gang, folder: Path) -> dict[str, Any]:
         found[f"asked {asked}"] = ended(
             lambda heartbeat=heartbeat: together.end_if_requested(gang, heartbeat)
         )
-    torch.manual_seed(gang.rank)
-    module = torch.nn.Linear(2, 2)
-    best_weights.keep(gang, module, folder / f"only-first-{gang.rank}" / "weights.safetensors", torch.float32)
-    # The file is on the disk of the first rank alone.
-    best_weights.spread(gang, module, folder / f"only-first-{gang.rank}" / "weights.safetensors")
-    found["weights"] = module.weight.tolist()
+    # Each rank has a weight of its own, and only the weight of the last rank is too large for float16.
+    weight = Part("weight", f"weight {gang.rank}", 0, torch.full((2,), 35000.0 * gang.rank))
+    found["rounded"] = ended(lambda: best_weights.check_rounding(gang, [weight], torch.float16))
+    board = together.message_board("topic")
+    board.set(f"told by {gang.rank}", "all")
+    dist.barrier()
+    found["told"] = board.check([f"told by {rank}" for rank in range(WORLD)])
     return found
 
 
@@ -173,7 +175,7 @@ def main() -> None:
         torch.set_num_threads(1)
         stands = [gang.rank, gang.local_rank, gang.world, gang.device.type, dist.get_backend()]
         (folder / f"met-{rank}.json").write_text(json.dumps(stands))
-        found = outcomes(gang, folder)
+        found = outcomes(gang)
         dist.barrier()
         return found
 

@@ -41,7 +41,7 @@ def test_the_measurement_begins_after_baseline_and_head_start_and_ends_before_th
     watch(train.baseline, "measure", (SimpleNamespace(packing=None), False))
     watch(train.head_start, "compute", None)
     watch(peak_memory, "reset", None)
-    watch(train, "tune", SimpleNamespace(steps=3))
+    watch(train, "tune", SimpleNamespace(steps=3, checkpoint=""))
     watch(peak_memory, "measure", 7)
     watch(train, "_test_model", (None, None, ()))
     watch(train.staging, "save_model", None)

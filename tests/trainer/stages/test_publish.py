@@ -100,7 +100,14 @@ def stage(tiny_base: Path, learnable: Prepared, paths: Paths, store: Store) -> S
         history = (EvaluationRow(epoch=1, step=13, training_loss=1.0, validation=0.5),)
         point = CurvePoint(step=13, loss=1.0, gradient_norm=2.0, learning_rate=0.0, rows_per_second=11.0)
         tuned = Tuned(
-            best, history, (point,), steps=13, seconds=9.0, rows_per_second=11.0, tokens_per_second=80.0
+            best,
+            "s3://none/",
+            history,
+            (point,),
+            steps=13,
+            seconds=9.0,
+            rows_per_second=11.0,
+            tokens_per_second=80.0,
         )
         context = Context(
             config=config,

@@ -1,7 +1,10 @@
 """The whole training stage: real ranks, DeepSpeed, a real S3 server."""
 
 import json
+import os
+import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +12,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from finetune_trainer.config import TrainConfig
-from finetune_trainer.contract import Chosen, Progress, RankFile, Stage, TrainPayload
+from finetune_trainer.config import Checkpoints, TrainConfig
+from finetune_trainer.contract import Chosen, FailureClass, Progress, RankFile, Stage, TrainPayload
 from finetune_trainer.data.batches import steps_per_epoch
 from finetune_trainer.data.shards import Prepared
 from finetune_trainer.paths import RECORD, Paths
@@ -57,7 +60,7 @@ def trained(store: Store, config: TrainConfig) -> tuple[TrainPayload, TrainingRe
     return message.payload, TrainingRecord.model_validate_json(store.read(message.payload.staging + RECORD))
 
 
-def test_training_ends_with_scores_that_agree_and_the_next_attempt_uses_the_stored_baseline(
+def test_a_preempted_training_resumes_and_ends_with_scores_that_agree_and_the_baseline_is_reused(
     given_run: Callable[..., TrainConfig],
     tiny_base: Path,
     learnable: Prepared,
@@ -65,10 +68,17 @@ def test_training_ends_with_scores_that_agree_and_the_next_attempt_uses_the_stor
     store: Store,
 ) -> None:
     config = given_run(tiny_base, learnable, chosen_for(learnable))
+    preempted = config.model_copy(update={"checkpoints": Checkpoints()})
+    step = preempt(preempted, paths, "pod-nil-")
+    config = preempted.model_copy(update={"attempt": 2})
     ended = ranks(config, paths, "pod-one-")
     assert ended.returncode == 0, ended.stderr[-4000:]
     payload, record = trained(store, config)
     assert rank_file(paths, 1).payload is None
+    first = rank_file(paths, 0)
+    assert first.resumed_from_step == step
+    assert first.checkpoint
+    assert first.checkpoint.step == first.step
     check_progress(Progress.model_validate_json(paths.progress.read_text()), payload)
     check_scores(payload, learnable, store, config)
     check_staging(payload, record, paths, store)
@@ -81,7 +91,9 @@ def test_training_ends_with_scores_that_agree_and_the_next_attempt_uses_the_stor
     marked = stored.model_copy(update={"predictions": (2,) * 41})
     store.write(entry.uri, marked.model_dump_json(by_alias=True).encode())
     store.delete([found.uri for found in store.list(f"{config.run.runs}attempts/train-")])
-    again = config.model_copy(update={"attempt": 2, "chosen": chosen_for(learnable, zero_stage=3)})
+    # Without checkpoints, the third attempt starts at the first step.
+    other = {"attempt": 3, "chosen": chosen_for(learnable, zero_stage=3), "checkpoints": None}
+    again = config.model_copy(update=other)
     ended = ranks(again, paths, "pod-two-")
     assert ended.returncode == 0, ended.stderr[-4000:]
     second, second_record = trained(store, again)
@@ -94,6 +106,26 @@ def test_training_ends_with_scores_that_agree_and_the_next_attempt_uses_the_stor
         [row.training_loss for row in record.history], rel=1e-3
     )
     assert second.staging != payload.staging
+    assert rank_file(paths, 0).resumed_from_step is None
+
+
+def preempt(config: TrainConfig, paths: Paths, uid: str) -> int:
+    """Starts an attempt, and ends the attempt in its second epoch. Returns the last step."""
+    running = start_ranks(config, paths, uid)
+    deadline = time.monotonic() + 300
+    while not (paths.ranks / "0.json").exists() or (rank_file(paths, 0).step or 0) < 15:
+        assert time.monotonic() < deadline
+        assert running.poll() is None, running.wait(1).stderr[-4000:]
+        time.sleep(0.02)
+    os.kill(rank_file(paths, 1).pid, signal.SIGUSR1)
+    ended = running.wait(300)
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    files = [rank_file(paths, rank) for rank in range(2)]
+    assert {(file.failure, file.reason) for file in files} == {(FailureClass.PREEMPTED, "Preempted")}
+    assert {file.step for file in files} == {files[0].step}
+    assert files[0].checkpoint
+    assert files[0].checkpoint.step == files[0].step
+    return files[0].checkpoint.step
 
 
 def check_progress(progress: Progress, payload: TrainPayload) -> None:

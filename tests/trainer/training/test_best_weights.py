@@ -1,15 +1,16 @@
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 
+from finetune_trainer.checkpoints.files import Part
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import weights
+from finetune_trainer.s3.store import Store
 from finetune_trainer.training import best_weights
 from finetune_trainer.training.distributed import Gang
+from tests.trainer.checkpoints.written import write
 
 ALONE = Gang(0, 0, 1, torch.device("cpu"))
 TRAINED = {"head.weight", "head.bias", "seen"}
@@ -36,89 +37,62 @@ def alone() -> Iterator[Gang]:
     dist.destroy_process_group()
 
 
-def test_trained_weights_are_saved_and_loaded_and_other_weights_are_unchanged(
-    alone: Gang, tmp_path: Path
+def parts_of(net: Net) -> list[Part]:
+    """The weights of a model as its checkpoint has them, and a buffer."""
+    trained = {name: value for name, value in weights.trained_tensors(net) if name != "seen"}
+    return [
+        *(Part("weight", name, 0, value.detach().float().view(-1)) for name, value in trained.items()),
+        Part("buffer", "seen", 0, net.get_buffer("seen").view(-1)),
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("working", [torch.float32, torch.bfloat16])
+def test_trained_weights_are_loaded_in_the_published_data_type_and_others_are_unchanged(
+    alone: Gang,
+    store: Store,
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype,
+    working: torch.dtype,
 ) -> None:
-    tuned, plain = Net(1), Net(2)
-    best_weights.keep(alone, tuned, tmp_path / "best" / "weights.safetensors", torch.float32)
-    kept = load_file(tmp_path / "best" / "weights.safetensors")
-    assert kept.keys() == TRAINED
+    monkeypatch.setattr(best_weights, "_GROUP_BYTES", 40)
+    tuned, plain = Net(1).to(working), Net(2).to(working)
+    write(store, f"s3://{bucket}/", "00000005-1-pod", [parts_of(tuned)])
     frozen = plain.body.weight.clone()
-    best_weights.spread(alone, plain, tmp_path / "best" / "weights.safetensors")
+    best_weights.load(alone, plain, store, f"s3://{bucket}/00000005-1-pod/", dtype)
     restored = plain.state_dict()
-    assert all(torch.equal(restored[name], tuned.state_dict()[name]) for name in TRAINED)
+    for name in TRAINED:
+        assert restored[name].dtype == working
+        assert torch.equal(restored[name], tuned.state_dict()[name].to(dtype).to(working))
     assert plain.tied is plain.head
     assert torch.equal(plain.body.weight, frozen)
-    assert torch.equal(plain.get_buffer("scratch"), torch.full((2,), 2.0))
+    assert torch.equal(plain.get_buffer("scratch"), torch.full((2,), 2.0, dtype=working))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("working", [torch.float32, torch.bfloat16])
-def test_weights_are_rounded_to_the_published_data_type(
-    alone: Gang, tmp_path: Path, dtype: torch.dtype, working: torch.dtype
-) -> None:
-    tuned, plain = Net(1).to(working), Net(2).to(working)
-    best_weights.keep(alone, tuned, tmp_path / "weights.safetensors", dtype)
-    assert {value.dtype for value in load_file(tmp_path / "weights.safetensors").values()} == {dtype}
-    best_weights.spread(alone, plain, tmp_path / "weights.safetensors")
-    for name in TRAINED:
-        restored, trained = plain.state_dict()[name], tuned.state_dict()[name]
-        assert restored.dtype == working
-        assert torch.equal(restored, trained.to(dtype).to(working))
-
-
-def test_a_weight_that_the_published_data_type_cannot_represent_ends_all_ranks(tmp_path: Path) -> None:
-    net = Net(1)
-    with torch.no_grad():
-        net.head.weight[1, 2] = 70000.0
-    for rank in (0, 1):
-        with pytest.raises(
-            StageFailure, match=r"WeightsOverflow: the weight head\.weight has values up to 7e\+04"
-        ):
-            best_weights.keep(
-                Gang(rank, rank, 2, torch.device("cpu")), net, tmp_path / "weights.safetensors", torch.float16
-            )
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_full_disk_leaves_the_previous_file_unchanged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "weights.safetensors"
-    best_weights.keep(ALONE, Net(1), path, torch.float32)
-    before = path.read_bytes()
-
-    def full(_: object, unfinished: Path) -> None:
-        unfinished.write_bytes(b"the first bytes")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(best_weights, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
-        best_weights.keep(ALONE, Net(2), path, torch.float32)
-    assert path.read_bytes() == before
-
-
-def test_only_rank_0_writes_the_file(tmp_path: Path) -> None:
-    best_weights.keep(
-        Gang(1, 1, 2, torch.device("cpu")), Net(1), tmp_path / "weights.safetensors", torch.float32
-    )
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_weights_of_another_model_are_refused(alone: Gang, tmp_path: Path) -> None:
-    path = tmp_path / "weights.safetensors"
-    best_weights.keep(alone, Net(1), path, torch.float32)
-    kept = load_file(path)
-    save_file({**kept, "other.weight": torch.zeros(3)}, path)
+def test_weights_of_another_model_are_refused(alone: Gang, store: Store, bucket: str) -> None:
+    folder = f"s3://{bucket}/00000005-1-pod/"
+    other = Part("weight", "other.weight", 0, torch.zeros(3))
+    write(store, f"s3://{bucket}/", "00000005-1-pod", [[*parts_of(Net(1)), other]])
     with pytest.raises(AssertionError, match=r"other\.weight"):
-        best_weights.spread(alone, Net(2), path)
-    del kept["head.bias"]
-    save_file(kept, path)
-    with pytest.raises(AssertionError, match=r"head\.bias"):
-        best_weights.spread(alone, Net(2), path)
-    save_file({**kept, "head.bias": torch.zeros(4)}, path)
-    with pytest.raises(RuntimeError, match="size"):
-        best_weights.spread(alone, Net(2), path)
+        best_weights.load(alone, Net(2), store, folder, torch.float32)
+    write(store, f"s3://{bucket}/", "00000005-1-pod", [parts_of(Net(1))[1:]])
+    with pytest.raises(AssertionError, match=r"head\.weight"):
+        best_weights.load(alone, Net(2), store, folder, torch.float32)
+    short = Part("weight", "head.weight", 0, torch.zeros(11))
+    write(store, f"s3://{bucket}/", "00000005-1-pod", [[short, *parts_of(Net(1))[1:]]])
+    with pytest.raises(StageFailure, match=r"ObjectCorrupt: .* no weight head\.weight from 11"):
+        best_weights.load(alone, Net(2), store, folder, torch.float32)
+
+
+def test_a_damaged_checkpoint_is_a_failure_of_the_store(alone: Gang, store: Store, bucket: str) -> None:
+    folder = f"s3://{bucket}/00000005-1-pod/"
+    write(store, f"s3://{bucket}/", "00000005-1-pod", [parts_of(Net(1))])
+    content = bytearray(store.read(folder + "00000.safetensors"))
+    content[-1] ^= 1
+    store.write(folder + "00000.safetensors", bytes(content))
+    with pytest.raises(StageFailure, match="ObjectCorrupt"):
+        best_weights.load(alone, Net(2), store, folder, torch.float32)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

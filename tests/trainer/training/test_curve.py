@@ -12,7 +12,7 @@ def step(number: int, **values: float) -> Step:
 
 
 def curve(total: int, **spike: float) -> Curve:
-    drawn = Curve(total)
+    drawn = Curve(total_steps=total)
     for number in range(1, total + 1):
         drawn = drawn.after(step(number, **spike) if number == 500 else step(number))
     return drawn
@@ -28,7 +28,11 @@ def test_a_curve_has_a_limited_number_of_points_and_ends_at_the_last_step(total:
 
 
 def test_a_point_has_the_mean_loss_of_the_rows_of_its_steps() -> None:
-    drawn = Curve(400).after(step(1, loss=3.0, rows=3)).after(step(2, loss=1.0, rows=1, learning_rate=0.05))
+    drawn = (
+        Curve(total_steps=400)
+        .after(step(1, loss=3.0, rows=3))
+        .after(step(2, loss=1.0, rows=1, learning_rate=0.05))
+    )
     (point,) = drawn.points
     assert (point.step, point.loss, point.learning_rate) == (2, 2.5, 0.05)
     assert point.rows_per_second == 1.0
@@ -41,5 +45,5 @@ def test_a_peak_of_the_gradient_norm_between_two_points_is_in_the_curve() -> Non
 
 
 def test_steps_without_rows_or_duration_raise_no_error() -> None:
-    (point,) = Curve(1).after(step(1, rows=0, seconds=0.0)).points
+    (point,) = Curve(total_steps=1).after(step(1, rows=0, seconds=0.0)).points
     assert (point.loss, point.rows_per_second) == (0.0, 0.0)

@@ -46,7 +46,9 @@ ROWS, TOKENS = MicroBatchSize(2, "rows"), MicroBatchSize(12, "tokens")
 
 def loader(world: int, rank: int, seen: int, count: int, size: MicroBatchSize = ROWS) -> RankBatches:
     layout = Layout(BATCH, world, size)
-    return RankBatches(rows_of(count), layout, rank=rank, seed=3, collate=collate, seen=seen)
+    batches = RankBatches(rows_of(count), layout, rank=rank, seed=3, collate=collate)
+    batches.resume_after(seen)
+    return batches
 
 
 def global_batches(
@@ -58,6 +60,7 @@ def global_batches(
     for epoch in range(ranks[0].epoch, epochs):
         for one in ranks:
             one.set_epoch(epoch)
+        before = len(found)
         for steps in zip(*ranks, strict=True):
             assert len({len(step.micro_batches) for step in steps}) == 1
             rows = np.concatenate([each.label_rows for step in steps for each in step.micro_batches])
@@ -67,6 +70,7 @@ def global_batches(
             assert sum(step.targets for step in steps) == len(found[-1])
             tokens = int(ranks[0].split.lengths[found[-1]].sum())
             assert {(step.rows, step.tokens) for step in steps} == {(len(found[-1]), tokens)}
+        assert len(ranks[0]) == ranks[0].completed(epoch) + len(found) - before
     return found
 
 

@@ -27,6 +27,26 @@ GAUGES = (
     Gauge("finetune_trainer_tokens", "tokens", "Tokens of the rows that Prepare has tokenised."),
     Gauge("finetune_trainer_step", "step", "Optimizer steps done."),
     Gauge("finetune_trainer_planned_steps", "total_steps", "Optimizer steps of the whole run."),
+    Gauge(
+        "finetune_trainer_checkpoint_step",
+        "checkpoint_step",
+        "Optimizer step of the newest complete checkpoint.",
+    ),
+    Gauge(
+        "finetune_trainer_checkpoint_timestamp_seconds",
+        "checkpoint_time",
+        "Unix time at which the newest checkpoint was complete.",
+    ),
+    Gauge(
+        "finetune_trainer_checkpoint_pause_seconds",
+        "checkpoint_pause_seconds",
+        "Duration for which the newest checkpoint paused training.",
+    ),
+    Gauge(
+        "finetune_trainer_checkpoint_resumed_step",
+        "resumed_from_step",
+        "Optimizer step of the checkpoint from which the attempt resumed.",
+    ),
     Gauge("finetune_trainer_epoch", "epoch", "Passes over the training rows, with a fractional part."),
     Gauge("finetune_trainer_loss", "loss", "Training loss at the last step."),
     Gauge("finetune_trainer_learning_rate", "learning_rate", "Learning rate at the last step."),

@@ -64,7 +64,10 @@ class TerminationMessage(Model):
     peak_memory_bytes: NonNegativeInt | None = None
     """Greatest memory of all processes of the pod, without caches of files; None if unknown."""
     checkpoint: CheckpointRef | None = None
-    """Reserved; not set yet."""
+    """Train: the newest complete checkpoint of the run; None if there is none."""
+    resumed_from_step: NonNegativeInt | None = None
+    """Train: optimizer step of the checkpoint from which the attempt resumed; None if the attempt started at
+    the first step."""
     payload: Payload | None = None
     result: ResultRef | None = None
 

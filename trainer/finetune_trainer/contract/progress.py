@@ -11,7 +11,7 @@ from pydantic import (
 )
 
 from finetune_trainer.contract.base import CONTRACT_VERSION, Model, Place, Reason
-from finetune_trainer.contract.messages import ResultRef
+from finetune_trainer.contract.messages import CheckpointRef, ResultRef
 from finetune_trainer.contract.outcomes import FailureClass, Stage
 from finetune_trainer.contract.payloads import Payload
 
@@ -62,6 +62,14 @@ class Progress(Model):
     """Tokens of the rows that Prepare has tokenised."""
     step: NonNegativeInt | None = None
     total_steps: PositiveInt | None = None
+    checkpoint_step: NonNegativeInt | None = None
+    """Optimizer step of the newest complete checkpoint of the run."""
+    checkpoint_time: Annotated[float, Field(ge=0)] | None = None
+    """Unix time at which that checkpoint was complete."""
+    checkpoint_pause_seconds: Annotated[float, Field(ge=0)] | None = None
+    """Duration for which the newest checkpoint paused training."""
+    resumed_from_step: NonNegativeInt | None = None
+    """Optimizer step of the checkpoint from which the attempt resumed."""
     epoch: Annotated[float, Field(ge=0)] | None = None
     loss: FiniteFloat | None = None
     learning_rate: FiniteFloat | None = None
@@ -98,5 +106,9 @@ class RankFile(Model):
     """Place of the failure, see TerminationMessage; None if the rank recorded no error."""
     step: NonNegativeInt | None = None
     epoch: FiniteFloat | None = None
+    checkpoint: CheckpointRef | None = None
+    """See TerminationMessage."""
+    resumed_from_step: NonNegativeInt | None = None
+    """See TerminationMessage."""
     payload: Payload | None = None
     result: ResultRef | None = None

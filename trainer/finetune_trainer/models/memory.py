@@ -148,6 +148,8 @@ class GpuMemory:
     evaluation: int
     """While base model and tuned model are measured: weights and logits."""
     libraries: int = 0
+    checkpoint: int = 0
+    """Without GPUs: the copy of the state for a checkpoint. With GPUs, the copy is in host memory."""
 
     @property
     def persistent(self) -> int:
@@ -163,7 +165,7 @@ class GpuMemory:
     @property
     def total(self) -> int:
         """Peak of Train."""
-        return self.libraries + max(self.training, self.evaluation)
+        return self.libraries + max(self.training + self.checkpoint, self.evaluation)
 
 
 @dataclass(frozen=True)
@@ -211,17 +213,19 @@ def estimate_gpu(facts: ModelFacts, choices: Choices) -> GpuMemory:
         + _gathered(facts, choices)
         + _logits(facts, choices),
         libraries=_GPU_LIBRARIES if choices.gpus else _CPU_LIBRARIES,
+        checkpoint=0 if choices.gpus else estimate_checkpoint(facts, choices),
     )
 
 
 def estimate_host(facts: ModelFacts, choices: Choices) -> HostMemory:
     """Estimates the host memory of the pods.
 
-    At ZeRO stages 0 to 2, each process of a Train pod loads the model into host memory before the model moves
-    to the GPU. At the end, the first process saves the adapter, or the model layer by layer, and then checks
-    the model as Publish does. Prepare runs a model with random float32 weights and reads the files of the
-    model in parts. Publish maps the files into memory, and converts one module at a time to float32; merging
-    an adapter saves the merged model layer by layer.
+    At ZeRO stages 0 to 2, each process of a Train pod loads the model into host memory before the model
+    moves to the GPU. During training, each process has a copy of its share of a checkpoint. At the end,
+    the first process saves the adapter, or the model layer by layer, and then checks the model as Publish
+    does. Prepare runs a model with random float32 weights and reads the files of the model in parts.
+    Publish maps the files into memory, and converts one module at a time to float32; merging an adapter
+    saves the merged model layer by layer.
     """
     weight, processes = choices.weight_bytes, choices.processes_per_node
     loading = weight * facts.parameters * processes if choices.zero_stage < 3 else 0  # noqa: PLR2004
@@ -229,8 +233,8 @@ def estimate_host(facts: ModelFacts, choices: Choices) -> HostMemory:
     saving = _saving(facts, choices)
     saved = saving if facts.parameters == facts.base_parameters else 2 * weight * facts.trained
     if choices.gpus:
-        offloaded = processes * estimate_offloaded(facts, choices)
-        train = processes * _PROCESS_LIBRARIES + max(loading, offloaded, saved, checking)
+        trained = processes * (estimate_offloaded(facts, choices) + estimate_checkpoint(facts, choices))
+        train = processes * _PROCESS_LIBRARIES + max(loading, trained, saved, checking)
     else:
         process = estimate_gpu(facts, choices)
         finished = processes * (process.libraries + process.weights) + max(saved, checking)
@@ -252,6 +256,16 @@ def _saving(facts: ModelFacts, choices: Choices) -> int:
     file_bytes = 4 if choices.model_dtype == "float32" else 2
     part = max(facts.largest_layer, 2 * facts.embeddings)
     return min(SHARD_BYTES, file_bytes * facts.base_parameters) + file_bytes * 2 * part
+
+
+def estimate_checkpoint(facts: ModelFacts, choices: Choices) -> int:
+    """Estimates the host memory of one process for its share of a checkpoint.
+
+    The float32 weight and both moments of the trained parameters have 12 T / n bytes, of which one copy
+    exists at a time. Without ZeRO, each process resumes from the whole checkpoint of 12 T bytes.
+    """
+    whole = 12 * facts.trained
+    return whole if choices.zero_stage == 0 else _divide(whole, choices.world)
 
 
 def estimate_offloaded(facts: ModelFacts, choices: Choices) -> int:

@@ -79,6 +79,8 @@ def _list_gpu_rows(gpu: GpuMemory) -> Iterator[str]:
     yield from (_row(f"  {name}", gib(size)) for name, size in parts.items() if size != 0)
     yield _row("peak of the training steps", gib(gpu.training))
     yield _row("peak while base and tuned model are measured", gib(gpu.evaluation))
+    if gpu.checkpoint:
+        yield _row("copy of the state for a checkpoint", gib(gpu.checkpoint))
     yield _row("CUDA and its libraries", gib(gpu.libraries))
 
 

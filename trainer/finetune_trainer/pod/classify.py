@@ -216,8 +216,8 @@ def _preempted(seen: Observed, sigterm: Verdict, causes: list[Verdict]) -> Verdi
     if seen.stop and seen.stop.cause is StopCause.GRACE_OVER:
         message = f"The pod received SIGTERM; its ranks did not end within {seen.stop.detail}."
         hint = (
-            "Set a longer grace period (deadlines.stop of the operator's settings). The next attempt starts"
-            " the stage from its beginning."
+            "Set a longer grace period (deadlines.stop of the operator's settings). The next attempt of Train"
+            " resumes from the newest complete checkpoint; other stages start from their beginning."
         )
         return Verdict(FailureClass.PREEMPTED, "GraceOver", message, hint)
     if seen.stop and seen.stop.cause is StopCause.TOLD_TWICE:

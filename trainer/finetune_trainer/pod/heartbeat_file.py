@@ -15,7 +15,9 @@ from finetune_trainer.paths import Paths
 WRITES_SECONDS = 0.25
 """Minimum time in seconds between two writes of the same activity, so that most calls write no file."""
 _OWN = {"contract_version", "stage", "attempt", "activity", "heartbeat"}
-_FIELDS = set(Progress.model_fields) - _OWN
+_IN_RANK_FILE = {"step", "epoch", "checkpoint", "resumed_from_step"}
+"""Fields that the rank file has, too; `checkpoint` is in no progress document."""
+_FIELDS = set(Progress.model_fields) - _OWN | {"checkpoint"}
 
 
 class FileHeartbeat:
@@ -93,11 +95,12 @@ class FileHeartbeat:
 
     def _write(self, now: float) -> None:
         self._written = now
-        reached: dict[str, Any] = {key: self._fields[key] for key in ("step", "epoch") if key in self._fields}
+        reached: dict[str, Any] = {key: self._fields[key] for key in _IN_RANK_FILE & self._fields.keys()}
         self._state = self._state.model_copy(update={"heartbeat": now, **reached})
         _replace(self._file, self._state)
         if self._progress_file:
-            self._progress = _merged(self._progress, self._fields, self._state)
+            fields = {key: value for key, value in self._fields.items() if key != "checkpoint"}
+            self._progress = _merged(self._progress, fields, self._state)
             _replace(self._progress_file, self._progress)
         self._fields.clear()
 

@@ -23,11 +23,13 @@ def compose(
     Args:
         config: the configuration of the trainer.
         verdict: the cause of the end.
-        files: rank files of this pod by global rank. After success, rank 0 provides payload and result.
+        files: rank files of this pod by global rank. Rank 0 provides the checkpoint, and after success
+            payload and result.
         peak_memory: greatest memory of the pod in bytes; None if unknown.
     """
     told = files.get(verdict.rank) if verdict.rank is not None else None
-    result = files.get(0) if verdict.failure is FailureClass.SUCCESS else None
+    first = files.get(0)
+    result = first if verdict.failure is FailureClass.SUCCESS else None
     return TerminationMessage(
         stage=config.stage,
         attempt=config.attempt,
@@ -40,6 +42,8 @@ def compose(
         step=told.step if told else None,
         epoch=told.epoch if told else None,
         peak_memory_bytes=peak_memory,
+        checkpoint=first.checkpoint if first else None,
+        resumed_from_step=first.resumed_from_step if first else None,
         payload=result.payload if result else None,
         result=result.result if result else None,
     )

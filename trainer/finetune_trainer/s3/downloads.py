@@ -102,6 +102,46 @@ def agreed_range(clients: Clients, where: S3Uri, start: int, length: int) -> byt
     )
 
 
+def verified_range(
+    clients: Clients,
+    where: S3Uri,
+    start: int,
+    length: int,
+    expected: Digest,
+    on_bytes: OnBytes = ignore_bytes,
+) -> bytes:
+    """Reads a range of an object whose SHA-256 is known.
+
+    Args:
+        clients: clients of the store.
+        where: URI of the object.
+        start: offset of the first byte.
+        length: number of bytes.
+        expected: SHA-256 of the range.
+        on_bytes: receives the number of bytes after each reading.
+
+    Raises:
+        StageFailure: ObjectCorrupt if several readings have another SHA-256; a failure of the store.
+    """
+
+    def fetch() -> bytes:
+        bucket = clients.bulk(where.bucket, 0)
+        return bytes(obstore.get_range(bucket, where.key, start=start, length=length))
+
+    for _ in range(_READINGS):
+        came = persist(fetch, f"read {where}", clients)
+        on_bytes(len(came))
+        if "sha256:" + hashlib.sha256(came).hexdigest() == expected:
+            return came
+        log.warning("%s: the bytes from %d have another SHA-256 than %s", where, start, expected)
+    raise StageFailure(
+        FailureClass.STORAGE,
+        "ObjectCorrupt",
+        f"{where} comes with other bytes than it should: the bytes from {start} have another SHA-256.",
+        "Check the store's disks and the network.",
+    )
+
+
 def _check_size(entry: ObjectInfo, limit: int | None) -> None:
     if limit is not None and entry.size > limit:
         raise StageFailure(

@@ -6,7 +6,7 @@ Every method raises StageFailure (see storefaults.py); reasons in storefaults.RE
 import io
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -73,6 +73,23 @@ class Store:
         """Reads `length` bytes from the offset `start`; fewer bytes at the end of the object."""
         return downloads.agreed_range(self._clients, _parse(uri), start, length)
 
+    def read_verified(
+        self, uri: str, start: int, length: int, expected: Digest, on_bytes: OnBytes = ignore_bytes
+    ) -> bytes:
+        """Reads `length` bytes from the offset `start`, whose SHA-256 must be `expected`.
+
+        Args:
+            uri: URI of the object.
+            start: offset of the first byte.
+            length: number of bytes.
+            expected: SHA-256 of these bytes.
+            on_bytes: receives the number of bytes after each reading.
+
+        Raises:
+            StageFailure: ObjectCorrupt if several readings have another SHA-256.
+        """
+        return downloads.verified_range(self._clients, _parse(uri), start, length, expected, on_bytes)
+
     def download(
         self,
         uri: str,
@@ -116,6 +133,15 @@ class Store:
             on_bytes: receives the number of bytes of each part.
         """
         return uploads.put_file(self._clients, _parse(uri), path, on_bytes)
+
+    def upload_pieces(self, uri: str, pieces: Callable[[], Iterator[uploads.Piece]]) -> None:
+        """Uploads an object from memory in parts, atomically.
+
+        Args:
+            uri: URI of the object.
+            pieces: returns the content in pieces; called again if the store loses the upload.
+        """
+        uploads.put_pieces(self._clients, _parse(uri), pieces)
 
     def delete(self, uris: Iterable[str]) -> int:
         """Deletes objects; an object that does not exist counts as deleted. Returns the number of URIs."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import obstore
@@ -15,6 +15,7 @@ from finetune_trainer.s3.objects import Transfer
 from finetune_trainer.s3.retries import TRIES, WINDOW_SECONDS, persist
 from finetune_trainer.s3.uris import S3Uri
 
+Piece = bytes | memoryview
 PART_BYTES = 16 * 1024 * 1024
 """Size of a part in bytes; a larger file is uploaded in parts."""
 UPLOAD_SILENCE_SECONDS = REQUEST_SECONDS + WINDOW_SECONDS
@@ -62,18 +63,32 @@ def put_file(clients: Clients, where: S3Uri, path: Path, on_bytes: OnBytes = ign
         on_bytes(sent.size)
         return sent
 
-    def put_parts() -> Transfer:
+    digest, size = hashlib.sha256(), 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal digest, size
         digest, size = hashlib.sha256(), 0
+        with path.open("rb") as file:
+            while piece := file.read(PART_BYTES):
+                digest.update(piece)
+                size += len(piece)
+                yield piece
+                on_bytes(len(piece))
 
-        def pieces() -> Iterator[bytes]:
-            nonlocal size
-            with path.open("rb") as file:
-                while piece := file.read(PART_BYTES):
-                    digest.update(piece)
-                    size += len(piece)
-                    yield piece
-                    on_bytes(len(piece))
+    put_pieces(clients, where, pieces)
+    return Transfer(size, "sha256:" + digest.hexdigest())
 
+
+def put_pieces(clients: Clients, where: S3Uri, pieces: Callable[[], Iterator[Piece]]) -> None:
+    """Uploads an object in parts, atomically.
+
+    Args:
+        clients: clients of the store.
+        where: URI of the object.
+        pieces: returns the content in pieces; called again if the store loses the upload.
+    """
+
+    def put_parts() -> None:
         obstore.put(
             clients.bulk(where.bucket, TRIES - 1),
             where.key,
@@ -82,9 +97,8 @@ def put_file(clients: Clients, where: S3Uri, path: Path, on_bytes: OnBytes = ign
             chunk_size=PART_BYTES,
             max_concurrency=_PARALLEL,
         )
-        return Transfer(size, "sha256:" + digest.hexdigest())
 
-    return persist(put_parts, f"write {where}", clients, _WHOLE_UPLOADS)
+    persist(put_parts, f"write {where}", clients, _WHOLE_UPLOADS)
 
 
 def _attributes(where: S3Uri) -> dict[str, str]:

@@ -9,7 +9,7 @@ import torch
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Activity, FailureClass, TrainPayload, describe
 from finetune_trainer.failures import StageFailure
-from finetune_trainer.heartbeat import Heartbeat
+from finetune_trainer.heartbeat import Heartbeat, beat_on_bytes
 from finetune_trainer.models import methods
 from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.models.weights import is_sharded
@@ -46,7 +46,7 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     peak_memory.reset(context.gang.device)
     tuned = tune(context, args, first_percent=STARTED, last_percent=TRAINED)
     peak = int(max_over_ranks(context.gang, peak_memory.measure(context.gang.device)))
-    model, predictions, samples = _test_model(context)
+    model, predictions, samples = _test_model(context, tuned.checkpoint)
     staging.save_model(context, model)
     epochs = float(context.chosen.epochs)
     if not context.gang.first:
@@ -67,8 +67,12 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     return StageResult(payload, describe(record.evaluation), tuned.steps, epochs)
 
 
-def _test_model(context: Context) -> tuple[torch.nn.Module, Predictions, tuple[str, ...]]:
+def _test_model(context: Context, checkpoint: str) -> tuple[torch.nn.Module, Predictions, tuple[str, ...]]:
     """Loads the weights that are published, and evaluates the test rows. A collective operation.
+
+    Args:
+        context: the run.
+        checkpoint: URI of the checkpoint with the best weights.
 
     Returns:
         The model (sharded at ZeRO stage 3), its predictions, and generated texts (empty on ranks that did not
@@ -78,7 +82,8 @@ def _test_model(context: Context) -> tuple[torch.nn.Module, Predictions, tuple[s
         StageFailure: class Numerical (a prediction is not finite) or Preempted; on all ranks.
     """
     with ready(context, context.load_model()) as model:
-        best_weights.spread(context.gang, model, context.best_weights)
+        on_bytes = beat_on_bytes(context.heartbeat, Activity.EVALUATING_TUNED)
+        best_weights.load(context.gang, model, context.store, checkpoint, context.published_dtype, on_bytes)
         methods.merge_if_requested(context.config.run.method, model, context.published_dtype)
         predictions = over_rows(
             context,

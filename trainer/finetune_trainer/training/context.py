@@ -101,11 +101,6 @@ class Context:
         return model
 
     @property
-    def best_weights(self) -> Path:
-        """File on the disk of rank 0 with the best weights so far."""
-        return self.paths.scratch / "best.safetensors"
-
-    @property
     def evaluation_size(self) -> MicroBatchSize:
         """The size of one pass of an evaluation, which needs less memory than a pass of training."""
         return MicroBatchSize.of(self.chosen).doubled

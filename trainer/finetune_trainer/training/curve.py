@@ -1,8 +1,10 @@
 """PURE. Reduces the steps of a training to a curve of at most 200 points."""
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from pydantic import FiniteFloat, NonNegativeInt, PositiveInt
+
+from finetune_trainer.contract import Model
 from finetune_trainer.report.record import CurvePoint
 
 if TYPE_CHECKING:
@@ -12,20 +14,19 @@ MOST_POINTS = 200
 """Maximum points of a curve."""
 
 
-@dataclass(frozen=True)
-class _Window:
+class Window(Model):
     """The steps of one point."""
 
-    rows: int = 0
-    loss: float = 0.0
+    rows: NonNegativeInt = 0
+    loss: FiniteFloat = 0.0
     """Sum of the loss over the rows."""
-    gradient_norm: float = 0.0
+    gradient_norm: FiniteFloat = 0.0
     """Maximum over the steps."""
-    seconds: float = 0.0
+    seconds: FiniteFloat = 0.0
 
-    def after(self, step: "Step") -> Self:
-        return replace(
-            self,
+    def after(self, step: "Step") -> "Window":
+        """Returns the window with one more step."""
+        return Window(
             rows=self.rows + step.rows,
             loss=self.loss + step.loss * step.rows,
             gradient_norm=max(self.gradient_norm, step.gradient_norm),
@@ -33,32 +34,30 @@ class _Window:
         )
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(Model):
     """The training curve. Usage: `curve = curve.after(step)` after every step.
 
     Every point covers the same number of steps, and the last point covers the rest. A point has the mean loss
     of its rows and the maximum gradient norm of its steps, so that a peak between two points is visible.
-
-    Args:
-        total_steps: number of steps of the training, at least 1.
-        points: complete points.
     """
 
-    total_steps: int
+    total_steps: PositiveInt
+    """Steps of the training."""
     points: tuple[CurvePoint, ...] = ()
-    _window: _Window = field(default_factory=_Window)
+    """Complete points."""
+    window: Window = Window()
+    """The steps after the last point."""
 
-    def after(self, step: "Step") -> Self:
+    def after(self, step: "Step") -> "Curve":
         """Returns the curve with one more step.
 
         Args:
             step: the next step; the steps must be consecutive.
         """
-        window = self._window.after(step)
+        window = self.window.after(step)
         every = -(-self.total_steps // MOST_POINTS)
         if step.number % every and step.number < self.total_steps:
-            return replace(self, _window=window)
+            return self.model_copy(update={"window": window})
         point = CurvePoint(
             step=step.number,
             loss=window.loss / max(window.rows, 1),
@@ -66,4 +65,4 @@ class Curve:
             learning_rate=step.learning_rate,
             rows_per_second=window.rows / max(window.seconds, 1e-9),
         )
-        return replace(self, points=(*self.points, point), _window=_Window())
+        return self.model_copy(update={"points": (*self.points, point), "window": Window()})

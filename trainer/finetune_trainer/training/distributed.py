@@ -99,6 +99,15 @@ def join_gang(*, gpus: bool, startup_seconds: float, hang_seconds: float) -> Gan
     return Gang(dist.get_rank(), local_rank, dist.get_world_size(), device, waiting)
 
 
+def message_board(topic: str) -> dist.Store:
+    """The store of the process group, over a connection of its own, so that a thread can use the store.
+
+    Args:
+        topic: separates the keys from those of other users of the store.
+    """
+    return dist.PrefixStore(topic, dist.distributed_c10d._get_default_store().clone())  # noqa: SLF001
+
+
 def wait_for_all(gang: Gang, on_wait: Callable[[], None]) -> None:
     """Waits without a time limit until every rank has called this function.
 
@@ -239,13 +248,13 @@ def end_if_requested(gang: Gang, heartbeat: Heartbeat) -> None:
         raise preempted_failure()
 
 
-def preempted_failure(step: int | None = None) -> StageFailure:
+def preempted_failure(step: int | None = None, *, saved: bool = False) -> StageFailure:
     """The failure of a rank that has received the request to end.
 
     Args:
         step: the last optimizer step; None before or after training.
+        saved: whether a checkpoint of this step is complete.
     """
     where = "" if step is None else f" at step {step}"
-    return StageFailure(
-        FailureClass.PREEMPTED, "Preempted", f"ended on request{where}; a new attempt repeats the whole stage"
-    )
+    then = "resumes at this step" if saved else "resumes from the newest checkpoint, if there is one"
+    return StageFailure(FailureClass.PREEMPTED, "Preempted", f"ended on request{where}; a new attempt {then}")

@@ -1,27 +1,31 @@
-"""Training: runs the loop, evaluates the validation rows, and saves the best weights."""
+"""Training: runs the loop, evaluates the validation rows, and saves checkpoints."""
 
 import logging
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
+import torch
 from transformers import TrainingArguments
 
-from finetune_trainer.contract import HIGHER_IS_BETTER, Activity, Best, MetricName
+from finetune_trainer.contract import HIGHER_IS_BETTER, Activity, Best, FailureClass, MetricName
 from finetune_trainer.data.batches import Layout, evaluation_steps, steps_per_epoch
+from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.flops import flops_per_token, peak_flops
 from finetune_trainer.report.record import CurvePoint, EvaluationRow
-from finetune_trainer.training import best_weights, peak_memory
+from finetune_trainer.training import peak_memory
 from finetune_trainer.training.arguments import arguments
+from finetune_trainer.training.checkpointing import Checkpointer
 from finetune_trainer.training.context import Context
 from finetune_trainer.training.curve import Curve
 from finetune_trainer.training.deepspeed_config import own_clip
-from finetune_trainer.training.distributed import broadcast_object
+from finetune_trainer.training.distributed import broadcast_object, preempted_failure
 from finetune_trainer.training.evaluate import over_rows
 from finetune_trainer.training.loader import RankBatches
 from finetune_trainer.training.loop import Loop, Step, StepEnd, non_finite
+from finetune_trainer.training.loop_state import BestWeights, LoopState
 from finetune_trainer.training.meter import Meter
 
 log = logging.getLogger(__name__)
@@ -34,11 +38,13 @@ class Tuned:
     """The result of training."""
 
     best: Best
+    checkpoint: str
+    """URI of the checkpoint with the best weights, with a slash at the end."""
     history: tuple[EvaluationRow, ...]
     curve: tuple[CurvePoint, ...]
     steps: int
     seconds: float
-    """Duration of training: steps, evaluations, and saving the best weights."""
+    """Duration of training over all attempts: steps, evaluations, and pauses for checkpoints."""
     rows_per_second: float
     """Throughput of the steps alone, over all ranks."""
     tokens_per_second: float
@@ -58,81 +64,191 @@ def training_arguments(context: Context) -> TrainingArguments:
 
 
 def tune(context: Context, args: TrainingArguments, *, first_percent: float, last_percent: float) -> Tuned:
-    """Trains, and saves the weights with the best score on the validation rows. A collective operation.
+    """Trains from the newest checkpoint, or else from the first step. A collective operation.
+
+    The weights with the best score on the validation rows are a checkpoint afterwards.
 
     Args:
-        context: the run; rank 0 has the best weights at `context.best_weights` afterwards.
+        context: the run.
         args: the result of `training_arguments`.
         first_percent: progress of the stage at the start of training, in percent.
         last_percent: progress of the stage at the end of training, in percent.
 
     Raises:
-        StageFailure: class Numerical or Preempted; on all ranks.
+        StageFailure: class Numerical, Storage or Preempted; on all ranks.
     """
-    run, chosen, gang = context.config.run, context.chosen, context.gang
-    seed, train, primary = run.training.seed, context.prepared.train, run.evaluation.primary_metric
-    per_epoch = steps_per_epoch(len(train), chosen.batch_size)
+    chosen = context.chosen
+    per_epoch = steps_per_epoch(len(context.prepared.train), chosen.batch_size)
     total = chosen.epochs * per_epoch
-    model = context.load_for_training()
-    loop = Loop(
-        gang=gang,
-        batches=RankBatches(
-            train,
-            Layout.of(chosen),
-            rank=gang.rank,
-            seed=seed,
-            collate=context.collate,
-            device=gang.device,
-        ),
-        losses=context.task.model.loss_function(run.training, context.prepared, gang.device),
-        forward=context.task.model.FORWARD,
-        clip=own_clip(chosen.zero_stage, run.training.max_gradient_norm),
-        heartbeat=context.heartbeat,
-        model=model,
-        args=args,
-    )
-    peak = peak_flops(gang.device, context.dtypes.products)
-    peak_speed = peak and gang.world * peak / flops_per_token(model)
-    reporter = _StepReporter(context, Meter(total, first_percent, last_percent, peak_speed), per_epoch)
-    history: list[EvaluationRow] = []
-    best: list[Best] = []
-
-    def evaluate(step: int) -> None:
-        epoch, value = step / per_epoch, _validation(context, loop)
-        if not math.isfinite(value):
-            raise non_finite("Loss", "loss of the validation rows after the last update", step, [])
-        context.heartbeat.beat(Activity.EVALUATING, validation=value)
-        history.append(
-            EvaluationRow(epoch=epoch, step=step, training_loss=reporter.mean_loss(), validation=value)
-        )
-        if not best or better(primary, value, best[-1].metric):
-            best.append(Best(step=step, metric=value))
-            context.heartbeat.beat(Activity.SAVING)
-            best_weights.keep(gang, model, context.best_weights, context.published_dtype)
-        if gang.first:
-            log.info("epoch %.3g: %s %.4f on validation rows", epoch, primary, value)
-
-    loop.add_callback(StepEnd(loop, reporter.step, evaluation_steps(chosen.epochs, per_epoch), evaluate))
-    began = time.monotonic()
-    loop.train()
-    engine: Any = loop.model_wrapped
+    training = _Training(context, Meter(total, first_percent, last_percent), per_epoch, args)
+    training.loop.train()
+    training.checkpointer.finish()
+    engine: Any = training.loop.model_wrapped
     # Otherwise, hooks of the engine keep the model in memory.
     engine.destroy()
-    seconds = max(reporter.seconds, 1e-9)
+    state = training.current_state()
+    if state.best is None:
+        raise AssertionError("the last step has no evaluation")
+    seconds = max(state.step_seconds, 1e-9)
     return Tuned(
-        best=best[-1],
-        history=tuple(history),
-        curve=reporter.curve.points,
+        best=state.best.score,
+        checkpoint=f"{training.checkpointer.root}{state.best.checkpoint}/",
+        history=state.history,
+        curve=state.curve.points,
         steps=total,
-        seconds=time.monotonic() - began,
-        rows_per_second=reporter.rows / seconds,
-        tokens_per_second=reporter.tokens / seconds,
+        seconds=state.training_seconds,
+        rows_per_second=state.rows / seconds,
+        tokens_per_second=state.tokens / seconds,
     )
 
 
 def better(metric: MetricName, value: float, best: float) -> bool:
     """Whether a value of a metric is better than the best so far; equal is not."""
     return value > best if HIGHER_IS_BETTER[metric] else value < best
+
+
+class _Training:
+    """A training on one rank: the loop, its state, and what follows each step."""
+
+    def __init__(self, context: Context, meter: Meter, steps_per_epoch: int, args: TrainingArguments) -> None:
+        run, chosen, gang = context.config.run, context.chosen, context.gang
+        model = context.load_for_training()
+        self.context, self.steps_per_epoch = context, steps_per_epoch
+        self.meter = replace(meter, peak_tokens_per_second=_peak_speed(context, model))
+        self.state = LoopState(curve=Curve(total_steps=meter.total_steps))
+        self.checkpointer = Checkpointer(context)
+        self.evaluation_steps = evaluation_steps(chosen.epochs, steps_per_epoch)
+        self._began = time.monotonic()
+        self._logged = 0.0
+        self.loop = Loop(
+            gang=gang,
+            batches=RankBatches(
+                context.prepared.train,
+                Layout.of(chosen),
+                rank=gang.rank,
+                seed=run.training.seed,
+                collate=context.collate,
+                device=gang.device,
+            ),
+            losses=context.task.model.loss_function(run.training, context.prepared, gang.device),
+            forward=context.task.model.FORWARD,
+            clip=own_clip(chosen.zero_stage, run.training.max_gradient_norm),
+            heartbeat=context.heartbeat,
+            restore=self._restore,
+            checkpoint_due=self.checkpointer.is_due,
+            model=model,
+            args=args,
+        )
+        self.loop.add_callback(StepEnd(self.loop, self._report, self._begin, self._act))
+
+    def current_state(self) -> LoopState:
+        """The state with the duration of training until now."""
+        now = time.monotonic()
+        seconds = self.state.training_seconds + now - self._began
+        self._began = now
+        self.state = self.state.model_copy(update={"training_seconds": seconds})
+        return self.state
+
+    def _restore(self, engine: Any) -> int:
+        """Restores engine and state from a checkpoint. Returns the number of completed steps."""
+        restored = self.checkpointer.restore(engine)
+        if restored is None:
+            return 0
+        step, self.state = restored
+        return step
+
+    def _begin(self) -> None:
+        """Repeats the evaluation after which the checkpoint was not saved any more."""
+        step = self.loop.state.global_step
+        if step in self.evaluation_steps and not self.state.evaluated_at(step):
+            self._evaluate_and_save(step)
+
+    def _act(self, step: Step) -> None:
+        """After a step: ends on request, evaluates the validation rows, and saves a checkpoint if due.
+
+        Raises:
+            StageFailure: class Numerical, Storage or Preempted; on all ranks.
+        """
+        self.checkpointer.collect()
+        if self.loop.preempted:
+            self._leave(step.number)
+        if step.number in self.evaluation_steps:
+            self._evaluate_and_save(step.number)
+        elif self.loop.checkpoint_due:
+            self._save(step.number)
+
+    def _evaluate_and_save(self, step: int) -> None:
+        """Evaluates the validation rows; saves better weights, and the end of training."""
+        try:
+            value = _validation(self.context, self.loop)
+        except StageFailure as failure:
+            if failure.failure is FailureClass.PREEMPTED:
+                self._leave(step)
+            raise
+        if not math.isfinite(value):
+            raise non_finite("Loss", "loss of the validation rows after the last update", step, [])
+        epoch = step / self.steps_per_epoch
+        primary = self.context.config.run.evaluation.primary_metric
+        self.context.heartbeat.beat(Activity.EVALUATING, validation=value)
+        if self.context.gang.first:
+            log.info("epoch %.3g: %s %.4f on validation rows", epoch, primary, value)
+        self.state = self.state.evaluated(epoch, step, value)
+        best = self.state.best
+        improved = best is None or better(primary, value, best.score.metric)
+        if improved:
+            best = BestWeights(
+                score=Best(step=step, metric=value), checkpoint=self.checkpointer.name_of(step)
+            )
+            self.state = self.state.model_copy(update={"best": best})
+        ended = step == self.meter.total_steps and self.checkpointer.resumable
+        if improved or ended or self.loop.checkpoint_due:
+            self._save(step)
+
+    def _save(self, step: int) -> None:
+        self.context.heartbeat.beat(Activity.SAVING)
+        self.checkpointer.save(self.loop.model_wrapped, self.current_state(), step)
+
+    def _leave(self, step: int) -> NoReturn:
+        """Saves a checkpoint if attempts resume from checkpoints, and ends this rank.
+
+        Raises:
+            StageFailure: class Preempted; or the failure that prevented the checkpoint.
+        """
+        if self.checkpointer.resumable:
+            self.context.heartbeat.beat(Activity.SAVING)
+            self.checkpointer.save_now(self.loop.model_wrapped, self.current_state(), step)
+        raise preempted_failure(step, saved=self.checkpointer.resumable)
+
+    def _report(self, step: Step) -> None:
+        """Reports a step to heartbeat and log."""
+        now = time.monotonic()
+        self.state = self.state.after(step)
+        self.meter = self.meter.after(step.number, now=now, samples=self.state.rows, tokens=self.state.tokens)
+        self.context.heartbeat.beat(
+            Activity.TRAINING,
+            epoch=step.number / self.steps_per_epoch,
+            loss=step.loss,
+            gradient_norm=step.gradient_norm,
+            learning_rate=step.learning_rate,
+            peak_memory_bytes=peak_memory.measure(self.context.gang.device),
+            **self.meter.fields(),
+        )
+        if self.context.gang.first and now - self._logged > _LOG_SECONDS:
+            self._logged = now
+            log.info(
+                "step %d of %d: loss %.4f, gradient norm %.3f, %.1f rows/s",
+                step.number,
+                self.meter.total_steps,
+                step.loss,
+                step.gradient_norm,
+                self.state.rows / self.state.step_seconds,
+            )
+
+
+def _peak_speed(context: Context, model: torch.nn.Module) -> float | None:
+    """Tokens per second at the peak of all GPUs; None if the peak is unknown."""
+    peak = peak_flops(context.gang.device, context.dtypes.products)
+    return peak and context.gang.world * peak / flops_per_token(model)
 
 
 def _validation(context: Context, loop: Loop) -> float:
@@ -151,52 +267,3 @@ def _validation(context: Context, loop: Loop) -> float:
     value = task.metrics.score(primary, predictions, prepared.validation, len(prepared.labels))
     # Ranks on different machines may round differently, but must select the same weights.
     return float(broadcast_object(context.gang, value))
-
-
-class _StepReporter:
-    """Counts rows and tokens of the steps, and reports the progress to heartbeat and log."""
-
-    def __init__(self, context: Context, meter: Meter, steps_per_epoch: int) -> None:
-        self.context, self.meter, self.steps_per_epoch = context, meter, steps_per_epoch
-        self.curve = Curve(meter.total_steps)
-        self.rows = self.tokens = 0
-        self.seconds = 0.0
-        self._loss, self._loss_rows = 0.0, 0
-        self._logged = 0.0
-
-    def step(self, step: Step) -> None:
-        """Reports one optimizer step."""
-        now = time.monotonic()
-        self.rows += step.rows
-        self.tokens += step.tokens
-        self.seconds += step.seconds
-        self._loss += step.loss * step.rows
-        self._loss_rows += step.rows
-        self.curve = self.curve.after(step)
-        self.meter = self.meter.after(step.number, now=now, samples=self.rows, tokens=self.tokens)
-        fields = self.meter.fields()
-        self.context.heartbeat.beat(
-            Activity.TRAINING,
-            epoch=step.number / self.steps_per_epoch,
-            loss=step.loss,
-            gradient_norm=step.gradient_norm,
-            learning_rate=step.learning_rate,
-            peak_memory_bytes=peak_memory.measure(self.context.gang.device),
-            **fields,
-        )
-        if self.context.gang.first and now - self._logged > _LOG_SECONDS:
-            self._logged = now
-            log.info(
-                "step %d of %d: loss %.4f, gradient norm %.3f, %.1f rows/s",
-                step.number,
-                self.meter.total_steps,
-                step.loss,
-                step.gradient_norm,
-                self.rows / self.seconds,
-            )
-
-    def mean_loss(self) -> float:
-        """Mean training loss over the rows since the last call."""
-        loss, self._loss = self._loss, 0.0
-        rows, self._loss_rows = self._loss_rows, 0
-        return loss / rows

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from finetune_trainer.data.batches import (
     Layout,
+    Position,
     Rows,
     distribute_batch,
     epoch_batches,
@@ -71,7 +72,6 @@ class RankBatches(DataLoader):  # type: ignore[type-arg]
         seed: int,
         collate: Collate,
         device: torch.device = CPU,
-        seen: int = 0,
     ) -> None:
         """Creates the loader without reading rows.
 
@@ -83,17 +83,24 @@ class RankBatches(DataLoader):  # type: ignore[type-arg]
             collate: makes the inputs of the model from rows; called on another thread.
             device: device of the model. For a GPU the tensors are in pinned memory, so that copies overlap
                 with computation.
-            seen: samples that the run has trained on already, up to the end of a global batch. The loader
-                starts in the epoch of the next sample.
+        """
+        self.split, self.layout, self.rank, self.seed, self.collate = split, layout, rank, seed, collate
+        self.device = device
+        self.start = Position(0, 0)
+        self.epoch = 0
+        super().__init__(range(len(split)), batch_size=layout.batch)  # type: ignore[arg-type]
+
+    def resume_after(self, seen: int) -> None:
+        """Sets the position from which the loader continues; the rows before are not read.
+
+        Args:
+            seen: samples that the run has trained on already, up to the end of a global batch.
 
         Raises:
             ValueError: `seen` is not the end of a global batch.
         """
-        self.split, self.layout, self.rank, self.seed, self.collate = split, layout, rank, seed, collate
-        self.device = device
-        self.start = position(seen, len(split), layout.batch)
+        self.start = position(seen, len(self.split), self.layout.batch)
         self.epoch = self.start.epoch
-        super().__init__(range(len(split)), batch_size=layout.batch)  # type: ignore[arg-type]
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Trainer before every epoch."""
@@ -103,11 +110,20 @@ class RankBatches(DataLoader):  # type: ignore[type-arg]
         """Number of optimizer steps of a whole epoch."""
         return steps_per_epoch(len(self.split), self.layout.batch)
 
+    def completed(self, epoch: int) -> int:
+        """Number of steps of an epoch that the run has trained on before the loader started.
+
+        Args:
+            epoch: number of the epoch, from 0.
+        """
+        if epoch == self.start.epoch:
+            return self.start.batch
+        return len(self) if epoch < self.start.epoch else 0
+
     def __iter__(self) -> Iterator[RankStep]:  # type: ignore[override]
         """The remaining steps of the epoch."""
         batches = epoch_batches(self.split.lengths, self.layout.batch, seed=self.seed, epoch=self.epoch)
-        remaining = batches[self.start.batch if self.epoch == self.start.epoch else 0 :]
-        return ahead(self._step, remaining, AHEAD, partial(_use, self.device))
+        return ahead(self._step, batches[self.completed(self.epoch) :], AHEAD, partial(_use, self.device))
 
     def _step(self, batch: Rows) -> RankStep:
         """Collates the micro-batches of this rank in a global batch."""

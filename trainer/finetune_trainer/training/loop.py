@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -13,12 +13,12 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from finetune_trainer.contract import FailureClass
-from finetune_trainer.data.batches import Rows
+from finetune_trainer.data.batches import Rows, samples_seen
 from finetune_trainer.data.lines import Line
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat
 from finetune_trainer.models.collate import to_device
-from finetune_trainer.training.distributed import Gang, gather_objects, preempted_failure
+from finetune_trainer.training.distributed import Gang, gather_objects
 from finetune_trainer.training.loader import MicroBatch, RankBatches, RankStep
 
 _NAMED_ROWS = 10
@@ -66,6 +66,9 @@ class Loop(Trainer):
         forward: keyword arguments of every forward pass beside the inputs.
         clip: maximum gradient norm that the optimizer enforces; 0 where DeepSpeed clips.
         heartbeat: the heartbeat of this rank.
+        restore: restores the state of the engine before the first step. Takes the engine, and returns the
+            number of completed steps.
+        checkpoint_due: whether a checkpoint should follow the current step; asked on rank 0 alone.
         kwargs: arguments of Trainer.
     """
 
@@ -78,20 +81,53 @@ class Loop(Trainer):
         forward: Mapping[str, Any],
         clip: float,
         heartbeat: Heartbeat,
+        restore: Callable[[Any], int] = lambda _: 0,
+        checkpoint_due: Callable[[], bool] = lambda: False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.remove_callback(PrinterCallback)
         self.losses, self.forward = losses, dict(forward)
         self.gang, self.batches, self.clip, self.heartbeat = gang, batches, clip, heartbeat
+        self.restore = restore
+        self._is_due = checkpoint_due if gang.first else lambda: False
         self.totals = StepTotals()
         self.preempted = False
         """Whether any rank received the request to end during the last step."""
+        self.checkpoint_due = False
+        """Whether rank 0 requested a checkpoint after the last step."""
         self._own_norm: float | None = None
 
     def get_train_dataloader(self) -> DataLoader:  # type: ignore[type-arg]
         """The steps of this rank. Trainer would let accelerate distribute them a second time."""
         return self.batches
+
+    def _prepare_for_training(self, *arguments: Any, **named: Any) -> tuple[Any, Any]:
+        """Creates the engine, and restores its state and the position in data and schedule."""
+        prepare: Any = super()._prepare_for_training
+        engine, loader = prepare(*arguments, **named)
+        if step := self.restore(engine):
+            self.state.global_step = step
+            self.batches.resume_after(samples_seen(step, len(self.batches.split), self.batches.layout.batch))
+            schedule: Any = self.lr_scheduler
+            # The learning rate is a function of the step; PyTorch counts the calls only for a warning.
+            schedule.last_epoch, schedule._step_count = step - 1, step + 1  # noqa: SLF001
+            schedule.step()
+        return engine, loader
+
+    def _run_epoch(  # type: ignore[override]
+        self, *, epoch: int, num_update_steps_per_epoch: int, steps_in_epoch: int, **kwargs: Any
+    ) -> None:
+        """Runs the steps of an epoch that are not completed. Trainer passes all arguments by name."""
+        completed = self.batches.completed(epoch)
+        if completed < steps_in_epoch:
+            run_epoch: Any = super()._run_epoch
+            run_epoch(
+                epoch=epoch,
+                num_update_steps_per_epoch=num_update_steps_per_epoch - completed,
+                steps_in_epoch=steps_in_epoch - completed,
+                **kwargs,
+            )
 
     def get_batch_samples(
         self,
@@ -177,11 +213,12 @@ class Loop(Trainer):
         share = torch.nan_to_num(losses, posinf=0.0, neginf=0.0).sum(dtype=torch.float64) / targets
         bad = (~torch.isfinite(losses)).sum()
         leave = torch.full_like(share, float(self.heartbeat.leave_requested))
-        figures = torch.stack([share, bad, leave])
+        due = torch.full_like(share, float(self._is_due()))
+        figures = torch.stack([share, bad, leave, due])
         dist.all_reduce(figures)
-        loss, bad_losses, preempted_ranks = figures.tolist()
+        loss, bad_losses, preempted_ranks, checkpoint_due = figures.tolist()
         self.totals = StepTotals(loss, step.rows, step.tokens)
-        self.preempted = preempted_ranks > 0
+        self.preempted, self.checkpoint_due = preempted_ranks > 0, checkpoint_due > 0
         if bad_losses:
             numbers = np.concatenate([micro_batch.label_rows for micro_batch in step.micro_batches])
             self._refuse(np.unique(numbers[~torch.isfinite(losses).cpu().numpy()]))
@@ -220,37 +257,40 @@ class Loop(Trainer):
 
 
 class StepEnd(TrainerCallback):
-    """Runs after each optimizer step: checks the gradient, reports the step, and evaluates at some steps.
+    """Runs around each optimizer step: seeds the step, then checks the gradient and reports the step.
 
     Args:
         loop: the training loop.
         report: called after every step.
-        evaluation_steps: the steps after which `evaluate` is called.
-        evaluate: called with the number of the step.
+        begin: called before the first step.
+        act: called after `report`; its duration does not count as part of a step.
     """
 
     def __init__(
         self,
         loop: Loop,
         report: Callable[[Step], None],
-        evaluation_steps: Collection[int] = (),
-        evaluate: Callable[[int], None] | None = None,
+        begin: Callable[[], None] = lambda: None,
+        act: Callable[[Step], None] = lambda _: None,
     ) -> None:
-        self.loop, self.report = loop, report
-        self.evaluation_steps, self.evaluate = evaluation_steps, evaluate
+        self.loop, self.report, self.begin, self.act = loop, report, begin, act
         self.started = time.monotonic()
         """Start of the current step, in seconds of a monotonic clock."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Seeds each rank differently, so that ranks draw different dropout masks."""
-        torch.manual_seed(self.loop.args.seed + self.loop.gang.rank)
+        """Called by Trainer before the first step, on every rank."""
+        self.begin()
         self.started = time.monotonic()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Seeds the step. Ranks draw different dropout masks, and no random state has to be stored."""
+        torch.manual_seed(seed_of_step(self.loop.args.seed, state.global_step, self.loop.gang.rank))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Called by Trainer after every optimizer step, on every rank.
 
         Raises:
-            StageFailure: class Numerical (the gradient is not finite) or Preempted; on all ranks.
+            StageFailure: class Numerical, on all ranks, if the gradient is not finite.
         """
         now = time.monotonic()
         totals = self.loop.totals
@@ -267,12 +307,19 @@ class StepEnd(TrainerCallback):
         if not math.isfinite(step.gradient_norm):
             raise non_finite("Gradient", "gradient", step.number, [])
         self.report(step)
-        if self.loop.preempted:
-            raise preempted_failure(step.number)
-        if self.evaluate and step.number in self.evaluation_steps:
-            self.evaluate(step.number)
-            now = time.monotonic()
-        self.started = now
+        self.act(step)
+        self.started = time.monotonic()
+
+
+def seed_of_step(seed: int, step: int, rank: int) -> int:
+    """The seed of the random numbers of a step.
+
+    Args:
+        seed: seed of the run.
+        step: number of completed steps.
+        rank: global rank.
+    """
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def non_finite(reason: str, what: str, step: int, lines: Sequence[int]) -> StageFailure:

@@ -1,0 +1,143 @@
+"""Gangs that save checkpoints to a real S3 server, also through a proxy with faults."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from finetune_trainer.checkpoints import saver as saver_module
+from finetune_trainer.checkpoints.files import Part
+from finetune_trainer.checkpoints.listing import list_checkpoints, read_checkpoint
+from finetune_trainer.checkpoints.saver import Saved
+from finetune_trainer.config import StoreAccess
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.paths import Paths
+from finetune_trainer.s3.store import Store, open_store
+from tests.trainer.checkpoints.written import manifest_of, save, savers, wait
+from tests.trainer.storeproxy import StoreProxy
+
+RANKS = [[Part("weight", "a", 0, torch.zeros(500))], [Part("weight", "a", 500, torch.ones(500))]]
+FIRST, SECOND, THIRD = "00000010-1-pod", "00000020-1-pod", "00000030-1-pod"
+
+
+@pytest.fixture
+def root(bucket: str) -> str:
+    return f"s3://{bucket}/checkpoints/"
+
+
+@pytest.fixture
+def proxied(s3_proxy: StoreProxy, paths: Paths) -> Store:
+    return open_store(StoreAccess(endpoint=s3_proxy.endpoint), "output", paths)
+
+
+def test_all_ranks_learn_of_the_complete_checkpoint(store: Store, root: str) -> None:
+    before = time.time()
+    outcomes = save(savers(store, root, 2), FIRST, RANKS)
+    for outcome in outcomes:
+        assert isinstance(outcome, Saved)
+        assert (outcome.name, outcome.ref.step) == (FIRST, 10)
+        assert before <= outcome.time <= time.time()
+    checkpoint = read_checkpoint(store, root, FIRST)
+    assert checkpoint
+    assert checkpoint.ref == outcomes[0].ref  # type: ignore[union-attr]
+    manifest = checkpoint.manifest
+    assert [shard.path for shard in manifest.shards] == ["00000.safetensors", "00001.safetensors"]
+    for shard in manifest.shards:
+        info = store.head(f"{root}{FIRST}/{shard.path}")
+        assert info
+        assert info.size == shard.size
+
+
+def test_the_newest_and_the_best_checkpoint_stay(store: Store, root: str) -> None:
+    store.write(f"{root}00000005-1-dead/00000.safetensors", b"of a rank that died")
+    gang = savers(store, root, 2, keep=1)
+    for name in (FIRST, SECOND, THIRD):
+        save(gang, name, RANKS, best=FIRST)
+    found = list_checkpoints(store, root)
+    assert found.complete == {FIRST, THIRD}
+    assert found.incomplete == set()
+    save(gang, "00000040-1-pod", RANKS, best="00000040-1-pod")
+    assert {entry.uri.removeprefix(root).split("/")[0] for entry in store.list(root)} == {"00000040-1-pod"}
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("below", ["00001.safetensors", "manifest.json"])
+def test_a_failed_upload_leaves_no_checkpoint_and_the_next_one_is_saved(
+    store: Store, proxied: Store, s3_proxy: StoreProxy, root: str, below: str
+) -> None:
+    gang = savers(proxied, root, 2, keep=1)
+    save(gang, FIRST, RANKS)
+    s3_proxy.suffer("error", "put", "begin upload", below=below)
+    for outcome in save(gang, SECOND, RANKS):
+        assert isinstance(outcome, StageFailure)
+        assert outcome.reason == "StorageError"
+        assert below in outcome.message
+    s3_proxy.heal()
+    found = list_checkpoints(store, root)
+    assert (found.complete, found.incomplete) == ({FIRST}, {SECOND})
+    assert all(isinstance(outcome, Saved) for outcome in save(gang, THIRD, RANKS))
+    found = list_checkpoints(store, root)
+    assert (found.complete, found.incomplete) == ({THIRD}, set())
+
+
+@pytest.mark.usefixtures("hasty")
+def test_an_upload_that_must_succeed_is_repeated_until_the_gang_waits(
+    proxied: Store, s3_proxy: StoreProxy, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saver_module, "_PAUSE_SECONDS", 0.01)
+    gang = savers(proxied, root, 1)
+    ailment = s3_proxy.suffer("error", "put", "begin upload")
+    gang[0].start(FIRST, RANKS[0], lambda shards: manifest_of(FIRST, shards), insist=True)
+    until(lambda: len(ailment.suffered) > 20)
+    assert gang[0].busy
+    assert gang[0].collect() is None
+    s3_proxy.heal()
+    until(lambda: not gang[0].busy)
+    assert isinstance(gang[0].collect(), Saved)
+    assert gang[0].collect() is None
+
+    s3_proxy.suffer("error", "put", "begin upload")
+    gang[0].start(SECOND, RANKS[0], lambda shards: manifest_of(SECOND, shards), insist=True)
+    (outcome,) = wait(gang)
+    assert isinstance(outcome, StageFailure)
+
+
+def test_training_goes_on_during_the_upload_and_the_copy_does_not_change(
+    proxied: Store, s3_proxy: StoreProxy, root: str
+) -> None:
+    values = torch.zeros(1000)
+    (gang,) = savers(proxied, root, 1)
+    s3_proxy.suffer("pause", "put", "begin upload", "put part", "complete upload")
+    gang.start(
+        FIRST, [Part("weight", "a", 0, values)], lambda shards: manifest_of(FIRST, shards), insist=False
+    )
+    values += 1
+    until(lambda: bool(s3_proxy.requests))
+    assert gang.busy
+    beats: list[float] = []
+
+    def on_wait() -> None:
+        beats.append(time.monotonic())
+        s3_proxy.resume()
+
+    assert isinstance(gang.wait(on_wait), Saved)
+    assert beats
+    content = proxied.read(f"{root}{FIRST}/00000.safetensors")
+    assert content.endswith(bytes(4000))
+
+
+def test_a_bug_in_the_thread_is_reported_and_does_not_hang_the_gang(store: Store, root: str) -> None:
+    gang = savers(store, root, 2)
+    for saver, parts in zip(gang, RANKS, strict=True):
+        saver.start(FIRST, parts, lambda _shards: 1 / 0, insist=True)  # type: ignore[arg-type,return-value]
+    for outcome in wait(gang):
+        assert isinstance(outcome, StageFailure)
+        assert "ZeroDivisionError" in outcome.message
+
+
+def until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,0 +1,23 @@
+import pytest
+
+from finetune_trainer.config import TrainConfig
+from finetune_trainer.contract import CheckpointRef, FailureClass, RankFile
+from finetune_trainer.pod.classify import Verdict
+from finetune_trainer.pod.termination import compose
+from tests.trainer.test_config import CONFIG
+
+TRAIN = TrainConfig.model_validate({**CONFIG, "stage": "Train"})
+REF = CheckpointRef(step=40, digest="sha256:" + "1" * 64)
+
+
+@pytest.mark.parametrize("rank", [0, 1, None])
+def test_the_message_has_the_checkpoint_that_rank_0_knows(rank: int | None) -> None:
+    files = {
+        0: RankFile(pid=1, heartbeat=1, quiet_seconds=60, checkpoint=REF, resumed_from_step=30, step=41),
+        1: RankFile(pid=2, heartbeat=1, quiet_seconds=60, step=41),
+    }
+    verdict = Verdict(FailureClass.PREEMPTED, "Preempted", "ended", rank=rank)
+    message = compose(TRAIN, verdict, files)
+    assert (message.checkpoint, message.resumed_from_step) == (REF, 30)
+    message = compose(TRAIN, verdict, {1: files[1]})
+    assert (message.checkpoint, message.resumed_from_step) == (None, None)

@@ -1,0 +1,227 @@
+"""IO: uploads checkpoints in a thread beside training, the manifest last; deletes superseded checkpoints."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from pydantic import ValidationError
+
+from finetune_trainer.checkpoints.documents import MANIFEST, CheckpointManifest, ShardFile
+from finetune_trainer.checkpoints.files import HostCopy, Part, digest_of_block
+from finetune_trainer.checkpoints.listing import list_checkpoints
+from finetune_trainer.checkpoints.retention import superseded
+from finetune_trainer.contract import CheckpointRef, FailureClass
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.s3.store import Store
+
+log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+
+_LOOK_SECONDS = 0.1
+"""Seconds between two looks for the messages of other ranks."""
+_PAUSE_SECONDS = 10.0
+"""Seconds between two tries of an upload that must succeed."""
+
+
+class Board(Protocol):
+    """The messages of the ranks to each other; torch.distributed.Store has these methods."""
+
+    def set(self, key: str, value: str, /) -> None:
+        """Publishes a message."""
+
+    def get(self, key: str, /) -> bytes:
+        """Returns a message that exists."""
+
+    def check(self, keys: list[str], /) -> bool:
+        """Whether all of these messages exist."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A complete checkpoint in S3."""
+
+    name: str
+    ref: CheckpointRef
+    time: float
+    """Unix time at which the checkpoint was complete."""
+
+
+Describe = Callable[[tuple[ShardFile, ...]], CheckpointManifest]
+"""Makes the manifest when the files of all ranks are known."""
+
+
+class Saver:
+    """Saves the share of one rank. At most one checkpoint is being saved at a time.
+
+    Every rank uploads its file and tells rank 0. Rank 0 writes the manifest and tells all ranks, so that all
+    ranks know the same outcome.
+
+    Args:
+        store: the output store.
+        root: folder of the checkpoints of the run, with a slash at the end.
+        board: messages between the ranks; used only by the thread.
+        rank: global rank.
+        world: number of ranks.
+        keep: number of the newest checkpoints that stay beside the best.
+    """
+
+    def __init__(self, store: Store, root: str, board: Board, *, rank: int, world: int, keep: int) -> None:
+        self._store, self._root, self._board = store, root, board
+        self._rank, self._world, self._keep = rank, world, keep
+        self._copy = HostCopy()
+        self._thread: threading.Thread | None = None
+        self._hurry = threading.Event()
+        self._outcome: Saved | StageFailure | None = None
+        self._number = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether the upload of a checkpoint still runs on this rank."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self, name: str, parts: Sequence[Part], describe: Describe, *, insist: bool) -> None:
+        """Copies the parts to host memory, and uploads them in the background.
+
+        Args:
+            name: name of the folder of the checkpoint, equal on all ranks.
+            parts: the parts of this rank.
+            describe: makes the manifest; called on rank 0, by the thread.
+            insist: whether a failed upload is repeated until `wait` is called.
+        """
+        if self._thread is not None:
+            raise AssertionError("a checkpoint is still being saved")
+        self._copy.take(parts)
+        self._hurry.clear()
+        self._outcome = None
+        self._number += 1
+        save = threading.Thread(
+            target=self._save,
+            args=(name, describe),
+            kwargs={"insist": insist},
+            name="checkpoint",
+            daemon=True,
+        )
+        self._thread = save
+        save.start()
+
+    def wait(self, on_wait: Callable[[], None]) -> Saved | StageFailure | None:
+        """Waits for the checkpoint that is being saved. A failed upload is not repeated any more.
+
+        Args:
+            on_wait: called several times a second, for the heartbeat.
+
+        Returns:
+            The checkpoint, or the failure, equal on all ranks; None if no checkpoint was started.
+        """
+        if self._thread is None:
+            return None
+        self._hurry.set()
+        while self._thread.is_alive():
+            on_wait()
+            self._thread.join(_LOOK_SECONDS)
+        self._thread = None
+        return self._outcome
+
+    def collect(self) -> Saved | StageFailure | None:
+        """The outcome of a checkpoint whose upload has ended; None while the upload runs, and after."""
+        return None if self.busy else self.wait(lambda: None)
+
+    def _save(self, name: str, describe: Describe, *, insist: bool) -> None:
+        """Runs in the thread. Every path ends with an outcome."""
+        key = f"{self._number}-{name}"
+        try:
+            shard = self._insisting(lambda: self._upload(f"{self._root}{name}/"), insist=insist)
+            self._board.set(f"{key}/{self._rank}", shard.model_dump_json())
+        except Exception as error:  # noqa: BLE001 - other ranks wait for a message
+            self._board.set(f"{key}/{self._rank}", _told(error))
+        if self._rank == 0:
+            self._finish(key, name, describe, insist=insist)
+        self._outcome = self._await_outcome(key, name)
+
+    def _insisting(self, act: Callable[[], Answer], *, insist: bool) -> Answer:
+        while True:
+            try:
+                return act()
+            except StageFailure as failure:
+                if not insist or self._hurry.is_set():
+                    raise
+                log.warning("%s; the next try comes in %.0f s", failure.message, _PAUSE_SECONDS)
+                self._hurry.wait(_PAUSE_SECONDS)
+
+    def _upload(self, folder: str) -> ShardFile:
+        digests: list[str] = []
+
+        def blocks() -> Iterator[memoryview]:
+            digests.clear()
+            for block in self._copy.blocks():
+                digests.append(digest_of_block(block))
+                yield block
+
+        path = f"{self._rank:05d}.safetensors"
+        self._store.upload_pieces(folder + path, blocks)
+        return ShardFile(
+            path=path,
+            header_bytes=len(self._copy.header),
+            data_bytes=self._copy.data_bytes,
+            digests=tuple(digests),
+        )
+
+    def _finish(self, key: str, name: str, describe: Describe, *, insist: bool) -> None:
+        """Rank 0: writes the manifest after the files of all ranks, and tells all ranks."""
+        try:
+            told = [self._hear(f"{key}/{rank}") for rank in range(self._world)]
+            manifest = describe(tuple(_shard_of(text) for text in told))
+            uri = f"{self._root}{name}/{MANIFEST}"
+            sent = self._insisting(lambda: self._store.write(uri, manifest.encode()), insist=insist)
+            ref = CheckpointRef(step=manifest.step, digest=sent.digest)
+            log.info("checkpoint %s is complete: %.1f MB", name, manifest.size / 1e6)
+            self._board.set(f"{key}/outcome", ref.model_dump_json())
+        except Exception as error:  # noqa: BLE001 - other ranks wait for a message
+            self._board.set(f"{key}/outcome", _told(error))
+            return
+        self._prune(manifest)
+
+    def _prune(self, newest: CheckpointManifest) -> None:
+        """Deletes superseded and incomplete checkpoints; a failure is only logged."""
+        try:
+            found = list_checkpoints(self._store, self._root)
+            for name in superseded(found.complete, found.incomplete, self._keep, newest.best):
+                # Without its manifest, a partly deleted folder is no checkpoint.
+                self._store.delete([f"{self._root}{name}/{MANIFEST}"])
+                self._store.clear(f"{self._root}{name}/")
+        except StageFailure as failure:
+            log.warning("superseded checkpoints stay: %s", failure.message)
+
+    def _await_outcome(self, key: str, name: str) -> Saved | StageFailure:
+        told = self._hear(f"{key}/outcome")
+        try:
+            return Saved(name, CheckpointRef.model_validate_json(told), time.time())
+        except ValidationError:
+            return _failure_of(told)
+
+    def _hear(self, key: str) -> str:
+        while not self._board.check([key]):
+            time.sleep(_LOOK_SECONDS)
+        return self._board.get(key).decode()
+
+
+def _shard_of(told: str) -> ShardFile:
+    try:
+        return ShardFile.model_validate_json(told)
+    except ValidationError:
+        raise _failure_of(told) from None
+
+
+def _told(error: Exception) -> str:
+    """An error as a message to other ranks."""
+    if not isinstance(error, StageFailure):
+        error = StageFailure(FailureClass.INTERNAL, "UnexpectedError", f"{type(error).__name__}: {error}")
+    return "\n".join((error.failure, error.reason, error.hint.replace("\n", " "), error.message))
+
+
+def _failure_of(told: str) -> StageFailure:
+    failure, reason, hint, message = told.split("\n", 3)
+    return StageFailure(FailureClass(failure), reason, message, hint)
