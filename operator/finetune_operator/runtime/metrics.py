@@ -147,6 +147,15 @@ MILESTONES: Mapping[MetricName, Counter | Histogram] = {
         ["stage"],
         buckets=_LONG_SECONDS,
     ),
+    "finetune_resumed_attempts": Counter(
+        "finetune_resumed_attempts", "Train attempts that resumed from a checkpoint.", ["namespace"]
+    ),
+    "finetune_lost_steps": Counter(
+        "finetune_lost_steps",
+        "Optimizer steps of unsuccessful Train attempts after their newest checkpoint, by outcome and class"
+        " of the failure, counted at the start of the next attempt or at the end of the job.",
+        ["namespace", "outcome", "class"],
+    ),
 }
 """The metrics of runs over time, see planning.milestones."""
 _known_reasons: set[str] = set()
@@ -179,6 +188,15 @@ _JOB_GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "finetune_job_waiting": ("1 while the job waits, with the reason.", (*_JOB, "reason")),
     "finetune_job_progress_ratio": ("Share of the stage that is done, 0 to 1.", (*_JOB, "stage")),
     "finetune_job_attempt": ("Number of the newest attempt of a stage.", (*_JOB, "stage")),
+    "finetune_job_checkpoint_step": ("Optimizer step of the newest complete checkpoint of the job.", _JOB),
+    "finetune_job_checkpoint_timestamp_seconds": (
+        "Unix time of the newest complete checkpoint, while a Train attempt runs.",
+        _JOB,
+    ),
+    "finetune_job_checkpoint_interval_seconds": (
+        "Time between two checkpoints as the spec of the job sets it; absent with Auto.",
+        _JOB,
+    ),
     "finetune_job_gpus": ("GPUs that the running Train attempt holds.", _JOB),
     "finetune_job_requested_gpus": ("GPUs that the Train pods of an unfinished job request in total.", _JOB),
     "finetune_job_created_timestamp_seconds": ("Unix time of the creation of the job.", _JOB),
@@ -320,6 +338,7 @@ def _series(job: Manifest) -> Iterator[tuple[str, list[str], float]]:
         yield "finetune_job_waiting", [*where, reason], 1
     if "progress" in status:
         yield "finetune_job_progress_ratio", [*where, stage], status["progress"].get("percent", 0) / 100
+    yield from _checkpoint(where, spec, status)
     resources = spec.get("resources") or {}
     gpus = resources.get("nodes", 1) * resources.get("gpusPerNode", 0)
     holds = any(
@@ -340,6 +359,21 @@ def _series(job: Manifest) -> Iterator[tuple[str, list[str], float]]:
     if report := status.get("report"):
         yield "finetune_job_report_info", [*where, report], 1
     yield from _scores(where, status.get("evaluation") or {})
+
+
+def _checkpoint(
+    where: list[str], spec: Mapping[str, Any], status: Mapping[str, Any]
+) -> Iterator[tuple[str, list[str], float]]:
+    progress = status.get("progress") or {}
+    saved = [attempt.get("checkpointStep") for attempt in status.get("attempts") or ()]
+    known = [step for step in (*saved, progress.get("checkpointStep")) if step is not None]
+    if known:
+        yield "finetune_job_checkpoint_step", where, known[-1]
+    if at := moment(progress.get("checkpointTime")):
+        yield "finetune_job_checkpoint_timestamp_seconds", where, at.timestamp()
+    every = (spec.get("checkpoints") or {}).get("everyMinutes")
+    if isinstance(every, int):
+        yield "finetune_job_checkpoint_interval_seconds", where, 60 * every
 
 
 def _scores(where: list[str], evaluation: Mapping[str, Any]) -> Iterator[tuple[str, list[str], float]]:

@@ -1,3 +1,4 @@
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -117,6 +118,30 @@ def test_a_job_tells_its_newest_attempts_and_its_demand_for_gpus_until_its_end()
     ended = {"state": "Succeeded", "completionTime": "2026-05-01T11:30:00Z", "attempts": attempts}
     cache.put(a_job("tickets", ended, resources=resources))
     assert "finetune_job_requested_gpus{" not in shown(cache)
+
+
+def test_a_job_tells_its_newest_checkpoint() -> None:
+    ended = {"stage": "Train", "number": 1, "outcome": "Failed", "checkpointStep": 80}
+    running = {"stage": "Train", "number": 2, "outcome": "Running"}
+    progress = {"percent": 40, "checkpointStep": 120, "checkpointTime": "2026-05-01T11:59:00Z"}
+    where = 'finetunejob="tickets",namespace="ns"'
+
+    def text(status: Any, **spec: Any) -> str:
+        cache = Cache()
+        cache.put(a_job("tickets", status, **spec))
+        return shown(cache)
+
+    saved = text({"attempts": [ended, running], "progress": progress}, checkpoints={"everyMinutes": 5})
+    assert f"finetune_job_checkpoint_step{{{where}}} 120.0\n" in saved
+    (at,) = re.findall(rf"^finetune_job_checkpoint_timestamp_seconds{{{where}}} (\S+)$", saved, re.MULTILINE)
+    assert float(at) == datetime(2026, 5, 1, 11, 59, tzinfo=UTC).timestamp()
+    assert f"finetune_job_checkpoint_interval_seconds{{{where}}} 300.0\n" in saved
+
+    begins = text({"attempts": [ended, running]}, checkpoints={"everyMinutes": "Auto"})
+    assert f"finetune_job_checkpoint_step{{{where}}} 80.0\n" in begins
+    assert "finetune_job_checkpoint_timestamp_seconds{" not in begins
+    assert "finetune_job_checkpoint_interval_seconds{" not in begins
+    assert "finetune_job_checkpoint_step{" not in text({"attempts": [running], "progress": {"percent": 1}})
 
 
 def test_a_job_tells_where_its_report_is() -> None:
