@@ -57,7 +57,7 @@ class ProgressStatus(Model):
     checkpoint_step: NonNegativeInt | None = None
     """Optimizer step of the newest complete checkpoint, from which the next attempt would resume."""
     checkpoint_time: datetime | None = None
-    """Time at which the newest complete checkpoint was complete, by the clock of the node."""
+    """Time at which the newest checkpoint was complete, by the clock of the node."""
     epoch: FiniteFloat | None = None
     """Number of passes over the training rows done; may be a fraction."""
     loss: FiniteFloat | None = None
@@ -125,11 +125,12 @@ class AttemptStatus(Model):
     """Optimizer step that an unsuccessful attempt is known to have reached. A later step than every earlier
     attempt of the stage is progress, and the failures before it no longer count."""
     resumed_from_step: NonNegativeInt | None = None
-    """Optimizer step of the checkpoint from which an attempt of Train resumed. Absent if the attempt started
+    """Optimizer step of the checkpoint from which the attempt of Train resumed. Absent if the attempt started
     at the first step."""
     checkpoint_step: NonNegativeInt | None = None
-    """Optimizer step of the newest complete checkpoint that the operator knew when an attempt of Train ended;
-    also set by a pod that saves a checkpoint while it stops. Absent if there was no checkpoint."""
+    """Optimizer step of the newest complete checkpoint at the end of an attempt of Train, as far as the
+    operator knows. The checkpoint that the pods save while they stop counts. Absent if there is no
+    checkpoint."""
     lost_steps: NonNegativeInt | None = None
     """Number of optimizer steps of an unsuccessful attempt of Train after the newest complete checkpoint. The
     next attempt repeats these steps."""

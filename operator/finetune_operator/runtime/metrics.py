@@ -190,11 +190,11 @@ _JOB_GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "finetune_job_attempt": ("Number of the newest attempt of a stage.", (*_JOB, "stage")),
     "finetune_job_checkpoint_step": ("Optimizer step of the newest complete checkpoint of the job.", _JOB),
     "finetune_job_checkpoint_timestamp_seconds": (
-        "Unix time of the newest complete checkpoint, while a Train attempt runs.",
+        "Unix time of the newest complete checkpoint, or of the start of the running Train attempt if later.",
         _JOB,
     ),
     "finetune_job_checkpoint_interval_seconds": (
-        "Time between two checkpoints as the spec of the job sets it; absent with Auto.",
+        "Longest time between two checkpoints: spec.checkpoints.everyMinutes, or 3600 with Auto.",
         _JOB,
     ),
     "finetune_job_gpus": ("GPUs that the running Train attempt holds.", _JOB),
@@ -222,6 +222,8 @@ _JOB_GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
         (*_JOB, "stage", "pod", "node"),
     ),
 }
+_AUTO_INTERVAL_SECONDS = 3600
+"""The longest time between two checkpoints with everyMinutes Auto."""
 _MODELS = ("majority", "baseline", "tuned", "delta")
 
 
@@ -364,16 +366,19 @@ def _series(job: Manifest) -> Iterator[tuple[str, list[str], float]]:
 def _checkpoint(
     where: list[str], spec: Mapping[str, Any], status: Mapping[str, Any]
 ) -> Iterator[tuple[str, list[str], float]]:
-    progress = status.get("progress") or {}
-    saved = [attempt.get("checkpointStep") for attempt in status.get("attempts") or ()]
+    progress, attempts = status.get("progress") or {}, status.get("attempts") or ()
+    saved = [attempt.get("checkpointStep") for attempt in attempts]
     known = [step for step in (*saved, progress.get("checkpointStep")) if step is not None]
     if known:
         yield "finetune_job_checkpoint_step", where, known[-1]
-    if at := moment(progress.get("checkpointTime")):
-        yield "finetune_job_checkpoint_timestamp_seconds", where, at.timestamp()
-    every = (spec.get("checkpoints") or {}).get("everyMinutes")
-    if isinstance(every, int):
-        yield "finetune_job_checkpoint_interval_seconds", where, 60 * every
+    last = attempts[-1] if attempts else {}
+    began = moment(last.get("runningSince"))
+    if began and (last.get("stage"), last.get("outcome")) == ("Train", "Running"):
+        newest = max(began, moment(progress.get("checkpointTime")) or began)
+        yield "finetune_job_checkpoint_timestamp_seconds", where, newest.timestamp()
+        every = (spec.get("checkpoints") or {}).get("everyMinutes")
+        seconds = 60 * every if isinstance(every, int) else _AUTO_INTERVAL_SECONDS
+        yield "finetune_job_checkpoint_interval_seconds", where, seconds
 
 
 def _scores(where: list[str], evaluation: Mapping[str, Any]) -> Iterator[tuple[str, list[str], float]]:

@@ -122,26 +122,34 @@ def test_a_job_tells_its_newest_attempts_and_its_demand_for_gpus_until_its_end()
 
 def test_a_job_tells_its_newest_checkpoint() -> None:
     ended = {"stage": "Train", "number": 1, "outcome": "Failed", "checkpointStep": 80}
-    running = {"stage": "Train", "number": 2, "outcome": "Running"}
-    progress = {"percent": 40, "checkpointStep": 120, "checkpointTime": "2026-05-01T11:59:00Z"}
-    where = 'finetunejob="tickets",namespace="ns"'
+    began = "2026-05-01T11:40:00Z"
+    running = {"stage": "Train", "number": 2, "outcome": "Running", "runningSince": began}
 
-    def text(status: Any, **spec: Any) -> str:
+    def values(attempts: Any, progress: Any = None, **spec: Any) -> dict[str, float]:
         cache = Cache()
-        cache.put(a_job("tickets", status, **spec))
-        return shown(cache)
+        cache.put(a_job("tickets", {"attempts": attempts, "progress": progress or {}}, **spec))
+        line = r'^finetune_job_checkpoint_(\w+){finetunejob="tickets",namespace="ns"} (\S+)$'
+        return {name: float(value) for name, value in re.findall(line, shown(cache), re.MULTILINE)}
 
-    saved = text({"attempts": [ended, running], "progress": progress}, checkpoints={"everyMinutes": 5})
-    assert f"finetune_job_checkpoint_step{{{where}}} 120.0\n" in saved
-    (at,) = re.findall(rf"^finetune_job_checkpoint_timestamp_seconds{{{where}}} (\S+)$", saved, re.MULTILINE)
-    assert float(at) == datetime(2026, 5, 1, 11, 59, tzinfo=UTC).timestamp()
-    assert f"finetune_job_checkpoint_interval_seconds{{{where}}} 300.0\n" in saved
+    def at(text: str) -> float:
+        return datetime.fromisoformat(text).timestamp()
 
-    begins = text({"attempts": [ended, running]}, checkpoints={"everyMinutes": "Auto"})
-    assert f"finetune_job_checkpoint_step{{{where}}} 80.0\n" in begins
-    assert "finetune_job_checkpoint_timestamp_seconds{" not in begins
-    assert "finetune_job_checkpoint_interval_seconds{" not in begins
-    assert "finetune_job_checkpoint_step{" not in text({"attempts": [running], "progress": {"percent": 1}})
+    saved = "2026-05-01T11:59:00Z"
+    newest = {"percent": 40, "checkpointStep": 120, "checkpointTime": saved}
+    assert values([ended, running], newest, checkpoints={"everyMinutes": 5}) == {
+        "step": 120,
+        "timestamp_seconds": at(saved),
+        "interval_seconds": 300,
+    }
+    of_attempt_1 = {"percent": 1, "checkpointStep": 80, "checkpointTime": "2026-05-01T11:30:00Z"}
+    assert values([ended, running], of_attempt_1, checkpoints={"everyMinutes": "Auto"}) == {
+        "step": 80,
+        "timestamp_seconds": at(began),
+        "interval_seconds": 3600,
+    }
+    assert values([running]) == {"timestamp_seconds": at(began), "interval_seconds": 3600}
+    assert values([ended], of_attempt_1) == {"step": 80}
+    assert values([{**running, "stage": "Publish"}]) == values([]) == {}
 
 
 def test_a_job_tells_where_its_report_is() -> None:
