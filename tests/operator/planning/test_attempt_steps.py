@@ -8,6 +8,7 @@ import pytest
 
 from finetune_operator.api import AttemptStatus, FineTuneJobStatus
 from finetune_operator.planning.plan import plan
+from finetune_operator.planning.restart_budget import failures_since_progress
 from finetune_operator.planning.types import Plan
 from finetune_trainer.contract import Progress
 from tests.operator import scenes
@@ -104,6 +105,25 @@ def test_a_checkpoint_proves_that_its_step_was_reached() -> None:
     made = planned([{"code": 8, "says": says(checkpoint=100, resumed=100)}, {"index": 1, "code": 137}])
 
     assert steps(made) == (100, 100, 100, 0)
+
+
+def test_a_resumed_attempt_that_trains_no_step_makes_no_progress() -> None:
+    first = {"stage": "Train", "number": 1, "outcome": "Failed", "step": 100, "checkpointStep": 100}
+    pods = [{"code": 9, "says": says(checkpoint=100, resumed=100, **{"class": "Hang", "attempt": 2})}]
+    attempts = [PREPARED, first, {"stage": "Train", "number": 2}]
+    job = scenes.job_of({"status": {"reached": "Prepare", "attempts": attempts}})
+    train_job = {
+        "stage": "Train",
+        "attempt": 2,
+        "status": {"is": "Failed"},
+        "pods": [*pods, {"code": 7, "index": 1}],
+    }
+    shown = scenes.observed_of(job, {"jobs": [train_job]}, scenes.settings())
+
+    made = plan(job, shown, scenes.settings(), scenes.NOW)
+
+    assert steps(made) == (100, 100, 100, 0)
+    assert failures_since_progress(made.status.attempts[1:]) == made.status.attempts[1:]
 
 
 def test_steps_of_pods_are_at_most_the_total_of_the_run() -> None:
