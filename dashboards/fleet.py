@@ -321,6 +321,38 @@ TIME = Row(
             decimals=0,
             colors={"Failed": "red", "Succeeded": "green"},
         ),
+        Panel(
+            308,
+            "How many steps did attempts lose?",
+            "Optimizer steps of unsuccessful Train attempts after their newest checkpoint, by outcome and"
+            " class. The next attempt repeats these steps.",
+            "Many lost steps of one class: remove its cause, or save checkpoints more often"
+            " (spec.checkpoints.everyMinutes).",
+            Kind.BARS,
+            (
+                Query(
+                    or_named(
+                        events("finetune_lost_steps_total", "outcome, class", _JOBS),
+                        {"outcome": "no step", "class": "lost"},
+                    ),
+                    "{{outcome}} {{class}}",
+                ),
+            ),
+            width=16,
+            height=6,
+            decimals=0,
+        ),
+        Panel(
+            309,
+            "How many attempts resumed from a checkpoint?",
+            "Train attempts that continued from a checkpoint of an earlier attempt.",
+            "Fewer than the failed Train attempts: attempts fail before they save or load a checkpoint.",
+            Kind.STAT,
+            (Query(or_zero(events("finetune_resumed_attempts_total", "", _JOBS))),),
+            width=8,
+            height=6,
+            decimals=0,
+        ),
     ),
 )
 

@@ -215,6 +215,43 @@ LEARNING = Row(
     ),
 )
 
+CHECKPOINTS = Row(
+    700,
+    "Checkpoints",
+    (
+        Panel(
+            701,
+            "How old is the newest checkpoint?",
+            "Time since the newest complete checkpoint, or since the start of the running attempt of Train.",
+            "A saw-tooth is normal. A line that only rises: no checkpoint can be stored. Look at the log of"
+            " the pod with index 0.",
+            Kind.LINES,
+            (Query(f"time() - max(finetune_job_checkpoint_timestamp_seconds{{{_JOB}}})", "age"),),
+            unit="s",
+            width=12,
+            minimum=0,
+            alerts=("FineTuneJobCheckpointTooOld",),
+        ),
+        Panel(
+            702,
+            "How many steps would a failure lose?",
+            "Optimizer steps since the newest complete checkpoint, which the next attempt would repeat.",
+            "Too many: lower spec.checkpoints.everyMinutes, which takes effect with the next attempt.",
+            Kind.LINES,
+            (
+                Query(
+                    f'clamp_min(max(finetune_trainer_step{{{_JOB},stage="Train"}})'
+                    f" - ({or_zero(f'max(finetune_job_checkpoint_step{{{_JOB}}})')}), 0)",
+                    "steps",
+                ),
+            ),
+            width=12,
+            minimum=0,
+            decimals=0,
+        ),
+    ),
+)
+
 SPEED = Row(
     300,
     "Speed and memory",
@@ -468,7 +505,7 @@ BOARD = Dashboard(
     uid="finetune-job",
     title="Fine-tuning: job",
     about="One FineTuneJob: its state, its learning, its speed, its pods and its result.",
-    rows=(STATE, LEARNING, SPEED, RESULT, GPUS, HOST),
+    rows=(STATE, LEARNING, CHECKPOINTS, SPEED, RESULT, GPUS, HOST),
     variables=_VARIABLES,
     annotations=(
         Annotation(

@@ -30,8 +30,8 @@ ANNOTATION_PROGRESS_KEY: Final = f"{GROUP}/progress-key"
 """The key that signs requests for the progress of a pod; the downward API mounts the annotation."""
 ANNOTATION_CONFIG_DIGEST: Final = f"{GROUP}/config-digest"
 ANNOTATION_SPEC_DIGEST: Final = f"{GROUP}/spec-digest"
-"""SHA-256 of the spec without `notifications`, `suspend` and `ttl`, together with the run settings that the
-operator derived from the spec and the profile."""
+"""SHA-256 of the spec without `checkpoints`, `notifications`, `suspend` and `ttl`, together with the run
+settings that the operator derived from the spec and the profile."""
 ANNOTATION_GENERATION: Final = f"{GROUP}/generation"
 """metadata.generation of the FineTuneJob that a Job was made for."""
 ANNOTATION_JOB_NAME: Final = f"{GROUP}/job-name"

@@ -218,7 +218,7 @@ class Deadlines(Model):
     rendezvous: PositiveInt = 300
     """From the start of a Train pod until the rendezvous of the gang is complete."""
     stop: PositiveInt = 120
-    """The grace period of a pod, between SIGTERM and SIGKILL."""
+    """The grace period of a pod, between SIGTERM and SIGKILL, in which Train saves a checkpoint."""
     hang: PositiveInt = 600
     """How long a rank may send no heartbeat."""
     collection: PositiveInt = 60

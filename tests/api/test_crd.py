@@ -152,6 +152,8 @@ GOOD: list[dict[str, Any]] = [
     {"storage": ABSENT},
     {"storage.caBundleRef": {"name": "ca"}},
     {"ttl": {"podsAfterFinished": "0s", "afterFinished": "720h"}},
+    {"checkpoints": {"everyMinutes": "Auto", "keep": 1}},
+    {"checkpoints": {"everyMinutes": 1440, "keep": 100}},
     {"suspend": True},
 ]
 
@@ -330,6 +332,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"storage.secretRef.name": "x" * 254}, "spec.storage.secretRef.name: Too long"),
     ({"storage.secretRef.accessKeyKey": "a b"}, "spec.storage.secretRef.accessKeyKey: Invalid value"),
     ({"storage.caBundleRef": {"name": "ca", "key": "../ca"}}, "spec.storage.caBundleRef.key: Invalid value"),
+    ({"checkpoints.everyMinutes": 0}, "must be Auto or a whole number from 1 to 1440"),
+    ({"checkpoints.everyMinutes": 1441}, "must be Auto or a whole number from 1 to 1440"),
+    ({"checkpoints.everyMinutes": "10m"}, "must be Auto or a whole number from 1 to 1440"),
+    ({"checkpoints.keep": 0}, "spec.checkpoints.keep: Invalid value"),
+    ({"checkpoints.keep": 101}, "spec.checkpoints.keep: Invalid value"),
     ({"ttl.podsAfterFinished": "10"}, "spec.ttl.podsAfterFinished: Invalid value"),
     ({"ttl.podsAfterFinished": "10d"}, "spec.ttl.podsAfterFinished: Invalid value"),
     ({"ttl.afterFinished": "-1h"}, "spec.ttl.afterFinished: Invalid value"),
@@ -588,6 +595,7 @@ def test_defaults_are_written_down(kube: Kube) -> None:
     assert spec["resources"] == {"profile": "default", "nodes": 1, "gpusPerNode": 0}
     assert spec["evaluation"] == {}  # what it is depends on the task
     assert spec["ttl"] == {"podsAfterFinished": "10m"}
+    assert spec["checkpoints"] == {"everyMinutes": "Auto", "keep": 2}
     assert spec["suspend"] is False
 
 
@@ -662,11 +670,12 @@ def test_the_spec_is_fixed_once_training_has_started(
         put(kube, job(changes, namespace))
 
 
-def test_suspend_and_ttl_may_always_be_changed(kube: Kube, namespace: str) -> None:
+def test_checkpoints_suspend_and_ttl_may_always_be_changed(kube: Kube, namespace: str) -> None:
     kube.create(job({}, namespace))
     kube.merge("FineTuneJob", namespace, "j", {"status": STARTED}, "status")
     put(kube, job({"suspend": True, "ttl": {"afterFinished": "1h"}}, namespace))
     put(kube, job({"suspend": False}, namespace))
+    put(kube, job({"checkpoints": {"everyMinutes": 5, "keep": 3}}, namespace))
 
 
 def test_status_can_still_be_written_once_training_has_started(kube: Kube, namespace: str) -> None:

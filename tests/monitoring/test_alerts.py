@@ -42,6 +42,20 @@ def attempts(stage: str, kind: str, node: str = "") -> str:
     return f'finetune_attempts_total{{stage="{stage}",outcome="Failed",class="{kind}",node="{node}"}}'
 
 
+def checkpoints(interval: int, times: list[int]) -> dict[str, list[Any]]:
+    """A job that trains a step each minute.
+
+    Args:
+        interval: longest time between two checkpoints in seconds.
+        times: time of the newest checkpoint, minute by minute.
+    """
+    return {
+        f"finetune_job_checkpoint_timestamp_seconds{{{JOB}}}": list(times),
+        f"finetune_job_checkpoint_interval_seconds{{{JOB}}}": [interval] * len(times),
+        f'finetune_trainer_step{{{JOB},attempt="1",stage="Train"}}': [*range(len(times))],
+    }
+
+
 CASES = [
     Case(
         "FineTuneOperatorNoLeader",
@@ -141,6 +155,22 @@ CASES = [
         15,
         30,
         45,
+    ),
+    Case(
+        "FineTuneJobCheckpointTooOld",
+        {"namespace": "a", "finetunejob": "x"},
+        checkpoints(300, [0] * 160 + [9600] * 40),
+        120,
+        150,
+        165,
+    ),
+    Case(
+        "FineTuneJobCheckpointTooOld",
+        {"namespace": "a", "finetunejob": "x"},
+        checkpoints(4 * 3600, [0] * 560 + [33600] * 40),
+        470,
+        510,
+        565,
     ),
     Case(
         "FineTuneLossNotFinite",
@@ -261,6 +291,19 @@ def test_metrics_without_tls_have_no_certificate_that_ends(promtool: Path, tmp_p
     series = {f'finetune_operator_{name}_timestamp_seconds{{instance="i"}}': [0] * 60 for name in names}
     fired = 'ALERTS{alertname=~"FineTune(Certificate|Token)Ends"}'
     expected = {"expr": fired, "eval_time": "50m", "exp_samples": []}
+    check(
+        promtool,
+        tmp_path,
+        [{"interval": "1m", "input_series": inputs(series), "promql_expr_test": [expected]}],
+    )
+
+
+def test_no_checkpoint_is_too_old_while_train_measures_a_model(promtool: Path, tmp_path: Path) -> None:
+    series = {
+        name: [60] * 200 if "step" in name else values for name, values in checkpoints(300, [0] * 200).items()
+    }
+    fired = 'ALERTS{alertname="FineTuneJobCheckpointTooOld"}'
+    expected = {"expr": fired, "eval_time": "190m", "exp_samples": []}
     check(
         promtool,
         tmp_path,

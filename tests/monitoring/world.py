@@ -92,6 +92,9 @@ class Attempt:
     end: int
 
 
+CHECKPOINT_MINUTES = 8
+RESUMED_STEP = 1050
+"""The step from which a second attempt of Train resumes."""
 QUICK = (Try("Prepare", 1, 4), Try("Train", 2, 18), Try("Publish", 1, 3))
 SCRIPTS = (
     Script(
@@ -220,6 +223,26 @@ def at(minute: float) -> str:
     return (START + timedelta(minutes=minute)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def share_done(attempt: Attempt, minute: float) -> float:
+    """Share of the optimizer steps of a job that an attempt of Train has done."""
+    share = min(1.0, (minute - attempt.since) / attempt.what.runs)
+    if attempt.what.failure:
+        return 0.4 * share
+    return share if attempt.number == 1 else RESUMED_STEP / 3000 * (1 - share) + share
+
+
+def checkpoint_of(attempt: Attempt, minute: float) -> dict[str, Any]:
+    """The newest checkpoint of an attempt of Train, as fields of Progress."""
+    resumed = {"resumed_from_step": RESUMED_STEP} if attempt.number > 1 and not attempt.what.failure else {}
+    saved = minute - (minute - attempt.since) % CHECKPOINT_MINUTES
+    if saved == attempt.since:
+        return resumed
+    return resumed | {
+        "checkpoint_step": int(3000 * share_done(attempt, saved)),
+        "checkpoint_time": (START + timedelta(minutes=saved)).timestamp(),
+    }
+
+
 def progress_of(attempt: Attempt, minute: int, rng: random.Random) -> Progress:
     """The progress document of the pod with index 0."""
     share = min(1.0, (minute - attempt.since) / attempt.what.runs)
@@ -233,9 +256,7 @@ def progress_of(attempt: Attempt, minute: int, rng: random.Random) -> Progress:
     if attempt.what.stage == "Prepare":
         known |= {"rows": int(48_000 * share), "tokens": int(6_200_000 * share)}
     if attempt.what.stage == "Train":
-        done = share if attempt.number == 1 else 0.35 + 0.65 * share
-        if attempt.what.failure:
-            done = 0.4 * share
+        done = share_done(attempt, minute)
         step = int(3000 * done)
         warm = min(1.0, done / 0.06)
         known |= {
@@ -250,6 +271,7 @@ def progress_of(attempt: Attempt, minute: int, rng: random.Random) -> Progress:
             "samples_per_second": round(320 * rng.uniform(0.8, 1.2), 1),
             "eta_seconds": round(60 * (attempt.end - minute)),
             "peak_memory_bytes": int((52 + 5 * done) * GIB),
+            **checkpoint_of(attempt, minute),
         }
         if done > 0.05:
             known["validation"] = round(0.55 + 0.3 * (1 - math.exp(-4 * (done // 0.05) * 0.05)), 3)
@@ -291,7 +313,21 @@ def attempt_status(attempt: Attempt, minute: int, name: str) -> dict[str, Any]:
         status |= {"endTime": at(attempt.end), "outcome": "Failed" if what.failure else "Succeeded"}
         if what.failure:
             status |= {"class": what.failure, "node": what.node}
+    if what.stage == "Train" and minute >= attempt.since:
+        status |= steps_of(attempt, minute)
     return status
+
+
+def steps_of(attempt: Attempt, minute: int) -> dict[str, Any]:
+    """The fields about steps of an attempt of Train."""
+    saved = checkpoint_of(attempt, min(minute, attempt.end - 1))
+    found = {"resumedFromStep": saved.get("resumed_from_step")}
+    if minute >= attempt.end:
+        found["checkpointStep"] = saved.get("checkpoint_step")
+        if attempt.what.failure:
+            found["step"] = int(3000 * share_done(attempt, attempt.end))
+            found["lostSteps"] = found["step"] - (found["checkpointStep"] or 0)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def status_at(
@@ -332,6 +368,11 @@ def status_at(
             "step": progress.step,
             "updated": at(minute),
         }
+        if progress.checkpoint_time:
+            status["progress"] |= {
+                "checkpointStep": progress.checkpoint_step,
+                "checkpointTime": datetime.fromtimestamp(progress.checkpoint_time, UTC).isoformat(),
+            }
     status["conditions"] = [
         {
             "type": kind,

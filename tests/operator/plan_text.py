@@ -66,6 +66,12 @@ def _attempt(attempt: AttemptStatus) -> str:
         words += f", micro-batch {attempt.micro_batch_size}"
     if attempt.micro_batch_tokens:
         words += f", micro-batch of {attempt.micro_batch_tokens} tokens"
+    if attempt.resumed_from_step is not None:
+        words += f", resumed from step {attempt.resumed_from_step}"
+    if attempt.checkpoint_step is not None:
+        words += f", checkpoint of step {attempt.checkpoint_step}"
+    if attempt.lost_steps is not None:
+        words += f", lost {attempt.lost_steps} steps"
     if attempt.reason:
         words += f", {attempt.failure or 'no class'}/{attempt.reason}: {attempt.message}"
     if attempt.pod:

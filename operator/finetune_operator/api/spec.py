@@ -382,6 +382,18 @@ class OutputSpec(Model):
     """Store that holds the published model and all other files of the run. Default: spec.storage."""
 
 
+class CheckpointsSpec(Model):
+    """Checkpoints of Train, from which the next attempt of Train resumes."""
+
+    every_minutes: Annotated[int | Literal["Auto"], auto_or(1, 1440)] = "Auto"
+    """Time between two checkpoints, in minutes, from 1 to 1440, or Auto. After a failure, the next attempt
+    repeats the steps since the newest complete checkpoint. Auto is from 1 to 60 minutes: more if a checkpoint
+    pauses training for longer, and less with more nodes. Default: Auto."""
+    keep: Annotated[int, Field(ge=1, le=100)] = 2
+    """Number of the newest checkpoints that stay in the store, from 1 to 100. The checkpoint with the best
+    weights stays in addition. Default: 2."""
+
+
 class TtlSpec(Model):
     """Time to live of pods and of the FineTuneJob after the job has finished."""
 
@@ -492,6 +504,9 @@ class FineTuneJobSpec(Model):
     storage: Annotated[Storage | None, Change.UNTIL_TRAINING] = None
     """S3 store of model, dataset and output, unless these name a store of their own. Default: the store of
     the profile."""
+    checkpoints: Annotated[CheckpointsSpec, Change.ALWAYS] = CheckpointsSpec()
+    """Checkpoints of Train, from which the next attempt of Train resumes. A change takes effect with the next
+    attempt of Train. Default: see each field."""
     ttl: Annotated[TtlSpec, Change.ALWAYS] = TtlSpec()
     """Time to live of pods and of the FineTuneJob after the job has finished. Default: see each field."""
     notifications: Annotated[

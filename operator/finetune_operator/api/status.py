@@ -54,6 +54,10 @@ class ProgressStatus(Model):
     """Number of optimizer steps done."""
     total_steps: NonNegativeInt | None = None
     """Number of optimizer steps of the whole run."""
+    checkpoint_step: NonNegativeInt | None = None
+    """Optimizer step of the newest complete checkpoint, from which the next attempt would resume."""
+    checkpoint_time: datetime | None = None
+    """Time at which the newest checkpoint was complete, by the clock of the node."""
     epoch: FiniteFloat | None = None
     """Number of passes over the training rows done; may be a fraction."""
     loss: FiniteFloat | None = None
@@ -82,8 +86,8 @@ class AttemptStatus(Model):
     config_digest: Annotated[str, Field(max_length=71)]
     """SHA-256 of the run settings in the trainer's configuration."""
     spec_digest: Annotated[str, Field(max_length=71)]
-    """SHA-256 of the spec without notifications, suspend and ttl, together with the run settings. Results of
-    this attempt count only while the job has the same spec digest."""
+    """SHA-256 of the spec without checkpoints, notifications, suspend and ttl, together with the run
+    settings. Results of this attempt count only while the job has the same spec digest."""
     job: Annotated[str, Field(max_length=63)]
     """Name of the batch/v1 Job of the attempt."""
     job_uid: Annotated[str, Field(max_length=63)] | None = None
@@ -120,6 +124,16 @@ class AttemptStatus(Model):
     step: NonNegativeInt | None = None
     """Optimizer step that an unsuccessful attempt is known to have reached. A later step than every earlier
     attempt of the stage is progress, and the failures before it no longer count."""
+    resumed_from_step: NonNegativeInt | None = None
+    """Optimizer step of the checkpoint from which the attempt of Train resumed. Absent if the attempt started
+    at the first step."""
+    checkpoint_step: NonNegativeInt | None = None
+    """Optimizer step of the newest complete checkpoint at the end of an attempt of Train, as far as the
+    operator knows. The checkpoint that the pods save while they stop counts. Absent if there is no
+    checkpoint."""
+    lost_steps: NonNegativeInt | None = None
+    """Number of optimizer steps of an unsuccessful attempt of Train after the newest complete checkpoint. The
+    next attempt repeats these steps."""
     micro_batch_size: PositiveInt | None = None
     """Rows of a micro-batch of the attempt if the micro-batch is not that of status.chosen: the operator
     halves the micro-batch after out of memory."""

@@ -8,6 +8,7 @@ from finetune_operator.names import Reason
 from finetune_operator.objects import Manifest, moment, pods_of
 from finetune_operator.planning import pending
 from finetune_operator.planning.attempt_history import shorten
+from finetune_operator.planning.attempt_steps import resumed_from, steps_of_failure, steps_of_success
 from finetune_operator.planning.failure_classification import End, Failing, Failure, Success, end_of
 from finetune_operator.planning.lookup import find_job, jobs_of, readback_name
 from finetune_operator.planning.micro_batch import differing_micro_batch
@@ -31,6 +32,11 @@ def record_attempts(inputs: PlanInput) -> PlanInput:
     for attempt in inputs.status.attempts:
         if attempt.outcome == "Running":
             inputs = _update_attempt(inputs, attempt)
+    for attempt in inputs.status.attempts[-1:]:
+        if attempt.outcome in ("Failed", "Suspended"):
+            # The pods of an attempt that was stopped save a checkpoint before they end.
+            late = attempt.model_copy(update=steps_of_failure(inputs, attempt))
+            inputs = _replace_attempt(inputs, late)
     return replace(inputs, status=shorten(inputs.status))
 
 
@@ -38,7 +44,7 @@ def stop_running_attempt(inputs: PlanInput, stop: Stop) -> PlanInput:
     """Ends the running attempt with the outcome of `stop`."""
     ended = [
         _end_attempt(
-            inputs, a, stop.outcome, reason=stop.reason, message=stop.message, step=_furthest_step(inputs, a)
+            inputs, a, stop.outcome, reason=stop.reason, message=stop.message, **steps_of_failure(inputs, a)
         )
         if a.outcome == "Running"
         else a
@@ -100,6 +106,7 @@ def _update_attempt(inputs: PlanInput, attempt: AttemptStatus) -> PlanInput:
         end = _read_back_result(inputs, attempt, expected, end)
     if isinstance(end, InProgress):
         watched = _set_times(inputs, attempt, job, end)
+        watched = watched.model_copy(update={"resumed_from_step": resumed_from(inputs, attempt)})
         return replace(_replace_attempt(inputs, watched), progress_of_attempt=end)
     return _close_attempt(inputs, attempt, end)
 
@@ -152,7 +159,13 @@ def _classify(inputs: PlanInput, attempt: AttemptStatus, job: Manifest, expected
 
 def _close_attempt(inputs: PlanInput, attempt: AttemptStatus, end: Success | Failure) -> PlanInput:
     if isinstance(end, Success):
-        ended = _end_attempt(inputs, attempt, "Succeeded", peak_memory_bytes=end.peak_memory)
+        ended = _end_attempt(
+            inputs,
+            attempt,
+            "Succeeded",
+            peak_memory_bytes=end.peak_memory,
+            **steps_of_success(inputs, attempt),
+        )
         status = STAGES[stage_of(attempt)].accept_result(inputs.status, end.payload)
     else:
         status = inputs.status
@@ -168,7 +181,7 @@ def _close_attempt(inputs: PlanInput, attempt: AttemptStatus, end: Success | Fai
             exit_code=end.exit_code,
             place=end.place,
             peak_memory_bytes=end.peak_memory,
-            step=_furthest_step(inputs, attempt, end.step),
+            **steps_of_failure(inputs, attempt),
         )
     return replace(_replace_attempt(replace(inputs, status=status), ended), progress_of_attempt=None)
 
@@ -177,19 +190,6 @@ def _replace_attempt(inputs: PlanInput, changed: AttemptStatus) -> PlanInput:
     """Replaces one attempt in the status."""
     attempts = [changed if a.job == changed.job else a for a in inputs.status.attempts]
     return replace(inputs, status=inputs.status.model_copy(update={"attempts": attempts}))
-
-
-def _furthest_step(inputs: PlanInput, attempt: AttemptStatus, reported: int | None = None) -> int | None:
-    """The optimizer step that an attempt reached, by its last progress and by the messages of its pods.
-
-    The step is at most the total of the run, because a tenant controls the contents of the pods.
-    """
-    shown, news, chosen = inputs.status.progress, inputs.observed.progress, inputs.status.chosen
-    steps = [reported, shown.step if shown else None]
-    if news and news.stage is stage_of(attempt) and news.attempt == attempt.number:
-        steps.append(news.step)
-    furthest = max((s for s in steps if s is not None), default=None)
-    return min(furthest, chosen.total_steps) if furthest is not None and chosen else furthest
 
 
 def _end_attempt(inputs: PlanInput, attempt: AttemptStatus, outcome: str, **cause: object) -> AttemptStatus:

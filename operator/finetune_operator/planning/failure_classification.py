@@ -4,7 +4,7 @@ Where a message cannot be read, the status that Kubernetes wrote decides.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from finetune_operator.names import Reason
@@ -54,8 +54,6 @@ class Failure:
     exit_code: int | None = None
     place: str | None = None
     """Where in the trainer the failure arose; None where the trainer did not report the place."""
-    step: int | None = None
-    """The optimizer step that the trainer reached; None where the trainer did not report the step."""
     peak_memory: int | None = None
     """Greatest host memory of the pod in bytes; None where the trainer did not report the memory."""
     version: float = math.inf
@@ -115,7 +113,7 @@ def end_of(
     if not (all_ended and causes) and waited < collection:
         text = "A pod failed: collecting the causes."
         return InProgress("collecting", text, collection - waited, failing=True, pod=cause.pod)
-    return replace(cause, step=max((c.step for c in causes if c.step is not None), default=None))
+    return cause
 
 
 def cause_of(pod: Manifest, expected: Expected, now: datetime) -> Failure | None:
@@ -139,7 +137,6 @@ def cause_of(pod: Manifest, expected: Expected, now: datetime) -> Failure | None
         node=pod.get("spec", {}).get("nodeName"),
         exit_code=code,
         place=found.place,
-        step=found.step,
         peak_memory=found.peak_memory,
         # Kubernetes declares resource versions of one resource comparable as integers.
         version=int(pod["metadata"].get("resourceVersion") or 0),
@@ -210,7 +207,6 @@ def _reported_cause(pod: Manifest, ended: Manifest | None, expected: Expected) -
         text,
         message.failure,
         place=place,
-        step=message.step,
         peak_memory=message.peak_memory_bytes,
     )
 

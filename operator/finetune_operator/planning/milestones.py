@@ -24,6 +24,8 @@ MetricName = Literal[
     "finetune_stage_duration_seconds",
     "finetune_time_to_first_step_seconds",
     "finetune_recovery_seconds",
+    "finetune_resumed_attempts",
+    "finetune_lost_steps",
 ]
 
 
@@ -50,6 +52,8 @@ def find_milestones(
     namespace = str(job.metadata["namespace"])
     return (
         *_attempts(job, namespace, before, after),
+        *_resumes(namespace, before, after),
+        *_losses(namespace, before, after),
         *_first_step(job, before, after),
         *_gate(namespace, before, after),
         *_end(job, namespace, before, after),
@@ -106,6 +110,29 @@ def _failure_before(earlier: list[AttemptStatus], attempt: AttemptStatus) -> dat
     if last and last.outcome == "Failed" and last.stage == attempt.stage:
         return last.end_time
     return None
+
+
+def _resumes(namespace: str, before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Milestone]:
+    known = {attempt.job for attempt in before.attempts if attempt.resumed_from_step is not None}
+    for attempt in after.attempts:
+        if attempt.resumed_from_step is not None and attempt.job not in known:
+            yield Milestone("finetune_resumed_attempts", {"namespace": namespace})
+
+
+def _losses(namespace: str, before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Milestone]:
+    """The lost steps of each attempt, counted when they are final."""
+    known = {attempt.job for attempt in _final_losses(before)}
+    for attempt in _final_losses(after):
+        if attempt.job not in known:
+            labels = {"namespace": namespace, "outcome": attempt.outcome, "class": attempt.failure or ""}
+            yield Milestone("finetune_lost_steps", labels, attempt.lost_steps or 0)
+
+
+def _final_losses(status: FineTuneJobStatus) -> list[AttemptStatus]:
+    """The attempts of Train that lost steps, without an attempt whose pods may still save a checkpoint."""
+    train = [attempt for attempt in status.attempts if attempt.stage == Stage.TRAIN.value]
+    final = train if status.completion_time else train[:-1]
+    return [attempt for attempt in final if attempt.lost_steps]
 
 
 def _first_step(job: FineTuneJob, before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Milestone]:

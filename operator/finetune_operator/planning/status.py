@@ -1,7 +1,7 @@
 """Describes a job in its status: conditions, state, progress and message. Pure."""
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from finetune_operator.api import ConditionStatus, FineTuneJobStatus, ProgressStatus
 from finetune_operator.names import Condition, Reason, State
@@ -214,12 +214,19 @@ def _round(figure: float | None) -> float | None:
     return None if figure is None else float(f"{figure:.4g}")
 
 
+def _time(seconds: float | None, now: datetime) -> datetime | None:
+    """A Unix time of a pod as a time of the status, at most `now`."""
+    return None if seconds is None else datetime.fromtimestamp(int(min(seconds, now.timestamp())), UTC)
+
+
 def _progress_status(news: Progress, now: datetime) -> ProgressStatus:
     return ProgressStatus(
         percent=int(news.percent),
         activity=news.activity.value,
         step=news.step,
         total_steps=news.total_steps,
+        checkpoint_step=news.checkpoint_step,
+        checkpoint_time=_time(news.checkpoint_time, now),
         epoch=news.epoch,
         loss=_round(news.loss),
         validation=_round(news.validation),
@@ -246,6 +253,8 @@ def _describe_progress(inputs: PlanInput, progress: ProgressStatus) -> str:
     words = "".join(f" {c.lower()}" if c.isupper() else c for c in progress.activity).strip().capitalize()
     attempt = inputs.running
     again = f" (attempt {attempt.number})" if attempt and attempt.number > 1 else ""
+    if attempt and attempt.resumed_from_step is not None:
+        again = f" (attempt {attempt.number}, resumed from step {attempt.resumed_from_step})"
     return f"{words}{again}{': ' if parts else ''}{', '.join(parts)}."
 
 

@@ -53,6 +53,7 @@ def stage_job(
         prepared=prepared,
         readback_stage=readback[0] if readback else None,
         memory=_memory_limits(job, resolved.profile) if stage is Stage.PREPARE else None,
+        checkpoints=_checkpoints(job) if stage is Stage.TRAIN else None,
     )
     manifest = _job(job, settings, resolved, config, number, needs)
     manifest["metadata"]["ownerReferences"] = [owner(job)]
@@ -169,6 +170,13 @@ def _memory_limits(job: FineTuneJob, profile: Profile) -> trainer.MemoryLimits:
         gpu=int(quantities.parse(profile.gpu_memory)) if profile.gpu_memory else None,
         train=int(quantities.parse(pod)) if pod else None,
     )
+
+
+def _checkpoints(job: FineTuneJob) -> trainer.Checkpoints:
+    """When Train saves checkpoints, and how many of them stay."""
+    spec = job.spec.checkpoints
+    every = spec.every_minutes
+    return trainer.Checkpoints(every_seconds=every if every == "Auto" else 60 * every, keep=spec.keep)
 
 
 def _rendezvous(job: FineTuneJob, settings: Settings, stage: Stage, number: int) -> trainer.Rendezvous:

@@ -247,6 +247,7 @@ def config(
     prepared: Digest | None = None,
     readback_stage: Stage | None = None,
     memory: trainer.MemoryLimits | None = None,
+    checkpoints: trainer.Checkpoints | None = None,
 ) -> trainer.TrainConfig:
     """The config of the pods of one Job."""
     meta = job.metadata
@@ -265,6 +266,7 @@ def config(
         preemption_grace_seconds=stop_seconds,
         serve_metrics=serve_metrics,
         memory=memory,
+        checkpoints=checkpoints,
     )
 
 

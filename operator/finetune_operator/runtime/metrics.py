@@ -147,6 +147,15 @@ MILESTONES: Mapping[MetricName, Counter | Histogram] = {
         ["stage"],
         buckets=_LONG_SECONDS,
     ),
+    "finetune_resumed_attempts": Counter(
+        "finetune_resumed_attempts", "Train attempts that resumed from a checkpoint.", ["namespace"]
+    ),
+    "finetune_lost_steps": Counter(
+        "finetune_lost_steps",
+        "Optimizer steps of unsuccessful Train attempts after their newest checkpoint, by outcome and class"
+        " of the failure, counted at the start of the next attempt or at the end of the job.",
+        ["namespace", "outcome", "class"],
+    ),
 }
 """The metrics of runs over time, see planning.milestones."""
 _known_reasons: set[str] = set()
@@ -179,6 +188,15 @@ _JOB_GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "finetune_job_waiting": ("1 while the job waits, with the reason.", (*_JOB, "reason")),
     "finetune_job_progress_ratio": ("Share of the stage that is done, 0 to 1.", (*_JOB, "stage")),
     "finetune_job_attempt": ("Number of the newest attempt of a stage.", (*_JOB, "stage")),
+    "finetune_job_checkpoint_step": ("Optimizer step of the newest complete checkpoint of the job.", _JOB),
+    "finetune_job_checkpoint_timestamp_seconds": (
+        "Unix time of the newest complete checkpoint, or of the start of the running Train attempt if later.",
+        _JOB,
+    ),
+    "finetune_job_checkpoint_interval_seconds": (
+        "Longest time between two checkpoints: spec.checkpoints.everyMinutes, or 3600 with Auto.",
+        _JOB,
+    ),
     "finetune_job_gpus": ("GPUs that the running Train attempt holds.", _JOB),
     "finetune_job_requested_gpus": ("GPUs that the Train pods of an unfinished job request in total.", _JOB),
     "finetune_job_created_timestamp_seconds": ("Unix time of the creation of the job.", _JOB),
@@ -204,6 +222,8 @@ _JOB_GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
         (*_JOB, "stage", "pod", "node"),
     ),
 }
+_AUTO_INTERVAL_SECONDS = 3600
+"""The longest time between two checkpoints with everyMinutes Auto."""
 _MODELS = ("majority", "baseline", "tuned", "delta")
 
 
@@ -320,6 +340,7 @@ def _series(job: Manifest) -> Iterator[tuple[str, list[str], float]]:
         yield "finetune_job_waiting", [*where, reason], 1
     if "progress" in status:
         yield "finetune_job_progress_ratio", [*where, stage], status["progress"].get("percent", 0) / 100
+    yield from _checkpoint(where, spec, status)
     resources = spec.get("resources") or {}
     gpus = resources.get("nodes", 1) * resources.get("gpusPerNode", 0)
     holds = any(
@@ -340,6 +361,24 @@ def _series(job: Manifest) -> Iterator[tuple[str, list[str], float]]:
     if report := status.get("report"):
         yield "finetune_job_report_info", [*where, report], 1
     yield from _scores(where, status.get("evaluation") or {})
+
+
+def _checkpoint(
+    where: list[str], spec: Mapping[str, Any], status: Mapping[str, Any]
+) -> Iterator[tuple[str, list[str], float]]:
+    progress, attempts = status.get("progress") or {}, status.get("attempts") or ()
+    saved = [attempt.get("checkpointStep") for attempt in attempts]
+    known = [step for step in (*saved, progress.get("checkpointStep")) if step is not None]
+    if known:
+        yield "finetune_job_checkpoint_step", where, known[-1]
+    last = attempts[-1] if attempts else {}
+    began = moment(last.get("runningSince"))
+    if began and (last.get("stage"), last.get("outcome")) == ("Train", "Running"):
+        newest = max(began, moment(progress.get("checkpointTime")) or began)
+        yield "finetune_job_checkpoint_timestamp_seconds", where, newest.timestamp()
+        every = (spec.get("checkpoints") or {}).get("everyMinutes")
+        seconds = 60 * every if isinstance(every, int) else _AUTO_INTERVAL_SECONDS
+        yield "finetune_job_checkpoint_interval_seconds", where, seconds
 
 
 def _scores(where: list[str], evaluation: Mapping[str, Any]) -> Iterator[tuple[str, list[str], float]]:

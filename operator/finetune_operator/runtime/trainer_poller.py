@@ -204,7 +204,10 @@ async def ask(session: aiohttp.ClientSession, target: Target) -> Progress:
 
 
 def clamped(progress: Progress, now: float) -> Progress:
-    """Bounds the numbers for the API server: finite, at most 2^53, no heartbeat in the future."""
+    """Bounds the numbers for the API server: finite, at most 2^53, no heartbeat in the future.
+
+    A step is at most the total of the run.
+    """
     changes: dict[str, float | None] = {}
     for name in Progress.model_fields:
         value = getattr(progress, name)
@@ -215,10 +218,8 @@ def clamped(progress: Progress, now: float) -> Progress:
             changes[name] = type(value)(LARGEST if value > 0 else -LARGEST)
     if math.isfinite(progress.heartbeat):
         changes["heartbeat"] = min(progress.heartbeat, now)
-    if (
-        progress.step is not None
-        and progress.total_steps is not None
-        and progress.step > progress.total_steps
-    ):
-        changes["step"] = progress.total_steps
+    for name in ("step", "checkpoint_step", "resumed_from_step"):
+        value = getattr(progress, name)
+        if value is not None and progress.total_steps is not None and value > progress.total_steps:
+            changes[name] = progress.total_steps
     return progress.model_copy(update=changes)

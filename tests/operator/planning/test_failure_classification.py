@@ -319,16 +319,6 @@ def test_the_pod_that_was_observed_to_fail_first_stays_the_cause() -> None:
     assert found.reason == "First"
 
 
-def test_the_furthest_step_of_a_gang_is_recorded() -> None:
-    bug = {"class": "Internal", "reason": "Bug", "message": "m", "step": 118}
-    lost = {"class": "Communication", "reason": "PeerLost", "message": "m", "step": 120}
-
-    found = end({"code": 10, "says": bug}, {"index": 1, "code": 7, "says": lost})
-
-    assert isinstance(found, Failure)
-    assert (found.reason, found.step) == ("Bug", 120)
-
-
 def test_the_place_of_a_failure_is_that_of_the_pod_that_is_the_cause() -> None:
     bug = {"class": "Internal", "reason": "Bug", "message": "m", "place": "training/loop.py:212"}
     lost = {"class": "Communication", "reason": "PeerLost", "message": "m", "place": "Training"}

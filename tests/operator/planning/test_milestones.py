@@ -98,6 +98,38 @@ def test_the_first_step_of_the_first_attempt_is_seen_once(
     assert found(earlier, status(running, progress=progress(step))) == expected
 
 
+def test_an_attempt_that_resumes_is_counted_once() -> None:
+    loading = status(attempt(number=2, runningSince=at(40)))
+    resumed = status(attempt(number=2, runningSince=at(40), resumedFromStep=0))
+    expected = [Milestone("finetune_resumed_attempts", {"namespace": job().metadata["namespace"]})]
+    assert found(loading, resumed) == expected
+    assert found(resumed, resumed) == []
+
+
+@pytest.mark.parametrize(
+    ("outcome", "cause"), [("Failed", {"class": "Hang"}), ("Failed", {}), ("Suspended", {})]
+)
+def test_lost_steps_are_counted_when_the_next_attempt_begins(outcome: str, cause: dict[str, str]) -> None:
+    """Until then, the pods of the attempt may save a checkpoint."""
+    stopped = attempt(outcome=outcome, lostSteps=20, **cause)
+    saved = attempt(outcome=outcome, lostSteps=5, **cause)
+    labels = {
+        "namespace": job().metadata["namespace"],
+        "outcome": outcome,
+        "class": cause.get("class", ""),
+    }
+    expected = [Milestone("finetune_lost_steps", labels, 5)]
+    assert found(status(stopped), status(saved)) == []
+    assert found(status(saved), status(saved, attempt(number=2))) == expected
+    assert found(status(saved), status(saved, completion_time=at(90)))[:1] == expected
+    assert found(status(saved, attempt(number=2)), status(saved, attempt(number=2), attempt(number=3))) == []
+
+
+def test_an_attempt_that_saved_its_last_step_has_lost_nothing() -> None:
+    saved = attempt(outcome="Failed", lostSteps=0)
+    assert found(status(saved), status(saved, attempt(number=2))) == []
+
+
 @pytest.mark.parametrize(("value", "result"), [("True", ["passed"]), ("False", ["missed"]), ("Unknown", [])])
 def test_a_gate_is_decided_once(value: str, result: list[str]) -> None:
     def gate(decided: str) -> FineTuneJobStatus:

@@ -65,6 +65,21 @@ def test_manifests_equal_the_golden_files() -> None:
     assert [found] == read_all(GOLDEN)
 
 
+@pytest.mark.parametrize(
+    ("spec", "every_seconds", "keep"),
+    [({}, "Auto", 2), ({"everyMinutes": 10, "keep": 5}, 600, 5), ({"everyMinutes": "Auto"}, "Auto", 2)],
+)
+def test_only_train_saves_checkpoints(spec: Manifest, every_seconds: int | str, keep: int) -> None:
+    found = every(scenes.job_of({"spec": {"checkpoints": spec}}))
+    configs = {
+        kind: jobs.config_of(found[kind]) for kind in ("prepare", "train", "publish", "readback", "cleanup")
+    }
+    assert configs["train"]
+    assert configs["train"].checkpoints == trainer.Checkpoints(every_seconds=every_seconds, keep=keep)
+    assert [kind for kind, config in configs.items() if config and config.checkpoints] == ["train"]
+    assert None not in configs.values()
+
+
 @pytest.mark.parametrize("kind", ["prepare", "train", "publish", "readback", "cleanup"])
 def test_pods_are_restricted_and_hold_no_api_credentials(kind: str) -> None:
     spec = every(scenes.job_of())[kind]["spec"]["template"]["spec"]

@@ -79,6 +79,12 @@ def test_another_value_changes_the_digest(changed: dict[str, Any]) -> None:
 
 def test_fields_that_may_always_be_changed_do_not_affect_the_digest() -> None:
     assert digest({"suspend": True, "ttl": {"podsAfterFinished": "1h", "afterFinished": "2h"}}) == digest({})
+    assert digest({"checkpoints": {"everyMinutes": 5, "keep": 3}}) == digest({})
+
+
+def test_the_digest_of_a_job_without_checkpoints_in_its_spec_is_that_of_the_release_before() -> None:
+    """Another digest would start Prepare and Train of each existing job anew."""
+    assert digest({}) == "sha256:ae90f00d25c39f0b774a93597262b259bb8c49d235f7ecc5436edcbd892d4e2d"
 
 
 def test_the_result_of_a_generator_names_no_majority_class() -> None:

@@ -1,3 +1,4 @@
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -117,6 +118,38 @@ def test_a_job_tells_its_newest_attempts_and_its_demand_for_gpus_until_its_end()
     ended = {"state": "Succeeded", "completionTime": "2026-05-01T11:30:00Z", "attempts": attempts}
     cache.put(a_job("tickets", ended, resources=resources))
     assert "finetune_job_requested_gpus{" not in shown(cache)
+
+
+def test_a_job_tells_its_newest_checkpoint() -> None:
+    ended = {"stage": "Train", "number": 1, "outcome": "Failed", "checkpointStep": 80}
+    began = "2026-05-01T11:40:00Z"
+    running = {"stage": "Train", "number": 2, "outcome": "Running", "runningSince": began}
+
+    def values(attempts: Any, progress: Any = None, **spec: Any) -> dict[str, float]:
+        cache = Cache()
+        cache.put(a_job("tickets", {"attempts": attempts, "progress": progress or {}}, **spec))
+        line = r'^finetune_job_checkpoint_(\w+){finetunejob="tickets",namespace="ns"} (\S+)$'
+        return {name: float(value) for name, value in re.findall(line, shown(cache), re.MULTILINE)}
+
+    def at(text: str) -> float:
+        return datetime.fromisoformat(text).timestamp()
+
+    saved = "2026-05-01T11:59:00Z"
+    newest = {"percent": 40, "checkpointStep": 120, "checkpointTime": saved}
+    assert values([ended, running], newest, checkpoints={"everyMinutes": 5}) == {
+        "step": 120,
+        "timestamp_seconds": at(saved),
+        "interval_seconds": 300,
+    }
+    of_attempt_1 = {"percent": 1, "checkpointStep": 80, "checkpointTime": "2026-05-01T11:30:00Z"}
+    assert values([ended, running], of_attempt_1, checkpoints={"everyMinutes": "Auto"}) == {
+        "step": 80,
+        "timestamp_seconds": at(began),
+        "interval_seconds": 3600,
+    }
+    assert values([running]) == {"timestamp_seconds": at(began), "interval_seconds": 3600}
+    assert values([ended], of_attempt_1) == {"step": 80}
+    assert values([{**running, "stage": "Publish"}]) == values([]) == {}
 
 
 def test_a_job_tells_where_its_report_is() -> None:

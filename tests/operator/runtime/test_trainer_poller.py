@@ -190,7 +190,9 @@ def test_numbers_are_bounded_for_the_api_server() -> None:
 
 
 def test_a_step_is_at_most_the_total_steps() -> None:
-    assert clamped(Progress(stage=Stage.TRAIN, attempt=1, step=11, total_steps=10), 0.0).step == 10
+    steps = {"step": 11, "checkpoint_step": 12, "resumed_from_step": 13}
+    tame = clamped(Progress(stage=Stage.TRAIN, attempt=1, total_steps=10, **steps), 0.0)
+    assert (tame.step, tame.checkpoint_step, tame.resumed_from_step) == (10, 10, 10)
 
 
 async def test_a_new_activity_enqueues_at_once_and_progress_at_intervals(

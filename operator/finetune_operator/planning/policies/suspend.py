@@ -9,7 +9,7 @@ from finetune_operator.planning.wording import count
 def check(inputs: PlanInput) -> Decision | None:
     """Holds a suspended job. The operator deletes its Job, so that its pods stop.
 
-    The next attempt starts the stage from the beginning.
+    The next attempt of Train resumes from the newest checkpoint; the pods save a checkpoint before they end.
     """
     if not inputs.job.spec.suspend:
         return None

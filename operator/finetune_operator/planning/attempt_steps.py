@@ -1,0 +1,80 @@
+"""Derives the optimizer steps of an attempt: reached, resumed from, saved in a checkpoint, and lost. Pure.
+
+The steps come from the messages of the pods and from the progress. A tenant controls both, so a step is at
+most the total of the run.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+from finetune_operator.api import AttemptStatus, ProgressStatus
+from finetune_operator.objects import label
+from finetune_operator.planning.stages import stage_of
+from finetune_operator.planning.termination_messages import Expected, Unreadable, message_of
+from finetune_operator.planning.types import PlanInput
+from finetune_trainer.contract import Progress, Stage, TerminationMessage
+
+Steps = dict[str, int | None]
+"""Fields of an AttemptStatus."""
+
+
+def resumed_from(inputs: PlanInput, attempt: AttemptStatus) -> int | None:
+    """The step of the checkpoint from which an attempt of Train resumed; None: not known to have resumed."""
+    if stage_of(attempt) is not Stage.TRAIN:
+        return None
+    reported = [message.resumed_from_step for message in _messages(inputs, attempt)]
+    if news := _news(inputs, attempt):
+        reported.append(news.resumed_from_step)
+    return _latest(inputs, attempt.resumed_from_step, *reported)
+
+
+def steps_of_success(inputs: PlanInput, attempt: AttemptStatus) -> Steps:
+    """The steps of the checkpoints of a successful attempt: resumed from, and saved."""
+    if stage_of(attempt) is not Stage.TRAIN:
+        return {}
+    saved = [message.checkpoint.step for message in _messages(inputs, attempt) if message.checkpoint]
+    shown = [progress.checkpoint_step for progress in _progress(inputs, attempt)]
+    return {
+        "resumed_from_step": resumed_from(inputs, attempt),
+        "checkpoint_step": _latest(inputs, attempt.checkpoint_step, *saved, *shown),
+    }
+
+
+def steps_of_failure(inputs: PlanInput, attempt: AttemptStatus) -> Steps:
+    """The steps of an unsuccessful attempt: reached, resumed from, saved, and lost."""
+    steps = steps_of_success(inputs, attempt)
+    saved = steps.get("checkpoint_step")
+    reported = [message.step for message in _messages(inputs, attempt)]
+    shown = [progress.step for progress in _progress(inputs, attempt)]
+    reached = _latest(inputs, attempt.step, saved, *reported, *shown)
+    if reached is not None and stage_of(attempt) is Stage.TRAIN:
+        steps["lost_steps"] = reached - (saved or 0)
+    return {**steps, "step": reached}
+
+
+def _messages(inputs: PlanInput, attempt: AttemptStatus) -> Iterator[TerminationMessage]:
+    """The termination messages of the pods of an attempt, also of pods whose Job is deleted."""
+    expected = Expected(stage_of(attempt), attempt.number, attempt.config_digest, run=None)
+    for pod in inputs.observed.pods:
+        if attempt.job_uid and label(pod, "batch.kubernetes.io/controller-uid") == attempt.job_uid:
+            with suppress(Unreadable):
+                yield message_of(pod, expected)
+
+
+def _progress(inputs: PlanInput, attempt: AttemptStatus) -> Iterator[Progress | ProgressStatus]:
+    """The stored progress, which is that of the newest attempt, and the newest progress."""
+    if inputs.status.progress:
+        yield inputs.status.progress
+    if news := _news(inputs, attempt):
+        yield news
+
+
+def _news(inputs: PlanInput, attempt: AttemptStatus) -> Progress | None:
+    news = inputs.observed.progress
+    return news if news and news.stage is stage_of(attempt) and news.attempt == attempt.number else None
+
+
+def _latest(inputs: PlanInput, *steps: int | None) -> int | None:
+    """The latest of the known steps; None where no step, or not the total of the run, is known."""
+    known, chosen = [step for step in steps if step is not None], inputs.status.chosen
+    return min(max(known), chosen.total_steps) if known and chosen else None
