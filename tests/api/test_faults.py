@@ -67,6 +67,7 @@ def test_killed_at_every_write(scene: Scene, proxy: Proxy, fault: Fault) -> None
     assert [(a["number"], a["outcome"]) for a in attempts] == [(1, "Succeeded")] * 3
 
 
+@pytest.mark.own_process
 def test_a_standby_takes_over_from_a_killed_leader(scene: Scene, record_property: Record) -> None:
     leader = scene.start()
     wait_for("leader", leader.leads)
@@ -409,6 +410,7 @@ def test_without_the_definition_it_waits_for_it(scene: Scene, proxy: Proxy) -> N
     scene.await_state("Pending", 40)
 
 
+@pytest.mark.own_process
 def test_settings_that_cannot_be_used_are_named(scene: Scene) -> None:
     operator = scene.start(trainerImage=None, workers=0)
     operator.allowed.append("cannot be used")
