@@ -357,7 +357,6 @@ def test_unreadable_jobs_do_not_stop_fifty_others(scene: Scene, record_property:
     anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     loose[0]["schema"]["openAPIV3Schema"]["properties"] |= {"spec": anything}
     loose[0]["schema"]["openAPIV3Schema"].pop("x-kubernetes-validations")
-    scene.start()
     try:
         kube.call("PATCH", path, {"spec": {"versions": loose}}, "application/merge-patch+json")
 
@@ -373,6 +372,15 @@ def test_unreadable_jobs_do_not_stop_fifty_others(scene: Scene, record_property:
         wait_for("the loose schema is served", make_poison)
     finally:
         kube.call("PATCH", path, {"spec": {"versions": strict}}, "application/merge-patch+json")
+
+    def refuses_poison() -> bool:
+        with pytest.raises(RefusedError) as refused:
+            scene.make_job("poison", task="Sorcery")
+        return refused.value.status == 422  # 409 while the loose schema is served
+
+    # The API server must refuse the operator's first status, too.
+    wait_for("the strict schema is served", refuses_poison)
+    scene.start()
     started = time.monotonic()
     uids = [scene.make_job(f"good-{n}") for n in range(50)]
     made = time.monotonic()
