@@ -56,8 +56,12 @@ def _is_served(kube: Kube) -> bool:
 
 
 @pytest.fixture
-def scene(kube: Kube, namespace: str, tmp_path: Path, control_plane_folder: Path) -> Iterator[Scene]:
+def scene(
+    request: pytest.FixtureRequest, kube: Kube, namespace: str, tmp_path: Path, control_plane_folder: Path
+) -> Iterator[Scene]:
     """Afterwards each operator is ended and its log is read: no traceback, no unexpected error.
+
+    Tests with the marker `own_process` start the operator as the image does, other tests start forks.
 
     The audit log must have no call of an operator that the chart does not permit: most tests run the operator
     as an administrator, to whom the API server refuses nothing.
@@ -73,7 +77,8 @@ def scene(kube: Kube, namespace: str, tmp_path: Path, control_plane_folder: Path
         "statusSeconds": 2,
         "deadlines": {"collection": 2},
     }
-    scene = Scene(kube, namespace, tmp_path, settings)
+    own_process = request.node.get_closest_marker("own_process") is not None
+    scene = Scene(kube, namespace, tmp_path, settings, own_process)
     yield scene
     for operator in scene.operators:
         operator.end()

@@ -34,6 +34,7 @@ from finetune_trainer.contract import (
     TerminationMessage,
     TrainPayload,
 )
+from tests.api.forks import Forked
 from tests.api.kube import Kube, wait_for
 
 DIGEST = "sha256:" + "a" * 64
@@ -41,10 +42,25 @@ UID = "finetune.dev/job-uid"
 
 
 class Operator:
-    """One replica, started with settings of its own."""
+    """One replica, started with settings of its own.
+
+    Args:
+        folder: for the settings and the log.
+        kubeconfig: reaches the API server.
+        settings: the settings of the replica, without its ports.
+        name: of the files in `folder`.
+        own_process: starts `python -m finetune_operator`; else the replica is a fork of a process that has
+            imported the operator.
+    """
 
     def __init__(
-        self, folder: Path, kubeconfig: Path, settings: dict[str, Any], name: str = "operator"
+        self,
+        folder: Path,
+        kubeconfig: Path,
+        settings: dict[str, Any],
+        name: str = "operator",
+        *,
+        own_process: bool = False,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.metrics_port, self.health_port = free_port(), free_port()
@@ -55,17 +71,24 @@ class Operator:
         self.kubeconfig = kubeconfig
         self.allowed: list[str] = []
         """What the log may say at level error or worse."""
-        self.process: subprocess.Popen[bytes] | None = None
+        self.own_process = own_process
+        self.process: subprocess.Popen[bytes] | Forked | None = None
 
     def start(self, environment: dict[str, str] | None = None) -> "Operator":
+        """Starts the replica, with further environment variables."""
+        arguments = (
+            "--verbose",
+            *("--settings", str(self.settings_file)),
+            *("--notification-keys", str(self.settings_file.parent / "notifications")),
+        )
+        variables = os.environ | {"KUBECONFIG": str(self.kubeconfig)} | (environment or {})
+        if not self.own_process:
+            self.process = Forked(*arguments, environment=variables, output=self.log_file)
+            return self
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "finetune_operator", "--verbose"),
-                    *("--settings", self.settings_file),
-                    *("--notification-keys", self.settings_file.parent / "notifications"),
-                ],
-                env=os.environ | {"KUBECONFIG": str(self.kubeconfig)} | (environment or {}),
+                [sys.executable, "-m", "finetune_operator", *arguments],
+                env=variables,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -73,7 +96,7 @@ class Operator:
         return self
 
     @property
-    def running(self) -> subprocess.Popen[bytes]:
+    def running(self) -> subprocess.Popen[bytes] | Forked:
         assert self.process is not None
         return self.process
 
@@ -240,6 +263,7 @@ class Scene:
     namespace: str
     folder: Path
     settings: dict[str, Any]
+    own_process: bool = False
     operators: list[Operator] = field(default_factory=list)
 
     @property
@@ -251,7 +275,13 @@ class Scene:
     ) -> Operator:
         """Starts a replica; it ends with the test, and then its log is read."""
         name = f"operator-{len(self.operators)}"
-        operator = Operator(self.folder, kubeconfig or self.kube.kubeconfig, self.settings | changes, name)
+        operator = Operator(
+            self.folder,
+            kubeconfig or self.kube.kubeconfig,
+            self.settings | changes,
+            name,
+            own_process=self.own_process,
+        )
         self.operators.append(operator)
         return operator.start(environment)
 

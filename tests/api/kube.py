@@ -5,6 +5,7 @@ import http.client
 import json
 import ssl
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,10 @@ KINDS = {
     "ResourceQuota": "/api/v1/namespaces/{}/resourcequotas",
     "Lease": "/apis/coordination.k8s.io/v1/namespaces/{}/leases",
 }
+
+
+IDLE_SECONDS = 30.0
+"""Connections that were idle for longer are opened again: the API server closes them after 90 s."""
 
 
 class RefusedError(Exception):
@@ -47,21 +52,34 @@ class Kube:
                 files.append(f"{folder}/{name}")
                 Path(files[-1]).write_bytes(base64.b64decode(user[name]))
             self.tls.load_cert_chain(files[0], files[1])
+        self._mine = threading.local()
 
     def call(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> Any:
-        connection = http.client.HTTPSConnection(self.host, timeout=20, context=self.tls)
+        connection = self._connection()
         try:
             headers = {"Content-Type": kind, "Accept": "application/json"}
             sent = body if body is None or isinstance(body, str) else json.dumps(body)
             connection.request(method, path, sent, headers)
             answer = connection.getresponse()
             text = answer.read()
-        finally:
+        except BaseException:
             connection.close()
+            raise
+        finally:
+            self._mine.used = time.monotonic()
         if answer.status >= 400:
             said = json.loads(text)["message"] if text.startswith(b"{") else text.decode()
             raise RefusedError(answer.status, said)
         return json.loads(text) if text.startswith(b"{") else text.decode()
+
+    def _connection(self) -> http.client.HTTPSConnection:
+        """The connection of this thread. A closed connection opens itself again."""
+        if not hasattr(self._mine, "connection"):
+            self._mine.connection = http.client.HTTPSConnection(self.host, timeout=20, context=self.tls)
+        elif time.monotonic() - self._mine.used > IDLE_SECONDS:
+            self._mine.connection.close()
+        connection: http.client.HTTPSConnection = self._mine.connection
+        return connection
 
     def create(self, obj: dict[str, Any]) -> Any:
         namespace = obj["metadata"]["namespace"]

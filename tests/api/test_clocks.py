@@ -37,6 +37,7 @@ def let_turns_pass(operator: Operator, count: int = 5) -> None:
     )
 
 
+@pytest.mark.own_process
 @pytest.mark.parametrize("ahead", [SLOW, FAST])
 def test_a_leader_whose_clock_is_wrong_fails_no_job_and_dates_all_as_the_api_server(
     scene: Scene, ahead: int
@@ -69,6 +70,7 @@ def test_a_leader_whose_clock_is_wrong_fails_no_job_and_dates_all_as_the_api_ser
     assert "see to NTP" in operator.log_file.read_text()
 
 
+@pytest.mark.own_process
 @pytest.mark.parametrize("ahead", [SLOW, 180, FAST])
 def test_a_leader_whose_clock_is_wrong_makes_no_second_gang_beside_pods_that_are_on_their_way_out(
     scene: Scene, ahead: int

@@ -67,6 +67,7 @@ def test_killed_at_every_write(scene: Scene, proxy: Proxy, fault: Fault) -> None
     assert [(a["number"], a["outcome"]) for a in attempts] == [(1, "Succeeded")] * 3
 
 
+@pytest.mark.own_process
 def test_a_standby_takes_over_from_a_killed_leader(scene: Scene, record_property: Record) -> None:
     leader = scene.start()
     wait_for("leader", leader.leads)
@@ -356,7 +357,6 @@ def test_unreadable_jobs_do_not_stop_fifty_others(scene: Scene, record_property:
     anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     loose[0]["schema"]["openAPIV3Schema"]["properties"] |= {"spec": anything}
     loose[0]["schema"]["openAPIV3Schema"].pop("x-kubernetes-validations")
-    scene.start()
     try:
         kube.call("PATCH", path, {"spec": {"versions": loose}}, "application/merge-patch+json")
 
@@ -372,6 +372,15 @@ def test_unreadable_jobs_do_not_stop_fifty_others(scene: Scene, record_property:
         wait_for("the loose schema is served", make_poison)
     finally:
         kube.call("PATCH", path, {"spec": {"versions": strict}}, "application/merge-patch+json")
+
+    def refuses_poison() -> bool:
+        with pytest.raises(RefusedError) as refused:
+            scene.make_job("poison", task="Sorcery")
+        return refused.value.status == 422  # 409 while the loose schema is served
+
+    # The API server must refuse the operator's first status, too.
+    wait_for("the strict schema is served", refuses_poison)
+    scene.start()
     started = time.monotonic()
     uids = [scene.make_job(f"good-{n}") for n in range(50)]
     made = time.monotonic()
@@ -409,6 +418,7 @@ def test_without_the_definition_it_waits_for_it(scene: Scene, proxy: Proxy) -> N
     scene.await_state("Pending", 40)
 
 
+@pytest.mark.own_process
 def test_settings_that_cannot_be_used_are_named(scene: Scene) -> None:
     operator = scene.start(trainerImage=None, workers=0)
     operator.allowed.append("cannot be used")

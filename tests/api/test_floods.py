@@ -67,6 +67,7 @@ def late(operator: Operator, seconds: str) -> float:
     return float(values[f"{LAG}_count"]) - float(values[f'{LAG}_bucket{{le="{seconds}"}}'])
 
 
+@pytest.mark.own_process
 def test_a_flood_of_large_jobs_ends_no_operator_and_holds_up_no_neighbour(
     scene: Scene, flooded: str, record_property: Callable[[str, object], None]
 ) -> None:

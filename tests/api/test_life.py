@@ -34,6 +34,7 @@ def reads(calls: list[Any]) -> list[Any]:
     return [call for call in calls if call["verb"] == "get" and resource_of(call) != "leases"]
 
 
+@pytest.mark.own_process
 def test_a_job_is_prepared_trained_and_published(scene: Scene, audit: Audit) -> None:
     operator = scene.start()
     uid = scene.make_job(resources={"nodes": 2})

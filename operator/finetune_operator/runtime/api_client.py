@@ -230,8 +230,9 @@ async def connect() -> client.ApiClient:
     """A client with the pod's service account, else with the kubeconfig (KUBECONFIG or ~/.kube/config)."""
     configuration = client.Configuration()
     configuration.connection_pool_maxsize = 0
-    if "KUBECONFIG" in os.environ or not (SERVICE_ACCOUNT / "token").exists():
-        await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    kubeconfig = os.environ.get("KUBECONFIG")
+    if kubeconfig or not (SERVICE_ACCOUNT / "token").exists():
+        await config.load_kube_config(kubeconfig, client_configuration=configuration)  # type: ignore[no-untyped-call]
     else:
         config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     # With trust_env the session reads the environment and ~/.netrc in a thread, twice for each request.

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from aiohttp import web
 from kubernetes.aio import client
-from kubernetes.aio.config import incluster_config, kube_config
+from kubernetes.aio.config import incluster_config
 
 from devcluster import pki
 from finetune_operator.runtime import api_client
@@ -262,8 +262,6 @@ async def test_the_api_server_is_reached_by_the_proxy_of_the_environment(
     kubeconfig = tmp_path / "kubeconfig"
     write_kubeconfig(kubeconfig, "http://api.example")
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
-    # The library has read the variable when it was imported.
-    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig))
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.port}")
     monkeypatch.setenv("no_proxy", excepted)
     api = await api_client.connect()
