@@ -4,6 +4,7 @@ import os
 import signal
 
 from tests.e2e.scene import (
+    SLOW_SECONDS,
     Scene,
     attempts,
     log,
@@ -15,13 +16,20 @@ from tests.e2e.scene import (
 )
 
 
-def test_a_killed_rank_a_killed_pod_and_a_deleted_pod_each_cost_one_attempt(scene: Scene) -> None:
-    scene.apply(tiny("struck", scene, training={"epochs": 60}, resources={"nodes": 2}))
+def test_after_a_killed_rank_a_killed_pod_and_a_deleted_pod_training_resumes(scene: Scene) -> None:
+    scene.apply(tiny("struck", scene, training={"epochs": 100}, resources={"nodes": 2}))
 
     def over(number: int) -> bool:
         return len(attempts(scene.job("struck"))) > number + 1
 
-    rank = processes(training(scene, "struck", count=2)[1], "finetune_trainer.pod.rank")[-1]
+    pods = training(scene, "struck", count=2)
+    runs = scene.runs(scene.job("struck")["metadata"]["uid"])
+
+    def checkpoints() -> list[str]:
+        return [name for name in scene.objects(f"{runs}checkpoints/") if name.endswith("/manifest.json")]
+
+    until("a checkpoint is complete", SLOW_SECONDS, checkpoints)
+    rank = processes(pods[1], "finetune_trainer.pod.rank")[-1]
     os.kill(rank, signal.SIGKILL)
     until("attempt 1 is over", 120, lambda: over(1))
 
@@ -42,4 +50,9 @@ def test_a_killed_rank_a_killed_pod_and_a_deleted_pod_each_cost_one_attempt(scen
     assert tries[1]["reason"] == "TrainerDied"
     assert tries[1]["exitCode"] == 137
     assert tries[2]["reason"] == "Preempted"
+    assert tries[2]["checkpointStep"] == tries[2]["step"], "a pod that receives SIGTERM saves a checkpoint"
+    assert tries[2]["lostSteps"] == 0
+    resumed = [a["resumedFromStep"] for a in tries[1:]]
+    assert resumed == [a["checkpointStep"] for a in tries[:-1]]
+    assert 0 < resumed[0] <= resumed[1] < resumed[2]
     assert attempts(job)[-1] == ("Publish", 1, "Succeeded")
