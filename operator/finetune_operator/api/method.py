@@ -99,8 +99,8 @@ class LoraSpec(Model):
     ) = None
     """Special tokens that the tokenizer of the run also has and never splits, for example ['<|ticket|>',
     '<|sql|>']. The token embeddings and the output layer get a row for each token that the vocabulary of the
-    base model lacks, and the tokenizer is published with the model. Only for the task TextGeneration; requires
-    trainEmbeddings. Default: none."""
+    base model lacks, and the tokenizer is published with the model. Only for the task TextGeneration;
+    requires trainEmbeddings. Default: none."""
 
 
 class FreezeLayersSpec(Model):

@@ -6,7 +6,7 @@ from shutil import copytree
 from typing import Any
 
 import pytest
-import torch  # noqa: F401 - before transformers, which would otherwise do without it for good
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from finetune_trainer.data import added_tokens, tokenise

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copyfile
 from tempfile import mkdtemp
 
 from tokenizers import Tokenizer
@@ -45,22 +46,22 @@ def extend_tokenizer(base: Path, tokens: Sequence[str], scratch: Path) -> Extend
         StageFailure: TokenizerCorrupt, the ids of the vocabulary have gaps.
     """
     tokenizer = Tokenizer.from_file(str(base / TOKENIZER))
-    first = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-    # A normalizer must not change the tokens, so the tokens are special tokens here too.
-    count = sum(tokenizer.token_to_id(token) is None for token in tokens)
+    before = tokenizer.get_vocab(with_added_tokens=True)
     tokenizer.add_special_tokens(list(tokens))
-    ids = {token: int(tokenizer.token_to_id(token)) for token in tokens}
-    extended = ExtendedTokenizer(Path(mkdtemp(prefix="base-", dir=scratch)), ids, range(first, first + count))
-    if len(tokens) - len(extended.known) != count:
-        raise corrupt_tokenizer("its ids have gaps, which tokens of method.lora.addedTokens would fill")
+    after = tokenizer.get_vocab(with_added_tokens=True)
+    first = max(before.values(), default=-1) + 1
+    new_ids = range(first, first + len(after) - len(before))
+    if {after[token] for token in tokens if token not in before} != set(new_ids):
+        raise corrupt_tokenizer("its ids have gaps, so that new tokens do not follow the vocabulary")
+    folder = Path(mkdtemp(prefix="base-", dir=scratch))
     for path in base.iterdir():
-        (extended.folder / path.name).symlink_to(path.absolute())
-    for name in (TOKENIZER, CONFIG):
-        if (base / name).is_file():
-            (extended.folder / name).unlink()
-            (extended.folder / name).write_bytes((base / name).read_bytes())
-    write_special_tokens(extended.folder, ids)
-    return extended
+        if path.name in (TOKENIZER, CONFIG):
+            copyfile(path, folder / path.name)
+        else:
+            (folder / path.name).symlink_to(path.absolute())
+    ids = {token: after[token] for token in tokens}
+    write_special_tokens(folder, ids)
+    return ExtendedTokenizer(folder, ids, new_ids)
 
 
 def write_special_tokens(folder: Path, ids: Mapping[str, int]) -> None:

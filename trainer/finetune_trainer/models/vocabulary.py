@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def grow_vocabulary(model: "PreTrainedModel", rows: int) -> None:
     """Adds rows without useful values, up to `rows` rows, and updates the config of the model.
 
-    A collective call for sharded parameters (ZeRO-3). The grown parameters are not sharded; a DeepSpeed engine
-    shards these parameters.
+    A collective call for sharded parameters (ZeRO-3). The grown parameters are whole until a DeepSpeed engine
+    shards them.
     """
     if rows > _count_rows(model):
         model.resize_token_embeddings(rows, mean_resizing=False)
@@ -25,8 +25,8 @@ def add_rows(model: "PreTrainedModel", new_ids: range) -> None:
     """Sets the rows of new tokens to the mean of the rows of all earlier tokens, and adds missing rows.
 
     With n earlier tokens, every new row is (x_1 + ... + x_n) / n, in the token embeddings and in the output
-    layer with its bias. With k new tokens, the probability of an earlier token is then divided by 1 + k / n at
-    most (J. Hewitt, Initializing New Word Embeddings for Pretrained Language Models, 2021,
+    layer with its bias. With k new tokens, the probability of an earlier token is then divided by at most
+    1 + k / n (J. Hewitt, Initializing New Word Embeddings for Pretrained Language Models, 2021,
     https://nlp.stanford.edu/~johnhew/vocab-expansion.html). transformers adds random noise to the mean; this
     function adds none.
 
@@ -60,7 +60,7 @@ def reserve_rows(model: "PreTrainedModel", method: Method) -> None:
 
 
 def _count_rows(model: "PreTrainedModel") -> int:
-    inputs: Any = model.get_input_embeddings()  # type: ignore[no-untyped-call]
+    inputs: Any = model.get_input_embeddings()
     return full_shape(inputs.weight)[0]
 
 

@@ -121,11 +121,13 @@ def _prepare_base_model(
     digest = base_model.download(store, uri, fresh, on_bytes)
     tokenizer = tokenise.load_tokenizer(fresh)
     tokenise.check_vocabulary(tokenizer, model_check.text_config(inspection.config).get("vocab_size"))
-    added, known = {}, []
+    added: Mapping[str, int] = {}
+    known: tuple[str, ...] = ()
     if tokens := config.run.added_tokens:
         extended = extend_tokenizer(fresh, tokens, paths.scratch)
         tokenizer = tokenise.load_tokenizer(extended.folder)
-        added, known = extended.ids, data_checks.report_known_tokens(extended.known)
+        added, known = extended.ids, extended.known
+    notes = (*(warning("Note", f"{text}.") for text in inspection.warnings), *tried.findings)
     return _BaseModel(
         digest,
         fresh,
@@ -138,7 +140,7 @@ def _prepare_base_model(
         tried.sizes,
         tokenizer,
         added,
-        (*(warning("Note", f"{text}.") for text in inspection.warnings), *tried.findings, *known),
+        (*notes, *data_checks.report_known_tokens(known)),
     )
 
 
