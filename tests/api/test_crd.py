@@ -100,6 +100,10 @@ GOOD: list[dict[str, Any]] = [
     {"method": {"type": "LoRA", "lora": {"targetModules": ["query", "attention.output.dense"]}}},
     {"method": {"type": "LoRA", "lora": {"scaling": "RankStabilized", "initialization": "PiSSA"}}},
     {"method": {"type": "LoRA", "lora": {"weightDecomposition": True, "trainEmbeddings": True}}},
+    {
+        "task": "TextGeneration",
+        "method": {"type": "LoRA", "lora": {"trainEmbeddings": True, "addedTokens": ["<|sql|>", " <a b> "]}},
+    },
     {"method": {"type": "LoRA", "lora": {"quantization": "NF4", "initialization": "PiSSA"}}},
     {"method": {"type": "LoRA", "lora": {"excludeModules": ["mlp.gate"]}}},
     {"method": {"type": "LoRA", "lora": {"moduleRanks": [{"modules": ["q", "k"], "rank": 8, "alpha": 1}]}}},
@@ -278,6 +282,30 @@ BAD: list[tuple[dict[str, Any], str]] = [
     (
         {"method": {"type": "LoRA", "lora": {"quantization": "NF4", "weightDecomposition": True}}},
         "quantization NF4 does not work with weightDecomposition",
+    ),
+    (
+        {"task": "TextGeneration", "method": {"type": "LoRA", "lora": {"addedTokens": ["<|sql|>"]}}},
+        "addedTokens is set, but trainEmbeddings is false",
+    ),
+    (
+        {"method": {"type": "LoRA", "lora": {"trainEmbeddings": True, "addedTokens": ["<|sql|>"]}}},
+        "method.lora.addedTokens is for the task TextGeneration",
+    ),
+    (
+        {"method": {"type": "LoRA", "lora": {"trainEmbeddings": True, "addedTokens": ["a", "a"]}}},
+        "spec.method.lora.addedTokens[1]: Duplicate value",
+    ),
+    (
+        {"method": {"type": "LoRA", "lora": {"trainEmbeddings": True, "addedTokens": [" \t\n"]}}},
+        "spec.method.lora.addedTokens[0]: Invalid value",
+    ),
+    (
+        {"method": {"type": "LoRA", "lora": {"trainEmbeddings": True, "addedTokens": ["a" * 65]}}},
+        "spec.method.lora.addedTokens[0]: Too long",
+    ),
+    (
+        {"method": {"type": "LoRA", "lora": {"trainEmbeddings": True, "addedTokens": []}}},
+        "spec.method.lora.addedTokens: Invalid value",
     ),
     ({"output.mergeAdapter": True}, "output.mergeAdapter is true, but method.type is not LoRA"),
     ({"output.servedBaseName": "llama"}, "output.servedBaseName is set, but the job publishes a whole model"),

@@ -168,6 +168,8 @@ class Lora(Model):
     """Ranks of some of the adapted layers; the first item that selects a layer applies."""
     train_embeddings: bool = False
     """Whether token embeddings and output layer are trained in full, and published with the adapter."""
+    added_tokens: tuple[str, ...] = ()
+    """Special tokens that the tokenizer of the run also has. Requires `train_embeddings`."""
     merge: bool = False
     """True: publish the base model with the adapter merged. False: publish the adapter alone."""
     served_base_name: str | None = None
@@ -253,6 +255,11 @@ class Run(Model):
         """Name under which a server serves the base model: the name in the job, or `base_name_of`."""
         given = self.method.served_base_name if isinstance(self.method, Lora) else None
         return given or base_name_of(self.model)
+
+    @property
+    def added_tokens(self) -> tuple[str, ...]:
+        """The tokens that the run adds to the tokenizer of the base model."""
+        return self.method.added_tokens if isinstance(self.method, Lora) else ()
 
     def digest(self) -> Digest:
         """The config digest: SHA-256 of the canonical JSON of this document, see `digest_of`."""

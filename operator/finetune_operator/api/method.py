@@ -10,6 +10,8 @@ from finetune_trainer.contract import Model
 
 ModuleName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.]+$")]
 """The end of the name of a layer."""
+AddedToken = Annotated[str, Field(min_length=1, max_length=64, pattern=r"[^ \t\n\r\f\v]")]
+"""A text with a character that is no whitespace."""
 
 
 def module_names(at_most: int) -> Any:
@@ -42,6 +44,12 @@ class LoraSpec(Model):
             "self.quantization == 'None' || !self.weightDecomposition",
             "quantization NF4 does not work with weightDecomposition: set one of them",
             ".quantization",
+        ),
+        rule(
+            "!has(self.addedTokens) || self.trainEmbeddings",
+            "addedTokens is set, but trainEmbeddings is false: the model learns new tokens only with"
+            " trainEmbeddings true",
+            ".addedTokens",
         ),
     )
 
@@ -82,6 +90,17 @@ class LoraSpec(Model):
     """Whether the token embeddings and the output layer are trained in full, for example for a new language.
     The adapter then contains these weights. vLLM does not load such an adapter: see output.mergeAdapter.
     Default: false."""
+    added_tokens: (
+        Annotated[
+            list[AddedToken],
+            Field(min_length=1, max_length=256, json_schema_extra={"x-kubernetes-list-type": "set"}),
+        ]
+        | None
+    ) = None
+    """Special tokens that the tokenizer of the run also has and never splits, for example ['<|ticket|>',
+    '<|sql|>']. The token embeddings and the output layer get a row for each token that the vocabulary of the
+    base model lacks, and the tokenizer is published with the model. Only for the task TextGeneration;
+    requires trainEmbeddings. Default: none."""
 
 
 class FreezeLayersSpec(Model):

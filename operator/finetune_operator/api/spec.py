@@ -467,6 +467,11 @@ class FineTuneJobSpec(Model):
             ".training.trainOn",
         ),
         rule(
+            "self.task == 'TextGeneration' || !has(self.method.lora) || !has(self.method.lora.addedTokens)",
+            "method.lora.addedTokens is for the task TextGeneration: leave it out",
+            ".method.lora.addedTokens",
+        ),
+        rule(
             "self.task == 'TextClassification' || !has(self.training.headInit)"
             " || self.training.headInit == 'Auto'",
             "training.headInit is for the task TextClassification: leave it out",

@@ -190,6 +190,7 @@ def method(job: FineTuneJob, model: trainer.ModelSource) -> trainer.Method:
                     for item in lora.module_ranks or ()
                 ),
                 train_embeddings=lora.train_embeddings,
+                added_tokens=tuple(lora.added_tokens or ()),
                 merge=bool(job.spec.output.merge_adapter),
                 served_base_name=None if name == trainer.base_name_of(model) else name,
             )

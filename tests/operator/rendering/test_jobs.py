@@ -323,6 +323,16 @@ def test_the_trainer_reads_the_rendered_config() -> None:
             ),
         ),
         (
+            {
+                "task": "TextGeneration",
+                "method": {
+                    "type": "LoRA",
+                    "lora": {"trainEmbeddings": True, "addedTokens": ["<|sql|>", "<|ticket|>"]},
+                },
+            },
+            trainer.Lora(rank=16, train_embeddings=True, added_tokens=("<|sql|>", "<|ticket|>")),
+        ),
+        (
             {"method": {"type": "LoRA", "lora": {"quantization": "NF4"}}},
             trainer.Lora(rank=16, quantization="NF4"),
         ),
@@ -350,6 +360,7 @@ def test_the_config_holds_the_method(spec: Manifest, method: trainer.Method) -> 
 
 def test_methods_and_their_numbers_have_digests_of_their_own() -> None:
     methods = ["Full", trainer.Lora(), trainer.Lora(rank=8), trainer.FreezeLayers(train_last=1)]
+    methods += [trainer.Lora(added_tokens=tokens) for tokens in (("<|a|>", "<|b|>"), ("<|b|>", "<|a|>"))]
     run = scenes.asked_of(scenes.job_of(), scenes.settings()).run
 
     assert len({run.model_copy(update={"method": method}).digest() for method in methods}) == len(methods)

@@ -94,6 +94,21 @@ def test_the_facts_of_a_model_with_an_adapter() -> None:
     assert facts.small == (2 * 32 + 1) * 4096 + 32 * 16 * (linear - 3 * 14336)
 
 
+def test_added_tokens_count_as_rows_that_are_trained(tmp_path: Path) -> None:
+    sizes = {}
+    for tokens in ((), ("<|a|>", "<|b|>", "<|c|>")):
+        write(tmp_path, bases.llama(tie_word_embeddings=False)[0])
+        sizes[len(tokens)] = find_facts(
+            tmp_path, "TextGeneration", Lora(train_embeddings=True, added_tokens=tokens)
+        )
+    plain, more = sizes[0], sizes[3]
+    rows = 2 * 3 * bases.HIDDEN
+    assert more.trained - plain.trained == more.parameters - plain.parameters == rows
+    assert more.embeddings - plain.embeddings == 3 * bases.HIDDEN
+    assert more.vocabulary == more.outputs == plain.vocabulary + 3
+    assert more.base_parameters == plain.base_parameters
+
+
 def test_tied_weights_count_once(tmp_path: Path) -> None:
     parameters = {}
     for tied in (False, True):

@@ -16,6 +16,8 @@ from finetune_trainer.data.source_reader import FileSummary, Source
 _FEW_TEST_ROWS = 100
 _NAME_CHARACTERS = 60
 """Maximum number of characters of a column name in a finding."""
+_SHOWN_TOKENS = 8
+"""Maximum number of added tokens in a message."""
 FindMissingColumns = Callable[[Iterable[str]], tuple[str, ...]]
 """Returns the required columns that are not among the columns of a file."""
 
@@ -303,6 +305,42 @@ def report_truncation(cut_rows: int, rows: int, lost: int, max_length: int) -> l
             count=cut_rows,
         )
     ]
+
+
+def report_known_tokens(tokens: Sequence[str]) -> list[Finding]:
+    """Notes the tokens of a job that the vocabulary of the base model already has.
+
+    Args:
+        tokens: these tokens, which stand in the spec of the job.
+    """
+    if not tokens:
+        return []
+    text = (
+        f"method.lora.addedTokens: the vocabulary of the base model already has {_list_tokens(tokens)}."
+        " The tokenizer does not split such a token, and the model keeps its embedding as the start."
+    )
+    return [warning("Note", text, tokens)]
+
+
+def report_unused_tokens(tokens: Sequence[str], added: int) -> list[Finding]:
+    """Warns about tokens of a job that occur in no training row.
+
+    Args:
+        tokens: these tokens, which stand in the spec of the job.
+        added: number of tokens that the job adds.
+    """
+    if not tokens:
+        return []
+    text = (
+        f"method.lora.addedTokens: {len(tokens)} of {added} tokens occur in no training row:"
+        f" {_list_tokens(tokens)}. The model cannot learn their meaning."
+    )
+    return [warning("AddedTokensUnused", text, tokens)]
+
+
+def _list_tokens(tokens: Sequence[str]) -> str:
+    more = len(tokens) - _SHOWN_TOKENS
+    return ", ".join(map(repr, tokens[:_SHOWN_TOKENS])) + (f" and {more} more" if more > 0 else "")
 
 
 def _error(code: str, message: str, source: Source) -> Finding:

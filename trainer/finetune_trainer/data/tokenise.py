@@ -41,10 +41,10 @@ def load_tokenizer(folder: Path) -> Any:
         tokenizer("")
     except BaseException as error:  # a damaged file can raise any exception
         if isinstance(error, Exception) or _is_panic(error):
-            raise _corrupt_tokenizer(f"it cannot be loaded ({str(error)[:200]})") from error
+            raise corrupt_tokenizer(f"it cannot be loaded ({str(error)[:200]})") from error
         raise
     if not getattr(tokenizer, "is_fast", False):
-        raise _corrupt_tokenizer("it is no fast tokenizer")
+        raise corrupt_tokenizer("it is no fast tokenizer")
     return tokenizer
 
 
@@ -97,7 +97,7 @@ def _report_faults() -> Iterator[None]:
     except BaseException as error:
         # Errors of the Rust code have the type Exception, and their messages can contain the text.
         if type(error) is Exception or _is_panic(error):
-            raise _corrupt_tokenizer(
+            raise corrupt_tokenizer(
                 "it cannot read a text, perhaps for want of a token for unknown words"
             ) from None
         raise
@@ -160,7 +160,8 @@ def _is_panic(error: BaseException) -> bool:
     return type(error).__name__ == "PanicException"
 
 
-def _corrupt_tokenizer(what: str) -> StageFailure:
+def corrupt_tokenizer(what: str) -> StageFailure:
+    """Returns the failure of a tokenizer that cannot be used."""
     return StageFailure(
         FailureClass.USER_CONFIG,
         "TokenizerCorrupt",

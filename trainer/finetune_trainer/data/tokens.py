@@ -135,6 +135,10 @@ class TruncatedSplit:
     """Converts numbers of strata to numbers of classes, both of shape [rows]."""
     refusals: Refusals
     refusal: Refusal
+    watched: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    """Ids of tokens that the split looks for, shape [ids]."""
+    seen: set[int] = field(default_factory=set)
+    """The watched ids that occur in the rows."""
     rows: int = 0
     tokens: int = 0
     trained_tokens: int = 0
@@ -174,6 +178,8 @@ class TruncatedSplit:
         self.rows += len(rows)
         self.tokens += sum(len(row.ids) for row in rows)
         self.trained_tokens += sum(int(row.loss_mask.sum()) for row in rows if row.loss_mask is not None)
+        if len(self.watched) and rows:
+            self.seen.update(np.intersect1d(self.watched, np.concatenate([row.ids for row in rows])).tolist())
         if missing := SHOWN_ROWS - len(self.shown):
             examples = self.whole.part.rows.examples(numbers[:missing])
             self.shown += zip(examples, rows, strict=False)

@@ -11,6 +11,7 @@ import torch
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import lora
+from finetune_trainer.models.vocabulary import grow_vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,9 +37,14 @@ def load_saved(auto: Any, folder: Path, base: Path | None, dtype: torch.dtype) -
     from transformers import AutoConfig  # noqa: PLC0415 - heavy
 
     try:
+        config = AutoConfig.from_pretrained(folder, **LOCAL)
+        text = config.get_text_config()
+        rows = text.vocab_size
+        if base:
+            text.vocab_size = AutoConfig.from_pretrained(base, **LOCAL).get_text_config().vocab_size
         model, loaded = auto.from_pretrained(
             base or folder,
-            config=AutoConfig.from_pretrained(folder, **LOCAL),
+            config=config,
             dtype=dtype,
             # The head of a base classifier can have another shape; the adapter replaces the head.
             ignore_mismatched_sizes=base is not None,
@@ -52,6 +58,7 @@ def load_saved(auto: Any, folder: Path, base: Path | None, dtype: torch.dtype) -
         ) from error
     if base:
         check_complete(model, loaded)
+        grow_vocabulary(model, rows)
         return lora.load_adapter(model, folder)
     wrong = {kind: sorted(map(str, keys)) for kind, keys in loaded.items() if keys}
     if wrong:

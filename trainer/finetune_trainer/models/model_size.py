@@ -17,6 +17,7 @@ from finetune_trainer.models.cross_entropy import CHUNK_BYTES
 from finetune_trainer.models.memory import PERSISTENT, Activations, ModelFacts
 from finetune_trainer.models.quantized_layers import list_quantized_layers
 from finetune_trainer.models.trial import build_without_files, format_error
+from finetune_trainer.models.vocabulary import reserve_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,6 +53,7 @@ def find_facts(
     """
     base = build_without_files(folder, auto, dtype)
     base_parameters = _count(base)
+    reserve_rows(base, method)
     sizes = base.config.get_text_config()
     outputs = base.get_output_embeddings()
     layers = methods.find_layers(base)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune_trainer.data.added_tokens import write_special_tokens
 from finetune_trainer.models.model_check import PADDED_POSITIONS, text_config
 
 NEW = "<pad>"
@@ -101,7 +102,7 @@ def write_pad_token(folder: Path) -> None:
         if (folder / name).is_file() or name == "tokenizer_config.json":
             _update_json(folder / name, pad_token=text)
     if number >= len(tokenizer):
-        _add_token(folder / "tokenizer.json", number, str(text))
+        write_special_tokens(folder, {str(text): number})
 
 
 def _count_embedding_rows(folder: Path) -> int:
@@ -121,10 +122,3 @@ def _write_config(file: Path, number: int) -> None:
 def _update_json(file: Path, **values: Any) -> None:
     document = json.loads(file.read_bytes()) if file.is_file() else {}
     file.write_text(json.dumps({**document, **values}, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-
-
-def _add_token(file: Path, number: int, text: str) -> None:
-    document = json.loads(file.read_bytes())
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    document["added_tokens"] = [*document.get("added_tokens", ()), {"id": number, "content": text, **flags}]
-    file.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")

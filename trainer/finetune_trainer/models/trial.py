@@ -25,6 +25,7 @@ from finetune_trainer.models.class_layer import find_class_layer
 from finetune_trainer.models.load import LOCAL, check_complete
 from finetune_trainer.models.memory import TRIAL_PARAMETERS
 from finetune_trainer.models.method_facts import MethodFacts
+from finetune_trainer.models.vocabulary import reserve_rows
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -104,6 +105,7 @@ def find_method_facts(model: Any, method: Method, head: tuple[str, ...]) -> Meth
         StageFailure: TargetModulesUnknown, TooManyLayers, ModelUnsupported (PEFT cannot adapt a layer).
     """
     try:
+        reserve_rows(model, method)
         return methods.find_facts(method, methods.apply_method(method, model, head, seed=0))
     except StageFailure:
         raise

@@ -56,6 +56,8 @@ def _describe_variant(method: Lora) -> str:
         parts.append("base weights in NF4 during training")
     if method.train_embeddings:
         parts.append("trained embeddings")
+    if method.added_tokens:
+        parts.append(f"{len(method.added_tokens)} added tokens")
     return f" ({'; '.join(parts)})" if parts else ""
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,8 @@ from pydantic import ValidationError
 
 from finetune_trainer.config import ComputeType, MemoryLimits, Run, TrainConfig
 from finetune_trainer.contract import Activity, Digest, PreparePayload, WeightsDtype
-from finetune_trainer.data import sources, tokenise
+from finetune_trainer.data import data_checks, sources, tokenise
+from finetune_trainer.data.added_tokens import extend_tokenizer
 from finetune_trainer.data.findings import Finding, SplitName, warning
 from finetune_trainer.data.shards import read_index
 from finetune_trainer.data.sources import DataFile
@@ -51,6 +53,9 @@ class _BaseModel:
     sizes: ModelFacts | None
     """None if the model could not be measured."""
     tokenizer: Any
+    """The tokenizer of the run, which also has the added tokens."""
+    added: Mapping[str, int]
+    """Id of each added token."""
     warnings: tuple[Finding, ...]
 
 
@@ -88,6 +93,7 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
         config=config,
         task=task,
         tokenizer=base.tokenizer,
+        added=base.added,
         output=output,
         files=files,
         folder=folder,
@@ -115,6 +121,13 @@ def _prepare_base_model(
     digest = base_model.download(store, uri, fresh, on_bytes)
     tokenizer = tokenise.load_tokenizer(fresh)
     tokenise.check_vocabulary(tokenizer, model_check.text_config(inspection.config).get("vocab_size"))
+    added: Mapping[str, int] = {}
+    known: tuple[str, ...] = ()
+    if tokens := config.run.added_tokens:
+        extended = extend_tokenizer(fresh, tokens, paths.scratch)
+        tokenizer = tokenise.load_tokenizer(extended.folder)
+        added, known = extended.ids, extended.known
+    notes = (*(warning("Note", f"{text}.") for text in inspection.warnings), *tried.findings)
     return _BaseModel(
         digest,
         fresh,
@@ -126,7 +139,8 @@ def _prepare_base_model(
         ),
         tried.sizes,
         tokenizer,
-        (*(warning("Note", f"{text}.") for text in inspection.warnings), *tried.findings),
+        added,
+        (*notes, *data_checks.report_known_tokens(known)),
     )
 
 
@@ -135,7 +149,7 @@ def _data_digest(
 ) -> Digest:
     """Returns the digest of all inputs of the prepared rows. Equal inputs use the same folder."""
     dataset = config.run.dataset
-    inputs = {
+    inputs: dict[str, Any] = {
         "format": FORMAT,
         "task": config.run.task,
         "model": base.digest,
@@ -147,6 +161,8 @@ def _data_digest(
         "trainOn": config.run.training.train_on,
         "seed": config.run.training.seed,
     }
+    if tokens := config.run.added_tokens:
+        inputs["addedTokens"] = tokens
     text = json.dumps(inputs, sort_keys=True, separators=(",", ":"))
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 

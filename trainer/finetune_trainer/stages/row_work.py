@@ -51,6 +51,8 @@ class RowWork:
     config: TrainConfig
     task: TaskData[Any]
     tokenizer: Any
+    added: Mapping[str, int]
+    """Id of each token that the job adds to the tokenizer."""
     output: Store
     files: Mapping[SplitName, tuple[DataFile, ...]]
     folder: str

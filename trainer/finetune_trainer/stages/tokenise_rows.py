@@ -71,6 +71,9 @@ def tokenise_rows(
 
     classes = work.task.classes(parts.splits["train"].counts())
     cut, shards = _store_shards(work, whole, longest, classes, refusals, scratch)
+    findings += data_checks.report_unused_tokens(
+        [token for token, number in work.added.items() if number not in cut["train"].seen], len(work.added)
+    )
     findings += _report_refusals(work, read, refusals)
     fail_on_errors(findings)
     _check_not_empty({name: rows.rows for name, rows in cut.items()})
@@ -156,6 +159,7 @@ def _store_shards(
             labels=_map_strata_to_classes(split.part.rows.names, classes),
             refusals=refusals[name],
             refusal=work.task.refusal,
+            watched=np.array([*work.added.values()], np.int32),
         )
         with ShardWriter(
             work.output, work.folder, name, schema, scratch, lambda _: progress.keep_alive()

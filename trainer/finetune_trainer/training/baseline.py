@@ -44,7 +44,7 @@ def measure(context: Context, before: float, after: float) -> tuple[Baseline, bo
         found = read(task, context.store.read(where), key, len(context.prepared.test))
     if found := broadcast_object(context.gang, found):
         return found, True
-    with ready(context, task.load_for_baseline(context.inputs)) as model:
+    with ready(context, context.load_for_baseline()) as model:
         # Rounding may make ranks decide differently, but all ranks must pack alike.
         packing = broadcast_object(context.gang, task.packing_of(model))
         common = Baseline(key=key, test_rows=len(context.prepared.test), packing=packing)

@@ -3,13 +3,14 @@
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from transformers import set_seed
 
 from finetune_trainer.config import ComputeType, TrainConfig, Training
 from finetune_trainer.contract import Activity, Chosen, Digest, FailureClass
+from finetune_trainer.data.added_tokens import extend_tokenizer
 from finetune_trainer.data.batches import MicroBatchSize
 from finetune_trainer.data.shards import Prepared, Split, load_prepared
 from finetune_trainer.failures import StageFailure
@@ -19,6 +20,7 @@ from finetune_trainer.models.dtypes import Dtypes, select_dtypes
 from finetune_trainer.models.packing import Packing
 from finetune_trainer.models.padding import choose_pad_token
 from finetune_trainer.models.quantized_layers import quantize_if_requested
+from finetune_trainer.models.vocabulary import add_rows
 from finetune_trainer.models.weights import overwrite, torch_dtype
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
@@ -40,13 +42,15 @@ class Context:
     prepared: Prepared
     data_digest: Digest
     base: Path
-    """Folder with the files of the base model."""
+    """Folder with the files of the base model, and with the tokenizer of the run."""
     base_digest: Digest
     pad_id: int
     dtypes: Dtypes
     task: TrainingTask
     packing: Packing | None = None
     """When rows are packed, see Baseline.packing; None: never."""
+    new_ids: range = range(0)
+    """Ids of the tokens that the run adds to the vocabulary of the base model."""
     head: HeadStart | None = None
     """The weights from which a new head starts; None: those of TaskModel.load."""
 
@@ -90,9 +94,16 @@ class Context:
         run = self.config.run
         set_seed(run.training.seed)
         model = self.task.model.load(self.base, self.prepared, self.weights_dtype)
+        add_rows(model, self.new_ids)
         if self.head:
             overwrite(model, self.head.weights)
         return methods.apply_method(run.method, model, self.task.model.head(model), run.training.seed)
+
+    def load_for_baseline(self) -> torch.nn.Module:
+        """Loads the model that the baseline measures; tokens that the run adds have untrained rows."""
+        model: Any = self.task.model.load_for_baseline(self.inputs)
+        add_rows(model, self.new_ids)
+        return model  # type: ignore[no-any-return]
 
     def load_for_training(self) -> torch.nn.Module:
         """Loads the model of `load_model`, with quantized weights if the job requests them."""
@@ -146,6 +157,10 @@ def open_context(config: TrainConfig, paths: Paths, heartbeat: Heartbeat, task: 
     if downloads:
         wait_for_all(gang, partial(on_bytes, 0))
     wait_for_all(gang, partial(on_bytes, 0))
+    new_ids = range(0)
+    if tokens := config.run.added_tokens:
+        extended = extend_tokenizer(base, tokens, paths.scratch)
+        base, new_ids = extended.folder, extended.new_ids
     return Context(
         config=config,
         chosen=config.chosen,
@@ -158,6 +173,7 @@ def open_context(config: TrainConfig, paths: Paths, heartbeat: Heartbeat, task: 
         base=base,
         base_digest=base_digest,
         pad_id=choose_pad_token(base).number,
+        new_ids=new_ids,
         dtypes=select_dtypes(
             config.chosen.model_dtype, products_dtype(config.run.training, gang), config.chosen.zero_stage
         ),
