@@ -119,7 +119,7 @@ def test_other_tokens_have_prepared_rows_of_their_own(
     assert len(set(digests)) == 3
 
 
-def test_an_adapter_learns_new_tokens_alike_at_all_zero_stages_and_loads_by_plain_peft(
+def test_an_adapter_learns_new_tokens_alike_at_zero_stages_3_and_1_and_loads_by_plain_peft(
     job_on: Callable[[Path], Job], tiny_llama: Path, tmp_path: Path
 ) -> None:
     job = job_on(tiny_llama)
