@@ -29,6 +29,9 @@ KINDS = {
 IDLE_SECONDS = 30.0
 """Connections that were idle for longer are opened again: the API server closes them after 90 s."""
 
+MAX_PAUSE_SECONDS = 0.25
+"""Longest pause between two looks of `wait_for`. Each look is a request, which takes CPU time."""
+
 
 class RefusedError(Exception):
     def __init__(self, status: int, message: str) -> None:
@@ -122,10 +125,12 @@ def wait_for(what: str, look: Callable[[], Any], seconds: float = 20.0) -> Any:
     """
     limit = seconds if seconds < 20 else 3 * seconds
     deadline = time.monotonic() + limit
+    pause = 0.05
     while True:
         found = look()
         if found is not None and found is not False:
             return found
         if time.monotonic() > deadline:
             raise AssertionError(f"{what}: not within {limit:.0f} s")
-        time.sleep(0.05)
+        time.sleep(pause)
+        pause = min(1.2 * pause, MAX_PAUSE_SECONDS)
