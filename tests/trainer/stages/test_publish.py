@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
+from finetune_trainer.checkpoints.listing import all_checkpoints
 from finetune_trainer.config import Lora, ModelSource, ParentJob, TrainConfig
 from finetune_trainer.contract import Best, Chosen, FailureClass, PublishPayload, Stage, TrainPayload
 from finetune_trainer.data.shards import Prepared
@@ -173,9 +174,12 @@ def published(store: Store, config: TrainConfig) -> dict[str, bytes]:
 def test_the_published_folder_is_whole_loads_alone_and_says_what_it_is(
     staged: TrainConfig, paths: Paths, store: Store, tmp_path: Path
 ) -> None:
+    checkpoints = all_checkpoints(staged.run.runs)
+    store.write(f"{checkpoints}0123456789abcdef/00000013-1-pod/manifest.json", b"{}")
     result = publish.run(staged, paths, HEARTBEAT)
     payload = result.payload
     assert isinstance(payload, PublishPayload)
+    assert store.list(checkpoints) == []
     files = published(store, staged)
     manifest = Manifest.model_validate_json(files[MANIFEST])
     assert {file.path for file in manifest.files} == files.keys() - {MANIFEST}

@@ -83,7 +83,7 @@ def test_a_preempted_training_resumes_and_ends_with_scores_that_agree_and_the_ba
     check_scores(payload, learnable, store, config)
     check_staging(payload, record, paths, store)
     classification = ClassificationFacts.model_validate(record.task)
-    assert not classification.probe.reused
+    assert classification.probe.reused, "the first attempt has stored the baseline"
 
     # A mark in the stored baseline that a new measurement would not make; the next attempt runs ZeRO-3.
     (entry,) = store.list(f"{config.run.runs}baseline/")

@@ -18,6 +18,15 @@ log = logging.getLogger(__name__)
 _NAME = re.compile(r"[0-9]{8}-[0-9]+-[0-9a-zA-Z-]+")
 
 
+def all_checkpoints(runs: str) -> str:
+    """URI of the folder of the checkpoints of all identities, with a slash at the end.
+
+    Args:
+        runs: folder of the files of the run, with a slash at the end.
+    """
+    return f"{runs}checkpoints/"
+
+
 def folder_of(runs: str, identity: Digest) -> str:
     """URI of the folder of all checkpoints of a run, with a slash at the end.
 
@@ -25,7 +34,7 @@ def folder_of(runs: str, identity: Digest) -> str:
         runs: folder of the files of the run, with a slash at the end.
         identity: see documents.Identity.
     """
-    return f"{runs}checkpoints/{identity.removeprefix('sha256:')[:16]}/"
+    return f"{all_checkpoints(runs)}{identity.removeprefix('sha256:')[:16]}/"
 
 
 @dataclass(frozen=True)

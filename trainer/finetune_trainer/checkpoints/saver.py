@@ -19,6 +19,10 @@ from finetune_trainer.s3.store import Store
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
+_NO_OUTCOME = StageFailure(
+    FailureClass.COMMUNICATION, "PeerLost", "the messages of other ranks about a checkpoint cannot be read"
+)
+"""The outcome of a thread that has lost the board."""
 
 _LOOK_SECONDS = 0.1
 """Seconds between two looks for the messages of other ranks."""
@@ -74,7 +78,7 @@ class Saver:
         self._copy = HostCopy()
         self._thread: threading.Thread | None = None
         self._hurry = threading.Event()
-        self._outcome: Saved | StageFailure | None = None
+        self._outcome: Saved | StageFailure = _NO_OUTCOME
         self._number = 0
 
     @property
@@ -95,7 +99,7 @@ class Saver:
             raise AssertionError("a checkpoint is still being saved")
         self._copy.take(parts)
         self._hurry.clear()
-        self._outcome = None
+        self._outcome = _NO_OUTCOME
         self._number += 1
         save = threading.Thread(
             target=self._save,

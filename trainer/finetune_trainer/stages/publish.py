@@ -7,6 +7,7 @@ from shutil import copyfile, rmtree
 
 from pydantic import JsonValue
 
+from finetune_trainer.checkpoints.listing import all_checkpoints
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import (
     Activity,
@@ -91,6 +92,7 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     digest = upload_folder(store, folder, config.run.output, manifest, on_bytes)
     for name in (CARD, REPORT, PAGE):
         store.upload(folder / name, f"{config.run.runs}report/{name}", on_bytes)
+    _delete_checkpoints(store, config)
     size = manifest.size + len(manifest.encode())
     payload = PublishPayload(
         uri=config.run.output, digest=digest, size_bytes=size, report=f"{config.run.output}{PAGE}"
@@ -100,6 +102,14 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
         f"Published {size / 1e6:.1f} MB at {config.run.output}; reloaded and verified, "
         f"largest difference of a logit {difference:.1e}.",
     )
+
+
+def _delete_checkpoints(store: Store, config: TrainConfig) -> None:
+    """Deletes the checkpoints of Train, from which no attempt resumes any more; a failure is only logged."""
+    try:
+        store.clear(all_checkpoints(config.run.runs))
+    except StageFailure as failure:
+        log.warning("the checkpoints of Train stay until the cleanup: %s", failure.message)
 
 
 def _require_chosen(config: TrainConfig) -> Chosen:

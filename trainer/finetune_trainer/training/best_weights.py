@@ -86,6 +86,8 @@ def load(
     fill = _reader(store, folder, {name for name, _ in trained}, on_bytes) if gang.first else None
     for group in _groups(trained):
         parts = [_whole_part(name, value) for name, value in group] if fill else []
+        # Ranks without a reader wait for rank 0; the groups are their heartbeat.
+        on_bytes(0)
         if fill:
             fill(parts)
         for number, (_, value) in enumerate(group):

@@ -92,7 +92,7 @@ class Checkpointer:
 
         Args:
             engine: the DeepSpeed engine, after a step.
-            state: the state of the loop; its best weights are saved if they are those of this step.
+            state: the state of the loop, whose best weights may be those of this step.
             step: number of completed steps.
 
         Raises:
@@ -100,7 +100,7 @@ class Checkpointer:
         """
         began = time.monotonic()
         gang = self.context.gang
-        is_best = state.best is not None and state.best.score.step == step
+        is_best = state.best is not None and state.best.checkpoint == self.name_of(step)
         self._wait()
         if self._lost and not is_best:
             raise self._lost
