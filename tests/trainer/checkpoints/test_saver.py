@@ -14,7 +14,7 @@ from finetune_trainer.config import StoreAccess
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
-from tests.trainer.checkpoints.written import manifest_of, save, savers, wait
+from tests.trainer.checkpoints.written import gated, manifest_of, save, savers, wait
 from tests.trainer.storeproxy import StoreProxy
 
 RANKS = [[Part("weight", "a", 0, torch.zeros(500))], [Part("weight", "a", 500, torch.ones(500))]]
@@ -104,26 +104,25 @@ def test_an_upload_that_must_succeed_is_repeated_until_the_gang_waits(
 
 
 def test_training_goes_on_during_the_upload_and_the_copy_does_not_change(
-    proxied: Store, s3_proxy: StoreProxy, root: str
+    store: Store, root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = torch.zeros(1000)
-    (gang,) = savers(proxied, root, 1)
-    s3_proxy.suffer("pause", "put", "begin upload", "put part", "complete upload")
+    (gang,) = savers(store, root, 1)
+    gate = gated(store, monkeypatch)
     gang.start(
         FIRST, [Part("weight", "a", 0, values)], lambda shards: manifest_of(FIRST, shards), insist=False
     )
     values += 1
-    until(lambda: bool(s3_proxy.requests))
     assert gang.busy
     beats: list[float] = []
 
     def on_wait() -> None:
         beats.append(time.monotonic())
-        s3_proxy.resume()
+        gate.set()
 
     assert isinstance(gang.wait(on_wait), Saved)
     assert beats
-    content = proxied.read(f"{root}{FIRST}/00000.safetensors")
+    content = store.read(f"{root}{FIRST}/00000.safetensors")
     assert content.endswith(bytes(4000))
 
 

@@ -1,9 +1,10 @@
 """Writes checkpoints of several ranks in one process."""
 
 from collections.abc import Sequence
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
+import pytest
 import torch.distributed as dist
 
 from finetune_trainer.checkpoints import files
@@ -77,3 +78,15 @@ def write(store: Store, root: str, name: str, ranks: Sequence[Sequence[Part]], *
     first, *_ = save(savers(store, root, len(ranks)), name, ranks, **values)
     assert isinstance(first, Saved), first
     return first
+
+
+def gated(store: Store, monkeypatch: pytest.MonkeyPatch) -> Event:
+    """Holds the uploads of files to a store until the event is set."""
+    gate, upload = Event(), store.upload_pieces
+
+    def wait_and_upload(*arguments: Any) -> None:
+        assert gate.wait(60)
+        upload(*arguments)
+
+    monkeypatch.setattr(store, "upload_pieces", wait_and_upload)
+    return gate

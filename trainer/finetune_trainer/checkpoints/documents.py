@@ -8,7 +8,6 @@ from finetune_trainer.config import Run, World, digest_of
 from finetune_trainer.contract import Chosen, Digest, Model
 
 MANIFEST = "manifest.json"
-FORMAT = 1
 
 CheckpointName = Annotated[str, Field(pattern=r"^[0-9]{8}-[0-9]+-[0-9a-zA-Z-]+$")]
 """Name of the folder of a checkpoint: `<step, 8 digits>-<attempt>-<pod>`."""
@@ -37,7 +36,7 @@ class ShardFile(Model):
 class CheckpointManifest(Model):
     """The manifest of a checkpoint, which is written last. A folder without a manifest is no checkpoint."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     step: PositiveInt
     """Completed optimizer steps."""
     samples: NonNegativeInt

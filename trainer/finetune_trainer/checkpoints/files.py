@@ -5,7 +5,7 @@ import json
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -110,9 +110,15 @@ class HostCopy:
     def blocks(self) -> Iterator[memoryview]:
         """The content of the file: the header, then the data in blocks of BLOCK_BYTES."""
         yield memoryview(self.header)
-        data = memoryview(self._memory.numpy())
+        data = view_bytes(self._memory)
         for start in range(0, len(data), BLOCK_BYTES):
             yield data[start : start + BLOCK_BYTES]
+
+
+def view_bytes(values: torch.Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the CPU."""
+    array: Any = values.view(torch.uint8).numpy()
+    return memoryview(array)
 
 
 def digest_of_block(block: bytes | memoryview) -> Digest:

@@ -7,10 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-
 from finetune_trainer.checkpoints.documents import CheckpointManifest, ShardFile, UnusableCheckpointError
-from finetune_trainer.checkpoints.files import Part, Span, read_header
+from finetune_trainer.checkpoints.files import Part, Span, read_header, view_bytes
 from finetune_trainer.contract import Digest
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.s3.digests import OnBytes, ignore_bytes
@@ -97,7 +95,7 @@ class CheckpointReader:
         if shard is not None:
             places = [place for place in places if place[0] == shard]
         size = part.values.element_size()
-        target = memoryview(part.values.view(torch.uint8).numpy()) if part.values.numel() else memoryview(b"")
+        target = view_bytes(part.values)
         position, end = part.offset, part.offset + part.values.numel()
         first = max(0, bisect_left(places, position + 1, key=lambda place: place[1].offset) - 1)
         for number, span in places[first:]:

@@ -69,7 +69,8 @@ class Checkpointer:
             keep=self._settings.keep,
         )
         self._pause: float | None = None
-        self._last = time.monotonic()
+        self._last: float | None = None
+        """Time of the last checkpoint, or of the first step: seconds of a monotonic clock."""
         self._lost: StageFailure | None = None
         """The failure with which the best weights were lost."""
         self._insisted = False
@@ -82,8 +83,11 @@ class Checkpointer:
         """Whether the interval between two checkpoints has passed, and no checkpoint is being saved."""
         if not self.resumable or self._saver.busy:
             return False
+        now = time.monotonic()
+        if self._last is None:
+            self._last = now
         interval = interval_seconds(self._settings, self._pause, self.context.config.run.world.nodes)
-        return time.monotonic() - self._last >= interval
+        return now - self._last >= interval
 
     def save(self, engine: Any, state: LoopState, step: int) -> None:
         """Copies the state of training to host memory; the upload runs in the background.

@@ -99,13 +99,14 @@ def join_gang(*, gpus: bool, startup_seconds: float, hang_seconds: float) -> Gan
     return Gang(dist.get_rank(), local_rank, dist.get_world_size(), device, waiting)
 
 
-def message_board(topic: str) -> dist.Store:
-    """The store of the process group, over a connection of its own, so that a thread can use the store.
+def message_board(topic: str) -> Any:
+    """The torch.distributed.Store of the process group, over a connection of its own for a thread.
 
     Args:
         topic: separates the keys from those of other users of the store.
     """
-    return dist.PrefixStore(topic, dist.distributed_c10d._get_default_store().clone())  # noqa: SLF001
+    group: Any = dist.distributed_c10d
+    return group.PrefixStore(topic, group._get_default_store().clone())  # noqa: SLF001 - not public
 
 
 def wait_for_all(gang: Gang, on_wait: Callable[[], None]) -> None:

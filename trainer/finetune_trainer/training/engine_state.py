@@ -66,11 +66,10 @@ def create_moments(engine: Any, step: int) -> None:
     """
     state = engine.basic_optimizer.state
     for master in _masters(engine):
-        state[master] = {
-            # Each has a `step` of its own: AdamW changes them in place.
-            "step": torch.full((), float(step), device=master.device),
-            **{moment: torch.zeros_like(master, memory_format=torch.preserve_format) for moment in _MOMENTS},
-        }
+        # Each has a `step` of its own: AdamW changes them in place.
+        state[master] = {"step": torch.full((), float(step), device=master.device)}
+        for moment in _MOMENTS:
+            state[master][moment] = torch.zeros_like(master, memory_format=torch.preserve_format)
 
 
 @torch.no_grad()

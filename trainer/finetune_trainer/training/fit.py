@@ -158,7 +158,8 @@ class _Training:
         return step
 
     def _begin(self) -> None:
-        """Repeats the evaluation after which the checkpoint was not saved any more."""
+        """Evaluates the validation rows if the attempt before ended between the step and its evaluation."""
+        self._began = time.monotonic()
         step = self.loop.state.global_step
         if step in self.evaluation_steps and not self.state.evaluated_at(step):
             self._evaluate_and_save(step)

@@ -1,0 +1,148 @@
+"""A gang of one that saves checkpoints to a store with faults; the engine is only its parts."""
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from finetune_trainer.checkpoints.files import Part
+from finetune_trainer.checkpoints.listing import list_checkpoints
+from finetune_trainer.config import Checkpoints, StoreAccess
+from finetune_trainer.contract import Best
+from finetune_trainer.failures import StageFailure
+from finetune_trainer.paths import Paths
+from finetune_trainer.s3.store import Store, open_store
+from finetune_trainer.training import checkpointing
+from finetune_trainer.training.checkpointing import Checkpointer
+from finetune_trainer.training.curve import Curve
+from finetune_trainer.training.distributed import Gang
+from finetune_trainer.training.loop_state import BestWeights, LoopState
+from tests.trainer.checkpoints.test_documents import BASE, CHOSEN, DATA, RUN
+from tests.trainer.checkpoints.written import gated
+from tests.trainer.storeproxy import StoreProxy
+from tests.trainer.training.contexts import FLOAT32, context_with
+
+ENGINE = SimpleNamespace(module=torch.nn.Linear(2, 2))
+STATE = LoopState(curve=Curve(total_steps=100))
+Make = Callable[..., Checkpointer]
+
+
+class Progress:
+    """A heartbeat that keeps the progress."""
+
+    leave_requested = False
+
+    def __init__(self) -> None:
+        self.fields: dict[str, Any] = {}
+
+    def beat(self, *_: object, **fields: Any) -> None:
+        self.fields |= fields
+
+
+@pytest.fixture
+def make(s3_proxy: StoreProxy, paths: Paths, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    """Makes checkpointers whose requests pass the proxy."""
+    parts = [Part("weight", "weight", 0, torch.zeros(4))]
+    monkeypatch.setattr(checkpointing.engine_state, "owned_parts", lambda *_: parts)
+    monkeypatch.setattr("finetune_trainer.checkpoints.saver._PAUSE_SECONDS", 0.01)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+
+    def of(checkpoints: Checkpoints | None = Checkpoints(every_seconds=60)) -> Checkpointer:  # noqa: B008
+        run = RUN.model_copy(update={"runs": f"s3://{bucket}/runs/"})
+        return Checkpointer(
+            context_with(
+                config=SimpleNamespace(run=run, checkpoints=checkpoints, attempt=1),
+                chosen=CHOSEN,
+                gang=Gang(0, 0, 1, torch.device("cpu")),
+                store=open_store(StoreAccess(endpoint=s3_proxy.endpoint), "output", paths),
+                heartbeat=Progress(),
+                prepared=SimpleNamespace(train=range(101)),
+                data_digest=DATA,
+                base_digest=BASE,
+                dtypes=FLOAT32,
+            )
+        )
+
+    yield of
+    dist.destroy_process_group()
+
+
+def best_at(checkpointer: Checkpointer, step: int) -> LoopState:
+    best = BestWeights(score=Best(step=step, metric=0.5), checkpoint=checkpointer.name_of(step))
+    return STATE.model_copy(update={"best": best})
+
+
+def steps_of(store: Store, checkpointer: Checkpointer) -> list[int]:
+    return sorted(int(name[:8]) for name in list_checkpoints(store, checkpointer.root).complete)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_training_goes_on_when_a_checkpoint_is_not_saved_and_the_next_one_is(
+    make: Make, store: Store, s3_proxy: StoreProxy
+) -> None:
+    checkpointer = make()
+    progress = checkpointer.context.heartbeat.fields  # type: ignore[attr-defined]
+    checkpointer.save(ENGINE, STATE, 10)
+    s3_proxy.suffer("error", "put", "begin upload", below="00000020")
+    checkpointer.save(ENGINE, STATE, 20)
+    checkpointer.save(ENGINE, STATE, 30)
+    checkpointer.finish()
+    assert steps_of(store, checkpointer) == [10, 30]
+    assert progress["checkpoint_step"] == progress["checkpoint"].step == 30
+    assert progress["checkpoint_pause_seconds"] > 0
+    s3_proxy.suffer("error", "put", "begin upload")
+    with pytest.raises(StageFailure, match="StorageError"):
+        checkpointer.save_now(ENGINE, STATE, 40)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_training_ends_if_the_best_weights_cannot_be_saved_unless_better_weights_follow(
+    make: Make, store: Store, s3_proxy: StoreProxy
+) -> None:
+    checkpointer = make()
+    s3_proxy.suffer("error", "put", "begin upload", below="00000010")
+    checkpointer.save(ENGINE, best_at(checkpointer, 10), 10)
+    checkpointer.save(ENGINE, best_at(checkpointer, 20), 20)
+    checkpointer.finish()
+    assert steps_of(store, checkpointer) == [20]
+    s3_proxy.suffer("error", "put", "begin upload", below="00000030")
+    state = best_at(checkpointer, 30)
+    checkpointer.save(ENGINE, state, 30)
+    with pytest.raises(StageFailure, match="StorageError"):
+        checkpointer.save(ENGINE, state, 40)
+    with pytest.raises(StageFailure, match="StorageError"):
+        checkpointer.finish()
+
+
+def test_the_best_weights_stay_without_checkpoints_in_the_config(make: Make, store: Store) -> None:
+    checkpointer = make(None)
+    assert not checkpointer.resumable
+    for step in (10, 20):
+        checkpointer.save(ENGINE, best_at(checkpointer, step), step)
+    checkpointer.finish()
+    assert steps_of(store, checkpointer) == [20]
+    assert not checkpointer.is_due()
+    assert checkpointer.restore(ENGINE) is None
+
+
+def test_a_checkpoint_is_due_after_the_interval_and_not_during_an_upload(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(checkpointing, "time", SimpleNamespace(monotonic=lambda: now))
+    checkpointer = make()
+    assert not checkpointer.is_due(), "the interval begins with the first step"
+    now = 1059.0
+    assert not checkpointer.is_due()
+    now = 1060.0
+    assert checkpointer.is_due()
+    gate = gated(checkpointer.context.store, monkeypatch)
+    checkpointer.save(ENGINE, STATE, 10)
+    now = 1200.0
+    assert not checkpointer.is_due()
+    gate.set()
+    checkpointer.finish()
+    assert checkpointer.is_due()
