@@ -14,8 +14,8 @@ _OTHER_FILES = 2 * _GIB
 def estimate_scratch(facts: ModelFacts, method: Method, dtype: WeightsDtype) -> int:
     """Estimates the greatest size of the files in one volume of a Train or Publish pod, in bytes.
 
-    The cache has the files of the base model. The scratch volume of Train has the best weights and the saved
-    model or adapter. The scratch volume of Publish has the staged files, and a merged model.
+    The cache has the files of the base model. The scratch volume of Train has the saved model or adapter. The
+    scratch volume of Publish has the same files, and a merged model.
 
     Args:
         facts: properties of the model.
@@ -26,6 +26,5 @@ def estimate_scratch(facts: ModelFacts, method: Method, dtype: WeightsDtype) -> 
     base, trained = size * facts.base_parameters, size * facts.trained
     adapter = isinstance(method, Lora)
     saved = trained if adapter else base
-    train = trained + saved
-    publish = saved + (base if isinstance(method, Lora) and method.merge else 0)
-    return round(_MARGIN * max(base, train, publish)) + _OTHER_FILES
+    merged = base if isinstance(method, Lora) and method.merge else 0
+    return round(_MARGIN * max(base, saved + merged)) + _OTHER_FILES
