@@ -55,5 +55,6 @@ def test_after_a_killed_rank_a_killed_pod_and_a_deleted_pod_training_resumes(sce
     resumed = [a["resumedFromStep"] for a in tries[1:]]
     assert 0 < resumed[0] <= resumed[1] <= resumed[2] == tries[2]["checkpointStep"]
     # A killed process may have completed a checkpoint that the operator does not know of.
-    assert all(step >= a.get("checkpointStep", 0) for step, a in zip(resumed, tries[:-1], strict=True))
+    assert all(step >= a["checkpointStep"] for step, a in zip(resumed, tries[:-1], strict=True))
+    assert all(a["lostSteps"] == a["step"] - a["checkpointStep"] for a in tries[:-1])
     assert attempts(job)[-1] == ("Publish", 1, "Succeeded")

@@ -128,9 +128,9 @@ class AttemptStatus(Model):
     """Optimizer step of the checkpoint from which the attempt of Train resumed. Absent if the attempt started
     at the first step."""
     checkpoint_step: NonNegativeInt | None = None
-    """Optimizer step of the newest complete checkpoint at the end of an attempt of Train, as far as the
-    operator knows. The checkpoint that the pods save while they stop counts. Absent if there is no
-    checkpoint."""
+    """Optimizer step of the newest complete checkpoint of the run at the end of an attempt of Train, as far
+    as the operator knows. The checkpoint that the pods save while they stop counts, and so do checkpoints of
+    earlier attempts. Absent if there is no checkpoint."""
     lost_steps: NonNegativeInt | None = None
     """Number of optimizer steps of an unsuccessful attempt of Train after the newest complete checkpoint. The
     next attempt repeats these steps."""

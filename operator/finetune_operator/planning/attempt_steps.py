@@ -32,24 +32,35 @@ def steps_of_success(inputs: PlanInput, attempt: AttemptStatus) -> Steps:
     """The steps of the checkpoints of a successful attempt: resumed from, and saved."""
     if stage_of(attempt) is not Stage.TRAIN:
         return {}
-    saved = [message.checkpoint.step for message in _messages(inputs, attempt) if message.checkpoint]
-    shown = [progress.checkpoint_step for progress in _progress(inputs, attempt)]
+    earlier = [
+        a.checkpoint_step
+        for a in inputs.status.attempts
+        if (a.stage, a.spec_digest) == (attempt.stage, attempt.spec_digest) and a.number < attempt.number
+    ]
     return {
         "resumed_from_step": resumed_from(inputs, attempt),
-        "checkpoint_step": _latest(inputs, attempt.checkpoint_step, *saved, *shown),
+        "checkpoint_step": _latest(inputs, attempt.checkpoint_step, _saved(inputs, attempt), *earlier),
     }
 
 
 def steps_of_failure(inputs: PlanInput, attempt: AttemptStatus) -> Steps:
     """The steps of an unsuccessful attempt: reached, resumed from, saved, and lost."""
     steps = steps_of_success(inputs, attempt)
-    saved = steps.get("checkpoint_step")
     reported = [message.step for message in _messages(inputs, attempt)]
     shown = [progress.step for progress in _progress(inputs, attempt)]
-    reached = _latest(inputs, attempt.step, saved, *reported, *shown)
+    reached = _latest(inputs, attempt.step, _saved(inputs, attempt), *reported, *shown)
     if reached is not None and stage_of(attempt) is Stage.TRAIN:
-        steps["lost_steps"] = reached - (saved or 0)
+        steps["lost_steps"] = max(0, reached - (steps["checkpoint_step"] or 0))
     return {**steps, "step": reached}
+
+
+def _saved(inputs: PlanInput, attempt: AttemptStatus) -> int | None:
+    """The step of the newest checkpoint that the attempt itself is known to have saved or resumed from."""
+    if stage_of(attempt) is not Stage.TRAIN:
+        return None
+    saved = [message.checkpoint.step for message in _messages(inputs, attempt) if message.checkpoint]
+    shown = [progress.checkpoint_step for progress in _progress(inputs, attempt)]
+    return _latest(inputs, *saved, *shown)
 
 
 def _messages(inputs: PlanInput, attempt: AttemptStatus) -> Iterator[TerminationMessage]:

@@ -107,6 +107,23 @@ def test_a_checkpoint_proves_that_its_step_was_reached() -> None:
     assert steps(made) == (100, 100, 100, 0)
 
 
+def test_a_killed_attempt_without_a_message_can_resume_from_the_checkpoint_of_an_earlier_attempt() -> None:
+    first = {"stage": "Train", "number": 1, "outcome": "Failed", "step": 103, "checkpointStep": 100}
+    killed = {"stage": "Train", "number": 2}
+    job = scenes.job_of({"status": {"reached": "Prepare", "attempts": [PREPARED, first, killed]}})
+    pods = [{"code": 137}, {"code": 7, "index": 1, "says": says(104, attempt=2, reason="PeerLost")}]
+    shown = {"jobs": [{"stage": "Train", "attempt": 2, "status": {"is": "Failed"}, "pods": pods}]}
+
+    made = plan(job, scenes.observed_of(job, shown, scenes.settings()), scenes.settings(), scenes.NOW)
+
+    assert steps(made) == (104, None, 100, 4)
+
+    pods[1]["says"] = says(attempt=2, reason="PeerLost")
+    made = plan(job, scenes.observed_of(job, shown, scenes.settings()), scenes.settings(), scenes.NOW)
+
+    assert steps(made) == (None, None, 100, None)
+
+
 def test_a_resumed_attempt_that_trains_no_step_makes_no_progress() -> None:
     first = {"stage": "Train", "number": 1, "outcome": "Failed", "step": 100, "checkpointStep": 100}
     pods = [{"code": 9, "says": says(checkpoint=100, resumed=100, **{"class": "Hang", "attempt": 2})}]

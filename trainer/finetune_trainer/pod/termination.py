@@ -23,13 +23,15 @@ def compose(
     Args:
         config: the configuration of the trainer.
         verdict: the cause of the end.
-        files: rank files of this pod by global rank. Rank 0 provides the checkpoint, and after success
-            payload and result.
+        files: rank files of this pod by global rank. After success, rank 0 provides payload and result.
         peak_memory: greatest memory of the pod in bytes; None if unknown.
     """
     told = files.get(verdict.rank) if verdict.rank is not None else None
     first = files.get(0)
     result = first if verdict.failure is FailureClass.SUCCESS else None
+    # Every rank knows the checkpoints of the gang.
+    saved = [file.checkpoint for file in files.values() if file.checkpoint]
+    resumed = [file.resumed_from_step for file in files.values() if file.resumed_from_step is not None]
     return TerminationMessage(
         stage=config.stage,
         attempt=config.attempt,
@@ -42,8 +44,8 @@ def compose(
         step=told.step if told else None,
         epoch=told.epoch if told else None,
         peak_memory_bytes=peak_memory,
-        checkpoint=first.checkpoint if first else None,
-        resumed_from_step=first.resumed_from_step if first else None,
+        checkpoint=max(saved, key=lambda checkpoint: checkpoint.step, default=None),
+        resumed_from_step=max(resumed, default=None),
         payload=result.payload if result else None,
         result=result.result if result else None,
     )
