@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,14 +118,19 @@ def test_a_queue_that_suspends_and_admits_every_job_is_harmless(
 ) -> None:
     scene.start()
     uid = scene.make_job()
+
+    def queued(stage: str) -> dict[str, Any] | None:
+        status = scene.status()
+        reasons = {c["reason"] for c in status.get("conditions", ()) if c["type"] == "Succeeded"}
+        return status if status.get("stage") == stage and reasons == {"Queued"} else None
+
     for stage in ("Prepare", "Train", "Publish"):
-        state = scene.await_state("Waiting")
-        assert {c["reason"] for c in state["conditions"] if c["type"] == "Succeeded"} == {"Queued"}
+        state = wait_for(f"{stage} is queued", partial(queued, stage))
+        assert state["state"] == "Waiting"
         assert "waits in queue default until Kueue admits the Job" in state["message"]
         queueing()
         assert cleanup_jobs(scene, uid) == []
         scene.go_through(uid, stage)
-        wait_for(f"{stage} is done", lambda: scene.status().get("state") in {"Waiting", "Succeeded"})
     scene.await_state("Succeeded")
     assert cleanup_jobs(scene, uid) == []
 
