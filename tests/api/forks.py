@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+_STARTING = threading.Lock()
 
 
 class Forked:
@@ -95,10 +96,16 @@ class _Server:
 
 
 @cache
-def _server() -> _Server:
+def _started_server() -> _Server:
     server = _Server()
     atexit.register(server.end)
     return server
+
+
+def _server() -> _Server:
+    """The only server of this process; threads may start replicas at the same time."""
+    with _STARTING:
+        return _started_server()
 
 
 def _serve() -> int:

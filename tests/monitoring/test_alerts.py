@@ -311,6 +311,23 @@ def test_no_checkpoint_is_too_old_while_train_measures_a_model(promtool: Path, t
     )
 
 
+def test_a_long_measurement_before_the_first_step_is_no_old_checkpoint(
+    promtool: Path, tmp_path: Path
+) -> None:
+    """The steps begin after two hours, and the first checkpoint is due an hour later."""
+    steps = [*["_"] * 125, *range(60)]
+    series = {
+        name: steps if "step" in name else values for name, values in checkpoints(3600, [0] * 185).items()
+    }
+    fired = 'ALERTS{alertname="FineTuneJobCheckpointTooOld"}'
+    expected = {"expr": fired, "eval_time": "180m", "exp_samples": []}
+    check(
+        promtool,
+        tmp_path,
+        [{"interval": "1m", "input_series": inputs(series), "promql_expr_test": [expected]}],
+    )
+
+
 def test_no_leader_at_all_fires_and_a_queue_does_not(promtool: Path, tmp_path: Path) -> None:
     queued = {f'finetune_job_waiting{{{JOB},reason="Queued"}}': [1] * 200}
     test = {

@@ -97,10 +97,11 @@ class LoraSpec(Model):
         ]
         | None
     ) = None
-    """Special tokens that the tokenizer of the run also has and never splits, for example ['<|ticket|>',
-    '<|sql|>']. The token embeddings and the output layer get a row for each token that the vocabulary of the
-    base model lacks, and the tokenizer is published with the model. Only for the task TextGeneration;
-    requires trainEmbeddings. Default: none."""
+    """Special tokens that the job adds to the tokenizer of the base model, for example ['<|ticket|>',
+    '<|sql|>']. The tokenizer never splits these tokens. Each token that the vocabulary of the base model
+    lacks gets a trained row in the token embeddings and in the output layer; the order of the tokens decides
+    their ids. The tokenizer is published with the model. Only for the task TextGeneration; requires
+    trainEmbeddings. Default: none."""
 
 
 class FreezeLayersSpec(Model):

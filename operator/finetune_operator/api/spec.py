@@ -387,8 +387,9 @@ class CheckpointsSpec(Model):
 
     every_minutes: Annotated[int | Literal["Auto"], auto_or(1, 1440)] = "Auto"
     """Time between two checkpoints, in minutes, from 1 to 1440, or Auto. After a failure, the next attempt
-    repeats the steps since the newest complete checkpoint. Auto is from 1 to 60 minutes: more if a checkpoint
-    pauses training for longer, and less with more nodes. Default: Auto."""
+    repeats the steps since the newest complete checkpoint. With Auto, Train selects 1 to 60 minutes: the
+    interval grows with the time for which a checkpoint pauses training, and shrinks with the number of nodes.
+    Default: Auto."""
     keep: Annotated[int, Field(ge=1, le=100)] = 2
     """Number of the newest checkpoints that stay in the store, from 1 to 100. The checkpoint with the best
     weights stays in addition. Default: 2."""

@@ -126,14 +126,15 @@ class AttemptStatus(Model):
     attempt of the stage is progress, and the failures before it no longer count."""
     resumed_from_step: NonNegativeInt | None = None
     """Optimizer step of the checkpoint from which the attempt of Train resumed. Absent if the attempt started
-    at the first step."""
+    at the first step, or if no pod reported the step."""
     checkpoint_step: NonNegativeInt | None = None
     """Optimizer step of the newest complete checkpoint of the run at the end of an attempt of Train, as far
     as the operator knows. The checkpoint that the pods save while they stop counts, and so do checkpoints of
-    earlier attempts. Absent if there is no checkpoint."""
+    earlier attempts. Absent while the attempt runs, and if no checkpoint is known."""
     lost_steps: NonNegativeInt | None = None
-    """Number of optimizer steps of an unsuccessful attempt of Train after the newest complete checkpoint. The
-    next attempt repeats these steps."""
+    """Number of optimizer steps of an unsuccessful attempt of Train after checkpointStep. If there is a next
+    attempt, the next attempt repeats these steps, or fewer if the pods completed a later checkpoint that the
+    operator does not know of. Absent if the reached step is unknown."""
     micro_batch_size: PositiveInt | None = None
     """Rows of a micro-batch of the attempt if the micro-batch is not that of status.chosen: the operator
     halves the micro-batch after out of memory."""

@@ -32,14 +32,9 @@ def steps_of_success(inputs: PlanInput, attempt: AttemptStatus) -> Steps:
     """The steps of the checkpoints of a successful attempt: resumed from, and saved."""
     if stage_of(attempt) is not Stage.TRAIN:
         return {}
-    earlier = [
-        a.checkpoint_step
-        for a in inputs.status.attempts
-        if (a.stage, a.spec_digest) == (attempt.stage, attempt.spec_digest) and a.number < attempt.number
-    ]
     return {
         "resumed_from_step": resumed_from(inputs, attempt),
-        "checkpoint_step": _latest(inputs, attempt.checkpoint_step, _saved(inputs, attempt), *earlier),
+        "checkpoint_step": _latest(inputs, attempt.checkpoint_step, _saved(inputs, attempt)),
     }
 
 
@@ -49,9 +44,26 @@ def steps_of_failure(inputs: PlanInput, attempt: AttemptStatus) -> Steps:
     reported = [message.step for message in _messages(inputs, attempt)]
     shown = [progress.step for progress in _progress(inputs, attempt)]
     reached = _latest(inputs, attempt.step, _saved(inputs, attempt), *reported, *shown)
-    if reached is not None and stage_of(attempt) is Stage.TRAIN:
-        steps["lost_steps"] = max(0, reached - (steps["checkpoint_step"] or 0))
+    if stage_of(attempt) is Stage.TRAIN:
+        if steps["checkpoint_step"] is None:
+            steps["checkpoint_step"] = _saved_earlier(inputs, attempt, reached)
+        if reached is not None:
+            steps["lost_steps"] = reached - (steps["checkpoint_step"] or 0)
     return {**steps, "step": reached}
+
+
+def _saved_earlier(inputs: PlanInput, attempt: AttemptStatus, reached: int | None) -> int | None:
+    """The step of the newest checkpoint of earlier attempts.
+
+    A checkpoint after the step that this attempt reached is damaged or deleted: otherwise, the attempt would
+    have resumed from that checkpoint.
+    """
+    earlier = [
+        a.checkpoint_step
+        for a in inputs.status.attempts
+        if (a.stage, a.spec_digest) == (attempt.stage, attempt.spec_digest) and a.number < attempt.number
+    ]
+    return _latest(inputs, *(s for s in earlier if s is not None and (reached is None or s <= reached)))
 
 
 def _saved(inputs: PlanInput, attempt: AttemptStatus) -> int | None:

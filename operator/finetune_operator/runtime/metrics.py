@@ -194,7 +194,7 @@ _JOB_GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
         _JOB,
     ),
     "finetune_job_checkpoint_interval_seconds": (
-        "Longest time between two checkpoints: spec.checkpoints.everyMinutes, or 3600 with Auto.",
+        "Longest time between two checkpoints by the current spec: everyMinutes, or 3600 with Auto.",
         _JOB,
     ),
     "finetune_job_gpus": ("GPUs that the running Train attempt holds.", _JOB),

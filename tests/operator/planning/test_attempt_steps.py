@@ -124,6 +124,26 @@ def test_a_killed_attempt_without_a_message_can_resume_from_the_checkpoint_of_an
     assert steps(made) == (None, None, 100, None)
 
 
+@pytest.mark.parametrize(
+    ("resumed", "saved", "reached", "expected"),
+    [(80, 80, 90, (90, 80, 80, 10)), (None, None, 50, (50, None, None, 50))],
+    ids=["an older checkpoint was read", "no checkpoint was read"],
+)
+def test_a_checkpoint_that_an_attempt_could_not_resume_from_does_not_count(
+    resumed: int | None, saved: int | None, reached: int, expected: tuple[int | None, ...]
+) -> None:
+    first = {"stage": "Train", "number": 1, "outcome": "Failed", "step": 103, "checkpointStep": 100}
+    second = {"stage": "Train", "number": 2}
+    job = scenes.job_of({"status": {"reached": "Prepare", "attempts": [PREPARED, first, second]}})
+    said = says(reached, saved, resumed, attempt=2, **{"class": "Hang", "reason": "RankSilent"})
+    pods = [{"code": 9, "says": said}, {"code": 7, "index": 1, "says": said}]
+    shown = {"jobs": [{"stage": "Train", "attempt": 2, "status": {"is": "Failed"}, "pods": pods}]}
+
+    made = plan(job, scenes.observed_of(job, shown, scenes.settings()), scenes.settings(), scenes.NOW)
+
+    assert steps(made) == expected
+
+
 def test_a_resumed_attempt_that_trains_no_step_makes_no_progress() -> None:
     first = {"stage": "Train", "number": 1, "outcome": "Failed", "step": 100, "checkpointStep": 100}
     pods = [{"code": 9, "says": says(checkpoint=100, resumed=100, **{"class": "Hang", "attempt": 2})}]

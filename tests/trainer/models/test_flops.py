@@ -77,6 +77,8 @@ def test_position_embeddings_need_no_operations() -> None:
 
 def test_the_peak_is_known_for_common_gpus_and_bfloat16() -> None:
     assert peak_of_gpu("NVIDIA H100 80GB HBM3") == 989e12
+    assert peak_of_gpu("NVIDIA H100 PCIe") == 756e12
+    assert peak_of_gpu("NVIDIA GB200") == 2500e12
     assert peak_of_gpu("NVIDIA A100-SXM4-80GB") == 312e12
     assert peak_of_gpu("Tesla T4") is None
     assert peak_flops(torch.device("cpu"), "bfloat16") is None

@@ -73,7 +73,8 @@ GAUGES = (
     Gauge(
         "finetune_trainer_mfu_ratio",
         "mfu",
-        "Model FLOPs utilisation: share of the bfloat16 peak of all GPUs that the model needs, 0 to 1.",
+        "Model FLOPs utilisation: FLOPs that the model needs for the trained tokens, as a share of the"
+        " bfloat16 peak of all GPUs, 0 to 1.",
     ),
     Gauge("finetune_trainer_eta_seconds", "eta_seconds", "Estimated time to the end of the stage."),
     Gauge(

@@ -9,8 +9,19 @@ import torch
 from finetune_trainer.config import ComputeType
 from finetune_trainer.models.weights import full_shape
 
-_PEAK = {"A100": 312e12, "L40S": 362e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12}
-"""Dense bfloat16 FLOPs per second by a part of the name of the GPU, from the data sheets of NVIDIA."""
+_PEAK = {
+    "A100": 312e12,
+    "L40S": 362e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200 NVL": 836e12,
+    "H200": 989e12,
+    "GB200": 2500e12,
+    "B200": 2250e12,
+}
+"""Dense bfloat16 FLOPs per second by a part of the name of the GPU, from the data sheets of NVIDIA. The first
+part that the name contains applies."""
 
 
 def flops_per_token(model: torch.nn.Module) -> int:
