@@ -82,6 +82,7 @@ class Operator:
             *("--notification-keys", str(self.settings_file.parent / "notifications")),
         )
         variables = os.environ | {"KUBECONFIG": str(self.kubeconfig)} | (environment or {})
+        self.log_file.touch()
         if not self.own_process:
             self.process = Forked(*arguments, environment=variables, output=self.log_file)
             return self
