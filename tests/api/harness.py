@@ -325,6 +325,11 @@ class Scene:
         status: dict[str, Any] = self.kube.get("FineTuneJob", self.namespace, name).get("status", {})
         return status
 
+    def attempts(self) -> list[dict[str, Any]]:
+        """The attempts in the status; none before the operator has written a status."""
+        found: list[dict[str, Any]] = self.status().get("attempts", [])
+        return found
+
     def await_state(self, state: str, seconds: float = 30, name: str = "tickets") -> dict[str, Any]:
         wait_for(f"state {state}", lambda: self.status(name).get("state") == state, seconds)
         return self.status(name)

@@ -63,7 +63,7 @@ def test_killed_at_every_write(scene: Scene, proxy: Proxy, fault: Fault) -> None
     assert kills >= 6
     proxy.decide = lambda _: "pass"
     assert scene.jobs_of(uid) == ["p1", "t1", "u1"]
-    attempts = scene.status()["attempts"]
+    attempts = scene.attempts()
     assert [(a["number"], a["outcome"]) for a in attempts] == [(1, "Succeeded")] * 3
 
 
@@ -273,7 +273,7 @@ def test_children_deleted_or_edited_by_hand_are_made_again(scene: Scene) -> None
     wait_for("reverted", lambda: len(kube.get("NetworkPolicy", namespace, run)["spec"]["ingress"]) == 2)
     kube.delete("Job", namespace, f"{run}-t1")
     scene.kubelet.await_pods(uid, "Train", 2, seconds=40)
-    attempts = scene.status()["attempts"]
+    attempts = scene.attempts()
     assert [(a["outcome"], a.get("reason")) for a in attempts][1] == ("Failed", "JobDeleted")
 
 

@@ -37,7 +37,7 @@ def test_a_job_succeeds_although_sidecars_never_end(scene: Scene, sidecar: str) 
         wait_for(
             f"{stage} is known to have succeeded",
             lambda stage=stage: any(
-                a["stage"] == stage and a["outcome"] == "Succeeded" for a in scene.status()["attempts"]
+                a["stage"] == stage and a["outcome"] == "Succeeded" for a in scene.attempts()
             ),
         )
         wait_for("its pods are deleted", lambda stage=stage: all_leave(scene, uid, stage))
@@ -81,7 +81,7 @@ def test_the_kubelet_ends_native_sidecars_and_the_job_goes_on(scene: Scene) -> N
     ended = {"exitCode": 0, "message": message_for(pod, FailureClass.SUCCESS).encode().decode()}
     status = {"containerStatuses": [container({"terminated": ended})]}
     scene.kube.merge("Pod", scene.namespace, name, {"status": status}, "status")
-    wait_for("Prepare is known", lambda: scene.status()["attempts"][0]["outcome"] == "Succeeded")
+    wait_for("Prepare is known", lambda: [a["outcome"] for a in scene.attempts()] == ["Succeeded"])
     assert events(scene, "SidecarRunning") == []
     scene.kube.merge("Pod", scene.namespace, name, {"status": {"phase": "Succeeded"}}, "status")
     scene.kubelet.await_pods(uid, "Train")
