@@ -130,9 +130,9 @@ def preempt(config: TrainConfig, paths: Paths, uid: str) -> int:
 
 def check_progress(progress: Progress, payload: TrainPayload) -> None:
     """Every field that Train can know is set: each field is a metric with a panel."""
-    of_prepare = {"rows", "tokens"}
+    of_prepare, of_gpus = {"rows", "tokens"}, {"mfu"}
     unknown = {name for name, value in progress if value is None}
-    assert unknown == of_prepare
+    assert unknown == of_prepare | of_gpus
     assert progress.step == progress.total_steps
     # The kernel counts pages of a thread in batches, and the payload has the maximum of the ranks.
     assert progress.peak_memory_bytes == pytest.approx(payload.peak_memory_bytes, rel=0.05)
