@@ -11,7 +11,7 @@ import torch.distributed as dist
 from finetune_trainer.checkpoints.files import Part
 from finetune_trainer.checkpoints.listing import list_checkpoints
 from finetune_trainer.config import Checkpoints, StoreAccess
-from finetune_trainer.contract import Best
+from finetune_trainer.contract import Activity, Best
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
@@ -21,7 +21,7 @@ from finetune_trainer.training.curve import Curve
 from finetune_trainer.training.distributed import Gang
 from finetune_trainer.training.loop_state import BestWeights, LoopState
 from tests.trainer.checkpoints.test_documents import BASE, CHOSEN, DATA, RUN
-from tests.trainer.checkpoints.written import gated
+from tests.trainer.checkpoints.written import gated, until
 from tests.trainer.storeproxy import StoreProxy
 from tests.trainer.training.contexts import FLOAT32, context_with
 
@@ -122,10 +122,45 @@ def test_the_best_weights_stay_without_checkpoints_in_the_config(make: Make, sto
     assert not checkpointer.resumable
     for step in (10, 20):
         checkpointer.save(ENGINE, best_at(checkpointer, step), step)
+    until(lambda: steps_of(store, checkpointer) == [20])
     checkpointer.finish()
-    assert steps_of(store, checkpointer) == [20]
     assert not checkpointer.is_due()
     assert checkpointer.restore(ENGINE) is None
+
+
+def test_the_wait_for_an_upload_is_part_of_the_pause_and_does_not_change_the_interval(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(checkpointing, "time", SimpleNamespace(monotonic=lambda: now))
+    checkpointer = make(Checkpoints())
+    heartbeat: Any = checkpointer.context.heartbeat
+    gate = gated(checkpointer.context.store, monkeypatch)
+    parts = checkpointing.engine_state.owned_parts
+
+    def beat(activity: Activity, **fields: Any) -> None:
+        nonlocal now
+        if activity is Activity.SAVING and not gate.is_set():
+            now += 500
+            gate.set()
+        heartbeat.fields |= fields
+
+    def copy(*arguments: Any) -> list[Part]:
+        nonlocal now
+        now += 1
+        return parts(*arguments)
+
+    monkeypatch.setattr(heartbeat, "beat", beat)
+    monkeypatch.setattr(checkpointing.engine_state, "owned_parts", copy)
+    checkpointer.save(ENGINE, STATE, 10)
+    checkpointer.save(ENGINE, STATE, 20)
+    checkpointer.finish()
+    assert heartbeat.fields["checkpoint_pause_seconds"] == 501
+    # sqrt(2 * 1 s * 86400 s) = 415.7 s
+    now += 415
+    assert not checkpointer.is_due()
+    now += 1
+    assert checkpointer.is_due()
 
 
 def test_a_checkpoint_is_due_after_the_interval_and_not_during_an_upload(
