@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from finetune_trainer.checkpoints.files import Part
-from finetune_trainer.checkpoints.listing import list_checkpoints
+from finetune_trainer.checkpoints.listing import Checkpoint, list_checkpoints
 from finetune_trainer.config import Checkpoints, StoreAccess
 from finetune_trainer.contract import Activity, Best
 from finetune_trainer.failures import StageFailure
@@ -50,11 +50,14 @@ def make(s3_proxy: StoreProxy, paths: Paths, bucket: str, monkeypatch: pytest.Mo
     monkeypatch.setattr("finetune_trainer.checkpoints.saver._PAUSE_SECONDS", 0.01)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 
-    def of(checkpoints: Checkpoints | None = Checkpoints(every_seconds=60)) -> Checkpointer:  # noqa: B008
+    def of(
+        checkpoints: Checkpoints | None = Checkpoints(every_seconds=60),  # noqa: B008
+        attempt: int = 1,
+    ) -> Checkpointer:
         run = RUN.model_copy(update={"runs": f"s3://{bucket}/runs/"})
         return Checkpointer(
             context_with(
-                config=SimpleNamespace(run=run, checkpoints=checkpoints, attempt=1),
+                config=SimpleNamespace(run=run, checkpoints=checkpoints, attempt=attempt),
                 chosen=CHOSEN,
                 gang=Gang(0, 0, 1, torch.device("cpu")),
                 store=open_store(StoreAccess(endpoint=s3_proxy.endpoint), "output", paths),
@@ -115,6 +118,25 @@ def test_training_ends_if_the_best_weights_cannot_be_saved_unless_better_weights
         checkpointer.save(ENGINE, state, 40)
     with pytest.raises(StageFailure, match="StorageError"):
         checkpointer.finish()
+
+
+def test_a_resumed_attempt_deletes_the_checkpoint_that_it_could_not_read(
+    make: Make, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make(Checkpoints(keep=9))
+    for step in (10, 20, 30):
+        first.save(ENGINE, STATE, step)
+    first.finish()
+    second = make(Checkpoints(keep=2), attempt=2)
+
+    def restore_from(checkpoint: Checkpoint, _: object) -> LoopState | None:
+        return None if checkpoint.manifest.step == 30 else STATE
+
+    monkeypatch.setattr(second, "_restore_from", restore_from)
+    assert second.restore(ENGINE) == (20, STATE)
+    second.save(ENGINE, STATE, 25)
+    until(lambda: steps_of(store, second) == [20, 25])
+    second.finish()
 
 
 def test_the_best_weights_stay_without_checkpoints_in_the_config(make: Make, store: Store) -> None:
