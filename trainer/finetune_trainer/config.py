@@ -314,7 +314,8 @@ class TrainConfig(Model):
     preemption_grace_seconds: PositiveInt = 120
     """Grace period of the pod between SIGTERM and SIGKILL."""
     checkpoints: Checkpoints | None = None
-    """Set for Train. None: no checkpoints, an attempt of Train starts at the first step."""
+    """Set for Train. None: Train saves only checkpoints with the best weights, and each attempt starts at the
+    first step."""
     memory: MemoryLimits | None = None
     """Set for Prepare, which selects settings that fit in this memory."""
     serve_metrics: bool = False

@@ -5,7 +5,7 @@ from finetune_trainer.config import Checkpoints
 
 
 @pytest.mark.parametrize(
-    ("every", "pause", "nodes", "seconds"),
+    ("every", "copy", "nodes", "seconds"),
     [
         (300, None, 1, 300),
         (300, 9.0, 8, 300),
@@ -18,8 +18,8 @@ from finetune_trainer.config import Checkpoints
         ("Auto", 500.0, 1, 3600),
     ],
 )
-def test_the_interval_balances_the_pause_and_the_lost_work(
-    every: object, pause: float | None, nodes: int, seconds: float
+def test_the_interval_balances_the_copy_and_the_lost_work(
+    every: object, copy: float | None, nodes: int, seconds: float
 ) -> None:
     settings = Checkpoints.model_validate({"every_seconds": every})
-    assert interval_seconds(settings, pause, nodes) == seconds
+    assert interval_seconds(settings, copy, nodes) == seconds

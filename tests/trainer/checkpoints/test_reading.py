@@ -133,3 +133,22 @@ def test_the_newest_usable_checkpoint_has_a_manifest_of_this_run_and_its_best_we
     found = list(usable(store, root, IDENTITY))
     assert [checkpoint.name for checkpoint in found] == ["00000020-1-pod", "00000010-1-pod"]
     assert [checkpoint.ref.step for checkpoint in found] == [20, 10]
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_checkpoint_whose_manifest_is_missing_or_corrupt_is_left_out(
+    store: Store, bucket: str, s3_proxy: StoreProxy, paths: Paths
+) -> None:
+    root, parts = f"s3://{bucket}/checkpoints/", split([])
+    for step in (10, 20, 30, 40):
+        write(store, root, f"{step:08d}-1-pod", parts)
+    s3_proxy.suffer("flip", "get", below="00000030-1-pod/manifest.json")
+    found = usable(open_store(StoreAccess(endpoint=s3_proxy.endpoint), "output", paths), root, IDENTITY)
+    assert next(found).name == "00000040-1-pod"
+    store.delete([f"{root}00000020-1-pod/manifest.json"])
+    assert [checkpoint.name for checkpoint in found] == ["00000010-1-pod"]
+    s3_proxy.suffer("error", "get")
+    with pytest.raises(StageFailure, match="StorageError"):
+        read_checkpoint(
+            open_store(StoreAccess(endpoint=s3_proxy.endpoint), "output", paths), root, "00000010-1-pod"
+        )

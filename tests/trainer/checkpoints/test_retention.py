@@ -1,16 +1,59 @@
+from collections.abc import Collection
+
 from finetune_trainer.checkpoints.retention import newest_first, superseded
 
-OLD, SAME, NEW, NEWEST = "00000010-1-aa", "00000010-2-bb", "00000020-1-aa", "00000100-10-cc"
-ALL = [NEW, OLD, NEWEST, SAME]
+FIRST = ["00000010-1-aa", "00000020-1-aa", "00000030-1-aa"]
+"""Checkpoints of the first attempt."""
+DEAD = "00000040-1-aa"
+"""A folder of the first attempt without a manifest."""
+RESUMED = FIRST[1]
+"""The second attempt resumed here, because the checkpoint of step 30 is damaged."""
+OWN = ["00000025-2-bb", "00000035-2-bb"]
+
+
+def deleted(
+    complete: Collection[str], written: str, keep: int, incomplete: Collection[str] = (), **given: str | None
+) -> set[str]:
+    usual: dict[str, str | None] = {"resumed": RESUMED, "best": None}
+    return superseded(complete, incomplete, written=written, keep=keep, **{**usual, **given})
 
 
 def test_checkpoints_are_sorted_by_step_then_attempt() -> None:
-    assert newest_first(ALL) == [NEWEST, NEW, SAME, OLD]
+    old, same, new, newest = "00000010-1-aa", "00000010-2-bb", "00000020-1-aa", "00000100-10-cc"
+    assert newest_first([new, old, newest, same]) == [newest, new, same, old]
     assert newest_first(["00000100-9-a", "00000100-10-b"]) == ["00000100-10-b", "00000100-9-a"]
 
 
-def test_the_newest_and_the_best_stay_and_incomplete_checkpoints_go() -> None:
-    assert superseded(ALL, ["00000300-1-dd"], 2, OLD) == {SAME, "00000300-1-dd"}
-    assert superseded(ALL, [], 1, None) == {OLD, SAME, NEW}
-    assert superseded(ALL, [], 1, NEWEST) == {OLD, SAME, NEW}
-    assert superseded(ALL, [], 9, None) == set()
+def test_the_newest_and_the_best_of_a_first_attempt_stay_and_incomplete_checkpoints_go() -> None:
+    assert deleted(FIRST, FIRST[2], 2, [DEAD], resumed=None) == {FIRST[0], DEAD}
+    assert deleted(FIRST, FIRST[2], 1, [DEAD], resumed=None, best=FIRST[0]) == {FIRST[1], DEAD}
+    assert deleted(FIRST, FIRST[2], 9, resumed=None) == set()
+
+
+def test_checkpoints_that_a_resumed_attempt_could_not_read_neither_stay_nor_count() -> None:
+    found = [*FIRST, *OWN]
+    assert deleted(found, OWN[1], 9, [DEAD]) == {FIRST[2], DEAD}
+    assert deleted(found, OWN[1], 3) == {FIRST[0], FIRST[2]}
+    assert deleted(found, OWN[1], 1, best=FIRST[0]) == {FIRST[1], FIRST[2], OWN[0]}
+    assert deleted([*FIRST, OWN[0]], OWN[0], 1) == set(FIRST), "the checkpoint of an earlier step stays"
+    damaged = "00000020-2-bb"
+    assert deleted([*FIRST, damaged, "00000025-3-cc"], "00000025-3-cc", 2) == {FIRST[0], FIRST[2], damaged}
+
+
+def test_an_attempt_that_started_at_the_first_step_deletes_the_checkpoints_of_earlier_attempts() -> None:
+    assert deleted([*FIRST, "00000005-2-bb"], "00000005-2-bb", 2, resumed=None) == set(FIRST)
+
+
+def test_the_checkpoint_that_was_just_saved_stays_at_the_step_of_the_resumed_checkpoint() -> None:
+    again = "00000020-2-bb"
+    assert deleted([*FIRST[:2], again], again, 1) == set(FIRST[:2])
+
+
+def test_a_gang_deletes_nothing_when_a_later_attempt_has_saved_checkpoints() -> None:
+    assert deleted([*FIRST, OWN[0]], FIRST[2], 1, resumed=None) == set()
+    assert deleted(FIRST, FIRST[2], 1, [DEAD, OWN[0]], resumed=None) == set()
+
+
+def test_a_gang_deletes_no_checkpoint_of_another_gang_of_its_attempt() -> None:
+    other = ["00000010-2-cc", "00000020-2-cc"]
+    assert deleted([other[0], *OWN], OWN[1], 1, [other[1], "00000005-2-bb"]) == {OWN[0], "00000005-2-bb"}

@@ -1,24 +1,26 @@
 """Gangs that save checkpoints to a real S3 server, also through a proxy with faults."""
 
 import time
-from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from finetune_trainer.checkpoints import saver as saver_module
 from finetune_trainer.checkpoints.files import Part
 from finetune_trainer.checkpoints.listing import list_checkpoints, read_checkpoint
-from finetune_trainer.checkpoints.saver import Saved
+from finetune_trainer.checkpoints.saver import Saved, Saver
 from finetune_trainer.config import StoreAccess
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
-from tests.trainer.checkpoints.written import gated, manifest_of, save, savers, wait
+from tests.trainer.checkpoints.written import gated, manifest_of, save, savers, until, wait
+from tests.trainer.storage import give_keys
 from tests.trainer.storeproxy import StoreProxy
 
 RANKS = [[Part("weight", "a", 0, torch.zeros(500))], [Part("weight", "a", 500, torch.ones(500))]]
-FIRST, SECOND, THIRD = "00000010-1-pod", "00000020-1-pod", "00000030-1-pod"
+FIRST, SECOND, THIRD = "00000010-2-pod", "00000020-2-pod", "00000030-2-pod"
 
 
 @pytest.fixture
@@ -50,6 +52,7 @@ def test_all_ranks_learn_of_the_complete_checkpoint(store: Store, root: str) -> 
 
 
 def test_the_newest_and_the_best_checkpoint_stay(store: Store, root: str) -> None:
+    newest = "00000040-2-pod"
     store.write(f"{root}00000005-1-dead/00000.safetensors", b"of a rank that died")
     gang = savers(store, root, 2, keep=1)
     for name in (FIRST, SECOND, THIRD):
@@ -57,8 +60,47 @@ def test_the_newest_and_the_best_checkpoint_stay(store: Store, root: str) -> Non
     found = list_checkpoints(store, root)
     assert found.complete == {FIRST, THIRD}
     assert found.incomplete == set()
-    save(gang, "00000040-1-pod", RANKS, best="00000040-1-pod")
-    assert {entry.uri.removeprefix(root).split("/")[0] for entry in store.list(root)} == {"00000040-1-pod"}
+    save(gang, newest, RANKS, best=newest)
+    assert {entry.uri.removeprefix(root).split("/")[0] for entry in store.list(root)} == {newest}
+
+
+def test_a_resumed_gang_deletes_the_checkpoints_that_it_could_not_read(store: Store, root: str) -> None:
+    earlier = ["00000010-1-pod", "00000020-1-pod", "00000090-1-pod"]
+    for name in earlier:
+        store.write(f"{root}{name}/manifest.json", b"{}")
+    gang = savers(store, root, 1, keep=2)
+    gang[0].resumed = earlier[1]
+    save(gang, THIRD, RANKS[:1])
+    assert list_checkpoints(store, root).complete == {earlier[1], THIRD}
+
+
+def test_a_gang_that_was_replaced_deletes_nothing(store: Store, root: str) -> None:
+    store.write(f"{root}00000005-3-pod/00000.safetensors", b"of the next attempt")
+    gang = savers(store, root, 1, keep=1)
+    for name in (FIRST, SECOND):
+        save(gang, name, RANKS[:1])
+    found = list_checkpoints(store, root)
+    assert (found.complete, found.incomplete) == ({FIRST, SECOND}, {"00000005-3-pod"})
+
+
+def test_the_last_checkpoint_of_an_attempt_is_complete_before_superseded_checkpoints_are_deleted(
+    store: Store, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (gang,) = savers(store, root, 1, keep=1)
+    save([gang], FIRST, RANKS[:1])
+    gate = gated(store, monkeypatch)
+    gang.start(SECOND, RANKS[0], lambda shards: manifest_of(SECOND, shards), insist=False)
+    assert isinstance(gang.wait(gate.set, last=True), Saved)
+    assert list_checkpoints(store, root).complete == {FIRST, SECOND}
+
+
+def test_a_failed_deletion_does_not_affect_the_checkpoint(
+    store: Store, root: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(saver_module, "list_checkpoints", lambda *_: 1 / 0)
+    (outcome,) = save(savers(store, root, 1), FIRST, RANKS[:1])
+    assert isinstance(outcome, Saved)
+    assert "superseded checkpoints stay: division by zero" in caplog.text
 
 
 @pytest.mark.usefixtures("hasty")
@@ -103,6 +145,47 @@ def test_an_upload_that_must_succeed_is_repeated_until_the_gang_waits(
     assert isinstance(outcome, StageFailure)
 
 
+def test_an_upload_that_the_store_refuses_is_not_repeated(store: Store, root: str, paths: Paths) -> None:
+    give_keys(paths, "output", "nobody", "wrong-secret")
+    (gang,) = savers(store, root, 1)
+    gang.start(FIRST, RANKS[0], lambda shards: manifest_of(FIRST, shards), insist=True)
+    until(lambda: not gang.busy)
+    outcome = gang.collect()
+    assert isinstance(outcome, StageFailure)
+    assert outcome.reason == "StorageDenied"
+
+
+def test_a_rank_waits_for_another_rank_as_long_as_its_thread_gives_signs_of_life(
+    store: Store, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = dist.HashStore()
+    minutes = 0
+
+    def sleep(_: float) -> None:
+        nonlocal minutes
+        minutes += 1
+        if minutes <= 60:
+            board.add("signs/1", 1)
+
+    clock = SimpleNamespace(monotonic=lambda: 60.0 * minutes, time=time.time, sleep=sleep)
+    monkeypatch.setattr(saver_module, "time", clock)
+    gang = Saver(store, root, board, rank=0, world=2, keep=1)
+    gang.start(FIRST, RANKS[0], lambda shards: manifest_of(FIRST, shards), insist=True)
+    outcome = gang.wait(lambda: None)
+    assert isinstance(outcome, StageFailure)
+    assert (outcome.reason, minutes) == ("PeerLost", 60 + 11)
+    assert "rank 1 gave no sign of life for 600 s" in outcome.message
+    assert board.add("signs/0", 0) > 60, "a rank that waits gives signs of life"
+
+
+def test_the_messages_about_the_files_are_deleted(store: Store, root: str) -> None:
+    board = dist.HashStore()
+    gang = [Saver(store, root, board, rank=rank, world=2, keep=1) for rank in range(2)]
+    save(gang, FIRST, RANKS)
+    assert board.check([f"1-{FIRST}/outcome"])
+    assert not any(board.check([f"1-{FIRST}/{rank}"]) for rank in range(2))
+
+
 def test_training_goes_on_during_the_upload_and_the_copy_does_not_change(
     store: Store, root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,10 +216,3 @@ def test_a_bug_in_the_thread_is_reported_and_does_not_hang_the_gang(store: Store
     for outcome in wait(gang):
         assert isinstance(outcome, StageFailure)
         assert "ZeroDivisionError" in outcome.message
-
-
-def until(holds: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

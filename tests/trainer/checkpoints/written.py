@@ -1,6 +1,7 @@
 """Writes checkpoints of several ranks in one process."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from threading import Event, Thread
 from typing import Any
 
@@ -90,3 +91,11 @@ def gated(store: Store, monkeypatch: pytest.MonkeyPatch) -> Event:
 
     monkeypatch.setattr(store, "upload_pieces", wait_and_upload)
     return gate
+
+
+def until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    """Waits until a condition holds."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -2,26 +2,35 @@
 
 Arguments: root folder of the trainer, result file, and one or more JSON lists
 [name of the folder of the run, ZeRO stage, offload, method, attempt, step at which the attempt ends, how].
+An attempt ends `preempted` after the step, `evaluating` in the evaluation after the step, `killed` after the
+step when the first checkpoint is complete, or `killed-saving`: killed in the same way, with a checkpoint due
+after every step.
 """
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from pydantic import TypeAdapter
 
+from finetune_trainer.checkpoints.documents import MANIFEST
+from finetune_trainer.checkpoints.listing import all_checkpoints
 from finetune_trainer.config import Checkpoints, Method, TrainConfig
+from finetune_trainer.contract import Activity
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.dtypes import select_dtypes
 from finetune_trainer.models.load import silence_libraries
 from finetune_trainer.paths import Paths
 from finetune_trainer.pod.rank import leave
 from finetune_trainer.tasks.registry import training_task
-from finetune_trainer.training import deepspeed_config
+from finetune_trainer.training import checkpointing, deepspeed_config, evaluate
 from finetune_trainer.training.context import Context, open_context
 from finetune_trainer.training.fit import training_arguments, tune
+from tests.trainer.checkpoints.written import until
 
 
 class Killed(Exception):  # noqa: N818 - not an error
@@ -29,23 +38,36 @@ class Killed(Exception):  # noqa: N818 - not an error
 
 
 class Ending:
-    """A heartbeat that ends the attempt at a step, and keeps the progress."""
+    """A heartbeat that ends the attempt at a step, and keeps the progress.
 
-    def __init__(self, step: int | None, how: str | None) -> None:
-        self.step, self.how = step, how
+    Args:
+        step: the step.
+        how: how the attempt ends.
+        saved: whether a checkpoint of the run is complete.
+    """
+
+    def __init__(
+        self, step: int | None = None, how: str | None = None, saved: Callable[[], bool] = lambda: True
+    ) -> None:
+        self.step, self.how, self.saved = step, how, saved
+        self.activity: Activity | None = None
         self.progress: dict[str, Any] = {}
 
-    def beat(self, *_: object, **progress: Any) -> None:
+    def beat(self, activity: Activity, *_: object, **progress: Any) -> None:
         """Keeps the progress; raises Killed at the step, if that is how the attempt ends."""
         left_out = {"quiet_seconds", "checkpoint"}
+        self.activity = activity
         self.progress |= {name: value for name, value in progress.items() if name not in left_out}
-        if self.how == "killed" and progress.get("step") == self.step:
+        if self.how in {"killed", "killed-saving"} and progress.get("step") == self.step:
+            until(self.saved)
             raise Killed
 
     @property
     def leave_requested(self) -> bool:
-        """Whether the current step is the last of a preempted attempt."""
+        """Whether the attempt ends after the current step, or during the current evaluation."""
         last = self.progress.get("step", 0)
+        if self.how == "evaluating":
+            return last == self.step and self.activity is Activity.EVALUATING
         return self.how == "preempted" and self.step is not None and last >= self.step - 1
 
 
@@ -70,7 +92,10 @@ def train(context: Context, case: list[Any]) -> dict[str, Any]:
             "accumulation_steps": 4 // context.gang.world,
         }
     )
-    heartbeat = Ending(step, how)
+    checkpoints = all_checkpoints(run.runs)
+    heartbeat = Ending(
+        step, how, lambda: any(entry.uri.endswith(MANIFEST) for entry in context.store.list(checkpoints))
+    )
     config = context.config.model_copy(
         update={"run": run, "chosen": chosen, "attempt": attempt, "checkpoints": Checkpoints(keep=2)}
     )
@@ -81,8 +106,10 @@ def train(context: Context, case: list[Any]) -> dict[str, Any]:
         heartbeat=heartbeat,
         dtypes=select_dtypes(chosen.model_dtype, context.dtypes.products, stage),
     )
+    interval = 0.0 if how == "killed-saving" else 3600.0
     try:
-        tuned = tune(context, training_arguments(context), first_percent=0, last_percent=100)
+        with mock.patch.object(checkpointing, "interval_seconds", return_value=interval):
+            tuned = tune(context, training_arguments(context), first_percent=0, last_percent=100)
         ended = {
             "ended": "done",
             "best": tuned.best.model_dump(),
@@ -104,8 +131,9 @@ def main() -> None:
     silence_libraries()
     # DeepSpeed would keep the parameters of a tiny model on every rank.
     deepspeed_config.PERSISTENT = int(sys.argv[3])  # type: ignore[attr-defined]
+    evaluate._ROUNDS_BETWEEN_CHECKS = 1
     config = TrainConfig.read(paths.config)
-    context = open_context(config, paths, Ending(None, None), training_task(config.run.task))
+    context = open_context(config, paths, Ending(), training_task(config.run.task))
     outcomes = [train(context, json.loads(case)) for case in sys.argv[4:]]
     if context.gang.first:
         result.write_text(json.dumps(outcomes))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from minio import Minio
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
@@ -37,7 +38,7 @@ from finetune_trainer.training.distributed import Gang
 from finetune_trainer.training.fit import Tuned
 from finetune_trainer.training.staging import Outcome
 from tests.trainer.conftest import success
-from tests.trainer.storage import on_both_stores
+from tests.trainer.storage import on_both_stores, uploads_of
 from tests.trainer.training.contexts import FLOAT32
 
 HEARTBEAT = SimpleNamespace(beat=lambda *_args, **_fields: None, leave_requested=False)
@@ -172,14 +173,18 @@ def published(store: Store, config: TrainConfig) -> dict[str, bytes]:
 
 @on_both_stores
 def test_the_published_folder_is_whole_loads_alone_and_says_what_it_is(
-    staged: TrainConfig, paths: Paths, store: Store, tmp_path: Path
+    staged: TrainConfig, paths: Paths, store: Store, s3_admin: Minio, tmp_path: Path
 ) -> None:
     checkpoints = all_checkpoints(staged.run.runs)
     store.write(f"{checkpoints}0123456789abcdef/00000013-1-pod/manifest.json", b"{}")
+    bucket, _, folder = checkpoints.removeprefix("s3://").partition("/")
+    unfinished = f"{folder}0123456789abcdef/00000014-1-pod/00000.safetensors"
+    s3_admin._create_multipart_upload(bucket, unfinished, {})
     result = publish.run(staged, paths, HEARTBEAT)
     payload = result.payload
     assert isinstance(payload, PublishPayload)
     assert store.list(checkpoints) == []
+    assert uploads_of(s3_admin, bucket, unfinished) == 0
     files = published(store, staged)
     manifest = Manifest.model_validate_json(files[MANIFEST])
     assert {file.path for file in manifest.files} == files.keys() - {MANIFEST}

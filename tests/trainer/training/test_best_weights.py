@@ -5,6 +5,7 @@ import torch
 import torch.distributed as dist
 
 from finetune_trainer.checkpoints.files import Part
+from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import weights
 from finetune_trainer.s3.store import Store
@@ -93,6 +94,21 @@ def test_a_damaged_checkpoint_is_a_failure_of_the_store(alone: Gang, store: Stor
     store.write(folder + "00000.safetensors", bytes(content))
     with pytest.raises(StageFailure, match="ObjectCorrupt"):
         best_weights.load(alone, Net(2), store, folder, torch.float32)
+
+
+def test_a_missing_manifest_and_a_damaged_header_are_failures_of_the_store(
+    alone: Gang, store: Store, bucket: str
+) -> None:
+    folder = f"s3://{bucket}/00000005-1-pod/"
+    write(store, f"s3://{bucket}/", "00000005-1-pod", [parts_of(Net(1))])
+    content = bytearray(store.read(folder + "00000.safetensors"))
+    content[20] ^= 1
+    store.write(folder + "00000.safetensors", bytes(content))
+    for match in ("another SHA-256", "the manifest of .* cannot be read"):
+        with pytest.raises(StageFailure, match=match) as caught:
+            best_weights.load(alone, Net(2), store, folder, torch.float32)
+        assert (caught.value.failure, caught.value.reason) == (FailureClass.STORAGE, "ObjectCorrupt")
+        store.delete([folder + "manifest.json"])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

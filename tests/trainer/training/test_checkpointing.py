@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 
 from finetune_trainer.checkpoints.files import Part
-from finetune_trainer.checkpoints.listing import list_checkpoints
+from finetune_trainer.checkpoints.listing import Checkpoint, list_checkpoints
 from finetune_trainer.config import Checkpoints, StoreAccess
-from finetune_trainer.contract import Best
+from finetune_trainer.contract import Activity, Best
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
@@ -21,7 +21,7 @@ from finetune_trainer.training.curve import Curve
 from finetune_trainer.training.distributed import Gang
 from finetune_trainer.training.loop_state import BestWeights, LoopState
 from tests.trainer.checkpoints.test_documents import BASE, CHOSEN, DATA, RUN
-from tests.trainer.checkpoints.written import gated
+from tests.trainer.checkpoints.written import gated, until
 from tests.trainer.storeproxy import StoreProxy
 from tests.trainer.training.contexts import FLOAT32, context_with
 
@@ -50,11 +50,14 @@ def make(s3_proxy: StoreProxy, paths: Paths, bucket: str, monkeypatch: pytest.Mo
     monkeypatch.setattr("finetune_trainer.checkpoints.saver._PAUSE_SECONDS", 0.01)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 
-    def of(checkpoints: Checkpoints | None = Checkpoints(every_seconds=60)) -> Checkpointer:  # noqa: B008
+    def of(
+        checkpoints: Checkpoints | None = Checkpoints(every_seconds=60),  # noqa: B008
+        attempt: int = 1,
+    ) -> Checkpointer:
         run = RUN.model_copy(update={"runs": f"s3://{bucket}/runs/"})
         return Checkpointer(
             context_with(
-                config=SimpleNamespace(run=run, checkpoints=checkpoints, attempt=1),
+                config=SimpleNamespace(run=run, checkpoints=checkpoints, attempt=attempt),
                 chosen=CHOSEN,
                 gang=Gang(0, 0, 1, torch.device("cpu")),
                 store=open_store(StoreAccess(endpoint=s3_proxy.endpoint), "output", paths),
@@ -117,15 +120,69 @@ def test_training_ends_if_the_best_weights_cannot_be_saved_unless_better_weights
         checkpointer.finish()
 
 
+def test_a_resumed_attempt_deletes_the_checkpoint_that_it_could_not_read(
+    make: Make, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make(Checkpoints(keep=9))
+    for step in (10, 20, 30):
+        first.save(ENGINE, STATE, step)
+    first.finish()
+    second = make(Checkpoints(keep=2), attempt=2)
+
+    def restore_from(checkpoint: Checkpoint, _: object) -> LoopState | None:
+        return None if checkpoint.manifest.step == 30 else STATE
+
+    monkeypatch.setattr(second, "_restore_from", restore_from)
+    assert second.restore(ENGINE) == (20, STATE)
+    second.save(ENGINE, STATE, 25)
+    until(lambda: steps_of(store, second) == [20, 25])
+    second.finish()
+
+
 def test_the_best_weights_stay_without_checkpoints_in_the_config(make: Make, store: Store) -> None:
     checkpointer = make(None)
     assert not checkpointer.resumable
     for step in (10, 20):
         checkpointer.save(ENGINE, best_at(checkpointer, step), step)
+    until(lambda: steps_of(store, checkpointer) == [20])
     checkpointer.finish()
-    assert steps_of(store, checkpointer) == [20]
     assert not checkpointer.is_due()
     assert checkpointer.restore(ENGINE) is None
+
+
+def test_the_wait_for_an_upload_is_part_of_the_pause_and_does_not_change_the_interval(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(checkpointing, "time", SimpleNamespace(monotonic=lambda: now))
+    checkpointer = make(Checkpoints())
+    heartbeat: Any = checkpointer.context.heartbeat
+    gate = gated(checkpointer.context.store, monkeypatch)
+    parts = checkpointing.engine_state.owned_parts
+
+    def beat(activity: Activity, **fields: Any) -> None:
+        nonlocal now
+        if activity is Activity.SAVING and not gate.is_set():
+            now += 500
+            gate.set()
+        heartbeat.fields |= fields
+
+    def copy(*arguments: Any) -> list[Part]:
+        nonlocal now
+        now += 1
+        return parts(*arguments)
+
+    monkeypatch.setattr(heartbeat, "beat", beat)
+    monkeypatch.setattr(checkpointing.engine_state, "owned_parts", copy)
+    checkpointer.save(ENGINE, STATE, 10)
+    checkpointer.save(ENGINE, STATE, 20)
+    checkpointer.finish()
+    assert heartbeat.fields["checkpoint_pause_seconds"] == 501
+    # sqrt(2 * 1 s * 86400 s) = 415.7 s
+    now += 415
+    assert not checkpointer.is_due()
+    now += 1
+    assert checkpointer.is_due()
 
 
 def test_a_checkpoint_is_due_after_the_interval_and_not_during_an_upload(

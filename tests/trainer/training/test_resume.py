@@ -103,20 +103,29 @@ def whole_and_parts(
     ]
 
 
-def check_equal(outcomes: list[dict[str, Any]], store: Store, bucket: str, name: str, step: int) -> None:
+def check_equal(
+    outcomes: list[dict[str, Any]], store: Store, bucket: str, name: str, step: int, whole: str | None = None
+) -> None:
     """The second attempt resumed at a step, and ended as the training without interruption did."""
-    whole, first, second = outcomes
+    expected, first, second = outcomes
     assert first["ended"] in {"Preempted", "killed"}, first
     if first["ended"] == "Preempted":
         assert first["message"] == f"ended on request at step {step}; a new attempt resumes at this step"
         assert first["progress"]["checkpoint_step"] == step
     assert second["progress"]["resumed_from_step"] == step
-    assert without_times(second) == without_times(whole), name
-    manifest, tensors = last_checkpoint(store, bucket, f"whole-{name}")
+    assert without_times(second) == without_times(expected), name
+    manifest, tensors = last_checkpoint(store, bucket, f"whole-{whole or name}")
     resumed, resumed_tensors = last_checkpoint(store, bucket, f"parts-{name}")
     assert [shard.digests for shard in resumed.shards] == [shard.digests for shard in manifest.shards]
     assert tensors.keys() == resumed_tensors.keys()
     assert (resumed.step, resumed.samples, resumed.world) == (STEPS, 202, 2)
+    assert counts_of(resumed) == counts_of(manifest)
+
+
+def counts_of(manifest: CheckpointManifest) -> tuple[Any, ...]:
+    """Rows and tokens of the state of the loop."""
+    loop: Any = manifest.loop
+    return loop["rows"], loop["tokens"]
 
 
 def check_close(moved: dict[str, Any], whole: dict[str, Any]) -> None:
@@ -140,9 +149,15 @@ def test_a_resumed_training_equals_a_training_without_interruption(
         cases += whole_and_parts(str(stage), stage, LORA if stage == 3 else "Full", step, how)
     cases.append(["parts-0", 0, "None", "Full", 3, None, None])
     cases.append(["moved", 1, "None", "Full", 1, 2, "preempted"])
+    # The step before the evaluation is saved; the second attempt evaluates first.
+    cases += whole_and_parts("evaluation", 1, "Full", EPOCH, "evaluating")[1:]
+    # The checkpoint of step 1 has neither the best weights nor the last: its interval has passed.
+    cases += whole_and_parts("interval", 1, "Full", 2, "killed-saving")[1:]
     outcomes = run_cases(cases)
     for stage, (*_, resumed) in ends.items():
         check_equal(outcomes[3 * stage : 3 * stage + 3], store, bucket, str(stage), resumed)
+    check_equal([outcomes[3], *outcomes[14:16]], store, bucket, "evaluation", EPOCH, whole="1")
+    check_equal([outcomes[3], *outcomes[16:18]], store, bucket, "interval", 1, whole="1")
     # All steps are done: nothing is trained, and nothing is saved again.
     again = outcomes[12]
     assert again["progress"]["resumed_from_step"] == STEPS

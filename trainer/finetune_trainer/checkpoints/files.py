@@ -67,7 +67,9 @@ class Span:
 class HostCopy:
     """A copy of the parts of one rank in host memory. Each `take` overwrites the copy before.
 
-    The memory has the layout of a safetensors file, so that the upload needs no second copy.
+    The memory has the layout of a safetensors file, so that the upload needs no second copy. The memory is
+    pageable: the copy from a GPU takes longer than to pinned memory, but PyTorch rounds the size of pinned
+    memory up to a power of two, and never returns pinned memory to the system.
     """
 
     def __init__(self) -> None:
@@ -75,7 +77,7 @@ class HostCopy:
         self.header = b""
 
     def take(self, parts: Sequence[Part]) -> None:
-        """Copies the parts; the device has finished the copy at the return.
+        """Copies the parts. A copy to pageable memory is synchronous, so the copy is complete at the return.
 
         Args:
             parts: parts of tensors on any device, each of another key.
@@ -93,14 +95,11 @@ class HostCopy:
             }
             starts.append(end)
         self.header = _encode_header(entries)
-        device = next((part.values.device for part in ordered if part.values.is_cuda), None)
         if self._memory.numel() != starts[-1]:
             self._memory = torch.empty(0, dtype=torch.uint8)
-            self._memory = torch.empty(starts[-1], dtype=torch.uint8, pin_memory=device is not None)
+            self._memory = torch.empty(starts[-1], dtype=torch.uint8)
         for part, start, end in zip(ordered, starts[:-1], starts[1:], strict=True):
-            self._memory[start:end].view(part.values.dtype).copy_(part.values, non_blocking=True)
-        if device is not None:
-            torch.cuda.synchronize(device)
+            self._memory[start:end].view(part.values.dtype).copy_(part.values)
 
     @property
     def data_bytes(self) -> int:

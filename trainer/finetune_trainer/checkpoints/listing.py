@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from finetune_trainer.checkpoints.documents import MANIFEST, CheckpointManifest
+from finetune_trainer.checkpoints.reading import DAMAGED
 from finetune_trainer.checkpoints.retention import newest_first
 from finetune_trainer.contract import CheckpointRef, Digest
+from finetune_trainer.failures import StageFailure
 from finetune_trainer.s3.store import Store
 
 log = logging.getLogger(__name__)
@@ -91,14 +93,22 @@ def usable(store: Store, root: str, identity: Digest) -> Iterator[Checkpoint]:
 
 
 def read_checkpoint(store: Store, root: str, name: str) -> Checkpoint | None:
-    """Reads the manifest of a checkpoint; None if the manifest is malformed.
+    """Reads the manifest of a checkpoint; None if the manifest is missing, damaged or malformed.
 
     Args:
         store: the output store.
         root: folder of the checkpoints of the run, with a slash at the end.
         name: name of the folder of the checkpoint.
+
+    Raises:
+        StageFailure: a failure of the store.
     """
-    data = store.read(f"{root}{name}/{MANIFEST}")
+    try:
+        data = store.read(f"{root}{name}/{MANIFEST}")
+    except StageFailure as failure:
+        if failure.reason in DAMAGED:
+            return None
+        raise
     try:
         manifest = CheckpointManifest.model_validate_json(data)
     except ValidationError:

@@ -15,7 +15,7 @@ from finetune_trainer.s3.digests import OnBytes, ignore_bytes
 from finetune_trainer.s3.store import Store
 
 _PARALLEL = 4
-_DAMAGED = frozenset({"ObjectCorrupt", "ObjectMissing", "ObjectChanged"})
+DAMAGED = frozenset({"ObjectCorrupt", "ObjectMissing", "ObjectChanged"})
 """Reasons of a failed reading that belong to the checkpoint, not to the store."""
 
 
@@ -149,7 +149,7 @@ class CheckpointReader:
         try:
             return self._store.read_verified(uri, start, length, digest, self._on_bytes)
         except StageFailure as failure:
-            if failure.reason in _DAMAGED:
+            if failure.reason in DAMAGED:
                 raise UnusableCheckpointError(failure.message) from failure
             raise
 

@@ -16,6 +16,7 @@ from finetune_trainer.checkpoints.retention import superseded
 from finetune_trainer.contract import CheckpointRef, FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.s3.store import Store
+from finetune_trainer.s3.storefaults import RETRYABLE
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -28,6 +29,12 @@ _LOOK_SECONDS = 0.1
 """Seconds between two looks for the messages of other ranks."""
 _PAUSE_SECONDS = 10.0
 """Seconds between two tries of an upload that must succeed."""
+_SIGN_SECONDS = 1.0
+"""Least seconds between two signs of life of a thread."""
+_SILENCE_SECONDS = 600.0
+"""Seconds without a sign of life after which a rank no longer waits for the thread of another rank."""
+_MAY_PASS = RETRYABLE | {"StorageFull"}
+"""Reasons of failures after which an upload that must succeed is repeated."""
 
 
 class Board(Protocol):
@@ -41,6 +48,12 @@ class Board(Protocol):
 
     def check(self, keys: list[str], /) -> bool:
         """Whether all of these messages exist."""
+
+    def add(self, key: str, amount: int, /) -> int:
+        """Adds to a counter, which starts at 0, and returns its value."""
+
+    def delete_key(self, key: str, /) -> bool:
+        """Deletes a message. Returns whether the message existed."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +82,8 @@ class Saver:
         board: messages between the ranks; used only by the thread.
         rank: global rank.
         world: number of ranks.
-        keep: number of the newest checkpoints that stay beside the best.
+        keep: number of the newest checkpoints of the lineage that stay beside the best, see
+            `retention.superseded`.
     """
 
     def __init__(self, store: Store, root: str, board: Board, *, rank: int, world: int, keep: int) -> None:
@@ -77,9 +91,13 @@ class Saver:
         self._rank, self._world, self._keep = rank, world, keep
         self._copy = HostCopy()
         self._thread: threading.Thread | None = None
-        self._hurry = threading.Event()
+        self.resumed: str | None = None
+        """The checkpoint from which the gang resumed; None if the gang started at the first step."""
+        self._hurry, self._ending = threading.Event(), threading.Event()
         self._outcome: Saved | StageFailure = _NO_OUTCOME
         self._number = 0
+        self._signed = 0.0
+        """Time of the last sign of life of the thread, in seconds of a monotonic clock."""
 
     @property
     def busy(self) -> bool:
@@ -111,17 +129,21 @@ class Saver:
         self._thread = save
         save.start()
 
-    def wait(self, on_wait: Callable[[], None]) -> Saved | StageFailure | None:
+    def wait(self, on_wait: Callable[[], None], *, last: bool = False) -> Saved | StageFailure | None:
         """Waits for the checkpoint that is being saved. A failed upload is not repeated any more.
 
         Args:
             on_wait: called several times a second, for the heartbeat.
+            last: whether the attempt ends after this checkpoint; then the gang does not wait until
+                superseded checkpoints are deleted.
 
         Returns:
             The checkpoint, or the failure, equal on all ranks; None if no checkpoint was started.
         """
         if self._thread is None:
             return None
+        if last:
+            self._ending.set()
         self._hurry.set()
         while self._thread.is_alive():
             on_wait()
@@ -141,16 +163,18 @@ class Saver:
             self._board.set(f"{key}/{self._rank}", shard.model_dump_json())
         except Exception as error:  # noqa: BLE001 - other ranks wait for a message
             self._board.set(f"{key}/{self._rank}", _told(error))
-        if self._rank == 0:
-            self._finish(key, name, describe, insist=insist)
+        manifest = self._finish(key, name, describe, insist=insist) if self._rank == 0 else None
         self._outcome = self._await_outcome(key, name)
+        if manifest:
+            self._prune(name, manifest.best)
 
     def _insisting(self, act: Callable[[], Answer], *, insist: bool) -> Answer:
         while True:
+            self._sign()
             try:
                 return act()
             except StageFailure as failure:
-                if not insist or self._hurry.is_set():
+                if not insist or self._hurry.is_set() or failure.reason not in _MAY_PASS:
                     raise
                 log.warning("%s; the next try comes in %.0f s", failure.message, _PAUSE_SECONDS)
                 self._hurry.wait(_PAUSE_SECONDS)
@@ -162,10 +186,12 @@ class Saver:
             digests.clear()
             for block in self._copy.blocks():
                 digests.append(digest_of_block(block))
+                self._sign()
                 yield block
 
         path = f"{self._rank:05d}.safetensors"
-        self._store.upload_pieces(folder + path, blocks)
+        size = len(self._copy.header) + self._copy.data_bytes
+        self._store.upload_pieces(folder + path, size, blocks)
         return ShardFile(
             path=path,
             header_bytes=len(self._copy.header),
@@ -173,10 +199,16 @@ class Saver:
             digests=tuple(digests),
         )
 
-    def _finish(self, key: str, name: str, describe: Describe, *, insist: bool) -> None:
-        """Rank 0: writes the manifest after the files of all ranks, and tells all ranks."""
+    def _finish(self, key: str, name: str, describe: Describe, *, insist: bool) -> CheckpointManifest | None:
+        """Rank 0: writes the manifest after the files of all ranks, and tells all ranks.
+
+        Returns:
+            The manifest; None if the checkpoint was not saved.
+        """
         try:
-            told = [self._hear(f"{key}/{rank}") for rank in range(self._world)]
+            told = [self._hear(f"{key}/{rank}", rank) for rank in range(self._world)]
+            for rank in range(self._world):
+                self._board.delete_key(f"{key}/{rank}")
             manifest = describe(tuple(_shard_of(text) for text in told))
             uri = f"{self._root}{name}/{MANIFEST}"
             sent = self._insisting(lambda: self._store.write(uri, manifest.encode()), insist=insist)
@@ -185,31 +217,70 @@ class Saver:
             self._board.set(f"{key}/outcome", ref.model_dump_json())
         except Exception as error:  # noqa: BLE001 - other ranks wait for a message
             self._board.set(f"{key}/outcome", _told(error))
-            return
-        self._prune(manifest)
+            return None
+        return manifest
 
-    def _prune(self, newest: CheckpointManifest) -> None:
-        """Deletes superseded and incomplete checkpoints; a failure is only logged."""
+    def _prune(self, written: str, best: str | None) -> None:
+        """Deletes superseded and incomplete checkpoints until the attempt ends; a failure is only logged."""
         try:
             found = list_checkpoints(self._store, self._root)
-            for name in superseded(found.complete, found.incomplete, self._keep, newest.best):
+            names = superseded(
+                found.complete,
+                found.incomplete,
+                written=written,
+                resumed=self.resumed,
+                keep=self._keep,
+                best=best,
+            )
+            for name in names:
+                if self._ending.is_set():
+                    return
                 # Without its manifest, a partly deleted folder is no checkpoint.
                 self._store.delete([f"{self._root}{name}/{MANIFEST}"])
                 self._store.clear(f"{self._root}{name}/")
-        except StageFailure as failure:
-            log.warning("superseded checkpoints stay: %s", failure.message)
+        except Exception as error:  # noqa: BLE001 - the checkpoint is saved
+            log.warning("superseded checkpoints stay: %s", error)
 
     def _await_outcome(self, key: str, name: str) -> Saved | StageFailure:
-        told = self._hear(f"{key}/outcome")
+        try:
+            told = self._hear(f"{key}/outcome", 0)
+        except StageFailure as failure:
+            return failure
         try:
             return Saved(name, CheckpointRef.model_validate_json(told), time.time())
         except ValidationError:
             return _failure_of(told)
 
-    def _hear(self, key: str) -> str:
+    def _hear(self, key: str, rank: int) -> str:
+        """Waits for the message of a rank as long as its thread gives signs of life.
+
+        Raises:
+            StageFailure: class Communication (PeerLost), after _SILENCE_SECONDS without a sign of life.
+        """
+        signs, since = -1, time.monotonic()
         while not self._board.check([key]):
+            self._sign()
+            if (now_signs := self._board.add(_signs_of(rank), 0)) != signs:
+                signs, since = now_signs, time.monotonic()
+            elif time.monotonic() - since > _SILENCE_SECONDS:
+                raise StageFailure(
+                    FailureClass.COMMUNICATION,
+                    "PeerLost",
+                    f"rank {rank} gave no sign of life for {_SILENCE_SECONDS:.0f} s during a checkpoint",
+                )
             time.sleep(_LOOK_SECONDS)
         return self._board.get(key).decode()
+
+    def _sign(self) -> None:
+        """Gives the other ranks a sign of life of this thread."""
+        if time.monotonic() - self._signed >= _SIGN_SECONDS:
+            self._signed = time.monotonic()
+            self._board.add(_signs_of(self._rank), 1)
+
+
+def _signs_of(rank: int) -> str:
+    """The counter of the signs of life of a rank."""
+    return f"signs/{rank}"
 
 
 def _shard_of(told: str) -> ShardFile:

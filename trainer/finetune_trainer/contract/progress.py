@@ -67,7 +67,8 @@ class Progress(Model):
     checkpoint_time: Annotated[float, Field(ge=0)] | None = None
     """Unix time at which that checkpoint was complete."""
     checkpoint_pause_seconds: Annotated[float, Field(ge=0)] | None = None
-    """Duration for which the newest checkpoint paused training."""
+    """Duration for which the newest checkpoint paused training: the wait for the upload before, and the
+    copy to host memory."""
     resumed_from_step: NonNegativeInt | None = None
     """Optimizer step of the checkpoint from which the attempt resumed."""
     epoch: Annotated[float, Field(ge=0)] | None = None

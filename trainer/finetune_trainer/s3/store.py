@@ -134,14 +134,15 @@ class Store:
         """
         return uploads.put_file(self._clients, _parse(uri), path, on_bytes)
 
-    def upload_pieces(self, uri: str, pieces: Callable[[], Iterator[uploads.Piece]]) -> None:
+    def upload_pieces(self, uri: str, size: int, pieces: Callable[[], Iterator[uploads.Piece]]) -> None:
         """Uploads an object from memory in parts, atomically.
 
         Args:
             uri: URI of the object.
+            size: size of the object in bytes.
             pieces: returns the content in pieces; called again if the store loses the upload.
         """
-        uploads.put_pieces(self._clients, _parse(uri), pieces)
+        uploads.put_pieces(self._clients, _parse(uri), size, pieces)
 
     def delete(self, uris: Iterable[str]) -> int:
         """Deletes objects; an object that does not exist counts as deleted. Returns the number of URIs."""

@@ -17,7 +17,10 @@ from finetune_trainer.s3.uris import S3Uri
 
 Piece = bytes | memoryview
 PART_BYTES = 16 * 1024 * 1024
-"""Size of a part in bytes; a larger file is uploaded in parts."""
+"""Least size of a part in bytes; a larger file is uploaded in parts."""
+_MOST_PARTS = 9000
+"""Maximum number of parts of an upload; S3 allows 10,000."""
+_MIB = 1024 * 1024
 UPLOAD_SILENCE_SECONDS = REQUEST_SECONDS + WINDOW_SECONDS
 """Maximum time in seconds between two reports of an upload that makes progress: a request with retries."""
 _PARALLEL = 4
@@ -75,16 +78,26 @@ def put_file(clients: Clients, where: S3Uri, path: Path, on_bytes: OnBytes = ign
                 yield piece
                 on_bytes(len(piece))
 
-    put_pieces(clients, where, pieces)
+    put_pieces(clients, where, path.stat().st_size, pieces)
     return Transfer(size, "sha256:" + digest.hexdigest())
 
 
-def put_pieces(clients: Clients, where: S3Uri, pieces: Callable[[], Iterator[Piece]]) -> None:
+def part_bytes(size: int) -> int:
+    """Size of a part in bytes, so that an object has at most _MOST_PARTS parts.
+
+    Args:
+        size: size of the object in bytes.
+    """
+    return max(PART_BYTES, -(-size // (_MOST_PARTS * _MIB)) * _MIB)
+
+
+def put_pieces(clients: Clients, where: S3Uri, size: int, pieces: Callable[[], Iterator[Piece]]) -> None:
     """Uploads an object in parts, atomically.
 
     Args:
         clients: clients of the store.
         where: URI of the object.
+        size: size of the object in bytes, from which the size of a part follows.
         pieces: returns the content in pieces; called again if the store loses the upload.
     """
 
@@ -94,7 +107,7 @@ def put_pieces(clients: Clients, where: S3Uri, pieces: Callable[[], Iterator[Pie
             where.key,
             pieces(),
             attributes=_attributes(where),
-            chunk_size=PART_BYTES,
+            chunk_size=part_bytes(size),
             max_concurrency=_PARALLEL,
         )
 

@@ -105,9 +105,14 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
 
 
 def _delete_checkpoints(store: Store, config: TrainConfig) -> None:
-    """Deletes the checkpoints of Train, from which no attempt resumes any more; a failure is only logged."""
+    """Deletes the checkpoints of Train and their unfinished uploads; a failure is only logged.
+
+    No attempt resumes from the checkpoints any more.
+    """
+    folder = all_checkpoints(config.run.runs)
     try:
-        store.clear(all_checkpoints(config.run.runs))
+        store.clear(folder)
+        store.abort_uploads(folder)
     except StageFailure as failure:
         log.warning("the checkpoints of Train stay until the cleanup: %s", failure.message)
 

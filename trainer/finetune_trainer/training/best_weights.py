@@ -1,6 +1,7 @@
 """Loads the best weights of a run from their checkpoint, in the data type of the published weights."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.weights import full_shape, trained_tensors, whole_parameters
 from finetune_trainer.s3.digests import OnBytes, ignore_bytes
 from finetune_trainer.s3.store import Store
-from finetune_trainer.training.distributed import Gang, gather_objects
+from finetune_trainer.training.distributed import Gang, gather_objects, wait_for_all
 
 Named = tuple[str, Any]
 _GROUP_BYTES = 256 * 1024 * 1024
@@ -86,10 +87,10 @@ def load(
     fill = _reader(store, folder, {name for name, _ in trained}, on_bytes) if gang.first else None
     for group in _groups(trained):
         parts = [_whole_part(name, value) for name, value in group] if fill else []
-        # Ranks without a reader wait for rank 0; the groups are their heartbeat.
-        on_bytes(0)
         if fill:
             fill(parts)
+        # The other ranks give heartbeats while rank 0 reads.
+        wait_for_all(gang, partial(on_bytes, 0))
         for number, (_, value) in enumerate(group):
             with whole_parameters([value], change=True):
                 if fill:
@@ -130,7 +131,11 @@ def _reader(store: Store, folder: str, trained: set[str], on_bytes: OnBytes) -> 
     if checkpoint is None:
         raise _damaged(f"the manifest of {folder} cannot be read")
     reader = CheckpointReader(store, folder, checkpoint.manifest, on_bytes)
-    if other := reader.names ^ trained:
+    try:
+        names = reader.names
+    except UnusableCheckpointError as error:
+        raise _damaged(str(error)) from error
+    if other := names ^ trained:
         raise AssertionError(f"{folder} has other weights than the model trains: {sorted(other)[:3]}")
 
     def fill(parts: list[Part]) -> None:

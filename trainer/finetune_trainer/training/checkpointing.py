@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -68,7 +69,8 @@ class Checkpointer:
             world=gang.world,
             keep=self._settings.keep,
         )
-        self._pause: float | None = None
+        self._copy_seconds: float | None = None
+        """Duration of the last copy to host memory; None before the first checkpoint."""
         self._last: float | None = None
         """Time of the last checkpoint, or of the first step: seconds of a monotonic clock."""
         self._lost: StageFailure | None = None
@@ -86,7 +88,7 @@ class Checkpointer:
         now = time.monotonic()
         if self._last is None:
             self._last = now
-        interval = interval_seconds(self._settings, self._pause, self.context.config.run.world.nodes)
+        interval = interval_seconds(self._settings, self._copy_seconds, self.context.config.run.world.nodes)
         return now - self._last >= interval
 
     def save(self, engine: Any, state: LoopState, step: int) -> None:
@@ -106,6 +108,7 @@ class Checkpointer:
         gang = self.context.gang
         is_best = state.best is not None and state.best.checkpoint == self.name_of(step)
         self._wait()
+        waited = time.monotonic()
         if self._lost and not is_best:
             raise self._lost
         self._lost = None
@@ -116,21 +119,21 @@ class Checkpointer:
         self._insisted = is_best
         self._saver.start(self.name_of(step), [*parts, *_buffers(engine.module)], describe, insist=is_best)
         self._last = time.monotonic()
-        self._pause = self._last - began
-        self.context.heartbeat.beat(Activity.TRAINING, checkpoint_pause_seconds=self._pause)
+        self._copy_seconds = self._last - waited
+        self.context.heartbeat.beat(Activity.TRAINING, checkpoint_pause_seconds=self._last - began)
 
     def finish(self) -> None:
-        """Waits until the checkpoint that is being saved is complete.
+        """Waits at the end of training until the checkpoint that is being saved is complete.
 
         Raises:
             StageFailure: Storage, on all ranks, if the best weights were not saved.
         """
-        self._wait()
+        self._wait(last=True)
         if self._lost:
             raise self._lost
 
     def save_now(self, engine: Any, state: LoopState, step: int) -> None:
-        """Saves a checkpoint and waits until it is complete.
+        """Saves the last checkpoint of an attempt that ends early, and waits until it is complete.
 
         Args:
             engine: see `save`.
@@ -140,8 +143,9 @@ class Checkpointer:
         Raises:
             StageFailure: on all ranks, if the checkpoint was not saved.
         """
+        self._wait(last=True)
         self.save(engine, state, step)
-        outcome = self._wait()
+        outcome = self._wait(last=True)
         if isinstance(outcome, StageFailure):
             raise outcome
 
@@ -165,10 +169,10 @@ class Checkpointer:
             return None
         context = self.context
         candidates = usable(context.store, self.root, self._identity) if context.gang.first else iter(())
-        checkpoint: Checkpoint | None
-        while checkpoint := broadcast_object(context.gang, next(candidates, None)):
+        while checkpoint := self._next(candidates):
             state = self._restore_from(checkpoint, engine)
             if state:
+                self._saver.resumed = checkpoint.name
                 step = checkpoint.manifest.step
                 created = datetime.fromisoformat(checkpoint.manifest.created)
                 self._report(Activity.LOADING, checkpoint.ref, created.timestamp())
@@ -176,6 +180,14 @@ class Checkpointer:
                 log.info("resumed from checkpoint %s%s/", self.root, checkpoint.name)
                 return step, state
         return None
+
+    def _next(self, candidates: Iterator[Checkpoint]) -> Checkpoint | None:
+        """The next candidate of rank 0, on every rank. A collective operation."""
+        candidate = next(candidates, None)
+        # The other ranks give heartbeats while rank 0 reads manifests.
+        wait_for_all(self.context.gang, partial(self.context.heartbeat.beat, Activity.LOADING))
+        found: Checkpoint | None = broadcast_object(self.context.gang, candidate)
+        return found
 
     def _restore_from(self, checkpoint: Checkpoint, engine: Any) -> LoopState | None:
         """Restores a checkpoint; None if a rank cannot read its part, and then the engine is unchanged."""
@@ -206,8 +218,8 @@ class Checkpointer:
         engine_state.share_weights(engine)
         return state
 
-    def _wait(self) -> Saved | StageFailure | None:
-        outcome = self._saver.wait(partial(self.context.heartbeat.beat, Activity.SAVING))
+    def _wait(self, *, last: bool = False) -> Saved | StageFailure | None:
+        outcome = self._saver.wait(partial(self.context.heartbeat.beat, Activity.SAVING), last=last)
         self._record(outcome, Activity.SAVING)
         return outcome
 
