@@ -83,7 +83,7 @@ def test_a_gang_that_was_replaced_deletes_nothing(store: Store, root: str) -> No
     assert (found.complete, found.incomplete) == ({FIRST, SECOND}, {"00000005-3-pod"})
 
 
-def test_the_last_checkpoint_of_an_attempt_is_complete_before_superseded_checkpoints_are_deleted(
+def test_an_attempt_does_not_wait_for_deletions_after_its_last_checkpoint(
     store: Store, root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (gang,) = savers(store, root, 1, keep=1)
