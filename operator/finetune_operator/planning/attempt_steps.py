@@ -45,7 +45,9 @@ def steps_of_failure(inputs: PlanInput, attempt: AttemptStatus) -> Steps:
     shown = [progress.step for progress in _progress(inputs, attempt)]
     reached = _latest(inputs, attempt.step, _saved(inputs, attempt), *reported, *shown)
     if stage_of(attempt) is Stage.TRAIN:
-        if steps["checkpoint_step"] is None:
+        saved = steps["checkpoint_step"]
+        # A step after the reached step is that of an earlier attempt, from before the reached step was known.
+        if saved is None or (reached is not None and saved > reached):
             steps["checkpoint_step"] = _saved_earlier(inputs, attempt, reached)
         if reached is not None:
             steps["lost_steps"] = reached - (steps["checkpoint_step"] or 0)

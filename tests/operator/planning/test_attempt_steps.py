@@ -144,6 +144,20 @@ def test_a_checkpoint_that_an_attempt_could_not_resume_from_does_not_count(
     assert steps(made) == expected
 
 
+def test_late_messages_correct_the_checkpoint_of_an_attempt_of_which_nothing_was_known() -> None:
+    first = {"stage": "Train", "number": 1, "outcome": "Failed", "step": 103, "checkpointStep": 100}
+    known = {"stage": "Train", "number": 2, "outcome": "Suspended", "checkpointStep": 100}
+    job = scenes.job_of(
+        {"spec": {"suspend": True}, "status": {"reached": "Prepare", "attempts": [PREPARED, first, known]}}
+    )
+    pods = [{"code": 8, "says": says(50, attempt=2)}, {"index": 1, "code": 8, "says": says(50, attempt=2)}]
+    shown = {"jobs": [{"stage": "Train", "attempt": 2, "pods": pods, "gone": True}]}
+
+    made = plan(job, scenes.observed_of(job, shown, scenes.settings()), scenes.settings(), scenes.NOW)
+
+    assert steps(made) == (50, None, None, 50)
+
+
 def test_a_resumed_attempt_that_trains_no_step_makes_no_progress() -> None:
     first = {"stage": "Train", "number": 1, "outcome": "Failed", "step": 100, "checkpointStep": 100}
     pods = [{"code": 9, "says": says(checkpoint=100, resumed=100, **{"class": "Hang", "attempt": 2})}]
