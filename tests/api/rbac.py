@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from devcluster import binaries
-from tests.api.kube import Kube
+from tests.api.kube import Kube, wait_for
 
 ROOT = Path(__file__).parents[2]
 Right = tuple[str, str, str]
@@ -68,7 +68,7 @@ def make_account(kube: Kube, home: str, folder: Path) -> Path:
 
 
 def grant(kube: Kube, home: str, namespace: str, rules: list[Any]) -> None:
-    """Gives the account a Role in a namespace."""
+    """Gives the account a Role in a namespace; returns when the API server's authorizer allows the rules."""
     set_rules(kube, namespace, rules)
     binding = {
         "metadata": {"name": "op"},
@@ -76,6 +76,25 @@ def grant(kube: Kube, home: str, namespace: str, rules: list[Any]) -> None:
         "subjects": [{"kind": "ServiceAccount", "name": "op", "namespace": home}],
     }
     kube.call("POST", RBAC.format(namespace, "rolebindings"), binding)
+    rule = next(rule for rule in rules if "resourceNames" not in rule)
+    right = rule["verbs"][0], rule["apiGroups"][0], rule["resources"][0]
+    wait_for(f"the Role in {namespace} is in force", lambda: is_allowed(kube, home, namespace, right))
+
+
+def is_allowed(kube: Kube, home: str, namespace: str, right: Right) -> bool:
+    """Whether the API server's authorizer allows the account a right in a namespace."""
+    verb, group, name = right
+    resource, _, subresource = name.partition("/")
+    attributes = {
+        "verb": verb,
+        "group": group,
+        "resource": resource,
+        "subresource": subresource,
+        "namespace": namespace,
+    }
+    spec = {"user": f"system:serviceaccount:{home}:op", "resourceAttributes": attributes}
+    path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+    return bool(kube.call("POST", path, {"spec": spec})["status"]["allowed"])
 
 
 def set_rules(kube: Kube, namespace: str, rules: list[Any]) -> None:

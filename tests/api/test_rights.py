@@ -11,7 +11,15 @@ import pytest
 
 from tests.api.harness import UID, Scene
 from tests.api.kube import KINDS, Kube, wait_for
-from tests.api.rbac import Right, chart_rules, grant, make_account, rights_of_rules, rights_used
+from tests.api.rbac import (
+    Right,
+    chart_rules,
+    grant,
+    is_allowed,
+    make_account,
+    rights_of_rules,
+    rights_used,
+)
 from tests.api.test_metrics_access import bind, cluster_role, new_token, scrape
 
 pytestmark = pytest.mark.api
@@ -156,14 +164,7 @@ def test_the_account_of_the_operator_is_refused_what_the_chart_does_not_grant(
     kube, namespace = scene.kube, scene.namespace
     make_account(kube, namespace, tmp_path)
     grant(kube, namespace, namespace, chart_rules(namespace, namespace))
-    resource, _, subresource = what.partition("/")
-
-    def may(verb: str, resource: str, subresource: str) -> bool:
-        asked = {"verb": verb, "resource": resource, "subresource": subresource, "namespace": namespace}
-        spec = {"user": f"system:serviceaccount:{namespace}:op", "resourceAttributes": asked}
-        path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
-        return bool(kube.call("POST", path, {"spec": spec})["status"]["allowed"])
-
-    assert may("list", "pods", "")
+    for right in (("list", "", "pods"), ("create", "batch", "jobs")):
+        assert is_allowed(kube, namespace, namespace, right)
     for verb in ("get", "list", "watch", "create", "update", "patch", "delete"):
-        assert not may(verb, resource, subresource)
+        assert not is_allowed(kube, namespace, namespace, (verb, "", what))
