@@ -334,7 +334,8 @@ class Settings(Model):
     does not count local storage has none, and runs no pod that requests some."""
     max_restarts: Annotated[int, Field(ge=0, le=20)] = 3
     """The most attempts of a stage after the first, for failures that another attempt may not have. The count
-    starts again when the stage makes progress: an attempt reaches a later step than all earlier attempts."""
+    starts again when the stage makes progress: an attempt reaches a later step than all earlier attempts.
+    A job overrides this value with spec.failurePolicy.maxRestarts."""
     resync_seconds: PositiveInt = 300
     metrics_port: Port = 8080
     """Port of /metrics of the operator."""

@@ -158,6 +158,8 @@ GOOD: list[dict[str, Any]] = [
     {"ttl": {"podsAfterFinished": "0s", "afterFinished": "720h"}},
     {"checkpoints": {"everyMinutes": "Auto", "keep": 1}},
     {"checkpoints": {"everyMinutes": 1440, "keep": 100}},
+    {"failurePolicy": {"maxRestarts": 0}},
+    {"failurePolicy": {"maxRestarts": 20}},
     {"suspend": True},
 ]
 
@@ -365,6 +367,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"checkpoints.everyMinutes": "10m"}, "must be Auto or a whole number from 1 to 1440"),
     ({"checkpoints.keep": 0}, "spec.checkpoints.keep: Invalid value"),
     ({"checkpoints.keep": 101}, "spec.checkpoints.keep: Invalid value"),
+    ({"failurePolicy.maxRestarts": -1}, "spec.failurePolicy.maxRestarts: Invalid value"),
+    ({"failurePolicy.maxRestarts": 21}, "spec.failurePolicy.maxRestarts: Invalid value"),
     ({"ttl.podsAfterFinished": "10"}, "spec.ttl.podsAfterFinished: Invalid value"),
     ({"ttl.podsAfterFinished": "10d"}, "spec.ttl.podsAfterFinished: Invalid value"),
     ({"ttl.afterFinished": "-1h"}, "spec.ttl.afterFinished: Invalid value"),
@@ -698,12 +702,13 @@ def test_the_spec_is_fixed_once_training_has_started(
         put(kube, job(changes, namespace))
 
 
-def test_checkpoints_suspend_and_ttl_may_always_be_changed(kube: Kube, namespace: str) -> None:
+def test_checkpoints_failure_policy_suspend_and_ttl_may_always_be_changed(kube: Kube, namespace: str) -> None:
     kube.create(job({}, namespace))
     kube.merge("FineTuneJob", namespace, "j", {"status": STARTED}, "status")
     put(kube, job({"suspend": True, "ttl": {"afterFinished": "1h"}}, namespace))
     put(kube, job({"suspend": False}, namespace))
     put(kube, job({"checkpoints": {"everyMinutes": 5, "keep": 3}}, namespace))
+    put(kube, job({"failurePolicy": {"maxRestarts": 5}}, namespace))
 
 
 def test_status_can_still_be_written_once_training_has_started(kube: Kube, namespace: str) -> None:

@@ -395,6 +395,15 @@ class CheckpointsSpec(Model):
     weights stays in addition. Default: 2."""
 
 
+class FailurePolicySpec(Model):
+    """Reaction to failed attempts."""
+
+    max_restarts: Annotated[int, Field(ge=0, le=20)] | None = None
+    """Number of failed attempts without progress after which each stage gets another attempt, from 0 to 20.
+    An attempt makes progress when it reaches a later optimizer step than every earlier attempt. Preempted
+    attempts do not count. Default: maxRestarts in the settings of the operator, which is 3."""
+
+
 class TtlSpec(Model):
     """Time to live of pods and of the FineTuneJob after the job has finished."""
 
@@ -513,6 +522,8 @@ class FineTuneJobSpec(Model):
     checkpoints: Annotated[CheckpointsSpec, Change.ALWAYS] = CheckpointsSpec()
     """Checkpoints of Train, from which the next attempt of Train resumes. A change takes effect with the next
     attempt of Train. Default: see each field."""
+    failure_policy: Annotated[FailurePolicySpec, Change.ALWAYS] = FailurePolicySpec()
+    """Reaction to failed attempts. Default: see each field."""
     ttl: Annotated[TtlSpec, Change.ALWAYS] = TtlSpec()
     """Time to live of pods and of the FineTuneJob after the job has finished. Default: see each field."""
     notifications: Annotated[

@@ -86,8 +86,8 @@ class AttemptStatus(Model):
     config_digest: Annotated[str, Field(max_length=71)]
     """SHA-256 of the run settings in the trainer's configuration."""
     spec_digest: Annotated[str, Field(max_length=71)]
-    """SHA-256 of the spec without checkpoints, notifications, suspend and ttl, together with the run
-    settings. Results of this attempt count only while the job has the same spec digest."""
+    """SHA-256 of the spec without checkpoints, failurePolicy, notifications, suspend and ttl, together
+    with the run settings. Results of this attempt count only while the job has the same spec digest."""
     job: Annotated[str, Field(max_length=63)]
     """Name of the batch/v1 Job of the attempt."""
     job_uid: Annotated[str, Field(max_length=63)] | None = None

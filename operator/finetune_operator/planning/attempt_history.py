@@ -13,8 +13,8 @@ from finetune_operator.planning.stages import STAGES, stage_of
 from finetune_trainer.contract import FailureClass
 
 LONGEST = 60
-"""The most attempts in a status; the CustomResourceDefinition allows 64. The limit of settings.max_restarts
-keeps the number of needed attempts below this number."""
+"""The most attempts in a status; the CustomResourceDefinition allows 64. The limit of maxRestarts in the
+settings and in the spec keeps the number of needed attempts below this number."""
 RECENT = 8
 """The number of newest attempts that stay: users read them, and the back-off is computed from them."""
 

@@ -61,11 +61,14 @@ def verdict(inputs: PlanInput, stage: Stage, tries: list[AttemptStatus]) -> Give
             return GiveUp(last.reason or Reason.OUT_OF_MEMORY, f"{where}. {_cause(last)} {advice}")
         if earlier := repeated(tries):
             return GiveUp(last.reason or Reason.RETRIES_EXHAUSTED, _twice(stage, earlier, last))
-        failures, most = len(failures_since_progress(tries)), inputs.settings.max_restarts
+        failures = len(failures_since_progress(tries))
+        wanted = inputs.job.spec.failure_policy.max_restarts
+        most = inputs.settings.max_restarts if wanted is None else wanted
         if failures > most:
+            limit = "the operator's settings allow" if wanted is None else "spec.failurePolicy allows"
             return GiveUp(
                 Reason.RETRIES_EXHAUSTED,
-                f"{stage} failed {count(failures, 'time')} without progress; the operator's settings allow"
+                f"{stage} failed {count(failures, 'time')} without progress; {limit}"
                 f" {count(most, 'restart')}. The last cause: {_cause(last)}",
             )
     return None

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from finetune_operator.api import AttemptStatus
+from finetune_operator.api import AttemptStatus, FailurePolicySpec
 from finetune_operator.names import Reason
 from finetune_operator.planning.attempt_history import LONGEST, shorten
 from finetune_operator.planning.policies.restart import GiveUp, verdict
@@ -71,6 +71,22 @@ def test_failures_are_tried_again_three_times(failure: str) -> None:
     given_up = judged(*[(failure, i) for i in range(4)])
     assert given_up
     assert given_up.reason == Reason.RETRIES_EXHAUSTED
+
+
+def test_a_job_sets_its_own_number_of_restarts() -> None:
+    inputs, tries = tried(("Hang", 0), ("Hang", 1))
+    job = inputs.job
+
+    def of(most: int) -> GiveUp | None:
+        spec = job.spec.model_copy(update={"failure_policy": FailurePolicySpec(max_restarts=most)})
+        return verdict(replace(inputs, job=job.model_copy(update={"spec": spec})), Stage.TRAIN, tries)
+
+    assert of(2) is None
+    given_up = of(1)
+    assert given_up
+    assert given_up.message.startswith(
+        "Train failed 2 times without progress; spec.failurePolicy allows 1 restart. The last cause: R: m"
+    )
 
 
 BUG = ("Internal", "UnexpectedError", "training/loop.py:212", 40)
