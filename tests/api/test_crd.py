@@ -159,7 +159,7 @@ GOOD: list[dict[str, Any]] = [
     {"checkpoints": {"everyMinutes": "Auto", "keep": 1}},
     {"checkpoints": {"everyMinutes": 1440, "keep": 100}},
     {"failurePolicy": {"maxRestarts": 0}},
-    {"failurePolicy": {"maxRestarts": 20}},
+    {"failurePolicy": {"maxRestarts": 20, "onDivergence": "RollBack"}},
     {"suspend": True},
 ]
 
@@ -369,6 +369,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"checkpoints.keep": 101}, "spec.checkpoints.keep: Invalid value"),
     ({"failurePolicy.maxRestarts": -1}, "spec.failurePolicy.maxRestarts: Invalid value"),
     ({"failurePolicy.maxRestarts": 21}, "spec.failurePolicy.maxRestarts: Invalid value"),
+    ({"failurePolicy.onDivergence": "Skip"}, "spec.failurePolicy.onDivergence: Unsupported value"),
     ({"ttl.podsAfterFinished": "10"}, "spec.ttl.podsAfterFinished: Invalid value"),
     ({"ttl.podsAfterFinished": "10d"}, "spec.ttl.podsAfterFinished: Invalid value"),
     ({"ttl.afterFinished": "-1h"}, "spec.ttl.afterFinished: Invalid value"),

@@ -402,6 +402,10 @@ class FailurePolicySpec(Model):
     """Number of failed attempts without progress after which each stage gets another attempt, from 0 to 20.
     An attempt makes progress when it reaches a later optimizer step than every earlier attempt. Preempted
     attempts do not count. Default: maxRestarts in the settings of the operator, which is 3."""
+    on_divergence: Literal["Fail", "RollBack"] = "Fail"
+    """Reaction to a loss or gradient that is not finite. Fail: the job fails. RollBack: the next attempt of
+    Train resumes from the newest checkpoint and skips the optimizer step, whose rows then change no weights;
+    if a loss or gradient is not finite again, the job fails. Default: Fail."""
 
 
 class TtlSpec(Model):

@@ -135,6 +135,9 @@ class AttemptStatus(Model):
     """Number of optimizer steps of an unsuccessful attempt of Train after checkpointStep. If there is a next
     attempt, the next attempt repeats these steps, or fewer if the pods completed a later checkpoint that the
     operator does not know of. Absent if the reached step is unknown."""
+    skipped_step: PositiveInt | None = None
+    """Optimizer step that the attempt of Train skips, because the loss or the gradient of the step was not
+    finite in an earlier attempt. Absent if the attempt skips no step."""
     micro_batch_size: PositiveInt | None = None
     """Rows of a micro-batch of the attempt if the micro-batch is not that of status.chosen: the operator
     halves the micro-batch after out of memory."""

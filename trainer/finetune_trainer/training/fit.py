@@ -136,6 +136,7 @@ class _Training:
             heartbeat=context.heartbeat,
             restore=self._restore,
             checkpoint_due=self.checkpointer.is_due,
+            skipped_step=context.config.skipped_step,
             model=model,
             args=args,
         )
@@ -225,11 +226,14 @@ class _Training:
         now = time.monotonic()
         self.state = self.state.after(step)
         self.meter = self.meter.after(step.number, now=now, samples=self.state.rows, tokens=self.state.tokens)
+        figures = {"loss": step.loss, "gradient_norm": step.gradient_norm}
+        if step.number == self.loop.skipped_step:
+            figures = {}
+            log.warning("skipped step %d: its loss or gradient was not finite before", step.number)
         self.context.heartbeat.beat(
             Activity.TRAINING,
             epoch=step.number / self.steps_per_epoch,
-            loss=step.loss,
-            gradient_norm=step.gradient_norm,
+            **figures,
             learning_rate=step.learning_rate,
             peak_memory_bytes=peak_memory.measure(self.context.gang.device),
             **self.meter.fields(),
