@@ -160,6 +160,8 @@ GOOD: list[dict[str, Any]] = [
     {"checkpoints": {"everyMinutes": 1440, "keep": 100}},
     {"failurePolicy": {"maxRestarts": 0}},
     {"failurePolicy": {"maxRestarts": 20, "onDivergence": "RollBack"}},
+    {"failurePolicy": {"activeDeadline": "60s", "maxGpuHours": 1}},
+    {"failurePolicy": {"activeDeadline": "8760h", "maxGpuHours": 1000000}},
     {"suspend": True},
 ]
 
@@ -370,6 +372,13 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"failurePolicy.maxRestarts": -1}, "spec.failurePolicy.maxRestarts: Invalid value"),
     ({"failurePolicy.maxRestarts": 21}, "spec.failurePolicy.maxRestarts: Invalid value"),
     ({"failurePolicy.onDivergence": "Skip"}, "spec.failurePolicy.onDivergence: Unsupported value"),
+    ({"failurePolicy.activeDeadline": "59s"}, "must be from 1m to 8760h"),
+    ({"failurePolicy.activeDeadline": "8761h"}, "must be from 1m to 8760h"),
+    ({"failurePolicy.activeDeadline": "9999999h"}, "spec.failurePolicy.activeDeadline: Invalid value"),
+    ({"failurePolicy.activeDeadline": "3d"}, "spec.failurePolicy.activeDeadline: Invalid value"),
+    ({"failurePolicy.maxGpuHours": 0}, "spec.failurePolicy.maxGpuHours: Invalid value"),
+    ({"failurePolicy.maxGpuHours": 1000001}, "spec.failurePolicy.maxGpuHours: Invalid value"),
+    ({"failurePolicy.maxGpuHours": 0.5}, "spec.failurePolicy.maxGpuHours: Invalid value"),
     ({"ttl.podsAfterFinished": "10"}, "spec.ttl.podsAfterFinished: Invalid value"),
     ({"ttl.podsAfterFinished": "10d"}, "spec.ttl.podsAfterFinished: Invalid value"),
     ({"ttl.afterFinished": "-1h"}, "spec.ttl.afterFinished: Invalid value"),

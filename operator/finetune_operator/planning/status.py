@@ -9,6 +9,7 @@ from finetune_operator.objects import distance, has_started, pods_of
 from finetune_operator.planning.lookup import condition, find_job
 from finetune_operator.planning.stages import LAST_STAGE, STAGES, is_done, stage_of, train_attempts
 from finetune_operator.planning.types import Decision, PlanInput
+from finetune_operator.planning.wording import duration
 from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_trainer.contract import Progress, Stage
 
@@ -249,19 +250,10 @@ def _describe_progress(inputs: PlanInput, progress: ProgressStatus) -> str:
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.3g}")
     if progress.eta_seconds is not None:
-        parts.append(f"about {_duration(progress.eta_seconds)} left")
+        parts.append(f"about {duration(progress.eta_seconds)} left")
     words = "".join(f" {c.lower()}" if c.isupper() else c for c in progress.activity).strip().capitalize()
     attempt = inputs.running
     again = f" (attempt {attempt.number})" if attempt and attempt.number > 1 else ""
     if attempt and attempt.resumed_from_step is not None:
         again = f" (attempt {attempt.number}, resumed from step {attempt.resumed_from_step})"
     return f"{words}{again}{': ' if parts else ''}{', '.join(parts)}."
-
-
-def _duration(seconds: int) -> str:
-    minute, hour = 60, 3600
-    if seconds < minute:
-        return f"{seconds} s"
-    if seconds < hour:
-        return f"{round(seconds / minute)} min"
-    return f"{seconds / hour:.1f} h"

@@ -3,6 +3,7 @@
 from finetune_operator.planning.policies import (
     deadline,
     gate,
+    limits,
     requirements,
     restart,
     stopping,
@@ -14,6 +15,7 @@ CHAIN = (
     supersede.check,
     gate.check,
     suspend.check,
+    limits.check,
     deadline.check,
     requirements.check,
     restart.check,
