@@ -102,9 +102,9 @@ STATE = Row(
             106,
             "Is the process alive?",
             "Time since the last heartbeat of rank 0. Each step of the work sends a heartbeat.",
-            "The supervisor ends a silent process after settings.deadlines.hang (600 seconds). Beyond that"
-            " time, look at"
-            " the log of the pod and at the clock of the node.",
+            "The supervisor ends a silent process after spec.failurePolicy.hangTimeout, or else"
+            " settings.deadlines.hang (600 seconds). Beyond that time, look at the log of the pod and at the"
+            " clock of the node.",
             Kind.STAT,
             (
                 Query(

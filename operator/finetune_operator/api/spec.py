@@ -408,6 +408,11 @@ class FailurePolicySpec(Model):
     """Reaction to a loss or gradient that is not finite. Fail: the job fails. RollBack: the next attempt of
     Train resumes from the newest checkpoint and skips the optimizer step, whose rows then change no weights;
     if a loss or gradient is not finite again, the job fails. Default: Fail."""
+    hang_timeout: Annotated[str, duration("1m", "24h")] | None = None
+    """Time without a heartbeat after which a process counts as hanging, in seconds, minutes or hours, from 1m
+    to 24h, for example 20m. The pod of the process then ends all its processes, and the attempt fails with
+    the class Hang. Choose a longer time than the longest optimizer step takes. A change takes effect with the
+    next attempt. Default: deadlines.hang in the settings of the operator, which is 10 minutes."""
     active_deadline: Annotated[str, duration("1m", "8760h")] | None = None
     """Longest time for which the pods of the job may run, all attempts together, in seconds, minutes or
     hours, from 1m to 8760h, for example 72h. Only time in which all pods of an attempt run counts: queues,
