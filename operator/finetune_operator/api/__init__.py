@@ -34,6 +34,7 @@ from finetune_operator.api.status import (
     ModelStatus,
     NotificationStatus,
     ProgressStatus,
+    SlowRank,
     TrainStatus,
 )
 from finetune_trainer.contract import Model
@@ -59,6 +60,7 @@ __all__ = [
     "ProgressStatus",
     "Region",
     "SecretRef",
+    "SlowRank",
     "Storage",
     "TrainStatus",
 ]
