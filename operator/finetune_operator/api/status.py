@@ -90,11 +90,28 @@ class ProgressStatus(Model):
 
 
 class GpuSeconds(Model):
-    """Time for which Train pods held GPUs, in seconds x GPUs."""
+    """Time for which Train pods held GPUs, in seconds x GPUs. The uses add up to the total.
+
+    The process with rank 0 reports its time by use. The operator assumes the same use for all GPUs.
+    """
 
     total: NonNegativeInt = 0
     """Sum over all GPUs. A GPU is held from the time at which its pod has a node until the pod has ended, as
     the operator observed these times."""
+    startup: NonNegativeInt = 0
+    """From the start of the training process until the first optimizer step: imports, the rows, the model."""
+    training: NonNegativeInt = 0
+    """Optimizer steps, without lost steps."""
+    evaluation: NonNegativeInt = 0
+    """Evaluations of the base model, of the validation rows and of the tuned model."""
+    checkpoint: NonNegativeInt = 0
+    """Pauses of training for checkpoints, and saving the tuned model."""
+    lost: NonNegativeInt = 0
+    """Optimizer steps after the newest checkpoint of an attempt that did not succeed. The next attempt
+    repeats these steps."""
+    waiting: NonNegativeInt = 0
+    """All other time: pods that wait for the other pods of the gang, pull images, upload results, or stop,
+    and time of which no pod has reported the use."""
 
 
 class AttemptStatus(Model):

@@ -51,7 +51,7 @@ def _plan_run(
     described = status.describe(inputs, decision, gate.fact(inputs))
     if described != stored:
         # Time alone changes no status.
-        described = count_usage(described, inputs.now)
+        described = count_usage(inputs, described)
     return Plan(
         status=described,
         apply=decision.apply,

@@ -6,13 +6,16 @@ counted, so that the GPU time at any later moment follows from the status.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
 
 from finetune_operator.api import AttemptStatus, DroppedAttempts, FineTuneJobStatus, GpuSeconds
-from finetune_operator.objects import label, live, since
+from finetune_operator.objects import Manifest, index_of, label, live, since
 from finetune_operator.planning.stages import stage_of
+from finetune_operator.planning.termination_messages import Expected, Unreadable, message_of
 from finetune_operator.planning.types import PlanInput
 from finetune_operator.rendering.stage_pods import STAGE_PODS
+from finetune_trainer.contract import SecondsByUse
 
 
 def active_seconds(status: FineTuneJobStatus, now: datetime) -> float:
@@ -48,9 +51,15 @@ def observe_gpus(inputs: PlanInput, attempt: AttemptStatus) -> AttemptStatus:
     return counted.model_copy(update={"gpus_held": held, "gpus": max(held, counted.gpus or 0)})
 
 
-def count_usage(status: FineTuneJobStatus, now: datetime) -> FineTuneJobStatus:
-    """The status with the GPU time of the job up to now. The end of the job ends the count."""
-    attempts = [_count_up_to(a, now) if a.gpus_held else a for a in status.attempts]
+def count_usage(inputs: PlanInput, status: FineTuneJobStatus) -> FineTuneJobStatus:
+    """The status with the GPU time of the job up to now, by use. The end of the job ends the count.
+
+    Args:
+        inputs: the input of the reconcile.
+        status: the status that the reconcile writes.
+    """
+    attempts = [_count_up_to(a, inputs.now) if a.gpus_held else a for a in status.attempts]
+    attempts = [*attempts[:-1], *(_divide(a, _reported(inputs, a)) for a in attempts[-1:])]
     if status.completion_time:
         attempts = [a.model_copy(update={"gpus_held": 0}) if a.gpus_held else a for a in attempts]
     dropped = status.attempts_dropped
@@ -59,7 +68,12 @@ def count_usage(status: FineTuneJobStatus, now: datetime) -> FineTuneJobStatus:
 
 
 def add_dropped(before: DroppedAttempts, dropped: list[AttemptStatus]) -> dict[str, object]:
-    """The fields of DroppedAttempts with the usage of attempts that the status drops."""
+    """The fields of DroppedAttempts with the usage of more attempts.
+
+    Args:
+        before: the attempts that were dropped before.
+        dropped: the attempts that the status drops now.
+    """
     return {
         "active_seconds": before.active_seconds + sum(a.active_seconds or 0 for a in dropped),
         "gpu_seconds": _sum([before.gpu_seconds, *(a.gpu_seconds for a in dropped)]),
@@ -73,9 +87,7 @@ def _count_held(inputs: PlanInput, attempt: AttemptStatus) -> int:
     own = [
         pod
         for pod in live(inputs.observed.pods, inputs.now)
-        if attempt.job_uid
-        and label(pod, "batch.kubernetes.io/controller-uid") == attempt.job_uid
-        and pod["spec"].get("nodeName")
+        if _is_of(pod, attempt) and pod["spec"].get("nodeName")
     ]
     return len(own) * inputs.job.spec.resources.gpus_per_node
 
@@ -88,10 +100,60 @@ def _gpu_seconds_of(attempt: AttemptStatus, now: datetime) -> float:
 
 
 def _count_up_to(attempt: AttemptStatus, now: datetime) -> AttemptStatus:
-    total = GpuSeconds(total=int(_gpu_seconds_of(attempt, now)))
-    return attempt.model_copy(update={"gpu_seconds": total, "usage_time": now})
+    """The attempt with its GPU time up to now. Until `_divide`, the added time counts as waiting."""
+    before, total = attempt.gpu_seconds or GpuSeconds(), int(_gpu_seconds_of(attempt, now))
+    counted = before.model_copy(update={"total": total, "waiting": before.waiting + total - before.total})
+    return attempt.model_copy(update={"gpu_seconds": counted, "usage_time": now})
+
+
+def _reported(inputs: PlanInput, attempt: AttemptStatus) -> SecondsByUse | None:
+    """The time of rank 0 by use: from its termination message, or else from the newest progress."""
+    expected = Expected(stage_of(attempt), attempt.number, attempt.config_digest, run=None)
+    for pod in inputs.observed.pods:
+        if _is_of(pod, attempt) and index_of(pod) == 0:
+            with suppress(Unreadable):
+                return message_of(pod, expected).seconds
+    news = inputs.observed.progress
+    same = news and news.stage is stage_of(attempt) and news.attempt == attempt.number
+    return news.seconds if news and same else None
+
+
+def _is_of(pod: Manifest, attempt: AttemptStatus) -> bool:
+    """Whether a pod belongs to an attempt, whose Job may be deleted."""
+    uid = label(pod, "batch.kubernetes.io/controller-uid")
+    return uid is not None and uid == attempt.job_uid
+
+
+def _divide(attempt: AttemptStatus, reported: SecondsByUse | None) -> AttemptStatus:
+    """The attempt with its GPU time by use.
+
+    A tenant controls the pods, so the reported uses are at most the total. Without a report, the uses stay
+    as they are.
+    """
+    counted = attempt.gpu_seconds
+    if counted is None:
+        return attempt
+    known = counted.model_copy(update={"training": counted.training + counted.lost})
+    left, uses = counted.total, {}
+    for use in SecondsByUse.model_fields:
+        wanted = (attempt.gpus or 0) * getattr(reported, use) if reported else getattr(known, use)
+        uses[use] = min(wanted, left)
+        left -= uses[use]
+    lost = round(_lost_share(attempt) * uses["training"])
+    uses |= {"training": uses["training"] - lost, "lost": lost, "waiting": left}
+    return attempt.model_copy(update={"gpu_seconds": GpuSeconds(total=counted.total, **uses)})
+
+
+def _lost_share(attempt: AttemptStatus) -> float:
+    """The share of the optimizer steps of an attempt that were lost."""
+    if not attempt.lost_steps or attempt.step is None:
+        return 0
+    steps = attempt.step - (attempt.resumed_from_step or 0)
+    return min(1.0, attempt.lost_steps / steps) if steps > 0 else 1.0
 
 
 def _sum(parts: Iterable[GpuSeconds | None]) -> GpuSeconds | None:
     known = [part for part in parts if part]
-    return GpuSeconds(total=sum(part.total for part in known)) if known else None
+    if not known:
+        return None
+    return GpuSeconds(**{use: sum(getattr(part, use) for part in known) for use in GpuSeconds.model_fields})

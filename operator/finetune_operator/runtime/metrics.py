@@ -117,8 +117,8 @@ MILESTONES: Mapping[MetricName, Counter | Histogram] = {
     ),
     "finetune_gpu_seconds": Counter(
         "finetune_gpu_seconds",
-        "Time that Train attempts held GPUs, in seconds x GPUs, by use: training (attempts that succeeded) or"
-        " lost (other attempts).",
+        "Time for which the pods of ended Train attempts held GPUs, in seconds x GPUs, by use: startup,"
+        " training, evaluation, checkpoint, lost (steps that the next attempt repeats) or waiting.",
         ["namespace", "use"],
     ),
     "finetune_gates": Counter(
@@ -198,6 +198,10 @@ _JOB_GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
         _JOB,
     ),
     "finetune_job_gpus": ("GPUs that the running Train attempt holds.", _JOB),
+    "finetune_job_gpu_seconds": (
+        "Time for which the pods of Train held GPUs, in seconds x GPUs, by use: see finetune_gpu_seconds.",
+        (*_JOB, "use"),
+    ),
     "finetune_job_requested_gpus": ("GPUs that the Train pods of an unfinished job request in total.", _JOB),
     "finetune_job_created_timestamp_seconds": ("Unix time of the creation of the job.", _JOB),
     "finetune_job_score": (
@@ -341,6 +345,7 @@ def _series(job: Manifest) -> Iterator[tuple[str, list[str], float]]:
     if "progress" in status:
         yield "finetune_job_progress_ratio", [*where, stage], status["progress"].get("percent", 0) / 100
     yield from _checkpoint(where, spec, status)
+    yield from _gpu_seconds(where, status)
     resources = spec.get("resources") or {}
     gpus = resources.get("nodes", 1) * resources.get("gpusPerNode", 0)
     holds = any(
@@ -379,6 +384,12 @@ def _checkpoint(
         every = (spec.get("checkpoints") or {}).get("everyMinutes")
         seconds = 60 * every if isinstance(every, int) else _AUTO_INTERVAL_SECONDS
         yield "finetune_job_checkpoint_interval_seconds", where, seconds
+
+
+def _gpu_seconds(where: list[str], status: Mapping[str, Any]) -> Iterator[tuple[str, list[str], float]]:
+    for use, held in (status.get("gpuSeconds") or {}).items():
+        if use != "total":
+            yield "finetune_job_gpu_seconds", [*where, use], held
 
 
 def _scores(where: list[str], evaluation: Mapping[str, Any]) -> Iterator[tuple[str, list[str], float]]:

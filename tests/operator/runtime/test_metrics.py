@@ -99,6 +99,19 @@ def test_an_existing_job_has_metrics() -> None:
     assert 'finetune_operator_jobs{state="Training"} 0.0' in text
 
 
+def test_a_job_tells_its_gpu_time_by_use() -> None:
+    cache = Cache()
+    held = {"total": 900, "training": 700, "lost": 0, "waiting": 200}
+    cache.put(a_job("tickets", {"state": "Training", "gpuSeconds": held}))
+    found = re.findall(r"^finetune_job_gpu_seconds\{(.*)\} (.*)$", shown(cache), flags=re.MULTILINE)
+    labels = 'finetunejob="tickets",namespace="ns",use='
+    assert found == [
+        (f'{labels}"training"', "700.0"),
+        (f'{labels}"lost"', "0.0"),
+        (f'{labels}"waiting"', "200.0"),
+    ]
+
+
 def test_a_job_tells_its_newest_attempts_and_its_demand_for_gpus_until_its_end() -> None:
     cache = Cache()
     attempts = [
