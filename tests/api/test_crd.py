@@ -160,6 +160,9 @@ GOOD: list[dict[str, Any]] = [
     {"checkpoints": {"everyMinutes": 1440, "keep": 100}},
     {"failurePolicy": {"maxRestarts": 0}},
     {"failurePolicy": {"maxRestarts": 20}},
+    {"failurePolicy": {"shrinkAfter": "90s"}},
+    {"resources": {"nodes": 4, "minNodes": 4}},
+    {"resources": {"nodes": 4, "minNodes": 1}},
     {"suspend": True},
 ]
 
@@ -369,6 +372,18 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"checkpoints.keep": 101}, "spec.checkpoints.keep: Invalid value"),
     ({"failurePolicy.maxRestarts": -1}, "spec.failurePolicy.maxRestarts: Invalid value"),
     ({"failurePolicy.maxRestarts": 21}, "spec.failurePolicy.maxRestarts: Invalid value"),
+    (
+        {"failurePolicy.shrinkAfter": "0m"},
+        "spec.failurePolicy.shrinkAfter: Invalid value: must be from 1s to",
+    ),
+    ({"failurePolicy.shrinkAfter": "25h"}, "spec.failurePolicy.shrinkAfter: Invalid value: must be from 1s"),
+    ({"failurePolicy.shrinkAfter": "1d"}, "spec.failurePolicy.shrinkAfter: Invalid value"),
+    ({"resources": {"nodes": 4, "minNodes": 0}}, "spec.resources.minNodes: Invalid value"),
+    (
+        {"resources": {"nodes": 2, "minNodes": 3}},
+        "spec.resources.minNodes: Invalid value: resources.minNodes must be at most resources.nodes",
+    ),
+    ({"resources": {"minNodes": 2}}, "resources.minNodes must be at most resources.nodes"),
     ({"ttl.podsAfterFinished": "10"}, "spec.ttl.podsAfterFinished: Invalid value"),
     ({"ttl.podsAfterFinished": "10d"}, "spec.ttl.podsAfterFinished: Invalid value"),
     ({"ttl.afterFinished": "-1h"}, "spec.ttl.afterFinished: Invalid value"),

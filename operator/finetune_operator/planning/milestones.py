@@ -60,10 +60,10 @@ def find_milestones(
     )
 
 
-def _gpus_of(job: FineTuneJob) -> int:
-    """The number of GPUs that the Train pods of a job request."""
+def _gpus_of(job: FineTuneJob, attempt: AttemptStatus) -> int:
+    """The number of GPUs that the pods of a Train attempt request."""
     resources = job.spec.resources
-    return resources.nodes * resources.gpus_per_node
+    return (attempt.nodes or resources.nodes) * resources.gpus_per_node
 
 
 def _attempts(
@@ -91,10 +91,10 @@ def _attempts(
             attempt.running_since
             and attempt.end_time
             and attempt.stage == Stage.TRAIN.value
-            and _gpus_of(job)
+            and _gpus_of(job, attempt)
         ):
             use = "training" if attempt.outcome == "Succeeded" else "lost"
-            held = _gpus_of(job) * _seconds(attempt.running_since, attempt.end_time)
+            held = _gpus_of(job, attempt) * _seconds(attempt.running_since, attempt.end_time)
             yield Milestone("finetune_gpu_seconds", {"namespace": namespace, "use": use}, held)
         if attempt.outcome == "Succeeded" and attempt.end_time:
             same = [
