@@ -185,7 +185,7 @@ def test_train_goes_on_with_the_pods_that_find_a_node(scene: Scene) -> None:
     scene.kubelet.run(first[:3])
     scene.kubelet.leave_unscheduled(first[3:], "0/3 nodes: Insufficient nvidia.com/gpu.")
     wait_for("the attempt is stopped", lambda: scene.attempts()[-1]["outcome"] == "Resized")
-    scene.kubelet.remove(scene.kubelet.pods(uid, "Train"))
+    scene.kubelet.remove(first[:3])
     pods = scene.kubelet.await_pods(uid, "Train", 2, 2)
     config = config_of(pods[0])
     assert config.chosen
