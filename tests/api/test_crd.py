@@ -159,10 +159,10 @@ GOOD: list[dict[str, Any]] = [
     {"checkpoints": {"everyMinutes": "Auto", "keep": 1}},
     {"checkpoints": {"everyMinutes": 1440, "keep": 100}},
     {"failurePolicy": {"maxRestarts": 0}},
-    {"failurePolicy": {"maxRestarts": 20}},
     {"failurePolicy": {"shrinkAfter": "90s"}},
     {"resources": {"nodes": 4, "minNodes": 4}},
     {"resources": {"nodes": 4, "minNodes": 1}},
+    {"failurePolicy": {"maxRestarts": 20, "onDivergence": "RollBack"}},
     {"suspend": True},
 ]
 
@@ -381,6 +381,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
         "resources.minNodes must be at most resources.nodes",
     ),
     ({"resources": {"minNodes": 2}}, "resources.minNodes must be at most resources.nodes"),
+    ({"failurePolicy.onDivergence": "Skip"}, "spec.failurePolicy.onDivergence: Unsupported value"),
     ({"ttl.podsAfterFinished": "10"}, "spec.ttl.podsAfterFinished: Invalid value"),
     ({"ttl.podsAfterFinished": "10d"}, "spec.ttl.podsAfterFinished: Invalid value"),
     ({"ttl.afterFinished": "-1h"}, "spec.ttl.afterFinished: Invalid value"),

@@ -316,6 +316,8 @@ class TrainConfig(Model):
     checkpoints: Checkpoints | None = None
     """Set for Train. None: Train saves only checkpoints with the best weights, and each attempt starts at the
     first step."""
+    skipped_step: PositiveInt | None = None
+    """Optimizer step that Train skips, because its loss or gradient was not finite in an earlier attempt."""
     memory: MemoryLimits | None = None
     """Set for Prepare, which selects settings that fit in this memory."""
     nodes: PositiveInt | None = None

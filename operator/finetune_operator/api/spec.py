@@ -417,6 +417,10 @@ class FailurePolicySpec(Model):
     """Time for which pods of an attempt of Train may find no node before the next attempt has fewer pods, in
     seconds, minutes or hours, from 1s to 24h, for example 90s, 10m or 2h. Time in a queue does not count.
     Used with resources.minNodes. Default: 10m."""
+    on_divergence: Literal["Fail", "RollBack"] = "Fail"
+    """Reaction to a loss or gradient that is not finite. Fail: the job fails. RollBack: the next attempt of
+    Train resumes from the newest checkpoint and skips the optimizer step, whose rows then change no weights;
+    if a loss or gradient is not finite again, the job fails. Default: Fail."""
 
 
 class TtlSpec(Model):

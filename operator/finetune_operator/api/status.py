@@ -43,6 +43,17 @@ class ConditionStatus(Model):
     """Time of the last change of the status."""
 
 
+class SlowRank(Model):
+    """The process of a gang that computes more slowly than the others."""
+
+    rank: NonNegativeInt
+    """Global rank of the process, from 0."""
+    node: Annotated[str, Field(max_length=253)] | None = None
+    """Node of the process."""
+    ratio: FiniteFloat
+    """Duration of a matrix product on this process, divided by the median of all processes; at least 1.5."""
+
+
 class ProgressStatus(Model):
     """Progress of the current stage, written at most every 30 seconds unless the activity changes."""
 
@@ -68,6 +79,10 @@ class ProgressStatus(Model):
     """Training speed in rows per second, over all processes."""
     tokens_per_second: FiniteFloat | None = None
     """Training speed in tokens per second, over all processes."""
+    slow_rank: SlowRank | None = None
+    """Slowest process of Train, if a matrix product takes at least 1.5 times the median of all processes. All
+    processes wait for the slowest process in each step. Train compares the processes before its first step
+    and with its checkpoints."""
     eta_seconds: NonNegativeInt | None = None
     """Estimated time until the stage is done, in seconds."""
     updated: datetime
@@ -141,6 +156,9 @@ class AttemptStatus(Model):
     """Number of optimizer steps of an unsuccessful attempt of Train after checkpointStep. If there is a next
     attempt, the next attempt repeats these steps, or fewer if the pods completed a later checkpoint that the
     operator does not know of. Absent if the reached step is unknown."""
+    skipped_step: PositiveInt | None = None
+    """Optimizer step that the attempt of Train skips, because the loss or the gradient of the step was not
+    finite in an earlier attempt. Absent if the attempt skips no step."""
     micro_batch_size: PositiveInt | None = None
     """Rows of a micro-batch of the attempt if the micro-batch is not that of status.chosen: the operator
     halves the micro-batch after out of memory."""

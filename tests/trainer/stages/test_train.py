@@ -134,6 +134,9 @@ def check_progress(progress: Progress, payload: TrainPayload) -> None:
     unknown = {name for name, value in progress if value is None}
     assert unknown == of_prepare | of_gpus
     assert progress.step == progress.total_steps
+    assert progress.slowest_rank in range(2)
+    assert progress.slowest_rank_ratio
+    assert progress.slowest_rank_ratio >= 1
     # The kernel counts pages of a thread in batches, and the payload has the maximum of the ranks.
     assert progress.peak_memory_bytes == pytest.approx(payload.peak_memory_bytes, rel=0.05)
 

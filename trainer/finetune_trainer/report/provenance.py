@@ -36,6 +36,7 @@ def list_facts(config: TrainConfig, chosen: Chosen, staged: Manifest, record: Tr
         Fact("digest of the configuration", staged.config, literal=True),
         Fact("rows", f"{rows['train']} training, {rows['validation']} validation, {rows['test']} test"),
         Fact("epochs", f"{chosen.epochs} ({chosen.total_steps} steps), kept: step {record.best.step}"),
+        *_skipped_facts(record),
         Fact("batch", _describe_batch(chosen)),
         Fact(
             "learning rate",
@@ -59,6 +60,13 @@ def list_facts(config: TrainConfig, chosen: Chosen, staged: Manifest, record: Tr
         ),
         Fact("versions", ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))),
     ]
+
+
+def _skipped_facts(record: TrainingRecord) -> list[Fact]:
+    if record.skipped_step is None:
+        return []
+    text = f"step {record.skipped_step}: its loss or gradient was not finite, so its rows changed no weights"
+    return [Fact("skipped", text)]
 
 
 def _describe_batch(chosen: Chosen) -> str:
