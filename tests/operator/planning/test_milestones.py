@@ -69,6 +69,16 @@ def test_an_attempt_that_failed_has_lost_its_gpu_seconds() -> None:
     ]
 
 
+def test_a_smaller_gang_holds_the_gpus_of_its_own_nodes() -> None:
+    end = {"runningSince": at(40), "endTime": at(140), "outcome": "Resized", "nodes": 1}
+    (seconds,) = (
+        milestone.value
+        for milestone in found(status(attempt(runningSince=at(40), nodes=1)), status(attempt(**end)))
+        if milestone.metric == "finetune_gpu_seconds"
+    )
+    assert seconds == 400.0
+
+
 def test_a_stage_lasts_from_its_first_attempt_until_its_success() -> None:
     first = attempt(startTime=at(0), runningSince=at(5), endTime=at(60), outcome="Failed")
     running = attempt(number=2, startTime=at(80), runningSince=at(90))

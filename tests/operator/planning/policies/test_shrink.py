@@ -182,7 +182,7 @@ def test_pods_with_a_node_wait_for_the_others_until_the_gang_shrinks() -> None:
         ((lost(1, 3, ago=59), ended(2, "Failed", 1, reason="RankSilent", message="m")), 3),
         ((lost(1, 3, ago=60), ended(2, "Failed", 1, reason="RankSilent", message="m")), None),
         ((lost(1, 3), ended(2, "Suspended", 1)), None),
-        ((lost(1, 3) | {"specDigest": "sha256:" + "b" * 64},), None),
+        ((lost(1, 3) | {"specDigest": "sha256:" + "b" * 64, "generation": 0},), None),
         ((lost(1, 1),), None),
     ],
     ids=[
