@@ -722,6 +722,7 @@ def test_checkpoints_failure_policy_suspend_and_ttl_may_always_be_changed(kube: 
     put(kube, job({"suspend": False}, namespace))
     put(kube, job({"checkpoints": {"everyMinutes": 5, "keep": 3}}, namespace))
     put(kube, job({"failurePolicy": {"maxRestarts": 5}}, namespace))
+    put(kube, job({"finishTraining": True}, namespace))
 
 
 def test_status_can_still_be_written_once_training_has_started(kube: Kube, namespace: str) -> None:

@@ -318,6 +318,8 @@ class TrainConfig(Model):
     first step."""
     skipped_step: PositiveInt | None = None
     """Optimizer step that Train skips, because its loss or gradient was not finite in an earlier attempt."""
+    finish: bool | None = None
+    """Set for Train that makes no step, and takes the best weights of the checkpoints of earlier attempts."""
     memory: MemoryLimits | None = None
     """Set for Prepare, which selects settings that fit in this memory."""
     nodes: PositiveInt | None = None

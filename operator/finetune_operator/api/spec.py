@@ -543,6 +543,10 @@ class FineTuneJobSpec(Model):
     attempt of Train. Default: see each field."""
     failure_policy: Annotated[FailurePolicySpec, Change.ALWAYS] = FailurePolicySpec()
     """Reaction to failed attempts. Default: see each field."""
+    finish_training: Annotated[bool, Change.ALWAYS] = False
+    """Whether Train ends before its last step. If true, Train saves a checkpoint and ends; the job then
+    measures and publishes the best weights so far, which are those with the best score on the validation
+    rows. If no checkpoint exists yet, Train goes on until its first checkpoint. Default: false."""
     ttl: Annotated[TtlSpec, Change.ALWAYS] = TtlSpec()
     """Time to live of pods and of the FineTuneJob after the job has finished. Default: see each field."""
     notifications: Annotated[

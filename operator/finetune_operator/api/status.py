@@ -101,8 +101,9 @@ class AttemptStatus(Model):
     config_digest: Annotated[str, Field(max_length=71)]
     """SHA-256 of the run settings in the trainer's configuration."""
     spec_digest: Annotated[str, Field(max_length=71)]
-    """SHA-256 of the spec without checkpoints, failurePolicy, notifications, suspend and ttl, together
-    with the run settings. Results of this attempt count only while the job has the same spec digest."""
+    """SHA-256 of the spec without checkpoints, failurePolicy, finishTraining, notifications, suspend and
+    ttl, together with the run settings. Results of this attempt count only while the job has the same spec
+    digest."""
     job: Annotated[str, Field(max_length=63)]
     """Name of the batch/v1 Job of the attempt."""
     job_uid: Annotated[str, Field(max_length=63)] | None = None
@@ -156,6 +157,9 @@ class AttemptStatus(Model):
     """Number of optimizer steps of an unsuccessful attempt of Train after checkpointStep. If there is a next
     attempt, the next attempt repeats these steps, or fewer if the pods completed a later checkpoint that the
     operator does not know of. Absent if the reached step is unknown."""
+    finishes: bool | None = None
+    """True if the attempt of Train makes no steps, and measures the best weights of the checkpoints instead,
+    because spec.finishTraining is set."""
     skipped_step: PositiveInt | None = None
     """Optimizer step that the attempt of Train skips, because the loss or the gradient of the step was not
     finite in an earlier attempt. Absent if the attempt skips no step."""

@@ -88,6 +88,7 @@ def _attempt_of(inputs: PlanInput, job: Manifest) -> AttemptStatus:
         start_time=moment(meta.get("creationTimestamp")) or inputs.now,
         outcome="Running",
         nodes=config.nodes if config else None,
+        finishes=config.finish if config else None,
         skipped_step=config.skipped_step if config else None,
         **halved,
     )

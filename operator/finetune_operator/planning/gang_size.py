@@ -73,7 +73,7 @@ def _recent_loss(inputs: PlanInput) -> AttemptStatus | None:
             continue
         if attempt.outcome == "Resized" and attempt.reason == Reason.CAPACITY_LOST:
             limited = attempt
-        elif attempt.outcome == "Suspended":
+        elif attempt.reason == Reason.SUSPENDED_BY_USER:
             limited = None
     hold = HOLDS * (shrink_seconds(inputs.job) or 0)
     if limited is None or limited.end_time is None or distance(limited.end_time, inputs.now) >= hold:

@@ -85,6 +85,12 @@ def choose_for_train(status: FineTuneJobStatus, run: ResolvedRun) -> Chosen | No
     return chosen
 
 
+def finishes(job: FineTuneJob, status: FineTuneJobStatus, digest: str) -> bool:
+    """Whether the next attempt of Train makes no steps: the job ends training, and has a checkpoint."""
+    tries = [a for a in train_attempts(status.attempts) if a.spec_digest == digest]
+    return job.spec.finish_training and any(a.checkpoint_step for a in tries)
+
+
 def _earlier(status: FineTuneJobStatus, run: ResolvedRun) -> list[AttemptStatus]:
     """The Train attempts of the current spec, oldest first."""
     return [a for a in train_attempts(status.attempts) if a.spec_digest == run.spec_digest]
@@ -123,6 +129,7 @@ def _build_train_job(
         chosen=chosen,
         gang=gang,
         prepared=_data_digest(status),
+        finish=finishes(job, status, run.spec_digest),
         skipped_step=step_to_skip(_earlier(status, run)),
         needs=Needs(status.memory.train, status.memory.scratch) if status.memory else UNKNOWN_NEEDS,
     )

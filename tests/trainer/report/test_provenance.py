@@ -42,6 +42,15 @@ def test_card_and_report_name_the_step_that_changed_no_weights(
     assert f"| skipped | {text} |" in model_card.render(of.config, of.chosen, of.staged, of.record, report)
 
 
+def test_card_and_report_say_that_training_ended_early(
+    record_of: Callable[..., TrainingRecord], sources_of: Callable[..., Sources]
+) -> None:
+    of = sources_of(record_of(["a", "b"]))
+    assert "ended early" not in shown(of)
+    of = replace(of, record=of.record.model_copy(update={"ended_early": 40}))
+    assert f"({of.chosen.total_steps} steps), ended early at step 40, kept: step" in shown(of)
+
+
 def test_what_it_descends_from_is_told_where_another_job_published_the_base(
     record_of: Callable[..., TrainingRecord], sources_of: Callable[..., Sources]
 ) -> None:

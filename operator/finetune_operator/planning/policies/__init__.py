@@ -2,6 +2,7 @@
 
 from finetune_operator.planning.policies import (
     deadline,
+    finish,
     gate,
     requirements,
     restart,
@@ -16,6 +17,7 @@ CHAIN = (
     gate.check,
     suspend.check,
     shrink.check,
+    finish.check,
     deadline.check,
     requirements.check,
     restart.check,
