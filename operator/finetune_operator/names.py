@@ -103,6 +103,8 @@ class Reason(StrEnum):
     RETRYING = "Retrying"
     RETRIES_EXHAUSTED = "RetriesExhausted"
     UNSCHEDULABLE = "Unschedulable"
+    CAPACITY_LOST = "CapacityLost"
+    """Too few nodes take the pods of an attempt, and the next attempt has fewer pods."""
     IMAGE_PULL_FAILED = "ImagePullFailed"
     QUOTA_EXCEEDED = "QuotaExceeded"
     POD_SECURITY = "PodSecurityForbids"

@@ -209,6 +209,14 @@ CASES = [
         minutes=5,
     ),
     Case(
+        "FineTuneNodeSuspicious",
+        {"node": "n2"},
+        {'finetune_operator_sick_node_failures{node="n2"}': [*["_"] * 20, *[2] * 60, *["_"] * 20]},
+        10,
+        30,
+        95,
+    ),
+    Case(
         "FineTuneGpusIdle",
         {"namespace": "a", "finetunejob": "x"},
         {

@@ -334,7 +334,12 @@ class ResourcesSpec(Model):
             " || self.processesPerNode == self.gpusPerNode",
             "processesPerNode must equal gpusPerNode: one process drives one GPU; leave it out",
             ".processesPerNode",
-        )
+        ),
+        rule(
+            "!has(self.minNodes) || self.minNodes <= self.nodes",
+            "resources.minNodes must be at most resources.nodes",
+            ".minNodes",
+        ),
     )
 
     profile: Name = "default"
@@ -342,6 +347,11 @@ class ResourcesSpec(Model):
     and default resources. Default: default."""
     nodes: Annotated[int, Field(ge=1, le=1024)] = 1
     """Number of Train pods, from 1 to 1024. Each pod has a node of its own. Default: 1."""
+    min_nodes: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Smallest number of Train pods of an attempt, from 1 to nodes. If no node takes some of the pods for
+    failurePolicy.shrinkAfter, the next attempt has only as many pods as found a node, and at least minNodes.
+    The global batch stays the same, and training resumes from the newest checkpoint. Each Train pod has the
+    memory that it needs with minNodes pods. Default: nodes, so every attempt has all pods."""
     gpus_per_node: Annotated[int, Field(ge=0, le=64)] = 0
     """Number of GPUs of each Train pod, from 0 to 64. 0 trains on CPUs. Default: 0."""
     processes_per_node: Annotated[int, Field(ge=1, le=256)] | None = None
@@ -404,6 +414,10 @@ class FailurePolicySpec(Model):
     """Number of failed attempts without progress after which each stage gets another attempt, from 0 to 20.
     An attempt makes progress when it reaches a later optimizer step than every earlier attempt. Preempted
     attempts do not count. Default: maxRestarts in the settings of the operator, which is 3."""
+    shrink_after: Annotated[str, duration("1s", "24h")] = "10m"
+    """Time for which pods of an attempt of Train may find no node before the next attempt has fewer pods, in
+    seconds, minutes or hours, from 1s to 24h, for example 90s, 10m or 2h. Time in a queue does not count.
+    Used with resources.minNodes. Default: 10m."""
     on_divergence: Literal["Fail", "RollBack"] = "Fail"
     """Reaction to a loss or gradient that is not finite. Fail: the job fails. RollBack: the next attempt of
     Train resumes from the newest checkpoint and skips the optimizer step, whose rows then change no weights;

@@ -155,8 +155,14 @@ class AttemptStatus(Model):
     """Time at which the operator first saw a failed pod; from then on the operator collects the causes."""
     end_time: datetime | None = None
     """Time at which the operator saw the end of the attempt."""
-    outcome: Literal["Running", "Succeeded", "Failed", "Suspended", "Superseded"]
-    """State or result of the attempt. Superseded: the spec was changed during the attempt."""
+    nodes: PositiveInt | None = None
+    """Number of Train pods of the attempt if fewer than resources.nodes."""
+    available_nodes: NonNegativeInt | None = None
+    """Number of pods of a resized attempt that had a node when the attempt ended. The next attempt has at
+    most as many pods."""
+    outcome: Literal["Running", "Succeeded", "Failed", "Suspended", "Superseded", "Resized"]
+    """State or result of the attempt. Superseded: the spec was changed during the attempt. Resized: the
+    operator replaced the attempt by an attempt with fewer pods."""
     failure: Annotated[str | None, Field(max_length=64, alias="class")] = None
     """Class of the failure, for example OutOfMemory."""
     reason: Annotated[str, Field(max_length=64)] | None = None
@@ -329,7 +335,8 @@ class FineTuneJobStatus(Model):
     chosen: Chosen | None = None
     """Values that Prepare has chosen for Auto, and values that follow from these."""
     memory: MemoryEstimate | None = None
-    """Memory that Prepare has estimated; the operator sizes the pods by the estimate."""
+    """Memory that Prepare has estimated; the operator sizes the pods by the estimate. With
+    resources.minNodes, the greatest estimate for any number of nodes from minNodes to nodes."""
     training: TrainStatus | None = None
     """Results of Train."""
     evaluation: Evaluation | None = None

@@ -37,7 +37,7 @@ def record_attempts(inputs: PlanInput) -> PlanInput:
         if attempt.outcome == "Running" or attempt.gpus_held:
             inputs = _replace_attempt(inputs, observe_gpus(inputs, attempt))
     for attempt in inputs.status.attempts[-1:]:
-        if attempt.outcome in ("Failed", "Suspended"):
+        if attempt.outcome in ("Failed", "Suspended", "Resized"):
             # The pods of an attempt that was stopped save a checkpoint before they end.
             late = attempt.model_copy(update=steps_of_failure(inputs, attempt))
             inputs = _replace_attempt(inputs, late)
@@ -46,10 +46,9 @@ def record_attempts(inputs: PlanInput) -> PlanInput:
 
 def stop_running_attempt(inputs: PlanInput, stop: Stop) -> PlanInput:
     """Ends the running attempt with the outcome of `stop`."""
+    cause = {"reason": stop.reason, "message": stop.message, "available_nodes": stop.available_nodes}
     ended = [
-        _end_attempt(
-            inputs, a, stop.outcome, reason=stop.reason, message=stop.message, **steps_of_failure(inputs, a)
-        )
+        _end_attempt(inputs, a, stop.outcome, **cause, **steps_of_failure(inputs, a))
         if a.outcome == "Running"
         else a
         for a in inputs.status.attempts
@@ -92,6 +91,7 @@ def _attempt_of(inputs: PlanInput, job: Manifest) -> AttemptStatus:
         job_uid=meta["uid"],
         start_time=moment(meta.get("creationTimestamp")) or inputs.now,
         outcome="Running",
+        nodes=config.nodes if config else None,
         finishes=config.finish if config else None,
         skipped_step=config.skipped_step if config else None,
         **halved,

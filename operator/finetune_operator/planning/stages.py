@@ -13,7 +13,7 @@ from finetune_operator.objects import Manifest
 from finetune_operator.planning import micro_batch, results
 from finetune_operator.planning.divergence import step_to_skip
 from finetune_operator.rendering.jobs import stage_job
-from finetune_operator.rendering.pods import UNKNOWN_NEEDS, Needs
+from finetune_operator.rendering.pods import UNKNOWN_NEEDS, Gang, Needs
 from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_operator.settings import Deadlines, Settings
 from finetune_trainer.contract import Chosen, Digest, FailureClass, Stage
@@ -29,8 +29,8 @@ class StageRow:
     """The condition that is True when the stage is done."""
     deadline: Callable[[Deadlines], int]
     """How many seconds the pods of an attempt may run."""
-    build_job: Callable[[FineTuneJob, ResolvedRun, Settings, FineTuneJobStatus, int], Manifest]
-    """Builds the Job of the attempt with the given number."""
+    build_job: Callable[[FineTuneJob, ResolvedRun, Settings, FineTuneJobStatus, int, Gang], Manifest]
+    """Builds the Job of the attempt with the given number. Only Train reads the gang."""
     has_result: Callable[[FineTuneJobStatus], bool]
     """Whether the status holds a result of the stage, for whatever spec."""
     accept_result: Callable[[FineTuneJobStatus, Any], FineTuneJobStatus]
@@ -74,6 +74,7 @@ def choose_for_train(status: FineTuneJobStatus, run: ResolvedRun) -> Chosen | No
     """The choices of Prepare for the next Train attempt.
 
     After an attempt that ran out of memory, the micro-batch is halved and the global batch stays the same.
+    The choices are for all nodes of the run; `micro_batch.with_world` changes them for a smaller gang.
     """
     first, earlier = status.chosen, _earlier(status, run)
     if first is None or not earlier:
@@ -103,21 +104,30 @@ def build_readback_job(
 
 
 def _build_prepare_job(
-    job: FineTuneJob, run: ResolvedRun, settings: Settings, _: FineTuneJobStatus, number: int
+    job: FineTuneJob, run: ResolvedRun, settings: Settings, _: FineTuneJobStatus, number: int, _gang: Gang
 ) -> Manifest:
     return stage_job(job, run, settings, Stage.PREPARE, number)
 
 
 def _build_train_job(
-    job: FineTuneJob, run: ResolvedRun, settings: Settings, status: FineTuneJobStatus, number: int
+    job: FineTuneJob,
+    run: ResolvedRun,
+    settings: Settings,
+    status: FineTuneJobStatus,
+    number: int,
+    gang: Gang,
 ) -> Manifest:
+    chosen = choose_for_train(status, run)
+    if chosen and gang.nodes:
+        chosen = micro_batch.with_world(chosen, gang.nodes * run.run.world.processes_per_node)
     return stage_job(
         job,
         run,
         settings,
         Stage.TRAIN,
         number,
-        chosen=choose_for_train(status, run),
+        chosen=chosen,
+        gang=gang,
         prepared=_data_digest(status),
         finish=finishes(job, status, run.spec_digest),
         skipped_step=step_to_skip(_earlier(status, run)),
@@ -126,7 +136,12 @@ def _build_train_job(
 
 
 def _build_publish_job(
-    job: FineTuneJob, run: ResolvedRun, settings: Settings, status: FineTuneJobStatus, number: int
+    job: FineTuneJob,
+    run: ResolvedRun,
+    settings: Settings,
+    status: FineTuneJobStatus,
+    number: int,
+    _gang: Gang,
 ) -> Manifest:
     return stage_job(
         job,

@@ -9,7 +9,7 @@ from finetune_operator.objects import distance, has_started, index_of, pods_of
 from finetune_operator.planning.lookup import condition, find_job
 from finetune_operator.planning.stages import LAST_STAGE, STAGES, is_done, stage_of, train_attempts
 from finetune_operator.planning.types import Decision, PlanInput
-from finetune_operator.planning.wording import duration
+from finetune_operator.planning.wording import count, duration
 from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_trainer.contract import SLOW_RANK_RATIO, Progress, Stage
 
@@ -145,6 +145,11 @@ def _running_fact(inputs: PlanInput, decision: Decision) -> Fact:
     message = FINAL_STATES.get(decision.state, decision.message)
     if decision.all_run and decision.reason == Reason.IN_PROGRESS and inputs.running:
         message = f"All pods of {inputs.running.stage} attempt {inputs.running.number} run."
+        if inputs.running.nodes:
+            message = (
+                f"All pods of Train attempt {inputs.running.number} run: Train goes on with"
+                f" {_size(inputs, inputs.running.nodes)}."
+            )
     if decision.reason == Reason.RETRYING and inputs.status.attempts:
         last = inputs.status.attempts[-1]
         message = (
@@ -267,7 +272,17 @@ def _describe_progress(inputs: PlanInput, progress: ProgressStatus) -> str:
         parts.append(f"about {duration(progress.eta_seconds)} left")
     words = "".join(f" {c.lower()}" if c.isupper() else c for c in progress.activity).strip().capitalize()
     attempt = inputs.running
-    again = f" (attempt {attempt.number})" if attempt and attempt.number > 1 else ""
+    facts = []
+    if attempt and (attempt.number > 1 or attempt.resumed_from_step is not None):
+        facts.append(f"attempt {attempt.number}")
+    if attempt and attempt.nodes:
+        facts.append(_size(inputs, attempt.nodes))
     if attempt and attempt.resumed_from_step is not None:
-        again = f" (attempt {attempt.number}, resumed from step {attempt.resumed_from_step})"
+        facts.append(f"resumed from step {attempt.resumed_from_step}")
+    again = f" ({', '.join(facts)})" if facts else ""
     return f"{words}{again}{': ' if parts else ''}{', '.join(parts)}."
+
+
+def _size(inputs: PlanInput, nodes: int) -> str:
+    """The size of a smaller gang, for example `3 of 4 nodes`."""
+    return f"{nodes} of {count(inputs.job.spec.resources.nodes, 'node')}"

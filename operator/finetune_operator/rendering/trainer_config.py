@@ -251,6 +251,8 @@ def config(
     readback_stage: Stage | None = None,
     memory: trainer.MemoryLimits | None = None,
     checkpoints: trainer.Checkpoints | None = None,
+    nodes: int | None = None,
+    min_nodes: int | None = None,
 ) -> trainer.TrainConfig:
     """The config of the pods of one Job."""
     meta = job.metadata
@@ -272,6 +274,8 @@ def config(
         serve_metrics=serve_metrics,
         memory=memory,
         checkpoints=checkpoints,
+        nodes=nodes,
+        min_nodes=min_nodes,
     )
 
 

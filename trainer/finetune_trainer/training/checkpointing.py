@@ -89,7 +89,7 @@ class Checkpointer:
         now = time.monotonic()
         if self._last is None:
             self._last = now
-        interval = interval_seconds(self._settings, self._copy_seconds, self.context.config.run.world.nodes)
+        interval = interval_seconds(self._settings, self._copy_seconds, self.context.config.world.nodes)
         return now - self._last >= interval
 
     def save(self, engine: Any, state: LoopState, step: int) -> None:
