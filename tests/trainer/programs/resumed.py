@@ -4,7 +4,8 @@ Arguments: root folder of the trainer, result file, and one or more JSON lists
 [name of the folder of the run, ZeRO stage, offload, method, attempt, step at which the attempt ends, how].
 An attempt ends `preempted` after the step, `evaluating` in the evaluation after the step, `killed` after the
 step when the first checkpoint is complete, or `killed-saving`: killed in the same way, with a checkpoint due
-after every step.
+after every step. With `at-heartbeat`, the step is a list: the heartbeat of each rank after which the rank
+receives the request to end; a checkpoint is due after every step.
 """
 
 import json
@@ -52,11 +53,13 @@ class Ending:
         self.step, self.how, self.saved = step, how, saved
         self.activity: Activity | None = None
         self.progress: dict[str, Any] = {}
+        self.heartbeats = 0
 
     def beat(self, activity: Activity, *_: object, **progress: Any) -> None:
         """Keeps the progress; raises Killed at the step, if that is how the attempt ends."""
         left_out = {"quiet_seconds", "checkpoint"}
         self.activity = activity
+        self.heartbeats += 1
         self.progress |= {name: value for name, value in progress.items() if name not in left_out}
         if self.how in {"killed", "killed-saving"} and progress.get("step") == self.step:
             until(self.saved)
@@ -65,6 +68,8 @@ class Ending:
     @property
     def leave_requested(self) -> bool:
         """Whether the attempt ends after the current step, or during the current evaluation."""
+        if self.how == "at-heartbeat":
+            return self.step is not None and self.heartbeats >= self.step
         last = self.progress.get("step", 0)
         if self.how == "evaluating":
             return last == self.step and self.activity is Activity.EVALUATING
@@ -93,6 +98,8 @@ def train(context: Context, case: list[Any]) -> dict[str, Any]:
         }
     )
     checkpoints = all_checkpoints(run.runs)
+    if how == "at-heartbeat":
+        step = step[context.gang.rank]
     heartbeat = Ending(
         step, how, lambda: any(entry.uri.endswith(MANIFEST) for entry in context.store.list(checkpoints))
     )
@@ -106,7 +113,7 @@ def train(context: Context, case: list[Any]) -> dict[str, Any]:
         heartbeat=heartbeat,
         dtypes=select_dtypes(chosen.model_dtype, context.dtypes.products, stage),
     )
-    interval = 0.0 if how == "killed-saving" else 3600.0
+    interval = 0.0 if how in {"killed-saving", "at-heartbeat"} else 3600.0
     try:
         with mock.patch.object(checkpointing, "interval_seconds", return_value=interval):
             tuned = tune(context, training_arguments(context), first_percent=0, last_percent=100)

@@ -1,6 +1,7 @@
 """Trainings that are interrupted and resumed, compared with trainings without interruption."""
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from tests.trainer import forks
 LORA = {"kind": "LoRA", "rank": 4, "alpha": 8, "dropout": 0.2}
 EPOCH, STEPS = 4, 8
 """Two epochs of 4 steps; the validation rows are evaluated after each epoch."""
+ENDED_ATTEMPTS = 3
+"""Attempts that receive the request to end at random moments."""
 Tensors = dict[str, torch.Tensor]
 RunCases = Callable[..., list[dict[str, Any]]]
 CHOSEN = {
@@ -193,6 +196,31 @@ def test_a_resumed_training_with_bfloat16_weights_or_offloaded_state_equals_one_
     outcomes = run_cases(cases, model_dtype="bfloat16")
     for stage in (1, 2, 3):
         check_equal(outcomes[3 * stage - 3 : 3 * stage], store, bucket, str(stage), 6)
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_a_training_asked_to_end_at_random_moments_ends_as_one_without_interruption(
+    run_cases: RunCases, store: Store, bucket: str, stage: int
+) -> None:
+    """Each rank receives the request at a moment of its own: while it loads, trains, evaluates or saves."""
+    drawn = random.Random(stage)  # noqa: S311 - no secret
+    moments = [[drawn.randint(1, 40) for _ in range(2)] for _ in range(ENDED_ATTEMPTS)]
+    method = LORA if stage == 3 else "Full"
+    whole = [f"whole-{stage}", stage, "None", method, 1, None, None]
+    parts = [f"parts-{stage}", stage, "None", method]
+    ended = [[*parts, attempt, moment, "at-heartbeat"] for attempt, moment in enumerate(moments, start=1)]
+    expected, *attempts = run_cases([whole, *ended, [*parts, ENDED_ATTEMPTS + 1, None, None]])
+    assert attempts[0]["ended"] == "Preempted"
+    saved = 0
+    for attempt in attempts:
+        assert attempt["ended"] in {"Preempted", "done"}, attempt
+        assert attempt["progress"].get("resumed_from_step", 0) == saved
+        saved = attempt["progress"]["checkpoint_step"]
+    assert without_times(attempts[-1]) == without_times(expected)
+    _, tensors = last_checkpoint(store, bucket, f"whole-{stage}")
+    _, resumed = last_checkpoint(store, bucket, f"parts-{stage}")
+    assert tensors.keys() == resumed.keys()
+    assert all(torch.equal(resumed[key], tensors[key]) for key in tensors)
 
 
 def damage_last_checkpoint(store: Store, bucket: str, folder: str) -> None:
