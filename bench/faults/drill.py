@@ -99,7 +99,7 @@ class Drill:
         """Global rank of the last process of the current attempt."""
         return self.scenario.ranks_of(self.attempt) - 1
 
-    def strike(self, act: Callable[[], None]) -> None:
+    def strike(self, act: Callable[[], object]) -> None:
         """Injects a fault, and begins to measure the time to the next step."""
         act()
         self.struck = time.monotonic()

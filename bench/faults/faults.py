@@ -102,7 +102,7 @@ def kill_in_an_upload(drill: Drill) -> Pod:
     return drill.resume()
 
 
-def _damage(drill: Drill, act: Callable[[Drill, str], None]) -> Pod:
+def _damage(drill: Drill, act: Callable[[Drill, str], object]) -> Pod:
     """Kills a rank, and damages the newest checkpoint; the next attempt resumes from the one before."""
     pod = drill.start_training()
     drill.until(lambda: len(drill.listing().complete) > 1)
@@ -137,7 +137,7 @@ def truncate_a_file(drill: Drill) -> Pod:
 
 def delete_a_file(drill: Drill) -> Pod:
     """A file of the newest checkpoint is missing."""
-    return _damage(drill, lambda drill, uri: drill.store.delete([uri]) and None)
+    return _damage(drill, lambda drill, uri: drill.store.delete([uri]))
 
 
 def garble_the_manifest(drill: Drill) -> Pod:
@@ -160,7 +160,7 @@ def outage(fault: StoreFault, seconds: float = _OUTAGE_SECONDS) -> Inject:
     def inject(drill: Drill) -> Pod:
         pod = drill.start_training()
         before = pod.await_rank(lambda _: True).step or 0
-        drill.strike(lambda: drill.proxy.suffer(fault) and None)
+        drill.strike(lambda: drill.proxy.suffer(fault))
         pod.await_rank(lambda file: (file.step or 0) > before or file.ended)
         drill.account.seconds = time.monotonic() - drill.struck
         time.sleep(seconds)
