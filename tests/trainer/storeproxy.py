@@ -27,6 +27,7 @@ Fault = Literal[
     "pause",
     "slow down",
     "error",
+    "full",
     "truncate",
     "flip",
     "lose answer",
@@ -35,9 +36,9 @@ Fault = Literal[
 
 refuse: nobody listens. reset: the connection is reset before an answer. reset in body: in the middle of it.
 hang: no answer. stall: half an answer and no more. pause: half an answer, and the rest after `resume`. slow
-down, error: the store's own 503 and 500. truncate: the connection ends in the middle of the answer. flip: one
-bit is another in what is sent, and in what is read. lose answer: the store does it, and the connection ends
-without an answer.
+down, error, full: the store's own 503, 500 and 507. truncate: the connection ends in the middle of the
+answer. flip: one bit is another in what is sent, and in what is read. lose answer: the store does it, and the
+connection ends without an answer.
 """
 _OPERATIONS: dict[tuple[str, str], Operation] = {
     ("HEAD", ""): "head",
@@ -48,7 +49,11 @@ _OPERATIONS: dict[tuple[str, str], Operation] = {
     ("DELETE", "uploadId"): "abort upload",
 }
 _OF_HOP = {"connection", "keep-alive", "transfer-encoding"}
-_CODES: dict[Fault, tuple[int, str]] = {"slow down": (503, "SlowDown"), "error": (500, "InternalError")}
+_CODES: dict[Fault, tuple[int, str]] = {
+    "slow down": (503, "SlowDown"),
+    "error": (500, "InternalError"),
+    "full": (507, "XMinioStorageFull"),
+}
 
 
 @dataclass
@@ -104,13 +109,14 @@ class StoreProxy:
         self, fault: Fault, *operations: Operation, times: int | None = None, below: str = ""
     ) -> Ailment:
         """From now on, until `heal`; without operations named, all suffer."""
+        self._resumed = asyncio.Event()
         self._ailment = Ailment(fault, frozenset(operations or get_args(Operation)), times, below)
         if fault == "refuse":
             self._relay.refuse()
         return self._ailment
 
     def resume(self) -> None:
-        """Answers that pause go on, and no answer pauses from now on; any thread may call this."""
+        """Answers that pause go on, and no answer pauses until `suffer`; any thread may call this."""
         self._relay.loop.call_soon_threadsafe(self._resumed.set)
 
     def heal(self) -> None:

@@ -3,38 +3,16 @@ from typing import Any
 import pytest
 
 from finetune_trainer.checkpoints.documents import identity_of
-from finetune_trainer.config import (
-    Dataset,
-    EvaluationSpec,
-    HeldOut,
-    ModelSource,
-    Run,
-    StoreAccess,
-    Stores,
-    Training,
-    TrainSplit,
-    World,
-)
+from finetune_trainer.config import EvaluationSpec, Run, Training, World
 from finetune_trainer.contract import Chosen
+from tests.trainer.runs import CLASSIFICATION
 
-ACCESS = StoreAccess(endpoint="https://minio")
-RUN = Run(
-    task="TextClassification",
-    model=ModelSource(uri="s3://models/base"),
-    dataset=Dataset(
-        train=TrainSplit(uri="s3://data/train.csv"), validation=HeldOut(split=0.1), test=HeldOut(split=0.1)
-    ),
-    evaluation=EvaluationSpec(metrics=("macroF1",)),
-    output="s3://tuned/x/",
-    runs="s3://tuned/runs/",
-    stores=Stores(data=ACCESS, model=ACCESS, output=ACCESS),
-)
 CHOSEN = Chosen(
     epochs=3, batch_size=8, micro_batch_size=2, accumulation_steps=2, world_size=2, learning_rate=0.01,
     max_length=16, zero_stage=2, total_steps=39,
 )  # fmt: skip
 DATA, BASE = "sha256:" + "1" * 64, "sha256:" + "2" * 64
-IDENTITY = identity_of(RUN, CHOSEN, DATA, BASE)
+IDENTITY = identity_of(CLASSIFICATION, CHOSEN, DATA, BASE)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +29,7 @@ IDENTITY = identity_of(RUN, CHOSEN, DATA, BASE)
 def test_a_run_resumes_at_another_world_size_stage_or_micro_batch(
     run: dict[str, Any], chosen: dict[str, Any]
 ) -> None:
-    other = identity_of(RUN.model_copy(update=run), CHOSEN.model_copy(update=chosen), DATA, BASE)
+    other = identity_of(CLASSIFICATION.model_copy(update=run), CHOSEN.model_copy(update=chosen), DATA, BASE)
     assert other == IDENTITY
 
 
@@ -70,10 +48,10 @@ def test_a_run_resumes_at_another_world_size_stage_or_micro_batch(
 def test_a_run_does_not_resume_when_its_result_would_differ(
     run: dict[str, Any], chosen: dict[str, Any]
 ) -> None:
-    changed = Run.model_validate({**RUN.model_dump(), **run})
+    changed = Run.model_validate({**CLASSIFICATION.model_dump(), **run})
     assert identity_of(changed, CHOSEN.model_copy(update=chosen), DATA, BASE) != IDENTITY
 
 
 def test_a_run_does_not_resume_with_other_data_or_another_base_model() -> None:
-    assert identity_of(RUN, CHOSEN, BASE, BASE) != IDENTITY
-    assert identity_of(RUN, CHOSEN, DATA, DATA) != IDENTITY
+    assert identity_of(CLASSIFICATION, CHOSEN, BASE, BASE) != IDENTITY
+    assert identity_of(CLASSIFICATION, CHOSEN, DATA, DATA) != IDENTITY

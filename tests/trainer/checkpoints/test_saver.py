@@ -1,7 +1,12 @@
 """Gangs that save checkpoints to a real S3 server, also through a proxy with faults."""
 
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from threading import Event, Lock
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -9,13 +14,14 @@ import torch.distributed as dist
 
 from finetune_trainer.checkpoints import saver as saver_module
 from finetune_trainer.checkpoints.files import Part
-from finetune_trainer.checkpoints.listing import list_checkpoints, read_checkpoint
+from finetune_trainer.checkpoints.listing import list_checkpoints, read_checkpoint, usable
 from finetune_trainer.checkpoints.saver import Saved
 from finetune_trainer.config import StoreAccess
+from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
-from tests.trainer.checkpoints.written import gated, manifest_of, save, saver, savers, until, wait
+from tests.trainer.checkpoints.written import IDENTITY, gated, manifest_of, save, saver, savers, until, wait
 from tests.trainer.storage import give_keys
 from tests.trainer.storeproxy import StoreProxy
 
@@ -155,7 +161,7 @@ def test_an_upload_that_the_store_refuses_is_not_repeated(store: Store, root: st
     assert outcome.reason == "StorageDenied"
 
 
-def test_a_rank_waits_for_another_rank_as_long_as_its_thread_gives_signs_of_life(
+def test_a_rank_waits_for_another_rank_as_long_as_its_thread_sends_heartbeats(
     store: Store, root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     board = dist.HashStore()
@@ -165,7 +171,7 @@ def test_a_rank_waits_for_another_rank_as_long_as_its_thread_gives_signs_of_life
         nonlocal minutes
         minutes += 1
         if minutes <= 60:
-            board.add("signs/1", 1)
+            board.add("heartbeats/1", 1)
 
     clock = SimpleNamespace(monotonic=lambda: 60.0 * minutes, time=time.time, sleep=sleep)
     monkeypatch.setattr(saver_module, "time", clock)
@@ -174,8 +180,8 @@ def test_a_rank_waits_for_another_rank_as_long_as_its_thread_gives_signs_of_life
     outcome = gang.wait(lambda: None)
     assert isinstance(outcome, StageFailure)
     assert (outcome.reason, minutes) == ("PeerLost", 60 + 21)
-    assert "rank 1 gave no sign of life for 1200 s" in outcome.message
-    assert board.add("signs/0", 0) > 60, "a rank that waits gives signs of life"
+    assert "rank 1 sent no heartbeat for 1200 s" in outcome.message
+    assert board.add("heartbeats/0", 0) > 60, "a rank that waits sends heartbeats"
 
 
 def test_the_messages_about_the_files_are_deleted(store: Store, root: str) -> None:
@@ -216,3 +222,92 @@ def test_a_bug_in_the_thread_is_reported_and_does_not_hang_the_gang(store: Store
     for outcome in wait(gang):
         assert isinstance(outcome, StageFailure)
         assert "ZeroDivisionError" in outcome.message
+
+
+class Stopped:
+    """Stops the writers of a gang, as the death of their processes would, after a number of objects.
+
+    A stopped writer waits until `release`, and then fails.
+    """
+
+    def __init__(self, store: Store, objects: int) -> None:
+        self._released, self._lock, self._left = Event(), Lock(), objects
+        self.stopped = 0
+        self._upload, self._write = store.upload_pieces, store.write
+        store.upload_pieces = self.upload_pieces  # type: ignore[method-assign]
+        store.write = self.write  # type: ignore[assignment,method-assign]
+
+    def upload_pieces(self, *arguments: Any) -> None:
+        self._pass()
+        self._upload(*arguments)
+
+    def write(self, *arguments: Any) -> Any:
+        self._pass()
+        return self._write(*arguments)
+
+    def _pass(self) -> None:
+        with self._lock:
+            self._left -= 1
+            passes = self._left >= 0
+            self.stopped += not passes
+        if not passes:
+            assert self._released.wait(60)
+            raise StageFailure(FailureClass.STORAGE, "StorageError", "stopped")
+
+    def release(self) -> None:
+        self._released.set()
+
+
+@pytest.mark.parametrize("written", range(10))
+def test_a_gang_killed_at_any_tenth_of_an_upload_leaves_the_checkpoint_before_and_no_objects(
+    store: Store, access: StoreAccess, paths: Paths, root: str, written: int
+) -> None:
+    """A checkpoint of nine ranks has ten objects: nine files, and the manifest."""
+    shares = [[Part("weight", "a", 100 * rank, torch.ones(100))] for rank in range(9)]
+    earlier, killed, later = "00000010-1-pod", "00000020-1-pod", "00000015-2-pod"
+    save(savers(store, root, 9), earlier, shares)
+    dying = open_store(access, "output", paths)
+    stopped = Stopped(dying, written)
+    gang = savers(dying, root, 9)
+    for rank_saver, parts in zip(gang, shares, strict=True):
+        rank_saver.start(killed, parts, lambda shards: manifest_of(killed, shards), insist=False)
+    folder = f"{root}{killed}/"
+    until(lambda: stopped.stopped == max(1, 9 - written) and len(store.list(folder)) == written)
+    (found,) = usable(store, root, IDENTITY)
+    assert found.name == earlier
+    assert list_checkpoints(store, root).incomplete == ({killed} if written else set())
+    resumed = savers(store, root, 1, keep=1)
+    resumed[0].resumed = earlier
+    save(resumed, later, [[part for share in shares for part in share]])
+    stopped.release()
+    assert all(isinstance(outcome, StageFailure) for outcome in wait(gang))
+    assert {entry.uri.removeprefix(root).split("/")[0] for entry in store.list(root)} == {later}
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_parts_of_an_interrupted_upload_are_no_file_and_are_deleted(
+    store: Store, access: StoreAccess, paths: Paths, root: str
+) -> None:
+    """Three parts of 5 MiB; the writer stops before the third."""
+    released, reached = Event(), Event()
+    piece = bytes(5 * 1024 * 1024)
+
+    def pieces() -> Iterator[bytes]:
+        yield from (piece, piece)
+        reached.set()
+        assert released.wait(60)
+        raise StageFailure(FailureClass.STORAGE, "StorageError", "stopped")
+
+    folder = f"{root}{FIRST}/"
+    dying = open_store(access, "output", paths)
+    upload = partial(dying.upload_pieces, f"{folder}00000.safetensors", 3 * len(piece), pieces)
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(upload)
+        assert reached.wait(60)
+        assert store.list(root) == []
+        assert list(usable(store, root, IDENTITY)) == []
+        until(lambda: store.abort_uploads(root) == 1)
+        released.set()
+        assert ended.exception()
+    assert store.abort_uploads(root) == 0
+    assert store.list(root) == []

@@ -6,6 +6,8 @@ An attempt ends `preempted` after the step, `evaluating` in the evaluation after
 step when the first checkpoint is complete, `killed-saving`: killed in the same way, with a checkpoint due
 after every step, or `diverged`: the loss of step SKIPPED is not finite, after the first checkpoint is
 complete. An attempt that is `skipping` skips step SKIPPED, and is preempted after the given step, if any.
+With `at-heartbeat`, the step is a list: the heartbeat of each rank after which the rank receives the request
+to end; a checkpoint is due after every step.
 """
 
 import json
@@ -58,11 +60,13 @@ class Ending:
         self.step, self.how, self.saved = step, how, saved
         self.activity: Activity | None = None
         self.progress: dict[str, Any] = {}
+        self.heartbeats = 0
 
     def beat(self, activity: Activity, *_: object, **progress: Any) -> None:
         """Keeps the progress; raises Killed at the step, if that is how the attempt ends."""
         left_out = {"quiet_seconds", "checkpoint"}
         self.activity = activity
+        self.heartbeats += 1
         self.progress |= {name: value for name, value in progress.items() if name not in left_out}
         if self.how in {"killed", "killed-saving"} and progress.get("step") == self.step:
             until(self.saved)
@@ -73,6 +77,8 @@ class Ending:
     @property
     def leave_requested(self) -> bool:
         """Whether the attempt ends after the current step, or during the current evaluation."""
+        if self.how == "at-heartbeat":
+            return self.step is not None and self.heartbeats >= self.step
         last = self.progress.get("step", 0)
         if self.how == "evaluating":
             return last == self.step and self.activity is Activity.EVALUATING
@@ -101,6 +107,8 @@ def train(context: Context, case: list[Any]) -> dict[str, Any]:
         }
     )
     checkpoints = all_checkpoints(run.runs)
+    if how == "at-heartbeat":
+        step = step[context.gang.rank]
     heartbeat = Ending(
         step, how, lambda: any(entry.uri.endswith(MANIFEST) for entry in context.store.list(checkpoints))
     )
@@ -120,7 +128,7 @@ def train(context: Context, case: list[Any]) -> dict[str, Any]:
         heartbeat=heartbeat,
         dtypes=select_dtypes(chosen.model_dtype, context.dtypes.products, stage),
     )
-    interval = 0.0 if how in {"killed-saving", "diverged"} else 3600.0
+    interval = 0.0 if how in {"killed-saving", "diverged", "at-heartbeat"} else 3600.0
     compute_losses = Loop.compute_losses
 
     def diverging(loop: Loop, model: Any, micro_batch: MicroBatch) -> torch.Tensor:

@@ -20,8 +20,9 @@ from finetune_trainer.training.checkpointing import Checkpointer
 from finetune_trainer.training.curve import Curve
 from finetune_trainer.training.distributed import Gang
 from finetune_trainer.training.loop_state import BestWeights, LoopState
-from tests.trainer.checkpoints.test_documents import BASE, CHOSEN, DATA, RUN
+from tests.trainer.checkpoints.test_documents import BASE, CHOSEN, DATA
 from tests.trainer.checkpoints.written import gated, until
+from tests.trainer.runs import CLASSIFICATION
 from tests.trainer.storeproxy import StoreProxy
 from tests.trainer.training.contexts import FLOAT32, context_with
 
@@ -54,7 +55,7 @@ def make(s3_proxy: StoreProxy, paths: Paths, bucket: str, monkeypatch: pytest.Mo
         checkpoints: Checkpoints | None = Checkpoints(every_seconds=60),  # noqa: B008
         attempt: int = 1,
     ) -> Checkpointer:
-        run = RUN.model_copy(update={"runs": f"s3://{bucket}/runs/"})
+        run = CLASSIFICATION.model_copy(update={"runs": f"s3://{bucket}/runs/"})
         return Checkpointer(
             context_with(
                 config=SimpleNamespace(run=run, checkpoints=checkpoints, attempt=attempt),

@@ -1,6 +1,7 @@
 """Trainings that are interrupted and resumed, compared with trainings without interruption."""
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from tests.trainer.programs.resumed import SKIPPED
 LORA = {"kind": "LoRA", "rank": 4, "alpha": 8, "dropout": 0.2}
 EPOCH, STEPS = 4, 8
 """Two epochs of 4 steps; the validation rows are evaluated after each epoch."""
+ENDED_ATTEMPTS = 3
+"""Attempts that receive the request to end at random moments."""
 Tensors = dict[str, torch.Tensor]
 RunCases = Callable[..., list[dict[str, Any]]]
 CHOSEN = {
@@ -75,9 +78,13 @@ def run_cases(
 def checkpoint_of(
     store: Store, bucket: str, folder: str, step: int = STEPS
 ) -> tuple[CheckpointManifest, Tensors]:
-    """Manifest and whole tensors of the checkpoint of a step."""
+    """Manifest and whole tensors of the newest checkpoint of a step.
+
+    An attempt that ends on request after the last step saves this step, and the next attempt evaluates the
+    validation rows and saves the step again.
+    """
     entries = [entry.uri for entry in store.list(f"s3://{bucket}/runs/{folder}/checkpoints/")]
-    (manifest_uri,) = [uri for uri in entries if uri.endswith(MANIFEST) and f"/{step:08d}-" in uri]
+    manifest_uri = max(uri for uri in entries if uri.endswith(MANIFEST) and f"/{step:08d}-" in uri)
     manifest = CheckpointManifest.model_validate_json(store.read(manifest_uri))
     pieces: dict[str, dict[int, torch.Tensor]] = {}
     for shard in manifest.shards:
@@ -225,6 +232,31 @@ def test_an_attempt_after_a_loss_that_is_not_finite_skips_the_step_and_changes_n
         assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
         _, last = checkpoint_of(store, bucket, f"whole-{stage}")
         assert not all(torch.equal(tensor, last[name]) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_a_training_asked_to_end_at_random_moments_ends_as_one_without_interruption(
+    run_cases: RunCases, store: Store, bucket: str, stage: int
+) -> None:
+    """Each rank receives the request at a moment of its own: while it loads, trains, evaluates or saves."""
+    drawn = random.Random(stage)  # noqa: S311 - no secret
+    moments = [[drawn.randint(1, 15) for _ in range(2)] for _ in range(ENDED_ATTEMPTS)]
+    method = LORA if stage == 3 else "Full"
+    whole = [f"whole-{stage}", stage, "None", method, 1, None, None]
+    parts = [f"parts-{stage}", stage, "None", method]
+    ended = [[*parts, attempt, moment, "at-heartbeat"] for attempt, moment in enumerate(moments, start=1)]
+    expected, *attempts = run_cases([whole, *ended, [*parts, ENDED_ATTEMPTS + 1, None, None]])
+    assert attempts[0]["ended"] == "Preempted"
+    saved = 0
+    for attempt in attempts:
+        assert attempt["ended"] in {"Preempted", "done"}, attempt
+        assert attempt["progress"].get("resumed_from_step", 0) == saved
+        saved = attempt["progress"]["checkpoint_step"]
+    assert without_times(attempts[-1]) == without_times(expected)
+    _, tensors = checkpoint_of(store, bucket, f"whole-{stage}")
+    _, resumed = checkpoint_of(store, bucket, f"parts-{stage}")
+    assert tensors.keys() == resumed.keys()
+    assert all(torch.equal(resumed[key], tensors[key]) for key in tensors)
 
 
 def damage_last_checkpoint(store: Store, bucket: str, folder: str) -> None:

@@ -29,8 +29,8 @@ _LOOK_SECONDS = 0.1
 """Seconds between two looks for the messages of other ranks."""
 _PAUSE_SECONDS = 10.0
 """Seconds between two tries of an upload that must succeed."""
-_SIGN_SECONDS = 1.0
-"""Least seconds between two signs of life of a thread."""
+_HEARTBEAT_SECONDS = 1.0
+"""Minimum time in seconds between two heartbeats of a thread."""
 _MAY_PASS = RETRYABLE | {"StorageFull"}
 """Reasons of failures after which an upload that must succeed is repeated."""
 
@@ -82,7 +82,7 @@ class Saver:
         world: number of ranks.
         keep: number of the newest checkpoints of the lineage that stay beside the best, see
             `retention.superseded`.
-        silence_seconds: seconds without a sign of life after which a rank no longer waits for the thread of
+        silence_seconds: seconds without a heartbeat after which a rank no longer waits for the thread of
             another rank.
     """
 
@@ -107,8 +107,8 @@ class Saver:
         self._hurry, self._ending = threading.Event(), threading.Event()
         self._outcome: Saved | StageFailure = _NO_OUTCOME
         self._number = 0
-        self._signed = 0.0
-        """Time of the last sign of life of the thread, in seconds of a monotonic clock."""
+        self._last_heartbeat = 0.0
+        """Time of the last heartbeat of the thread, in seconds of a monotonic clock."""
 
     @property
     def busy(self) -> bool:
@@ -181,7 +181,7 @@ class Saver:
 
     def _insisting(self, act: Callable[[], Answer], *, insist: bool) -> Answer:
         while True:
-            self._sign()
+            self._beat()
             try:
                 return act()
             except StageFailure as failure:
@@ -197,7 +197,7 @@ class Saver:
             digests.clear()
             for block in self._copy.blocks():
                 digests.append(digest_of_block(block))
-                self._sign()
+                self._beat()
                 yield block
 
         path = f"{self._rank:05d}.safetensors"
@@ -263,35 +263,35 @@ class Saver:
             return _failure_of(told)
 
     def _hear(self, key: str, rank: int) -> str:
-        """Waits for the message of a rank as long as its thread gives signs of life.
+        """Waits for the message of a rank as long as its thread sends heartbeats.
 
         Raises:
-            StageFailure: class Communication (PeerLost), after silence_seconds without a sign of life.
+            StageFailure: class Communication (PeerLost), after silence_seconds without a heartbeat.
         """
-        signs, since = -1, time.monotonic()
+        heartbeats, since = -1, time.monotonic()
         while not self._board.check([key]):
-            self._sign()
-            if (now_signs := self._board.add(_signs_of(rank), 0)) != signs:
-                signs, since = now_signs, time.monotonic()
+            self._beat()
+            if (count := self._board.add(_heartbeats_of(rank), 0)) != heartbeats:
+                heartbeats, since = count, time.monotonic()
             elif time.monotonic() - since > self._silence_seconds:
                 raise StageFailure(
                     FailureClass.COMMUNICATION,
                     "PeerLost",
-                    f"rank {rank} gave no sign of life for {self._silence_seconds:.0f} s during a checkpoint",
+                    f"rank {rank} sent no heartbeat for {self._silence_seconds:.0f} s during a checkpoint",
                 )
             time.sleep(_LOOK_SECONDS)
         return self._board.get(key).decode()
 
-    def _sign(self) -> None:
-        """Gives the other ranks a sign of life of this thread."""
-        if time.monotonic() - self._signed >= _SIGN_SECONDS:
-            self._signed = time.monotonic()
-            self._board.add(_signs_of(self._rank), 1)
+    def _beat(self) -> None:
+        """Sends a heartbeat of this thread to the other ranks."""
+        if time.monotonic() - self._last_heartbeat >= _HEARTBEAT_SECONDS:
+            self._last_heartbeat = time.monotonic()
+            self._board.add(_heartbeats_of(self._rank), 1)
 
 
-def _signs_of(rank: int) -> str:
-    """The counter of the signs of life of a rank."""
-    return f"signs/{rank}"
+def _heartbeats_of(rank: int) -> str:
+    """The key of the counter of the heartbeats of a rank."""
+    return f"heartbeats/{rank}"
 
 
 def _shard_of(told: str) -> ShardFile:

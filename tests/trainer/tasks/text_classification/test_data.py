@@ -3,38 +3,16 @@ import json
 import numpy as np
 import pytest
 
-from finetune_trainer.config import (
-    Dataset,
-    EvaluationSpec,
-    HeldOut,
-    ModelSource,
-    Run,
-    StoreAccess,
-    Stores,
-    TrainSplit,
-)
 from finetune_trainer.data.findings import Finding, SplitName
 from finetune_trainer.data.rows import RowSubset, Strata
 from finetune_trainer.tasks.text_classification import data
 from finetune_trainer.tasks.text_classification.data import LabelledText
 from tests.trainer.data.kept import kept
-
-ACCESS = StoreAccess(endpoint="https://minio:9000")
-RUN = Run(
-    task="TextClassification",
-    model=ModelSource(uri="s3://models/encoder"),
-    dataset=Dataset(
-        train=TrainSplit(uri="s3://data/train.jsonl"), validation=HeldOut(split=0.1), test=HeldOut(split=0.1)
-    ),
-    evaluation=EvaluationSpec(metrics=("macroF1",)),
-    output="s3://models/tuned/",
-    runs="s3://models/runs/",
-    stores=Stores(data=ACCESS, model=ACCESS, output=ACCESS),
-)
+from tests.trainer.runs import CLASSIFICATION
 
 
 def read(row: str) -> LabelledText | str:
-    return data.example(7, json.loads(row), RUN)
+    return data.example(7, json.loads(row), CLASSIFICATION)
 
 
 @pytest.mark.parametrize(
@@ -88,8 +66,8 @@ def test_a_label_may_be_a_number_or_a_truth_value(label: str, name: str) -> None
 
 
 def test_both_columns_are_needed() -> None:
-    assert data.missing_columns(["body", "label"], RUN) == ("text",)
-    assert data.missing_columns(["label", "text"], RUN) == ()
+    assert data.missing_columns(["body", "label"], CLASSIFICATION) == ("text",)
+    assert data.missing_columns(["label", "text"], CLASSIFICATION) == ()
 
 
 def test_texts_with_more_than_one_label_are_named_with_their_lines() -> None:
@@ -161,7 +139,7 @@ def test_a_label_of_another_form_is_named_beside_the_training_labels() -> None:
 
 def rows(column: list[object]) -> list[LabelledText]:
     read = [
-        data.example(line, {"text": f"text {line}", "label": label}, RUN)
+        data.example(line, {"text": f"text {line}", "label": label}, CLASSIFICATION)
         for line, label in enumerate(column, start=1)
     ]
     return [row for row in read if isinstance(row, LabelledText)]

@@ -1,0 +1,1 @@
+"""Measures checkpoints: the pause, the upload, the load, and the goodput of a training that is killed."""
