@@ -211,9 +211,10 @@ TIME = Row(
         Panel(
             301,
             "Who used GPU time, and for what?",
-            "Time x GPUs of ended Train attempts, by namespace and use: training (the attempt succeeded) or"
-            " lost.",
-            "Lost time comes from failed, suspended and replaced attempts; the next panels have the causes.",
+            "Time x GPUs of ended Train attempts, by namespace and use. Lost: steps that the next attempt"
+            " repeats. Waiting: held GPUs without work, such as pods that wait for their gang.",
+            "Much lost time: failures between two checkpoints; the next panels have the causes. Much waiting"
+            " time: slow images, incomplete gangs and hanging processes.",
             Kind.BARS,
             (
                 Query(
@@ -230,8 +231,9 @@ TIME = Row(
         Panel(
             302,
             "Was GPU time lost?",
-            "Share of the time x GPUs of ended Train attempts that did not lead to a trained model.",
-            "Look at the classes of failures on the dashboard of the operator, and at suspicious nodes.",
+            "Share of the time x GPUs of ended Train attempts whose steps the next attempt repeats.",
+            "Lower spec.checkpoints.everyMinutes of large jobs. Look at the classes of failures on the"
+            " dashboard of the operator, and at suspicious nodes.",
             Kind.STAT,
             (Query(f"({or_zero(_LOST)}) / clamp_min({or_zero(_HELD)}, 1)"),),
             unit="percentunit",

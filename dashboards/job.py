@@ -102,9 +102,9 @@ STATE = Row(
             106,
             "Is the process alive?",
             "Time since the last heartbeat of rank 0. Each step of the work sends a heartbeat.",
-            "The supervisor ends a silent process after settings.deadlines.hang (600 seconds). Beyond that"
-            " time, look at"
-            " the log of the pod and at the clock of the node.",
+            "The supervisor ends a silent process after spec.failurePolicy.hangTimeout, or else"
+            " settings.deadlines.hang (600 seconds). Beyond that time, look at the log of the pod and at the"
+            " clock of the node.",
             Kind.STAT,
             (
                 Query(
@@ -248,6 +248,52 @@ CHECKPOINTS = Row(
             width=12,
             minimum=0,
             decimals=0,
+        ),
+    ),
+)
+
+GPU_TIME = Row(
+    800,
+    "GPU time",
+    (
+        Panel(
+            801,
+            "What did the GPUs of the job do?",
+            "Time for which the pods of Train held GPUs, in seconds x GPUs, by use. Lost: steps that the next"
+            " attempt repeats. Waiting: held GPUs without work, such as pods that wait for their gang.",
+            "Much lost time: lower spec.checkpoints.everyMinutes. Much waiting or startup time: look at the"
+            " causes of the restarts in status.attempts.",
+            Kind.BARS,
+            (
+                Query(
+                    or_named(f"max by (use) (finetune_job_gpu_seconds{{{_JOB}}})", {"use": "no GPUs"}),
+                    "{{use}}",
+                ),
+            ),
+            unit="s",
+            width=12,
+            decimals=1,
+        ),
+        Panel(
+            802,
+            "Which share of the GPU time trained the model?",
+            "Share of the uses training and lost in the time for which the pods of Train held GPUs.",
+            "A small share of training: compare the other uses beside this panel.",
+            Kind.LINES,
+            tuple(
+                Query(
+                    f'sum(max by (use) (finetune_job_gpu_seconds{{{_JOB},use="{use}"}}))'
+                    f" / clamp_min(sum(max by (use) (finetune_job_gpu_seconds{{{_JOB}}})), 1)",
+                    use,
+                )
+                for use in ("training", "lost")
+            ),
+            unit="percentunit",
+            width=12,
+            minimum=0,
+            maximum=1,
+            decimals=0,
+            colors={"lost": "red"},
         ),
     ),
 )
@@ -537,7 +583,7 @@ BOARD = Dashboard(
     uid="finetune-job",
     title="Fine-tuning: job",
     about="One FineTuneJob: its state, its learning, its speed, its pods and its result.",
-    rows=(STATE, LEARNING, CHECKPOINTS, SPEED, RESULT, GPUS, HOST),
+    rows=(STATE, LEARNING, CHECKPOINTS, GPU_TIME, SPEED, RESULT, GPUS, HOST),
     variables=_VARIABLES,
     annotations=(
         Annotation(

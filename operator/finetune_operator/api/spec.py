@@ -8,6 +8,7 @@ from finetune_operator.api.changes import Change, Covered
 from finetune_operator.api.endpoint import Endpoint
 from finetune_operator.api.evaluation import EVALUATION_RULES, EvaluationSpec
 from finetune_operator.api.fields import (
+    DURATION,
     DataUri,
     DataUris,
     FolderUri,
@@ -407,7 +408,7 @@ class CheckpointsSpec(Model):
 
 
 class FailurePolicySpec(Model):
-    """Reaction to failed attempts."""
+    """Reaction to failed attempts, and limits of the job."""
 
     max_restarts: Annotated[int, Field(ge=0, le=20)] | None = None
     """Number of failed attempts without progress after which each stage gets another attempt, from 0 to 20.
@@ -421,15 +422,29 @@ class FailurePolicySpec(Model):
     """Reaction to a loss or gradient that is not finite. Fail: the job fails. RollBack: the next attempt of
     Train resumes from the newest checkpoint and skips the optimizer step, whose rows then change no weights;
     if a loss or gradient is not finite again, the job fails. Default: Fail."""
+    hang_timeout: Annotated[str, duration("1m", "24h")] | None = None
+    """Time without a heartbeat after which a process counts as hanging, in seconds, minutes or hours, from 1m
+    to 24h, for example 20m. The pod of the process then ends all its processes, and the attempt fails with
+    the class Hang. Choose a longer time than the longest optimizer step takes. A change takes effect with the
+    next attempt. Default: deadlines.hang in the settings of the operator, which is 10 minutes."""
+    active_deadline: Annotated[str, duration("1m", "8760h")] | None = None
+    """Longest time for which the pods of the job may run, all attempts together, in seconds, minutes or
+    hours, from 1m to 8760h, for example 72h. Only time in which all pods of an attempt run counts: queues,
+    waiting for nodes and suspension do not count. After that time, the pods save a checkpoint and end, and
+    the job fails with the reason ActiveDeadlineExceeded. Default: no limit."""
+    max_gpu_hours: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Maximum number of GPU hours of the job, from 1 to 1000000: the sum over all attempts of Train of the
+    time for which their pods hold GPUs, in hours x GPUs. When the job has used that time, the pods save a
+    checkpoint and end, and the job fails with the reason GpuBudgetExhausted. Default: no limit."""
 
 
 class TtlSpec(Model):
     """Time to live of pods and of the FineTuneJob after the job has finished."""
 
-    pods_after_finished: Annotated[str, Field(max_length=8, pattern=r"^[0-9]{1,7}(s|m|h)$")] = "10m"
+    pods_after_finished: Annotated[str, Field(max_length=8, pattern=DURATION)] = "10m"
     """Time after which finished pods and their logs are deleted, in seconds, minutes or hours, for example
     90s, 10m or 720h. Default: 10m."""
-    after_finished: Annotated[str, Field(max_length=8, pattern=r"^[0-9]{1,7}(s|m|h)$")] | None = None
+    after_finished: Annotated[str, Field(max_length=8, pattern=DURATION)] | None = None
     """Time after which the FineTuneJob is deleted, in seconds, minutes or hours, for example 720h. The
     published model stays. Leave afterFinished out where Argo CD or Flux applies the job: GitOps creates a
     deleted job again, and the new job trains again, or fails with OutputExists where output.suffix is set.
@@ -542,7 +557,7 @@ class FineTuneJobSpec(Model):
     """Checkpoints of Train, from which the next attempt of Train resumes. A change takes effect with the next
     attempt of Train. Default: see each field."""
     failure_policy: Annotated[FailurePolicySpec, Change.ALWAYS] = FailurePolicySpec()
-    """Reaction to failed attempts. Default: see each field."""
+    """Reaction to failed attempts, and limits of the job. Default: see each field."""
     finish_training: Annotated[bool, Change.ALWAYS] = False
     """Whether Train ends before its last step. If true, Train saves a checkpoint and ends; the job then
     measures and publishes the best weights so far, which are those with the best score on the validation

@@ -89,6 +89,31 @@ class ProgressStatus(Model):
     """Time at which the operator asked the trainer."""
 
 
+class GpuSeconds(Model):
+    """Time for which Train pods held GPUs, in seconds x GPUs. The uses add up to the total.
+
+    The process with rank 0 reports its time by use. The operator assumes the same use for all GPUs.
+    """
+
+    total: NonNegativeInt = 0
+    """Sum over all GPUs. A GPU is held from the time at which its pod has a node until the pod has ended, as
+    the operator observed these times."""
+    startup: NonNegativeInt = 0
+    """From the start of the training process until the first optimizer step: imports, the rows, the model."""
+    training: NonNegativeInt = 0
+    """Optimizer steps, without lost steps."""
+    evaluation: NonNegativeInt = 0
+    """Evaluations of the base model, of the validation rows and of the tuned model."""
+    checkpoint: NonNegativeInt = 0
+    """Pauses of training for checkpoints, and saving the tuned model."""
+    lost: NonNegativeInt = 0
+    """Optimizer steps after the newest checkpoint of an attempt that did not succeed. The next attempt
+    repeats these steps."""
+    waiting: NonNegativeInt = 0
+    """All other time: pods that wait for the other pods of the gang, pull images, upload results, or stop,
+    and time of which no pod has reported the use."""
+
+
 class AttemptStatus(Model):
     """One attempt to run a stage."""
 
@@ -113,6 +138,19 @@ class AttemptStatus(Model):
     running_since: datetime | None = None
     """Time at which the operator first saw all pods of the attempt run; the deadline of the stage counts from
     then."""
+    active_seconds: NonNegativeInt | None = None
+    """Time for which all pods of the attempt ran, in seconds. Of a running attempt: without the time since
+    runningSince."""
+    gpus: NonNegativeInt | None = None
+    """Greatest number of GPUs that the pods of the attempt held at the same time. Absent if the pods held no
+    GPUs."""
+    gpus_held: NonNegativeInt | None = None
+    """Number of GPUs that the pods of the attempt hold since usageTime. Absent if the pods held no GPUs."""
+    gpu_seconds: GpuSeconds | None = None
+    """GPU time of the attempt until usageTime. Absent if the pods held no GPUs."""
+    usage_time: datetime | None = None
+    """Time up to which gpuSeconds counts. The operator counts up to the current time with every other change
+    of the status. Absent if the pods held no GPUs."""
     failing_since: datetime | None = None
     """Time at which the operator first saw a failed pod; from then on the operator collects the causes."""
     end_time: datetime | None = None
@@ -178,6 +216,10 @@ class DroppedAttempts(Model):
     """Number of these attempts."""
     by_cause: Annotated[dict[str, NonNegativeInt], Field(max_length=32)] = {}
     """Number of these attempts by class of the failure, or by outcome if there is no class."""
+    active_seconds: NonNegativeInt = 0
+    """Sum of activeSeconds of these attempts, in seconds."""
+    gpu_seconds: GpuSeconds | None = None
+    """GPU time of these attempts. Absent if their pods held no GPUs."""
 
 
 class DataStatus(Model):
@@ -285,7 +327,9 @@ class FineTuneJobStatus(Model):
     """Attempts of all stages, oldest first. Of more than 60 attempts, old ones that no longer matter, such as
     preempted ones, are left out and counted in attemptsDropped."""
     attempts_dropped: DroppedAttempts | None = None
-    """Attempts that status.attempts no longer lists: how many, and how they ended."""
+    """Attempts that status.attempts no longer lists: how many, how they ended, and what they used."""
+    gpu_seconds: GpuSeconds | None = None
+    """GPU time of all attempts. Absent if no pod of the job held a GPU."""
     data: DataStatus | None = None
     """Results of Prepare about the data."""
     chosen: Chosen | None = None

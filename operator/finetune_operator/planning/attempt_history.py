@@ -11,6 +11,7 @@ from finetune_operator.planning.restart_budget import (
     outage_starts,
 )
 from finetune_operator.planning.stages import STAGES, stage_of
+from finetune_operator.planning.usage import add_dropped
 from finetune_trainer.contract import FailureClass
 
 LONGEST = 60
@@ -33,7 +34,9 @@ def shorten(status: FineTuneJobStatus) -> FineTuneJobStatus:
     return status.model_copy(
         update={
             "attempts": [a for a in status.attempts if a.job not in gone],
-            "attempts_dropped": DroppedAttempts(total=before.total + len(dropped), by_cause=dict(reasons)),
+            "attempts_dropped": DroppedAttempts(
+                total=before.total + len(dropped), by_cause=dict(reasons), **add_dropped(before, dropped)
+            ),
         }
     )
 

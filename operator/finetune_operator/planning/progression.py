@@ -6,7 +6,7 @@ from finetune_operator.objects import Manifest, is_subset, label, pods_of
 from finetune_operator.planning import gang_size, name_conflict, pending, sick_nodes
 from finetune_operator.planning.attempts import next_number
 from finetune_operator.planning.lookup import find_job, readback_name, readback_number
-from finetune_operator.planning.policies import deadline
+from finetune_operator.planning.policies import deadline, limits
 from finetune_operator.planning.stages import FIRST_STAGE, STAGES, build_readback_job, stage_of
 from finetune_operator.planning.types import Decision, PlanInput
 from finetune_operator.rendering.cleanup_record import cleanup_record
@@ -68,7 +68,10 @@ def watch_running_attempt(inputs: PlanInput) -> Decision:
             return _read_back(inputs, apply, create)
     job = find_job(inputs.observed, name)
     state, left = STAGES[stage].state, deadline.remaining(inputs)
-    again = [s for s in (progress_of_attempt.requeue_after, left and max(1.0, left[0])) if s]
+    timers = [left and left[0], limits.seconds_left(inputs)]
+    again = [max(1.0, timer) for timer in timers if timer is not None]
+    if progress_of_attempt.requeue_after:
+        again.append(progress_of_attempt.requeue_after)
     if job and (
         waits := pending.find_reason(job, pods_of(inputs.observed.pods, job), inputs.observed.events)
     ):

@@ -9,7 +9,7 @@ from finetune_operator.objects import distance, has_started, index_of, pods_of
 from finetune_operator.planning.lookup import condition, find_job
 from finetune_operator.planning.stages import LAST_STAGE, STAGES, is_done, stage_of, train_attempts
 from finetune_operator.planning.types import Decision, PlanInput
-from finetune_operator.planning.wording import count
+from finetune_operator.planning.wording import count, duration
 from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_trainer.contract import SLOW_RANK_RATIO, Progress, Stage
 
@@ -269,7 +269,7 @@ def _describe_progress(inputs: PlanInput, progress: ProgressStatus) -> str:
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.3g}")
     if progress.eta_seconds is not None:
-        parts.append(f"about {_duration(progress.eta_seconds)} left")
+        parts.append(f"about {duration(progress.eta_seconds)} left")
     words = "".join(f" {c.lower()}" if c.isupper() else c for c in progress.activity).strip().capitalize()
     attempt = inputs.running
     facts = []
@@ -286,12 +286,3 @@ def _describe_progress(inputs: PlanInput, progress: ProgressStatus) -> str:
 def _size(inputs: PlanInput, nodes: int) -> str:
     """The size of a smaller gang, for example `3 of 4 nodes`."""
     return f"{nodes} of {count(inputs.job.spec.resources.nodes, 'node')}"
-
-
-def _duration(seconds: int) -> str:
-    minute, hour = 60, 3600
-    if seconds < minute:
-        return f"{seconds} s"
-    if seconds < hour:
-        return f"{round(seconds / minute)} min"
-    return f"{seconds / hour:.1f} h"

@@ -4,6 +4,7 @@ import copy
 
 from finetune_operator import names
 from finetune_operator.api import FineTuneJob
+from finetune_operator.api.fields import seconds_of
 from finetune_operator.objects import Manifest
 from finetune_operator.rendering import quantities, trainer_config
 from finetune_operator.rendering.cleanup_record import CleanupRecord
@@ -43,13 +44,14 @@ def stage_job(
     neither replaces a failed pod nor stops the other pods, because the operator reads the cause of a failure
     from all pods. The Job is created once and never applied again.
     """
+    hang_timeout = job.spec.failure_policy.hang_timeout
     config = trainer_config.config(
         job,
         resolved.run,
         stage,
         readback[1] if readback else number,
         rendezvous=_rendezvous(job, settings, stage, number, gang.patience_seconds),
-        hang_seconds=settings.deadlines.hang,
+        hang_seconds=seconds_of(hang_timeout) if hang_timeout else settings.deadlines.hang,
         stop_seconds=settings.deadlines.stop,
         serve_metrics=settings.metrics.pods_are_scraped,
         chosen=chosen,

@@ -119,8 +119,8 @@ MILESTONES: Mapping[MetricName, Counter | Histogram] = {
     ),
     "finetune_gpu_seconds": Counter(
         "finetune_gpu_seconds",
-        "Time that Train attempts held GPUs, in seconds x GPUs, by use: training (attempts that succeeded) or"
-        " lost (other attempts).",
+        "Time for which the pods of ended Train attempts held GPUs, in seconds x GPUs, by use: startup,"
+        " training, evaluation, checkpoint, lost (steps that the next attempt repeats) or waiting.",
         ["namespace", "use"],
     ),
     "finetune_gates": Counter(
@@ -203,6 +203,10 @@ _JOB_GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "finetune_job_nodes": (
         "Pods of the running Train attempt: running, or requested by the job (resources.nodes).",
         (*_JOB, "kind"),
+    ),
+    "finetune_job_gpu_seconds": (
+        "Time for which the pods of Train held GPUs, in seconds x GPUs, by use: see finetune_gpu_seconds.",
+        (*_JOB, "use"),
     ),
     "finetune_job_requested_gpus": ("GPUs that the Train pods of an unfinished job request in total.", _JOB),
     "finetune_job_created_timestamp_seconds": ("Unix time of the creation of the job.", _JOB),
@@ -368,6 +372,7 @@ def _series(job: Manifest) -> Iterator[tuple[str, list[str], float]]:
         yield "finetune_job_progress_ratio", [*where, stage], status["progress"].get("percent", 0) / 100
     yield from _checkpoint(where, spec, status)
     yield from _gang(where, spec.get("resources") or {}, status)
+    yield from _gpu_seconds(where, status)
     newest = {attempt.get("stage", ""): attempt.get("number", 1) for attempt in status.get("attempts") or ()}
     for attempted, number in newest.items():
         yield "finetune_job_attempt", [*where, attempted], number
@@ -410,6 +415,12 @@ def _checkpoint(
         every = (spec.get("checkpoints") or {}).get("everyMinutes")
         seconds = 60 * every if isinstance(every, int) else _AUTO_INTERVAL_SECONDS
         yield "finetune_job_checkpoint_interval_seconds", where, seconds
+
+
+def _gpu_seconds(where: list[str], status: Mapping[str, Any]) -> Iterator[tuple[str, list[str], float]]:
+    for use, held in (status.get("gpuSeconds") or {}).items():
+        if use != "total":
+            yield "finetune_job_gpu_seconds", [*where, use], held
 
 
 def _scores(where: list[str], evaluation: Mapping[str, Any]) -> Iterator[tuple[str, list[str], float]]:

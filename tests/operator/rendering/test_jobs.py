@@ -415,6 +415,13 @@ def test_jobs_with_the_same_output_share_no_folder() -> None:
     assert trainer_config.output_uri(scenes.job_of(later)) == "s3://models/support/demo/tickets/99999999/"
 
 
+def test_a_job_sets_the_hang_timeout_of_all_its_stages() -> None:
+    changed = scenes.job_of({"spec": {"failurePolicy": {"hangTimeout": "20m"}}})
+    for stage in (Stage.PREPARE, Stage.TRAIN, Stage.PUBLISH):
+        configs = [jobs.config_of(made(job, stage)) for job in (scenes.job_of(), changed)]
+        assert [config and config.hang_timeout_seconds for config in configs] == [600, 1200]
+
+
 def test_the_spec_digest_changes_with_the_work_only() -> None:
     def digest(spec: Manifest) -> str:
         return scenes.asked_of(scenes.job_of({"spec": spec}), scenes.settings()).spec_digest

@@ -129,6 +129,19 @@ def test_sick_nodes_have_a_bounded_number_of_series() -> None:
     assert text.count("finetune_operator_sick_node_failures{") == 100
 
 
+def test_a_job_tells_its_gpu_time_by_use() -> None:
+    cache = Cache()
+    held = {"total": 900, "training": 700, "lost": 0, "waiting": 200}
+    cache.put(a_job("tickets", {"state": "Training", "gpuSeconds": held}))
+    found = re.findall(r"^finetune_job_gpu_seconds\{(.*)\} (.*)$", shown(cache), flags=re.MULTILINE)
+    labels = 'finetunejob="tickets",namespace="ns",use='
+    assert found == [
+        (f'{labels}"training"', "700.0"),
+        (f'{labels}"lost"', "0.0"),
+        (f'{labels}"waiting"', "200.0"),
+    ]
+
+
 def test_a_job_tells_its_newest_attempts_and_its_demand_for_gpus_until_its_end() -> None:
     cache = Cache()
     attempts = [

@@ -10,12 +10,12 @@ import torch.distributed as dist
 from finetune_trainer.checkpoints import saver as saver_module
 from finetune_trainer.checkpoints.files import Part
 from finetune_trainer.checkpoints.listing import list_checkpoints, read_checkpoint
-from finetune_trainer.checkpoints.saver import Saved, Saver
+from finetune_trainer.checkpoints.saver import Saved
 from finetune_trainer.config import StoreAccess
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
-from tests.trainer.checkpoints.written import gated, manifest_of, save, savers, until, wait
+from tests.trainer.checkpoints.written import gated, manifest_of, save, saver, savers, until, wait
 from tests.trainer.storage import give_keys
 from tests.trainer.storeproxy import StoreProxy
 
@@ -169,18 +169,18 @@ def test_a_rank_waits_for_another_rank_as_long_as_its_thread_gives_signs_of_life
 
     clock = SimpleNamespace(monotonic=lambda: 60.0 * minutes, time=time.time, sleep=sleep)
     monkeypatch.setattr(saver_module, "time", clock)
-    gang = Saver(store, root, board, rank=0, world=2, keep=1)
+    gang = saver(store, root, board, 0, 2, silence=1200)
     gang.start(FIRST, RANKS[0], lambda shards: manifest_of(FIRST, shards), insist=True)
     outcome = gang.wait(lambda: None)
     assert isinstance(outcome, StageFailure)
-    assert (outcome.reason, minutes) == ("PeerLost", 60 + 11)
-    assert "rank 1 gave no sign of life for 600 s" in outcome.message
+    assert (outcome.reason, minutes) == ("PeerLost", 60 + 21)
+    assert "rank 1 gave no sign of life for 1200 s" in outcome.message
     assert board.add("signs/0", 0) > 60, "a rank that waits gives signs of life"
 
 
 def test_the_messages_about_the_files_are_deleted(store: Store, root: str) -> None:
     board = dist.HashStore()
-    gang = [Saver(store, root, board, rank=rank, world=2, keep=1) for rank in range(2)]
+    gang = [saver(store, root, board, rank, 2) for rank in range(2)]
     save(gang, FIRST, RANKS)
     assert board.check([f"1-{FIRST}/outcome"])
     assert not any(board.check([f"1-{FIRST}/{rank}"]) for rank in range(2))
@@ -211,8 +211,8 @@ def test_training_goes_on_during_the_upload_and_the_copy_does_not_change(
 
 def test_a_bug_in_the_thread_is_reported_and_does_not_hang_the_gang(store: Store, root: str) -> None:
     gang = savers(store, root, 2)
-    for saver, parts in zip(gang, RANKS, strict=True):
-        saver.start(FIRST, parts, lambda _shards: 1 / 0, insist=True)  # type: ignore[arg-type,return-value]
+    for each, parts in zip(gang, RANKS, strict=True):
+        each.start(FIRST, parts, lambda _shards: 1 / 0, insist=True)  # type: ignore[arg-type,return-value]
     for outcome in wait(gang):
         assert isinstance(outcome, StageFailure)
         assert "ZeroDivisionError" in outcome.message

@@ -31,8 +31,6 @@ _PAUSE_SECONDS = 10.0
 """Seconds between two tries of an upload that must succeed."""
 _SIGN_SECONDS = 1.0
 """Least seconds between two signs of life of a thread."""
-_SILENCE_SECONDS = 600.0
-"""Seconds without a sign of life after which a rank no longer waits for the thread of another rank."""
 _MAY_PASS = RETRYABLE | {"StorageFull"}
 """Reasons of failures after which an upload that must succeed is repeated."""
 
@@ -84,11 +82,24 @@ class Saver:
         world: number of ranks.
         keep: number of the newest checkpoints of the lineage that stay beside the best, see
             `retention.superseded`.
+        silence_seconds: seconds without a sign of life after which a rank no longer waits for the thread of
+            another rank.
     """
 
-    def __init__(self, store: Store, root: str, board: Board, *, rank: int, world: int, keep: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        root: str,
+        board: Board,
+        *,
+        rank: int,
+        world: int,
+        keep: int,
+        silence_seconds: float,
+    ) -> None:
         self._store, self._root, self._board = store, root, board
         self._rank, self._world, self._keep = rank, world, keep
+        self._silence_seconds = silence_seconds
         self._copy = HostCopy()
         self._thread: threading.Thread | None = None
         self.resumed: str | None = None
@@ -255,18 +266,18 @@ class Saver:
         """Waits for the message of a rank as long as its thread gives signs of life.
 
         Raises:
-            StageFailure: class Communication (PeerLost), after _SILENCE_SECONDS without a sign of life.
+            StageFailure: class Communication (PeerLost), after silence_seconds without a sign of life.
         """
         signs, since = -1, time.monotonic()
         while not self._board.check([key]):
             self._sign()
             if (now_signs := self._board.add(_signs_of(rank), 0)) != signs:
                 signs, since = now_signs, time.monotonic()
-            elif time.monotonic() - since > _SILENCE_SECONDS:
+            elif time.monotonic() - since > self._silence_seconds:
                 raise StageFailure(
                     FailureClass.COMMUNICATION,
                     "PeerLost",
-                    f"rank {rank} gave no sign of life for {_SILENCE_SECONDS:.0f} s during a checkpoint",
+                    f"rank {rank} gave no sign of life for {self._silence_seconds:.0f} s during a checkpoint",
                 )
             time.sleep(_LOOK_SECONDS)
         return self._board.get(key).decode()

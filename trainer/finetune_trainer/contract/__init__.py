@@ -19,7 +19,13 @@ from finetune_trainer.contract.base import (
     speaks,
 )
 from finetune_trainer.contract.evaluation import Evaluation, Interval, Scores, baseline_name, describe
-from finetune_trainer.contract.messages import MAX_MESSAGE_BYTES, CheckpointRef, ResultRef, TerminationMessage
+from finetune_trainer.contract.messages import (
+    MAX_MESSAGE_BYTES,
+    CheckpointRef,
+    ResultRef,
+    SecondsByUse,
+    TerminationMessage,
+)
 from finetune_trainer.contract.outcomes import ExitCode, FailureClass, Stage
 from finetune_trainer.contract.payloads import (
     Account,
@@ -41,6 +47,7 @@ from finetune_trainer.contract.progress import (
     PROGRESS_PORT,
     RENDEZVOUS_PORT,
     SLOW_RANK_RATIO,
+    USES,
     Activity,
     Progress,
     RankFile,
@@ -71,6 +78,7 @@ __all__ = [
     "SLOW_RANK_RATIO",
     "TASKS",
     "TITLES",
+    "USES",
     "Account",
     "Activity",
     "Best",
@@ -101,6 +109,7 @@ __all__ = [
     "ResultRef",
     "RowCounts",
     "Scores",
+    "SecondsByUse",
     "Stage",
     "Task",
     "TerminationMessage",

@@ -1,5 +1,6 @@
 """The progress document of a stage, and the rank files."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from pydantic import (
 )
 
 from finetune_trainer.contract.base import CONTRACT_VERSION, Model, Place, Reason
-from finetune_trainer.contract.messages import CheckpointRef, ResultRef
+from finetune_trainer.contract.messages import CheckpointRef, ResultRef, SecondsByUse
 from finetune_trainer.contract.outcomes import FailureClass, Stage
 from finetune_trainer.contract.payloads import Payload
 
@@ -50,6 +51,18 @@ class Activity(StrEnum):
     UPLOADING = "Uploading"
     CLEANING_UP = "CleaningUp"
     DONE = "Done"
+
+
+USES: Mapping[Activity, str] = {
+    Activity.STARTING: "startup",
+    Activity.LOADING: "startup",
+    Activity.TRAINING: "training",
+    Activity.EVALUATING_BASELINE: "evaluation",
+    Activity.EVALUATING: "evaluation",
+    Activity.EVALUATING_TUNED: "evaluation",
+    Activity.SAVING: "checkpoint",
+}
+"""The field of SecondsByUse for the time of an activity of Train. Other activities have none."""
 
 
 class Progress(Model):
@@ -94,6 +107,8 @@ class Progress(Model):
     """Bytes that each rank sends per second in an all-reduce, in the newest measurement."""
     eta_seconds: Annotated[float, Field(ge=0)] | None = None
     peak_memory_bytes: NonNegativeInt | None = None
+    seconds: SecondsByUse | None = None
+    """Train: time of rank 0 by use."""
     heartbeat: Annotated[float, Field(ge=0)] = 0
     """Unix time of the last heartbeat of rank 0."""
 
@@ -121,5 +136,7 @@ class RankFile(Model):
     """See TerminationMessage."""
     resumed_from_step: NonNegativeInt | None = None
     """See TerminationMessage."""
+    seconds: SecondsByUse | None = None
+    """Train: time of this rank by use."""
     payload: Payload | None = None
     result: ResultRef | None = None

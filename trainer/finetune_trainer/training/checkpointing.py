@@ -68,6 +68,7 @@ class Checkpointer:
             rank=gang.rank,
             world=gang.world,
             keep=self._settings.keep,
+            silence_seconds=config.hang_timeout_seconds,
         )
         self._copy_seconds: float | None = None
         """Duration of the last copy to host memory; None before the first checkpoint."""

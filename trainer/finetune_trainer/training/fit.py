@@ -163,6 +163,7 @@ class _Training:
         """Compares the ranks, and makes up for an evaluation before which the attempt before ended."""
         self._began = time.monotonic()
         self._compare_ranks()
+        self.context.heartbeat.beat(Activity.TRAINING)
         step = self.loop.state.global_step
         if step in self.evaluation_steps and not self.state.evaluated_at(step):
             self._evaluate_and_save(step)
@@ -199,7 +200,7 @@ class _Training:
             raise non_finite("Loss", "loss of the validation rows after the last update", step, [])
         epoch = step / self.steps_per_epoch
         primary = self.context.config.run.evaluation.primary_metric
-        self.context.heartbeat.beat(Activity.EVALUATING, validation=value)
+        self.context.heartbeat.beat(Activity.TRAINING, validation=value)
         if self.context.gang.first:
             log.info("epoch %.3g: %s %.4f on validation rows", epoch, primary, value)
         self.state = self.state.evaluated(epoch, step, value)
