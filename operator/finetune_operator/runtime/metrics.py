@@ -200,13 +200,13 @@ _JOB_GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
         _JOB,
     ),
     "finetune_job_gpus": ("GPUs that the running Train attempt holds.", _JOB),
-    "finetune_job_nodes": (
-        "Pods of the running Train attempt: running, or requested by the job (resources.nodes).",
-        (*_JOB, "kind"),
-    ),
     "finetune_job_gpu_seconds": (
         "Time for which the pods of Train held GPUs, in seconds x GPUs, by use: see finetune_gpu_seconds.",
         (*_JOB, "use"),
+    ),
+    "finetune_job_nodes": (
+        "Pods of the running Train attempt: running, or requested by the job (resources.nodes).",
+        (*_JOB, "kind"),
     ),
     "finetune_job_requested_gpus": ("GPUs that the Train pods of an unfinished job request in total.", _JOB),
     "finetune_job_created_timestamp_seconds": ("Unix time of the creation of the job.", _JOB),
@@ -371,8 +371,8 @@ def _series(job: Manifest) -> Iterator[tuple[str, list[str], float]]:
     if "progress" in status:
         yield "finetune_job_progress_ratio", [*where, stage], status["progress"].get("percent", 0) / 100
     yield from _checkpoint(where, spec, status)
-    yield from _gang(where, spec.get("resources") or {}, status)
     yield from _gpu_seconds(where, status)
+    yield from _gang(where, spec.get("resources") or {}, status)
     newest = {attempt.get("stage", ""): attempt.get("number", 1) for attempt in status.get("attempts") or ()}
     for attempted, number in newest.items():
         yield "finetune_job_attempt", [*where, attempted], number

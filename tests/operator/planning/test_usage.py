@@ -88,8 +88,8 @@ def test_without_a_report_the_added_time_is_waiting() -> None:
 
 def test_the_message_of_the_pod_with_index_0_divides_the_time_of_an_ended_attempt() -> None:
     pods = [
-        {"code": 8, "says": says(50, 40, spent=SPENT)},
         {"index": 1, "code": 8, "says": says(50, 40, spent={"training": 99})},
+        {"code": 8, "says": says(50, 40, spent=SPENT)},
     ]
     made = planned(pods, HELD)
     expected = GpuSeconds(
@@ -133,6 +133,16 @@ def test_the_gpu_time_of_a_job_is_the_sum_of_its_attempts() -> None:
     assert made.status.gpu_seconds == GpuSeconds(
         total=1100, startup=80, training=580, evaluation=40, checkpoint=16, lost=150, waiting=234
     )
+
+
+def test_the_end_of_a_job_ends_the_count_although_a_pod_still_stops() -> None:
+    bad_data = {"class": "UserData", "reason": "TooManyBadRows", "message": "m"}
+    pods = [{"code": 3, "says": bad_data}, {"index": 1, "is": "Running"}]
+    failing = (scenes.NOW - timedelta(seconds=61)).isoformat()
+    made = planned(pods, {**HELD, "failingSince": failing})
+    assert made.status.completion_time == scenes.NOW
+    assert made.status.attempts[-1].gpus_held == 0
+    assert used(made) == made.status.gpu_seconds == GpuSeconds(total=800, waiting=800)
 
 
 def test_a_job_on_cpus_has_no_gpu_time() -> None:

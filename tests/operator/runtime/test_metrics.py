@@ -102,6 +102,19 @@ def test_an_existing_job_has_metrics() -> None:
     assert 'finetune_operator_jobs{state="Training"} 0.0' in text
 
 
+def test_a_job_tells_its_gpu_time_by_use() -> None:
+    cache = Cache()
+    held = {"total": 900, "training": 700, "lost": 0, "waiting": 200}
+    cache.put(a_job("tickets", {"state": "Training", "gpuSeconds": held}))
+    found = re.findall(r"^finetune_job_gpu_seconds\{(.*)\} (.*)$", shown(cache), flags=re.MULTILINE)
+    labels = 'finetunejob="tickets",namespace="ns",use='
+    assert found == [
+        (f'{labels}"training"', "700.0"),
+        (f'{labels}"lost"', "0.0"),
+        (f'{labels}"waiting"', "200.0"),
+    ]
+
+
 def test_a_smaller_gang_holds_fewer_gpus() -> None:
     cache = Cache()
     running = {"stage": "Train", "outcome": "Running", "runningSince": "2026-05-01T11:00:00Z", "nodes": 1}
@@ -127,19 +140,6 @@ def test_sick_nodes_have_a_bounded_number_of_series() -> None:
     assert "finetune_operator_sick_nodes 101.0\n" in text
     assert 'finetune_operator_sick_node_failures{node="n1"} 3.0\n' in text
     assert text.count("finetune_operator_sick_node_failures{") == 100
-
-
-def test_a_job_tells_its_gpu_time_by_use() -> None:
-    cache = Cache()
-    held = {"total": 900, "training": 700, "lost": 0, "waiting": 200}
-    cache.put(a_job("tickets", {"state": "Training", "gpuSeconds": held}))
-    found = re.findall(r"^finetune_job_gpu_seconds\{(.*)\} (.*)$", shown(cache), flags=re.MULTILINE)
-    labels = 'finetunejob="tickets",namespace="ns",use='
-    assert found == [
-        (f'{labels}"training"', "700.0"),
-        (f'{labels}"lost"', "0.0"),
-        (f'{labels}"waiting"', "200.0"),
-    ]
 
 
 def test_a_job_tells_its_newest_attempts_and_its_demand_for_gpus_until_its_end() -> None:
