@@ -353,6 +353,25 @@ TIME = Row(
             height=6,
             decimals=0,
         ),
+        Panel(
+            310,
+            "How many failures did Train attempts survive in their pods, by class?",
+            "Restarts in place: the processes of all pods of an attempt started again in the same pods.",
+            "Many restarts of one class: look for their cause on the nodes; the Events RestartedInPlace name"
+            " the jobs.",
+            Kind.BARS,
+            (
+                Query(
+                    or_named(
+                        events("finetune_in_place_restarts_total", "class", _JOBS), {"class": "no restart"}
+                    ),
+                    "{{class}}",
+                ),
+            ),
+            width=24,
+            height=6,
+            decimals=0,
+        ),
     ),
 )
 

@@ -160,6 +160,8 @@ GOOD: list[dict[str, Any]] = [
     {"checkpoints": {"everyMinutes": 1440, "keep": 100}},
     {"failurePolicy": {"maxRestarts": 0}},
     {"failurePolicy": {"maxRestarts": 20}},
+    {"failurePolicy": {"inPlaceRestarts": 0}},
+    {"failurePolicy": {"inPlaceRestarts": 20}},
     {"suspend": True},
 ]
 
@@ -369,6 +371,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"checkpoints.keep": 101}, "spec.checkpoints.keep: Invalid value"),
     ({"failurePolicy.maxRestarts": -1}, "spec.failurePolicy.maxRestarts: Invalid value"),
     ({"failurePolicy.maxRestarts": 21}, "spec.failurePolicy.maxRestarts: Invalid value"),
+    ({"failurePolicy.inPlaceRestarts": 21}, "spec.failurePolicy.inPlaceRestarts: Invalid value"),
     ({"ttl.podsAfterFinished": "10"}, "spec.ttl.podsAfterFinished: Invalid value"),
     ({"ttl.podsAfterFinished": "10d"}, "spec.ttl.podsAfterFinished: Invalid value"),
     ({"ttl.afterFinished": "-1h"}, "spec.ttl.afterFinished: Invalid value"),

@@ -130,6 +130,7 @@ def test_the_longest_message_fits_and_keeps_its_payload(payload: object, letter:
         epoch=UGLY,
         peak_memory_bytes=10**14,
         checkpoint={"step": 10**9, "digest": DIGEST},
+        in_place_restarts={"count": 20, "class": "Communication", "reason": "R" * 64, "lost_steps": 2**53},
         payload=payload,
         result=ResultRef(uri=LONGEST_URI, digest=DIGEST),
     )

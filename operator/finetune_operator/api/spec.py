@@ -27,7 +27,7 @@ from finetune_operator.api.fields import (
 )
 from finetune_operator.api.method import MethodSpec
 from finetune_operator.names import NotificationEvent
-from finetune_trainer.contract import Model, Task
+from finetune_trainer.contract import MAX_IN_PLACE_RESTARTS, Model, Task
 
 
 class SecretRef(Model):
@@ -402,6 +402,11 @@ class FailurePolicySpec(Model):
     """Number of failed attempts without progress after which each stage gets another attempt, from 0 to 20.
     An attempt makes progress when it reaches a later optimizer step than every earlier attempt. Preempted
     attempts do not count. Default: maxRestarts in the settings of the operator, which is 3."""
+    in_place_restarts: Annotated[int, Field(ge=0, le=MAX_IN_PLACE_RESTARTS)] = 3
+    """Number of restarts in place of each attempt of Train, from 0 to 20. After the failure of a process
+    whose pod can go on, the processes of all pods of the attempt start again in the same pods, from the
+    newest checkpoint. If that is not possible, the attempt fails and the next attempt gets new pods. 0: each
+    failure ends the attempt. A change takes effect with the next attempt of Train. Default: 3."""
 
 
 class TtlSpec(Model):

@@ -12,6 +12,7 @@ from finetune_trainer.contract import (
     Chosen,
     Evaluation,
     Findings,
+    InPlaceRestarts,
     MemoryEstimate,
     Model,
     RowCounts,
@@ -135,6 +136,9 @@ class AttemptStatus(Model):
     """Number of optimizer steps of an unsuccessful attempt of Train after checkpointStep. If there is a next
     attempt, the next attempt repeats these steps, or fewer if the pods completed a later checkpoint that the
     operator does not know of. Absent if the reached step is unknown."""
+    in_place_restarts: InPlaceRestarts | None = None
+    """Restarts in place of the attempt of Train: the processes of all pods started again in the same pods.
+    Absent if there was none."""
     micro_batch_size: PositiveInt | None = None
     """Rows of a micro-batch of the attempt if the micro-batch is not that of status.chosen: the operator
     halves the micro-batch after out of memory."""

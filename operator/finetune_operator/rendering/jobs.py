@@ -54,6 +54,7 @@ def stage_job(
         readback_stage=readback[0] if readback else None,
         memory=_memory_limits(job, resolved.profile) if stage is Stage.PREPARE else None,
         checkpoints=_checkpoints(job) if stage is Stage.TRAIN else None,
+        in_place_restarts=job.spec.failure_policy.in_place_restarts if stage is Stage.TRAIN else None,
     )
     manifest = _job(job, settings, resolved, config, number, needs)
     manifest["metadata"]["ownerReferences"] = [owner(job)]

@@ -249,6 +249,7 @@ def config(
     readback_stage: Stage | None = None,
     memory: trainer.MemoryLimits | None = None,
     checkpoints: trainer.Checkpoints | None = None,
+    in_place_restarts: int | None = None,
 ) -> trainer.TrainConfig:
     """The config of the pods of one Job."""
     meta = job.metadata
@@ -268,6 +269,7 @@ def config(
         serve_metrics=serve_metrics,
         memory=memory,
         checkpoints=checkpoints,
+        in_place_restarts=in_place_restarts,
     )
 
 

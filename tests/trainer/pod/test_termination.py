@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
 from finetune_trainer.config import TrainConfig
-from finetune_trainer.contract import CheckpointRef, FailureClass, RankFile
+from finetune_trainer.contract import CheckpointRef, FailureClass, InPlaceRestarts, RankFile
 from finetune_trainer.pod.classify import Verdict
-from finetune_trainer.pod.termination import compose
+from finetune_trainer.pod.termination import NOTHING, compose
 from tests.trainer.test_config import CONFIG
 
 TRAIN = TrainConfig.model_validate({**CONFIG, "stage": "Train"})
@@ -22,3 +24,17 @@ def test_the_message_has_the_newest_checkpoint_that_a_rank_of_the_pod_knows(rank
     assert (message.checkpoint, message.resumed_from_step) == (REF, 30)
     message = compose(TRAIN, verdict, {3: RankFile(pid=2, heartbeat=1, quiet_seconds=60, step=41)})
     assert (message.checkpoint, message.resumed_from_step) == (None, None)
+
+
+def test_the_message_has_the_latest_step_and_checkpoint_of_all_rounds() -> None:
+    restarts = InPlaceRestarts(count=1, failure=FailureClass.HANG, reason="RankSilent", lost_steps=5)
+    first = RankFile(pid=1, heartbeat=1, quiet_seconds=60, checkpoint=REF, step=45)
+    before = replace(NOTHING.after({0: first}), restarts=restarts)
+    verdict = Verdict(FailureClass.INTERNAL, "RankKilled", "killed", rank=0)
+    loading = RankFile(pid=2, heartbeat=1, quiet_seconds=60)
+    message = compose(TRAIN, verdict, {0: loading}, earlier=before)
+    assert (message.step, message.checkpoint, message.in_place_restarts) == (45, REF, restarts)
+    newer = REF.model_copy(update={"step": 60})
+    training = first.model_copy(update={"step": 61, "checkpoint": newer})
+    message = compose(TRAIN, verdict, {0: training}, earlier=before)
+    assert (message.step, message.checkpoint) == (61, newer)

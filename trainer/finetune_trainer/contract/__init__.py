@@ -19,8 +19,15 @@ from finetune_trainer.contract.base import (
     speaks,
 )
 from finetune_trainer.contract.evaluation import Evaluation, Interval, Scores, baseline_name, describe
-from finetune_trainer.contract.messages import MAX_MESSAGE_BYTES, CheckpointRef, ResultRef, TerminationMessage
-from finetune_trainer.contract.outcomes import ExitCode, FailureClass, Stage
+from finetune_trainer.contract.messages import (
+    MAX_IN_PLACE_RESTARTS,
+    MAX_MESSAGE_BYTES,
+    CheckpointRef,
+    InPlaceRestarts,
+    ResultRef,
+    TerminationMessage,
+)
+from finetune_trainer.contract.outcomes import CIRCUMSTANCES, ExitCode, FailureClass, Stage
 from finetune_trainer.contract.payloads import (
     Account,
     Best,
@@ -40,6 +47,7 @@ from finetune_trainer.contract.progress import (
     MAX_PROGRESS_BYTES,
     PROGRESS_PORT,
     RENDEZVOUS_PORT,
+    ROUND_VARIABLE,
     Activity,
     Progress,
     RankFile,
@@ -57,8 +65,10 @@ from finetune_trainer.contract.tasks import (
 )
 
 __all__ = [
+    "CIRCUMSTANCES",
     "CONTRACT_VERSION",
     "HIGHER_IS_BETTER",
+    "MAX_IN_PLACE_RESTARTS",
     "MAX_MESSAGE_BYTES",
     "MAX_PLACE",
     "MAX_PROGRESS_BYTES",
@@ -67,6 +77,7 @@ __all__ = [
     "PRIMARY_METRIC",
     "PROGRESS_PORT",
     "RENDEZVOUS_PORT",
+    "ROUND_VARIABLE",
     "TASKS",
     "TITLES",
     "Account",
@@ -82,6 +93,7 @@ __all__ = [
     "FailureClass",
     "Findings",
     "Hint",
+    "InPlaceRestarts",
     "Interval",
     "MemoryEstimate",
     "Message",

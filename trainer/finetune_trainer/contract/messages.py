@@ -28,6 +28,10 @@ from finetune_trainer.contract.payloads import Payload
 
 MAX_MESSAGE_BYTES = 4096
 """Limit of the kubelet for a termination message."""
+MAX_IN_PLACE_RESTARTS = 20
+"""Limit of the number of restarts in place of an attempt."""
+MAX_LOST_STEPS = 2**53
+"""Largest integer that every JSON parser keeps exact."""
 
 
 class CheckpointRef(Model):
@@ -42,6 +46,20 @@ class ResultRef(Model):
 
     uri: Uri
     digest: Digest
+
+
+class InPlaceRestarts(Model):
+    """The restarts in place of an attempt: the ranks of all pods ended and started again in the same pods."""
+
+    count: Annotated[int, Field(ge=1, le=MAX_IN_PLACE_RESTARTS)]
+    """Number of restarts in place, from 1 to 20."""
+    failure: Annotated[FailureClass, Field(alias="class")]
+    """Class of the failure before the last restart in place."""
+    reason: Reason
+    """Reason of the failure before the last restart in place."""
+    lost_steps: Annotated[int, Field(ge=0, le=MAX_LOST_STEPS)] = 0
+    """Number of optimizer steps after the newest checkpoint, which the ranks repeated or will repeat, over
+    all restarts in place. Default: 0."""
 
 
 class TerminationMessage(Model):
@@ -68,6 +86,8 @@ class TerminationMessage(Model):
     resumed_from_step: NonNegativeInt | None = None
     """Train: optimizer step of the checkpoint from which the attempt resumed; None if the attempt started at
     the first step."""
+    in_place_restarts: InPlaceRestarts | None = None
+    """Train: the restarts in place of the attempt; None if there was none."""
     payload: Payload | None = None
     result: ResultRef | None = None
 
