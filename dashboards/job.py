@@ -305,6 +305,42 @@ SPEED = Row(
             maximum=1,
         ),
         Panel(
+            307,
+            "Is one process slower than the others?",
+            "Duration of a matrix product on the slowest process, divided by the median of all processes."
+            " Train compares the processes before its first step, and with its checkpoints.",
+            "From 1.5: all processes wait for this process in each step. status.progress.slowRank names the"
+            " node: look at its temperature, clock and other work.",
+            Kind.LINES,
+            (Query(_trainer("slowest_rank_slowdown"), "attempt {{attempt}}"),),
+            unit="none",
+            minimum=0,
+            alerts=("FineTuneSlowRank",),
+        ),
+        Panel(
+            309,
+            "Which process is the slowest?",
+            "Rank of the process whose matrix product took longest in the newest comparison.",
+            "The rank changes if the processes are equally fast. A rank that stays, with a high value beside"
+            " this panel: look at the node of the rank.",
+            Kind.LINES,
+            (Query(_trainer("slowest_rank"), "attempt {{attempt}}"),),
+            minimum=0,
+            decimals=0,
+        ),
+        Panel(
+            308,
+            "How fast is the network between the processes?",
+            "Bytes that each process sends in a second in an all-reduce, in the newest comparison of the"
+            " processes.",
+            "Compare with the bandwidth of the network of the nodes. Much less: look at NCCL in the log of"
+            " the pods, and at the fabric settings of the profile.",
+            Kind.LINES,
+            (Query(_trainer("all_reduce_bytes_per_second"), "attempt {{attempt}}"),),
+            unit="Bps",
+            minimum=0,
+        ),
+        Panel(
             304,
             "How much data has Prepare read?",
             "Rows that Prepare has read, tokenised or stored, and tokens of the tokenised rows, on a"

@@ -95,6 +95,8 @@ class Reason(StrEnum):
     COMPLETED = "Completed"
     NOT_STARTED = "NotStarted"
     SUSPENDED_BY_USER = "SuspendedByUser"
+    FINISHED_BY_USER = "FinishedByUser"
+    """spec.finishTraining ended an attempt of Train."""
     NOT_SUSPENDED = "NotSuspended"
     STOPPING = "Stopping"
     """The pods of an attempt are stopping; the next attempt, or the queue, comes after that."""

@@ -159,9 +159,9 @@ GOOD: list[dict[str, Any]] = [
     {"checkpoints": {"everyMinutes": "Auto", "keep": 1}},
     {"checkpoints": {"everyMinutes": 1440, "keep": 100}},
     {"failurePolicy": {"maxRestarts": 0}},
-    {"failurePolicy": {"maxRestarts": 20}},
     {"failurePolicy": {"inPlaceRestarts": 0}},
     {"failurePolicy": {"inPlaceRestarts": 20}},
+    {"failurePolicy": {"maxRestarts": 20, "onDivergence": "RollBack"}},
     {"suspend": True},
 ]
 
@@ -372,6 +372,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"failurePolicy.maxRestarts": -1}, "spec.failurePolicy.maxRestarts: Invalid value"),
     ({"failurePolicy.maxRestarts": 21}, "spec.failurePolicy.maxRestarts: Invalid value"),
     ({"failurePolicy.inPlaceRestarts": 21}, "spec.failurePolicy.inPlaceRestarts: Invalid value"),
+    ({"failurePolicy.onDivergence": "Skip"}, "spec.failurePolicy.onDivergence: Unsupported value"),
     ({"ttl.podsAfterFinished": "10"}, "spec.ttl.podsAfterFinished: Invalid value"),
     ({"ttl.podsAfterFinished": "10d"}, "spec.ttl.podsAfterFinished: Invalid value"),
     ({"ttl.afterFinished": "-1h"}, "spec.ttl.afterFinished: Invalid value"),
@@ -712,6 +713,7 @@ def test_checkpoints_failure_policy_suspend_and_ttl_may_always_be_changed(kube: 
     put(kube, job({"suspend": False}, namespace))
     put(kube, job({"checkpoints": {"everyMinutes": 5, "keep": 3}}, namespace))
     put(kube, job({"failurePolicy": {"maxRestarts": 5}}, namespace))
+    put(kube, job({"finishTraining": True}, namespace))
 
 
 def test_status_can_still_be_written_once_training_has_started(kube: Kube, namespace: str) -> None:

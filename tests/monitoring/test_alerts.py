@@ -146,6 +146,17 @@ CASES = [
         90,
     ),
     Case(
+        "FineTuneSlowRank",
+        {"namespace": "a", "finetunejob": "x"},
+        {
+            f'finetune_trainer_slowest_rank_slowdown{{{JOB},attempt="1",stage="Train"}}': [2] * 100
+            + [1.4] * 20
+        },
+        30,
+        70,
+        110,
+    ),
+    Case(
         "FineTuneHeartbeatStale",
         {"namespace": "a", "finetunejob": "x", "stage": "Train"},
         {

@@ -320,6 +320,10 @@ class TrainConfig(Model):
     in_place_restarts: Annotated[int, Field(ge=0, le=MAX_IN_PLACE_RESTARTS)] | None = None
     """Set for Train: number of restarts in place of the attempt. None or 0: a failure of a rank ends the
     pods."""
+    skipped_step: PositiveInt | None = None
+    """Optimizer step that Train skips, because its loss or gradient was not finite in an earlier attempt."""
+    finish: bool | None = None
+    """Set for Train that makes no step, and takes the best weights of the checkpoints of earlier attempts."""
     memory: MemoryLimits | None = None
     """Set for Prepare, which selects settings that fit in this memory."""
     serve_metrics: bool = False

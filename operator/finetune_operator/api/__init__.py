@@ -33,6 +33,7 @@ from finetune_operator.api.status import (
     ModelStatus,
     NotificationStatus,
     ProgressStatus,
+    SlowRank,
     TrainStatus,
 )
 from finetune_trainer.contract import Model
@@ -57,6 +58,7 @@ __all__ = [
     "ProgressStatus",
     "Region",
     "SecretRef",
+    "SlowRank",
     "Storage",
     "TrainStatus",
 ]

@@ -407,6 +407,10 @@ class FailurePolicySpec(Model):
     whose pod can go on, the processes of all pods of the attempt start again in the same pods, from the
     newest checkpoint. If that is not possible, the attempt fails and the next attempt gets new pods. 0: each
     failure ends the attempt. A change takes effect with the next attempt of Train. Default: 3."""
+    on_divergence: Literal["Fail", "RollBack"] = "Fail"
+    """Reaction to a loss or gradient that is not finite. Fail: the job fails. RollBack: the next attempt of
+    Train resumes from the newest checkpoint and skips the optimizer step, whose rows then change no weights;
+    if a loss or gradient is not finite again, the job fails. Default: Fail."""
 
 
 class TtlSpec(Model):
@@ -529,6 +533,10 @@ class FineTuneJobSpec(Model):
     attempt of Train. Default: see each field."""
     failure_policy: Annotated[FailurePolicySpec, Change.ALWAYS] = FailurePolicySpec()
     """Reaction to failed attempts. Default: see each field."""
+    finish_training: Annotated[bool, Change.ALWAYS] = False
+    """Whether Train ends before its last step. If true, Train saves a checkpoint and ends; the job then
+    measures and publishes the best weights so far, which are those with the best score on the validation
+    rows. If no checkpoint exists yet, Train goes on until its first checkpoint. Default: false."""
     ttl: Annotated[TtlSpec, Change.ALWAYS] = TtlSpec()
     """Time to live of pods and of the FineTuneJob after the job has finished. Default: see each field."""
     notifications: Annotated[

@@ -44,6 +44,17 @@ class ConditionStatus(Model):
     """Time of the last change of the status."""
 
 
+class SlowRank(Model):
+    """The process of a gang that computes more slowly than the others."""
+
+    rank: NonNegativeInt
+    """Global rank of the process, from 0."""
+    node: Annotated[str, Field(max_length=253)] | None = None
+    """Node of the process."""
+    ratio: FiniteFloat
+    """Duration of a matrix product on this process, divided by the median of all processes; at least 1.5."""
+
+
 class ProgressStatus(Model):
     """Progress of the current stage, written at most every 30 seconds unless the activity changes."""
 
@@ -69,6 +80,10 @@ class ProgressStatus(Model):
     """Training speed in rows per second, over all processes."""
     tokens_per_second: FiniteFloat | None = None
     """Training speed in tokens per second, over all processes."""
+    slow_rank: SlowRank | None = None
+    """Slowest process of Train, if a matrix product takes at least 1.5 times the median of all processes. All
+    processes wait for the slowest process in each step. Train compares the processes before its first step
+    and with its checkpoints."""
     eta_seconds: NonNegativeInt | None = None
     """Estimated time until the stage is done, in seconds."""
     updated: datetime
@@ -87,8 +102,9 @@ class AttemptStatus(Model):
     config_digest: Annotated[str, Field(max_length=71)]
     """SHA-256 of the run settings in the trainer's configuration."""
     spec_digest: Annotated[str, Field(max_length=71)]
-    """SHA-256 of the spec without checkpoints, failurePolicy, notifications, suspend and ttl, together
-    with the run settings. Results of this attempt count only while the job has the same spec digest."""
+    """SHA-256 of the spec without checkpoints, failurePolicy, finishTraining, notifications, suspend and
+    ttl, together with the run settings. Results of this attempt count only while the job has the same spec
+    digest."""
     job: Annotated[str, Field(max_length=63)]
     """Name of the batch/v1 Job of the attempt."""
     job_uid: Annotated[str, Field(max_length=63)] | None = None
@@ -139,6 +155,12 @@ class AttemptStatus(Model):
     in_place_restarts: InPlaceRestarts | None = None
     """Restarts in place of the attempt of Train: the processes of all pods started again in the same pods.
     Absent if there was none."""
+    finishes: bool | None = None
+    """True if the attempt of Train makes no steps, and measures the best weights of the checkpoints instead,
+    because spec.finishTraining is set."""
+    skipped_step: PositiveInt | None = None
+    """Optimizer step that the attempt of Train skips, because the loss or the gradient of the step was not
+    finite in an earlier attempt. Absent if the attempt skips no step."""
     micro_batch_size: PositiveInt | None = None
     """Rows of a micro-batch of the attempt if the micro-batch is not that of status.chosen: the operator
     halves the micro-batch after out of memory."""

@@ -3,6 +3,7 @@
 from collections import Counter
 
 from finetune_operator.api import AttemptStatus, DroppedAttempts, FineTuneJobStatus
+from finetune_operator.planning.divergence import diverged
 from finetune_operator.planning.restart_budget import (
     failures_since_progress,
     furthest_step,
@@ -52,5 +53,5 @@ def _needed(attempts: list[AttemptStatus]) -> list[AttemptStatus]:
     furthest = furthest_step(tries)
     needed += [a for a in tries if furthest and a.step == furthest][:1]
     needed += [a for a in tries if a.failure == FailureClass.OUT_OF_MEMORY]
-    needed += lasting_failures(tries)[-2:]
+    needed += lasting_failures(tries)[-2:] + diverged(tries)
     return needed + failures_since_progress(tries) + outage_starts(tries)

@@ -93,6 +93,8 @@ def _attempt_of(inputs: PlanInput, job: Manifest) -> AttemptStatus:
         job_uid=meta["uid"],
         start_time=moment(meta.get("creationTimestamp")) or inputs.now,
         outcome="Running",
+        finishes=config.finish if config else None,
+        skipped_step=config.skipped_step if config else None,
         **halved,
     )
 

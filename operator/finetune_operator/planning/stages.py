@@ -11,6 +11,7 @@ from finetune_operator.api import AttemptStatus, FineTuneJob, FineTuneJobStatus
 from finetune_operator.names import Condition, State
 from finetune_operator.objects import Manifest
 from finetune_operator.planning import micro_batch, results
+from finetune_operator.planning.divergence import step_to_skip
 from finetune_operator.rendering.jobs import stage_job
 from finetune_operator.rendering.pods import UNKNOWN_NEEDS, Needs
 from finetune_operator.rendering.trainer_config import ResolvedRun
@@ -74,14 +75,24 @@ def choose_for_train(status: FineTuneJobStatus, run: ResolvedRun) -> Chosen | No
 
     After an attempt that ran out of memory, the micro-batch is halved and the global batch stays the same.
     """
-    first = status.chosen
-    earlier = [a for a in train_attempts(status.attempts) if a.spec_digest == run.spec_digest]
+    first, earlier = status.chosen, _earlier(status, run)
     if first is None or not earlier:
         return first
     chosen = micro_batch.choices_of(earlier[-1], first)
     if earlier[-1].failure == FailureClass.OUT_OF_MEMORY:
         return micro_batch.halve(chosen) or chosen
     return chosen
+
+
+def finishes(job: FineTuneJob, status: FineTuneJobStatus, digest: str) -> bool:
+    """Whether the next attempt of Train makes no steps: the job ends training, and has a checkpoint."""
+    tries = [a for a in train_attempts(status.attempts) if a.spec_digest == digest]
+    return job.spec.finish_training and any(a.checkpoint_step for a in tries)
+
+
+def _earlier(status: FineTuneJobStatus, run: ResolvedRun) -> list[AttemptStatus]:
+    """The Train attempts of the current spec, oldest first."""
+    return [a for a in train_attempts(status.attempts) if a.spec_digest == run.spec_digest]
 
 
 def build_readback_job(
@@ -108,6 +119,8 @@ def _build_train_job(
         number,
         chosen=choose_for_train(status, run),
         prepared=_data_digest(status),
+        finish=finishes(job, status, run.spec_digest),
+        skipped_step=step_to_skip(_earlier(status, run)),
         needs=Needs(status.memory.train, status.memory.scratch) if status.memory else UNKNOWN_NEEDS,
     )
 

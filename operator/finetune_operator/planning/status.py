@@ -3,14 +3,14 @@
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from finetune_operator.api import ConditionStatus, FineTuneJobStatus, ProgressStatus
+from finetune_operator.api import ConditionStatus, FineTuneJobStatus, ProgressStatus, SlowRank
 from finetune_operator.names import Condition, Reason, State
-from finetune_operator.objects import distance, has_started, pods_of
+from finetune_operator.objects import distance, has_started, index_of, pods_of
 from finetune_operator.planning.lookup import condition, find_job
 from finetune_operator.planning.stages import LAST_STAGE, STAGES, is_done, stage_of, train_attempts
 from finetune_operator.planning.types import Decision, PlanInput
 from finetune_operator.rendering.trainer_config import ResolvedRun
-from finetune_trainer.contract import Progress, Stage
+from finetune_trainer.contract import SLOW_RANK_RATIO, Progress, Stage
 
 MESSAGE_LIMIT = 2048
 FINAL_STATES = {
@@ -206,7 +206,7 @@ def _next_progress(inputs: PlanInput, decision: Decision) -> ProgressStatus | No
     fresh = before and distance(before.updated, inputs.now) < inputs.settings.status_seconds
     if before and fresh and before.activity == news.activity.value:
         return before
-    return _progress_status(news, inputs.now)
+    return _progress_status(news, inputs.now).model_copy(update={"slow_rank": _slow_rank(inputs, news)})
 
 
 def _round(figure: float | None) -> float | None:
@@ -235,6 +235,20 @@ def _progress_status(news: Progress, now: datetime) -> ProgressStatus:
         eta_seconds=round(news.eta_seconds) if news.eta_seconds is not None else None,
         updated=now,
     )
+
+
+def _slow_rank(inputs: PlanInput, news: Progress) -> SlowRank | None:
+    """The slowest process with its node, if the process is slow."""
+    rank, ratio = news.slowest_rank, news.slowest_rank_ratio
+    if rank is None or ratio is None or ratio < SLOW_RANK_RATIO:
+        return None
+    node = None
+    if inputs.running and isinstance(inputs.resolution, ResolvedRun):
+        index = rank // inputs.resolution.run.world.processes_per_node
+        job = find_job(inputs.observed, inputs.running.job)
+        pods = pods_of(inputs.observed.pods, job) if job else []
+        node = next((p["spec"].get("nodeName") for p in pods if index_of(p) == index), None)
+    return SlowRank(rank=rank, node=node, ratio=_round(ratio) or 0.0)
 
 
 def _describe_progress(inputs: PlanInput, progress: ProgressStatus) -> str:

@@ -29,6 +29,8 @@ def stage_job(
     *,
     chosen: Chosen | None = None,
     prepared: Digest | None = None,
+    finish: bool = False,
+    skipped_step: int | None = None,
     readback: tuple[Stage, int] | None = None,
     needs: Needs = UNKNOWN_NEEDS,
 ) -> Manifest:
@@ -51,6 +53,8 @@ def stage_job(
         serve_metrics=settings.metrics.pods_are_scraped,
         chosen=chosen,
         prepared=prepared,
+        finish=finish,
+        skipped_step=skipped_step,
         readback_stage=readback[0] if readback else None,
         memory=_memory_limits(job, resolved.profile) if stage is Stage.PREPARE else None,
         checkpoints=_checkpoints(job) if stage is Stage.TRAIN else None,

@@ -142,6 +142,14 @@ def test_each_stage_gets_only_the_keys_that_the_stage_uses(kind: str, roles: lis
     assert re.findall("keys-of-([a-z]+)", str(spec["volumes"]))[::2] == roles
 
 
+def test_a_cleanup_record_has_only_fields_that_the_job_sets() -> None:
+    """An earlier version of the operator refuses fields that it does not know."""
+    record = every(scenes.job_of())["cleanupRecord"]
+    assert record["data"]["job"]["spec"].keys() == {*scenes.BASE["spec"], "output"}
+    read = read_record(record)
+    assert read.job.spec.checkpoints == scenes.job_of().spec.checkpoints
+
+
 def test_the_cleanup_record_outlives_its_fine_tune_job_and_creates_no_pods() -> None:
     record = every(scenes.job_of())["cleanupRecord"]
 

@@ -32,6 +32,10 @@ MAX_PROGRESS_BYTES = 64 * 1024
 """Maximum size of the progress document."""
 
 
+SLOW_RANK_RATIO = 1.5
+"""Duration of a matrix product on a rank, divided by the median of the gang, from which the rank is slow."""
+
+
 class Activity(StrEnum):
     """The current activity of a trainer pod."""
 
@@ -89,6 +93,12 @@ class Progress(Model):
     mfu: Annotated[float, Field(ge=0)] | None = None
     """Model FLOPs utilisation: the FLOPs that the model needs for the tokens of a second, divided by the peak
     of all GPUs of the gang; None if the peak is unknown."""
+    slowest_rank: NonNegativeInt | None = None
+    """Rank whose matrix product took longest in the newest measurement; None: not measured, or one rank."""
+    slowest_rank_ratio: Annotated[float, Field(ge=0)] | None = None
+    """Duration of the matrix product of that rank, divided by the median of the gang."""
+    all_reduce_bytes_per_second: Annotated[float, Field(ge=0)] | None = None
+    """Bytes that each rank sends per second in an all-reduce, in the newest measurement."""
     eta_seconds: Annotated[float, Field(ge=0)] | None = None
     peak_memory_bytes: NonNegativeInt | None = None
     heartbeat: Annotated[float, Field(ge=0)] = 0

@@ -196,7 +196,9 @@ class Checkpointer:
         on_bytes = beat_on_bytes(context.heartbeat, Activity.LOADING)
         manifest = checkpoint.manifest
         reader = CheckpointReader(context.store, f"{self.root}{checkpoint.name}/", manifest, on_bytes)
-        engine_state.create_moments(engine, manifest.step)
+        skipped = context.config.skipped_step
+        updates = manifest.step - (skipped is not None and skipped <= manifest.step)
+        engine_state.create_moments(engine, updates)
         held, buffers = engine_state.held_parts(engine), _buffers(engine.module)
         copies, own = [_on_host(part) for part in held], [_on_host(part) for part in buffers]
         problem, state = "", None

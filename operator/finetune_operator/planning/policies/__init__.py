@@ -2,6 +2,7 @@
 
 from finetune_operator.planning.policies import (
     deadline,
+    finish,
     gate,
     requirements,
     restart,
@@ -14,6 +15,7 @@ CHAIN = (
     supersede.check,
     gate.check,
     suspend.check,
+    finish.check,
     deadline.check,
     requirements.check,
     restart.check,
