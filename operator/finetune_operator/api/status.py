@@ -142,8 +142,9 @@ class AttemptStatus(Model):
     """Optimizer step that an unsuccessful attempt is known to have reached. A later step than every earlier
     attempt of the stage is progress, and the failures before it no longer count."""
     resumed_from_step: NonNegativeInt | None = None
-    """Optimizer step of the checkpoint from which the attempt of Train resumed. Absent if the attempt started
-    at the first step, or if no pod reported the step."""
+    """Optimizer step of the checkpoint from which the attempt of Train resumed; after a restart in place, of
+    the latest such checkpoint. Absent if the attempt started at the first step, or if no pod reported the
+    step."""
     checkpoint_step: NonNegativeInt | None = None
     """Optimizer step of the newest complete checkpoint of the run at the end of an attempt of Train, as far
     as the operator knows. The checkpoint that the pods save while they stop counts, and so do checkpoints of
