@@ -345,7 +345,7 @@ TIME = Row(
         Panel(
             309,
             "How many attempts resumed from a checkpoint?",
-            "Train attempts that continued from a checkpoint of an earlier attempt, or after a restart in place.",
+            "Train attempts that continued from a checkpoint, in new pods or after a restart in place.",
             "Fewer than the failed Train attempts: attempts fail before they save or load a checkpoint.",
             Kind.STAT,
             (Query(or_zero(events("finetune_resumed_attempts_total", "", _JOBS))),),
