@@ -215,9 +215,10 @@ class Simulation(RuleBasedStateMachine):
 
     pick = st.integers(0, 2)
 
-    @initialize(pods=st.integers(1, 3), limit=st.integers(0, 3))
-    def begin(self, pods: int, limit: int) -> None:
-        self.gang, self.limit, self.now = Gang(pods, limit), limit, 0.0
+    @initialize(pods=st.integers(1, 3), limit=st.integers(0, 3), calm=st.sampled_from([True, True, False]))
+    def begin(self, pods: int, limit: int, *, calm: bool) -> None:
+        """Begins the first round; in a calm simulation, nothing ends the recovery for good."""
+        self.gang, self.limit, self.now, self.calm = Gang(pods, limit), limit, 0.0, calm
         self.pods = [Pod(index) for index in range(pods)]
         self.reports: list[Report] = []
         self.causes: dict[tuple[int, int], End] = {}
@@ -225,13 +226,19 @@ class Simulation(RuleBasedStateMachine):
     def pod(self, number: int) -> Pod:
         return self.pods[number % len(self.pods)]
 
-    @rule(number=pick, end=st.sampled_from([KILLED, LOST, HANG, NO_MEMORY, SUCCESS]))
+    @rule(number=pick, end=st.sampled_from([KILLED, LOST, HANG]))
+    def ranks_fail(self, number: int, end: End) -> None:
+        self.ranks_end(number, end)
+
+    @precondition(lambda self: not self.calm)
+    @rule(number=pick, end=st.sampled_from([NO_MEMORY, SUCCESS]))
     def ranks_end(self, number: int, end: End) -> None:
         pod = self.pod(number)
         if pod.runs:
             pod.end(end)
             self.causes[pod.index, pod.round] = end
 
+    @precondition(lambda self: not self.calm)
     @rule(number=pick)
     def sigterm(self, number: int) -> None:
         pod = self.pod(number)
@@ -239,6 +246,7 @@ class Simulation(RuleBasedStateMachine):
             pod.sigterm = True
             pod.report = pod.report.model_copy(update={"recoverable": False})
 
+    @precondition(lambda self: not self.calm)
     @rule(number=pick)
     def supervisor_is_killed(self, number: int) -> None:
         self.pod(number).dead = True
@@ -258,10 +266,17 @@ class Simulation(RuleBasedStateMachine):
             self.reports.append(pod.report)
             self.gang = receive(self.gang, pod.report, self.now)
 
-    @precondition(lambda self: self.reports)
+    @precondition(lambda self: any(report.end for report in self.reports))
     @rule(data=st.data())
     def old_report_arrives_again(self, data: st.DataObject) -> None:
-        self.gang = receive(self.gang, data.draw(st.sampled_from(self.reports)), self.now)
+        self.gang = receive(
+            self.gang, data.draw(st.sampled_from([report for report in self.reports if report.end])), self.now
+        )
+
+    @rule(number=pick)
+    def exchange_and_turn(self, number: int) -> None:
+        self.exchange(number)
+        self.turn(number, 0.0)
 
     @rule(number=pick, silent=st.sampled_from([0.0, 0.0, UNREACHABLE_SECONDS + 1]))
     def turn(self, number: int, silent: float) -> None:
@@ -269,7 +284,7 @@ class Simulation(RuleBasedStateMachine):
         if not pod.dead:
             pod.proceed(0.0 if pod.index == 0 else silent)
 
-    @rule(seconds=st.sampled_from([1.0, STOP_SECONDS]))
+    @rule(seconds=st.sampled_from([1.0, 2.0, STOP_SECONDS]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         self.gang = expire(self.gang, self.now)
