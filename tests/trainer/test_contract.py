@@ -133,6 +133,7 @@ def test_the_longest_message_fits_and_keeps_its_payload(payload: object, letter:
         checkpoint={"step": 10**9, "digest": DIGEST},
         resumed_from_step=10**9,
         seconds=dict.fromkeys(SecondsByUse.model_fields, 10**8),
+        in_place_restarts={"count": 20, "class": "Communication", "reason": "R" * 64, "lost_steps": 2**53},
         payload=payload,
         result=ResultRef(uri=LONGEST_URI, digest=DIGEST),
     )
