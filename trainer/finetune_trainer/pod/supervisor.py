@@ -130,7 +130,6 @@ def supervise(
     while True:
         _clear(paths, recovery.round)
         state, verdict = _run(config, paths, make, recovery, peak_memory, earlier)
-        shown.keep(paths)
         earlier, peak_memory = replace(earlier, restarts=recovery.restarts), state.peak_memory
         told_to_end = _keep_evidence(config, paths, verdict, state.tail, recovery.round)
         step = _next_step(recovery, told_to_end=told_to_end)
@@ -138,6 +137,7 @@ def supervise(
             break
         earlier = earlier.after(state.files)
         recovery.start()
+        shown.keep(paths)
         log.info("restarting in place: round %d", recovery.round)
     recovery.close()
     if endpoint:

@@ -86,7 +86,7 @@ def compose(
         message=verdict.message[:1024],
         hint=verdict.hint[:512],
         place=_place(told, verdict),
-        step=_latest(told.step if told else None, earlier.step),
+        step=earlier.step if told is None or told.step is None else told.step,
         epoch=told.epoch if told else None,
         peak_memory_bytes=peak_memory,
         checkpoint=reached.checkpoint,
