@@ -18,6 +18,8 @@ NAMESPACE = Variable(
     several=True,
 )
 _LOST = events("finetune_gpu_seconds_total", "", f'{_JOBS},use="lost"')
+_RUNNING = f'{_JOBS},kind="running"'
+_REQUESTED = f'{_JOBS},kind="requested"'
 _HELD = events("finetune_gpu_seconds_total", "", _JOBS)
 
 NOW = Row(
@@ -209,9 +211,10 @@ TIME = Row(
         Panel(
             301,
             "Who used GPU time, and for what?",
-            "Time x GPUs of ended Train attempts, by namespace and use: training (the attempt succeeded) or"
-            " lost.",
-            "Lost time comes from failed, suspended and replaced attempts; the next panels have the causes.",
+            "Time x GPUs of ended Train attempts, by namespace and use. Lost: steps that the next attempt"
+            " repeats. Waiting: held GPUs without work, such as pods that wait for their gang.",
+            "Much lost time: failures between two checkpoints; the next panels have the causes. Much waiting"
+            " time: slow images, incomplete gangs and hanging processes.",
             Kind.BARS,
             (
                 Query(
@@ -228,8 +231,9 @@ TIME = Row(
         Panel(
             302,
             "Was GPU time lost?",
-            "Share of the time x GPUs of ended Train attempts that did not lead to a trained model.",
-            "Look at the classes of failures on the dashboard of the operator, and at suspicious nodes.",
+            "Share of the time x GPUs of ended Train attempts whose steps the next attempt repeats.",
+            "Lower spec.checkpoints.everyMinutes of large jobs. Look at the classes of failures on the"
+            " dashboard of the operator, and at suspicious nodes.",
             Kind.STAT,
             (Query(f"({or_zero(_LOST)}) / clamp_min({or_zero(_HELD)}, 1)"),),
             unit="percentunit",
@@ -356,6 +360,46 @@ TIME = Row(
     ),
 )
 
+NODES = Row(
+    500,
+    "Nodes",
+    (
+        Panel(
+            501,
+            "Which nodes do jobs avoid?",
+            "Failures of attempts in the last day that point to a node, for nodes with at least two. Train"
+            " pods prefer other nodes.",
+            "Test the GPUs and the network of the node, and cordon the node meanwhile.",
+            Kind.TABLE,
+            (Query("max by (node) (finetune_operator_sick_node_failures)", "failures", "none", 0),),
+            width=12,
+            columns=("node",),
+            empty="No node has two failures.",
+        ),
+        Panel(
+            502,
+            "Which jobs run on fewer nodes?",
+            "Nodes of running Train attempts that lack nodes, as a share of the nodes that the job requests"
+            " (resources.minNodes).",
+            "Add nodes; or suspend and resume the job when nodes are free, so that all nodes are requested.",
+            Kind.TABLE,
+            (
+                Query(
+                    f"{each_job('finetune_job_nodes', _RUNNING)}"
+                    f" / {each_job('finetune_job_nodes', _REQUESTED)} < 1",
+                    "share of nodes",
+                    "percentunit",
+                    0,
+                ),
+            ),
+            width=12,
+            columns=("namespace", "finetunejob"),
+            empty="No job runs on fewer nodes.",
+            links={"finetunejob": JOB_LINK},
+        ),
+    ),
+)
+
 GPUS = Row(
     400,
     "GPUs",
@@ -404,7 +448,7 @@ BOARD = Dashboard(
     uid="finetune-fleet",
     title="Fine-tuning: fleet",
     about="All FineTuneJobs of the selected namespaces: what runs, how jobs end, and what tuning gained.",
-    rows=(NOW, RESULTS, TIME, GPUS),
+    rows=(NOW, RESULTS, TIME, NODES, GPUS),
     since="now-24h",
     variables=(NAMESPACE,),
 )

@@ -102,9 +102,9 @@ STATE = Row(
             106,
             "Is the process alive?",
             "Time since the last heartbeat of rank 0. Each step of the work sends a heartbeat.",
-            "The supervisor ends a silent process after settings.deadlines.hang (600 seconds). Beyond that"
-            " time, look at"
-            " the log of the pod and at the clock of the node.",
+            "The supervisor ends a silent process after spec.failurePolicy.hangTimeout, or else"
+            " settings.deadlines.hang (600 seconds). Beyond that time, look at the log of the pod and at the"
+            " clock of the node.",
             Kind.STAT,
             (
                 Query(
@@ -252,6 +252,52 @@ CHECKPOINTS = Row(
     ),
 )
 
+GPU_TIME = Row(
+    800,
+    "GPU time",
+    (
+        Panel(
+            801,
+            "What did the GPUs of the job do?",
+            "Time for which the pods of Train held GPUs, in seconds x GPUs, by use. Lost: steps that the next"
+            " attempt repeats. Waiting: held GPUs without work, such as pods that wait for their gang.",
+            "Much lost time: lower spec.checkpoints.everyMinutes. Much waiting or startup time: look at the"
+            " causes of the restarts in status.attempts.",
+            Kind.BARS,
+            (
+                Query(
+                    or_named(f"max by (use) (finetune_job_gpu_seconds{{{_JOB}}})", {"use": "no GPUs"}),
+                    "{{use}}",
+                ),
+            ),
+            unit="s",
+            width=12,
+            decimals=1,
+        ),
+        Panel(
+            802,
+            "Which share of the GPU time trained the model?",
+            "Share of the uses training and lost in the time for which the pods of Train held GPUs.",
+            "A small share of training: compare the other uses beside this panel.",
+            Kind.LINES,
+            tuple(
+                Query(
+                    f'sum(max by (use) (finetune_job_gpu_seconds{{{_JOB},use="{use}"}}))'
+                    f" / clamp_min(sum(max by (use) (finetune_job_gpu_seconds{{{_JOB}}})), 1)",
+                    use,
+                )
+                for use in ("training", "lost")
+            ),
+            unit="percentunit",
+            width=12,
+            minimum=0,
+            maximum=1,
+            decimals=0,
+            colors={"lost": "red"},
+        ),
+    ),
+)
+
 SPEED = Row(
     300,
     "Speed and memory",
@@ -303,6 +349,42 @@ SPEED = Row(
             unit="percentunit",
             minimum=0,
             maximum=1,
+        ),
+        Panel(
+            307,
+            "Is one process slower than the others?",
+            "Duration of a matrix product on the slowest process, divided by the median of all processes."
+            " Train compares the processes before its first step, and with its checkpoints.",
+            "From 1.5: all processes wait for this process in each step. status.progress.slowRank names the"
+            " node: look at its temperature, clock and other work.",
+            Kind.LINES,
+            (Query(_trainer("slowest_rank_slowdown"), "attempt {{attempt}}"),),
+            unit="none",
+            minimum=0,
+            alerts=("FineTuneSlowRank",),
+        ),
+        Panel(
+            309,
+            "Which process is the slowest?",
+            "Rank of the process whose matrix product took longest in the newest comparison.",
+            "The rank changes if the processes are equally fast. A rank that stays, with a high value beside"
+            " this panel: look at the node of the rank.",
+            Kind.LINES,
+            (Query(_trainer("slowest_rank"), "attempt {{attempt}}"),),
+            minimum=0,
+            decimals=0,
+        ),
+        Panel(
+            308,
+            "How fast is the network between the processes?",
+            "Bytes that each process sends in a second in an all-reduce, in the newest comparison of the"
+            " processes.",
+            "Compare with the bandwidth of the network of the nodes. Much less: look at NCCL in the log of"
+            " the pods, and at the fabric settings of the profile.",
+            Kind.LINES,
+            (Query(_trainer("all_reduce_bytes_per_second"), "attempt {{attempt}}"),),
+            unit="Bps",
+            minimum=0,
         ),
         Panel(
             304,
@@ -501,7 +583,7 @@ BOARD = Dashboard(
     uid="finetune-job",
     title="Fine-tuning: job",
     about="One FineTuneJob: its state, its learning, its speed, its pods and its result.",
-    rows=(STATE, LEARNING, CHECKPOINTS, SPEED, RESULT, GPUS, HOST),
+    rows=(STATE, LEARNING, CHECKPOINTS, GPU_TIME, SPEED, RESULT, GPUS, HOST),
     variables=_VARIABLES,
     annotations=(
         Annotation(

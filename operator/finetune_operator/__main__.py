@@ -105,7 +105,12 @@ class Operator:
         self._reconciler = Reconciler(self._cache, cluster, settings, self._poller, self._notifier, clock.now)
         REGISTRY.register(
             metrics.JobCollector(
-                self._cache.jobs, self._pods_of, self._poller.newest, clock.now, settings.metrics
+                self._cache.jobs,
+                self._pods_of,
+                self._poller.newest,
+                clock.now,
+                settings.metrics,
+                self._cache.node_failures.all,
             )
         )
         metrics.BUILD.info({"version": version("finetune-operator"), "python": platform.python_version()})

@@ -220,7 +220,7 @@ class Deadlines(Model):
     stop: PositiveInt = 120
     """The grace period of a pod, between SIGTERM and SIGKILL, in which Train saves a checkpoint."""
     hang: PositiveInt = 600
-    """How long a rank may send no heartbeat."""
+    """How long a rank may send no heartbeat. spec.failurePolicy.hangTimeout of a job overrides this value."""
     collection: PositiveInt = 60
     """At most this long after the first failed pod of a gang, to collect all causes, its Job is deleted."""
 

@@ -159,7 +159,13 @@ GOOD: list[dict[str, Any]] = [
     {"checkpoints": {"everyMinutes": "Auto", "keep": 1}},
     {"checkpoints": {"everyMinutes": 1440, "keep": 100}},
     {"failurePolicy": {"maxRestarts": 0}},
-    {"failurePolicy": {"maxRestarts": 20}},
+    {"failurePolicy": {"shrinkAfter": "90s"}},
+    {"resources": {"nodes": 4, "minNodes": 4}},
+    {"resources": {"nodes": 4, "minNodes": 1}},
+    {"failurePolicy": {"maxRestarts": 20, "onDivergence": "RollBack"}},
+    {"failurePolicy": {"hangTimeout": "1m", "activeDeadline": "60s", "maxGpuHours": 1}},
+    {"failurePolicy": {"hangTimeout": "24h"}},
+    {"failurePolicy": {"activeDeadline": "8760h", "maxGpuHours": 1000000}},
     {"suspend": True},
 ]
 
@@ -369,6 +375,26 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"checkpoints.keep": 101}, "spec.checkpoints.keep: Invalid value"),
     ({"failurePolicy.maxRestarts": -1}, "spec.failurePolicy.maxRestarts: Invalid value"),
     ({"failurePolicy.maxRestarts": 21}, "spec.failurePolicy.maxRestarts: Invalid value"),
+    ({"failurePolicy.shrinkAfter": "0m"}, "must be from 1s to 24h"),
+    ({"failurePolicy.shrinkAfter": "25h"}, "must be from 1s to 24h"),
+    ({"failurePolicy.shrinkAfter": "1d"}, "spec.failurePolicy.shrinkAfter: Invalid value"),
+    ({"resources": {"nodes": 4, "minNodes": 0}}, "spec.resources.minNodes: Invalid value"),
+    (
+        {"resources": {"nodes": 2, "minNodes": 3}},
+        "resources.minNodes must be at most resources.nodes",
+    ),
+    ({"resources": {"minNodes": 2}}, "resources.minNodes must be at most resources.nodes"),
+    ({"failurePolicy.onDivergence": "Skip"}, "spec.failurePolicy.onDivergence: Unsupported value"),
+    ({"failurePolicy.hangTimeout": "59s"}, "must be from 1m to 24h"),
+    ({"failurePolicy.hangTimeout": "1441m"}, "must be from 1m to 24h"),
+    ({"failurePolicy.hangTimeout": "600"}, "spec.failurePolicy.hangTimeout: Invalid value"),
+    ({"failurePolicy.activeDeadline": "59s"}, "must be from 1m to 8760h"),
+    ({"failurePolicy.activeDeadline": "8761h"}, "must be from 1m to 8760h"),
+    ({"failurePolicy.activeDeadline": "9999999h"}, "spec.failurePolicy.activeDeadline: Invalid value"),
+    ({"failurePolicy.activeDeadline": "3d"}, "spec.failurePolicy.activeDeadline: Invalid value"),
+    ({"failurePolicy.maxGpuHours": 0}, "spec.failurePolicy.maxGpuHours: Invalid value"),
+    ({"failurePolicy.maxGpuHours": 1000001}, "spec.failurePolicy.maxGpuHours: Invalid value"),
+    ({"failurePolicy.maxGpuHours": 0.5}, "spec.failurePolicy.maxGpuHours: Invalid value"),
     ({"ttl.podsAfterFinished": "10"}, "spec.ttl.podsAfterFinished: Invalid value"),
     ({"ttl.podsAfterFinished": "10d"}, "spec.ttl.podsAfterFinished: Invalid value"),
     ({"ttl.afterFinished": "-1h"}, "spec.ttl.afterFinished: Invalid value"),
@@ -709,6 +735,7 @@ def test_checkpoints_failure_policy_suspend_and_ttl_may_always_be_changed(kube: 
     put(kube, job({"suspend": False}, namespace))
     put(kube, job({"checkpoints": {"everyMinutes": 5, "keep": 3}}, namespace))
     put(kube, job({"failurePolicy": {"maxRestarts": 5}}, namespace))
+    put(kube, job({"finishTraining": True}, namespace))
 
 
 def test_status_can_still_be_written_once_training_has_started(kube: Kube, namespace: str) -> None:

@@ -174,6 +174,43 @@ def test_a_job_with_the_longest_name_goes_through(scene: Scene) -> None:
     assert scene.jobs_of(uid) == ["p1", "t1", "u1"]
 
 
+def test_train_goes_on_with_the_pods_that_find_a_node(scene: Scene) -> None:
+    operator = scene.start()
+    uid = scene.make_job(
+        resources={"nodes": 4, "minNodes": 2, "gpusPerNode": 1}, failurePolicy={"shrinkAfter": "3s"}
+    )
+    scene.go_through(uid, "Prepare")
+    first = scene.kubelet.await_pods(uid, "Train", 1, 4)
+    scene.kubelet.bind(first[:3])
+    scene.kubelet.run(first[:3])
+    scene.kubelet.leave_unscheduled(first[3:], "0/3 nodes: Insufficient nvidia.com/gpu.")
+    wait_for("the attempt is stopped", lambda: scene.attempts()[-1]["outcome"] == "Resized")
+    scene.kubelet.remove(first[:3])
+    pods = scene.kubelet.await_pods(uid, "Train", 2, 2)
+    config = config_of(pods[0])
+    assert config.chosen
+    assert (config.world.nodes, config.chosen.world_size) == (2, 2)
+    scene.kubelet.run(pods)
+
+    def running() -> str:
+        return next(c["message"] for c in scene.status()["conditions"] if c["type"] == "Running")
+
+    wait_for("all pods run", lambda: running().endswith("Train goes on with 2 of 4 nodes."))
+    labels = f'finetunejob="tickets",namespace="{scene.namespace}"'
+    assert operator.metric(f"finetune_job_gpus{{{labels}}}") == 2
+    scene.kubelet.finish(pods)
+    scene.go_through(uid, "Publish")
+    attempts = scene.await_state("Succeeded")["attempts"]
+    assert [(a["stage"], a["outcome"], a.get("nodes")) for a in attempts] == [
+        ("Prepare", "Succeeded", None),
+        ("Train", "Resized", None),
+        ("Train", "Succeeded", 2),
+        ("Publish", "Succeeded", None),
+    ]
+    events = scene.kube.list("Event", scene.namespace)
+    assert [e["type"] for e in events if e["reason"] == "CapacityLost"] == ["Warning"]
+
+
 def test_a_train_attempt_that_no_node_takes_is_superseded_by_a_smaller_one(scene: Scene) -> None:
     scene.start()
     uid = scene.make_job(resources={"cpu": "500"})

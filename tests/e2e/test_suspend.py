@@ -1,4 +1,4 @@
-"""Suspend and resume while training, on real pods."""
+"""Suspend, resume and an early end while training, on real pods."""
 
 from tests.e2e.conftest import GRACE_SECONDS
 from tests.e2e.scene import (
@@ -17,7 +17,7 @@ from tests.e2e.scene import (
 )
 
 
-def test_suspended_in_train_then_resumed_it_succeeds_by_a_second_attempt(scene: Scene) -> None:
+def test_a_training_is_suspended_resumed_and_ended_early(scene: Scene) -> None:
     scene.apply(tiny("pause", scene, training={"epochs": 60}, resources={"nodes": 2}))
     training(scene, "pause", count=2)
     scene.kubectl("patch", "ftj", "pause", "--type=merge", "-p", '{"spec":{"suspend":true}}')
@@ -32,14 +32,26 @@ def test_suspended_in_train_then_resumed_it_succeeds_by_a_second_attempt(scene: 
     assert condition(job, "Running")["status"] == "False"
     assert attempts(job) == [("Prepare", 1, "Succeeded"), ("Train", 1, "Suspended")]
     scene.kubectl("patch", "ftj", "pause", "--type=merge", "-p", '{"spec":{"suspend":false}}')
+
+    def trains_on() -> bool:
+        status = scene.job("pause")["status"]
+        (first, *_, last) = (a for a in status["attempts"] if a["stage"] == "Train")
+        return bool(status.get("progress", {}).get("step", 0) > first["step"] and last["number"] == 2)
+
+    until("training goes on", SLOW_SECONDS, trains_on, lambda: state_of(scene.job("pause")))
+    scene.kubectl("patch", "ftj", "pause", "--type=merge", "-p", '{"spec":{"finishTraining":true}}')
     job = succeeded(scene, "pause")
     assert attempts(job) == [
         ("Prepare", 1, "Succeeded"),
         ("Train", 1, "Suspended"),
-        ("Train", 2, "Succeeded"),
+        ("Train", 2, "Suspended"),
+        ("Train", 3, "Succeeded"),
         ("Publish", 1, "Succeeded"),
     ]
     assert condition(job, "Suspended")["status"] == "False"
-    first, second = (a for a in job["status"]["attempts"] if a["stage"] == "Train")
+    first, second, third = (a for a in job["status"]["attempts"] if a["stage"] == "Train")
     assert second["resumedFromStep"] == first["checkpointStep"] == first["step"]
-    assert first["lostSteps"] == 0
+    assert first["lostSteps"] == second["lostSteps"] == 0
+    assert second["reason"] == "FinishedByUser"
+    assert third["finishes"]
+    assert 0 < job["status"]["training"]["bestStep"] <= second["checkpointStep"]

@@ -146,6 +146,17 @@ CASES = [
         90,
     ),
     Case(
+        "FineTuneSlowRank",
+        {"namespace": "a", "finetunejob": "x"},
+        {
+            f'finetune_trainer_slowest_rank_slowdown{{{JOB},attempt="1",stage="Train"}}': [2] * 100
+            + [1.4] * 20
+        },
+        30,
+        70,
+        110,
+    ),
+    Case(
         "FineTuneHeartbeatStale",
         {"namespace": "a", "finetunejob": "x", "stage": "Train"},
         {
@@ -196,6 +207,14 @@ CASES = [
         60,
         1600,
         minutes=5,
+    ),
+    Case(
+        "FineTuneNodeSuspicious",
+        {"node": "n2"},
+        {'finetune_operator_sick_node_failures{node="n2"}': [*["_"] * 20, *[2] * 60, *["_"] * 20]},
+        10,
+        30,
+        95,
     ),
     Case(
         "FineTuneGpusIdle",

@@ -30,6 +30,7 @@ COUNTING = {"rate", "increase"}
 UNITS = {
     "_timestamp_seconds": {"s"},
     "_seconds": {"s"},
+    "_gpu_seconds": {"s", "percentunit"},
     "_seconds_total": {"h", "percentunit"},
     "_bytes": {"bytes", "percentunit"},
     "_ratio": {"percentunit"},

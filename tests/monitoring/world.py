@@ -268,6 +268,9 @@ def progress_of(attempt: Attempt, minute: int, rng: random.Random) -> Progress:
             "gradient_norm": round(math.exp(rng.gauss(0.1, 0.35)), 3),
             "tokens_per_second": round(41_000 * rng.uniform(0.94, 1.03)),
             "mfu": round(0.42 * rng.uniform(0.94, 1.03), 3),
+            "slowest_rank": 3,
+            "slowest_rank_ratio": round(1.04 + 0.02 * (minute // 20 % 3), 2),
+            "all_reduce_bytes_per_second": 1.9e11,
             "samples_per_second": round(320 * rng.uniform(0.8, 1.2), 1),
             "eta_seconds": round(60 * (attempt.end - minute)),
             "peak_memory_bytes": int((52 + 5 * done) * GIB),
@@ -295,7 +298,7 @@ def evaluation(script: Script) -> dict[str, Any]:
     }
 
 
-def attempt_status(attempt: Attempt, minute: int, name: str) -> dict[str, Any]:
+def attempt_status(attempt: Attempt, minute: int, name: str, gpus: int) -> dict[str, Any]:
     what = attempt.what
     status = {
         "stage": what.stage,
@@ -315,7 +318,24 @@ def attempt_status(attempt: Attempt, minute: int, name: str) -> dict[str, Any]:
             status |= {"class": what.failure, "node": what.node}
     if what.stage == "Train" and minute >= attempt.since:
         status |= steps_of(attempt, minute)
+        if gpus:
+            status |= gpu_time_of(attempt, minute, gpus, status)
     return status
+
+
+def gpu_time_of(attempt: Attempt, minute: int, gpus: int, status: dict[str, Any]) -> dict[str, Any]:
+    """The fields about the GPU time of an attempt of Train."""
+    total = 60 * gpus * (min(minute, attempt.end) - attempt.since)
+    parts = {"startup": 20, "evaluation": 12, "checkpoint": 50, "waiting": 25}
+    uses = {use: total // part for use, part in parts.items()}
+    training = total - sum(uses.values())
+    lost = training * status.get("lostSteps", 0) // max(1, status.get("step", 0))
+    return {
+        "gpus": gpus,
+        "gpusHeld": gpus if minute < attempt.end else 0,
+        "usageTime": at(minute),
+        "gpuSeconds": {"total": total, "training": training - lost, "lost": lost, **uses},
+    }
 
 
 def steps_of(attempt: Attempt, minute: int) -> dict[str, Any]:
@@ -345,8 +365,12 @@ def status_at(
     status: dict[str, Any] = {
         "state": state,
         "stage": now.what.stage,
-        "attempts": [attempt_status(attempt, minute, script.name) for attempt in begun],
+        "attempts": [
+            attempt_status(attempt, minute, script.name, script.gpus * len(script.nodes)) for attempt in begun
+        ],
     }
+    if held := [attempt["gpuSeconds"] for attempt in status["attempts"] if "gpuSeconds" in attempt]:
+        status["gpuSeconds"] = {use: sum(each[use] for each in held) for use in held[0]}
     if now.what.stage != "Prepare":
         status["memory"] = {"process": 58 * GIB, "train": 96 * GIB, "publish": 4 * GIB}
     conditions = {"Running": ("False", reason)} if reason else {}

@@ -55,6 +55,10 @@ def _created(manifest: Manifest) -> str:
         words.append(f"reads back {config.readback_stage} attempt {config.attempt}")
     if config.chosen:
         words.append(f"micro-batch {config.chosen.micro_batch_size} x {config.chosen.accumulation_steps}")
+    if config.skipped_step:
+        words.append(f"skips step {config.skipped_step}")
+    if config.finish:
+        words.append("finishes")
     if parent := config.run.model.parent:
         words.append(f"model of {parent.name} ({parent.uid[:8]})")
     return ", ".join([" ".join(words[:2]), *words[2:]])

@@ -199,6 +199,26 @@ def test_a_job_that_comes_no_further_ends_after_three_restarts() -> None:
     assert [a.step for a in status_of(mini).attempts] == [None, 7, 7, 7, 7]
 
 
+def test_killed_before_any_write_a_job_that_reaches_its_active_deadline_ends_the_same() -> None:
+    for survived in range(5):
+        mini = Miniature(scenes.job_of({"spec": {"failurePolicy": {"activeDeadline": "10m"}}}))
+        until_train(mini)
+        mini.age(599)
+        mini.reconcile()
+        assert state(mini) is State.TRAINING
+        mini.age(1)
+        mini.reconcile(writes_left=survived)
+        mini.reconcile()
+        assert state(mini) is State.WAITING
+        assert all(pod["metadata"].get("deletionTimestamp") for pod in mini.active_pods())
+        mini.age(121)
+        mini.reconcile(writes_left=survived)
+        mini.reconcile()
+        assert state(mini) is State.FAILED
+        assert [a.reason for a in status_of(mini).attempts] == [None, "ActiveDeadlineExceeded"]
+        assert [a.active_seconds for a in status_of(mini).attempts] == [None, 600]
+
+
 def until_train(mini: Miniature) -> None:
     """Prepare succeeds, and all pods of Train run."""
     for _ in range(2):

@@ -93,6 +93,13 @@ def test_the_error_truncates_a_long_value(tmp_path: Path) -> None:
     assert len(str(refusal.value)) < 400
 
 
+def test_an_attempt_with_fewer_pods_has_the_same_digest() -> None:
+    whole = TrainConfig.model_validate(changed("run.world", {"nodes": 4, "processesPerNode": 2}))
+    fewer = whole.model_copy(update={"nodes": 3})
+    assert (whole.world.size, fewer.world.size) == (8, 6)
+    assert fewer.run.digest() == whole.run.digest()
+
+
 def test_the_digest_does_not_depend_on_the_form_of_the_json() -> None:
     one = Run.model_validate(RUN)
     other = Run.model_validate_json(json.dumps(dict(reversed(RUN.items())), indent=4))

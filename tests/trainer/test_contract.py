@@ -25,6 +25,7 @@ from finetune_trainer.contract import (
     ResultRef,
     RowCounts,
     Scores,
+    SecondsByUse,
     Stage,
     TerminationMessage,
     TrainPayload,
@@ -130,6 +131,8 @@ def test_the_longest_message_fits_and_keeps_its_payload(payload: object, letter:
         epoch=UGLY,
         peak_memory_bytes=10**14,
         checkpoint={"step": 10**9, "digest": DIGEST},
+        resumed_from_step=10**9,
+        seconds=dict.fromkeys(SecondsByUse.model_fields, 10**8),
         payload=payload,
         result=ResultRef(uri=LONGEST_URI, digest=DIGEST),
     )

@@ -316,10 +316,25 @@ class TrainConfig(Model):
     checkpoints: Checkpoints | None = None
     """Set for Train. None: Train saves only checkpoints with the best weights, and each attempt starts at the
     first step."""
+    skipped_step: PositiveInt | None = None
+    """Optimizer step that Train skips, because its loss or gradient was not finite in an earlier attempt."""
+    finish: bool | None = None
+    """Set for Train that makes no step, and takes the best weights of the checkpoints of earlier attempts."""
     memory: MemoryLimits | None = None
     """Set for Prepare, which selects settings that fit in this memory."""
+    nodes: PositiveInt | None = None
+    """Train: number of pods of this attempt, if fewer than `run.world.nodes`. The run, and so its digest, is
+    the same for each number of pods."""
+    min_nodes: PositiveInt | None = None
+    """Prepare: the smallest number of pods of an attempt of Train. Prepare selects settings that fit in the
+    memory with this number of pods too. None: `run.world.nodes`."""
     serve_metrics: bool = False
     """Whether the pod serves /metrics, without authentication. If not, the operator serves these metrics."""
+
+    @property
+    def world(self) -> World:
+        """The size of the gang of this attempt."""
+        return self.run.world.model_copy(update={"nodes": self.nodes}) if self.nodes else self.run.world
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -30,9 +30,11 @@ from finetune_operator.api.status import (
     DataStatus,
     DroppedAttempts,
     FineTuneJobStatus,
+    GpuSeconds,
     ModelStatus,
     NotificationStatus,
     ProgressStatus,
+    SlowRank,
     TrainStatus,
 )
 from finetune_trainer.contract import Model
@@ -50,6 +52,7 @@ __all__ = [
     "FineTuneJobSpec",
     "FineTuneJobStatus",
     "GateSpec",
+    "GpuSeconds",
     "LoraSpec",
     "ModelStatus",
     "NotificationSpec",
@@ -57,6 +60,7 @@ __all__ = [
     "ProgressStatus",
     "Region",
     "SecretRef",
+    "SlowRank",
     "Storage",
     "TrainStatus",
 ]

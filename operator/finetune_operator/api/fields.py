@@ -57,6 +57,31 @@ def folder_of(uri: str) -> str:
     return f"{uri}.substring(0, {uri}.lastIndexOf('/') + 1)"
 
 
+DURATION = r"^[0-9]{1,7}(s|m|h)$"
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def duration(low: str, high: str) -> Any:
+    """Schema of a duration between two bounds, such as 90s, 10m or 720h."""
+    return Field(
+        max_length=8,
+        pattern=DURATION,
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    f"duration(self) >= duration('{low}') && duration(self) <= duration('{high}')",
+                    f"must be from {low} to {high}",
+                )
+            ]
+        },
+    )
+
+
+def seconds_of(duration: str) -> int:
+    """A duration such as 90s, 10m or 720h in seconds."""
+    return int(duration[:-1]) * _SECONDS[duration[-1]]
+
+
 Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 Key = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
 S3_PREFIX = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/"

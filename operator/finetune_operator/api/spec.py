@@ -8,6 +8,7 @@ from finetune_operator.api.changes import Change, Covered
 from finetune_operator.api.endpoint import Endpoint
 from finetune_operator.api.evaluation import EVALUATION_RULES, EvaluationSpec
 from finetune_operator.api.fields import (
+    DURATION,
     DataUri,
     DataUris,
     FolderUri,
@@ -20,6 +21,7 @@ from finetune_operator.api.fields import (
     apart,
     auto_or,
     data_uris,
+    duration,
     folder,
     folder_of,
     rule,
@@ -332,7 +334,12 @@ class ResourcesSpec(Model):
             " || self.processesPerNode == self.gpusPerNode",
             "processesPerNode must equal gpusPerNode: one process drives one GPU; leave it out",
             ".processesPerNode",
-        )
+        ),
+        rule(
+            "!has(self.minNodes) || self.minNodes <= self.nodes",
+            "resources.minNodes must be at most resources.nodes",
+            ".minNodes",
+        ),
     )
 
     profile: Name = "default"
@@ -340,6 +347,11 @@ class ResourcesSpec(Model):
     and default resources. Default: default."""
     nodes: Annotated[int, Field(ge=1, le=1024)] = 1
     """Number of Train pods, from 1 to 1024. Each pod has a node of its own. Default: 1."""
+    min_nodes: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Smallest number of Train pods of an attempt, from 1 to nodes. If no node takes some of the pods for
+    failurePolicy.shrinkAfter, the next attempt has only as many pods as found a node, and at least minNodes.
+    The global batch stays the same, and training resumes from the newest checkpoint. Each Train pod has the
+    memory that it needs with minNodes pods. Default: nodes, so every attempt has all pods."""
     gpus_per_node: Annotated[int, Field(ge=0, le=64)] = 0
     """Number of GPUs of each Train pod, from 0 to 64. 0 trains on CPUs. Default: 0."""
     processes_per_node: Annotated[int, Field(ge=1, le=256)] | None = None
@@ -396,21 +408,43 @@ class CheckpointsSpec(Model):
 
 
 class FailurePolicySpec(Model):
-    """Reaction to failed attempts."""
+    """Reaction to failed attempts, and limits of the job."""
 
     max_restarts: Annotated[int, Field(ge=0, le=20)] | None = None
     """Number of failed attempts without progress after which each stage gets another attempt, from 0 to 20.
     An attempt makes progress when it reaches a later optimizer step than every earlier attempt. Preempted
     attempts do not count. Default: maxRestarts in the settings of the operator, which is 3."""
+    shrink_after: Annotated[str, duration("1s", "24h")] = "10m"
+    """Time for which pods of an attempt of Train may find no node before the next attempt has fewer pods, in
+    seconds, minutes or hours, from 1s to 24h, for example 90s, 10m or 2h. Time in a queue does not count.
+    Used with resources.minNodes. Default: 10m."""
+    on_divergence: Literal["Fail", "RollBack"] = "Fail"
+    """Reaction to a loss or gradient that is not finite. Fail: the job fails. RollBack: the next attempt of
+    Train resumes from the newest checkpoint and skips the optimizer step, whose rows then change no weights;
+    if a loss or gradient is not finite again, the job fails. Default: Fail."""
+    hang_timeout: Annotated[str, duration("1m", "24h")] | None = None
+    """Time without a heartbeat after which a process counts as hanging, in seconds, minutes or hours, from 1m
+    to 24h, for example 20m. The pod of the process then ends all its processes, and the attempt fails with
+    the class Hang. Choose a longer time than the longest optimizer step takes. A change takes effect with the
+    next attempt. Default: deadlines.hang in the settings of the operator, which is 10 minutes."""
+    active_deadline: Annotated[str, duration("1m", "8760h")] | None = None
+    """Longest time for which the pods of the job may run, all attempts together, in seconds, minutes or
+    hours, from 1m to 8760h, for example 72h. Only time in which all pods of an attempt run counts: queues,
+    waiting for nodes and suspension do not count. After that time, the pods save a checkpoint and end, and
+    the job fails with the reason ActiveDeadlineExceeded. Default: no limit."""
+    max_gpu_hours: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Maximum number of GPU hours of the job, from 1 to 1000000: the sum over all attempts of Train of the
+    time for which their pods hold GPUs, in hours x GPUs. When the job has used that time, the pods save a
+    checkpoint and end, and the job fails with the reason GpuBudgetExhausted. Default: no limit."""
 
 
 class TtlSpec(Model):
     """Time to live of pods and of the FineTuneJob after the job has finished."""
 
-    pods_after_finished: Annotated[str, Field(max_length=8, pattern=r"^[0-9]{1,7}(s|m|h)$")] = "10m"
+    pods_after_finished: Annotated[str, Field(max_length=8, pattern=DURATION)] = "10m"
     """Time after which finished pods and their logs are deleted, in seconds, minutes or hours, for example
     90s, 10m or 720h. Default: 10m."""
-    after_finished: Annotated[str, Field(max_length=8, pattern=r"^[0-9]{1,7}(s|m|h)$")] | None = None
+    after_finished: Annotated[str, Field(max_length=8, pattern=DURATION)] | None = None
     """Time after which the FineTuneJob is deleted, in seconds, minutes or hours, for example 720h. The
     published model stays. Leave afterFinished out where Argo CD or Flux applies the job: GitOps creates a
     deleted job again, and the new job trains again, or fails with OutputExists where output.suffix is set.
@@ -523,7 +557,11 @@ class FineTuneJobSpec(Model):
     """Checkpoints of Train, from which the next attempt of Train resumes. A change takes effect with the next
     attempt of Train. Default: see each field."""
     failure_policy: Annotated[FailurePolicySpec, Change.ALWAYS] = FailurePolicySpec()
-    """Reaction to failed attempts. Default: see each field."""
+    """Reaction to failed attempts, and limits of the job. Default: see each field."""
+    finish_training: Annotated[bool, Change.ALWAYS] = False
+    """Whether Train ends before its last step. If true, Train saves a checkpoint and ends; the job then
+    measures and publishes the best weights so far, which are those with the best score on the validation
+    rows. If no checkpoint exists yet, Train goes on until its first checkpoint. Default: false."""
     ttl: Annotated[TtlSpec, Change.ALWAYS] = TtlSpec()
     """Time to live of pods and of the FineTuneJob after the job has finished. Default: see each field."""
     notifications: Annotated[

@@ -43,6 +43,17 @@ class ConditionStatus(Model):
     """Time of the last change of the status."""
 
 
+class SlowRank(Model):
+    """The process of a gang that computes more slowly than the others."""
+
+    rank: NonNegativeInt
+    """Global rank of the process, from 0."""
+    node: Annotated[str, Field(max_length=253)] | None = None
+    """Node of the process."""
+    ratio: FiniteFloat
+    """Duration of a matrix product on this process, divided by the median of all processes; at least 1.5."""
+
+
 class ProgressStatus(Model):
     """Progress of the current stage, written at most every 30 seconds unless the activity changes."""
 
@@ -68,10 +79,39 @@ class ProgressStatus(Model):
     """Training speed in rows per second, over all processes."""
     tokens_per_second: FiniteFloat | None = None
     """Training speed in tokens per second, over all processes."""
+    slow_rank: SlowRank | None = None
+    """Slowest process of Train, if a matrix product takes at least 1.5 times the median of all processes. All
+    processes wait for the slowest process in each step. Train compares the processes before its first step
+    and with its checkpoints."""
     eta_seconds: NonNegativeInt | None = None
     """Estimated time until the stage is done, in seconds."""
     updated: datetime
     """Time at which the operator asked the trainer."""
+
+
+class GpuSeconds(Model):
+    """Time for which Train pods held GPUs, in seconds x GPUs. The uses add up to the total.
+
+    The process with rank 0 reports its time by use. The operator assumes the same use for all GPUs.
+    """
+
+    total: NonNegativeInt = 0
+    """Sum over all GPUs. A GPU is held from the time at which its pod has a node until the pod has ended, as
+    the operator observed these times."""
+    startup: NonNegativeInt = 0
+    """From the start of the training process until the first optimizer step: imports, the rows, the model."""
+    training: NonNegativeInt = 0
+    """Optimizer steps, without lost steps."""
+    evaluation: NonNegativeInt = 0
+    """Evaluations of the base model, of the validation rows and of the tuned model."""
+    checkpoint: NonNegativeInt = 0
+    """Pauses of training for checkpoints, and saving the tuned model."""
+    lost: NonNegativeInt = 0
+    """Optimizer steps after the newest checkpoint of an attempt that did not succeed. The next attempt
+    repeats these steps."""
+    waiting: NonNegativeInt = 0
+    """All other time: pods that wait for the other pods of the gang, pull images, upload results, or stop,
+    and time of which no pod has reported the use."""
 
 
 class AttemptStatus(Model):
@@ -86,8 +126,9 @@ class AttemptStatus(Model):
     config_digest: Annotated[str, Field(max_length=71)]
     """SHA-256 of the run settings in the trainer's configuration."""
     spec_digest: Annotated[str, Field(max_length=71)]
-    """SHA-256 of the spec without checkpoints, failurePolicy, notifications, suspend and ttl, together
-    with the run settings. Results of this attempt count only while the job has the same spec digest."""
+    """SHA-256 of the spec without checkpoints, failurePolicy, finishTraining, notifications, suspend and
+    ttl, together with the run settings. Results of this attempt count only while the job has the same spec
+    digest."""
     job: Annotated[str, Field(max_length=63)]
     """Name of the batch/v1 Job of the attempt."""
     job_uid: Annotated[str, Field(max_length=63)] | None = None
@@ -97,12 +138,31 @@ class AttemptStatus(Model):
     running_since: datetime | None = None
     """Time at which the operator first saw all pods of the attempt run; the deadline of the stage counts from
     then."""
+    active_seconds: NonNegativeInt | None = None
+    """Time for which all pods of the attempt ran, in seconds. Of a running attempt: without the time since
+    runningSince."""
+    gpus: NonNegativeInt | None = None
+    """Greatest number of GPUs that the pods of the attempt held at the same time. Absent if the pods held no
+    GPUs."""
+    gpus_held: NonNegativeInt | None = None
+    """Number of GPUs that the pods of the attempt hold since usageTime. Absent if the pods held no GPUs."""
+    gpu_seconds: GpuSeconds | None = None
+    """GPU time of the attempt until usageTime. Absent if the pods held no GPUs."""
+    usage_time: datetime | None = None
+    """Time up to which gpuSeconds counts. The operator counts up to the current time with every other change
+    of the status. Absent if the pods held no GPUs."""
     failing_since: datetime | None = None
     """Time at which the operator first saw a failed pod; from then on the operator collects the causes."""
     end_time: datetime | None = None
     """Time at which the operator saw the end of the attempt."""
-    outcome: Literal["Running", "Succeeded", "Failed", "Suspended", "Superseded"]
-    """State or result of the attempt. Superseded: the spec was changed during the attempt."""
+    nodes: PositiveInt | None = None
+    """Number of Train pods of the attempt if fewer than resources.nodes."""
+    available_nodes: NonNegativeInt | None = None
+    """Number of pods of a resized attempt that had a node when the attempt ended. The next attempt has at
+    most as many pods."""
+    outcome: Literal["Running", "Succeeded", "Failed", "Suspended", "Superseded", "Resized"]
+    """State or result of the attempt. Superseded: the spec was changed during the attempt. Resized: the
+    operator replaced the attempt by an attempt with fewer pods."""
     failure: Annotated[str | None, Field(max_length=64, alias="class")] = None
     """Class of the failure, for example OutOfMemory."""
     reason: Annotated[str, Field(max_length=64)] | None = None
@@ -135,6 +195,12 @@ class AttemptStatus(Model):
     """Number of optimizer steps of an unsuccessful attempt of Train after checkpointStep. If there is a next
     attempt, the next attempt repeats these steps, or fewer if the pods completed a later checkpoint that the
     operator does not know of. Absent if the reached step is unknown."""
+    finishes: bool | None = None
+    """True if the attempt of Train makes no steps, and measures the best weights of the checkpoints instead,
+    because spec.finishTraining is set."""
+    skipped_step: PositiveInt | None = None
+    """Optimizer step that the attempt of Train skips, because the loss or the gradient of the step was not
+    finite in an earlier attempt. Absent if the attempt skips no step."""
     micro_batch_size: PositiveInt | None = None
     """Rows of a micro-batch of the attempt if the micro-batch is not that of status.chosen: the operator
     halves the micro-batch after out of memory."""
@@ -150,6 +216,10 @@ class DroppedAttempts(Model):
     """Number of these attempts."""
     by_cause: Annotated[dict[str, NonNegativeInt], Field(max_length=32)] = {}
     """Number of these attempts by class of the failure, or by outcome if there is no class."""
+    active_seconds: NonNegativeInt = 0
+    """Sum of activeSeconds of these attempts, in seconds."""
+    gpu_seconds: GpuSeconds | None = None
+    """GPU time of these attempts. Absent if their pods held no GPUs."""
 
 
 class DataStatus(Model):
@@ -257,13 +327,16 @@ class FineTuneJobStatus(Model):
     """Attempts of all stages, oldest first. Of more than 60 attempts, old ones that no longer matter, such as
     preempted ones, are left out and counted in attemptsDropped."""
     attempts_dropped: DroppedAttempts | None = None
-    """Attempts that status.attempts no longer lists: how many, and how they ended."""
+    """Attempts that status.attempts no longer lists: how many, how they ended, and what they used."""
+    gpu_seconds: GpuSeconds | None = None
+    """GPU time of all attempts. Absent if no pod of the job held a GPU."""
     data: DataStatus | None = None
     """Results of Prepare about the data."""
     chosen: Chosen | None = None
     """Values that Prepare has chosen for Auto, and values that follow from these."""
     memory: MemoryEstimate | None = None
-    """Memory that Prepare has estimated; the operator sizes the pods by the estimate."""
+    """Memory that Prepare has estimated; the operator sizes the pods by the estimate. With
+    resources.minNodes, the greatest estimate for any number of nodes from minNodes to nodes."""
     training: TrainStatus | None = None
     """Results of Train."""
     evaluation: Evaluation | None = None

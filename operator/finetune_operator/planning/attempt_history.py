@@ -3,6 +3,7 @@
 from collections import Counter
 
 from finetune_operator.api import AttemptStatus, DroppedAttempts, FineTuneJobStatus
+from finetune_operator.planning.divergence import diverged
 from finetune_operator.planning.restart_budget import (
     failures_since_progress,
     furthest_step,
@@ -10,6 +11,7 @@ from finetune_operator.planning.restart_budget import (
     outage_starts,
 )
 from finetune_operator.planning.stages import STAGES, stage_of
+from finetune_operator.planning.usage import add_dropped
 from finetune_trainer.contract import FailureClass
 
 LONGEST = 60
@@ -32,7 +34,9 @@ def shorten(status: FineTuneJobStatus) -> FineTuneJobStatus:
     return status.model_copy(
         update={
             "attempts": [a for a in status.attempts if a.job not in gone],
-            "attempts_dropped": DroppedAttempts(total=before.total + len(dropped), by_cause=dict(reasons)),
+            "attempts_dropped": DroppedAttempts(
+                total=before.total + len(dropped), by_cause=dict(reasons), **add_dropped(before, dropped)
+            ),
         }
     )
 
@@ -52,5 +56,5 @@ def _needed(attempts: list[AttemptStatus]) -> list[AttemptStatus]:
     furthest = furthest_step(tries)
     needed += [a for a in tries if furthest and a.step == furthest][:1]
     needed += [a for a in tries if a.failure == FailureClass.OUT_OF_MEMORY]
-    needed += lasting_failures(tries)[-2:]
+    needed += lasting_failures(tries)[-2:] + diverged(tries)
     return needed + failures_since_progress(tries) + outage_starts(tries)

@@ -15,6 +15,7 @@ from finetune_operator.planning.micro_batch import differing_micro_batch
 from finetune_operator.planning.stages import STAGES, stage_of
 from finetune_operator.planning.termination_messages import Expected
 from finetune_operator.planning.types import InProgress, PlanInput, Stop
+from finetune_operator.planning.usage import active_seconds_of, observe_gpus
 from finetune_operator.rendering.jobs import config_of
 from finetune_trainer.contract import Stage
 
@@ -32,8 +33,11 @@ def record_attempts(inputs: PlanInput) -> PlanInput:
     for attempt in inputs.status.attempts:
         if attempt.outcome == "Running":
             inputs = _update_attempt(inputs, attempt)
+    for attempt in inputs.status.attempts:
+        if attempt.outcome == "Running" or attempt.gpus_held:
+            inputs = _replace_attempt(inputs, observe_gpus(inputs, attempt))
     for attempt in inputs.status.attempts[-1:]:
-        if attempt.outcome in ("Failed", "Suspended"):
+        if attempt.outcome in ("Failed", "Suspended", "Resized"):
             # The pods of an attempt that was stopped save a checkpoint before they end.
             late = attempt.model_copy(update=steps_of_failure(inputs, attempt))
             inputs = _replace_attempt(inputs, late)
@@ -42,10 +46,9 @@ def record_attempts(inputs: PlanInput) -> PlanInput:
 
 def stop_running_attempt(inputs: PlanInput, stop: Stop) -> PlanInput:
     """Ends the running attempt with the outcome of `stop`."""
+    cause = {"reason": stop.reason, "message": stop.message, "available_nodes": stop.available_nodes}
     ended = [
-        _end_attempt(
-            inputs, a, stop.outcome, reason=stop.reason, message=stop.message, **steps_of_failure(inputs, a)
-        )
+        _end_attempt(inputs, a, stop.outcome, **cause, **steps_of_failure(inputs, a))
         if a.outcome == "Running"
         else a
         for a in inputs.status.attempts
@@ -88,6 +91,9 @@ def _attempt_of(inputs: PlanInput, job: Manifest) -> AttemptStatus:
         job_uid=meta["uid"],
         start_time=moment(meta.get("creationTimestamp")) or inputs.now,
         outcome="Running",
+        nodes=config.nodes if config else None,
+        finishes=config.finish if config else None,
+        skipped_step=config.skipped_step if config else None,
         **halved,
     )
 
@@ -122,6 +128,7 @@ def _set_times(
     update: dict[str, object] = {}
     pods = pods_of(inputs.observed.pods, job)
     if job["spec"].get("suspend"):
+        update["active_seconds"] = int(active_seconds_of(attempt, inputs.now)) or None
         update["running_since"] = None
     elif attempt.running_since is None and pending.have_all_started(job, pods):
         update["running_since"] = inputs.now
@@ -199,4 +206,5 @@ def _end_attempt(inputs: PlanInput, attempt: AttemptStatus, outcome: str, **caus
         cause["message"] = message[:MESSAGE_LIMIT]
     # After a clock was set back, an attempt still does not end before its start.
     end = max(inputs.now, attempt.start_time)
-    return attempt.model_copy(update={"outcome": outcome, "end_time": end, **cause})
+    active = int(active_seconds_of(attempt, end)) or None
+    return attempt.model_copy(update={"outcome": outcome, "end_time": end, "active_seconds": active, **cause})

@@ -74,6 +74,8 @@ def _attempt_event(attempt: AttemptStatus, after: FineTuneJobStatus) -> Event | 
     if attempt.outcome == "Failed":
         cause = f"{attempt.stage} attempt {attempt.number}: {attempt.message}"
         return Event("Warning", attempt.reason or Reason.POD_LOST, cause)
+    if attempt.outcome == "Resized":
+        return Event("Warning", attempt.reason or Reason.CAPACITY_LOST, attempt.message or "")
     if attempt.outcome != "Succeeded":
         return None
     row = STAGES[stage_of(attempt)]

@@ -1,4 +1,4 @@
-"""The micro-batch of a Train attempt, which the operator halves after out of memory. Pure."""
+"""The choices of Prepare for one Train attempt: with a smaller micro-batch, or with fewer processes. Pure."""
 
 from finetune_operator.api import AttemptStatus
 from finetune_trainer.contract import Chosen
@@ -44,6 +44,26 @@ def halve(chosen: Chosen) -> Chosen | None:
         return chosen.model_copy(update={"micro_batch_tokens": fewer}) if fewer < tokens else None
     rows = chosen.micro_batch_size or 1
     return _with_rows(chosen, rows // 2) if rows % 2 == 0 else None
+
+
+def with_world(chosen: Chosen, world: int) -> Chosen | None:
+    """The choices for another number of processes and the same global batch.
+
+    Each process has at least one row of the global batch. A number of rows as the micro-batch has to divide
+    the rows of a process.
+
+    Args:
+        chosen: the choices.
+        world: number of processes.
+
+    Returns:
+        The choices; None if the global batch cannot be divided.
+    """
+    rows = chosen.micro_batch_size
+    if world > chosen.batch_size or (rows and chosen.batch_size % (world * rows)):
+        return None
+    resized = chosen.model_copy(update={"world_size": world})
+    return _with_rows(resized, rows) if rows else resized
 
 
 def describe(chosen: Chosen) -> str:

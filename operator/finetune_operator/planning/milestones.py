@@ -51,7 +51,8 @@ def find_milestones(
     before = before or FineTuneJobStatus()
     namespace = str(job.metadata["namespace"])
     return (
-        *_attempts(job, namespace, before, after),
+        *_attempts(before, after),
+        *_gpu_seconds(namespace, before, after),
         *_resumes(namespace, before, after),
         *_losses(namespace, before, after),
         *_first_step(job, before, after),
@@ -60,15 +61,7 @@ def find_milestones(
     )
 
 
-def _gpus_of(job: FineTuneJob) -> int:
-    """The number of GPUs that the Train pods of a job request."""
-    resources = job.spec.resources
-    return resources.nodes * resources.gpus_per_node
-
-
-def _attempts(
-    job: FineTuneJob, namespace: str, before: FineTuneJobStatus, after: FineTuneJobStatus
-) -> Iterator[Milestone]:
+def _attempts(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Milestone]:
     known = {attempt.job: attempt for attempt in before.attempts}
     for index, attempt in enumerate(after.attempts):
         earlier = known.get(attempt.job)
@@ -87,21 +80,26 @@ def _attempts(
             "node": attempt.node or "",
         }
         yield Milestone("finetune_attempts", labels)
-        if (
-            attempt.running_since
-            and attempt.end_time
-            and attempt.stage == Stage.TRAIN.value
-            and _gpus_of(job)
-        ):
-            use = "training" if attempt.outcome == "Succeeded" else "lost"
-            held = _gpus_of(job) * _seconds(attempt.running_since, attempt.end_time)
-            yield Milestone("finetune_gpu_seconds", {"namespace": namespace, "use": use}, held)
         if attempt.outcome == "Succeeded" and attempt.end_time:
             same = [
                 a for a in after.attempts if (a.stage, a.spec_digest) == (attempt.stage, attempt.spec_digest)
             ]
             duration = _seconds(same[0].start_time, attempt.end_time)
             yield Milestone("finetune_stage_duration_seconds", stage, duration)
+
+
+def _gpu_seconds(namespace: str, before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Milestone]:
+    """The GPU time of each attempt by use, counted when no pod of the attempt holds a GPU any more."""
+    known = {attempt.job for attempt in before.attempts if _has_released_gpus(attempt)}
+    for attempt in after.attempts:
+        if attempt.gpu_seconds and _has_released_gpus(attempt) and attempt.job not in known:
+            for use, held in attempt.gpu_seconds:
+                if use != "total" and held:
+                    yield Milestone("finetune_gpu_seconds", {"namespace": namespace, "use": use}, held)
+
+
+def _has_released_gpus(attempt: AttemptStatus) -> bool:
+    return attempt.outcome != "Running" and attempt.gpu_seconds is not None and not attempt.gpus_held
 
 
 def _failure_before(earlier: list[AttemptStatus], attempt: AttemptStatus) -> datetime | None:

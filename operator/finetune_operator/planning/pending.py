@@ -66,6 +66,11 @@ def find_reason(job: Manifest, pods: list[Manifest], events: Iterable[Manifest])
     return Waiting(Reason.WAITING_FOR_PODS, f"{started} of {wanted} pods have started.", problem=False)
 
 
+def find_unschedulable(job: Manifest, pods: list[Manifest]) -> Waiting | None:
+    """Why the first pod without a node is unschedulable; None where no pod is unschedulable."""
+    return next((found for pod in sorted(pods, key=index_of) if (found := _check_node(job, pod))), None)
+
+
 def have_all_started(job: Manifest, pods: list[Manifest]) -> bool:
     """Whether the trainers of all pods of a Job have started."""
     wanted: int = job["spec"].get("completions", 1)
@@ -141,12 +146,7 @@ def _check_suspension(job: Manifest, pods: list[Manifest]) -> Waiting | None:
 
 def _check_pod(job: Manifest, pod: Manifest, events: list[Manifest]) -> Waiting | None:
     name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
-    for condition in pod.get("status", {}).get("conditions") or []:
-        if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
-            text = clean(condition.get("message", ""), TEXT_LIMIT)
-            message = f"No node takes pod {name}{_describe_request(job, pod)}: {text}"
-            return Waiting(Reason.UNSCHEDULABLE, message, problem=True)
-    if found := _check_init_containers(pod):
+    if found := _check_node(job, pod) or _check_init_containers(pod):
         return found
     state = trainer_state(pod).get("waiting", {})
     why, text = state.get("reason", ""), clean(state.get("message", ""), TEXT_LIMIT)
@@ -168,6 +168,16 @@ def _check_pod(job: Manifest, pod: Manifest, events: list[Manifest]) -> Waiting 
         f"Pod {name} cannot start: {clean(event.get('message', ''), TEXT_LIMIT)}",
         problem=True,
     )
+
+
+def _check_node(job: Manifest, pod: Manifest) -> Waiting | None:
+    """Why no node takes a pod."""
+    for condition in pod.get("status", {}).get("conditions") or []:
+        if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
+            text = clean(condition.get("message", ""), TEXT_LIMIT)
+            message = f"No node takes pod {pod['metadata']['name']}{_describe_request(job, pod)}: {text}"
+            return Waiting(Reason.UNSCHEDULABLE, message, problem=True)
+    return None
 
 
 def _describe_request(job: Manifest, pod: Manifest) -> str:

@@ -17,6 +17,7 @@ from finetune_operator.planning.policies import CHAIN, gate
 from finetune_operator.planning.resolution import resolve
 from finetune_operator.planning.stages import STAGES
 from finetune_operator.planning.types import Decision, Observed, Plan, PlanInput, Reference
+from finetune_operator.planning.usage import count_usage
 from finetune_operator.settings import Settings
 from finetune_trainer.contract import Stage
 
@@ -48,6 +49,9 @@ def _plan_run(
     if observed.refused:
         decision = _report_refusal(observed.refused)
     described = status.describe(inputs, decision, gate.fact(inputs))
+    if described != stored:
+        # Time alone changes no status.
+        described = count_usage(inputs, described)
     return Plan(
         status=described,
         apply=decision.apply,

@@ -3,14 +3,15 @@
 from finetune_operator.api import AttemptStatus
 from finetune_operator.names import ANNOTATION_SPEC_DIGEST, LABEL_ATTEMPT, Reason, State
 from finetune_operator.objects import Manifest, is_subset, label, pods_of
-from finetune_operator.planning import name_conflict, pending
+from finetune_operator.planning import gang_size, name_conflict, pending, sick_nodes
 from finetune_operator.planning.attempts import next_number
 from finetune_operator.planning.lookup import find_job, readback_name, readback_number
-from finetune_operator.planning.policies import deadline
+from finetune_operator.planning.policies import deadline, limits
 from finetune_operator.planning.stages import FIRST_STAGE, STAGES, build_readback_job, stage_of
 from finetune_operator.planning.types import Decision, PlanInput
 from finetune_operator.rendering.cleanup_record import cleanup_record
 from finetune_operator.rendering.network import network_policy, service
+from finetune_operator.rendering.pods import Gang
 from finetune_operator.rendering.stage_pods import STAGE_PODS
 from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_trainer.contract import Stage
@@ -36,7 +37,7 @@ def start_next_attempt(inputs: PlanInput) -> Decision:
     number = next_number(inputs, stage)
     apply, record = _missing_objects(inputs, resolved, stage)
     build = STAGES[stage].build_job
-    create = (*record, build(inputs.job, resolved, inputs.settings, inputs.status, number))
+    create = (*record, build(inputs.job, resolved, inputs.settings, inputs.status, number, _gang(inputs)))
     if held := name_conflict.check(inputs, (*apply, *create)):
         return held
     return Decision(
@@ -67,7 +68,10 @@ def watch_running_attempt(inputs: PlanInput) -> Decision:
             return _read_back(inputs, apply, create)
     job = find_job(inputs.observed, name)
     state, left = STAGES[stage].state, deadline.remaining(inputs)
-    again = [s for s in (progress_of_attempt.requeue_after, left and max(1.0, left[0])) if s]
+    timers = [left and left[0], limits.seconds_left(inputs)]
+    again = [max(1.0, timer) for timer in timers if timer is not None]
+    if progress_of_attempt.requeue_after:
+        again.append(progress_of_attempt.requeue_after)
     if job and (
         waits := pending.find_reason(job, pods_of(inputs.observed.pods, job), inputs.observed.events)
     ):
@@ -87,6 +91,15 @@ def watch_running_attempt(inputs: PlanInput) -> Decision:
         create,
         all_run=progress_of_attempt.kind == "going",
         requeue_after=min(again, default=None),
+    )
+
+
+def _gang(inputs: PlanInput) -> Gang:
+    """The pods of the next Train attempt."""
+    return Gang(
+        nodes=gang_size.next_nodes(inputs),
+        patience_seconds=gang_size.shrink_seconds(inputs.job) or 0,
+        avoided_nodes=sick_nodes.avoided(inputs),
     )
 
 

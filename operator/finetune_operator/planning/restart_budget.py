@@ -35,8 +35,9 @@ def furthest_step(tries: list[AttemptStatus]) -> int:
 def failures_since_progress(tries: list[AttemptStatus]) -> list[AttemptStatus]:
     """The failures that count against maxRestarts.
 
-    Preempted attempts never count, because the job did not cause them. Storage failures in the first hour of
-    an outage do not count either. Any other failure, or progress, ends the outage.
+    OutOfMemory and Numerical have rules of their own, which permit one more attempt. Preempted attempts never
+    count, because the job did not cause them. Storage failures in the first hour of an outage do not count
+    either. Any other failure, or progress, ends the outage.
     """
     found: list[AttemptStatus] = []
     outage: datetime | None = None
@@ -44,7 +45,7 @@ def failures_since_progress(tries: list[AttemptStatus]) -> list[AttemptStatus]:
         match attempt.failure:
             case FailureClass.PREEMPTED:
                 continue
-            case FailureClass.OUT_OF_MEMORY:
+            case FailureClass.OUT_OF_MEMORY | FailureClass.NUMERICAL:
                 outage = None
             case FailureClass.STORAGE if attempt.end_time:
                 outage = outage or attempt.end_time

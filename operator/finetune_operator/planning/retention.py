@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from finetune_operator.api.fields import seconds_of
 from finetune_operator.names import Condition
 from finetune_operator.objects import since
 from finetune_operator.planning.lookup import condition, is_condition_true, jobs_of, reference
@@ -10,8 +11,6 @@ from finetune_operator.planning.stages import STAGES, is_frozen
 from finetune_operator.planning.types import PlanInput, Reference
 from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_trainer.contract import Stage
-
-_SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
 @dataclass(frozen=True)
@@ -64,18 +63,13 @@ def removal(inputs: PlanInput) -> Removal:
     timers: list[float] = []
     delete: list[Reference] = []
     if children:
-        if (left := seconds(ttl.pods_after_finished) - passed) <= 0:
+        if (left := seconds_of(ttl.pods_after_finished) - passed) <= 0:
             delete += [reference(child) for child in children]
         else:
             timers.append(left)
     if ttl.after_finished is not None:
-        if (left := seconds(ttl.after_finished) - passed) > 0:
+        if (left := seconds_of(ttl.after_finished) - passed) > 0:
             timers.append(left)
         elif not is_pending(inputs.status):
             delete.append(Reference("FineTuneJob", meta["name"], meta["uid"]))
     return Removal(tuple(delete), min(timers, default=None))
-
-
-def seconds(duration: str) -> int:
-    """A duration such as 90s, 10m or 720h in seconds."""
-    return int(duration[:-1]) * _SECONDS[duration[-1]]

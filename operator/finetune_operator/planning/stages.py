@@ -11,8 +11,9 @@ from finetune_operator.api import AttemptStatus, FineTuneJob, FineTuneJobStatus
 from finetune_operator.names import Condition, State
 from finetune_operator.objects import Manifest
 from finetune_operator.planning import micro_batch, results
+from finetune_operator.planning.divergence import step_to_skip
 from finetune_operator.rendering.jobs import stage_job
-from finetune_operator.rendering.pods import UNKNOWN_NEEDS, Needs
+from finetune_operator.rendering.pods import UNKNOWN_NEEDS, Gang, Needs
 from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_operator.settings import Deadlines, Settings
 from finetune_trainer.contract import Chosen, Digest, FailureClass, Stage
@@ -28,8 +29,8 @@ class StageRow:
     """The condition that is True when the stage is done."""
     deadline: Callable[[Deadlines], int]
     """How many seconds the pods of an attempt may run."""
-    build_job: Callable[[FineTuneJob, ResolvedRun, Settings, FineTuneJobStatus, int], Manifest]
-    """Builds the Job of the attempt with the given number."""
+    build_job: Callable[[FineTuneJob, ResolvedRun, Settings, FineTuneJobStatus, int, Gang], Manifest]
+    """Builds the Job of the attempt with the given number. Only Train reads the gang."""
     has_result: Callable[[FineTuneJobStatus], bool]
     """Whether the status holds a result of the stage, for whatever spec."""
     accept_result: Callable[[FineTuneJobStatus, Any], FineTuneJobStatus]
@@ -73,15 +74,26 @@ def choose_for_train(status: FineTuneJobStatus, run: ResolvedRun) -> Chosen | No
     """The choices of Prepare for the next Train attempt.
 
     After an attempt that ran out of memory, the micro-batch is halved and the global batch stays the same.
+    The choices are for all nodes of the run; `micro_batch.with_world` changes them for a smaller gang.
     """
-    first = status.chosen
-    earlier = [a for a in train_attempts(status.attempts) if a.spec_digest == run.spec_digest]
+    first, earlier = status.chosen, _earlier(status, run)
     if first is None or not earlier:
         return first
     chosen = micro_batch.choices_of(earlier[-1], first)
     if earlier[-1].failure == FailureClass.OUT_OF_MEMORY:
         return micro_batch.halve(chosen) or chosen
     return chosen
+
+
+def finishes(job: FineTuneJob, status: FineTuneJobStatus, digest: str) -> bool:
+    """Whether the next attempt of Train makes no steps: the job ends training, and has a checkpoint."""
+    tries = [a for a in train_attempts(status.attempts) if a.spec_digest == digest]
+    return job.spec.finish_training and any(a.checkpoint_step for a in tries)
+
+
+def _earlier(status: FineTuneJobStatus, run: ResolvedRun) -> list[AttemptStatus]:
+    """The Train attempts of the current spec, oldest first."""
+    return [a for a in train_attempts(status.attempts) if a.spec_digest == run.spec_digest]
 
 
 def build_readback_job(
@@ -92,28 +104,44 @@ def build_readback_job(
 
 
 def _build_prepare_job(
-    job: FineTuneJob, run: ResolvedRun, settings: Settings, _: FineTuneJobStatus, number: int
+    job: FineTuneJob, run: ResolvedRun, settings: Settings, _: FineTuneJobStatus, number: int, _gang: Gang
 ) -> Manifest:
     return stage_job(job, run, settings, Stage.PREPARE, number)
 
 
 def _build_train_job(
-    job: FineTuneJob, run: ResolvedRun, settings: Settings, status: FineTuneJobStatus, number: int
+    job: FineTuneJob,
+    run: ResolvedRun,
+    settings: Settings,
+    status: FineTuneJobStatus,
+    number: int,
+    gang: Gang,
 ) -> Manifest:
+    chosen = choose_for_train(status, run)
+    if chosen and gang.nodes:
+        chosen = micro_batch.with_world(chosen, gang.nodes * run.run.world.processes_per_node)
     return stage_job(
         job,
         run,
         settings,
         Stage.TRAIN,
         number,
-        chosen=choose_for_train(status, run),
+        chosen=chosen,
+        gang=gang,
         prepared=_data_digest(status),
+        finish=finishes(job, status, run.spec_digest),
+        skipped_step=step_to_skip(_earlier(status, run)),
         needs=Needs(status.memory.train, status.memory.scratch) if status.memory else UNKNOWN_NEEDS,
     )
 
 
 def _build_publish_job(
-    job: FineTuneJob, run: ResolvedRun, settings: Settings, status: FineTuneJobStatus, number: int
+    job: FineTuneJob,
+    run: ResolvedRun,
+    settings: Settings,
+    status: FineTuneJobStatus,
+    number: int,
+    _gang: Gang,
 ) -> Manifest:
     return stage_job(
         job,

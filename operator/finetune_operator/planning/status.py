@@ -3,14 +3,15 @@
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from finetune_operator.api import ConditionStatus, FineTuneJobStatus, ProgressStatus
+from finetune_operator.api import ConditionStatus, FineTuneJobStatus, ProgressStatus, SlowRank
 from finetune_operator.names import Condition, Reason, State
-from finetune_operator.objects import distance, has_started, pods_of
+from finetune_operator.objects import distance, has_started, index_of, pods_of
 from finetune_operator.planning.lookup import condition, find_job
 from finetune_operator.planning.stages import LAST_STAGE, STAGES, is_done, stage_of, train_attempts
 from finetune_operator.planning.types import Decision, PlanInput
+from finetune_operator.planning.wording import count, duration
 from finetune_operator.rendering.trainer_config import ResolvedRun
-from finetune_trainer.contract import Progress, Stage
+from finetune_trainer.contract import SLOW_RANK_RATIO, Progress, Stage
 
 MESSAGE_LIMIT = 2048
 FINAL_STATES = {
@@ -144,6 +145,11 @@ def _running_fact(inputs: PlanInput, decision: Decision) -> Fact:
     message = FINAL_STATES.get(decision.state, decision.message)
     if decision.all_run and decision.reason == Reason.IN_PROGRESS and inputs.running:
         message = f"All pods of {inputs.running.stage} attempt {inputs.running.number} run."
+        if inputs.running.nodes:
+            message = (
+                f"All pods of Train attempt {inputs.running.number} run: Train goes on with"
+                f" {_size(inputs, inputs.running.nodes)}."
+            )
     if decision.reason == Reason.RETRYING and inputs.status.attempts:
         last = inputs.status.attempts[-1]
         message = (
@@ -206,7 +212,7 @@ def _next_progress(inputs: PlanInput, decision: Decision) -> ProgressStatus | No
     fresh = before and distance(before.updated, inputs.now) < inputs.settings.status_seconds
     if before and fresh and before.activity == news.activity.value:
         return before
-    return _progress_status(news, inputs.now)
+    return _progress_status(news, inputs.now).model_copy(update={"slow_rank": _slow_rank(inputs, news)})
 
 
 def _round(figure: float | None) -> float | None:
@@ -237,6 +243,20 @@ def _progress_status(news: Progress, now: datetime) -> ProgressStatus:
     )
 
 
+def _slow_rank(inputs: PlanInput, news: Progress) -> SlowRank | None:
+    """The slowest process with its node, if the process is slow."""
+    rank, ratio = news.slowest_rank, news.slowest_rank_ratio
+    if rank is None or ratio is None or ratio < SLOW_RANK_RATIO:
+        return None
+    node = None
+    if inputs.running and isinstance(inputs.resolution, ResolvedRun):
+        index = rank // inputs.resolution.run.world.processes_per_node
+        job = find_job(inputs.observed, inputs.running.job)
+        pods = pods_of(inputs.observed.pods, job) if job else []
+        node = next((p["spec"].get("nodeName") for p in pods if index_of(p) == index), None)
+    return SlowRank(rank=rank, node=node, ratio=_round(ratio) or 0.0)
+
+
 def _describe_progress(inputs: PlanInput, progress: ProgressStatus) -> str:
     """A sentence such as: Training: step 120 of 300, loss 0.52, about 2 min left."""
     parts = []
@@ -249,19 +269,20 @@ def _describe_progress(inputs: PlanInput, progress: ProgressStatus) -> str:
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.3g}")
     if progress.eta_seconds is not None:
-        parts.append(f"about {_duration(progress.eta_seconds)} left")
+        parts.append(f"about {duration(progress.eta_seconds)} left")
     words = "".join(f" {c.lower()}" if c.isupper() else c for c in progress.activity).strip().capitalize()
     attempt = inputs.running
-    again = f" (attempt {attempt.number})" if attempt and attempt.number > 1 else ""
+    facts = []
+    if attempt and (attempt.number > 1 or attempt.resumed_from_step is not None):
+        facts.append(f"attempt {attempt.number}")
+    if attempt and attempt.nodes:
+        facts.append(_size(inputs, attempt.nodes))
     if attempt and attempt.resumed_from_step is not None:
-        again = f" (attempt {attempt.number}, resumed from step {attempt.resumed_from_step})"
+        facts.append(f"resumed from step {attempt.resumed_from_step}")
+    again = f" ({', '.join(facts)})" if facts else ""
     return f"{words}{again}{': ' if parts else ''}{', '.join(parts)}."
 
 
-def _duration(seconds: int) -> str:
-    minute, hour = 60, 3600
-    if seconds < minute:
-        return f"{seconds} s"
-    if seconds < hour:
-        return f"{round(seconds / minute)} min"
-    return f"{seconds / hour:.1f} h"
+def _size(inputs: PlanInput, nodes: int) -> str:
+    """The size of a smaller gang, for example `3 of 4 nodes`."""
+    return f"{nodes} of {count(inputs.job.spec.resources.nodes, 'node')}"

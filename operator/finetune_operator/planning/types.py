@@ -38,6 +38,20 @@ class DeliveryResult:
 
 
 @dataclass(frozen=True)
+class NodeFailure:
+    """The end of an attempt by a cause that points to a node."""
+
+    node: str
+    """Name of the node."""
+    run: str
+    """Uid of the FineTuneJob."""
+    namespace: str
+    """Namespace of the FineTuneJob."""
+    time: datetime
+    """Time of the end of the attempt."""
+
+
+@dataclass(frozen=True)
 class Observed:
     """The observed state of one FineTuneJob: its children, matched by the uid label, and its base job."""
 
@@ -60,6 +74,8 @@ class Observed:
     """Newest progress of the pod with index 0 of the running attempt."""
     base: BaseJob | None = None
     """The FineTuneJob that spec.model.fromJob names; None where no such job exists."""
+    node_failures: tuple[NodeFailure, ...] = ()
+    """Failures of all FineTuneJobs that point to a node."""
     deliveries: tuple[DeliveryResult, ...] = ()
     """Deliveries of notifications that have ended and that the status shows as Pending."""
 
@@ -135,9 +151,11 @@ class PlanInput:
 class Stop:
     """The outcome with which to end the running attempt."""
 
-    outcome: Literal["Failed", "Suspended", "Superseded"]
+    outcome: Literal["Failed", "Suspended", "Superseded", "Resized"]
     reason: str
     message: str
+    available_nodes: int | None = None
+    """Resized: number of pods of the attempt that had a node."""
 
 
 @dataclass(frozen=True)

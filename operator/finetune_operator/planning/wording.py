@@ -1,4 +1,4 @@
-"""Formats numbers with nouns, and lists, for messages. Pure."""
+"""Formats numbers with nouns, durations, and lists, for messages. Pure."""
 
 
 def count(number: int, one: str, many: str = "") -> str:
@@ -10,6 +10,16 @@ def count(number: int, one: str, many: str = "") -> str:
         many: the noun in the plural, where the plural is not the singular with an s.
     """
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """A duration in the unit that fits, such as 45 s, 10 min or 3.5 h."""
+    minute, hour = 60, 3600
+    if seconds < minute:
+        return f"{seconds:.0f} s"
+    if seconds < hour:
+        return f"{round(seconds / minute)} min"
+    return f"{seconds / hour:.1f} h"
 
 
 def join_words(parts: list[str]) -> str:

@@ -42,11 +42,12 @@ class CleanupRecord:
 def cleanup_record(job: FineTuneJob, resolved: ResolvedRun, number: int, namespace_uid: str) -> Manifest:
     """The record of a run, for one spec of its FineTuneJob."""
     meta = job.metadata
-    spec = job.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    # An earlier version of the operator, after a rollback, refuses fields that it does not know.
+    spec = job.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     # The record names the store of the run itself, so that a changed profile does not redirect the cleanup.
     storage = storage_of(job, "output", resolved.profile)
     if storage:
-        spec["output"]["storage"] = storage.model_dump(mode="json", by_alias=True, exclude_none=True)
+        spec["output"]["storage"] = storage.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     return {
         "apiVersion": "apps/v1",
         "kind": "ControllerRevision",
@@ -67,7 +68,7 @@ def cleanup_record(job: FineTuneJob, resolved: ResolvedRun, number: int, namespa
                 "metadata": {key: meta[key] for key in ("name", "namespace", "uid", "generation")},
                 "spec": spec,
             },
-            "run": resolved.run.model_dump(mode="json", by_alias=True, exclude_none=True),
+            "run": resolved.run.model_dump(mode="json", by_alias=True, exclude_defaults=True),
             "namespaceUid": namespace_uid,
         },
     }

@@ -4,11 +4,12 @@ import copy
 
 from finetune_operator import names
 from finetune_operator.api import FineTuneJob
+from finetune_operator.api.fields import seconds_of
 from finetune_operator.objects import Manifest
 from finetune_operator.rendering import quantities, trainer_config
 from finetune_operator.rendering.cleanup_record import CleanupRecord
 from finetune_operator.rendering.metadata import child_name, labels, owner
-from finetune_operator.rendering.pods import UNKNOWN_NEEDS, Needs, pod_spec
+from finetune_operator.rendering.pods import UNKNOWN_NEEDS, WHOLE_GANG, Gang, Needs, pod_spec
 from finetune_operator.rendering.stage_pods import STAGE_PODS
 from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_operator.settings import Profile, Settings
@@ -29,8 +30,11 @@ def stage_job(
     *,
     chosen: Chosen | None = None,
     prepared: Digest | None = None,
+    finish: bool = False,
+    skipped_step: int | None = None,
     readback: tuple[Stage, int] | None = None,
     needs: Needs = UNKNOWN_NEEDS,
+    gang: Gang = WHOLE_GANG,
 ) -> Manifest:
     """The Job of one attempt, or of one readback (`readback`: the stage and attempt to read back).
 
@@ -40,22 +44,27 @@ def stage_job(
     neither replaces a failed pod nor stops the other pods, because the operator reads the cause of a failure
     from all pods. The Job is created once and never applied again.
     """
+    hang_timeout = job.spec.failure_policy.hang_timeout
     config = trainer_config.config(
         job,
         resolved.run,
         stage,
         readback[1] if readback else number,
-        rendezvous=_rendezvous(job, settings, stage, number),
-        hang_seconds=settings.deadlines.hang,
+        rendezvous=_rendezvous(job, settings, stage, number, gang.patience_seconds),
+        hang_seconds=seconds_of(hang_timeout) if hang_timeout else settings.deadlines.hang,
         stop_seconds=settings.deadlines.stop,
         serve_metrics=settings.metrics.pods_are_scraped,
         chosen=chosen,
         prepared=prepared,
+        finish=finish,
+        skipped_step=skipped_step,
         readback_stage=readback[0] if readback else None,
         memory=_memory_limits(job, resolved.profile) if stage is Stage.PREPARE else None,
         checkpoints=_checkpoints(job) if stage is Stage.TRAIN else None,
+        nodes=gang.nodes,
+        min_nodes=_min_nodes(job) if stage is Stage.PREPARE else None,
     )
-    manifest = _job(job, settings, resolved, config, number, needs)
+    manifest = _job(job, settings, resolved, config, number, needs, gang.avoided_nodes)
     manifest["metadata"]["ownerReferences"] = [owner(job)]
     manifest["spec"]["backoffLimitPerIndex"] = 0
     return manifest
@@ -122,6 +131,7 @@ def _job(
     config: trainer.TrainConfig,
     number: int,
     needs: Needs = UNKNOWN_NEEDS,
+    avoided_nodes: tuple[str, ...] = (),
 ) -> Manifest:
     job_labels = labels(job) | {
         names.LABEL_STAGE: config.stage.value,
@@ -135,7 +145,7 @@ def _job(
         names.ANNOTATION_JOB_NAME: job.metadata["name"],
     }
     rendered = config.model_dump_json(by_alias=True, exclude_none=True)
-    pods = config.run.world.nodes if STAGE_PODS[config.stage].is_gang else 1
+    pods = config.world.nodes if STAGE_PODS[config.stage].is_gang else 1
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -157,7 +167,7 @@ def _job(
                     | annotations
                     | {names.ANNOTATION_CONFIG: rendered},
                 },
-                "spec": pod_spec(job, config, settings, resolved.profile, needs),
+                "spec": pod_spec(job, config, settings, resolved.profile, needs, avoided_nodes),
             },
         },
     }
@@ -172,6 +182,13 @@ def _memory_limits(job: FineTuneJob, profile: Profile) -> trainer.MemoryLimits:
     )
 
 
+def _min_nodes(job: FineTuneJob) -> int | None:
+    """The smallest number of Train pods of an attempt; None where every attempt has all pods."""
+    resources = job.spec.resources
+    least = resources.min_nodes
+    return least if least is not None and least < resources.nodes else None
+
+
 def _checkpoints(job: FineTuneJob) -> trainer.Checkpoints:
     """When Train saves checkpoints, and how many of them stay."""
     spec = job.spec.checkpoints
@@ -179,8 +196,10 @@ def _checkpoints(job: FineTuneJob) -> trainer.Checkpoints:
     return trainer.Checkpoints(every_seconds=every if every == "Auto" else 60 * every, keep=spec.keep)
 
 
-def _rendezvous(job: FineTuneJob, settings: Settings, stage: Stage, number: int) -> trainer.Rendezvous:
-    deadline = settings.deadlines.rendezvous
+def _rendezvous(
+    job: FineTuneJob, settings: Settings, stage: Stage, number: int, patience_seconds: int
+) -> trainer.Rendezvous:
+    deadline = settings.deadlines.rendezvous + patience_seconds
     if not STAGE_PODS[stage].is_gang:
         return trainer.Rendezvous(startup_deadline_seconds=deadline)
     uid = trainer_config.uid_of(job)

@@ -41,12 +41,30 @@ class Needs:
 UNKNOWN_NEEDS = Needs()
 
 
+@dataclass(frozen=True)
+class Gang:
+    """The pods of one Train attempt, as far as they differ from the pods that the run asks for."""
+
+    nodes: int | None = None
+    """Number of pods if fewer than the nodes of the run."""
+    patience_seconds: int = 0
+    """How long pods wait for the other pods of the gang, beyond the deadline of the rendezvous."""
+    avoided_nodes: tuple[str, ...] = ()
+    """Names of the nodes that the scheduler avoids where other nodes have room."""
+
+
+WHOLE_GANG = Gang()
+AVOIDANCE_WEIGHT = 100
+"""Weight of the preference for other nodes than the avoided nodes: the greatest that Kubernetes allows."""
+
+
 def pod_spec(
     job: FineTuneJob,
     config: trainer.TrainConfig,
     settings: Settings,
     profile: Profile,
     needs: Needs = UNKNOWN_NEEDS,
+    avoided_nodes: tuple[str, ...] = (),
 ) -> Manifest:
     """The pod spec of a Job, which meets the Pod Security Standard `restricted`.
 
@@ -56,6 +74,7 @@ def pod_spec(
         settings: the settings of the operator.
         profile: the profile that the job names.
         needs: the estimated needs of the pod.
+        avoided_nodes: names of the nodes that the scheduler avoids; see `_affinity`.
     """
     limits = _resources(job, config, profile, needs.memory)
     scratch = _scratch(profile, needs.scratch)
@@ -95,10 +114,10 @@ def pod_spec(
         ],
         "volumes": _volumes(job, stores, profile, scratch),
     }
-    if config.run.world.nodes > 1 and STAGE_PODS[config.stage].is_gang:
+    if config.world.nodes > 1 and STAGE_PODS[config.stage].is_gang:
         spec["topologySpreadConstraints"] = [_one_pod_per_node(job, config.stage)]
-    if profile.affinity and STAGE_PODS[config.stage].is_gang:
-        spec["affinity"] = profile.affinity
+    if STAGE_PODS[config.stage].is_gang and (affinity := _affinity(profile, avoided_nodes)):
+        spec["affinity"] = affinity
     return spec | _placement(settings, profile)
 
 
@@ -277,6 +296,23 @@ def _one_pod_per_node(job: FineTuneJob, stage: Stage) -> Manifest:
             }
         },
     }
+
+
+def _affinity(profile: Profile, avoided_nodes: tuple[str, ...]) -> Manifest:
+    """The affinity of the profile, with a preference for other nodes than the avoided nodes.
+
+    The preference is not a requirement: in a small cluster, the pods would find no node at all.
+    """
+    affinity: Manifest = {kind: rules for kind, rules in profile.affinity.items()}  # noqa: C416
+    if not avoided_nodes:
+        return affinity
+    # Kubernetes allows one value for each requirement of matchFields; the requirements of a term are ANDed.
+    others = [{"key": "metadata.name", "operator": "NotIn", "values": [name]} for name in avoided_nodes]
+    term = {"weight": AVOIDANCE_WEIGHT, "preference": {"matchFields": others}}
+    nodes = affinity.get("nodeAffinity", {})
+    preferred = [*nodes.get("preferredDuringSchedulingIgnoredDuringExecution", ()), term]
+    affinity["nodeAffinity"] = {**nodes, "preferredDuringSchedulingIgnoredDuringExecution": preferred}
+    return affinity
 
 
 def _placement(settings: Settings, profile: Profile) -> Manifest:

@@ -246,9 +246,13 @@ def config(
     serve_metrics: bool = False,
     chosen: Chosen | None = None,
     prepared: Digest | None = None,
+    finish: bool = False,
+    skipped_step: int | None = None,
     readback_stage: Stage | None = None,
     memory: trainer.MemoryLimits | None = None,
     checkpoints: trainer.Checkpoints | None = None,
+    nodes: int | None = None,
+    min_nodes: int | None = None,
 ) -> trainer.TrainConfig:
     """The config of the pods of one Job."""
     meta = job.metadata
@@ -261,6 +265,8 @@ def config(
         run=run,
         chosen=chosen,
         prepared=prepared,
+        finish=finish or None,
+        skipped_step=skipped_step,
         readback_stage=readback_stage.value if readback_stage else None,
         rendezvous=rendezvous,
         hang_timeout_seconds=hang_seconds,
@@ -268,6 +274,8 @@ def config(
         serve_metrics=serve_metrics,
         memory=memory,
         checkpoints=checkpoints,
+        nodes=nodes,
+        min_nodes=min_nodes,
     )
 
 

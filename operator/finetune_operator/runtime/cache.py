@@ -14,6 +14,7 @@ from finetune_operator.names import KIND, LABEL_UID
 from finetune_operator.objects import Manifest
 from finetune_operator.runtime.event_loop import Pace
 from finetune_operator.runtime.model_dependencies import ModelDependencies
+from finetune_operator.runtime.node_failures import NodeFailures
 
 ChildKind = Literal["Job", "Pod", "Service", "NetworkPolicy", "ControllerRevision"]
 CHILD_KINDS: tuple[ChildKind, ...] = ("Job", "Pod", "Service", "NetworkPolicy", "ControllerRevision")
@@ -34,6 +35,7 @@ class Cache:
         self._deleted: OrderedDict[str, None] = OrderedDict()
         self._unreadable: dict[tuple[str, str | None], str] = {}
         self.model_dependencies = ModelDependencies()
+        self.node_failures = NodeFailures()
 
     def job(self, run: str) -> Manifest | None:
         """The FineTuneJob of a run."""
@@ -90,6 +92,7 @@ class Cache:
         mine[_name(obj)] = obj
         if obj["kind"] == KIND:
             self.model_dependencies.put(obj)
+            self.node_failures.put(obj)
         return run
 
     def remove(self, obj: Manifest) -> str | None:
@@ -111,6 +114,7 @@ class Cache:
             del self._runs[run]
         if kind == KIND:
             self.model_dependencies.remove(obj)
+            self.node_failures.remove(obj)
         return run
 
     async def replace(
@@ -152,6 +156,7 @@ class Cache:
                     gone = mine.pop(name)
                     if kind == KIND:
                         self.model_dependencies.remove(gone)
+                        self.node_failures.remove(gone)
                 if not mine:
                     del kinds[kind]
             if not kinds:

@@ -73,6 +73,7 @@ def observed(
         events=tuple(event for events in read_state.events.values() for event in events),
         progress=progress,
         base=cache.model_dependencies.of(read_state.run),
+        node_failures=cache.node_failures.all(),
         deliveries=deliveries,
     )
 

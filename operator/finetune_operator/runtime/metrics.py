@@ -16,7 +16,9 @@ from prometheus_client.registry import Collector
 
 from finetune_operator.names import LABEL_STAGE, Condition, State
 from finetune_operator.objects import Manifest, moment
+from finetune_operator.planning import sick_nodes
 from finetune_operator.planning.milestones import MetricName, Milestone
+from finetune_operator.planning.types import NodeFailure
 from finetune_operator.settings import MetricsSettings
 from finetune_trainer.contract import Progress
 from finetune_trainer.contract.gauges import GAUGE_LABELS, GAUGES, gauge_values
@@ -117,8 +119,8 @@ MILESTONES: Mapping[MetricName, Counter | Histogram] = {
     ),
     "finetune_gpu_seconds": Counter(
         "finetune_gpu_seconds",
-        "Time that Train attempts held GPUs, in seconds x GPUs, by use: training (attempts that succeeded) or"
-        " lost (other attempts).",
+        "Time for which the pods of ended Train attempts held GPUs, in seconds x GPUs, by use: startup,"
+        " training, evaluation, checkpoint, lost (steps that the next attempt repeats) or waiting.",
         ["namespace", "use"],
     ),
     "finetune_gates": Counter(
@@ -198,6 +200,14 @@ _JOB_GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
         _JOB,
     ),
     "finetune_job_gpus": ("GPUs that the running Train attempt holds.", _JOB),
+    "finetune_job_gpu_seconds": (
+        "Time for which the pods of Train held GPUs, in seconds x GPUs, by use: see finetune_gpu_seconds.",
+        (*_JOB, "use"),
+    ),
+    "finetune_job_nodes": (
+        "Pods of the running Train attempt: running, or requested by the job (resources.nodes).",
+        (*_JOB, "kind"),
+    ),
     "finetune_job_requested_gpus": ("GPUs that the Train pods of an unfinished job request in total.", _JOB),
     "finetune_job_created_timestamp_seconds": ("Unix time of the creation of the job.", _JOB),
     "finetune_job_score": (
@@ -224,6 +234,8 @@ _JOB_GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 _AUTO_INTERVAL_SECONDS = 3600
 """The longest time between two checkpoints with everyMinutes Auto."""
+_MOST_SICK_NODES = 100
+"""Most values of the label `node` of the gauge of sick nodes."""
 _MODELS = ("majority", "baseline", "tuned", "delta")
 
 
@@ -239,6 +251,7 @@ class JobCollector(Collector):
         progress: returns the newest progress of a run, by the uid of its FineTuneJob.
         now: the current time.
         settings: limits of the series of jobs.
+        failures: returns the failures of all jobs that point to a node.
     """
 
     def __init__(
@@ -248,7 +261,9 @@ class JobCollector(Collector):
         progress: Callable[[str], Progress | None],
         now: Callable[[], datetime],
         settings: MetricsSettings,
+        failures: Callable[[], Iterable[NodeFailure]] = tuple,
     ) -> None:
+        self._failures = failures
         self._jobs, self._pods, self._progress = jobs, pods, progress
         self._now, self._settings = now, settings
 
@@ -266,6 +281,10 @@ class JobCollector(Collector):
             families["finetune_operator_jobs"].add_metric([state], number)
         shown = self._select(jobs)
         families["finetune_operator_jobs_without_series"].add_metric([], len(jobs) - len(shown))
+        sick = Count(sick_nodes.suspects(self._failures(), self._now()))
+        families["finetune_operator_sick_nodes"].add_metric([], len(sick))
+        for name, failures in sick.most_common(_MOST_SICK_NODES):
+            families["finetune_operator_sick_node_failures"].add_metric([name], failures)
         for job in shown:
             for name, labels, value in _series(job):
                 families[name].add_metric(labels, value)
@@ -297,6 +316,17 @@ class JobCollector(Collector):
                 "finetune_operator_jobs_without_series",
                 "FineTuneJobs without series of their own, see settings.metrics.",
                 labels=[],
+            ),
+            "finetune_operator_sick_nodes": GaugeMetricFamily(
+                "finetune_operator_sick_nodes",
+                f"Nodes to which at least {sick_nodes.STRIKES} failures of attempts in the last day point.",
+                labels=[],
+            ),
+            "finetune_operator_sick_node_failures": GaugeMetricFamily(
+                "finetune_operator_sick_node_failures",
+                "Failures of attempts in the last day that point to a sick node, for at most"
+                f" {_MOST_SICK_NODES} nodes.",
+                labels=["node"],
             ),
             **families,
             **trainers,
@@ -341,18 +371,8 @@ def _series(job: Manifest) -> Iterator[tuple[str, list[str], float]]:
     if "progress" in status:
         yield "finetune_job_progress_ratio", [*where, stage], status["progress"].get("percent", 0) / 100
     yield from _checkpoint(where, spec, status)
-    resources = spec.get("resources") or {}
-    gpus = resources.get("nodes", 1) * resources.get("gpusPerNode", 0)
-    holds = any(
-        attempt.get("stage") == "Train"
-        and attempt.get("outcome") == "Running"
-        and attempt.get("runningSince")
-        for attempt in status.get("attempts") or ()
-    )
-    if gpus and holds:
-        yield "finetune_job_gpus", where, gpus
-    if not status.get("completionTime"):
-        yield "finetune_job_requested_gpus", where, gpus
+    yield from _gpu_seconds(where, status)
+    yield from _gang(where, spec.get("resources") or {}, status)
     newest = {attempt.get("stage", ""): attempt.get("number", 1) for attempt in status.get("attempts") or ()}
     for attempted, number in newest.items():
         yield "finetune_job_attempt", [*where, attempted], number
@@ -361,6 +381,22 @@ def _series(job: Manifest) -> Iterator[tuple[str, list[str], float]]:
     if report := status.get("report"):
         yield "finetune_job_report_info", [*where, report], 1
     yield from _scores(where, status.get("evaluation") or {})
+
+
+def _gang(
+    where: list[str], resources: Mapping[str, Any], status: Mapping[str, Any]
+) -> Iterator[tuple[str, list[str], float]]:
+    nodes, gpus_per_node = resources.get("nodes", 1), resources.get("gpusPerNode", 0)
+    for attempt in status.get("attempts") or ():
+        runs = attempt.get("stage") == "Train" and attempt.get("outcome") == "Running"
+        if runs and attempt.get("runningSince"):
+            running = attempt.get("nodes", nodes)
+            yield "finetune_job_nodes", [*where, "running"], running
+            yield "finetune_job_nodes", [*where, "requested"], nodes
+            if gpus_per_node:
+                yield "finetune_job_gpus", where, running * gpus_per_node
+    if not status.get("completionTime"):
+        yield "finetune_job_requested_gpus", where, nodes * gpus_per_node
 
 
 def _checkpoint(
@@ -379,6 +415,12 @@ def _checkpoint(
         every = (spec.get("checkpoints") or {}).get("everyMinutes")
         seconds = 60 * every if isinstance(every, int) else _AUTO_INTERVAL_SECONDS
         yield "finetune_job_checkpoint_interval_seconds", where, seconds
+
+
+def _gpu_seconds(where: list[str], status: Mapping[str, Any]) -> Iterator[tuple[str, list[str], float]]:
+    for use, held in (status.get("gpuSeconds") or {}).items():
+        if use != "total":
+            yield "finetune_job_gpu_seconds", [*where, use], held
 
 
 def _scores(where: list[str], evaluation: Mapping[str, Any]) -> Iterator[tuple[str, list[str], float]]:

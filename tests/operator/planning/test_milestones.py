@@ -59,14 +59,34 @@ def test_the_wait_of_an_attempt_ends_when_all_its_pods_run() -> None:
     assert found(waiting, running) == found(None, running) == expected
 
 
-def test_an_attempt_that_failed_has_lost_its_gpu_seconds() -> None:
+def test_an_attempt_that_failed_is_counted_with_its_class_and_its_node() -> None:
     end = {"runningSince": at(40), "endTime": at(140), "outcome": "Failed", "class": "Hang", "node": "gpu-7"}
     labels = {"stage": "Train", "outcome": "Failed", "class": "Hang", "node": "gpu-7"}
-    namespace = job().metadata["namespace"]
     assert found(status(attempt(runningSince=at(40))), status(attempt(**end))) == [
-        Milestone("finetune_attempts", labels),
-        Milestone("finetune_gpu_seconds", {"namespace": namespace, "use": "lost"}, 800.0),
+        Milestone("finetune_attempts", labels)
     ]
+
+
+@pytest.mark.parametrize("outcome", ["Succeeded", "Failed", "Suspended", "Superseded"])
+def test_the_gpu_time_of_an_attempt_is_counted_by_use_when_its_pods_have_released_the_gpus(
+    outcome: str,
+) -> None:
+    used = {"usageTime": at(150), "gpus": 8, "runningSince": at(40)}
+    counting = {"gpuSeconds": {"total": 880, "training": 700, "waiting": 180}, "gpusHeld": 8}
+    final = {"gpuSeconds": {"total": 890, "training": 700, "lost": 90, "waiting": 100}, "gpusHeld": 0}
+    running = status(attempt(**used, **counting))
+    stopping = status(attempt(**used, **counting, outcome=outcome, endTime=at(140)))
+    stopped = status(attempt(**used, **final, outcome=outcome, endTime=at(140)))
+
+    def counted(before: FineTuneJobStatus, after: FineTuneJobStatus) -> dict[str, float]:
+        milestones = [m for m in found(before, after) if m.metric == "finetune_gpu_seconds"]
+        assert all(m.labels["namespace"] == job().metadata["namespace"] for m in milestones)
+        return {m.labels["use"]: m.value for m in milestones}
+
+    assert counted(running, stopping) == {}
+    expected = {"training": 700, "lost": 90, "waiting": 100}
+    assert counted(stopping, stopped) == counted(running, stopped) == expected
+    assert counted(stopped, stopped) == {}
 
 
 def test_a_stage_lasts_from_its_first_attempt_until_its_success() -> None:
@@ -78,8 +98,6 @@ def test_a_stage_lasts_from_its_first_attempt_until_its_success() -> None:
     assert found(status(first), status(first, running)) == [waits, recovers]
     milestones = {m.metric: m for m in found(status(first, running), status(first, ended))}
     assert milestones["finetune_stage_duration_seconds"].value == 200.0
-    assert milestones["finetune_gpu_seconds"].labels["use"] == "training"
-    assert milestones["finetune_gpu_seconds"].value == 880.0
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_operator.api.fields import seconds_of
 from finetune_operator.objects import distance, since
-from finetune_operator.planning import retention
 from tests.operator import scenes
 
 
 @pytest.mark.parametrize(("duration", "seconds"), [("90s", 90), ("10m", 600), ("720h", 2592000), ("0s", 0)])
 def test_durations(duration: str, seconds: int) -> None:
-    assert retention.seconds(duration) == seconds
+    assert seconds_of(duration) == seconds
 
 
 @given(st.integers(-(10**8), 10**8))

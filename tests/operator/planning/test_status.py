@@ -1,5 +1,6 @@
 """The messages of the conditions of a job, at each point of its life."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from finetune_operator.api import ConditionStatus
 from finetune_operator.names import Condition
 from finetune_operator.planning.plan import plan
+from finetune_trainer.contract import Progress, Stage
 from tests.operator import scenes
 
 PREPARED = {"stage": "Prepare", "outcome": "Succeeded"}
@@ -107,3 +109,16 @@ def test_drift_is_reported_while_the_pods_run() -> None:
 
     assert (shown.status, shown.reason) == ("True", "Drifted")
     assert "spec.activeDeadlineSeconds" in shown.message
+
+
+@pytest.mark.parametrize(
+    ("ratio", "shown"), [(1.49, None), (2.0, {"rank": 1, "node": "node-1", "ratio": 2.0})]
+)
+def test_a_slow_process_is_shown_with_its_node(ratio: float, shown: dict[str, Any] | None) -> None:
+    job, configured = scenes.job_of(training()), scenes.settings()
+    news = Progress(stage=Stage.TRAIN, attempt=1, slowest_rank=1, slowest_rank_ratio=ratio)
+    observed = replace(scenes.observed_of(job, RUNNING, configured), progress=news)
+    progress = plan(job, observed, configured, scenes.NOW).status.progress
+    assert progress
+    slow = progress.slow_rank
+    assert (slow and slow.model_dump()) == shown

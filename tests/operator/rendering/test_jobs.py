@@ -16,7 +16,7 @@ from finetune_operator.api import FineTuneJob
 from finetune_operator.objects import Manifest
 from finetune_operator.rendering import jobs, network, quantities, trainer_config
 from finetune_operator.rendering.cleanup_record import cleanup_record, read_record
-from finetune_operator.rendering.pods import Needs
+from finetune_operator.rendering.pods import Gang, Needs
 from finetune_operator.rendering.trainer_config import CONFIG_LIMIT_BYTES
 from finetune_operator.settings import PodSecurity
 from finetune_trainer import config as trainer
@@ -130,6 +130,14 @@ def test_each_stage_gets_only_the_keys_that_the_stage_uses(kind: str, roles: lis
 
     spec = every(job)[kind]["spec"]["template"]["spec"]
     assert re.findall("keys-of-([a-z]+)", str(spec["volumes"]))[::2] == roles
+
+
+def test_a_cleanup_record_has_only_fields_that_the_job_sets() -> None:
+    """An earlier version of the operator refuses fields that it does not know."""
+    record = every(scenes.job_of())["cleanupRecord"]
+    assert record["data"]["job"]["spec"].keys() == {*scenes.BASE["spec"], "output"}
+    read = read_record(record)
+    assert read.job.spec.checkpoints == scenes.job_of().spec.checkpoints
 
 
 def test_the_cleanup_record_outlives_its_fine_tune_job_and_creates_no_pods() -> None:
@@ -407,6 +415,13 @@ def test_jobs_with_the_same_output_share_no_folder() -> None:
     assert trainer_config.output_uri(scenes.job_of(later)) == "s3://models/support/demo/tickets/99999999/"
 
 
+def test_a_job_sets_the_hang_timeout_of_all_its_stages() -> None:
+    changed = scenes.job_of({"spec": {"failurePolicy": {"hangTimeout": "20m"}}})
+    for stage in (Stage.PREPARE, Stage.TRAIN, Stage.PUBLISH):
+        configs = [jobs.config_of(made(job, stage)) for job in (scenes.job_of(), changed)]
+        assert [config and config.hang_timeout_seconds for config in configs] == [600, 1200]
+
+
 def test_the_spec_digest_changes_with_the_work_only() -> None:
     def digest(spec: Manifest) -> str:
         return scenes.asked_of(scenes.job_of({"spec": spec}), scenes.settings()).spec_digest
@@ -491,6 +506,44 @@ def test_train_pods_with_gpus_get_the_network_of_the_profile() -> None:
     assert container["resources"]["requests"]["rdma/hca"] == "2"
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
     assert spec["affinity"] == FABRIC["affinity"]
+
+
+def test_avoided_nodes_are_added_to_the_affinity_of_the_profile() -> None:
+    preferred = "preferredDuringSchedulingIgnoredDuringExecution"
+    wish = {"weight": 1, "preference": {"matchExpressions": [{"key": "rack", "operator": "Exists"}]}}
+    own = scenes.merged(FABRIC, {"affinity": {"nodeAffinity": {preferred: [wish]}, "podAffinity": {"a": 1}}})
+    settings = {"profiles": {"default": own}}
+    spec = made(scenes.job_of(), Stage.TRAIN, settings=settings, gang=Gang(avoided_nodes=("n1", "n2")))[
+        "spec"
+    ]["template"]["spec"]
+    fields = [{"key": "metadata.name", "operator": "NotIn", "values": [name]} for name in ("n1", "n2")]
+    avoiding = {"weight": 100, "preference": {"matchFields": fields}}
+    assert spec["affinity"] == scenes.merged(own["affinity"], {"nodeAffinity": {preferred: [wish, avoiding]}})
+    assert (
+        made(scenes.job_of(), Stage.TRAIN, settings=settings)["spec"]["template"]["spec"]["affinity"]
+        == (own["affinity"])
+    )
+
+
+def test_a_smaller_gang_has_fewer_pods_of_the_same_run() -> None:
+    job = scenes.job_of({"spec": {"resources": {"nodes": 3, "minNodes": 1}}})
+    whole, two, one = (made(job, Stage.TRAIN, gang=Gang(nodes=nodes)) for nodes in (None, 2, 1))
+    for manifest, pods in ((whole, 3), (two, 2), (one, 1)):
+        config = jobs.config_of(manifest)
+        assert config
+        assert manifest["spec"]["completions"] == manifest["spec"]["parallelism"] == pods
+        assert (config.world.nodes, config.run.world.nodes, config.min_nodes) == (pods, 3, None)
+        spread = "topologySpreadConstraints" in manifest["spec"]["template"]["spec"]
+        assert spread is (pods > 1)
+    assert len({m["metadata"]["annotations"][names.ANNOTATION_CONFIG_DIGEST] for m in (whole, two, one)}) == 1
+
+
+@pytest.mark.parametrize(("least", "told"), [(None, None), (1, 1), (3, None)])
+def test_prepare_knows_the_smallest_gang(least: int | None, told: int | None) -> None:
+    resources = {"nodes": 3} | ({"minNodes": least} if least else {})
+    config = jobs.config_of(made(scenes.job_of({"spec": {"resources": resources}}), Stage.PREPARE))
+    assert config
+    assert (config.min_nodes, config.nodes) == (told, None)
 
 
 def test_other_pods_do_not_get_the_network_of_the_profile() -> None:

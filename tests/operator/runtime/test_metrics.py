@@ -36,6 +36,7 @@ def shown(cache: Cache, progress: Progress | None = None, **settings: Any) -> st
             lambda _: progress,
             lambda: NOW,
             MetricsSettings(**settings),
+            cache.node_failures.all,
         )
     )
     return generate_latest(registry).decode()
@@ -87,6 +88,8 @@ def test_an_existing_job_has_metrics() -> None:
         f'finetune_job_state{{{job_labels},namespace="ns",stage="Train",state="Training"}} 1.0',
         f'finetune_job_progress_ratio{{{job_labels},namespace="ns",stage="Train"}} 0.4',
         f'finetune_job_gpus{{{job_labels},namespace="ns"}} 16.0',
+        f'finetune_job_nodes{{{job_labels},kind="requested",namespace="ns"}} 2.0',
+        f'finetune_job_nodes{{{job_labels},kind="running",namespace="ns"}} 2.0',
         f'finetune_job_score{{{job_labels},metric="macroF1",model="baseline",namespace="ns"}} 0.5',
         f'finetune_job_score_lower_bound{{{job_labels},metric="macroF1",model="tuned",namespace="ns"}} 0.7',
         f'finetune_job_score_upper_bound{{{job_labels},metric="macroF1",model="tuned",namespace="ns"}} 0.8',
@@ -97,6 +100,46 @@ def test_an_existing_job_has_metrics() -> None:
     text = shown(cache)
     assert "tickets" not in text
     assert 'finetune_operator_jobs{state="Training"} 0.0' in text
+
+
+def test_a_job_tells_its_gpu_time_by_use() -> None:
+    cache = Cache()
+    held = {"total": 900, "training": 700, "lost": 0, "waiting": 200}
+    cache.put(a_job("tickets", {"state": "Training", "gpuSeconds": held}))
+    found = re.findall(r"^finetune_job_gpu_seconds\{(.*)\} (.*)$", shown(cache), flags=re.MULTILINE)
+    labels = 'finetunejob="tickets",namespace="ns",use='
+    assert found == [
+        (f'{labels}"training"', "700.0"),
+        (f'{labels}"lost"', "0.0"),
+        (f'{labels}"waiting"', "200.0"),
+    ]
+
+
+def test_a_smaller_gang_holds_fewer_gpus() -> None:
+    cache = Cache()
+    running = {"stage": "Train", "outcome": "Running", "runningSince": "2026-05-01T11:00:00Z", "nodes": 1}
+    status = {"state": "Training", "stage": "Train", "attempts": [running]}
+    cache.put(a_job("tickets", status, resources={"nodes": 2, "gpusPerNode": 8}))
+    text = shown(cache)
+    where = 'finetunejob="tickets"'
+    assert f'finetune_job_gpus{{{where},namespace="ns"}} 8.0\n' in text
+    assert f'finetune_job_requested_gpus{{{where},namespace="ns"}} 16.0\n' in text
+    assert f'finetune_job_nodes{{{where},kind="running",namespace="ns"}} 1.0\n' in text
+
+
+def test_sick_nodes_have_a_bounded_number_of_series() -> None:
+    cache = Cache()
+    failed = [
+        {"generation": 1, "configDigest": "", "specDigest": "", "startTime": NOW.isoformat()}
+        | {"stage": "Train", "number": number, "job": f"t{number}", "outcome": "Failed"}
+        | {"class": "Hang", "node": f"n{number // 2}", "endTime": NOW.isoformat()}
+        for number in range(2, 204)
+    ]
+    cache.put(a_job("tickets", {"attempts": [*failed, failed[0] | {"number": 300}]}))
+    text = shown(cache)
+    assert "finetune_operator_sick_nodes 101.0\n" in text
+    assert 'finetune_operator_sick_node_failures{node="n1"} 3.0\n' in text
+    assert text.count("finetune_operator_sick_node_failures{") == 100
 
 
 def test_a_job_tells_its_newest_attempts_and_its_demand_for_gpus_until_its_end() -> None:

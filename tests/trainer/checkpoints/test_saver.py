@@ -15,13 +15,13 @@ import torch.distributed as dist
 from finetune_trainer.checkpoints import saver as saver_module
 from finetune_trainer.checkpoints.files import Part
 from finetune_trainer.checkpoints.listing import list_checkpoints, read_checkpoint, usable
-from finetune_trainer.checkpoints.saver import Saved, Saver
+from finetune_trainer.checkpoints.saver import Saved
 from finetune_trainer.config import StoreAccess
 from finetune_trainer.contract import FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
-from tests.trainer.checkpoints.written import IDENTITY, gated, manifest_of, save, savers, until, wait
+from tests.trainer.checkpoints.written import IDENTITY, gated, manifest_of, save, saver, savers, until, wait
 from tests.trainer.storage import give_keys
 from tests.trainer.storeproxy import StoreProxy
 
@@ -175,18 +175,18 @@ def test_a_rank_waits_for_another_rank_as_long_as_its_thread_sends_heartbeats(
 
     clock = SimpleNamespace(monotonic=lambda: 60.0 * minutes, time=time.time, sleep=sleep)
     monkeypatch.setattr(saver_module, "time", clock)
-    gang = Saver(store, root, board, rank=0, world=2, keep=1)
+    gang = saver(store, root, board, 0, 2, silence=1200)
     gang.start(FIRST, RANKS[0], lambda shards: manifest_of(FIRST, shards), insist=True)
     outcome = gang.wait(lambda: None)
     assert isinstance(outcome, StageFailure)
-    assert (outcome.reason, minutes) == ("PeerLost", 60 + 11)
-    assert "rank 1 sent no heartbeat for 600 s" in outcome.message
+    assert (outcome.reason, minutes) == ("PeerLost", 60 + 21)
+    assert "rank 1 sent no heartbeat for 1200 s" in outcome.message
     assert board.add("heartbeats/0", 0) > 60, "a rank that waits sends heartbeats"
 
 
 def test_the_messages_about_the_files_are_deleted(store: Store, root: str) -> None:
     board = dist.HashStore()
-    gang = [Saver(store, root, board, rank=rank, world=2, keep=1) for rank in range(2)]
+    gang = [saver(store, root, board, rank, 2) for rank in range(2)]
     save(gang, FIRST, RANKS)
     assert board.check([f"1-{FIRST}/outcome"])
     assert not any(board.check([f"1-{FIRST}/{rank}"]) for rank in range(2))
@@ -217,8 +217,8 @@ def test_training_goes_on_during_the_upload_and_the_copy_does_not_change(
 
 def test_a_bug_in_the_thread_is_reported_and_does_not_hang_the_gang(store: Store, root: str) -> None:
     gang = savers(store, root, 2)
-    for saver, parts in zip(gang, RANKS, strict=True):
-        saver.start(FIRST, parts, lambda _shards: 1 / 0, insist=True)  # type: ignore[arg-type,return-value]
+    for each, parts in zip(gang, RANKS, strict=True):
+        each.start(FIRST, parts, lambda _shards: 1 / 0, insist=True)  # type: ignore[arg-type,return-value]
     for outcome in wait(gang):
         assert isinstance(outcome, StageFailure)
         assert "ZeroDivisionError" in outcome.message
@@ -269,8 +269,8 @@ def test_a_gang_killed_at_any_tenth_of_an_upload_leaves_the_checkpoint_before_an
     dying = open_store(access, "output", paths)
     stopped = Stopped(dying, written)
     gang = savers(dying, root, 9)
-    for saver, parts in zip(gang, shares, strict=True):
-        saver.start(killed, parts, lambda shards: manifest_of(killed, shards), insist=False)
+    for member, parts in zip(gang, shares, strict=True):
+        member.start(killed, parts, lambda shards: manifest_of(killed, shards), insist=False)
     folder = f"{root}{killed}/"
     until(lambda: stopped.stopped == max(1, 9 - written) and len(store.list(folder)) == written)
     (found,) = usable(store, root, IDENTITY)

@@ -41,7 +41,14 @@ def manifest_of(name: str, shards: tuple[ShardFile, ...], best: str | None = Non
 def savers(store: Store, root: str, world: int, keep: int = 100) -> list[Saver]:
     """The savers of all ranks of a gang."""
     board = dist.HashStore()
-    return [Saver(store, root, board, rank=rank, world=world, keep=keep) for rank in range(world)]
+    return [saver(store, root, board, rank, world, keep) for rank in range(world)]
+
+
+def saver(
+    store: Store, root: str, board: dist.Store, rank: int, world: int, keep: int = 100, silence: float = 600
+) -> Saver:
+    """The saver of one rank."""
+    return Saver(store, root, board, rank=rank, world=world, keep=keep, silence_seconds=silence)
 
 
 def save(

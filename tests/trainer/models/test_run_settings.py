@@ -44,15 +44,18 @@ def settings(
     *,
     pod: int | None = None,
     gpus: int = 1,
+    nodes: int = 1,
+    least: int | None = None,
     spec: dict[str, Any] | None = None,
     **training: object,
 ) -> RunSettings:
-    update = {"method": method, "world": {"gpus_per_node": gpus, "processes_per_node": max(gpus, 1)}}
+    world = {"nodes": nodes, "gpus_per_node": gpus, "processes_per_node": max(gpus, 1)}
+    update = {"method": method, "world": world}
     given = {"offload": "Auto"} | update | (spec or {})
     run = Run.model_validate(test_plan.run(**training).model_dump() | given)
     base = BaseFacts(8_030_261_248, 8192, "bfloat16")
     limits = MemoryLimits(gpu=gpu and gpu * GIB, train=pod and pod * GIB)
-    return choose_settings(run, limits, 10_000, 1000, base, AUTO_LIMITS, facts)
+    return choose_settings(run, limits, 10_000, 1000, base, AUTO_LIMITS, facts, min_nodes=least)
 
 
 def test_without_known_memory_the_rules_decide() -> None:
@@ -151,3 +154,28 @@ def test_without_gpus_the_memory_of_the_pod_decides() -> None:
     tight = settings(LORA_8B, Lora(), None, gpus=0, pod=60, precision="BFloat16").chosen
     assert roomy.offload == tight.offload == "None"
     assert roomy.micro_batch_tokens == tight.micro_batch_tokens == 4096
+
+
+def test_settings_fit_with_the_smallest_gang_too() -> None:
+    fixed = settings(LLAMA_8B, "Full", 48, gpus=4, nodes=4)
+    elastic = settings(LLAMA_8B, "Full", 48, gpus=4, nodes=4, least=1)
+    assert (fixed.chosen.zero_stage, elastic.chosen.zero_stage) == (2, 3)
+    assert elastic.chosen.world_size == fixed.chosen.world_size == 16
+    assert elastic.chosen.batch_size == fixed.chosen.batch_size
+    with pytest.raises(StageFailure) as failed:
+        settings(LLAMA_8B, "Full", 29, gpus=8, nodes=4, least=1, spec={"offload": "None", "zero_stage": 2})
+    assert failed.value.reason == "DoesNotFit"
+    assert "with deepspeed.zeroStage 2 and 8 processes" in failed.value.message
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_the_estimate_is_that_of_the_greediest_size_of_the_gang(stage: int) -> None:
+    """Small models have greater buffers for communication than optimizer states, which one process lacks."""
+    small = replace(LLAMA_8B, parameters=10**7, trained=10**7, largest_trained=10**6, largest_layer=10**6)
+    for facts in (LLAMA_8B, small):
+        spec = {"offload": "None", "zero_stage": stage}
+        sizes = [settings(facts, "Full", None, nodes=nodes, spec=spec).memory for nodes in (1, 2, 3, 4)]
+        elastic = settings(facts, "Full", None, nodes=4, least=1, spec=spec).memory
+        assert elastic
+        assert elastic.process >= max(size.process for size in sizes if size)
+        assert elastic.train >= max(size.train for size in sizes if size)

@@ -40,6 +40,13 @@ def test_the_processes_share_the_cpus(stage: Stage, threads: str) -> None:
     assert started(stage).environment["OMP_NUM_THREADS"] == threads
 
 
+def test_an_attempt_may_have_fewer_pods_than_the_run() -> None:
+    config = make_config(Stage.TRAIN, World(nodes=4, processes_per_node=2)).model_copy(update={"nodes": 1})
+    made = launch(config, Paths(Path("/work")), node=0, cpus=4, environment={}, seconds_left=60)
+    assert "--nnodes=1" in made.argv
+    assert made.needs_rendezvous is False
+
+
 def test_variables_of_the_pod_take_precedence() -> None:
     found = started(Stage.TRAIN, OMP_NUM_THREADS="7", MALLOC_TRIM_THRESHOLD_="9").environment
     assert (found["OMP_NUM_THREADS"], found["MALLOC_TRIM_THRESHOLD_"]) == ("7", "9")

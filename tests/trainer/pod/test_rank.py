@@ -6,16 +6,27 @@ import os
 import re
 import subprocess
 import sys
+import time
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from finetune_trainer.config import TrainConfig
-from finetune_trainer.contract import Activity, CheckpointRef, FailureClass, Progress, RankFile
+from finetune_trainer.contract import (
+    Activity,
+    CheckpointRef,
+    FailureClass,
+    Progress,
+    RankFile,
+    SecondsByUse,
+    Stage,
+)
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.paths import Paths
+from finetune_trainer.pod import heartbeat_file
 from finetune_trainer.pod.errors import explain, place_of, trace
 from finetune_trainer.pod.evidence import evidence
 from finetune_trainer.pod.heartbeat_file import FileHeartbeat
@@ -120,6 +131,41 @@ def test_a_loss_that_is_not_finite_becomes_unknown_and_raises_no_error(
     heartbeat.beat(Activity.TRAINING, step=1, loss=0.5)
     heartbeat.beat(Activity.EVALUATING, step=2, loss=float("nan"))
     assert (progress(paths).step, progress(paths).loss) == (2, None)
+
+
+def test_the_time_of_a_rank_counts_by_the_use_of_its_activity(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    clock = SimpleNamespace(time=time.time, monotonic=lambda: now)
+    monkeypatch.setattr(heartbeat_file, "time", clock)
+    train = TrainConfig.read(paths.config).model_copy(update={"stage": Stage.TRAIN})
+    heartbeat = FileHeartbeat(train, paths, 0)
+    for activity, seconds in (
+        (Activity.STARTING, 5.5),
+        (Activity.RENDEZVOUS, 100),
+        (Activity.LOADING, 20.5),
+        (Activity.EVALUATING_BASELINE, 30),
+        (Activity.TRAINING, 1000.7),
+        (Activity.TRAINING, 1000.7),
+        (Activity.SAVING, 3),
+        (Activity.EVALUATING, 40),
+        (Activity.UPLOADING, 60),
+    ):
+        heartbeat.beat(activity)
+        now += seconds
+    heartbeat.beat(Activity.DONE)
+    expected = SecondsByUse(startup=26, training=2001, evaluation=70, checkpoint=3)
+    assert progress(paths).seconds == rank_file(paths).seconds == expected
+    heartbeat.beat(Activity.TRAINING)
+    now += 9
+    heartbeat.end(failure=FailureClass.SUCCESS)
+    assert rank_file(paths).seconds == expected.model_copy(update={"training": 2010})
+
+
+def test_only_train_reports_its_time_by_use(paths: Paths, heartbeat: FileHeartbeat) -> None:
+    heartbeat.beat(Activity.STARTING)
+    assert progress(paths).seconds is rank_file(paths).seconds is None
 
 
 def test_the_newest_checkpoint_is_in_the_rank_file_and_in_the_progress(

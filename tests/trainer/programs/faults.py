@@ -42,6 +42,16 @@ class Faulty(truth.Watched):
         return torch.where(bad, torch.nan, losses) if fault == LOSS else losses
 
 
+class Noting(truth.Calm):
+    """Keeps the last step that it was told."""
+
+    step: object = None
+
+    def beat(self, *_args: object, **progress: object) -> None:
+        """Keeps the step."""
+        self.step = progress.get("step", self.step)
+
+
 def main() -> None:
     """Runs into each fault with the same gang."""
     global fault
@@ -53,10 +63,11 @@ def main() -> None:
     truth.Watched = Faulty  # type: ignore[misc]
     outcomes: dict[str, Any] = {"place": "{}:{}".format(*split.location(Faulty.poisoned))}
     for fault in (LOSS, GRADIENT):
+        heartbeat = Noting()
         try:
-            truth.steps(gang, truth.CLASSIFICATION, base, 2, 2, heartbeat=truth.Calm())
+            truth.steps(gang, truth.CLASSIFICATION, base, 2, 2, heartbeat=heartbeat)
         except StageFailure as failure:
-            outcomes[fault] = [failure.failure, failure.reason, failure.message]
+            outcomes[fault] = [failure.failure, failure.reason, failure.message, heartbeat.step]
     (folder / f"{gang.rank}.json").write_text(json.dumps(outcomes))
 
 

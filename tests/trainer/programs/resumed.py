@@ -3,9 +3,11 @@
 Arguments: root folder of the trainer, result file, and one or more JSON lists
 [name of the folder of the run, ZeRO stage, offload, method, attempt, step at which the attempt ends, how].
 An attempt ends `preempted` after the step, `evaluating` in the evaluation after the step, `killed` after the
-step when the first checkpoint is complete, or `killed-saving`: killed in the same way, with a checkpoint due
-after every step. With `at-heartbeat`, the step is a list: the heartbeat of each rank after which the rank
-receives the request to end; a checkpoint is due after every step.
+step when the first checkpoint is complete, `killed-saving`: killed in the same way, with a checkpoint due
+after every step, or `diverged`: the loss of step SKIPPED is not finite, after the first checkpoint is
+complete. An attempt that is `skipping` skips step SKIPPED, and is preempted after the given step, if any.
+With `at-heartbeat`, the step is a list: the heartbeat of each rank after which the rank receives the request
+to end; a checkpoint is due after every step.
 """
 
 import json
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import torch
 from pydantic import TypeAdapter
 
 from finetune_trainer.checkpoints.documents import MANIFEST
@@ -31,7 +34,11 @@ from finetune_trainer.tasks.registry import training_task
 from finetune_trainer.training import checkpointing, deepspeed_config, evaluate
 from finetune_trainer.training.context import Context, open_context
 from finetune_trainer.training.fit import training_arguments, tune
+from finetune_trainer.training.loader import MicroBatch
+from finetune_trainer.training.loop import Loop
 from tests.trainer.checkpoints.written import until
+
+SKIPPED = 3
 
 
 class Killed(Exception):  # noqa: N818 - not an error
@@ -64,6 +71,8 @@ class Ending:
         if self.how in {"killed", "killed-saving"} and progress.get("step") == self.step:
             until(self.saved)
             raise Killed
+        if self.how == "diverged" and progress.get("step") == SKIPPED - 1:
+            until(self.saved)
 
     @property
     def leave_requested(self) -> bool:
@@ -73,7 +82,7 @@ class Ending:
         last = self.progress.get("step", 0)
         if self.how == "evaluating":
             return last == self.step and self.activity is Activity.EVALUATING
-        return self.how == "preempted" and self.step is not None and last >= self.step - 1
+        return self.how in {"preempted", "skipping"} and self.step is not None and last >= self.step - 1
 
 
 def train(context: Context, case: list[Any]) -> dict[str, Any]:
@@ -104,7 +113,13 @@ def train(context: Context, case: list[Any]) -> dict[str, Any]:
         step, how, lambda: any(entry.uri.endswith(MANIFEST) for entry in context.store.list(checkpoints))
     )
     config = context.config.model_copy(
-        update={"run": run, "chosen": chosen, "attempt": attempt, "checkpoints": Checkpoints(keep=2)}
+        update={
+            "run": run,
+            "chosen": chosen,
+            "attempt": attempt,
+            "checkpoints": Checkpoints(keep=2),
+            "skipped_step": SKIPPED if how == "skipping" else None,
+        }
     )
     context = replace(
         context,
@@ -113,9 +128,18 @@ def train(context: Context, case: list[Any]) -> dict[str, Any]:
         heartbeat=heartbeat,
         dtypes=select_dtypes(chosen.model_dtype, context.dtypes.products, stage),
     )
-    interval = 0.0 if how in {"killed-saving", "at-heartbeat"} else 3600.0
+    interval = 0.0 if how in {"killed-saving", "diverged", "at-heartbeat"} else 3600.0
+    compute_losses = Loop.compute_losses
+
+    def diverging(loop: Loop, model: Any, micro_batch: MicroBatch) -> torch.Tensor:
+        losses = compute_losses(loop, model, micro_batch)
+        return losses * torch.nan if loop.state.global_step + 1 == SKIPPED else losses
+
     try:
-        with mock.patch.object(checkpointing, "interval_seconds", return_value=interval):
+        with (
+            mock.patch.object(checkpointing, "interval_seconds", return_value=interval),
+            mock.patch.object(Loop, "compute_losses", diverging if how == "diverged" else compute_losses),
+        ):
             tuned = tune(context, training_arguments(context), first_percent=0, last_percent=100)
         ended = {
             "ended": "done",

@@ -31,6 +31,26 @@ def test_the_card_and_the_report_tell_the_same(
     assert "peak memory of a process12.3 GB" in rows
 
 
+def test_card_and_report_name_the_step_that_changed_no_weights(
+    record_of: Callable[..., TrainingRecord], sources_of: Callable[..., Sources]
+) -> None:
+    text = "step 40: its loss or gradient was not finite, so its rows changed no weights"
+    of = sources_of(record_of(["a", "b"]))
+    assert "skipped" not in shown(of)
+    of = replace(of, record=of.record.model_copy(update={"skipped_step": 40}))
+    assert f"skipped{text}" in texts(shown(of), "tr")
+    assert f"| skipped | {text} |" in model_card.render(of.config, of.chosen, of.staged, of.record, report)
+
+
+def test_card_and_report_say_that_training_ended_early(
+    record_of: Callable[..., TrainingRecord], sources_of: Callable[..., Sources]
+) -> None:
+    of = sources_of(record_of(["a", "b"]))
+    assert "ended early" not in shown(of)
+    of = replace(of, record=of.record.model_copy(update={"ended_early": 40}))
+    assert f"({of.chosen.total_steps} steps), ended early at step 40, kept: step" in shown(of)
+
+
 def test_what_it_descends_from_is_told_where_another_job_published_the_base(
     record_of: Callable[..., TrainingRecord], sources_of: Callable[..., Sources]
 ) -> None:

@@ -70,7 +70,8 @@ def test_a_preempted_training_resumes_and_ends_with_scores_that_agree_and_the_ba
     config = given_run(tiny_base, learnable, chosen_for(learnable))
     preempted = config.model_copy(update={"checkpoints": Checkpoints()})
     step = preempt(preempted, paths, "pod-nil-")
-    config = preempted.model_copy(update={"attempt": 2})
+    check_early_end(preempted.model_copy(update={"attempt": 2, "finish": True}), step, paths, store)
+    config = preempted.model_copy(update={"attempt": 3})
     ended = ranks(config, paths, "pod-one-")
     assert ended.returncode == 0, ended.stderr[-4000:]
     payload, record = trained(store, config)
@@ -91,8 +92,8 @@ def test_a_preempted_training_resumes_and_ends_with_scores_that_agree_and_the_ba
     marked = stored.model_copy(update={"predictions": (2,) * 41})
     store.write(entry.uri, marked.model_dump_json(by_alias=True).encode())
     store.delete([found.uri for found in store.list(f"{config.run.runs}attempts/train-")])
-    # Without checkpoints, the third attempt starts at the first step.
-    other = {"attempt": 3, "chosen": chosen_for(learnable, zero_stage=3), "checkpoints": None}
+    # Without checkpoints, the fourth attempt starts at the first step.
+    other = {"attempt": 4, "chosen": chosen_for(learnable, zero_stage=3), "checkpoints": None}
     again = config.model_copy(update=other)
     ended = ranks(again, paths, "pod-two-")
     assert ended.returncode == 0, ended.stderr[-4000:]
@@ -107,6 +108,21 @@ def test_a_preempted_training_resumes_and_ends_with_scores_that_agree_and_the_ba
     )
     assert second.staging != payload.staging
     assert rank_file(paths, 0).resumed_from_step is None
+
+
+def check_early_end(config: TrainConfig, step: int, paths: Paths, store: Store) -> None:
+    """An attempt that finishes at the step of the newest checkpoint; its result is deleted afterwards."""
+    ended = ranks(config, paths, "pod-end-")
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    payload, record = trained(store, config)
+    first = rank_file(paths, 0)
+    assert (first.step, record.ended_early) == (step, step)
+    assert first.epoch == pytest.approx(step / 13)
+    assert [row.step for row in record.history] == [13, step], "the newest weights are evaluated, too"
+    assert payload.best.metric == max(row.validation for row in record.history)
+    assert payload.best == record.best
+    check_staging(payload, record, paths, store)
+    store.delete([found.uri for found in store.list(f"{config.run.runs}attempts/train-")])
 
 
 def preempt(config: TrainConfig, paths: Paths, uid: str) -> int:
@@ -134,6 +150,9 @@ def check_progress(progress: Progress, payload: TrainPayload) -> None:
     unknown = {name for name, value in progress if value is None}
     assert unknown == of_prepare | of_gpus
     assert progress.step == progress.total_steps
+    assert progress.slowest_rank in range(2)
+    assert progress.slowest_rank_ratio
+    assert progress.slowest_rank_ratio >= 1
     # The kernel counts pages of a thread in batches, and the payload has the maximum of the ranks.
     assert progress.peak_memory_bytes == pytest.approx(payload.peak_memory_bytes, rel=0.05)
 

@@ -339,6 +339,8 @@ def test_all_ranks_end_at_the_same_step_with_the_same_reason(tiny_base: Path, tm
     )
     assert first["gradient"][:2] == ["Numerical", "NonFiniteGradient"]
     assert "step 2" in first["gradient"][2]
+    # The operator skips this step in the next attempt, if the job permits.
+    assert first["loss"][3] == first["gradient"][3] == 2
 
 
 def test_biases_and_norms_have_no_weight_decay_also_those_of_dora(tiny_base: Path) -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from finetune_trainer.contract import Best
 from finetune_trainer.training.curve import Curve
 from finetune_trainer.training.loop import Step
@@ -46,3 +48,14 @@ def test_the_best_weights_and_the_last_evaluation_are_stored() -> None:
     assert state.best == best
     assert state.evaluated_at(4)
     assert not state.evaluated_at(3)
+
+
+def test_skipped_steps_have_no_loss_and_make_no_point_of_the_curve() -> None:
+    skipped = replace(step(3), loss=0.0, gradient_norm=0.0, rows=0, tokens=0)
+    state = trained(LoopState(curve=Curve(total_steps=4)), 1, 2)
+    again = state.after(skipped)
+    assert (again.rows, again.tokens) == (state.rows, state.tokens)
+    assert [point.step for point in again.after(step(4)).curve.points] == [1, 2, 4]
+    assert again.evaluated(1.0, 3, 0.7).history[0].training_loss == (11 / 1 + 12 / 2) / 23
+    nothing_since = state.evaluated(0.5, 2, 0.6).after(skipped).evaluated(1.0, 3, 0.6)
+    assert nothing_since.history[1].training_loss == nothing_since.history[0].training_loss

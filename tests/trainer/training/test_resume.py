@@ -18,6 +18,7 @@ from finetune_trainer.data.shards import Prepared
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store
 from tests.trainer import forks
+from tests.trainer.programs.resumed import SKIPPED
 
 LORA = {"kind": "LoRA", "rank": 4, "alpha": 8, "dropout": 0.2}
 EPOCH, STEPS = 4, 8
@@ -74,14 +75,16 @@ def run_cases(
     return run
 
 
-def last_checkpoint(store: Store, bucket: str, folder: str) -> tuple[CheckpointManifest, Tensors]:
-    """Manifest and whole tensors of the newest checkpoint of the last step.
+def checkpoint_of(
+    store: Store, bucket: str, folder: str, step: int = STEPS
+) -> tuple[CheckpointManifest, Tensors]:
+    """Manifest and whole tensors of the newest checkpoint of a step.
 
     An attempt that ends on request after the last step saves this step, and the next attempt evaluates the
     validation rows and saves the step again.
     """
     entries = [entry.uri for entry in store.list(f"s3://{bucket}/runs/{folder}/checkpoints/")]
-    manifest_uri = max(uri for uri in entries if uri.endswith(MANIFEST) and f"/{STEPS:08d}-" in uri)
+    manifest_uri = max(uri for uri in entries if uri.endswith(MANIFEST) and f"/{step:08d}-" in uri)
     manifest = CheckpointManifest.model_validate_json(store.read(manifest_uri))
     pieces: dict[str, dict[int, torch.Tensor]] = {}
     for shard in manifest.shards:
@@ -121,8 +124,8 @@ def check_equal(
         assert first["progress"]["checkpoint_step"] == step
     assert second["progress"]["resumed_from_step"] == step
     assert without_times(second) == without_times(expected), name
-    manifest, tensors = last_checkpoint(store, bucket, f"whole-{whole or name}")
-    resumed, resumed_tensors = last_checkpoint(store, bucket, f"parts-{name}")
+    manifest, tensors = checkpoint_of(store, bucket, f"whole-{whole or name}")
+    resumed, resumed_tensors = checkpoint_of(store, bucket, f"parts-{name}")
     assert [shard.digests for shard in resumed.shards] == [shard.digests for shard in manifest.shards]
     assert tensors.keys() == resumed_tensors.keys()
     assert (resumed.step, resumed.samples, resumed.world) == (STEPS, 202, 2)
@@ -221,10 +224,39 @@ def test_a_training_asked_to_end_at_random_moments_ends_as_one_without_interrupt
         assert attempt["progress"].get("resumed_from_step", 0) == saved
         saved = attempt["progress"]["checkpoint_step"]
     assert without_times(attempts[-1]) == without_times(expected)
-    _, tensors = last_checkpoint(store, bucket, f"whole-{stage}")
-    _, resumed = last_checkpoint(store, bucket, f"parts-{stage}")
+    _, tensors = checkpoint_of(store, bucket, f"whole-{stage}")
+    _, resumed = checkpoint_of(store, bucket, f"parts-{stage}")
     assert tensors.keys() == resumed.keys()
     assert all(torch.equal(resumed[key], tensors[key]) for key in tensors)
+
+
+def test_an_attempt_after_a_loss_that_is_not_finite_skips_the_step_and_changes_no_weights_in_it(
+    run_cases: RunCases, store: Store, bucket: str
+) -> None:
+    cases: list[list[Any]] = []
+    for stage, method in ((0, "Full"), (3, LORA)):
+        kind = [stage, "None", method]
+        cases += [
+            [f"whole-{stage}", *kind, 1, None, "skipping"],
+            [f"parts-{stage}", *kind, 1, None, "diverged"],
+            [f"parts-{stage}", *kind, 2, 6, "skipping"],
+            [f"parts-{stage}", *kind, 3, None, "skipping"],
+            [f"before-{stage}", *kind, 1, SKIPPED - 1, "preempted"],
+            [f"after-{stage}", *kind, 1, SKIPPED, "skipping"],
+        ]
+    outcomes = run_cases(cases)
+    for stage, found in ((0, outcomes[:6]), (3, outcomes[6:])):
+        whole, diverged, *_ = found
+        assert diverged["ended"] == "NonFiniteLoss"
+        assert diverged["progress"]["step"] == SKIPPED
+        assert found[2]["progress"]["resumed_from_step"] in range(1, SKIPPED)
+        check_equal([whole, *found[2:4]], store, bucket, str(stage), 6)
+        assert [point["step"] for point in whole["curve"]] == [1, 2, 4, 5, 6, 7, 8]
+        _, before = checkpoint_of(store, bucket, f"before-{stage}", SKIPPED - 1)
+        _, after = checkpoint_of(store, bucket, f"after-{stage}", SKIPPED)
+        assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+        _, last = checkpoint_of(store, bucket, f"whole-{stage}")
+        assert not all(torch.equal(tensor, last[name]) for name, tensor in before.items())
 
 
 def damage_last_checkpoint(store: Store, bucket: str, folder: str) -> None:

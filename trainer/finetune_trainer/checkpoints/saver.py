@@ -31,8 +31,6 @@ _PAUSE_SECONDS = 10.0
 """Seconds between two tries of an upload that must succeed."""
 _HEARTBEAT_SECONDS = 1.0
 """Minimum time in seconds between two heartbeats of a thread."""
-_SILENCE_SECONDS = 600.0
-"""Time in seconds without a heartbeat after which a rank no longer waits for the thread of another rank."""
 _MAY_PASS = RETRYABLE | {"StorageFull"}
 """Reasons of failures after which an upload that must succeed is repeated."""
 
@@ -84,11 +82,24 @@ class Saver:
         world: number of ranks.
         keep: number of the newest checkpoints of the lineage that stay beside the best, see
             `retention.superseded`.
+        silence_seconds: seconds without a heartbeat after which a rank no longer waits for the thread of
+            another rank.
     """
 
-    def __init__(self, store: Store, root: str, board: Board, *, rank: int, world: int, keep: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        root: str,
+        board: Board,
+        *,
+        rank: int,
+        world: int,
+        keep: int,
+        silence_seconds: float,
+    ) -> None:
         self._store, self._root, self._board = store, root, board
         self._rank, self._world, self._keep = rank, world, keep
+        self._silence_seconds = silence_seconds
         self._copy = HostCopy()
         self._thread: threading.Thread | None = None
         self.resumed: str | None = None
@@ -255,18 +266,18 @@ class Saver:
         """Waits for the message of a rank as long as its thread sends heartbeats.
 
         Raises:
-            StageFailure: class Communication (PeerLost), after _SILENCE_SECONDS without a heartbeat.
+            StageFailure: class Communication (PeerLost), after silence_seconds without a heartbeat.
         """
         heartbeats, since = -1, time.monotonic()
         while not self._board.check([key]):
             self._beat()
             if (count := self._board.add(_heartbeats_of(rank), 0)) != heartbeats:
                 heartbeats, since = count, time.monotonic()
-            elif time.monotonic() - since > _SILENCE_SECONDS:
+            elif time.monotonic() - since > self._silence_seconds:
                 raise StageFailure(
                     FailureClass.COMMUNICATION,
                     "PeerLost",
-                    f"rank {rank} sent no heartbeat for {_SILENCE_SECONDS:.0f} s during a checkpoint",
+                    f"rank {rank} sent no heartbeat for {self._silence_seconds:.0f} s during a checkpoint",
                 )
             time.sleep(_LOOK_SECONDS)
         return self._board.get(key).decode()

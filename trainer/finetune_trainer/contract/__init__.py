@@ -19,7 +19,13 @@ from finetune_trainer.contract.base import (
     speaks,
 )
 from finetune_trainer.contract.evaluation import Evaluation, Interval, Scores, baseline_name, describe
-from finetune_trainer.contract.messages import MAX_MESSAGE_BYTES, CheckpointRef, ResultRef, TerminationMessage
+from finetune_trainer.contract.messages import (
+    MAX_MESSAGE_BYTES,
+    CheckpointRef,
+    ResultRef,
+    SecondsByUse,
+    TerminationMessage,
+)
 from finetune_trainer.contract.outcomes import ExitCode, FailureClass, Stage
 from finetune_trainer.contract.payloads import (
     Account,
@@ -40,6 +46,8 @@ from finetune_trainer.contract.progress import (
     MAX_PROGRESS_BYTES,
     PROGRESS_PORT,
     RENDEZVOUS_PORT,
+    SLOW_RANK_RATIO,
+    USES,
     Activity,
     Progress,
     RankFile,
@@ -67,8 +75,10 @@ __all__ = [
     "PRIMARY_METRIC",
     "PROGRESS_PORT",
     "RENDEZVOUS_PORT",
+    "SLOW_RANK_RATIO",
     "TASKS",
     "TITLES",
+    "USES",
     "Account",
     "Activity",
     "Best",
@@ -99,6 +109,7 @@ __all__ = [
     "ResultRef",
     "RowCounts",
     "Scores",
+    "SecondsByUse",
     "Stage",
     "Task",
     "TerminationMessage",

@@ -76,6 +76,21 @@ GAUGES = (
         "Model FLOPs utilisation: FLOPs that the model needs for the trained tokens, as a share of the"
         " bfloat16 peak of all GPUs, 0 to 1.",
     ),
+    Gauge(
+        "finetune_trainer_slowest_rank",
+        "slowest_rank",
+        "Rank whose matrix product took longest, in the newest comparison of the ranks.",
+    ),
+    Gauge(
+        "finetune_trainer_slowest_rank_slowdown",
+        "slowest_rank_ratio",
+        "Duration of the matrix product of the slowest rank, divided by the median of all ranks; at least 1.",
+    ),
+    Gauge(
+        "finetune_trainer_all_reduce_bytes_per_second",
+        "all_reduce_bytes_per_second",
+        "Bytes that each rank sends per second in an all-reduce, in the newest comparison of the ranks.",
+    ),
     Gauge("finetune_trainer_eta_seconds", "eta_seconds", "Estimated time to the end of the stage."),
     Gauge(
         "finetune_trainer_peak_memory_bytes",

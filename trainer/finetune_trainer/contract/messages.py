@@ -44,6 +44,19 @@ class ResultRef(Model):
     digest: Digest
 
 
+class SecondsByUse(Model):
+    """The time of a rank in Train by use, in whole seconds. Other time, such as waiting, has no use."""
+
+    startup: NonNegativeInt = 0
+    """From the start of the rank until its first step, without the rendezvous and evaluations."""
+    training: NonNegativeInt = 0
+    """Optimizer steps."""
+    evaluation: NonNegativeInt = 0
+    """Evaluations of the base model, of the validation rows and of the tuned model."""
+    checkpoint: NonNegativeInt = 0
+    """Pauses of training for checkpoints, and saving the tuned model."""
+
+
 class TerminationMessage(Model):
     """The termination message of a pod: the cause of its end; index 0 adds payload and result."""
 
@@ -68,6 +81,8 @@ class TerminationMessage(Model):
     resumed_from_step: NonNegativeInt | None = None
     """Train: optimizer step of the checkpoint from which the attempt resumed; None if the attempt started at
     the first step."""
+    seconds: SecondsByUse | None = None
+    """Train: time of rank 0 by use; None from other pods and stages."""
     payload: Payload | None = None
     result: ResultRef | None = None
 

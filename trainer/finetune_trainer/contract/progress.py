@@ -1,5 +1,6 @@
 """The progress document of a stage, and the rank files."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from pydantic import (
 )
 
 from finetune_trainer.contract.base import CONTRACT_VERSION, Model, Place, Reason
-from finetune_trainer.contract.messages import CheckpointRef, ResultRef
+from finetune_trainer.contract.messages import CheckpointRef, ResultRef, SecondsByUse
 from finetune_trainer.contract.outcomes import FailureClass, Stage
 from finetune_trainer.contract.payloads import Payload
 
@@ -25,6 +26,10 @@ RENDEZVOUS_PORT = 29500
 
 MAX_PROGRESS_BYTES = 64 * 1024
 """Maximum size of the progress document."""
+
+
+SLOW_RANK_RATIO = 1.5
+"""Duration of a matrix product on a rank, divided by the median of the gang, from which the rank is slow."""
 
 
 class Activity(StrEnum):
@@ -46,6 +51,18 @@ class Activity(StrEnum):
     UPLOADING = "Uploading"
     CLEANING_UP = "CleaningUp"
     DONE = "Done"
+
+
+USES: Mapping[Activity, str] = {
+    Activity.STARTING: "startup",
+    Activity.LOADING: "startup",
+    Activity.TRAINING: "training",
+    Activity.EVALUATING_BASELINE: "evaluation",
+    Activity.EVALUATING: "evaluation",
+    Activity.EVALUATING_TUNED: "evaluation",
+    Activity.SAVING: "checkpoint",
+}
+"""The field of SecondsByUse for the time of an activity of Train. Other activities have none."""
 
 
 class Progress(Model):
@@ -82,8 +99,16 @@ class Progress(Model):
     mfu: Annotated[float, Field(ge=0)] | None = None
     """Model FLOPs utilisation: the FLOPs that the model needs for the tokens of a second, divided by the peak
     of all GPUs of the gang; None if the peak is unknown."""
+    slowest_rank: NonNegativeInt | None = None
+    """Rank whose matrix product took longest in the newest measurement; None: not measured, or one rank."""
+    slowest_rank_ratio: Annotated[float, Field(ge=0)] | None = None
+    """Duration of the matrix product of that rank, divided by the median of the gang."""
+    all_reduce_bytes_per_second: Annotated[float, Field(ge=0)] | None = None
+    """Bytes that each rank sends per second in an all-reduce, in the newest measurement."""
     eta_seconds: Annotated[float, Field(ge=0)] | None = None
     peak_memory_bytes: NonNegativeInt | None = None
+    seconds: SecondsByUse | None = None
+    """Train: time of rank 0 by use."""
     heartbeat: Annotated[float, Field(ge=0)] = 0
     """Unix time of the last heartbeat of rank 0."""
 
@@ -111,5 +136,7 @@ class RankFile(Model):
     """See TerminationMessage."""
     resumed_from_step: NonNegativeInt | None = None
     """See TerminationMessage."""
+    seconds: SecondsByUse | None = None
+    """Train: time of this rank by use."""
     payload: Payload | None = None
     result: ResultRef | None = None

@@ -70,7 +70,7 @@ def select_settings(facts: ModelFacts, wanted: Choices, free: Free, capacity: Ca
     Returns:
         If no settings fit, those with the smallest estimate.
     """
-    fits = (_estimate(facts, choices, capacity) for choices in _list_candidates(facts, wanted, free))
+    fits = (estimate(facts, choices, capacity) for choices in _list_candidates(facts, wanted, free))
     tried: list[Fit] = []
     for fit in fits:
         if fit.fits:
@@ -95,7 +95,14 @@ def find_world(facts: ModelFacts, wanted: Choices, capacity: Capacity) -> int | 
     return None
 
 
-def _estimate(facts: ModelFacts, choices: Choices, capacity: Capacity) -> Fit:
+def estimate(facts: ModelFacts, choices: Choices, capacity: Capacity) -> Fit:
+    """Estimates the memory of settings.
+
+    Args:
+        facts: properties of the model.
+        choices: the settings.
+        capacity: the available memory.
+    """
     device, host = estimate_gpu(facts, choices), estimate_host(facts, choices)
     fits = (capacity.device is None or device.total <= capacity.device) and (
         capacity.pod is None or host.train <= capacity.pod

@@ -9,7 +9,15 @@ from finetune_trainer.failures import StageFailure
 from finetune_trainer.models import plan
 from finetune_trainer.models.disk import estimate_scratch
 from finetune_trainer.models.memory import Choices, ModelFacts
-from finetune_trainer.models.memory_fit import EVERYTHING, Capacity, Fit, Free, find_world, select_settings
+from finetune_trainer.models.memory_fit import (
+    EVERYTHING,
+    Capacity,
+    Fit,
+    Free,
+    estimate,
+    find_world,
+    select_settings,
+)
 from finetune_trainer.models.memory_text import describe_difference, gib
 
 _PARTS = {"weights": "weights", "gradients": "gradients", "optimizer": "optimizer state"}
@@ -34,8 +42,13 @@ def choose_settings(
     base: plan.BaseFacts,
     auto: plan.AutoLimits,
     facts: ModelFacts | None,
+    *,
+    min_nodes: int | None = None,
 ) -> RunSettings:
     """Selects all settings of a run.
+
+    With fewer pods, a process has a larger share of the state that ZeRO divides, and more rows of a batch.
+    The settings fit with the smallest number of pods. The estimate is the greatest of all numbers of pods.
 
     Args:
         run: the config of the run.
@@ -45,6 +58,7 @@ def choose_settings(
         base: properties of the base model.
         auto: limits of the task for `Auto` values.
         facts: the sizes of the model; None if they are unknown.
+        min_nodes: the smallest number of pods of an attempt of Train; None: the number of pods of the run.
 
     Raises:
         StageFailure: the reasons of `plan.choose`, and DoesNotFit.
@@ -53,17 +67,21 @@ def choose_settings(
     if facts is None:
         return RunSettings(chosen)
     capacity = _find_capacity(run, limits)
-    fit = select_settings(facts, _choices_of(run, chosen), free_settings(run), capacity)
+    nodes = run.world.nodes if min_nodes is None else min_nodes
+    smallest = chosen.model_copy(update={"world_size": nodes * run.world.processes_per_node})
+    fit = select_settings(facts, _choices_of(run, smallest), free_settings(run), capacity)
     if capacity.device is not None and fit.device.persistent > capacity.device:
         raise _refuse_training(run, facts, fit, capacity, capacity.device)
     if capacity.device is not None and facts.quantized and fit.device.evaluation > capacity.device:
         raise _refuse_measuring(run, facts, fit, capacity, capacity.device)
-    chosen = _apply(chosen, fit.choices)
-    process = fit.device.total
+    chosen = _apply(chosen, fit.choices, _count_rows(smallest))
+    fits = [fit, *_estimate_larger(run, facts, fit, capacity, nodes)]
+    process, train = max(each.device.total for each in fits), max(each.host.train for each in fits)
+    exceeding = next((each for each in fits if not each.fits), None)
     publish = fit.host.merge if isinstance(run.method, Lora) and run.method.merge else fit.host.publish
     scratch = estimate_scratch(facts, run.method, chosen.model_dtype)
-    memory = MemoryEstimate(process=process, train=fit.host.train, publish=publish, scratch=scratch)
-    return RunSettings(chosen, memory, "" if fit.fits else _describe_excess(fit, capacity))
+    memory = MemoryEstimate(process=process, train=train, publish=publish, scratch=scratch)
+    return RunSettings(chosen, memory, _describe_excess(exceeding, capacity) if exceeding else "")
 
 
 def free_settings(run: Run) -> Free:
@@ -88,7 +106,7 @@ def _choices_of(run: Run, chosen: Chosen) -> Choices:
     return Choices(
         zero_stage=chosen.zero_stage,
         offload=chosen.offload,
-        world=run.world.size,
+        world=chosen.world_size,
         processes_per_node=run.world.processes_per_node,
         model_dtype=chosen.model_dtype,
         products=products_of(run),
@@ -98,6 +116,15 @@ def _choices_of(run: Run, chosen: Chosen) -> Choices:
         live=chosen.gathered_parameters,
         gpus=run.world.gpus_per_node > 0,
     )
+
+
+def _estimate_larger(run: Run, facts: ModelFacts, fit: Fit, capacity: Capacity, nodes: int) -> list[Fit]:
+    """The estimates for all larger numbers of pods: some buffers exist only with several processes."""
+    processes = run.world.processes_per_node
+    return [
+        estimate(facts, replace(fit.choices, world=larger * processes), capacity)
+        for larger in range(nodes + 1, run.world.nodes + 1)
+    ]
 
 
 def _find_capacity(run: Run, limits: MemoryLimits) -> Capacity:
@@ -113,14 +140,14 @@ def _count_rows(chosen: Chosen) -> int:
     return chosen.micro_batch_size or min(share, math.ceil(tokens / chosen.max_length))
 
 
-def _apply(chosen: Chosen, choices: Choices) -> Chosen:
+def _apply(chosen: Chosen, choices: Choices, wanted_rows: int) -> Chosen:
     update: dict[str, object] = {
         "zero_stage": choices.zero_stage,
         "offload": choices.offload,
         "activation_checkpointing": choices.checkpointing,
         "gathered_parameters": choices.live,
     }
-    if choices.rows < _count_rows(chosen):
+    if choices.rows < wanted_rows:
         update["micro_batch_tokens"] = choices.rows * choices.length
     return chosen.model_copy(update=update)
 
@@ -166,7 +193,8 @@ def _advise(run: Run, facts: ModelFacts, fit: Fit, capacity: Capacity) -> str:
     if other.fits:
         return f"These settings would fit: {describe_difference(fit.choices, other.choices)}."
     if world := find_world(facts, fit.choices, capacity):
-        return f"{world} processes with deepspeed.zeroStage 3 would fit: set resources.nodes."
+        field = "resources.nodes" if fit.choices.world == run.world.size else "resources.minNodes"
+        return f"{world} processes with deepspeed.zeroStage 3 would fit: set {field}."
     if run.method == "Full":
         return "Use method.type LoRA, a smaller model, or more memory."
     return "Use a smaller model, or more memory."

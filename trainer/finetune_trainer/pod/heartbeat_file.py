@@ -9,12 +9,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_trainer.config import TrainConfig
-from finetune_trainer.contract import Activity, Model, Progress, RankFile
+from finetune_trainer.contract import USES, Activity, Model, Progress, RankFile, SecondsByUse, Stage
 from finetune_trainer.paths import Paths
 
 WRITES_SECONDS = 0.25
 """Minimum time in seconds between two writes of the same activity, so that most calls write no file."""
-_OWN = {"contract_version", "stage", "attempt", "activity", "heartbeat"}
+_OWN = {"contract_version", "stage", "attempt", "activity", "seconds", "heartbeat"}
 _IN_RANK_FILE = {"step", "epoch", "checkpoint", "resumed_from_step"}
 """Fields that the rank file has, too; `checkpoint` is in no progress document."""
 _FIELDS = set(Progress.model_fields) - _OWN | {"checkpoint"}
@@ -36,6 +36,9 @@ class FileHeartbeat:
         self._state = RankFile(pid=os.getpid(), heartbeat=time.time(), quiet_seconds=self._usual_quiet)
         self._progress = Progress(stage=config.stage, attempt=config.attempt)
         self._fields: dict[str, object] = {}
+        self._spent = dict.fromkeys(SecondsByUse.model_fields, 0.0) if config.stage is Stage.TRAIN else None
+        """Seconds by use; None in a stage other than Train."""
+        self._spent_until = time.monotonic()
         self._written = 0.0
         self._lock = threading.RLock()
         self._leave_requested = False
@@ -72,6 +75,7 @@ class FileHeartbeat:
         quiet = self._usual_quiet if quiet_seconds is None else quiet_seconds
         with self._lock:
             self._fields.update(progress)
+            self._count_time()
             changed = activity is not self._state.activity or quiet != self._state.quiet_seconds
             now = time.time()
             if changed:
@@ -88,14 +92,25 @@ class FileHeartbeat:
         with self._lock:
             if self._state.ended is not None:
                 return
+            self._count_time()
             self._write(time.time())
             update = {key: value for key, value in outcome.items() if value is not None}
             self._state = self._state.model_copy(update={"ended": time.time(), **update})
             _replace(self._file, self._state)
 
+    def _count_time(self) -> None:
+        """Adds the time since the last call to the use of the activity until now."""
+        now = time.monotonic()
+        use = USES.get(self._state.activity)
+        if self._spent and use:
+            self._spent[use] += now - self._spent_until
+        self._spent_until = now
+
     def _write(self, now: float) -> None:
         self._written = now
         reached: dict[str, Any] = {key: self._fields[key] for key in _IN_RANK_FILE & self._fields.keys()}
+        if self._spent:
+            reached["seconds"] = SecondsByUse(**{use: int(spent) for use, spent in self._spent.items()})
         self._state = self._state.model_copy(update={"heartbeat": now, **reached})
         _replace(self._file, self._state)
         if self._progress_file:
@@ -107,7 +122,8 @@ class FileHeartbeat:
 
 def _merged(progress: Progress, fields: dict[str, object], state: RankFile) -> Progress:
     """The progress document with new fields; a value out of bounds, such as a NaN loss, becomes unknown."""
-    update = {**dict(progress), **fields, "activity": state.activity, "heartbeat": state.heartbeat}
+    own = {"activity": state.activity, "seconds": state.seconds, "heartbeat": state.heartbeat}
+    update = {**dict(progress), **fields, **own}
     try:
         return Progress.model_validate(update)
     except ValidationError as error:

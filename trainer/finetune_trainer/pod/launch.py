@@ -55,7 +55,7 @@ def launch(
         seconds_left: seconds until the start-up deadline; the time-out of the rendezvous of torchrun.
         program: arguments of Python that run a rank.
     """
-    world = config.run.world
+    world = config.world
     rank = (*program, "--root", str(paths.root))
     if config.stage is not Stage.TRAIN:
         return Launch(

@@ -46,6 +46,7 @@ def compose(
         peak_memory_bytes=peak_memory,
         checkpoint=max(saved, key=lambda checkpoint: checkpoint.step, default=None),
         resumed_from_step=max(resumed, default=None),
+        seconds=first.seconds if first else None,
         payload=result.payload if result else None,
         result=result.result if result else None,
     )

@@ -35,7 +35,8 @@ def list_facts(config: TrainConfig, chosen: Chosen, staged: Manifest, record: Tr
         Fact("digest of the prepared data", staged.data, literal=True),
         Fact("digest of the configuration", staged.config, literal=True),
         Fact("rows", f"{rows['train']} training, {rows['validation']} validation, {rows['test']} test"),
-        Fact("epochs", f"{chosen.epochs} ({chosen.total_steps} steps), kept: step {record.best.step}"),
+        Fact("epochs", _describe_epochs(chosen, record)),
+        *_skipped_facts(record),
         Fact("batch", _describe_batch(chosen)),
         Fact(
             "learning rate",
@@ -59,6 +60,18 @@ def list_facts(config: TrainConfig, chosen: Chosen, staged: Manifest, record: Tr
         ),
         Fact("versions", ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))),
     ]
+
+
+def _describe_epochs(chosen: Chosen, record: TrainingRecord) -> str:
+    early = f", ended early at step {record.ended_early}" if record.ended_early else ""
+    return f"{chosen.epochs} ({chosen.total_steps} steps){early}, kept: step {record.best.step}"
+
+
+def _skipped_facts(record: TrainingRecord) -> list[Fact]:
+    if record.skipped_step is None:
+        return []
+    text = f"step {record.skipped_step}: its loss or gradient was not finite, so its rows changed no weights"
+    return [Fact("skipped", text)]
 
 
 def _describe_batch(chosen: Chosen) -> str:

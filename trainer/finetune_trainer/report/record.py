@@ -71,6 +71,10 @@ class TrainingRecord(Model):
     """All steps in at most 200 points."""
     rows: dict[Literal["train", "validation", "test"], NonNegativeInt]
     parameters: PositiveInt
+    ended_early: PositiveInt | None = None
+    """Last optimizer step of a training that was ended before its last planned step."""
+    skipped_step: PositiveInt | None = None
+    """Optimizer step that changed no weights, because its loss or gradient was not finite."""
     head_init: HeadInit | None = None
     """None if the head started with random weights or with the weights of the base model (`head_kept`)."""
     trained_parameters: PositiveInt | None = None

@@ -190,7 +190,14 @@ def _choose_settings(
     config: TrainConfig, base: _BaseModel, task: TaskData[Any], rows: int, typical: int
 ) -> RunSettings:
     return choose_settings(
-        config.run, config.memory or MemoryLimits(), rows, typical, base.facts, task.AUTO_LIMITS, base.sizes
+        config.run,
+        config.memory or MemoryLimits(),
+        rows,
+        typical,
+        base.facts,
+        task.AUTO_LIMITS,
+        base.sizes,
+        min_nodes=config.min_nodes,
     )
 
 

@@ -8,6 +8,7 @@ import torch
 
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Activity, FailureClass, TrainPayload, describe
+from finetune_trainer.data.batches import steps_per_epoch
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat, beat_on_bytes
 from finetune_trainer.models import methods
@@ -17,7 +18,7 @@ from finetune_trainer.paths import Paths
 from finetune_trainer.stages.result import StageResult
 from finetune_trainer.tasks.base import Predictions
 from finetune_trainer.tasks.registry import training_task
-from finetune_trainer.training import baseline, best_weights, head_start, peak_memory, staging
+from finetune_trainer.training import baseline, best_weights, early_end, head_start, peak_memory, staging
 from finetune_trainer.training.context import Context, open_context
 from finetune_trainer.training.distributed import max_over_ranks
 from finetune_trainer.training.evaluate import over_rows
@@ -44,11 +45,14 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     context = context.with_packing(base.packing)
     context = context.with_head(head_start.compute(context, MEASURED, STARTED))
     peak_memory.reset(context.gang.device)
-    tuned = tune(context, args, first_percent=STARTED, last_percent=TRAINED)
+    if config.finish:
+        tuned = early_end.finish(context)
+    else:
+        tuned = tune(context, args, first_percent=STARTED, last_percent=TRAINED)
     peak = int(max_over_ranks(context.gang, peak_memory.measure(context.gang.device)))
     model, predictions, samples = _test_model(context, tuned.checkpoint)
     staging.save_model(context, model)
-    epochs = float(context.chosen.epochs)
+    epochs = tuned.steps / steps_per_epoch(len(context.prepared.train), context.chosen.batch_size)
     if not context.gang.first:
         return StageResult(None, "The first rank has the result.", tuned.steps, epochs)
     outcome = Outcome(model, predictions, samples, base, reused, tuned)

@@ -68,6 +68,7 @@ class Checkpointer:
             rank=gang.rank,
             world=gang.world,
             keep=self._settings.keep,
+            silence_seconds=config.hang_timeout_seconds,
         )
         self._copy_seconds: float | None = None
         """Duration of the last copy to host memory; None before the first checkpoint."""
@@ -88,7 +89,7 @@ class Checkpointer:
         now = time.monotonic()
         if self._last is None:
             self._last = now
-        interval = interval_seconds(self._settings, self._copy_seconds, self.context.config.run.world.nodes)
+        interval = interval_seconds(self._settings, self._copy_seconds, self.context.config.world.nodes)
         return now - self._last >= interval
 
     def save(self, engine: Any, state: LoopState, step: int) -> None:
@@ -196,7 +197,9 @@ class Checkpointer:
         on_bytes = beat_on_bytes(context.heartbeat, Activity.LOADING)
         manifest = checkpoint.manifest
         reader = CheckpointReader(context.store, f"{self.root}{checkpoint.name}/", manifest, on_bytes)
-        engine_state.create_moments(engine, manifest.step)
+        skipped = context.config.skipped_step
+        updates = manifest.step - (skipped is not None and skipped <= manifest.step)
+        engine_state.create_moments(engine, updates)
         held, buffers = engine_state.held_parts(engine), _buffers(engine.module)
         copies, own = [_on_host(part) for part in held], [_on_host(part) for part in buffers]
         problem, state = "", None

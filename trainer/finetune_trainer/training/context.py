@@ -200,6 +200,6 @@ def _meet(config: TrainConfig, chosen: Chosen, heartbeat: Heartbeat) -> Gang:
         raise StageFailure(
             FailureClass.INTERNAL,
             "WorldSizeDiffers",
-            f"{gang.world} processes met where Prepare planned for {chosen.world_size}",
+            f"{gang.world} processes met where the operator planned for {chosen.world_size}",
         )
     return gang

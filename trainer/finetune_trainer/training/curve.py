@@ -37,7 +37,8 @@ class Window(Model):
 class Curve(Model):
     """The training curve. Usage: `curve = curve.after(step)` after every step.
 
-    Every point covers the same number of steps, and the last point covers the rest. A point has the mean loss
+    Every point covers the same number of steps, and the last point covers the rest. Skipped steps, which have
+    no rows, alone make no point. A point has the mean loss
     of its rows and the maximum gradient norm of its steps, so that a peak between two points is visible.
     """
 
@@ -56,11 +57,11 @@ class Curve(Model):
         """
         window = self.window.after(step)
         every = -(-self.total_steps // MOST_POINTS)
-        if step.number % every and step.number < self.total_steps:
+        if (step.number % every and step.number < self.total_steps) or not window.rows:
             return self.model_copy(update={"window": window})
         point = CurvePoint(
             step=step.number,
-            loss=window.loss / max(window.rows, 1),
+            loss=window.loss / window.rows,
             gradient_norm=window.gradient_norm,
             learning_rate=step.learning_rate,
             rows_per_second=window.rows / max(window.seconds, 1e-9),

@@ -57,17 +57,17 @@ def owned_parts(engine: Any, rank: int, world: int) -> list[Part]:
     return [share for part in parts if (share := _share_of(part, rank, world)).values.numel()]
 
 
-def create_moments(engine: Any, step: int) -> None:
+def create_moments(engine: Any, updates: int) -> None:
     """Creates the moments of Adam, zeros, as AdamW would at its first step.
 
     Args:
         engine: a DeepSpeed engine with the fused AdamW of PyTorch that has not made a step.
-        step: number of steps after which the moments will be set.
+        updates: number of updates of the weights after which the moments will be set.
     """
     state = engine.basic_optimizer.state
     for master in _masters(engine):
         # Each has a `step` of its own: AdamW changes them in place.
-        state[master] = {"step": torch.full((), float(step), device=master.device)}
+        state[master] = {"step": torch.full((), float(updates), device=master.device)}
         for moment in _MOMENTS:
             state[master][moment] = torch.zeros_like(master, memory_format=torch.preserve_format)
 

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, NoReturn
 
@@ -14,8 +14,9 @@ from finetune_trainer.contract import HIGHER_IS_BETTER, Activity, Best, FailureC
 from finetune_trainer.data.batches import Layout, evaluation_steps, steps_per_epoch
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.flops import flops_per_token, peak_flops
+from finetune_trainer.models.weights import torch_dtype
 from finetune_trainer.report.record import CurvePoint, EvaluationRow
-from finetune_trainer.training import peak_memory
+from finetune_trainer.training import peak_memory, rank_speed
 from finetune_trainer.training.arguments import arguments
 from finetune_trainer.training.checkpointing import Checkpointer
 from finetune_trainer.training.context import Context
@@ -136,6 +137,7 @@ class _Training:
             heartbeat=context.heartbeat,
             restore=self._restore,
             checkpoint_due=self.checkpointer.is_due,
+            skipped_step=context.config.skipped_step,
             model=model,
             args=args,
         )
@@ -158,8 +160,10 @@ class _Training:
         return step
 
     def _begin(self) -> None:
-        """Evaluates the validation rows if the attempt before ended between the step and its evaluation."""
+        """Compares the ranks, and makes up for an evaluation before which the attempt before ended."""
         self._began = time.monotonic()
+        self._compare_ranks()
+        self.context.heartbeat.beat(Activity.TRAINING)
         step = self.loop.state.global_step
         if step in self.evaluation_steps and not self.state.evaluated_at(step):
             self._evaluate_and_save(step)
@@ -177,6 +181,12 @@ class _Training:
             self._evaluate_and_save(step.number)
         elif self.loop.checkpoint_due:
             self._save(step.number)
+            self._compare_ranks()
+
+    def _compare_ranks(self) -> None:
+        """Reports the speed of the ranks: before the first step, and at checkpoints whose interval passed."""
+        if speed := rank_speed.measure(self.context.gang, torch_dtype(self.context.dtypes.products)):
+            self.context.heartbeat.beat(Activity.TRAINING, **asdict(speed))
 
     def _evaluate_and_save(self, step: int) -> None:
         """Evaluates the validation rows; saves better weights, and the end of training."""
@@ -190,7 +200,7 @@ class _Training:
             raise non_finite("Loss", "loss of the validation rows after the last update", step, [])
         epoch = step / self.steps_per_epoch
         primary = self.context.config.run.evaluation.primary_metric
-        self.context.heartbeat.beat(Activity.EVALUATING, validation=value)
+        self.context.heartbeat.beat(Activity.TRAINING, validation=value)
         if self.context.gang.first:
             log.info("epoch %.3g: %s %.4f on validation rows", epoch, primary, value)
         self.state = self.state.evaluated(epoch, step, value)
@@ -225,11 +235,14 @@ class _Training:
         now = time.monotonic()
         self.state = self.state.after(step)
         self.meter = self.meter.after(step.number, now=now, samples=self.state.rows, tokens=self.state.tokens)
+        figures = {"loss": step.loss, "gradient_norm": step.gradient_norm}
+        if step.number == self.loop.skipped_step:
+            figures = {}
+            log.warning("skipped step %d: its loss or gradient was not finite before", step.number)
         self.context.heartbeat.beat(
             Activity.TRAINING,
             epoch=step.number / self.steps_per_epoch,
-            loss=step.loss,
-            gradient_norm=step.gradient_norm,
+            **figures,
             learning_rate=step.learning_rate,
             peak_memory_bytes=peak_memory.measure(self.context.gang.device),
             **self.meter.fields(),

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
-from finetune_trainer.contract import FailureClass
+from finetune_trainer.contract import Activity, FailureClass
 from finetune_trainer.data.batches import Rows, samples_seen
 from finetune_trainer.data.lines import Line
 from finetune_trainer.failures import StageFailure
@@ -29,7 +29,7 @@ Losses = Callable[[Any, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step, over all ranks."""
+    """One optimizer step, over all ranks. A skipped step has no rows, and no loss and gradient norm (0)."""
 
     number: int
     loss: float
@@ -69,6 +69,7 @@ class Loop(Trainer):
         restore: restores the state of the engine before the first step. Takes the engine, and returns the
             number of completed steps.
         checkpoint_due: whether a checkpoint should follow the current step; asked on rank 0 alone.
+        skipped_step: number of a step that changes no weights; None: no such step.
         kwargs: arguments of Trainer.
     """
 
@@ -83,13 +84,14 @@ class Loop(Trainer):
         heartbeat: Heartbeat,
         restore: Callable[[Any], int] = lambda _: 0,
         checkpoint_due: Callable[[], bool] = lambda: False,
+        skipped_step: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.remove_callback(PrinterCallback)
         self.losses, self.forward = losses, dict(forward)
         self.gang, self.batches, self.clip, self.heartbeat = gang, batches, clip, heartbeat
-        self.restore = restore
+        self.restore, self.skipped_step = restore, skipped_step
         self._is_due = checkpoint_due if gang.first else lambda: False
         self.totals = StepTotals()
         self.preempted = False
@@ -178,6 +180,8 @@ class Loop(Trainer):
                 are unchanged.
         """
         model.train()
+        if self.state.global_step + 1 == self.skipped_step:
+            return self._skip_step(inputs, num_items_in_batch)
         # DeepSpeed averages the gradients over the ranks.
         factor = self.gang.world / num_items_in_batch
         step_losses = []
@@ -189,6 +193,20 @@ class Loop(Trainer):
         loss = self._check_step(inputs, torch.cat(step_losses), num_items_in_batch)
         model.step()
         return loss
+
+    def _skip_step(self, step: RankStep, targets: torch.Tensor) -> torch.Tensor:
+        """Takes part in a step without any change of weights. A collective operation.
+
+        Args:
+            step: the step of this rank.
+            targets: number of targets of the global batch, shape [].
+
+        Returns:
+            The share of this rank in the loss of the step: 0, float64, shape [].
+        """
+        share = self._check_step(step, torch.zeros(0, device=self.gang.device), targets)
+        self.totals = StepTotals(loss=0.0)
+        return share
 
     def compute_losses(self, model: Any, micro_batch: MicroBatch) -> torch.Tensor:
         """The loss of each label of a micro-batch, 0 for labels that are no target, shape [labels]."""
@@ -230,6 +248,7 @@ class Loop(Trainer):
         Args:
             bad_rows: numbers of the rows of this rank with such a loss.
         """
+        self.heartbeat.beat(Activity.TRAINING, step=self.state.global_step + 1)
         split = self.batches.split
         lines = [int(split.rows[number]) for number in bad_rows]
         every = sorted(
@@ -297,7 +316,7 @@ class StepEnd(TrainerCallback):
         step = Step(
             number=state.global_step,
             loss=totals.loss,
-            gradient_norm=self.loop.gradient_norm,
+            gradient_norm=0.0 if state.global_step == self.loop.skipped_step else self.loop.gradient_norm,
             learning_rate=self.loop.next_learning_rate,
             rows=totals.rows,
             tokens=totals.tokens,
@@ -305,6 +324,7 @@ class StepEnd(TrainerCallback):
         )
         # The norm is equal on all ranks, so all ranks fail together.
         if not math.isfinite(step.gradient_norm):
+            self.loop.heartbeat.beat(Activity.TRAINING, step=step.number)
             raise non_finite("Gradient", "gradient", step.number, [])
         self.report(step)
         self.act(step)

@@ -64,9 +64,11 @@ class LoopState(Model):
             step: completed steps.
             validation: primary metric on the validation rows.
         """
-        row = EvaluationRow(
-            epoch=epoch, step=step, training_loss=self.loss / self.loss_rows, validation=validation
-        )
+        if self.loss_rows:
+            loss = self.loss / self.loss_rows
+        else:  # All steps since the last evaluation were skipped.
+            loss = self.history[-1].training_loss if self.history else 0.0
+        row = EvaluationRow(epoch=epoch, step=step, training_loss=loss, validation=validation)
         return self.model_copy(update={"history": (*self.history, row), "loss": 0.0, "loss_rows": 0})
 
     def evaluated_at(self, step: int) -> bool:

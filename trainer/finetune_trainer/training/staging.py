@@ -78,6 +78,8 @@ def build_record(context: Context, outcome: Outcome) -> TrainingRecord:
         best=tuned.best,
         history=tuned.history,
         curve=tuned.curve,
+        ended_early=tuned.steps if context.config.finish else None,
+        skipped_step=context.config.skipped_step,
         head_init=context.head.init if context.head else None,
         rows={
             "train": len(prepared.train),

@@ -2,9 +2,12 @@
 
 from finetune_operator.planning.policies import (
     deadline,
+    finish,
     gate,
+    limits,
     requirements,
     restart,
+    shrink,
     stopping,
     supersede,
     suspend,
@@ -14,6 +17,9 @@ CHAIN = (
     supersede.check,
     gate.check,
     suspend.check,
+    limits.check,
+    shrink.check,
+    finish.check,
     deadline.check,
     requirements.check,
     restart.check,

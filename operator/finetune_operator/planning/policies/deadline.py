@@ -34,9 +34,9 @@ def remaining(inputs: PlanInput) -> tuple[float, str] | None:
     lost = inputs.progress_of_attempt is not None and inputs.progress_of_attempt.kind == "lost"
     name = readback_name(inputs, inputs.running) if lost else inputs.running.job
     job = find_job(inputs.observed, name)
-    if job is None or _is_queued(job):
+    if job is None or is_queued(job):
         return None
-    start = _job_start(job) if lost else inputs.running.running_since or _job_start(job)
+    start = job_start(job) if lost else inputs.running.running_since or job_start(job)
     waits = pending.find_reason(job, pods_of(inputs.observed.pods, job), inputs.observed.events)
     if waits and (lost or not inputs.running.running_since):
         limit = inputs.settings.deadlines.pods_start
@@ -50,7 +50,7 @@ def remaining(inputs: PlanInput) -> tuple[float, str] | None:
     return (limit - since(start, inputs.now), detail) if start else None
 
 
-def _is_queued(job: Manifest) -> bool:
+def is_queued(job: Manifest) -> bool:
     """Whether the Job is suspended, or is admitted and the Job controller has not yet seen the admission.
 
     The Job controller removes the condition Suspended in the same write that sets status.startTime. Until
@@ -59,7 +59,7 @@ def _is_queued(job: Manifest) -> bool:
     return bool(job["spec"].get("suspend") or condition_true(job, "Suspended"))
 
 
-def _job_start(job: Manifest) -> datetime | None:
+def job_start(job: Manifest) -> datetime | None:
     """When a Job began: its creation, or its admission by a queue.
 
     The control plane writes both times. Times of pods come from the clocks of their nodes and do not count.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from finetune_operator.api import AttemptStatus
 from finetune_operator.names import Reason, State
 from finetune_operator.objects import distance
-from finetune_operator.planning import micro_batch
+from finetune_operator.planning import divergence, micro_batch
 from finetune_operator.planning.restart_budget import delay, failures_since_progress, repeated
 from finetune_operator.planning.stages import stage_of
 from finetune_operator.planning.types import Decision, PlanInput
@@ -13,7 +13,7 @@ from finetune_operator.planning.wording import count
 from finetune_operator.rendering.trainer_config import uid_of
 from finetune_trainer.contract import FailureClass, Stage
 
-NON_RETRYABLE = {FailureClass.USER_CONFIG, FailureClass.USER_DATA, FailureClass.NUMERICAL}
+NON_RETRYABLE = {FailureClass.USER_CONFIG, FailureClass.USER_DATA}
 """Failure classes for which another attempt would fail in the same way."""
 DEFINITE = {"StorageDenied", "StorageCertificate", "StorageRefused"}
 """Reasons of Storage failures that a person has to fix."""
@@ -45,7 +45,9 @@ def check(inputs: PlanInput) -> Decision | None:
     left = delay(tries, uid_of(inputs.job)) - distance(last.end_time or inputs.now, inputs.now)
     if left <= 0:
         return None
-    message = f"{stage} attempt {last.number} failed and is tried again shortly. {_cause(last)}"
+    skip = divergence.step_to_skip(tries)
+    how = f"is tried again shortly, without step {skip}" if skip else "is tried again shortly"
+    message = f"{stage} attempt {last.number} failed and {how}. {_cause(last)}"
     return Decision(State.WAITING, Reason.RETRYING, message, requeue_after=left)
 
 
@@ -57,6 +59,8 @@ def verdict(inputs: PlanInput, stage: Stage, tries: list[AttemptStatus]) -> Give
         where = f"{stage} attempt {last.number} failed"
         if last.failure in NON_RETRYABLE or last.reason in DEFINITE | LOST:
             return GiveUp(last.reason or Reason.RETRIES_EXHAUSTED, f"{where}. {_cause(last)}")
+        if last.failure == FailureClass.NUMERICAL and not _rolls_back(inputs, tries):
+            return GiveUp(last.reason or last.failure, f"{where}. {_cause(last)}{_skipped_before(last)}")
         if last.failure == FailureClass.OUT_OF_MEMORY and (advice := _out_of_memory(inputs, stage, failed)):
             return GiveUp(last.reason or Reason.OUT_OF_MEMORY, f"{where}. {_cause(last)} {advice}")
         if earlier := repeated(tries):
@@ -72,6 +76,18 @@ def verdict(inputs: PlanInput, stage: Stage, tries: list[AttemptStatus]) -> Give
                 f" {count(most, 'restart')}. The last cause: {_cause(last)}",
             )
     return None
+
+
+def _rolls_back(inputs: PlanInput, tries: list[AttemptStatus]) -> bool:
+    """Whether the next attempt skips the step at which the last attempt diverged: once, if permitted."""
+    permitted = inputs.job.spec.failure_policy.on_divergence == "RollBack"
+    return permitted and divergence.diverged(tries) == tries[-1:] and bool(tries[-1].step)
+
+
+def _skipped_before(attempt: AttemptStatus) -> str:
+    if attempt.skipped_step is None:
+        return ""
+    return f" The attempt had skipped step {attempt.skipped_step}, which was not finite before."
 
 
 def _twice(stage: Stage, earlier: AttemptStatus, last: AttemptStatus) -> str:

@@ -89,6 +89,43 @@ def test_a_job_sets_its_own_number_of_restarts() -> None:
     )
 
 
+NOT_FINITE = ("Numerical", "NonFiniteLoss", None, 40)
+
+
+@pytest.mark.parametrize(
+    ("failures", "goes_on"),
+    [
+        ([NOT_FINITE], True),
+        ([("Numerical", "NonFiniteGradient", None, 40)], True),
+        ([("Numerical", "NonFiniteLoss", None, None)], False),
+        ([("Numerical", "NonFiniteLogits", None, 40)], False),
+        ([NOT_FINITE, ("Preempted", "Preempted", None, 60)], True),
+        ([NOT_FINITE, ("Preempted", "Preempted", None, 60), ("Numerical", "NonFiniteLoss", None, 80)], False),
+    ],
+)
+def test_a_job_may_go_on_once_without_the_step_that_was_not_finite(
+    failures: list[tuple[str, str, str | None, int | None]], goes_on: bool
+) -> None:
+    inputs, tries = placed(*failures)
+    rolling = FailurePolicySpec(on_divergence="RollBack", max_restarts=0)
+    spec = inputs.job.spec.model_copy(update={"failure_policy": rolling})
+    permitted = replace(inputs, job=inputs.job.model_copy(update={"spec": spec}))
+    assert (verdict(permitted, Stage.TRAIN, tries) is None) == goes_on
+    if tries[-1].failure == "Numerical":
+        assert verdict(inputs, Stage.TRAIN, tries), "by default, the job fails"
+
+
+def test_the_job_that_was_not_finite_twice_names_the_step_that_it_skipped() -> None:
+    inputs, tries = placed(NOT_FINITE, ("Numerical", "NonFiniteLoss", None, 80))
+    tries[1] = tries[1].model_copy(update={"skipped_step": 40})
+    given_up = verdict(inputs, Stage.TRAIN, tries)
+    assert given_up == GiveUp(
+        "NonFiniteLoss",
+        "Train attempt 2 failed. NonFiniteLoss: m The attempt had skipped step 40, which was not finite"
+        " before.",
+    )
+
+
 BUG = ("Internal", "UnexpectedError", "training/loop.py:212", 40)
 LOST_PEER = ("Communication", "PeerLost", "training/loop.py:212", 12)
 PREEMPTED = ("Preempted", "Preempted", "Training", 12)

@@ -1,0 +1,27 @@
+"""Selects the optimizer step that Train skips after a loss or gradient was not finite. Pure."""
+
+from collections.abc import Iterable
+
+from finetune_operator.api import AttemptStatus
+from finetune_trainer.contract import FailureClass
+
+REASONS = {"NonFiniteLoss", "NonFiniteGradient"}
+"""Reasons of the class Numerical for which an attempt may continue without the step."""
+
+
+def diverged(tries: Iterable[AttemptStatus]) -> list[AttemptStatus]:
+    """The attempts in which the loss or the gradient of an optimizer step was not finite, oldest first."""
+    return [a for a in tries if a.failure == FailureClass.NUMERICAL and a.reason in REASONS]
+
+
+def step_to_skip(tries: Iterable[AttemptStatus]) -> int | None:
+    """The step that the next attempt skips: the step at which the first diverged attempt failed.
+
+    Args:
+        tries: the attempts of Train with the current spec digest.
+
+    Returns:
+        The number of the step; None where no attempt diverged, or where its step is unknown.
+    """
+    first = next(iter(diverged(tries)), None)
+    return (first.step or None) if first else None

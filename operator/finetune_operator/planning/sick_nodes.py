@@ -1,0 +1,72 @@
+"""Finds the nodes that the next Train attempt avoids, from the failures of all FineTuneJobs. Pure."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+from finetune_operator.api import AttemptStatus
+from finetune_operator.names import Reason
+from finetune_operator.objects import distance
+from finetune_operator.planning.types import NodeFailure, PlanInput
+from finetune_operator.rendering.trainer_config import uid_of
+from finetune_trainer.contract import FailureClass
+
+REMEMBERED_SECONDS = 24 * 3600
+"""How long a failure counts against its node."""
+STRIKES = 2
+"""Number of failures from which on a node is avoided."""
+MOST_AVOIDED = 32
+"""The most nodes that one attempt avoids: the names are in the template of the pods."""
+REASONS = {Reason.NODE_LOST.value, "RankKilled", "PeerLost", "CollectiveTimeout"}
+"""Reasons that point to the node. The other reasons of the class Communication report a rendezvous that did
+not complete, whose cause is most often a pod without a node."""
+
+
+def failures_of(run: str, namespace: str, attempts: Iterable[AttemptStatus]) -> Iterator[NodeFailure]:
+    """The failures of a job that point to a node.
+
+    Args:
+        run: uid of the FineTuneJob.
+        namespace: namespace of the FineTuneJob.
+        attempts: attempts of the job.
+    """
+    for attempt in attempts:
+        points = attempt.failure == FailureClass.HANG or attempt.reason in REASONS
+        if attempt.outcome == "Failed" and points and attempt.node and attempt.end_time:
+            yield NodeFailure(attempt.node, run, namespace, attempt.end_time)
+
+
+def avoided(inputs: PlanInput) -> tuple[str, ...]:
+    """The names of the nodes that the next Train attempt avoids: at most `MOST_AVOIDED`, worst first.
+
+    Whoever runs code in pods can let attempts fail on a node, so the failures of others count less. Each
+    failure of the job itself is a strike. The failures of another job in the namespace are one strike
+    together, and so are the failures of all jobs of another namespace.
+    """
+    uid, namespace = uid_of(inputs.job), inputs.job.metadata["namespace"]
+    own = failures_of(uid, namespace, inputs.status.attempts)
+    others = (f for f in inputs.observed.node_failures if f.run != uid)
+    strikes: defaultdict[str, set[object]] = defaultdict(set)
+    for number, failure in enumerate(_recent((*own, *others), inputs.now)):
+        if failure.run == uid:
+            strikes[failure.node].add(number)
+        else:
+            strikes[failure.node].add(failure.run if failure.namespace == namespace else failure.namespace)
+    sick = [node for node, found in strikes.items() if len(found) >= STRIKES]
+    return tuple(sorted(sick, key=lambda node: (-len(strikes[node]), node))[:MOST_AVOIDED])
+
+
+def suspects(failures: Iterable[NodeFailure], now: datetime) -> dict[str, int]:
+    """The nodes with recent failures of at least two jobs, or two failures of one job.
+
+    Returns:
+        Number of failures by name of the node.
+    """
+    counted: defaultdict[str, int] = defaultdict(int)
+    for failure in _recent(failures, now):
+        counted[failure.node] += 1
+    return {node: number for node, number in counted.items() if number >= STRIKES}
+
+
+def _recent(failures: Iterable[NodeFailure], now: datetime) -> Iterator[NodeFailure]:
+    return (f for f in failures if distance(f.time, now) < REMEMBERED_SECONDS)
