@@ -349,11 +349,30 @@ TIME = Row(
         Panel(
             309,
             "How many attempts resumed from a checkpoint?",
-            "Train attempts that continued from a checkpoint of an earlier attempt.",
+            "Train attempts that continued from a checkpoint, in new pods or after a restart in place.",
             "Fewer than the failed Train attempts: attempts fail before they save or load a checkpoint.",
             Kind.STAT,
             (Query(or_zero(events("finetune_resumed_attempts_total", "", _JOBS))),),
             width=8,
+            height=6,
+            decimals=0,
+        ),
+        Panel(
+            310,
+            "How many failures did Train attempts survive in their pods, by class?",
+            "Restarts in place: the processes of all pods of an attempt started again in the same pods.",
+            "Many restarts of one class: look for their cause on the nodes; the Events RestartedInPlace name"
+            " the jobs.",
+            Kind.BARS,
+            (
+                Query(
+                    or_named(
+                        events("finetune_in_place_restarts_total", "class", _JOBS), {"class": "no restart"}
+                    ),
+                    "{{class}}",
+                ),
+            ),
+            width=24,
             height=6,
             decimals=0,
         ),

@@ -136,6 +136,8 @@ class Reason(StrEnum):
     """A pod was disrupted (drain, preemption, node shutdown)."""
     SIDECAR_RUNNING = "SidecarRunning"
     """An injected container keeps a pod alive after the trainer has ended."""
+    RESTARTED_IN_PLACE = "RestartedInPlace"
+    """The ranks of an attempt started again in the same pods; only in Events."""
     TRAINER_DIED = "TrainerDied"
     """The trainer ended without a message and with an exit code that names no failure class."""
     OUT_OF_MEMORY = "OutOfMemoryKilled"

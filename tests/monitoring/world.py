@@ -342,6 +342,8 @@ def steps_of(attempt: Attempt, minute: int) -> dict[str, Any]:
     """The fields about steps of an attempt of Train."""
     saved = checkpoint_of(attempt, min(minute, attempt.end - 1))
     found = {"resumedFromStep": saved.get("resumed_from_step")}
+    if attempt.number > 1 and minute > attempt.since:
+        found["inPlaceRestarts"] = {"count": 1, "class": "Hang", "reason": "RankSilent"}
     if minute >= attempt.end:
         found["checkpointStep"] = saved.get("checkpoint_step")
         if attempt.what.failure:

@@ -76,6 +76,8 @@ def _attempt(attempt: AttemptStatus) -> str:
         words += f", checkpoint of step {attempt.checkpoint_step}"
     if attempt.lost_steps is not None:
         words += f", lost {attempt.lost_steps} steps"
+    if attempt.in_place_restarts:
+        words += f", {attempt.in_place_restarts.count} restarts in place"
     if attempt.reason:
         words += f", {attempt.failure or 'no class'}/{attempt.reason}: {attempt.message}"
     if attempt.pod:

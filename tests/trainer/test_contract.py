@@ -122,6 +122,12 @@ def test_a_micro_batch_is_a_number_of_rows_or_a_budget_of_tokens() -> None:
 @pytest.mark.parametrize("payload", [longest_train(), longest_prepare()])
 @pytest.mark.parametrize("letter", ["x", "é", "\x01", '"', "\U0001f600"])
 def test_the_longest_message_fits_and_keeps_its_payload(payload: object, letter: str) -> None:
+    of_train = {
+        "checkpoint": {"step": 10**9, "digest": DIGEST},
+        "resumed_from_step": 10**9,
+        "seconds": dict.fromkeys(SecondsByUse.model_fields, 10**8),
+        "in_place_restarts": {"count": 20, "class": "Communication", "reason": "R" * 64, "lost_steps": 2**53},
+    }
     long = message(
         reason="R" * 64,
         message=letter * 1024,
@@ -130,9 +136,7 @@ def test_the_longest_message_fits_and_keeps_its_payload(payload: object, letter:
         step=10**9,
         epoch=UGLY,
         peak_memory_bytes=10**14,
-        checkpoint={"step": 10**9, "digest": DIGEST},
-        resumed_from_step=10**9,
-        seconds=dict.fromkeys(SecondsByUse.model_fields, 10**8),
+        **of_train if isinstance(payload, TrainPayload) else {},
         payload=payload,
         result=ResultRef(uri=LONGEST_URI, digest=DIGEST),
     )

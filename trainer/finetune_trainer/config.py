@@ -13,6 +13,7 @@ from pydantic import Field, FiniteFloat, PositiveInt, ValidationError
 
 from finetune_trainer.contract import (
     CONTRACT_VERSION,
+    MAX_IN_PLACE_RESTARTS,
     RENDEZVOUS_PORT,
     Chosen,
     Digest,
@@ -316,6 +317,9 @@ class TrainConfig(Model):
     checkpoints: Checkpoints | None = None
     """Set for Train. None: Train saves only checkpoints with the best weights, and each attempt starts at the
     first step."""
+    in_place_restarts: Annotated[int, Field(ge=0, le=MAX_IN_PLACE_RESTARTS)] | None = None
+    """Set for Train: number of restarts in place of the attempt. None or 0: a failure of a rank ends the
+    pods."""
     skipped_step: PositiveInt | None = None
     """Optimizer step that Train skips, because its loss or gradient was not finite in an earlier attempt."""
     finish: bool | None = None

@@ -48,6 +48,11 @@ class Paths:
         return self.root / "tmp/finetune"
 
     @property
+    def shared_memory(self) -> Path:
+        """Folder of the shared memory of processes; deleted with the pod."""
+        return self.root / "dev/shm"
+
+    @property
     def ranks(self) -> Path:
         """Folder of the rank files: `<global rank>.json` (contract.RankFile) for each rank of the pod."""
         return self.scratch / "ranks"

@@ -29,7 +29,7 @@ from finetune_operator.api.fields import (
 )
 from finetune_operator.api.method import MethodSpec
 from finetune_operator.names import NotificationEvent
-from finetune_trainer.contract import Model, Task
+from finetune_trainer.contract import MAX_IN_PLACE_RESTARTS, Model, Task
 
 
 class SecretRef(Model):
@@ -418,6 +418,11 @@ class FailurePolicySpec(Model):
     """Time for which pods of an attempt of Train may find no node before the next attempt has fewer pods, in
     seconds, minutes or hours, from 1s to 24h, for example 90s, 10m or 2h. Time in a queue does not count.
     Used with resources.minNodes. Default: 10m."""
+    in_place_restarts: Annotated[int, Field(ge=0, le=MAX_IN_PLACE_RESTARTS)] = 3
+    """Number of restarts in place of each attempt of Train, from 0 to 20. After the failure of a process
+    whose pod can go on, the processes of all pods of the attempt start again in the same pods, from the
+    newest checkpoint. If that is not possible, the attempt fails and the next attempt gets new pods. 0: each
+    failure ends the attempt. A change takes effect with the next attempt of Train. Default: 3."""
     on_divergence: Literal["Fail", "RollBack"] = "Fail"
     """Reaction to a loss or gradient that is not finite. Fail: the job fails. RollBack: the next attempt of
     Train resumes from the newest checkpoint and skips the optimizer step, whose rows then change no weights;

@@ -12,6 +12,7 @@ from finetune_trainer.contract import (
     Chosen,
     Evaluation,
     Findings,
+    InPlaceRestarts,
     MemoryEstimate,
     Model,
     RowCounts,
@@ -185,8 +186,9 @@ class AttemptStatus(Model):
     """Optimizer step that an unsuccessful attempt is known to have reached. A later step than every earlier
     attempt of the stage is progress, and the failures before it no longer count."""
     resumed_from_step: NonNegativeInt | None = None
-    """Optimizer step of the checkpoint from which the attempt of Train resumed. Absent if the attempt started
-    at the first step, or if no pod reported the step."""
+    """Optimizer step of the checkpoint from which the attempt of Train resumed; after a restart in place, of
+    the latest such checkpoint. Absent if the attempt started at the first step, or if no pod reported the
+    step."""
     checkpoint_step: NonNegativeInt | None = None
     """Optimizer step of the newest complete checkpoint of the run at the end of an attempt of Train, as far
     as the operator knows. The checkpoint that the pods save while they stop counts, and so do checkpoints of
@@ -195,6 +197,9 @@ class AttemptStatus(Model):
     """Number of optimizer steps of an unsuccessful attempt of Train after checkpointStep. If there is a next
     attempt, the next attempt repeats these steps, or fewer if the pods completed a later checkpoint that the
     operator does not know of. Absent if the reached step is unknown."""
+    in_place_restarts: InPlaceRestarts | None = None
+    """Restarts in place of the attempt of Train: the processes of all pods started again in the same pods.
+    Absent if there was none."""
     finishes: bool | None = None
     """True if the attempt of Train makes no steps, and measures the best weights of the checkpoints instead,
     because spec.finishTraining is set."""

@@ -1,4 +1,4 @@
-"""Derives the optimizer steps of an attempt: reached, resumed from, saved in a checkpoint, and lost. Pure.
+"""Derives the optimizer steps of an attempt: reached, resumed from, saved, lost, and lost in place. Pure.
 
 The steps come from the messages of the pods and from the progress. A tenant controls both, so a step is at
 most the total of the run.
@@ -12,7 +12,7 @@ from finetune_operator.objects import label
 from finetune_operator.planning.stages import stage_of
 from finetune_operator.planning.termination_messages import Expected, Unreadable, message_of
 from finetune_operator.planning.types import PlanInput
-from finetune_trainer.contract import Progress, Stage, TerminationMessage
+from finetune_trainer.contract import InPlaceRestarts, Progress, Stage, TerminationMessage
 
 Steps = dict[str, int | None]
 """Fields of an AttemptStatus."""
@@ -52,6 +52,18 @@ def steps_of_failure(inputs: PlanInput, attempt: AttemptStatus) -> Steps:
         if reached is not None:
             steps["lost_steps"] = reached - (steps["checkpoint_step"] or 0)
     return {**steps, "step": reached}
+
+
+def restarts_in_place(inputs: PlanInput, attempt: AttemptStatus) -> InPlaceRestarts | None:
+    """The restarts in place of an attempt of Train; None where no pod reported a restart."""
+    if stage_of(attempt) is not Stage.TRAIN:
+        return None
+    reported = [attempt.in_place_restarts, *(m.in_place_restarts for m in _messages(inputs, attempt))]
+    if news := _news(inputs, attempt):
+        reported.append(news.in_place_restarts)
+    newest = max((r for r in reported if r), key=lambda restarts: restarts.count, default=None)
+    lost = _latest(inputs, newest.lost_steps if newest else None)
+    return newest and newest.model_copy(update={"lost_steps": lost or 0})
 
 
 def _saved_earlier(inputs: PlanInput, attempt: AttemptStatus, reached: int | None) -> int | None:

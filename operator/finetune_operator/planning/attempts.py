@@ -8,7 +8,12 @@ from finetune_operator.names import Reason
 from finetune_operator.objects import Manifest, moment, pods_of
 from finetune_operator.planning import pending
 from finetune_operator.planning.attempt_history import shorten
-from finetune_operator.planning.attempt_steps import resumed_from, steps_of_failure, steps_of_success
+from finetune_operator.planning.attempt_steps import (
+    restarts_in_place,
+    resumed_from,
+    steps_of_failure,
+    steps_of_success,
+)
 from finetune_operator.planning.failure_classification import End, Failing, Failure, Success, end_of
 from finetune_operator.planning.lookup import find_job, jobs_of, readback_name
 from finetune_operator.planning.micro_batch import differing_micro_batch
@@ -112,7 +117,11 @@ def _update_attempt(inputs: PlanInput, attempt: AttemptStatus) -> PlanInput:
         end = _read_back_result(inputs, attempt, expected, end)
     if isinstance(end, InProgress):
         watched = _set_times(inputs, attempt, job, end)
-        watched = watched.model_copy(update={"resumed_from_step": resumed_from(inputs, attempt)})
+        update = {
+            "resumed_from_step": resumed_from(inputs, attempt),
+            "in_place_restarts": restarts_in_place(inputs, attempt),
+        }
+        watched = watched.model_copy(update=update)
         return replace(_replace_attempt(inputs, watched), progress_of_attempt=end)
     return _close_attempt(inputs, attempt, end)
 
@@ -200,6 +209,7 @@ def _replace_attempt(inputs: PlanInput, changed: AttemptStatus) -> PlanInput:
 
 
 def _end_attempt(inputs: PlanInput, attempt: AttemptStatus, outcome: str, **cause: object) -> AttemptStatus:
+    cause["in_place_restarts"] = restarts_in_place(inputs, attempt)
     if isinstance(reason := cause.get("reason"), str):
         cause["reason"] = reason[:REASON_LIMIT]
     if isinstance(message := cause.get("message"), str):

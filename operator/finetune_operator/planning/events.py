@@ -8,6 +8,7 @@ from finetune_operator.objects import Manifest, kept_alive_by
 from finetune_operator.planning.lookup import condition, is_condition_true
 from finetune_operator.planning.stages import STAGES, stage_of
 from finetune_operator.planning.types import Event
+from finetune_trainer.contract import InPlaceRestarts
 
 PROBLEMS = {
     Reason.UNSCHEDULABLE,
@@ -38,7 +39,15 @@ def events_between(
     ends = _end_events(before, after)
     attempts = [m for m in _attempt_events(before, after) if not (ends and m.type == "Warning")]
     sidecars = _sidecar_events(pods) if _has_attempt_ended(before, after) else []
-    found = [*attempts, *sidecars, *_gate_events(before, after), *_waiting_events(before, after), *ends]
+    restarts = _restart_events(before, after)
+    found = [
+        *restarts,
+        *attempts,
+        *sidecars,
+        *_gate_events(before, after),
+        *_waiting_events(before, after),
+        *ends,
+    ]
     return tuple(Event(m.type, m.reason, _cut(m.message)) for m in found)
 
 
@@ -80,6 +89,25 @@ def _attempt_event(attempt: AttemptStatus, after: FineTuneJobStatus) -> Event | 
         return None
     row = STAGES[stage_of(attempt)]
     return Event("Normal", row.condition, row.summarize(after))
+
+
+def _restart_events(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[Event]:
+    """A Warning about each attempt that restarted in place since the earlier status."""
+    known = {a.job: a.in_place_restarts for a in before.attempts} if before else {}
+    return [
+        Event("Warning", Reason.RESTARTED_IN_PLACE, describe_restarts(a, now))
+        for a in after.attempts
+        if (now := a.in_place_restarts) and now.count > (((then := known.get(a.job)) and then.count) or 0)
+    ]
+
+
+def describe_restarts(attempt: AttemptStatus, restarts: InPlaceRestarts) -> str:
+    """Describes the restarts in place of an attempt, with the cause of the last restart."""
+    times = "once" if restarts.count == 1 else f"{restarts.count} times"
+    return (
+        f"{attempt.stage} attempt {attempt.number} has restarted in place {times}; the last cause was"
+        f" {restarts.reason} (class {restarts.failure})."
+    )
 
 
 def _gate_events(before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> list[Event]:

@@ -26,7 +26,12 @@ MetricName = Literal[
     "finetune_recovery_seconds",
     "finetune_resumed_attempts",
     "finetune_lost_steps",
+    "finetune_in_place_restarts",
 ]
+
+
+RESTARTED_IN_PLACE = "RestartedInPlace"
+"""Value of the label `outcome` for the lost steps of attempts that restarted in place and went on."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ def find_milestones(
         *_gpu_seconds(namespace, before, after),
         *_resumes(namespace, before, after),
         *_losses(namespace, before, after),
+        *_restarts_in_place(namespace, before, after),
         *_first_step(job, before, after),
         *_gate(namespace, before, after),
         *_end(job, namespace, before, after),
@@ -126,6 +132,21 @@ def _losses(namespace: str, before: FineTuneJobStatus, after: FineTuneJobStatus)
             yield Milestone("finetune_lost_steps", labels, attempt.lost_steps or 0)
 
 
+def _restarts_in_place(
+    namespace: str, before: FineTuneJobStatus, after: FineTuneJobStatus
+) -> Iterator[Milestone]:
+    """The new restarts in place, and the optimizer steps that they repeat."""
+    known = {attempt.job: attempt.in_place_restarts for attempt in before.attempts}
+    for attempt in after.attempts:
+        now, then = attempt.in_place_restarts, known.get(attempt.job)
+        if now is None or (new := now.count - (then.count if then else 0)) <= 0:
+            continue
+        labels = {"namespace": namespace, "class": now.failure.value}
+        yield Milestone("finetune_in_place_restarts", labels, new)
+        if lost := max(0, now.lost_steps - (then.lost_steps if then else 0)):
+            yield Milestone("finetune_lost_steps", {**labels, "outcome": RESTARTED_IN_PLACE}, lost)
+
+
 def _final_losses(status: FineTuneJobStatus) -> list[AttemptStatus]:
     """The attempts of Train that lost steps, without an attempt whose pods may still save a checkpoint."""
     train = [attempt for attempt in status.attempts if attempt.stage == Stage.TRAIN.value]
@@ -138,6 +159,7 @@ def _first_step(job: FineTuneJob, before: FineTuneJobStatus, after: FineTuneJobS
     train = [attempt for attempt in after.attempts if attempt.stage == Stage.TRAIN.value]
     progress, created = after.progress, moment(job.metadata.get("creationTimestamp"))
     first = len(train) == 1 and train[0].number == 1 and train[0].outcome == "Running"
+    first = first and train[0].in_place_restarts is None
     stepped = before.progress is not None and bool(before.progress.step)
     if first and progress and progress.step and not stepped and created:
         yield Milestone("finetune_time_to_first_step_seconds", value=_seconds(created, progress.updated))

@@ -5,14 +5,12 @@ from datetime import datetime
 
 from finetune_operator.api import AttemptStatus
 from finetune_operator.objects import since
-from finetune_trainer.contract import FailureClass
+from finetune_trainer.contract import CIRCUMSTANCES, FailureClass
 
 FREE_STORAGE_SECONDS = 3600
 """Storage failures within this time after the first failure of an outage do not count."""
 DAMAGED = {"ObjectCorrupt", "PreparedCorrupt", "FolderIncomplete", "LineageMissing"}
 """Reasons of the class Storage for damaged or incomplete content in a store that answers."""
-CIRCUMSTANCES = {"RankKilled"}
-"""Reasons of the class Internal that somebody outside the trainer causes."""
 FIRST_DELAY, LONGEST_DELAY = 10.0, 300.0
 
 

@@ -63,6 +63,7 @@ def stage_job(
         checkpoints=_checkpoints(job) if stage is Stage.TRAIN else None,
         nodes=gang.nodes,
         min_nodes=_min_nodes(job) if stage is Stage.PREPARE else None,
+        in_place_restarts=job.spec.failure_policy.in_place_restarts if stage is Stage.TRAIN else None,
     )
     manifest = _job(job, settings, resolved, config, number, needs, gang.avoided_nodes)
     manifest["metadata"]["ownerReferences"] = [owner(job)]

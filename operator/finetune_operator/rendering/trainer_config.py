@@ -253,6 +253,7 @@ def config(
     checkpoints: trainer.Checkpoints | None = None,
     nodes: int | None = None,
     min_nodes: int | None = None,
+    in_place_restarts: int | None = None,
 ) -> trainer.TrainConfig:
     """The config of the pods of one Job."""
     meta = job.metadata
@@ -276,6 +277,7 @@ def config(
         checkpoints=checkpoints,
         nodes=nodes,
         min_nodes=min_nodes,
+        in_place_restarts=in_place_restarts,
     )
 
 

@@ -155,8 +155,14 @@ MILESTONES: Mapping[MetricName, Counter | Histogram] = {
     "finetune_lost_steps": Counter(
         "finetune_lost_steps",
         "Optimizer steps of unsuccessful Train attempts after their newest checkpoint, by outcome and class"
-        " of the failure, counted at the start of the next attempt or at the end of the job.",
+        " of the failure, counted at the start of the next attempt or at the end of the job. Outcome"
+        " RestartedInPlace: the steps that Train attempts repeated after restarts in place.",
         ["namespace", "outcome", "class"],
+    ),
+    "finetune_in_place_restarts": Counter(
+        "finetune_in_place_restarts",
+        "Restarts in place of Train attempts, by class of the failure before the last restart.",
+        ["namespace", "class"],
     ),
 }
 """The metrics of runs over time, see planning.milestones."""

@@ -272,3 +272,39 @@ def test_steps_need_the_total_of_the_run() -> None:
     made = plan(job, scenes.observed_of(job, shown, scenes.settings()), scenes.settings(), scenes.NOW)
 
     assert steps(made) == (None, None, None, None)
+
+
+def in_place(count: int, lost: int = 0) -> dict[str, Any]:
+    cause = {"class": "Internal", "reason": "RankKilled"}
+    return {"inPlaceRestarts": {"count": count, "lostSteps": lost, **cause}}
+
+
+def restarts(made: Plan) -> tuple[int, int] | None:
+    found = train(made).in_place_restarts
+    return (found.count, found.lost_steps) if found else None
+
+
+def test_a_running_attempt_shows_its_restarts_in_place_at_once_and_reports_them() -> None:
+    made = planned(RUNNING, progress=in_place(1, lost=4))
+    assert restarts(made) == (1, 4)
+    assert [event.reason for event in made.events] == ["RestartedInPlace"]
+    known = planned(RUNNING, attempt=in_place(1, lost=4), progress=in_place(1, lost=4))
+    assert restarts(known) == (1, 4)
+    assert known.events == ()
+    assert restarts(planned(RUNNING, progress={"step": 1})) is None
+
+
+def test_an_ended_attempt_has_the_restarts_in_place_of_the_messages_of_its_pods() -> None:
+    ended = [
+        {"code": 8, "says": says(9)},
+        {"index": 1, "code": 8, "says": says(9, **in_place(2, lost=10**6))},
+    ]
+    made = planned(ended, attempt=in_place(1))
+    assert made.status.chosen
+    assert restarts(made) == (2, made.status.chosen.total_steps)
+    assert train(made).outcome == "Failed"
+
+
+def test_restarts_in_place_stay_known_when_no_pod_reports_them() -> None:
+    killed = [{"code": 137}, {"index": 1, "code": 137}]
+    assert restarts(planned(killed, attempt=in_place(2, lost=3))) == (2, 3)

@@ -6,6 +6,7 @@ from finetune_operator.api import FineTuneJobStatus
 from finetune_operator.names import Reason
 from finetune_operator.planning.events import events_between
 from finetune_operator.planning.plan import plan
+from finetune_trainer.contract import InPlaceRestarts
 from tests.operator import scenes
 
 
@@ -49,3 +50,24 @@ def test_a_message_is_cut_between_characters_to_the_limit_of_an_event() -> None:
     (event,) = events_between(None, status(Reason.SECRET_MISSING, "\u00e9" * 2000))
 
     assert event.message == "\u00e9" * 500
+
+
+def test_each_restart_in_place_gives_one_event_with_the_last_cause() -> None:
+    job = scenes.job_of({"status": {"attempts": [{"stage": "Train", "outcome": "Running"}]}})
+    assert job.status
+    (running,) = job.status.attempts
+
+    def restarted(count: int) -> FineTuneJobStatus:
+        cause = {"count": count, "class": "Internal", "reason": "RankKilled"}
+        changed = running.model_copy(update={"in_place_restarts": InPlaceRestarts.model_validate(cause)})
+        return FineTuneJobStatus(attempts=[changed])
+
+    before = FineTuneJobStatus(attempts=[running])
+    (event,) = events_between(before, restarted(1))
+    assert (event.type, event.reason) == ("Warning", "RestartedInPlace")
+    assert event.message == (
+        "Train attempt 1 has restarted in place once; the last cause was RankKilled (class Internal)."
+    )
+    assert events_between(restarted(1), restarted(1)) == ()
+    (event,) = events_between(restarted(1), restarted(3))
+    assert "in place 3 times" in event.message

@@ -186,3 +186,34 @@ def test_the_end_of_a_job_is_counted_once_with_its_reason() -> None:
         "reason": "TooManyBadRows",
     }
     assert found(after, after) == []
+
+
+def in_place(count: int, lost: int, reason: str = "RankKilled", failure: str = "Internal") -> dict[str, Any]:
+    return {"inPlaceRestarts": {"count": count, "class": failure, "reason": reason, "lostSteps": lost}}
+
+
+def test_restarts_in_place_and_the_steps_that_they_repeat_are_counted_once() -> None:
+    running, once = attempt(), attempt(**in_place(1, 7))
+    later = attempt(outcome="Succeeded", **in_place(3, 12, "RankSilent", "Hang"))
+    namespace = job().metadata["namespace"]
+    internal = {"namespace": namespace, "class": "Internal"}
+    assert found(status(running), status(once)) == [
+        Milestone("finetune_in_place_restarts", internal, 1),
+        Milestone("finetune_lost_steps", {**internal, "outcome": "RestartedInPlace"}, 7),
+    ]
+    assert found(status(once), status(once)) == []
+    hang = {"namespace": namespace, "class": "Hang"}
+    assert found(status(once), status(later))[-2:] == [
+        Milestone("finetune_in_place_restarts", hang, 2),
+        Milestone("finetune_lost_steps", {**hang, "outcome": "RestartedInPlace"}, 5),
+    ]
+    assert found(status(attempt(**in_place(1, 0))), status(attempt(**in_place(2, 0)))) == [
+        Milestone("finetune_in_place_restarts", internal, 1)
+    ]
+
+
+def test_the_first_step_after_a_restart_in_place_is_not_the_first_step_of_the_job() -> None:
+    restarted = attempt(runningSince=at(40), **in_place(1, 0))
+    starting = ProgressStatus(percent=0, activity="Starting", updated=at(80))
+    training = ProgressStatus(percent=20, activity="Training", step=3, updated=at(90))
+    assert found(status(restarted, progress=starting), status(restarted, progress=training)) == []

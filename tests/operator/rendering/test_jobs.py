@@ -80,6 +80,16 @@ def test_only_train_saves_checkpoints(spec: Manifest, every_seconds: int | str, 
     assert None not in configs.values()
 
 
+@pytest.mark.parametrize(("spec", "expected"), [({}, 3), ({"inPlaceRestarts": 0}, 0)])
+def test_only_train_restarts_in_place(spec: Manifest, expected: int) -> None:
+    found = every(scenes.job_of({"spec": {"failurePolicy": spec}}))
+    configs = {
+        kind: jobs.config_of(found[kind]) for kind in ("prepare", "train", "publish", "readback", "cleanup")
+    }
+    limits = {kind: config.in_place_restarts for kind, config in configs.items() if config}
+    assert limits == {**dict.fromkeys(configs), "train": expected}
+
+
 @pytest.mark.parametrize("kind", ["prepare", "train", "publish", "readback", "cleanup"])
 def test_pods_are_restricted_and_hold_no_api_credentials(kind: str) -> None:
     spec = every(scenes.job_of())[kind]["spec"]["template"]["spec"]

@@ -81,6 +81,7 @@ def test_fields_that_may_always_be_changed_do_not_affect_the_digest() -> None:
     assert digest({"suspend": True, "ttl": {"podsAfterFinished": "1h", "afterFinished": "2h"}}) == digest({})
     assert digest({"checkpoints": {"everyMinutes": 5, "keep": 3}}) == digest({})
     assert digest({"failurePolicy": {"maxRestarts": 0}}) == digest({})
+    assert digest({"failurePolicy": {"inPlaceRestarts": 0}}) == digest({})
     assert digest({"finishTraining": True}) == digest({})
 
 

@@ -57,3 +57,18 @@ def test_a_gang_deletes_nothing_when_a_later_attempt_has_saved_checkpoints() -> 
 def test_a_gang_deletes_no_checkpoint_of_another_gang_of_its_attempt() -> None:
     other = ["00000010-2-cc", "00000020-2-cc"]
     assert deleted([other[0], *OWN], OWN[1], 1, [other[1], "00000005-2-bb"]) == {OWN[0], "00000005-2-bb"}
+
+
+def test_rounds_of_an_attempt_count_like_attempts() -> None:
+    first, second = ["00000010-2-bb", "00000020-2-bb", "00000030-2-bb"], "00000025-2-bb-1"
+    dead = "00000026-2-bb"
+    assert newest_first(["00000020-2-bb-2", "00000020-2-bb-10", first[1]]) == [
+        "00000020-2-bb-10",
+        "00000020-2-bb-2",
+        first[1],
+    ]
+    found = [*FIRST, *first, second]
+    assert deleted(found, second, 2, [dead], resumed=first[1]) == {*FIRST, first[0], first[2], dead}
+    assert deleted(found, first[2], 1, [dead]) == set(), "a later round has saved checkpoints"
+    third = "00000027-3-cc"
+    assert deleted([*first, second, third], third, 2, [dead], resumed=second) == {*first, dead}

@@ -269,8 +269,8 @@ def test_a_gang_killed_at_any_tenth_of_an_upload_leaves_the_checkpoint_before_an
     dying = open_store(access, "output", paths)
     stopped = Stopped(dying, written)
     gang = savers(dying, root, 9)
-    for member, parts in zip(gang, shares, strict=True):
-        member.start(killed, parts, lambda shards: manifest_of(killed, shards), insist=False)
+    for rank_saver, parts in zip(gang, shares, strict=True):
+        rank_saver.start(killed, parts, lambda shards: manifest_of(killed, shards), insist=False)
     folder = f"{root}{killed}/"
     until(lambda: stopped.stopped == max(1, 9 - written) and len(store.list(folder)) == written)
     (found,) = usable(store, root, IDENTITY)

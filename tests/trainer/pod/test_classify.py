@@ -175,3 +175,17 @@ def test_ranks_that_miss_the_start_up_deadline_fail_the_rendezvous_or_hang(
 ) -> None:
     stop = Stop(StopCause.NEVER_STARTED, 50, (0, 1))
     assert class_and_reason(two(None, None, stop=stop, needs_rendezvous=needs_rendezvous)) == expected
+
+
+def test_ranks_that_end_because_of_another_pod_have_lost_their_peer_unless_a_rank_has_another_cause() -> None:
+    stop = Stop(StopCause.PEER_FAILED, 20, detail="index 1 reported RankKilled (class Internal)")
+    verdict = classify(two(working(), working(), stop=stop))
+    assert (verdict.failure, verdict.reason) == (FailureClass.COMMUNICATION, "PeerLost")
+    assert "index 1 reported RankKilled (class Internal)" in verdict.message
+    assert classify(two(working(), ended(FailureClass.NUMERICAL, at=30), stop=stop)).failure is (
+        FailureClass.NUMERICAL
+    )
+    assert class_and_reason(two(working(), working(), stop=stop, deaths=(Death(0, KILL, 21),))) == (
+        FailureClass.INTERNAL,
+        "RankKilled",
+    )

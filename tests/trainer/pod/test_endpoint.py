@@ -116,6 +116,55 @@ def test_status_codes_of_other_paths_and_methods(endpoint: Endpoint) -> None:
     assert ask(endpoint, "/progress", "HEAD") == (200, b"")
 
 
+def report(endpoint: Endpoint, body: bytes, key: str = KEY) -> tuple[int, bytes]:
+    """Sends a signed report; checks the signature of the answer to an accepted report."""
+    nonce = signatures.draw_nonce()
+    headers = {
+        signatures.NONCE_HEADER: nonce,
+        signatures.SIGNATURE_HEADER: signatures.sign_report(key, nonce, body),
+    }
+    link = http.client.HTTPConnection("127.0.0.1", endpoint.port, timeout=5)
+    with contextlib.closing(link):
+        link.request("POST", "/gang", body, headers)
+        answer = link.getresponse()
+        content = answer.read()
+    if answer.status == 200:
+        expected = signatures.sign_order(key, nonce, content)
+        assert answer.headers[signatures.SIGNATURE_HEADER] == expected
+    return answer.status, content
+
+
+@pytest.fixture
+def received() -> Iterator[tuple[Endpoint, list[bytes]]]:
+    """An endpoint that answers reports, and the reports that it has received."""
+    reports: list[bytes] = []
+
+    def on_report(body: bytes) -> bytes:
+        if body == b"malformed":
+            raise ValueError
+        reports.append(body)
+        return b"order"
+
+    serving = Endpoint(0, lambda: NOW, KEY, None, on_report)
+    yield serving, reports
+    serving.close()
+
+
+def test_only_signed_reports_are_received(received: tuple[Endpoint, list[bytes]]) -> None:
+    endpoint, reports = received
+    assert report(endpoint, b"a report") == (200, b"order")
+    assert report(endpoint, b"another", key=signatures.draw_key())[0] == 401
+    assert report(endpoint, b"another", key="")[0] == 401
+    assert report(endpoint, b"malformed")[0] == 400
+    assert report(endpoint, b"x" * (module.REQUEST_BYTES + 1))[0] == 401
+    assert ask(endpoint, "/gang")[0] == 404
+    assert reports == [b"a report"]
+
+
+def test_an_endpoint_of_another_pod_receives_no_reports(endpoint: Endpoint) -> None:
+    assert report(endpoint, b"a report")[0] == 405
+
+
 def test_metrics_have_fixed_labels_and_no_unknown_values() -> None:
     text = exposition(NOW, {**LABELS, "finetunejob": 'a"b\\c\nd'})
     labels = 'namespace="team",finetunejob="a\\"b\\\\c\\nd",attempt="1",stage="Train"'

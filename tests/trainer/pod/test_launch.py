@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from finetune_trainer.config import World
-from finetune_trainer.contract import Stage
+from finetune_trainer.contract import ROUND_VARIABLE, Stage
 from finetune_trainer.paths import Paths
 from finetune_trainer.pod.launch import MALLOC, Launch, launch
 from tests.trainer.pod.test_supervisor import make_config
@@ -71,3 +71,14 @@ def test_freed_tensors_return_to_the_system() -> None:
     }
     assert kept["rank"] < 250, kept
     assert kept["default"] > 400, kept
+
+
+def test_the_ranks_know_the_round_after_the_first() -> None:
+    config, paths = make_config(Stage.TRAIN), Paths(Path("/work"))
+    rounds = [
+        launch(
+            config, paths, node=0, cpus=1, environment={}, seconds_left=9, current_round=number
+        ).environment.get(ROUND_VARIABLE)
+        for number in (0, 1)
+    ]
+    assert rounds == [None, "1"]

@@ -1,11 +1,9 @@
-import contextlib
 import json
 import os
 import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,7 +30,6 @@ from finetune_trainer.contract import FailureClass, RankFile, Stage, Termination
 from finetune_trainer.paths import Paths
 from finetune_trainer.pod.processes import descendants
 
-SUPERVISED = Path(__file__).parents[1] / "programs" / "supervised.py"
 NOWHERE = StoreAccess(endpoint="http://127.0.0.1:1")
 PATIENCE = 90.0
 PAIR = World(nodes=1, processes_per_node=2)
@@ -110,35 +107,6 @@ def until(true: Callable[[], object]) -> None:
     while not true():
         assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.05)
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Pod]]:
-    """A function that starts pods; all remaining processes are killed at the end of the test."""
-    pods: list[Pod] = []
-
-    def begin(config: TrainConfig, script: str, *prefix: str, node: int = 0, **environment: str) -> Pod:
-        root = tmp_path / f"pod-{len(pods)}"
-        write_config(root, config)
-        Paths(root).progress_key.write_text("a key\n")
-        output = tmp_path / f"pod-{len(pods)}.log"
-        with output.open("wb") as sink:
-            process = subprocess.Popen(
-                [*prefix, sys.executable, str(SUPERVISED), str(root), script],
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "JOB_COMPLETION_INDEX": str(node), **environment},
-            )
-        pods.append(Pod(Paths(root), process, output))
-        return pods[-1]
-
-    yield begin
-    for pod in pods:
-        below = descendants(pod.process.pid)
-        for pid in (*below, *([pod.process.pid] if pod.process.poll() is None else [])):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        pod.process.wait()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""Runs the real rank with a scripted stage: --script 0=succeed,1=exit-7,... --root DIR."""
+"""Runs the real rank with a scripted stage: --script 0=succeed,1=exit-7,... --root DIR.
+
+A rank with several behaviours, such as `0=kill/succeed`, has the next behaviour after each restart in place.
+"""
 
 import argparse
 import ctypes
@@ -10,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from finetune_trainer.config import TrainConfig
-from finetune_trainer.contract import Activity, FailureClass
+from finetune_trainer.contract import ROUND_VARIABLE, Activity, CheckpointRef, FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat
 from finetune_trainer.paths import Paths
@@ -92,6 +95,16 @@ def deaf(_paths: Paths, heartbeat: Heartbeat) -> StageResult:
         time.sleep(0.02)
 
 
+def lose_peer(paths: Paths, heartbeat: Heartbeat) -> StageResult:
+    """Works until the file `peer-lost` exists in the scratch folder, then fails as if a peer had ended."""
+    while not (paths.scratch / "peer-lost").exists():
+        heartbeat.beat(
+            Activity.TRAINING, step=9, checkpoint=CheckpointRef(step=5, digest="sha256:" + 64 * "a")
+        )
+        time.sleep(0.02)
+    raise RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer")
+
+
 def chatter(_paths: Paths, _heartbeat: Heartbeat) -> StageResult:
     sys.stdout.writelines(f"line {number}\n" for number in range(1_000_000))
     return DONE
@@ -130,6 +143,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "hang": hang,
     "freeze": freeze,
     "deaf": deaf,
+    "lose-peer": lose_peer,
     "chatter": chatter,
     "mutter": mutter,
     "leave-a-child": leave_a_child,
@@ -165,7 +179,9 @@ if __name__ == "__main__":
     parser.add_argument("--script", required=True)
     parser.add_argument("--root", type=Path, required=True)
     arguments = parser.parse_args()
-    mine = dict(part.split("=") for part in arguments.script.split(","))[NUMBER]
+    mine, *later = dict(part.split("=") for part in arguments.script.split(","))[NUMBER].split("/")
+    for after in later[: int(os.environ.get(ROUND_VARIABLE, "0"))]:
+        mine = after
     if mine == "never-start":
         time.sleep(3600)
     rank._DURABLE = set()

@@ -205,31 +205,6 @@ def test_a_resumed_training_with_bfloat16_weights_or_offloaded_state_equals_one_
         check_equal(outcomes[3 * stage - 3 : 3 * stage], store, bucket, str(stage), 6)
 
 
-@pytest.mark.parametrize("stage", range(4))
-def test_a_training_asked_to_end_at_random_moments_ends_as_one_without_interruption(
-    run_cases: RunCases, store: Store, bucket: str, stage: int
-) -> None:
-    """Each rank receives the request at a moment of its own: while it loads, trains, evaluates or saves."""
-    drawn = random.Random(stage)  # noqa: S311 - no secret
-    moments = [[drawn.randint(1, 15) for _ in range(2)] for _ in range(ENDED_ATTEMPTS)]
-    method = LORA if stage == 3 else "Full"
-    whole = [f"whole-{stage}", stage, "None", method, 1, None, None]
-    parts = [f"parts-{stage}", stage, "None", method]
-    ended = [[*parts, attempt, moment, "at-heartbeat"] for attempt, moment in enumerate(moments, start=1)]
-    expected, *attempts = run_cases([whole, *ended, [*parts, ENDED_ATTEMPTS + 1, None, None]])
-    assert attempts[0]["ended"] == "Preempted"
-    saved = 0
-    for attempt in attempts:
-        assert attempt["ended"] in {"Preempted", "done"}, attempt
-        assert attempt["progress"].get("resumed_from_step", 0) == saved
-        saved = attempt["progress"]["checkpoint_step"]
-    assert without_times(attempts[-1]) == without_times(expected)
-    _, tensors = checkpoint_of(store, bucket, f"whole-{stage}")
-    _, resumed = checkpoint_of(store, bucket, f"parts-{stage}")
-    assert tensors.keys() == resumed.keys()
-    assert all(torch.equal(resumed[key], tensors[key]) for key in tensors)
-
-
 def test_an_attempt_after_a_loss_that_is_not_finite_skips_the_step_and_changes_no_weights_in_it(
     run_cases: RunCases, store: Store, bucket: str
 ) -> None:
@@ -257,6 +232,31 @@ def test_an_attempt_after_a_loss_that_is_not_finite_skips_the_step_and_changes_n
         assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
         _, last = checkpoint_of(store, bucket, f"whole-{stage}")
         assert not all(torch.equal(tensor, last[name]) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_a_training_asked_to_end_at_random_moments_ends_as_one_without_interruption(
+    run_cases: RunCases, store: Store, bucket: str, stage: int
+) -> None:
+    """Each rank receives the request at a moment of its own: while it loads, trains, evaluates or saves."""
+    drawn = random.Random(stage)  # noqa: S311 - no secret
+    moments = [[drawn.randint(1, 15) for _ in range(2)] for _ in range(ENDED_ATTEMPTS)]
+    method = LORA if stage == 3 else "Full"
+    whole = [f"whole-{stage}", stage, "None", method, 1, None, None]
+    parts = [f"parts-{stage}", stage, "None", method]
+    ended = [[*parts, attempt, moment, "at-heartbeat"] for attempt, moment in enumerate(moments, start=1)]
+    expected, *attempts = run_cases([whole, *ended, [*parts, ENDED_ATTEMPTS + 1, None, None]])
+    assert attempts[0]["ended"] == "Preempted"
+    saved = 0
+    for attempt in attempts:
+        assert attempt["ended"] in {"Preempted", "done"}, attempt
+        assert attempt["progress"].get("resumed_from_step", 0) == saved
+        saved = attempt["progress"]["checkpoint_step"]
+    assert without_times(attempts[-1]) == without_times(expected)
+    _, tensors = checkpoint_of(store, bucket, f"whole-{stage}")
+    _, resumed = checkpoint_of(store, bucket, f"parts-{stage}")
+    assert tensors.keys() == resumed.keys()
+    assert all(torch.equal(resumed[key], tensors[key]) for key in tensors)
 
 
 def damage_last_checkpoint(store: Store, bucket: str, folder: str) -> None:

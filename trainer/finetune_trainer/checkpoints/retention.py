@@ -13,8 +13,18 @@ def attempt_of(name: str) -> int:
     return int(name.split("-")[1])
 
 
+def round_of(name: str) -> int:
+    """The round of the attempt that saved a checkpoint, from the name of its folder.
+
+    The name of a folder is `<step>-<attempt>-<pod>`, followed by a hyphen and the round after a restart in
+    place.
+    """
+    _, _, _, *after = name.split("-")
+    return int(after[0]) if len(after) == 1 and after[0].isdecimal() else 0
+
+
 def newest_first(names: Collection[str]) -> list[str]:
-    """Sorts names of checkpoints by step, then by attempt; the newest is first."""
+    """Sorts names of checkpoints by step, then by attempt, then by round; the newest is first."""
     return sorted(names, key=_age, reverse=True)
 
 
@@ -29,10 +39,11 @@ def superseded(
 ) -> set[str]:
     """Returns the names of the checkpoints that a gang deletes after it has saved a checkpoint.
 
-    The lineage of the gang is its own checkpoints, and the checkpoints of earlier attempts up to the
-    checkpoint from which the gang resumed. Later checkpoints of earlier attempts are deleted: the gang could
-    not read them, or an earlier gang that still runs has saved them since. If a later attempt has begun to
-    save checkpoints, the gang deletes nothing, because the later attempt needs checkpoints of its lineage.
+    The lineage of the gang is its own checkpoints, and the checkpoints of earlier attempts and rounds up to
+    the checkpoint from which the gang resumed. Later checkpoints of earlier attempts and rounds are deleted:
+    the gang could not read them, or an earlier gang that still runs has saved them since. If a later attempt
+    or round has begun to save checkpoints, the gang deletes nothing, because it needs checkpoints of its
+    lineage.
 
     Args:
         complete: names of the checkpoints with a manifest.
@@ -42,21 +53,27 @@ def superseded(
         keep: number of the newest checkpoints of the lineage that stay.
         best: the checkpoint with the best weights, which also stays.
     """
-    attempt = attempt_of(written)
     found = {*complete, *incomplete}
-    if any(attempt_of(name) > attempt for name in found):
+    if any(_precedes(written, name) for name in found):
         return set()
     own = {name for name in found if _gang_of(name) == _gang_of(written)}
-    earlier = {name for name in found if attempt_of(name) < attempt}
+    earlier = {name for name in found if _precedes(name, written)}
     lineage = own | {name for name in earlier if resumed and _age(name) <= _age(resumed)}
     kept = newest_first(lineage & set(complete))[:keep]
     return (own | earlier) - {*kept, written, best}
 
 
-def _age(name: str) -> tuple[int, int]:
-    return step_of(name), attempt_of(name)
+def _age(name: str) -> tuple[int, int, int]:
+    return step_of(name), attempt_of(name), round_of(name)
+
+
+def _precedes(one: str, other: str) -> bool:
+    """Whether a checkpoint is of an earlier attempt, or of an earlier round of the same pod, than another."""
+    if attempt_of(one) != attempt_of(other):
+        return attempt_of(one) < attempt_of(other)
+    return one.split("-")[2] == other.split("-")[2] and round_of(one) < round_of(other)
 
 
 def _gang_of(name: str) -> str:
-    """Attempt and pod of the gang that saved a checkpoint."""
+    """Attempt, pod and round of the gang that saved a checkpoint."""
     return name.partition("-")[2]

@@ -20,13 +20,15 @@ from finetune_trainer.contract.base import (
 )
 from finetune_trainer.contract.evaluation import Evaluation, Interval, Scores, baseline_name, describe
 from finetune_trainer.contract.messages import (
+    MAX_IN_PLACE_RESTARTS,
     MAX_MESSAGE_BYTES,
     CheckpointRef,
+    InPlaceRestarts,
     ResultRef,
     SecondsByUse,
     TerminationMessage,
 )
-from finetune_trainer.contract.outcomes import ExitCode, FailureClass, Stage
+from finetune_trainer.contract.outcomes import CIRCUMSTANCES, ExitCode, FailureClass, Stage
 from finetune_trainer.contract.payloads import (
     Account,
     Best,
@@ -46,6 +48,7 @@ from finetune_trainer.contract.progress import (
     MAX_PROGRESS_BYTES,
     PROGRESS_PORT,
     RENDEZVOUS_PORT,
+    ROUND_VARIABLE,
     SLOW_RANK_RATIO,
     USES,
     Activity,
@@ -65,8 +68,10 @@ from finetune_trainer.contract.tasks import (
 )
 
 __all__ = [
+    "CIRCUMSTANCES",
     "CONTRACT_VERSION",
     "HIGHER_IS_BETTER",
+    "MAX_IN_PLACE_RESTARTS",
     "MAX_MESSAGE_BYTES",
     "MAX_PLACE",
     "MAX_PROGRESS_BYTES",
@@ -75,6 +80,7 @@ __all__ = [
     "PRIMARY_METRIC",
     "PROGRESS_PORT",
     "RENDEZVOUS_PORT",
+    "ROUND_VARIABLE",
     "SLOW_RANK_RATIO",
     "TASKS",
     "TITLES",
@@ -92,6 +98,7 @@ __all__ = [
     "FailureClass",
     "Findings",
     "Hint",
+    "InPlaceRestarts",
     "Interval",
     "MemoryEstimate",
     "Message",

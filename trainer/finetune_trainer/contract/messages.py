@@ -28,6 +28,10 @@ from finetune_trainer.contract.payloads import Payload
 
 MAX_MESSAGE_BYTES = 4096
 """Limit of the kubelet for a termination message."""
+MAX_IN_PLACE_RESTARTS = 20
+"""Limit of the number of restarts in place of an attempt."""
+MAX_LOST_STEPS = 2**53
+"""Largest integer that every JSON parser keeps exact."""
 
 
 class CheckpointRef(Model):
@@ -56,6 +60,26 @@ class SecondsByUse(Model):
     checkpoint: NonNegativeInt = 0
     """Pauses of training for checkpoints, and saving the tuned model."""
 
+    def __add__(self, other: "SecondsByUse") -> "SecondsByUse":
+        """The time of two rounds of an attempt."""
+        return SecondsByUse(
+            **{name: getattr(self, name) + getattr(other, name) for name in SecondsByUse.model_fields}
+        )
+
+
+class InPlaceRestarts(Model):
+    """The restarts in place of an attempt: the ranks of all pods ended and started again in the same pods."""
+
+    count: Annotated[int, Field(ge=1, le=MAX_IN_PLACE_RESTARTS)]
+    """Number of restarts in place, from 1 to 20."""
+    failure: Annotated[FailureClass, Field(alias="class")]
+    """Class of the failure before the last restart in place."""
+    reason: Reason
+    """Reason of the failure before the last restart in place."""
+    lost_steps: Annotated[int, Field(ge=0, le=MAX_LOST_STEPS)] = 0
+    """Number of optimizer steps after the newest checkpoint, which the ranks repeated or will repeat, over
+    all restarts in place. Default: 0."""
+
 
 class TerminationMessage(Model):
     """The termination message of a pod: the cause of its end; index 0 adds payload and result."""
@@ -83,6 +107,8 @@ class TerminationMessage(Model):
     the first step."""
     seconds: SecondsByUse | None = None
     """Train: time of rank 0 by use; None from other pods and stages."""
+    in_place_restarts: InPlaceRestarts | None = None
+    """Train: the restarts in place of the attempt; None if there was none."""
     payload: Payload | None = None
     result: ResultRef | None = None
 

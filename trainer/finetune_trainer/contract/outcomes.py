@@ -29,6 +29,10 @@ class FailureClass(StrEnum):
     INTERNAL = "Internal"
 
 
+CIRCUMSTANCES = frozenset({"RankKilled"})
+"""Reasons of the class Internal that somebody outside the trainer causes."""
+
+
 class ExitCode(IntEnum):
     """The exit code of the supervisor for each failure class."""
 

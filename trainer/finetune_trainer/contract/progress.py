@@ -12,7 +12,7 @@ from pydantic import (
 )
 
 from finetune_trainer.contract.base import CONTRACT_VERSION, Model, Place, Reason
-from finetune_trainer.contract.messages import CheckpointRef, ResultRef, SecondsByUse
+from finetune_trainer.contract.messages import CheckpointRef, InPlaceRestarts, ResultRef, SecondsByUse
 from finetune_trainer.contract.outcomes import FailureClass, Stage
 from finetune_trainer.contract.payloads import Payload
 
@@ -22,6 +22,11 @@ PROGRESS_PORT = 8080
 
 RENDEZVOUS_PORT = 29500
 """Port of the rendezvous on the pod with index 0."""
+
+
+ROUND_VARIABLE = "FINETUNE_ROUND"
+"""Environment variable with which the supervisor tells its ranks the round: the number of restarts in place
+of the attempt so far. Not set in the first round."""
 
 
 MAX_PROGRESS_BYTES = 64 * 1024
@@ -88,6 +93,8 @@ class Progress(Model):
     copy to host memory."""
     resumed_from_step: NonNegativeInt | None = None
     """Optimizer step of the checkpoint from which the attempt resumed."""
+    in_place_restarts: InPlaceRestarts | None = None
+    """The restarts in place of the attempt; None if there was none. The supervisor adds this field."""
     epoch: Annotated[float, Field(ge=0)] | None = None
     loss: FiniteFloat | None = None
     learning_rate: FiniteFloat | None = None

@@ -35,6 +35,16 @@ def sign_answer(key: str, nonce: str, body: bytes) -> str:
     return _sign(key, b"answer", nonce, body)
 
 
+def sign_report(key: str, nonce: str, body: bytes) -> str:
+    """Returns the signature of the report of a supervisor to the supervisor with index 0."""
+    return _sign(key, b"report", nonce, body)
+
+
+def sign_order(key: str, nonce: str, body: bytes) -> str:
+    """Returns the signature of the answer to the report with this nonce."""
+    return _sign(key, b"order", nonce, body)
+
+
 def is_valid(signature: str, expected: str) -> bool:
     """Whether a received signature is the expected one; the duration does not depend on the difference."""
     return hmac.compare_digest(signature.encode(), expected.encode())

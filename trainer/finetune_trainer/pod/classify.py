@@ -191,6 +191,10 @@ def _supervisor_causes(seen: Observed) -> list[tuple[float, Verdict]]:
         )
     elif stop.cause is StopCause.NEVER_STARTED:
         causes.append((stop.time, _never_started(seen, stop)))
+    elif stop.cause is StopCause.PEER_FAILED:
+        message = f"The ranks of this pod were ended because another pod of the gang failed: {stop.detail}."
+        hint = "Look at the termination message of the other pod."
+        causes.append((stop.time, Verdict(FailureClass.COMMUNICATION, PEER_LOST, message, hint)))
     return causes
 
 

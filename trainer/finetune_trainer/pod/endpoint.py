@@ -1,7 +1,7 @@
-"""The HTTP endpoint of a trainer pod: /progress, /metrics and /healthz, in one thread and bounded memory.
+"""The HTTP endpoint of a trainer pod: /progress, /gang, /metrics, /healthz; one thread, bounded memory.
 
-/progress answers only requests that are signed with the key of the pod (contract.signatures). /metrics has no
-authentication and is off unless the config switches it on.
+/progress and /gang answer only requests that are signed with the key of the pod (contract.signatures).
+/metrics has no authentication and is off unless the config switches it on.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from http import HTTPStatus
 
 from finetune_trainer.contract import MAX_PROGRESS_BYTES, Progress, signatures
 from finetune_trainer.contract.gauges import gauge_values
+from finetune_trainer.pod.gang_link import PATH
 
 REQUEST_BYTES = 8 * 1024
 CLIENT_SECONDS = 5.0
@@ -33,17 +34,25 @@ class Endpoint:
         progress: returns the document to serve; called for every request.
         key: key of the signatures of /progress; an empty key refuses all requests.
         labels: values of GAUGE_LABELS for all metrics; None: the endpoint does not serve /metrics.
+        on_report: receives the report of another supervisor of the gang and returns the answer (gang_link);
+            raises ValueError if the report is malformed. None: the endpoint does not serve /gang.
 
     Raises:
         OSError: the port is in use.
     """
 
     def __init__(
-        self, port: int, progress: Callable[[], Progress], key: str, labels: Mapping[str, str] | None
+        self,
+        port: int,
+        progress: Callable[[], Progress],
+        key: str,
+        labels: Mapping[str, str] | None,
+        on_report: Callable[[bytes], bytes] | None = None,
     ) -> None:
         self._progress = progress
         self._key = key
         self._labels = labels
+        self._on_report = on_report
         self._clients = 0
         dual = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if dual else socket.AF_INET
@@ -74,7 +83,8 @@ class Endpoint:
             if self._clients <= MOST_CLIENTS:
                 async with asyncio.timeout(CLIENT_SECONDS):
                     head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(self._answer(head))
+                    body = await reader.readexactly(_body_bytes(head)) if head.startswith(b"POST ") else b""
+                writer.write(self._answer(head, body))
                 async with asyncio.timeout(CLIENT_SECONDS):
                     await writer.drain()
                     writer.write_eof()
@@ -85,16 +95,20 @@ class Endpoint:
             self._clients -= 1
             writer.transport.abort()
 
-    def _answer(self, head: bytes) -> bytes:
+    def _answer(self, head: bytes, body: bytes) -> bytes:
         first, _, rest = head.partition(b"\r\n")
         try:
             method, target, _ = first.decode("ascii").split(" ")
         except ValueError:
             return _response(HTTPStatus.BAD_REQUEST, _TEXT, b"bad request\n")
-        if method not in {"GET", "HEAD"}:
+        path = target.partition("?")[0]
+        is_report = method == "POST" and path == PATH and self._on_report is not None
+        if method not in {"GET", "HEAD"} and not is_report:
             return _response(HTTPStatus.METHOD_NOT_ALLOWED, _TEXT, b"only GET\n")
         try:
-            answer = self._page(target.partition("?")[0], _headers(rest))
+            if is_report:
+                return self._order(_headers(rest), body)
+            answer = self._page(path, _headers(rest))
         except Exception:
             log.exception("cannot answer %s", target[:100])
             answer = _response(HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"see the log\n")
@@ -108,6 +122,21 @@ class Endpoint:
         if path == "/metrics" and self._labels is not None:
             return _response(HTTPStatus.OK, _PROMETHEUS, exposition(self._progress(), self._labels).encode())
         return _response(HTTPStatus.NOT_FOUND, _TEXT, b"no such page\n")
+
+    def _order(self, headers: Mapping[str, str], body: bytes) -> bytes:
+        """The signed answer to a signed report of another supervisor."""
+        nonce = headers.get(signatures.NONCE_HEADER.lower(), "")
+        signature = headers.get(signatures.SIGNATURE_HEADER.lower(), "")
+        expected = signatures.sign_report(self._key, nonce, body)
+        if self._on_report is None or not (self._key and nonce and signatures.is_valid(signature, expected)):
+            return _response(
+                HTTPStatus.UNAUTHORIZED, _TEXT, b"the report is not signed by a pod of the gang\n"
+            )
+        try:
+            answer = self._on_report(body)
+        except ValueError:
+            return _response(HTTPStatus.BAD_REQUEST, _TEXT, b"the report is malformed\n")
+        return _response(HTTPStatus.OK, _JSON, answer, signatures.sign_order(self._key, nonce, answer))
 
     def _signed_progress(self, headers: Mapping[str, str]) -> bytes:
         nonce = headers.get(signatures.NONCE_HEADER.lower(), "")
@@ -132,6 +161,13 @@ def exposition(progress: Progress, labels: Mapping[str, str]) -> str:
 
 def _escaped(value: str) -> str:
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def _body_bytes(head: bytes) -> int:
+    """The length of the body of a request; 0 if unknown or more than REQUEST_BYTES."""
+    length = _headers(head).get("content-length", "")
+    size = int(length[:9]) if length.isdecimal() else 0
+    return size if size <= REQUEST_BYTES else 0
 
 
 def _headers(lines: bytes) -> dict[str, str]:

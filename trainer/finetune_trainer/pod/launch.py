@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from finetune_trainer.config import TrainConfig
-from finetune_trainer.contract import Stage
+from finetune_trainer.contract import ROUND_VARIABLE, Stage
 from finetune_trainer.paths import Paths
 
 RANK_PROGRAM = ("-m", "finetune_trainer.pod.rank")
@@ -42,6 +42,7 @@ def launch(
     cpus: int,
     environment: Mapping[str, str],
     seconds_left: float,
+    current_round: int = 0,
     program: Sequence[str] = RANK_PROGRAM,
 ) -> Launch:
     """The program to start for a stage: torchrun for Train, the rank itself for every other stage.
@@ -53,8 +54,10 @@ def launch(
         cpus: number of CPUs that this pod may use; divided among its processes.
         environment: environment variables of the supervisor; the program inherits them.
         seconds_left: seconds until the start-up deadline; the time-out of the rendezvous of torchrun.
+        current_round: number of restarts in place of the attempt so far.
         program: arguments of Python that run a rank.
     """
+    environment = with_round(environment, current_round)
     world = config.world
     rank = (*program, "--root", str(paths.root))
     if config.stage is not Stage.TRAIN:
@@ -87,6 +90,16 @@ def launch(
         agent=True,
         needs_rendezvous=world.nodes > 1,
     )
+
+
+def with_round(environment: Mapping[str, str], current_round: int) -> dict[str, str]:
+    """The environment of a program of a round; not changed in the first round.
+
+    Args:
+        environment: environment variables.
+        current_round: number of restarts in place of the attempt so far.
+    """
+    return {**environment, **({ROUND_VARIABLE: str(current_round)} if current_round else {})}
 
 
 def _environment(inherited: Mapping[str, str], threads: int) -> dict[str, str]:

@@ -13,6 +13,7 @@ from finetune_trainer.pod import processes
 from finetune_trainer.pod.cgroup import used_memory
 from finetune_trainer.pod.classify import Death, Observed
 from finetune_trainer.pod.launch import Launch
+from finetune_trainer.pod.logtail import LogTail
 from finetune_trainer.pod.watchdog import Silence, Stop
 
 
@@ -22,6 +23,8 @@ class PodState:
 
     launch: Launch
     """The program of this pod."""
+    tail: LogTail
+    """The output of the program."""
     child: int | None = None
     """Pid of the program; None before its start."""
     child_code: int | None = None

@@ -3,9 +3,19 @@
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from finetune_trainer.config import TrainConfig
-from finetune_trainer.contract import ExitCode, FailureClass, RankFile, Stage, TerminationMessage
+from finetune_trainer.contract import (
+    CheckpointRef,
+    ExitCode,
+    FailureClass,
+    InPlaceRestarts,
+    RankFile,
+    SecondsByUse,
+    Stage,
+    TerminationMessage,
+)
 from finetune_trainer.paths import Paths
 from finetune_trainer.pod.classify import Verdict
 
@@ -15,8 +25,43 @@ UNKNOWN_DIGEST = "sha256:" + "0" * 64
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Reached:
+    """What the ranks of a pod reached in an attempt, over all restarts in place."""
+
+    step: int | None = None
+    """Latest optimizer step."""
+    checkpoint: CheckpointRef | None = None
+    """Newest complete checkpoint."""
+    restarts: InPlaceRestarts | None = None
+    """The restarts in place so far."""
+    seconds: SecondsByUse | None = None
+    """Time of rank 0 by use; None where the pod has no rank 0."""
+
+    def after(self, files: Mapping[int, RankFile]) -> "Reached":
+        """Returns what the ranks reached after a further round.
+
+        Args:
+            files: rank files of the round. Every rank knows the checkpoints of the gang.
+        """
+        steps = [file.step for file in files.values()]
+        saved = [file.checkpoint for file in files.values() if file.checkpoint]
+        saved += [self.checkpoint] if self.checkpoint else []
+        newest = max(saved, key=lambda checkpoint: checkpoint.step, default=None)
+        first = files.get(0)
+        spent = total_seconds(self.seconds, first.seconds if first else None)
+        return Reached(_latest(self.step, *steps), newest, self.restarts, spent)
+
+
+NOTHING = Reached()
+
+
 def compose(
-    config: TrainConfig, verdict: Verdict, files: Mapping[int, RankFile], peak_memory: int | None = None
+    config: TrainConfig,
+    verdict: Verdict,
+    files: Mapping[int, RankFile],
+    peak_memory: int | None = None,
+    earlier: Reached = NOTHING,
 ) -> TerminationMessage:
     """Composes the termination message of this pod.
 
@@ -25,12 +70,12 @@ def compose(
         verdict: the cause of the end.
         files: rank files of this pod by global rank. After success, rank 0 provides payload and result.
         peak_memory: greatest memory of the pod in bytes; None if unknown.
+        earlier: what the pod reached before the last restart in place.
     """
     told = files.get(verdict.rank) if verdict.rank is not None else None
     first = files.get(0)
     result = first if verdict.failure is FailureClass.SUCCESS else None
-    # Every rank knows the checkpoints of the gang.
-    saved = [file.checkpoint for file in files.values() if file.checkpoint]
+    reached = earlier.after(files)
     resumed = [file.resumed_from_step for file in files.values() if file.resumed_from_step is not None]
     return TerminationMessage(
         stage=config.stage,
@@ -41,15 +86,26 @@ def compose(
         message=verdict.message[:1024],
         hint=verdict.hint[:512],
         place=_place(told, verdict),
-        step=told.step if told else None,
+        step=_latest(told.step if told else None, earlier.step),
         epoch=told.epoch if told else None,
         peak_memory_bytes=peak_memory,
-        checkpoint=max(saved, key=lambda checkpoint: checkpoint.step, default=None),
+        checkpoint=reached.checkpoint,
         resumed_from_step=max(resumed, default=None),
-        seconds=first.seconds if first else None,
+        seconds=reached.seconds,
+        in_place_restarts=reached.restarts,
         payload=result.payload if result else None,
         result=result.result if result else None,
     )
+
+
+def total_seconds(earlier: SecondsByUse | None, current: SecondsByUse | None) -> SecondsByUse | None:
+    """The time of earlier rounds and of the current round by use; None where both are unknown."""
+    return earlier + current if earlier and current else earlier or current
+
+
+def _latest(*steps: int | None) -> int | None:
+    """The latest of the known steps."""
+    return max((step for step in steps if step is not None), default=None)
 
 
 def _place(told: RankFile | None, verdict: Verdict) -> str | None:

@@ -26,6 +26,7 @@ class StopCause(StrEnum):
     GRACE_OVER = "GraceOver"
     TOLD_TWICE = "ToldTwice"
     NOTHING_TO_SAVE = "NothingToSave"
+    PEER_FAILED = "PeerFailed"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pydantic import JsonValue
 
 from finetune_trainer.config import TrainConfig
-from finetune_trainer.contract import FailureClass, ResultRef, Stage, TerminationMessage
+from finetune_trainer.contract import ROUND_VARIABLE, FailureClass, ResultRef, Stage, TerminationMessage
 from finetune_trainer.s3.objects import ObjectInfo
 from finetune_trainer.s3.store import Store
 
@@ -22,8 +22,15 @@ _LOCAL_UID = "00000000"
 
 
 def writer() -> str:
-    """The first 8 characters of the pod's uid, so that two pods never write to the same folder."""
-    return os.environ.get("POD_UID", _LOCAL_UID)[:8]
+    """The part of the names of folders that identifies their writer.
+
+    Returns:
+        The first 8 characters of the pod's uid, so that two pods never write to the same folder. After a
+        restart in place, a hyphen and the round follow, so that two rounds never write to the same folder
+        either.
+    """
+    pod, current = os.environ.get("POD_UID", _LOCAL_UID)[:8], os.environ.get(ROUND_VARIABLE)
+    return f"{pod}-{current}" if current else pod
 
 
 def save(
