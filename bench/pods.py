@@ -1,5 +1,6 @@
 """Trainer pods as processes of this machine, each a supervisor with its ranks, and a real S3 server."""
 
+import atexit
 import secrets
 import shutil
 import signal
@@ -121,6 +122,7 @@ class Pod:
             self.process = processes.start_owned(command, self.log, own | environment)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        atexit.register(self.kill)
 
     @property
     def running(self) -> bool:

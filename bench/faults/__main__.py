@@ -74,7 +74,11 @@ def upload_models(site: Site) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with step("making the models"):
         program = [sys.executable, "-m", "bench.faults.models", str(folder)]
-        subprocess.run(program, cwd=REPOSITORY, check=True)  # noqa: S603 - our own program
+        ended = subprocess.run(  # noqa: S603 - our own program
+            program, cwd=REPOSITORY, capture_output=True, text=True, check=False
+        )
+    if ended.returncode:
+        raise DevclusterError(f"bench.faults.models failed: {ended.stderr[-_SHOWN_CHARS:]}")
     for path in folder.glob("*/*"):
         store.upload(path, f"s3://{BUCKET}/base/{path.relative_to(folder)}")
 

@@ -23,7 +23,7 @@ from tests.trainer.programs.resumed import SKIPPED
 LORA = {"kind": "LoRA", "rank": 4, "alpha": 8, "dropout": 0.2}
 EPOCH, STEPS = 4, 8
 """Two epochs of 4 steps; the validation rows are evaluated after each epoch."""
-ENDED_ATTEMPTS = 3
+ENDED_ATTEMPTS = 2
 """Attempts that receive the request to end at random moments."""
 Tensors = dict[str, torch.Tensor]
 RunCases = Callable[..., list[dict[str, Any]]]
