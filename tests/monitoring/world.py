@@ -30,6 +30,7 @@ from finetune_operator.names import API_VERSION, KIND, LABEL_STAGE
 from finetune_operator.planning.milestones import find_milestones
 from finetune_operator.rendering.stage_pods import STAGE_PODS
 from finetune_operator.runtime import metrics
+from finetune_operator.runtime.node_failures import NodeFailures
 from finetune_operator.settings import MetricsSettings
 from finetune_trainer.contract import Progress, Stage
 from finetune_trainer.contract.gauges import GAUGE_LABELS
@@ -71,6 +72,8 @@ class Script:
     gpus: int = 0
     nodes: tuple[str, ...] = ("cpu-1",)
     """Nodes of the Train pods; each pod has `gpus` GPUs."""
+    missing: int = 0
+    """Nodes that the job requests beside `nodes`, and that no longer exist."""
     task: str = "TextClassification"
     method: str = "Full"
     scores: tuple[float, float, float] = (0.31, 0.71, 0.83)
@@ -117,6 +120,7 @@ SCRIPTS = (
         (Try("Prepare", 2, 25), Try("Train", 40, 400, reason="Queued")),
         gpus=4,
         nodes=("gpu-b1",),
+        missing=1,
         task="TextGeneration",
         method="LoRA",
     ),
@@ -298,18 +302,20 @@ def evaluation(script: Script) -> dict[str, Any]:
     }
 
 
-def attempt_status(attempt: Attempt, minute: int, name: str, gpus: int) -> dict[str, Any]:
-    what = attempt.what
+def attempt_status(script: Script, attempt: Attempt, minute: int) -> dict[str, Any]:
+    what, gpus = attempt.what, script.gpus * len(script.nodes)
     status = {
         "stage": what.stage,
         "number": attempt.number,
         "generation": 1,
         "configDigest": DIGEST,
         "specDigest": DIGEST,
-        "job": f"{name}-0b5c3-{LETTERS[what.stage]}{attempt.number}",
+        "job": f"{script.name}-0b5c3-{LETTERS[what.stage]}{attempt.number}",
         "startTime": at(attempt.start),
         "outcome": "Running",
     }
+    if script.missing and what.stage == "Train":
+        status["nodes"] = len(script.nodes)
     if minute >= attempt.since:
         status["runningSince"] = at(attempt.since)
     if minute >= attempt.end:
@@ -367,9 +373,7 @@ def status_at(
     status: dict[str, Any] = {
         "state": state,
         "stage": now.what.stage,
-        "attempts": [
-            attempt_status(attempt, minute, script.name, script.gpus * len(script.nodes)) for attempt in begun
-        ],
+        "attempts": [attempt_status(script, attempt, minute) for attempt in begun],
     }
     if held := [attempt["gpuSeconds"] for attempt in status["attempts"] if "gpuSeconds" in attempt]:
         status["gpuSeconds"] = {use: sum(each[use] for each in held) for use in held[0]}
@@ -426,6 +430,7 @@ class World(Collector):
         self._lives = [Life(script) for script in SCRIPTS]
         self._plans = {script.name: plan(script) for script in SCRIPTS}
         self._progress: dict[str, Progress] = {}
+        self._failures = NodeFailures()
         metrics.LEADER.set(1)
         metrics.BUILD.info({"version": "0.1.0", "python": "3.11.2"})
         metrics.SCOPE_HEALTHY.labels(namespace="").set(1)
@@ -443,6 +448,7 @@ class World(Collector):
             lambda _: None,
             self._now,
             MetricsSettings(scrape_namespaces=("monitoring",)),
+            self._failures.all,
         )
         REGISTRY.register(collector)
 
@@ -500,10 +506,15 @@ class World(Collector):
                 "dataset": {"train": {"uri": "s3://data/train.jsonl"}},
                 "output": {"uri": "s3://models/out/"},
                 "method": {"type": script.method},
-                "resources": {"nodes": len(script.nodes), "gpusPerNode": script.gpus},
+                "resources": {
+                    "nodes": len(script.nodes) + script.missing,
+                    "minNodes": len(script.nodes),
+                    "gpusPerNode": script.gpus,
+                },
             },
             "status": status,
         }
+        self._failures.put(life.manifest)
         job = FineTuneJob.model_validate(life.manifest)
         before = life.job.status if life.job else None
         assert job.status is not None
