@@ -41,14 +41,14 @@ def test_the_measurement_begins_after_baseline_and_head_start_and_ends_before_th
     watch(train.baseline, "measure", (SimpleNamespace(packing=None), False))
     watch(train.head_start, "compute", None)
     watch(peak_memory, "reset", None)
-    watch(train, "tune", SimpleNamespace(steps=3, checkpoint=""))
+    watch(train, "tune", SimpleNamespace(steps=3, epochs=1.0, checkpoint=""))
     watch(peak_memory, "measure", 7)
     watch(train, "_test_model", (None, None, ()))
     watch(train.staging, "save_model", None)
-    context = context_with(gang=Gang(1, 1, 2, CPU), chosen=SimpleNamespace(epochs=1))
+    context = context_with(gang=Gang(1, 1, 2, CPU), chosen=SimpleNamespace())
     monkeypatch.setattr(train, "open_context", lambda *_args: context)
     monkeypatch.setattr(train, "max_over_ranks", lambda _gang, value: value)
-    config: Any = SimpleNamespace(run=SimpleNamespace(task="TextClassification"))
+    config: Any = SimpleNamespace(run=SimpleNamespace(task="TextClassification"), finish=None)
     nothing: Any = None
     assert train.run(config, nothing, nothing).step == 3
     # The arguments make the models of the baseline load in shards, too.

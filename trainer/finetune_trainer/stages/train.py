@@ -8,7 +8,6 @@ import torch
 
 from finetune_trainer.config import TrainConfig
 from finetune_trainer.contract import Activity, FailureClass, TrainPayload, describe
-from finetune_trainer.data.batches import steps_per_epoch
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import Heartbeat, beat_on_bytes
 from finetune_trainer.models import methods
@@ -52,9 +51,8 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
     peak = int(max_over_ranks(context.gang, peak_memory.measure(context.gang.device)))
     model, predictions, samples = _test_model(context, tuned.checkpoint)
     staging.save_model(context, model)
-    epochs = tuned.steps / steps_per_epoch(len(context.prepared.train), context.chosen.batch_size)
     if not context.gang.first:
-        return StageResult(None, "The first rank has the result.", tuned.steps, epochs)
+        return StageResult(None, "The first rank has the result.", tuned.steps, tuned.epochs)
     outcome = Outcome(model, predictions, samples, base, reused, tuned)
     record = staging.build_record(context, outcome)
     uri = staging.upload(
@@ -68,7 +66,7 @@ def run(config: TrainConfig, paths: Paths, heartbeat: Heartbeat) -> StageResult:
         peak_memory_bytes=peak,
         gpu_seconds=round(gpus * (time.monotonic() - began)),
     )
-    return StageResult(payload, describe(record.evaluation), tuned.steps, epochs)
+    return StageResult(payload, describe(record.evaluation), tuned.steps, tuned.epochs)
 
 
 def _test_model(context: Context, checkpoint: str) -> tuple[torch.nn.Module, Predictions, tuple[str, ...]]:

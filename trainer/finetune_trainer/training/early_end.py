@@ -61,6 +61,7 @@ def finish(context: Context) -> Tuned:
         history=state.history,
         curve=state.curve.points,
         steps=step,
+        epochs=step / per_epoch,
         seconds=state.training_seconds,
         rows_per_second=state.rows / seconds,
         tokens_per_second=state.tokens / seconds,

@@ -44,6 +44,8 @@ class Tuned:
     history: tuple[EvaluationRow, ...]
     curve: tuple[CurvePoint, ...]
     steps: int
+    epochs: float
+    """Passes over the training rows."""
     seconds: float
     """Duration of training over all attempts: steps, evaluations, and pauses for checkpoints."""
     rows_per_second: float
@@ -97,6 +99,7 @@ def tune(context: Context, args: TrainingArguments, *, first_percent: float, las
         history=state.history,
         curve=state.curve.points,
         steps=total,
+        epochs=float(chosen.epochs),
         seconds=state.training_seconds,
         rows_per_second=state.rows / seconds,
         tokens_per_second=state.tokens / seconds,
