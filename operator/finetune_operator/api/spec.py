@@ -414,9 +414,9 @@ class FailurePolicySpec(Model):
     """Number of failed attempts without progress after which each stage gets another attempt, from 0 to 20.
     An attempt makes progress when it reaches a later optimizer step than every earlier attempt. Preempted
     attempts do not count. Default: maxRestarts in the settings of the operator, which is 3."""
-    shrink_after: Annotated[str, duration("1s", "24h")] = "10m"
+    shrink_after: Annotated[str, duration("1m", "24h")] = "10m"
     """Time for which pods of an attempt of Train may find no node before the next attempt has fewer pods, in
-    seconds, minutes or hours, from 1s to 24h, for example 90s, 10m or 2h. Time in a queue does not count.
+    seconds, minutes or hours, from 1m to 24h, for example 90s, 10m or 2h. Time in a queue does not count.
     Used with resources.minNodes. Default: 10m."""
     in_place_restarts: Annotated[int, Field(ge=0, le=MAX_IN_PLACE_RESTARTS)] = 3
     """Number of restarts in place of each attempt of Train, from 0 to 20. After the failure of a process

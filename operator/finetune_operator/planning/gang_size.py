@@ -66,19 +66,23 @@ def next_nodes(inputs: PlanInput) -> int | None:
 
 
 def _recent_loss(inputs: PlanInput) -> AttemptStatus | None:
-    """The newest attempt that lost capacity, while its loss still limits the next attempt."""
+    """The newest attempt that lost capacity, while its loss still limits the next attempt.
+
+    The loss limits the attempt that follows directly, however long the pods of the lost attempt take to stop.
+    Later attempts are limited until HOLDS times shrinkAfter have passed.
+    """
     limited: AttemptStatus | None = None
-    for attempt in train_attempts(inputs.status.attempts):
-        if attempt.spec_digest != inputs.digest:
-            continue
+    tries = [a for a in train_attempts(inputs.status.attempts) if a.spec_digest == inputs.digest]
+    for attempt in tries:
         if attempt.outcome == "Resized" and attempt.reason == Reason.CAPACITY_LOST:
             limited = attempt
         elif attempt.reason == Reason.SUSPENDED_BY_USER:
             limited = None
+    if limited is None or limited is tries[-1]:
+        return limited
     hold = HOLDS * (shrink_seconds(inputs.job) or 0)
-    if limited is None or limited.end_time is None or distance(limited.end_time, inputs.now) >= hold:
-        return None
-    return limited
+    held = limited.end_time is not None and distance(limited.end_time, inputs.now) < hold
+    return limited if held else None
 
 
 def _chosen(inputs: PlanInput) -> Chosen | None:
