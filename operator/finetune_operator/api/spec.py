@@ -436,7 +436,8 @@ class FailurePolicySpec(Model):
     """Longest time for which the pods of the job may run, all attempts together, in seconds, minutes or
     hours, from 1m to 8760h, for example 72h. Only time in which all pods of an attempt run counts: queues,
     waiting for nodes and suspension do not count. After that time, the pods save a checkpoint and end, and
-    the job fails with the reason ActiveDeadlineExceeded. Default: no limit."""
+    the job fails with the reason ActiveDeadlineExceeded. The limit does not end Publish: a trained model is
+    published. Default: no limit."""
     max_gpu_hours: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Maximum number of GPU hours of the job, from 1 to 1000000: the sum over all attempts of Train of the
     time for which their pods hold GPUs, in hours x GPUs. When the job has used that time, the pods save a

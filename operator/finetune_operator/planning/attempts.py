@@ -20,7 +20,7 @@ from finetune_operator.planning.micro_batch import differing_micro_batch
 from finetune_operator.planning.stages import STAGES, stage_of
 from finetune_operator.planning.termination_messages import Expected
 from finetune_operator.planning.types import InProgress, PlanInput, Stop
-from finetune_operator.planning.usage import active_seconds_of, observe_gpus
+from finetune_operator.planning.usage import active_seconds_of, end_of_run, observe_gpus
 from finetune_operator.rendering.jobs import config_of
 from finetune_trainer.contract import Stage
 
@@ -131,13 +131,14 @@ def _set_times(
 ) -> AttemptStatus:
     """Sets the times that deadlines and the collection window count from.
 
-    They are times at which the operator observed the change: kubelets write times of the clocks of their
-    nodes.
+    They are times at which the operator observed the change, or times of the Job controller: kubelets write
+    times of the clocks of their nodes.
     """
     update: dict[str, object] = {}
     pods = pods_of(inputs.observed.pods, job)
     if job["spec"].get("suspend"):
-        update["active_seconds"] = int(active_seconds_of(attempt, inputs.now)) or None
+        stopped = end_of_run(job, inputs.now)
+        update["active_seconds"] = int(active_seconds_of(attempt, stopped)) or None
         update["running_since"] = None
     elif attempt.running_since is None and pending.have_all_started(job, pods):
         update["running_since"] = inputs.now
@@ -216,5 +217,9 @@ def _end_attempt(inputs: PlanInput, attempt: AttemptStatus, outcome: str, **caus
         cause["message"] = message[:MESSAGE_LIMIT]
     # After a clock was set back, an attempt still does not end before its start.
     end = max(inputs.now, attempt.start_time)
-    active = int(active_seconds_of(attempt, end)) or None
+    active: int | None = None
+    if attempt.running_since or attempt.active_seconds:
+        job = find_job(inputs.observed, attempt.job)
+        own = job if job and job["metadata"]["uid"] == attempt.job_uid else None
+        active = int(active_seconds_of(attempt, end_of_run(own, inputs.now) if own else end))
     return attempt.model_copy(update={"outcome": outcome, "end_time": end, "active_seconds": active, **cause})

@@ -1,16 +1,17 @@
 """Derives how long the pods of attempts ran, and for how long the pods held GPUs. Pure.
 
-All times are times at which the operator observed a change: kubelets write times of the clocks of their
-nodes. The status stores the number of GPUs that an attempt holds and the time up to which its GPU time is
-counted, so that the GPU time at any later moment follows from the status.
+All times are times at which the operator observed a change, or at which the Job controller observed the end
+of a Job while the operator was away. Times of kubelets do not count, because the clocks of nodes differ. The
+status stores the number of GPUs that an attempt holds and the time up to which its GPU time is counted, so
+that the GPU time at any later moment follows from the status.
 """
 
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from finetune_operator.api import AttemptStatus, DroppedAttempts, FineTuneJobStatus, GpuSeconds
-from finetune_operator.objects import Manifest, index_of, label, live, since
+from finetune_operator.objects import Manifest, index_of, label, live, since, transition_time
 from finetune_operator.planning.stages import stage_of
 from finetune_operator.planning.termination_messages import Expected, Unreadable, message_of
 from finetune_operator.planning.types import PlanInput
@@ -31,6 +32,16 @@ def active_seconds_of(attempt: AttemptStatus, now: datetime) -> float:
     return (attempt.active_seconds or 0) + since(attempt.running_since, attempt.end_time or now)
 
 
+def end_of_run(job: Manifest, now: datetime) -> datetime:
+    """When the pods of a Job no longer all ran: now, or earlier if the conditions of the Job have a time.
+
+    The operator may observe the end of a Job long after the end, for example after an upgrade.
+    """
+    ended = transition_time(job, "SuccessCriteriaMet", "Complete", "FailureTarget", "Failed")
+    stopped = transition_time(job, "Suspended") if job["spec"].get("suspend") else None
+    return min(t for t in (ended, stopped, now) if t)
+
+
 def gpu_seconds(status: FineTuneJobStatus, now: datetime) -> float:
     """The GPU time of a job, in seconds x GPUs, summed over all attempts."""
     dropped = status.attempts_dropped
@@ -47,7 +58,7 @@ def observe_gpus(inputs: PlanInput, attempt: AttemptStatus) -> AttemptStatus:
         # An attempt that began before this field existed has held its GPUs since its pods run.
         start = attempt.running_since or inputs.now
         attempt = attempt.model_copy(update={"gpus_held": held, "usage_time": start})
-    counted = _count_up_to(attempt, inputs.now)
+    counted = _count_up_to(attempt, inputs.now if held else _release_of_gpus(inputs, attempt))
     return counted.model_copy(update={"gpus_held": held, "gpus": max(held, counted.gpus or 0)})
 
 
@@ -90,6 +101,20 @@ def _count_held(inputs: PlanInput, attempt: AttemptStatus) -> int:
         if _is_of(pod, attempt) and pod["spec"].get("nodeName")
     ]
     return len(own) * inputs.job.spec.resources.gpus_per_node
+
+
+def _release_of_gpus(inputs: PlanInput, attempt: AttemptStatus) -> datetime:
+    """When the last pod of an attempt released its GPUs: now, or the time in the conditions of its Job."""
+    job = next((j for j in inputs.observed.jobs if j["metadata"]["uid"] == attempt.job_uid), None)
+    if job is None:
+        return inputs.now
+    # The Job controller sets Complete and Failed after the end of the pods, and Suspended before their end.
+    times = [transition_time(job, "Complete", "Failed")]
+    if job["spec"].get("suspend") and (stopped := transition_time(job, "Suspended")):
+        grace = job["spec"]["template"]["spec"].get("terminationGracePeriodSeconds", 0)
+        times.append(stopped + timedelta(seconds=grace))
+    released = min(t for t in (*times, inputs.now) if t)
+    return max(released, attempt.usage_time or released)
 
 
 def _gpu_seconds_of(attempt: AttemptStatus, now: datetime) -> float:

@@ -14,6 +14,7 @@ from finetune_operator.planning.types import Decision, PlanInput, Stop
 from finetune_operator.planning.usage import active_seconds, gpu_seconds
 from finetune_operator.planning.wording import count, duration
 from finetune_operator.rendering.stage_pods import STAGE_PODS
+from finetune_trainer.contract import Stage
 
 HOUR = 3600
 STOPPING_SECONDS = 10
@@ -82,7 +83,8 @@ def _limits(inputs: PlanInput) -> Iterator[Limit]:
 
 def _active_deadline(inputs: PlanInput) -> Limit | None:
     wanted = inputs.job.spec.failure_policy.active_deadline
-    if wanted is None:
+    stage = stage_of(inputs.running) if inputs.running else inputs.stage
+    if wanted is None or stage is Stage.PUBLISH:
         return None
     used = active_seconds(inputs.status, inputs.now)
     left = seconds_of(wanted) - used

@@ -291,3 +291,40 @@ def test_a_suspended_job_waits_and_does_not_end() -> None:
     assert made.status.state is State.SUSPENDED
     resumed = planned([], stopped, policy={"activeDeadline": "20m"}, train={"gone": True})
     assert outcome(resumed) == (State.FAILED, "ActiveDeadlineExceeded")
+
+
+def finished(condition: str, seconds: float) -> dict[str, Any]:
+    """Fields of a Job whose condition became True some seconds ago."""
+    return {"status": {"is": condition, "at": ago(seconds)}}
+
+
+def test_time_after_the_end_of_a_job_that_the_operator_observes_late_does_not_count() -> None:
+    policy = {"activeDeadline": "20m", "maxGpuHours": 3}
+    pods = [{"code": 0, "says": "success"}, {"index": 1, "code": 0}]
+    trained = planned(pods, held(6000), policy=policy, train=finished("Complete", 5000))
+    assert (last(trained).outcome, last(trained).active_seconds) == ("Succeeded", 1000)
+    assert last(trained).gpu_seconds
+    assert last(trained).gpu_seconds.total == 8 * 1000
+    assert [manifest["metadata"]["name"] for manifest in trained.create] == ["tickets-0b5c3-u1"]
+
+    lost = {"class": "Hang", "reason": "RankSilent", "message": "m"}
+    gone = [{"code": 9, "says": lost}, {"index": 1, "code": 9, "says": lost}]
+    failed = planned(gone, held(6000), policy=policy, train=finished("Failed", 5000))
+    assert (last(failed).outcome, last(failed).active_seconds) == ("Failed", 1000)
+    assert failed.status.state is not State.FAILED
+
+
+def test_time_after_a_suspension_that_the_operator_observes_late_does_not_count() -> None:
+    queued: dict[str, Any] = {**finished("Suspended", 5000), "spec": {"suspend": True}}
+    made = planned([], held(6000), policy={"activeDeadline": "20m", "maxGpuHours": 3}, train=queued)
+    assert (last(made).running_since, last(made).active_seconds) == (None, 1000)
+    assert last(made).gpu_seconds
+    assert 8 * 1000 < last(made).gpu_seconds.total < 8 * 1500
+    assert made.status.state is State.WAITING
+
+
+def test_a_trained_model_is_published_after_the_active_deadline() -> None:
+    trained = {"outcome": "Succeeded", "activeSeconds": 9000}
+    status = {"reached": "Train"}
+    made = planned([], trained, policy={"activeDeadline": "20m"}, status=status, train={"gone": True})
+    assert [manifest["metadata"]["name"] for manifest in made.create] == ["tickets-0b5c3-u1"]
