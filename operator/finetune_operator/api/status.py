@@ -108,8 +108,8 @@ class GpuSeconds(Model):
     checkpoint: NonNegativeInt = 0
     """Pauses of training for checkpoints, and saving the tuned model."""
     lost: NonNegativeInt = 0
-    """Optimizer steps after the newest checkpoint of an attempt that did not succeed. The next attempt
-    repeats these steps."""
+    """Optimizer steps after the newest checkpoint of an attempt that did not succeed, which the next attempt
+    repeats, and optimizer steps that the attempt repeated after restarts in place."""
     waiting: NonNegativeInt = 0
     """All other time: pods that wait for the other pods of the gang, pull images, upload results, or stop,
     and time of which no pod has reported the use."""

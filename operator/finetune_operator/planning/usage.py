@@ -70,7 +70,8 @@ def count_usage(inputs: PlanInput, status: FineTuneJobStatus) -> FineTuneJobStat
         status: the status that the reconcile writes.
     """
     attempts = [_count_up_to(a, inputs.now) if a.gpus_held else a for a in status.attempts]
-    attempts = [*attempts[:-1], *(_divide(a, _reported(inputs, a)) for a in attempts[-1:])]
+    newest = (_divide(a, _reported(inputs, a), _lost_share(status, a)) for a in attempts[-1:])
+    attempts = [*attempts[:-1], *newest]
     if status.completion_time:
         attempts = [a.model_copy(update={"gpus_held": 0}) if a.gpus_held else a for a in attempts]
     dropped = status.attempts_dropped
@@ -149,7 +150,7 @@ def _is_of(pod: Manifest, attempt: AttemptStatus) -> bool:
     return uid is not None and uid == attempt.job_uid
 
 
-def _divide(attempt: AttemptStatus, reported: SecondsByUse | None) -> AttemptStatus:
+def _divide(attempt: AttemptStatus, reported: SecondsByUse | None, lost_share: float) -> AttemptStatus:
     """The attempt with its GPU time by use.
 
     A tenant controls the pods, so the reported uses are at most the total. Without a report, the uses stay
@@ -164,17 +165,41 @@ def _divide(attempt: AttemptStatus, reported: SecondsByUse | None) -> AttemptSta
         wanted = (attempt.gpus or 0) * getattr(reported, use) if reported else getattr(known, use)
         uses[use] = min(wanted, left)
         left -= uses[use]
-    lost = round(_lost_share(attempt) * uses["training"])
+    lost = round(lost_share * uses["training"])
     uses |= {"training": uses["training"] - lost, "lost": lost, "waiting": left}
     return attempt.model_copy(update={"gpu_seconds": GpuSeconds(total=counted.total, **uses)})
 
 
-def _lost_share(attempt: AttemptStatus) -> float:
-    """The share of the optimizer steps of an attempt that were lost."""
-    if not attempt.lost_steps or attempt.step is None:
+def _lost_share(status: FineTuneJobStatus, attempt: AttemptStatus) -> float:
+    """The share of the optimizer steps of the newest attempt that were lost, also by restarts in place.
+
+    The reported time is that of all steps, so the steps that a restart in place repeated count twice.
+    """
+    in_place = attempt.in_place_restarts.lost_steps if attempt.in_place_restarts else 0
+    lost = (attempt.lost_steps or 0) + in_place
+    shown = status.progress.step if status.progress else None
+    reached = shown if attempt.step is None else attempt.step
+    if not lost or reached is None:
         return 0
-    steps = attempt.step - (attempt.resumed_from_step or 0)
-    return min(1.0, attempt.lost_steps / steps) if steps > 0 else 1.0
+    steps = reached - _first_step(status, attempt) + in_place
+    return min(1.0, lost / steps) if steps > 0 else 1.0
+
+
+def _first_step(status: FineTuneJobStatus, attempt: AttemptStatus) -> int:
+    """The step at which the first round of an attempt began.
+
+    After a restart in place, resumedFromStep is that of the newest round. The first round then resumed from
+    the newest checkpoint of the earlier attempts.
+    """
+    resumed = attempt.resumed_from_step or 0
+    if attempt.in_place_restarts is None:
+        return resumed
+    earlier = [
+        a.checkpoint_step or 0
+        for a in status.attempts
+        if (a.stage, a.spec_digest) == (attempt.stage, attempt.spec_digest) and a.number < attempt.number
+    ]
+    return max((step for step in earlier if step <= resumed), default=0)
 
 
 def _sum(parts: Iterable[GpuSeconds | None]) -> GpuSeconds | None:
