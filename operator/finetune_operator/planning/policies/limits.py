@@ -36,7 +36,8 @@ def check(inputs: PlanInput) -> Decision | None:
     """Ends a job that has used up a limit.
 
     The running attempt is stopped first. While its pods save a checkpoint and end, the job waits, so that the
-    cause of the end names the checkpoint. A failed or successful attempt keeps its own outcome.
+    cause of the end names the checkpoint. If the limit is raised meanwhile, the job goes on: the attempt has
+    the outcome Suspended and counts as no failure. A failed or successful attempt keeps its own outcome.
     """
     limit = next((each for each in _limits(inputs) if each.left <= 0), None)
     if limit is None or _has_other_end(inputs):
@@ -44,7 +45,7 @@ def check(inputs: PlanInput) -> Decision | None:
     stop = None
     if running := inputs.running:
         message = f"{running.stage} attempt {running.number} was stopped: {limit.message}"
-        stop = Stop("Failed", limit.reason, message)
+        stop = Stop("Suspended", limit.reason, message)
     if pods := live_run_pods(inputs):
         return Decision(
             State.WAITING,

@@ -102,7 +102,7 @@ def test_the_active_deadline_counts_the_time_in_which_all_pods_ran_in_all_attemp
         " stopping."
     )
     assert (last(past).outcome, last(past).reason, last(past).active_seconds) == (
-        "Failed",
+        "Suspended",
         "ActiveDeadlineExceeded",
         600,
     )
@@ -176,7 +176,7 @@ def test_the_gpu_budget_counts_each_gpu_from_the_node_of_its_pod_to_the_end_of_t
     assert both.status.gpu_seconds.total == 4 * 300
     assert both.requeue_after == (HOUR - 4 * 300) / 8
 
-    stopped = {"outcome": "Failed", "reason": "GpuBudgetExhausted", **held(100, counted=3500)}
+    stopped = {"outcome": "Suspended", "reason": "GpuBudgetExhausted", **held(100, counted=3500)}
     stopping = planned([{"is": "Running"}, {"index": 1, "code": 8}], stopped, policy=policy, later=20)
     assert (last(stopping).gpus_held, last(stopping).gpus) == (4, 8)
     assert last(stopping).gpu_seconds
@@ -191,13 +191,13 @@ def test_the_gpu_budget_stops_the_attempt_at_the_limit() -> None:
     assert within.status.state is State.TRAINING
 
     past = planned(RUNNING, counted, held(450), policy=policy)
-    assert (last(past).outcome, last(past).reason) == ("Failed", "GpuBudgetExhausted")
+    assert (last(past).outcome, last(past).reason) == ("Suspended", "GpuBudgetExhausted")
     assert outcome(past) == (State.WAITING, "Stopping")
 
 
 @pytest.mark.parametrize("reason", [Reason.ACTIVE_DEADLINE_EXCEEDED, Reason.GPU_BUDGET_EXHAUSTED])
 def test_the_end_of_the_job_names_the_cost_and_the_checkpoint_that_the_pods_saved(reason: Reason) -> None:
-    stopped = {"outcome": "Failed", "reason": reason.value, "step": 110, "activeSeconds": 1200}
+    stopped = {"outcome": "Suspended", "reason": reason.value, "step": 110, "activeSeconds": 1200}
     stopped |= {"usageTime": ago(100), "gpus": 8, "gpusHeld": 8, "gpuSeconds": {"total": 3600}}
     pods = [{"code": 8, "says": says(113, 113)}, {"index": 1, "code": 8, "says": says(113, 113)}]
     policy = {"activeDeadline": "20m", "maxGpuHours": 1}
@@ -221,8 +221,9 @@ def test_the_end_of_the_job_names_the_cost_and_the_checkpoint_that_the_pods_save
 
 
 def test_a_limit_that_is_raised_while_pods_stop_lets_the_job_go_on() -> None:
-    stopped = {"outcome": "Failed", "reason": "ActiveDeadlineExceeded", "activeSeconds": 1200}
-    made = planned([], stopped, policy={"activeDeadline": "2h"}, train={"gone": True})
+    past = planned(RUNNING, held(1200), policy={"activeDeadline": "20m"})
+    stopped = last(past).model_dump(mode="json", by_alias=True, exclude_none=True) | {"gpusHeld": 0}
+    made = planned([], stopped, policy={"activeDeadline": "2h", "maxRestarts": 0}, train={"gone": True})
     assert [manifest["metadata"]["name"] for manifest in made.create] == ["tickets-0b5c3-t2"]
 
 
