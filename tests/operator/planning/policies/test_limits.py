@@ -98,8 +98,7 @@ def test_the_active_deadline_counts_the_time_in_which_all_pods_ran_in_all_attemp
     past = planned(RUNNING, EARLIER, held(600), policy=policy)
     assert outcome(past) == (State.WAITING, "Stopping")
     assert past.status.message == (
-        "The pods of the job ran for 20 min; spec.failurePolicy.activeDeadline is 20m. 2 pods are still"
-        " stopping."
+        "The job has reached spec.failurePolicy.activeDeadline, which is 20m. 2 pods are still stopping."
     )
     assert (last(past).outcome, last(past).reason, last(past).active_seconds) == (
         "Suspended",
@@ -284,6 +283,24 @@ def test_a_failed_attempt_keeps_its_own_cause() -> None:
     ended = planned([pods[0], {"index": 1, "code": 7}], held(3000), policy={"activeDeadline": "20m"})
     assert last(ended).reason == "Bug"
     assert outcome(ended) == (State.FAILED, "ActiveDeadlineExceeded")
+
+
+@pytest.mark.parametrize("policy", [{"maxRestarts": 0}, {}])
+def test_a_cause_that_ends_the_job_anyway_is_not_hidden_by_a_limit(policy: dict[str, Any]) -> None:
+    cause = {"class": "Hang"} if policy else {"class": "UserData"}
+    failed = {"outcome": "Failed", "reason": "R", "message": "m", "activeSeconds": 9000, **cause}
+    made = planned([], failed, policy={"activeDeadline": "20m", **policy}, train={"gone": True})
+    assert outcome(made) == (State.FAILED, "RetriesExhausted" if policy else "R")
+
+
+def test_the_message_does_not_change_while_pods_stop() -> None:
+    stopped = {"outcome": "Suspended", "reason": "GpuBudgetExhausted", **held(450, counted=HOUR)}
+    messages = {
+        planned(RUNNING, stopped, policy={"maxGpuHours": 1}, later=later).status.message for later in (0, 60)
+    }
+    assert messages == {
+        "The job has reached spec.failurePolicy.maxGpuHours, which is 1. 2 pods are still stopping."
+    }
 
 
 def test_a_suspended_job_waits_and_does_not_end() -> None:
