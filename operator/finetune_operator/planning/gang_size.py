@@ -33,6 +33,20 @@ def shrink_seconds(job: FineTuneJob) -> int | None:
     return seconds_of(job.spec.failure_policy.shrink_after)
 
 
+def extra_seconds(job: FineTuneJob, nodes: int | None) -> int:
+    """How much longer the pods of a Train attempt may wait for each other, because the gang may shrink.
+
+    Args:
+        job: the FineTuneJob.
+        nodes: number of pods of the attempt if fewer than the nodes of the run.
+
+    Returns:
+        Seconds; 0 where the gang has a fixed size or already has minNodes pods.
+    """
+    shrink = shrink_seconds(job)
+    return 0 if shrink is None or nodes == job.spec.resources.min_nodes else shrink
+
+
 def largest(inputs: PlanInput, available: int) -> int | None:
     """The largest possible gang.
 
