@@ -203,9 +203,13 @@ class AttemptStatus(Model):
     finishes: bool | None = None
     """True if the attempt of Train makes no steps, and measures the best weights of the checkpoints instead,
     because spec.finishTraining is set."""
+    diverged_step: PositiveInt | None = None
+    """Optimizer step whose loss or gradient was not finite, which ended the attempt of Train. The attempt
+    may have reached a later step before a restart in place. Absent if the attempt had another end, or if no
+    pod reported the step."""
     skipped_step: PositiveInt | None = None
-    """Optimizer step that the attempt of Train skips, because the loss or the gradient of the step was not
-    finite in an earlier attempt. Absent if the attempt skips no step."""
+    """Optimizer step that the attempt of Train skips: divergedStep of an earlier attempt. Absent if the
+    attempt skips no step."""
     micro_batch_size: PositiveInt | None = None
     """Rows of a micro-batch of the attempt if the micro-batch is not that of status.chosen: the operator
     halves the micro-batch after out of memory."""

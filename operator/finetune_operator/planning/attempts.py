@@ -6,7 +6,7 @@ from finetune_operator import names
 from finetune_operator.api import AttemptStatus
 from finetune_operator.names import Reason
 from finetune_operator.objects import Manifest, moment, pods_of
-from finetune_operator.planning import pending
+from finetune_operator.planning import divergence, pending
 from finetune_operator.planning.attempt_history import shorten
 from finetune_operator.planning.attempt_steps import (
     restarts_in_place,
@@ -198,9 +198,21 @@ def _close_attempt(inputs: PlanInput, attempt: AttemptStatus, end: Success | Fai
             exit_code=end.exit_code,
             place=end.place,
             peak_memory_bytes=end.peak_memory,
+            diverged_step=_diverged_step(inputs, end),
             **steps_of_failure(inputs, attempt),
         )
     return replace(_replace_attempt(replace(inputs, status=status), ended), progress_of_attempt=None)
+
+
+def _diverged_step(inputs: PlanInput, end: Failure) -> int | None:
+    """The step whose loss or gradient was not finite, as the pod that is the cause of the failure reports it.
+
+    A tenant controls the pod, so the step is at most the total of the run.
+    """
+    chosen = inputs.status.chosen
+    if not chosen or not end.step or not divergence.is_divergence(end.failure, end.reason):
+        return None
+    return min(end.step, chosen.total_steps)
 
 
 def _replace_attempt(inputs: PlanInput, changed: AttemptStatus) -> PlanInput:

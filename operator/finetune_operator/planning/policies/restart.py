@@ -94,7 +94,7 @@ def verdict(inputs: PlanInput, stage: Stage, tries: list[AttemptStatus]) -> Give
 def _rolls_back(inputs: PlanInput, tries: list[AttemptStatus]) -> bool:
     """Whether the next attempt skips the step at which the last attempt diverged: once, if permitted."""
     permitted = inputs.job.spec.failure_policy.on_divergence == "RollBack"
-    return permitted and divergence.diverged(tries) == tries[-1:] and bool(tries[-1].step)
+    return permitted and divergence.diverged(tries) == tries[-1:] and tries[-1].diverged_step is not None
 
 
 def _skipped_before(attempt: AttemptStatus) -> str:
