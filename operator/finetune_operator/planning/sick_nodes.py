@@ -65,7 +65,9 @@ def avoided(inputs: PlanInput) -> tuple[str, ...]:
 
 
 def suspects(failures: Iterable[NodeFailure], now: datetime) -> dict[str, int]:
-    """The nodes with recent failures of at least two jobs, or two failures of one job.
+    """The nodes that may be sick: those with at least `STRIKES` recent failures of any jobs.
+
+    Every failure counts, so a job may avoid fewer nodes; see `avoided`.
 
     Returns:
         Number of failures by name of the node.
