@@ -162,12 +162,13 @@ class AttemptStatus(Model):
     """Number of pods of a resized attempt that had a node when the attempt ended. The next attempt has at
     most as many pods."""
     outcome: Literal["Running", "Succeeded", "Failed", "Suspended", "Superseded", "Resized"]
-    """State or result of the attempt. Superseded: the spec was changed during the attempt. Resized: the
+    """State or result of the attempt. Suspended: spec.suspend, a change of spec.finishTraining or a limit of
+    spec.failurePolicy stopped the attempt. Superseded: the spec was changed during the attempt. Resized: the
     operator replaced the attempt by an attempt with fewer pods."""
     failure: Annotated[str | None, Field(max_length=64, alias="class")] = None
     """Class of the failure, for example OutOfMemory."""
     reason: Annotated[str, Field(max_length=64)] | None = None
-    """Reason of the failure."""
+    """Reason for which an unsuccessful attempt ended."""
     message: Annotated[str, Field(max_length=1024)] | None = None
     """Cause of the failure and its remedy, for people."""
     place: Annotated[str, Field(max_length=MAX_PLACE)] | None = None
