@@ -58,7 +58,9 @@ def make(s3_proxy: StoreProxy, paths: Paths, bucket: str, monkeypatch: pytest.Mo
         run = CLASSIFICATION.model_copy(update={"runs": f"s3://{bucket}/runs/"})
         return Checkpointer(
             context_with(
-                config=SimpleNamespace(run=run, checkpoints=checkpoints, attempt=attempt),
+                config=SimpleNamespace(
+                    run=run, checkpoints=checkpoints, attempt=attempt, hang_timeout_seconds=600
+                ),
                 chosen=CHOSEN,
                 gang=Gang(0, 0, 1, torch.device("cpu")),
                 store=open_store(StoreAccess(endpoint=s3_proxy.endpoint), "output", paths),
