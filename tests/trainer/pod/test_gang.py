@@ -125,7 +125,7 @@ def test_the_gang_gives_up_if_a_pod_does_not_stop_in_time() -> None:
     given_up = expire(gang, 100.1 + STOP_SECONDS)
     assert (given_up.order, given_up.why) == (
         Order.GIVE_UP,
-        "no report of the end within 20 s from index 0, 2",
+        "no report of the end within 30 s from index 0, 2",
     )
     late = after(gang, ended(0, LOST), ended(2, LOST), now=101 + STOP_SECONDS)
     assert late.order is Order.GIVE_UP

@@ -29,8 +29,10 @@ from finetune_trainer.contract import CIRCUMSTANCES, FailureClass, InPlaceRestar
 from finetune_trainer.contract.messages import MAX_LOST_STEPS
 from finetune_trainer.pod.errors import PEER_LOST
 
-STOP_SECONDS = 20.0
-"""Time limit from the order Stop until all pods have reported the end of their ranks."""
+STOP_SECONDS = 30.0
+"""Time limit from the order Stop until all pods have reported the end of their ranks.
+
+The limit covers the time between two reports, the report of torchrun, and `processes.END_SECONDS`."""
 UNREACHABLE_SECONDS = 15.0
 """Time without an answer of index 0 after which a pod whose ranks have ended gives up."""
 _NEVER_JOINED = {"MasterUnreachable", "RendezvousFailed", "RendezvousTimeout"}

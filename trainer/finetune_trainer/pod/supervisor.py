@@ -161,7 +161,8 @@ def _run(
     try:
         _watch(config, paths, state, make, recovery)
     finally:
-        stuck = processes.end_descendants()
+        limit = processes.END_SECONDS if state.sigterm_time is None else SAFETY_SECONDS / 2
+        stuck = processes.end_descendants(limit)
         state.tail.close()
     if stuck:
         log.warning("these processes did not end after SIGKILL: %s", sorted(stuck))
