@@ -134,15 +134,25 @@ def test_after_the_end_of_the_first_supervisor_the_others_end_with_their_own_cau
     assert second.ending() == LOST
 
 
-def test_sigterm_during_a_recovery_ends_the_pod_as_preempted(gang: Callable[..., list[Pod]]) -> None:
-    first, second = gang("lose-peer", "deaf")
-    first.until_working(0)
+@pytest.mark.parametrize(
+    ("script", "ending"),
+    [
+        ("lose-peer", (8, FailureClass.PREEMPTED, "Preempted")),
+        ("kill", (10, FailureClass.INTERNAL, "RankKilled")),
+    ],
+)
+def test_after_sigterm_during_a_recovery_only_a_lost_peer_counts_as_preempted(
+    gang: Callable[..., list[Pod]], script: str, ending: tuple[int, FailureClass, str]
+) -> None:
+    first, second = gang(script, "deaf")
     second.until_working(1)
     second.process.send_signal(signal.SIGSTOP)
-    lose_peer(first)
+    if script == "lose-peer":
+        first.until_working(0)
+        lose_peer(first)
     until(lambda: "round 0 of the gang: Stop" in first.log())
     first.process.send_signal(signal.SIGTERM)
-    assert first.ending() == (8, FailureClass.PREEMPTED, "Preempted")
+    assert first.ending() == ending
     second.process.send_signal(signal.SIGCONT)
 
 

@@ -13,8 +13,9 @@ not reported the end of its ranks within STOP_SECONDS. GiveUp is final: no pod r
 ends with the cause that it observed itself.
 
 A pod starts the ranks of a round only after all pods have reported the end of the round before, so the ranks
-of two rounds never run at the same time. Reports may be late, lost or repeated: a report counts only for the
-current round, and the end of a pod is final for its round.
+of two rounds never run at the same time. Reports may be late, lost or repeated: the end of a pod counts only
+for the current round, and is final for its round. A pod that cannot restart can never restart again, so this
+part of a report counts also after the end of the pod and in later rounds.
 """
 
 from collections.abc import Mapping
@@ -145,14 +146,14 @@ def receive(gang: Gang, report: Report, now: float) -> Gang:
         now: seconds of a monotonic clock.
     """
     gang = expire(gang, now)
-    stale = report.round != gang.round or report.index in gang.ended or report.index >= gang.pods
-    if gang.order is Order.GIVE_UP or stale:
+    if gang.order is Order.GIVE_UP or report.round > gang.round or report.index >= gang.pods:
         return gang
-    if report.end:
-        gang = replace(gang, ended=MappingProxyType({**gang.ended, report.index: report.end}))
+    new_end = report.end if report.round == gang.round and report.index not in gang.ended else None
+    if new_end:
+        gang = replace(gang, ended=MappingProxyType({**gang.ended, report.index: new_end}))
     if not report.recoverable:
         return _give_up(gang, f"index {report.index} cannot restart its ranks")
-    return _after_end(gang, now) if report.end else gang
+    return _after_end(gang, now) if new_end else gang
 
 
 def _after_end(gang: Gang, now: float) -> Gang:

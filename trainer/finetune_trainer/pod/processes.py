@@ -129,8 +129,8 @@ def send(pids: set[int], number: signal.Signals) -> None:
 def end_descendants(seconds: float = END_SECONDS) -> set[int]:
     """Sends SIGKILL to all descendants of this process until all have ended and are reaped.
 
-    A process whose main thread has ended is a zombie while its other threads still end. These threads hold the
-    memory and the devices of the process. The kernel lets the process be reaped after its last thread.
+    A process whose main thread has ended is a zombie while its other threads still end. These threads hold
+    the memory and the devices of the process. The kernel lets the process be reaped after its last thread.
 
     Args:
         seconds: time limit.

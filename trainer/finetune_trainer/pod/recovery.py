@@ -22,8 +22,7 @@ class Recovery:
         self.round = 0
         """Number of restarts in place of the attempt so far."""
         self._index = index
-        self._recoverable = True
-        self._left = False
+        self._report = Report(index=index, round=0)
         self._ended_at = 0.0
 
     @property
@@ -41,15 +40,14 @@ class Recovery:
     @property
     def next_step(self) -> Step:
         """What this pod does after the end of its ranks."""
-        if not self._recoverable:
+        if not self._report.recoverable:
             return Step.LEAVE
         silent = time.monotonic() - max(self._ended_at, self.link.answer_time)
         return next_step(self.round, self.link.answer, silent)
 
     def leave(self) -> None:
-        """Reports that this pod has received SIGTERM: the gang no longer restarts in place."""
-        self._recoverable, self._left = False, True
-        self.link.report(Report(index=self._index, round=self.round, recoverable=False))
+        """Reports that this pod no longer restarts in place, for example after SIGTERM."""
+        self._send(self._report.model_copy(update={"recoverable": False}))
 
     def end(self, verdict: Verdict, *, lost_steps: int, stuck: bool) -> None:
         """Reports the end of the ranks of this pod.
@@ -60,12 +58,12 @@ class Recovery:
             stuck: whether a process did not end after SIGKILL.
         """
         self._ended_at = time.monotonic()
-        self._recoverable &= can_recover(verdict.failure, verdict.reason) and not stuck
-        self.link.report(
+        can = can_recover(verdict.failure, verdict.reason) and not stuck
+        self._send(
             Report(
                 index=self._index,
                 round=self.round,
-                recoverable=self._recoverable,
+                recoverable=self._report.recoverable and can,
                 end=End(failure=verdict.failure, reason=verdict.reason, lost_steps=lost_steps),
             )
         )
@@ -76,12 +74,16 @@ class Recovery:
         if answer is None:
             raise AssertionError("only an answer begins a round")
         self.round = answer.round
-        self.link.report(Report(index=self._index, round=self.round))
+        self._send(Report(index=self._index, round=self.round))
 
     def close(self) -> None:
-        """Delivers the last report or the last answers; after SIGTERM, the other pods know already."""
-        if not self._left:
-            self.link.close()
+        """Reports that this pod ends. Delivers the last report or the last answers, within seconds."""
+        self.leave()
+        self.link.close()
+
+    def _send(self, report: Report) -> None:
+        self._report = report
+        self.link.report(report)
 
 
 def open_recovery(config: TrainConfig, index: int, port: int, key: str) -> Recovery:
@@ -106,4 +108,4 @@ PREEMPTED = Verdict(
     "Preempted",
     "The pod received SIGTERM while its gang restarted in place.",
 )
-"""The verdict on a pod that receives SIGTERM between two rounds."""
+"""The verdict on a pod that has lost its peers and receives SIGTERM between two rounds."""

@@ -142,7 +142,8 @@ def supervise(
     recovery.close()
     if endpoint:
         endpoint.close()
-    verdict = PREEMPTED if step is None else verdict
+    if step is None and verdict.failure is FailureClass.COMMUNICATION:
+        verdict = PREEMPTED
     return compose(config, verdict, state.files, peak_memory, earlier)
 
 
