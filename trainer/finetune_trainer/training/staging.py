@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from finetune_trainer.contract import Activity
+from finetune_trainer.data.batches import steps_per_epoch
 from finetune_trainer.heartbeat import beat_on_bytes
 from finetune_trainer.models import methods, older_readers, older_tokenizers, saved_files
 from finetune_trainer.models.lineage import lineage_of
@@ -70,6 +71,7 @@ def build_record(context: Context, outcome: Outcome) -> TrainingRecord:
     context.heartbeat.beat(Activity.EVALUATING_TUNED)
     trained, parameters = methods.count_parameters(outcome.model)
     settings: Any = outcome.model.config
+    skipped = context.config.skipped_step
     return TrainingRecord(
         evaluation=task.metrics.evaluation(inputs, outcome.baseline, outcome.predictions),
         task=task.report.record(
@@ -78,8 +80,8 @@ def build_record(context: Context, outcome: Outcome) -> TrainingRecord:
         best=tuned.best,
         history=tuned.history,
         curve=tuned.curve,
-        ended_early=tuned.steps if context.config.finish else None,
-        skipped_step=context.config.skipped_step,
+        ended_early=tuned.steps if tuned.steps < _planned_steps(context) else None,
+        skipped_step=skipped if skipped is not None and skipped <= tuned.steps else None,
         head_init=context.head.init if context.head else None,
         rows={
             "train": len(prepared.train),
@@ -154,6 +156,11 @@ def upload(
 
 def _staging_folder(context: Context) -> Path:
     return context.paths.scratch / "staging"
+
+
+def _planned_steps(context: Context) -> int:
+    chosen = context.chosen
+    return chosen.epochs * steps_per_epoch(len(context.prepared.train), chosen.batch_size)
 
 
 def _devices(context: Context) -> str:
