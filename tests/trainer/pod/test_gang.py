@@ -90,15 +90,34 @@ def test_a_lost_peer_is_not_the_cause_of_a_restart_if_there_is_another_cause() -
     assert (gang.restarts.failure, gang.restarts.reason) == (FailureClass.HANG, "RankSilent")
 
 
+def at(end: End, step: int, checkpoint: int = 0) -> End:
+    return end.model_copy(update={"step": step, "checkpoint_step": checkpoint})
+
+
+@pytest.mark.parametrize(
+    ("step", "checkpoint", "expected"),
+    [(10, 5, Order.GIVE_UP), (8, 5, Order.GIVE_UP), (11, 5, Order.RUN), (8, 7, Order.RUN)],
+)
+def test_a_second_failure_without_a_later_step_or_a_newer_checkpoint_ends_the_recovery(
+    step: int, checkpoint: int, expected: Order
+) -> None:
+    gang = after(Gang(2, 9), ended(1, LOST), ended(0, at(HANG, 10, 5)))
+    assert (gang.round, gang.order) == (1, Order.RUN)
+    gang = after(gang, ended(1, LOST, current=1), ended(0, at(HANG, step, checkpoint), current=1))
+    assert gang.order is expected
+    if expected is Order.GIVE_UP:
+        assert gang.why == "no step after 10 and no newer checkpoint since the last restart"
+
+
 def test_restarts_and_lost_steps_add_up() -> None:
-    gang = after(Gang(1, 9), ended(0, KILLED), ended(0, HANG, current=1))
+    gang = after(Gang(1, 9), ended(0, KILLED), ended(0, at(HANG, 1), current=1))
     assert gang.restarts == InPlaceRestarts(
         count=2, failure=FailureClass.HANG, reason="RankSilent", lost_steps=7
     )
 
 
 def test_a_gang_of_one_pod_restarts_at_once_until_its_restarts_are_used_up() -> None:
-    gang = after(Gang(1, 2), ended(0, KILLED), ended(0, KILLED, current=1))
+    gang = after(Gang(1, 2), ended(0, KILLED), ended(0, at(KILLED, 1), current=1))
     assert (gang.round, gang.order) == (2, Order.RUN)
     gang = after(gang, ended(0, KILLED, current=2))
     assert (gang.round, gang.order, gang.why) == (2, Order.GIVE_UP, "2 of 2 restarts are used up")
@@ -241,9 +260,9 @@ class Simulation(RuleBasedStateMachine):
     def pod(self, number: int) -> Pod:
         return self.pods[number % len(self.pods)]
 
-    @rule(number=pick, end=st.sampled_from([KILLED, LOST, HANG]))
-    def ranks_fail(self, number: int, end: End) -> None:
-        self.ranks_end(number, end)
+    @rule(number=pick, end=st.sampled_from([KILLED, LOST, HANG]), step=st.integers(0, 9))
+    def ranks_fail(self, number: int, end: End, step: int) -> None:
+        self.ranks_end(number, at(end, step))
 
     @precondition(lambda self: self.trouble == "all")
     @rule(number=pick, end=st.sampled_from([NO_MEMORY, SUCCESS]))
@@ -322,6 +341,14 @@ class Simulation(RuleBasedStateMachine):
     @invariant()
     def restarts_are_limited(self) -> None:
         assert all(pod.round <= self.limit for pod in self.pods)
+
+    @invariant()
+    def every_restart_but_the_first_follows_progress(self) -> None:
+        steps = [
+            max((end.step for (_, ended), end in self.causes.items() if ended == current), default=0)
+            for current in range(self.gang.round)
+        ]
+        assert steps == sorted(set(steps))
 
     @invariant()
     def every_pod_ends_with_the_cause_that_the_pod_observed(self) -> None:

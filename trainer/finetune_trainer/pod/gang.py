@@ -8,9 +8,10 @@ order for all pods. A round begins when the ranks of all pods start, and ends wh
 3. When all pods have reported the end, the next round begins with the order Run, and all pods start their
    ranks.
 
-The order becomes GiveUp if a pod reports that it cannot restart, if the restarts are used up, or if a pod has
-not reported the end of its ranks within STOP_SECONDS. GiveUp is final: no pod restarts any more, and each pod
-ends with the cause that it observed itself.
+The order becomes GiveUp if a pod reports that it cannot restart, if the restarts are used up, if a pod has
+not reported the end of its ranks within STOP_SECONDS, or if a round after a restart has made no progress: no
+later optimizer step than before the restart, and no newer checkpoint. GiveUp is final: no pod restarts any
+more, and each pod ends with the cause that it observed itself.
 
 A pod starts the ranks of a round only after all pods have reported the end of the round before, so the ranks
 of two rounds never run at the same time. Reports may be late, lost or repeated: the end of a pod counts only
@@ -26,7 +27,7 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeInt
 
-from finetune_trainer.contract import CIRCUMSTANCES, FailureClass, InPlaceRestarts, Model, Reason
+from finetune_trainer.contract import EXTERNAL_CAUSES, FailureClass, InPlaceRestarts, Model, Reason
 from finetune_trainer.contract.messages import MAX_LOST_STEPS
 from finetune_trainer.pod.errors import PEER_LOST
 
@@ -63,6 +64,10 @@ class End(Model):
     reason: Reason
     lost_steps: Annotated[int, Field(ge=0, le=MAX_LOST_STEPS)] = 0
     """Optimizer steps after the newest checkpoint; reported by the pod with rank 0."""
+    step: NonNegativeInt = 0
+    """Latest optimizer step of the pod in the attempt; 0 if unknown."""
+    checkpoint_step: NonNegativeInt = 0
+    """Optimizer step of the newest complete checkpoint that the pod knows; 0 without a checkpoint."""
 
 
 class Report(Model):
@@ -112,6 +117,8 @@ class Gang:
     stopping_since: float = 0.0
     """Time of the order Stop, in seconds of a monotonic clock."""
     restarts: InPlaceRestarts | None = None
+    reached: tuple[int, int] = (-1, -1)
+    """Latest optimizer step and step of the newest checkpoint before this round; -1 in round 0."""
     why: str = ""
     """Why the gang gave up; for the log."""
 
@@ -132,7 +139,7 @@ def can_recover(failure: FailureClass, reason: str) -> bool:
         case FailureClass.HANG:
             return True
         case FailureClass.INTERNAL:
-            return reason in CIRCUMSTANCES
+            return reason in EXTERNAL_CAUSES
         case _:
             return False
 
@@ -161,7 +168,14 @@ def _after_end(gang: Gang, now: float) -> Gang:
     if gang.round >= gang.limit:
         return _give_up(gang, f"{gang.round} of {gang.limit} restarts are used up")
     if len(gang.ended) == gang.pods:
-        return Gang(gang.pods, gang.limit, gang.round + 1, restarts=_counted(gang))
+        step, checkpoint = gang.reached
+        reached = (
+            max(step, *(end.step for end in gang.ended.values())),
+            max(checkpoint, *(end.checkpoint_step for end in gang.ended.values())),
+        )
+        if reached == gang.reached:
+            return _give_up(gang, f"no step after {step} and no newer checkpoint since the last restart")
+        return Gang(gang.pods, gang.limit, gang.round + 1, restarts=_counted(gang), reached=reached)
     if gang.order is Order.RUN:
         return replace(gang, order=Order.STOP, stopping_since=now)
     return gang

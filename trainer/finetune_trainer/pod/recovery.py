@@ -7,6 +7,7 @@ from finetune_trainer.contract import FailureClass, InPlaceRestarts, Stage
 from finetune_trainer.pod.classify import Verdict
 from finetune_trainer.pod.gang import End, Failed, Report, Step, can_recover, must_stop, next_step
 from finetune_trainer.pod.gang_link import Coordinator, Link, Member
+from finetune_trainer.pod.termination import Reached
 
 
 class Recovery:
@@ -49,11 +50,12 @@ class Recovery:
         """Reports that this pod no longer restarts in place, for example after SIGTERM."""
         self._send(self._report.model_copy(update={"recoverable": False}))
 
-    def end(self, verdict: Verdict, *, lost_steps: int, stuck: bool) -> None:
+    def end(self, verdict: Verdict, reached: Reached, *, lost_steps: int, stuck: bool) -> None:
         """Reports the end of the ranks of this pod.
 
         Args:
             verdict: the cause of the end.
+            reached: what the ranks of this pod reached in the attempt.
             lost_steps: optimizer steps after the newest checkpoint.
             stuck: whether a process did not end after SIGKILL.
         """
@@ -64,7 +66,13 @@ class Recovery:
                 index=self._index,
                 round=self.round,
                 recoverable=self._report.recoverable and can,
-                end=End(failure=verdict.failure, reason=verdict.reason, lost_steps=lost_steps),
+                end=End(
+                    failure=verdict.failure,
+                    reason=verdict.reason,
+                    lost_steps=lost_steps,
+                    step=reached.step or 0,
+                    checkpoint_step=reached.checkpoint.step if reached.checkpoint else 0,
+                ),
             )
         )
 
