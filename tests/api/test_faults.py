@@ -422,7 +422,7 @@ def test_without_the_definition_it_waits_for_it(scene: Scene, proxy: Proxy) -> N
 def test_settings_that_cannot_be_used_are_named(scene: Scene) -> None:
     operator = scene.start(trainerImage=None, workers=0)
     operator.allowed.append("cannot be used")
-    assert operator.running.wait(20) == 2
+    assert operator.running.wait(60) == 2
     said = operator.log_file.read_text()
     assert "trainerImage" in said
     assert "workers" in said

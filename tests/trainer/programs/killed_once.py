@@ -40,6 +40,8 @@ class Killed(FileHeartbeat):
 if __name__ == "__main__":
     HERE = Paths(Path(sys.argv[2]))
     if sys.argv[1] == "supervise":
+        # On a busy machine, the import of the S3 client alone may take 10 s.
+        supervisor.EVIDENCE_SECONDS = 120.0
         sys.exit(supervisor.main(HERE, 0, (__file__,)))
     if ROUND_VARIABLE not in os.environ:
         rank.FileHeartbeat = Killed  # type: ignore[attr-defined]

@@ -145,10 +145,10 @@ def preempt(config: TrainConfig, paths: Paths, uid: str) -> int:
 
 
 def check_progress(progress: Progress, payload: TrainPayload) -> None:
-    """Every field that Train can know is set: each field is a metric with a panel."""
-    of_prepare, of_gpus = {"rows", "tokens"}, {"mfu"}
+    """Every field that the ranks of Train can know is set: each field is a metric with a panel."""
+    of_prepare, of_gpus, of_supervisors = {"rows", "tokens"}, {"mfu"}, {"in_place_restarts"}
     unknown = {name for name, value in progress if value is None}
-    assert unknown == of_prepare | of_gpus
+    assert unknown == of_prepare | of_gpus | of_supervisors
     assert progress.step == progress.total_steps
     assert progress.slowest_rank in range(2)
     assert progress.slowest_rank_ratio
