@@ -73,6 +73,30 @@ def test_without_a_readable_checkpoint_the_attempt_fails(monkeypatch: pytest.Mon
         finish(monkeypatch, {30: dumped(UNKNOWN)}, {30: "ObjectCorrupt"})
 
 
+def test_the_newest_weights_are_evaluated_with_the_quantized_weights_of_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Loaded(Exception):  # noqa: N818 - not an error
+        pass
+
+    def ready(_: object, model: str) -> None:
+        raise Loaded(model)
+
+    monkeypatch.setattr(early_end, "ready", ready)
+    context: Any = SimpleNamespace(
+        prepared=None,
+        task=None,
+        heartbeat=SimpleNamespace(beat=lambda *_, **__: None),
+        config=SimpleNamespace(
+            run=SimpleNamespace(evaluation=SimpleNamespace(primary_metric="loss")), hang_timeout_seconds=60
+        ),
+        load_model=lambda: "whole",
+        load_for_training=lambda: "quantized",
+    )
+    with pytest.raises(Loaded, match="quantized"):
+        early_end._evaluated(context, UNKNOWN, 10, 0.1, "00000010-1-a", "s3://runs/00000010-1-a/")
+
+
 def test_a_failure_of_the_store_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StageFailure, match="StorageUnreachable"):
         finish(monkeypatch, {30: dumped(KNOWN)}, {30: "StorageUnreachable"})
