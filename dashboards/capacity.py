@@ -1,4 +1,4 @@
-"""The dashboard about GPUs: demand, use, free GPUs, quota and suspicious nodes."""
+"""The dashboard about GPUs: demand, use, free GPUs, quota and sick nodes."""
 
 from dashboards import exporters
 from dashboards.fleet import NAMESPACE
@@ -98,7 +98,7 @@ DEMAND = Row(
         ),
         Panel(
             105,
-            "Which nodes are suspicious?",
+            "Which nodes may be sick?",
             "Attempts that failed first on a node by a hang, a broken connection or an internal error, in"
             " the time range.",
             "Cordon a node with three or more failures, and test its GPUs and its network.",
@@ -295,7 +295,7 @@ QUEUES = Row(
 BOARD = Dashboard(
     uid="finetune-capacity",
     title="Fine-tuning: capacity",
-    about="GPUs: how many jobs request and hold, where free GPUs are, and which nodes are suspicious.",
+    about="GPUs: how many jobs request and hold, where free GPUs are, and which nodes may be sick.",
     rows=(DEMAND, NODES, GPUS, QUEUES),
     since="now-24h",
     variables=(NAMESPACE,),

@@ -233,7 +233,7 @@ TIME = Row(
             "Was GPU time lost?",
             "Share of the time x GPUs of ended Train attempts whose steps the next attempt repeats.",
             "Lower spec.checkpoints.everyMinutes of large jobs. Look at the classes of failures on the"
-            " dashboard of the operator, and at suspicious nodes.",
+            " dashboard of the operator, and at sick nodes.",
             Kind.STAT,
             (Query(f"({or_zero(_LOST)}) / clamp_min({or_zero(_HELD)}, 1)"),),
             unit="percentunit",
@@ -359,7 +359,7 @@ TIME = Row(
         ),
         Panel(
             310,
-            "How many failures did Train attempts survive in their pods, by class?",
+            "How many restarts in place, by class of the failure?",
             "Restarts in place: the processes of all pods of an attempt started again in the same pods.",
             "Many restarts of one class: look for their cause on the nodes; the Events RestartedInPlace name"
             " the jobs.",
@@ -385,9 +385,9 @@ NODES = Row(
     (
         Panel(
             501,
-            "Which nodes do jobs avoid?",
+            "Which nodes are sick?",
             "Failures of attempts in the last day that point to a node, for nodes with at least two. Train"
-            " pods prefer other nodes.",
+            " pods may prefer other nodes.",
             "Test the GPUs and the network of the node, and cordon the node meanwhile.",
             Kind.TABLE,
             (Query("max by (node) (finetune_operator_sick_node_failures)", "failures", "none", 0),),

@@ -457,7 +457,7 @@ RESULT = Row(
             403,
             "Where do the pods run?",
             "Pods of the job in the time range, with their stage and node.",
-            "Failures that begin on one node: see the suspicious nodes on the dashboard about capacity.",
+            "Failures that begin on one node: see the sick nodes on the dashboard about capacity.",
             Kind.TABLE,
             (
                 Query(

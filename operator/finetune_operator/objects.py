@@ -107,6 +107,16 @@ def condition_true(manifest: Manifest, *types: str) -> Manifest | None:
     return next((c for c in conditions if c["type"] in types and c["status"] == "True"), None)
 
 
+def transition_time(manifest: Manifest, *types: str) -> datetime | None:
+    """When the first condition with status True and one of these types became True; None: no such condition.
+
+    The Job controller writes the times of the conditions of Jobs.
+    """
+    conditions: list[Manifest] = manifest.get("status", {}).get("conditions") or []
+    true = [c for c in conditions if c["type"] in types and c["status"] == "True"]
+    return min((t for c in true if (t := moment(c.get("lastTransitionTime")))), default=None)
+
+
 def moment(timestamp: Any) -> datetime | None:
     """Parses a Kubernetes timestamp; None where the timestamp is missing or cannot be read."""
     try:

@@ -377,8 +377,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"checkpoints.keep": 101}, "spec.checkpoints.keep: Invalid value"),
     ({"failurePolicy.maxRestarts": -1}, "spec.failurePolicy.maxRestarts: Invalid value"),
     ({"failurePolicy.maxRestarts": 21}, "spec.failurePolicy.maxRestarts: Invalid value"),
-    ({"failurePolicy.shrinkAfter": "0m"}, "must be from 1s to 24h"),
-    ({"failurePolicy.shrinkAfter": "25h"}, "must be from 1s to 24h"),
+    ({"failurePolicy.shrinkAfter": "59s"}, "must be from 1m to 24h"),
+    ({"failurePolicy.shrinkAfter": "25h"}, "must be from 1m to 24h"),
     ({"failurePolicy.shrinkAfter": "1d"}, "spec.failurePolicy.shrinkAfter: Invalid value"),
     ({"resources": {"nodes": 4, "minNodes": 0}}, "spec.resources.minNodes: Invalid value"),
     (

@@ -177,14 +177,14 @@ def test_a_job_with_the_longest_name_goes_through(scene: Scene) -> None:
 def test_train_goes_on_with_the_pods_that_find_a_node(scene: Scene) -> None:
     operator = scene.start()
     uid = scene.make_job(
-        resources={"nodes": 4, "minNodes": 2, "gpusPerNode": 1}, failurePolicy={"shrinkAfter": "3s"}
+        resources={"nodes": 4, "minNodes": 2, "gpusPerNode": 1}, failurePolicy={"shrinkAfter": "1m"}
     )
     scene.go_through(uid, "Prepare")
     first = scene.kubelet.await_pods(uid, "Train", 1, 4)
     scene.kubelet.bind(first[:3])
     scene.kubelet.run(first[:3])
     scene.kubelet.leave_unscheduled(first[3:], "0/3 nodes: Insufficient nvidia.com/gpu.")
-    wait_for("the attempt is stopped", lambda: scene.attempts()[-1]["outcome"] == "Resized")
+    wait_for("the attempt is stopped", lambda: scene.attempts()[-1]["outcome"] == "Resized", seconds=90)
     scene.kubelet.remove(first[:3])
     pods = scene.kubelet.await_pods(uid, "Train", 2, 2)
     config = config_of(pods[0])

@@ -216,7 +216,7 @@ def test_killed_before_any_write_a_job_that_reaches_its_active_deadline_ends_the
         mini.reconcile()
         assert state(mini) is State.FAILED
         assert [a.reason for a in status_of(mini).attempts] == [None, "ActiveDeadlineExceeded"]
-        assert [a.active_seconds for a in status_of(mini).attempts] == [None, 600]
+        assert [a.active_seconds for a in status_of(mini).attempts] == [0, 600]
 
 
 def until_train(mini: Miniature) -> None:

@@ -414,9 +414,9 @@ class FailurePolicySpec(Model):
     """Number of failed attempts without progress after which each stage gets another attempt, from 0 to 20.
     An attempt makes progress when it reaches a later optimizer step than every earlier attempt. Preempted
     attempts do not count. Default: maxRestarts in the settings of the operator, which is 3."""
-    shrink_after: Annotated[str, duration("1s", "24h")] = "10m"
+    shrink_after: Annotated[str, duration("1m", "24h")] = "10m"
     """Time for which pods of an attempt of Train may find no node before the next attempt has fewer pods, in
-    seconds, minutes or hours, from 1s to 24h, for example 90s, 10m or 2h. Time in a queue does not count.
+    seconds, minutes or hours, from 1m to 24h, for example 90s, 10m or 2h. Time in a queue does not count.
     Used with resources.minNodes. Default: 10m."""
     in_place_restarts: Annotated[int, Field(ge=0, le=MAX_IN_PLACE_RESTARTS)] = 3
     """Number of restarts in place of each attempt of Train, from 0 to 20. After the failure of a process
@@ -436,7 +436,8 @@ class FailurePolicySpec(Model):
     """Longest time for which the pods of the job may run, all attempts together, in seconds, minutes or
     hours, from 1m to 8760h, for example 72h. Only time in which all pods of an attempt run counts: queues,
     waiting for nodes and suspension do not count. After that time, the pods save a checkpoint and end, and
-    the job fails with the reason ActiveDeadlineExceeded. Default: no limit."""
+    the job fails with the reason ActiveDeadlineExceeded. The limit does not end Publish: a trained model is
+    published. Default: no limit."""
     max_gpu_hours: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Maximum number of GPU hours of the job, from 1 to 1000000: the sum over all attempts of Train of the
     time for which their pods hold GPUs, in hours x GPUs. When the job has used that time, the pods save a

@@ -108,8 +108,8 @@ class GpuSeconds(Model):
     checkpoint: NonNegativeInt = 0
     """Pauses of training for checkpoints, and saving the tuned model."""
     lost: NonNegativeInt = 0
-    """Optimizer steps after the newest checkpoint of an attempt that did not succeed. The next attempt
-    repeats these steps."""
+    """Optimizer steps after the newest checkpoint of an attempt that did not succeed, which the next attempt
+    repeats, and optimizer steps that the attempt repeated after restarts in place."""
     waiting: NonNegativeInt = 0
     """All other time: pods that wait for the other pods of the gang, pull images, upload results, or stop,
     and time of which no pod has reported the use."""
@@ -162,12 +162,13 @@ class AttemptStatus(Model):
     """Number of pods of a resized attempt that had a node when the attempt ended. The next attempt has at
     most as many pods."""
     outcome: Literal["Running", "Succeeded", "Failed", "Suspended", "Superseded", "Resized"]
-    """State or result of the attempt. Superseded: the spec was changed during the attempt. Resized: the
+    """State or result of the attempt. Suspended: spec.suspend, a change of spec.finishTraining or a limit of
+    spec.failurePolicy stopped the attempt. Superseded: the spec was changed during the attempt. Resized: the
     operator replaced the attempt by an attempt with fewer pods."""
     failure: Annotated[str | None, Field(max_length=64, alias="class")] = None
     """Class of the failure, for example OutOfMemory."""
     reason: Annotated[str, Field(max_length=64)] | None = None
-    """Reason of the failure."""
+    """Reason for which an unsuccessful attempt ended."""
     message: Annotated[str, Field(max_length=1024)] | None = None
     """Cause of the failure and its remedy, for people."""
     place: Annotated[str, Field(max_length=MAX_PLACE)] | None = None
@@ -203,9 +204,13 @@ class AttemptStatus(Model):
     finishes: bool | None = None
     """True if the attempt of Train makes no steps, and measures the best weights of the checkpoints instead,
     because spec.finishTraining is set."""
+    diverged_step: PositiveInt | None = None
+    """Optimizer step whose loss or gradient was not finite, which ended the attempt of Train. The attempt
+    may have reached a later step before a restart in place. Absent if the attempt had another end, or if no
+    pod reported the step."""
     skipped_step: PositiveInt | None = None
-    """Optimizer step that the attempt of Train skips, because the loss or the gradient of the step was not
-    finite in an earlier attempt. Absent if the attempt skips no step."""
+    """Optimizer step that the attempt of Train skips: divergedStep of an earlier attempt. Absent if the
+    attempt skips no step."""
     micro_batch_size: PositiveInt | None = None
     """Rows of a micro-batch of the attempt if the micro-batch is not that of status.chosen: the operator
     halves the micro-batch after out of memory."""

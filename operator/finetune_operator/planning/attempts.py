@@ -6,7 +6,7 @@ from finetune_operator import names
 from finetune_operator.api import AttemptStatus
 from finetune_operator.names import Reason
 from finetune_operator.objects import Manifest, moment, pods_of
-from finetune_operator.planning import pending
+from finetune_operator.planning import divergence, pending
 from finetune_operator.planning.attempt_history import shorten
 from finetune_operator.planning.attempt_steps import (
     restarts_in_place,
@@ -20,7 +20,7 @@ from finetune_operator.planning.micro_batch import differing_micro_batch
 from finetune_operator.planning.stages import STAGES, stage_of
 from finetune_operator.planning.termination_messages import Expected
 from finetune_operator.planning.types import InProgress, PlanInput, Stop
-from finetune_operator.planning.usage import active_seconds_of, observe_gpus
+from finetune_operator.planning.usage import active_seconds_of, end_of_run, observe_gpus
 from finetune_operator.rendering.jobs import config_of
 from finetune_trainer.contract import Stage
 
@@ -131,13 +131,14 @@ def _set_times(
 ) -> AttemptStatus:
     """Sets the times that deadlines and the collection window count from.
 
-    They are times at which the operator observed the change: kubelets write times of the clocks of their
-    nodes.
+    They are times at which the operator observed the change, or times of the Job controller: kubelets write
+    times of the clocks of their nodes.
     """
     update: dict[str, object] = {}
     pods = pods_of(inputs.observed.pods, job)
     if job["spec"].get("suspend"):
-        update["active_seconds"] = int(active_seconds_of(attempt, inputs.now)) or None
+        stopped = end_of_run(job, inputs.now)
+        update["active_seconds"] = int(active_seconds_of(attempt, stopped)) or None
         update["running_since"] = None
     elif attempt.running_since is None and pending.have_all_started(job, pods):
         update["running_since"] = inputs.now
@@ -197,9 +198,21 @@ def _close_attempt(inputs: PlanInput, attempt: AttemptStatus, end: Success | Fai
             exit_code=end.exit_code,
             place=end.place,
             peak_memory_bytes=end.peak_memory,
+            diverged_step=_diverged_step(inputs, end),
             **steps_of_failure(inputs, attempt),
         )
     return replace(_replace_attempt(replace(inputs, status=status), ended), progress_of_attempt=None)
+
+
+def _diverged_step(inputs: PlanInput, end: Failure) -> int | None:
+    """The step whose loss or gradient was not finite, as the pod that is the cause of the failure reports it.
+
+    A tenant controls the pod, so the step is at most the total of the run.
+    """
+    chosen = inputs.status.chosen
+    if not chosen or not end.step or not divergence.is_divergence(end.failure, end.reason):
+        return None
+    return min(end.step, chosen.total_steps)
 
 
 def _replace_attempt(inputs: PlanInput, changed: AttemptStatus) -> PlanInput:
@@ -216,5 +229,9 @@ def _end_attempt(inputs: PlanInput, attempt: AttemptStatus, outcome: str, **caus
         cause["message"] = message[:MESSAGE_LIMIT]
     # After a clock was set back, an attempt still does not end before its start.
     end = max(inputs.now, attempt.start_time)
-    active = int(active_seconds_of(attempt, end)) or None
+    active: int | None = None
+    if attempt.running_since or attempt.active_seconds:
+        job = find_job(inputs.observed, attempt.job)
+        own = job if job and job["metadata"]["uid"] == attempt.job_uid else None
+        active = int(active_seconds_of(attempt, end_of_run(own, inputs.now) if own else end))
     return attempt.model_copy(update={"outcome": outcome, "end_time": end, "active_seconds": active, **cause})

@@ -9,9 +9,22 @@ REASONS = {"NonFiniteLoss", "NonFiniteGradient"}
 """Reasons of the class Numerical for which an attempt may continue without the step."""
 
 
+def is_divergence(failure: str | None, reason: str | None) -> bool:
+    """Whether a failure says that the loss or the gradient of an optimizer step was not finite.
+
+    Args:
+        failure: class of the failure.
+        reason: reason of the failure.
+    """
+    return failure == FailureClass.NUMERICAL and reason in REASONS
+
+
 def diverged(tries: Iterable[AttemptStatus]) -> list[AttemptStatus]:
-    """The attempts in which the loss or the gradient of an optimizer step was not finite, oldest first."""
-    return [a for a in tries if a.failure == FailureClass.NUMERICAL and a.reason in REASONS]
+    """The attempts in which the loss or the gradient of an optimizer step was not finite, oldest first.
+
+    An attempt that finishes makes no steps.
+    """
+    return [a for a in tries if is_divergence(a.failure, a.reason) and not a.finishes]
 
 
 def step_to_skip(tries: Iterable[AttemptStatus]) -> int | None:
@@ -24,4 +37,4 @@ def step_to_skip(tries: Iterable[AttemptStatus]) -> int | None:
         The number of the step; None where no attempt diverged, or where its step is unknown.
     """
     first = next(iter(diverged(tries)), None)
-    return (first.step or None) if first else None
+    return first.diverged_step if first else None

@@ -54,6 +54,8 @@ class Failure:
     exit_code: int | None = None
     place: str | None = None
     """Where in the trainer the failure arose; None where the trainer did not report the place."""
+    step: int | None = None
+    """Optimizer step at which the trainer failed; None where the trainer did not report the step."""
     peak_memory: int | None = None
     """Greatest host memory of the pod in bytes; None where the trainer did not report the memory."""
     version: float = math.inf
@@ -137,6 +139,7 @@ def cause_of(pod: Manifest, expected: Expected, now: datetime) -> Failure | None
         node=pod.get("spec", {}).get("nodeName"),
         exit_code=code,
         place=found.place,
+        step=found.step,
         peak_memory=found.peak_memory,
         # Kubernetes declares resource versions of one resource comparable as integers.
         version=int(pod["metadata"].get("resourceVersion") or 0),
@@ -207,6 +210,7 @@ def _reported_cause(pod: Manifest, ended: Manifest | None, expected: Expected) -
         text,
         message.failure,
         place=place,
+        step=message.step,
         peak_memory=message.peak_memory_bytes,
     )
 

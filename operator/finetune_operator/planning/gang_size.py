@@ -33,6 +33,20 @@ def shrink_seconds(job: FineTuneJob) -> int | None:
     return seconds_of(job.spec.failure_policy.shrink_after)
 
 
+def extra_seconds(job: FineTuneJob, nodes: int | None) -> int:
+    """How much longer the pods of a Train attempt may wait for each other, because the gang may shrink.
+
+    Args:
+        job: the FineTuneJob.
+        nodes: number of pods of the attempt if fewer than the nodes of the run.
+
+    Returns:
+        Seconds; 0 where the gang has a fixed size or already has minNodes pods.
+    """
+    shrink = shrink_seconds(job)
+    return 0 if shrink is None or nodes == job.spec.resources.min_nodes else shrink
+
+
 def largest(inputs: PlanInput, available: int) -> int | None:
     """The largest possible gang.
 
@@ -66,19 +80,23 @@ def next_nodes(inputs: PlanInput) -> int | None:
 
 
 def _recent_loss(inputs: PlanInput) -> AttemptStatus | None:
-    """The newest attempt that lost capacity, while its loss still limits the next attempt."""
+    """The newest attempt that lost capacity, while its loss still limits the next attempt.
+
+    The loss limits the attempt that follows directly, however long the pods of the lost attempt take to stop.
+    Later attempts are limited until HOLDS times shrinkAfter have passed.
+    """
     limited: AttemptStatus | None = None
-    for attempt in train_attempts(inputs.status.attempts):
-        if attempt.spec_digest != inputs.digest:
-            continue
+    tries = [a for a in train_attempts(inputs.status.attempts) if a.spec_digest == inputs.digest]
+    for attempt in tries:
         if attempt.outcome == "Resized" and attempt.reason == Reason.CAPACITY_LOST:
             limited = attempt
         elif attempt.reason == Reason.SUSPENDED_BY_USER:
             limited = None
+    if limited is None or limited is tries[-1]:
+        return limited
     hold = HOLDS * (shrink_seconds(inputs.job) or 0)
-    if limited is None or limited.end_time is None or distance(limited.end_time, inputs.now) >= hold:
-        return None
-    return limited
+    held = limited.end_time is not None and distance(limited.end_time, inputs.now) < hold
+    return limited if held else None
 
 
 def _chosen(inputs: PlanInput) -> Chosen | None:

@@ -96,9 +96,10 @@ def watch_running_attempt(inputs: PlanInput) -> Decision:
 
 def _gang(inputs: PlanInput) -> Gang:
     """The pods of the next Train attempt."""
+    nodes = gang_size.next_nodes(inputs)
     return Gang(
-        nodes=gang_size.next_nodes(inputs),
-        patience_seconds=gang_size.shrink_seconds(inputs.job) or 0,
+        nodes=nodes,
+        extra_rendezvous_seconds=gang_size.extra_seconds(inputs.job, nodes),
         avoided_nodes=sick_nodes.avoided(inputs),
     )
 

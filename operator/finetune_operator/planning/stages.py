@@ -18,6 +18,9 @@ from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_operator.settings import Deadlines, Settings
 from finetune_trainer.contract import Chosen, Digest, FailureClass, Stage
 
+CHECKPOINT_MISSING = "CheckpointMissing"
+"""Reason of an attempt of Train that finishes and finds no complete checkpoint of the run."""
+
 
 @dataclass(frozen=True)
 class StageRow:
@@ -86,9 +89,14 @@ def choose_for_train(status: FineTuneJobStatus, run: ResolvedRun) -> Chosen | No
 
 
 def finishes(job: FineTuneJob, status: FineTuneJobStatus, digest: str) -> bool:
-    """Whether the next attempt of Train makes no steps: the job ends training, and has a checkpoint."""
+    """Whether the next attempt of Train makes no steps: the job ends training, and has a checkpoint.
+
+    Checkpoints of attempts up to an attempt that found none (CHECKPOINT_MISSING) no longer exist.
+    """
     tries = [a for a in train_attempts(status.attempts) if a.spec_digest == digest]
-    return job.spec.finish_training and any(a.checkpoint_step for a in tries)
+    missing = [number for number, a in enumerate(tries, 1) if a.reason == CHECKPOINT_MISSING]
+    left = tries[missing[-1] :] if missing else tries
+    return job.spec.finish_training and any(a.checkpoint_step for a in left)
 
 
 def _earlier(status: FineTuneJobStatus, run: ResolvedRun) -> list[AttemptStatus]:

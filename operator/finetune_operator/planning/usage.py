@@ -1,16 +1,17 @@
 """Derives how long the pods of attempts ran, and for how long the pods held GPUs. Pure.
 
-All times are times at which the operator observed a change: kubelets write times of the clocks of their
-nodes. The status stores the number of GPUs that an attempt holds and the time up to which its GPU time is
-counted, so that the GPU time at any later moment follows from the status.
+All times are times at which the operator observed a change, or at which the Job controller observed the end
+of a Job while the operator was away. Times of kubelets do not count, because the clocks of nodes differ. The
+status stores the number of GPUs that an attempt holds and the time up to which its GPU time is counted, so
+that the GPU time at any later moment follows from the status.
 """
 
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from finetune_operator.api import AttemptStatus, DroppedAttempts, FineTuneJobStatus, GpuSeconds
-from finetune_operator.objects import Manifest, index_of, label, live, since
+from finetune_operator.objects import Manifest, index_of, label, live, since, transition_time
 from finetune_operator.planning.stages import stage_of
 from finetune_operator.planning.termination_messages import Expected, Unreadable, message_of
 from finetune_operator.planning.types import PlanInput
@@ -31,6 +32,16 @@ def active_seconds_of(attempt: AttemptStatus, now: datetime) -> float:
     return (attempt.active_seconds or 0) + since(attempt.running_since, attempt.end_time or now)
 
 
+def end_of_run(job: Manifest, now: datetime) -> datetime:
+    """When the pods of a Job no longer all ran: now, or earlier if the conditions of the Job have a time.
+
+    The operator may observe the end of a Job long after the end, for example after an upgrade.
+    """
+    ended = transition_time(job, "SuccessCriteriaMet", "Complete", "FailureTarget", "Failed")
+    stopped = transition_time(job, "Suspended") if job["spec"].get("suspend") else None
+    return min(t for t in (ended, stopped, now) if t)
+
+
 def gpu_seconds(status: FineTuneJobStatus, now: datetime) -> float:
     """The GPU time of a job, in seconds x GPUs, summed over all attempts."""
     dropped = status.attempts_dropped
@@ -47,7 +58,7 @@ def observe_gpus(inputs: PlanInput, attempt: AttemptStatus) -> AttemptStatus:
         # An attempt that began before this field existed has held its GPUs since its pods run.
         start = attempt.running_since or inputs.now
         attempt = attempt.model_copy(update={"gpus_held": held, "usage_time": start})
-    counted = _count_up_to(attempt, inputs.now)
+    counted = _count_up_to(attempt, inputs.now if held else _release_of_gpus(inputs, attempt))
     return counted.model_copy(update={"gpus_held": held, "gpus": max(held, counted.gpus or 0)})
 
 
@@ -59,7 +70,8 @@ def count_usage(inputs: PlanInput, status: FineTuneJobStatus) -> FineTuneJobStat
         status: the status that the reconcile writes.
     """
     attempts = [_count_up_to(a, inputs.now) if a.gpus_held else a for a in status.attempts]
-    attempts = [*attempts[:-1], *(_divide(a, _reported(inputs, a)) for a in attempts[-1:])]
+    newest = (_divide(a, _reported(inputs, a), _lost_share(status, a)) for a in attempts[-1:])
+    attempts = [*attempts[:-1], *newest]
     if status.completion_time:
         attempts = [a.model_copy(update={"gpus_held": 0}) if a.gpus_held else a for a in attempts]
     dropped = status.attempts_dropped
@@ -90,6 +102,20 @@ def _count_held(inputs: PlanInput, attempt: AttemptStatus) -> int:
         if _is_of(pod, attempt) and pod["spec"].get("nodeName")
     ]
     return len(own) * inputs.job.spec.resources.gpus_per_node
+
+
+def _release_of_gpus(inputs: PlanInput, attempt: AttemptStatus) -> datetime:
+    """When the last pod of an attempt released its GPUs: now, or the time in the conditions of its Job."""
+    job = next((j for j in inputs.observed.jobs if j["metadata"]["uid"] == attempt.job_uid), None)
+    if job is None:
+        return inputs.now
+    # The Job controller sets Complete and Failed after the end of the pods, and Suspended before their end.
+    times = [transition_time(job, "Complete", "Failed")]
+    if job["spec"].get("suspend") and (stopped := transition_time(job, "Suspended")):
+        grace = job["spec"]["template"]["spec"].get("terminationGracePeriodSeconds", 0)
+        times.append(stopped + timedelta(seconds=grace))
+    released = min(t for t in (*times, inputs.now) if t)
+    return max(released, attempt.usage_time or released)
 
 
 def _gpu_seconds_of(attempt: AttemptStatus, now: datetime) -> float:
@@ -124,7 +150,7 @@ def _is_of(pod: Manifest, attempt: AttemptStatus) -> bool:
     return uid is not None and uid == attempt.job_uid
 
 
-def _divide(attempt: AttemptStatus, reported: SecondsByUse | None) -> AttemptStatus:
+def _divide(attempt: AttemptStatus, reported: SecondsByUse | None, lost_share: float) -> AttemptStatus:
     """The attempt with its GPU time by use.
 
     A tenant controls the pods, so the reported uses are at most the total. Without a report, the uses stay
@@ -139,17 +165,41 @@ def _divide(attempt: AttemptStatus, reported: SecondsByUse | None) -> AttemptSta
         wanted = (attempt.gpus or 0) * getattr(reported, use) if reported else getattr(known, use)
         uses[use] = min(wanted, left)
         left -= uses[use]
-    lost = round(_lost_share(attempt) * uses["training"])
+    lost = round(lost_share * uses["training"])
     uses |= {"training": uses["training"] - lost, "lost": lost, "waiting": left}
     return attempt.model_copy(update={"gpu_seconds": GpuSeconds(total=counted.total, **uses)})
 
 
-def _lost_share(attempt: AttemptStatus) -> float:
-    """The share of the optimizer steps of an attempt that were lost."""
-    if not attempt.lost_steps or attempt.step is None:
+def _lost_share(status: FineTuneJobStatus, attempt: AttemptStatus) -> float:
+    """The share of the optimizer steps of the newest attempt that were lost, also by restarts in place.
+
+    The reported time is that of all steps, so the steps that a restart in place repeated count twice.
+    """
+    in_place = attempt.in_place_restarts.lost_steps if attempt.in_place_restarts else 0
+    lost = (attempt.lost_steps or 0) + in_place
+    shown = status.progress.step if status.progress else None
+    reached = shown if attempt.step is None else attempt.step
+    if not lost or reached is None:
         return 0
-    steps = attempt.step - (attempt.resumed_from_step or 0)
-    return min(1.0, attempt.lost_steps / steps) if steps > 0 else 1.0
+    steps = reached - _first_step(status, attempt) + in_place
+    return min(1.0, lost / steps) if steps > 0 else 1.0
+
+
+def _first_step(status: FineTuneJobStatus, attempt: AttemptStatus) -> int:
+    """The step at which the first round of an attempt began.
+
+    After a restart in place, resumedFromStep is that of the newest round. The first round then resumed from
+    the newest checkpoint of the earlier attempts.
+    """
+    resumed = attempt.resumed_from_step or 0
+    if attempt.in_place_restarts is None:
+        return resumed
+    earlier = [
+        a.checkpoint_step or 0
+        for a in status.attempts
+        if (a.stage, a.spec_digest) == (attempt.stage, attempt.spec_digest) and a.number < attempt.number
+    ]
+    return max((step for step in earlier if step <= resumed), default=0)
 
 
 def _sum(parts: Iterable[GpuSeconds | None]) -> GpuSeconds | None:

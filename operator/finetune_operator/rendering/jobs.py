@@ -50,7 +50,7 @@ def stage_job(
         resolved.run,
         stage,
         readback[1] if readback else number,
-        rendezvous=_rendezvous(job, settings, stage, number, gang.patience_seconds),
+        rendezvous=_rendezvous(job, settings, stage, number, gang.extra_rendezvous_seconds),
         hang_seconds=seconds_of(hang_timeout) if hang_timeout else settings.deadlines.hang,
         stop_seconds=settings.deadlines.stop,
         serve_metrics=settings.metrics.pods_are_scraped,
@@ -198,9 +198,9 @@ def _checkpoints(job: FineTuneJob) -> trainer.Checkpoints:
 
 
 def _rendezvous(
-    job: FineTuneJob, settings: Settings, stage: Stage, number: int, patience_seconds: int
+    job: FineTuneJob, settings: Settings, stage: Stage, number: int, extra_seconds: int
 ) -> trainer.Rendezvous:
-    deadline = settings.deadlines.rendezvous + patience_seconds
+    deadline = settings.deadlines.rendezvous + extra_seconds
     if not STAGE_PODS[stage].is_gang:
         return trainer.Rendezvous(startup_deadline_seconds=deadline)
     uid = trainer_config.uid_of(job)

@@ -47,8 +47,8 @@ class Gang:
 
     nodes: int | None = None
     """Number of pods if fewer than the nodes of the run."""
-    patience_seconds: int = 0
-    """How long pods wait for the other pods of the gang, beyond the deadline of the rendezvous."""
+    extra_rendezvous_seconds: int = 0
+    """Seconds for which pods wait for the other pods of the gang after the deadline of the rendezvous."""
     avoided_nodes: tuple[str, ...] = ()
     """Names of the nodes that the scheduler avoids where other nodes have room."""
 

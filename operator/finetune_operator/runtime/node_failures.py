@@ -47,7 +47,7 @@ class NodeFailures:
 
 
 def _failures_of(job: Manifest) -> tuple[NodeFailure, ...]:
-    """The failures of a FineTuneJob, whose status may be invalid."""
+    """The failures of a FineTuneJob, whose status may be invalid. The API server has validated the spec."""
     meta, status = job["metadata"], job.get("status")
     attempts = status.get("attempts") if isinstance(status, dict) else None
     failed = [a for a in attempts or () if isinstance(a, dict) and a.get("outcome") == "Failed"]
@@ -55,4 +55,5 @@ def _failures_of(job: Manifest) -> tuple[NodeFailure, ...]:
         read = [AttemptStatus.model_validate(attempt) for attempt in failed if attempt.get("node")]
     except ValidationError:
         return ()
-    return tuple(sick_nodes.failures_of(meta["uid"], meta["namespace"], read))
+    nodes = ((job.get("spec") or {}).get("resources") or {}).get("nodes", 1)
+    return tuple(sick_nodes.failures_of(meta["uid"], meta["namespace"], nodes, read))

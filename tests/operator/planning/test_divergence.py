@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from finetune_operator.planning.attempt_history import LONGEST, shorten
+from finetune_operator.planning.divergence import step_to_skip
 from finetune_operator.planning.plan import plan
 from finetune_operator.rendering.jobs import config_of
 from tests.operator import scenes
@@ -14,9 +15,19 @@ NOT_FINITE = {
     "class": "Numerical",
     "reason": "NonFiniteLoss",
     "message": "m",
-    "step": 40,
+    "step": 45,
+    "divergedStep": 40,
 }
-LOST = {**NOT_FINITE, "number": 2, "class": "Preempted", "reason": "Preempted", "step": 60, "skippedStep": 40}
+LOST = {
+    "stage": "Train",
+    "number": 2,
+    "outcome": "Failed",
+    "class": "Preempted",
+    "reason": "Preempted",
+    "message": "m",
+    "step": 60,
+    "skippedStep": 40,
+}
 
 
 def test_the_next_attempts_skip_the_step_and_the_status_says_so() -> None:
@@ -48,3 +59,24 @@ def test_a_long_history_keeps_the_attempt_whose_step_is_skipped() -> None:
     kept = shorten(job.status.model_copy(update={"attempts": [*job.status.attempts[:-1], *later]})).attempts
     assert len(kept) == LONGEST
     assert diverged in kept
+
+
+def test_the_step_that_was_not_finite_is_that_of_the_pod_that_is_the_cause() -> None:
+    """Before a restart in place, the attempt had reached step 60. After the restart, step 40 diverged."""
+    cause = {"class": "Numerical", "reason": "NonFiniteGradient", "message": "m", "step": 40}
+    peer = {"class": "Communication", "reason": "PeerLost", "message": "m", "step": 60}
+    job = scenes.job_of(
+        {"status": {"reached": "Prepare", "attempts": [PREPARED, {"stage": "Train", "outcome": "Running"}]}}
+    )
+    pods = [{"code": 6, "says": cause}, {"index": 1, "code": 7, "says": peer}]
+    train = {"stage": "Train", "status": {"is": "Failed"}, "pods": pods}
+    settings = scenes.settings()
+    made = plan(job, scenes.observed_of(job, {"jobs": [train]}, settings), settings, scenes.NOW)
+    attempt = made.status.attempts[-1]
+    assert (attempt.step, attempt.diverged_step) == (60, 40)
+
+
+def test_an_attempt_that_finishes_has_no_step_to_skip() -> None:
+    job = scenes.job_of({"status": {"reached": "Prepare", "attempts": [{**NOT_FINITE, "finishes": True}]}})
+    assert job.status
+    assert step_to_skip(job.status.attempts) is None

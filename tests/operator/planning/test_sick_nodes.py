@@ -18,7 +18,7 @@ DONE = {"stage": "Prepare", "outcome": "Succeeded"}
 
 def failed(number: int, node: str | None = "n1", hours: float = 1, **cause: Any) -> Manifest:
     end = (scenes.NOW - timedelta(hours=hours)).isoformat()
-    cause = {"class": "Hang", "reason": "RankSilent"} | cause
+    cause = {"class": "Internal", "reason": "RankKilled"} | cause
     what = {"stage": "Train", "number": number, "outcome": "Failed", "endTime": end, "message": "m"}
     return what | ({"node": node} if node else {}) | cause
 
@@ -75,9 +75,11 @@ def test_a_node_with_two_strikes_is_avoided(
 @pytest.mark.parametrize(
     ("cause", "points"),
     [
-        ({"class": "Hang", "reason": "RankSilent"}, True),
-        ({"class": "Communication", "reason": "PeerLost"}, True),
-        ({"class": "Communication", "reason": "CollectiveTimeout"}, True),
+        ({"class": "Hang", "reason": "RankSilent", "nodes": 1}, True),
+        ({"class": "Hang", "reason": "RankSilent"}, False),
+        ({"stage": "Publish", "class": "Hang", "reason": "RankSilent"}, True),
+        ({"class": "Communication", "reason": "PeerLost"}, False),
+        ({"class": "Communication", "reason": "CollectiveTimeout"}, False),
         ({"class": "Communication", "reason": "RendezvousTimeout"}, False),
         ({"class": "Internal", "reason": "RankKilled"}, True),
         ({"class": "Internal", "reason": "UnexpectedError"}, False),

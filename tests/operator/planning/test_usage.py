@@ -112,6 +112,16 @@ def test_lost_is_the_share_of_the_steps_that_the_next_attempt_repeats(
     assert (found.training, found.lost) == (480 - lost, lost)
 
 
+def test_steps_that_were_repeated_after_a_restart_in_place_are_lost() -> None:
+    """Steps 20 to 50, after a restart in place steps 40 to 60, and the newest checkpoint is of step 50."""
+    earlier = {"outcome": "Failed", "class": "Hang", "step": 25, "checkpointStep": 20, "gpusHeld": 0}
+    restarts = {"count": 1, "class": "Hang", "reason": "RankSilent", "lostSteps": 10}
+    ended = says(60, 50, 40, SPENT) | {"inPlaceRestarts": restarts, "attempt": 2}
+    found = used(planned([{"code": 8, "says": ended}, {"index": 1, "code": 8}], earlier, HELD))
+    assert found
+    assert (found.training, found.lost) == (480 - 192, 192)
+
+
 def test_a_late_checkpoint_gives_lost_time_back() -> None:
     ended = {**HELD, "outcome": "Suspended", "step": 50, "lostSteps": 50}
     before = {"total": 0, "lost": 60, "training": 0}

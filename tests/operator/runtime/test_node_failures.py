@@ -40,6 +40,13 @@ def test_the_index_follows_the_jobs_of_the_cache() -> None:
     assert cache.node_failures.all() == ()
 
 
+def test_a_hang_of_a_gang_points_to_no_node() -> None:
+    cache = Cache()
+    cache.put(job("a", "n1") | {"spec": {"resources": {"nodes": 2}}})
+    cache.put(job("b", "n2") | {"spec": {"resources": {"nodes": 1}}})
+    assert cache.node_failures.all() == (failure("b", "n2"),)
+
+
 def test_the_index_is_not_built_again_without_a_change() -> None:
     cache = Cache()
     cache.put(job("a", "n1"))

@@ -2,12 +2,14 @@
 
 from datetime import datetime
 
+from finetune_operator.api import AttemptStatus
 from finetune_operator.names import Reason, State
 from finetune_operator.objects import Manifest, condition_true, moment, pods_of, since
-from finetune_operator.planning import pending
+from finetune_operator.planning import gang_size, pending
 from finetune_operator.planning.lookup import find_job, readback_name
 from finetune_operator.planning.stages import STAGES, stage_of
 from finetune_operator.planning.types import Decision, PlanInput, Stop
+from finetune_trainer.contract import Stage
 
 
 def check(inputs: PlanInput) -> Decision | None:
@@ -39,7 +41,7 @@ def remaining(inputs: PlanInput) -> tuple[float, str] | None:
     start = job_start(job) if lost else inputs.running.running_since or job_start(job)
     waits = pending.find_reason(job, pods_of(inputs.observed.pods, job), inputs.observed.events)
     if waits and (lost or not inputs.running.running_since):
-        limit = inputs.settings.deadlines.pods_start
+        limit = inputs.settings.deadlines.pods_start + _extra_seconds(inputs, inputs.running)
         detail = f"its pods did not all start within {limit} s. {waits.message}"
     else:
         limit = STAGES[stage_of(inputs.running)].deadline(inputs.settings.deadlines)
@@ -48,6 +50,11 @@ def remaining(inputs: PlanInput) -> tuple[float, str] | None:
             " the work, or ask the admin to raise the deadline."
         )
     return (limit - since(start, inputs.now), detail) if start else None
+
+
+def _extra_seconds(inputs: PlanInput, attempt: AttemptStatus) -> int:
+    """How much longer the pods of an attempt may take to start, because its gang may shrink."""
+    return gang_size.extra_seconds(inputs.job, attempt.nodes) if stage_of(attempt) is Stage.TRAIN else 0
 
 
 def is_queued(job: Manifest) -> bool:

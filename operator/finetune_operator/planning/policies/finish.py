@@ -3,22 +3,32 @@
 from finetune_operator.names import Reason, State
 from finetune_operator.planning.stages import finishes, stage_of
 from finetune_operator.planning.types import Decision, PlanInput, Stop
+from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_trainer.contract import Stage
 
 
 def check(inputs: PlanInput) -> Decision | None:
-    """Stops an attempt of Train that makes steps, once the job has a checkpoint.
+    """Stops an attempt of Train whose work is not the work that `spec.finishTraining` asks for.
 
-    The pods save a checkpoint before they end. Without a checkpoint there is nothing to publish, so that the
-    attempt goes on until its first checkpoint.
+    An attempt that makes steps is stopped once the job has a checkpoint. The pods save a checkpoint before
+    they end. Without a checkpoint there is nothing to publish, so the attempt goes on until its first
+    checkpoint. After the last step, the attempt already measures its best weights.
+
+    An attempt that finishes is stopped if `spec.finishTraining` is false again.
+
+    An attempt is stopped only if the next attempt can be built, and if no pod has failed: the cause of a
+    failure is recorded first.
     """
-    running = inputs.running
-    if running is None or stage_of(running) is not Stage.TRAIN or running.finishes:
+    running, progress = inputs.running, inputs.progress_of_attempt
+    if running is None or stage_of(running) is not Stage.TRAIN:
         return None
-    saved = inputs.observed.progress.checkpoint_step if inputs.observed.progress else None
-    if not finishes(inputs.job, inputs.status, inputs.digest) and not (
-        inputs.job.spec.finish_training and saved
-    ):
+    if not isinstance(inputs.resolution, ResolvedRun) or progress is None or progress.kind != "going":
+        return None
+    if running.finishes:
+        return None if inputs.job.spec.finish_training else _train_on(running.number)
+    if not inputs.job.spec.finish_training or _all_steps_done(inputs):
+        return None
+    if not finishes(inputs.job, inputs.status, inputs.digest) and not _has_checkpoint(inputs):
         return None
     message = f"spec.finishTraining was set during Train attempt {running.number}."
     return Decision(
@@ -28,3 +38,28 @@ def check(inputs: PlanInput) -> Decision | None:
         stop=Stop("Suspended", Reason.FINISHED_BY_USER, message),
         requeue_after=10,
     )
+
+
+def _train_on(number: int) -> Decision:
+    message = f"spec.finishTraining was set to false during Train attempt {number}."
+    return Decision(
+        State.WAITING,
+        Reason.STOPPING,
+        f"{message} The next attempt resumes training.",
+        stop=Stop("Suspended", Reason.FINISHED_BY_USER, message),
+        requeue_after=10,
+    )
+
+
+def _has_checkpoint(inputs: PlanInput) -> bool:
+    """Whether the running attempt has reported a checkpoint: now, or in the stored progress."""
+    reports = (inputs.observed.progress, inputs.status.progress)
+    return any(report.checkpoint_step for report in reports if report)
+
+
+def _all_steps_done(inputs: PlanInput) -> bool:
+    """Whether the running attempt has reported that it has made its last step."""
+    report = inputs.observed.progress or inputs.status.progress
+    if report is None or report.step is None or report.total_steps is None:
+        return False
+    return report.step >= report.total_steps

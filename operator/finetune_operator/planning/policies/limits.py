@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from finetune_operator.api.fields import seconds_of
 from finetune_operator.names import Reason, State
 from finetune_operator.planning.lookup import live_run_pods
+from finetune_operator.planning.policies import restart
 from finetune_operator.planning.stages import stage_of, train_attempts
 from finetune_operator.planning.types import Decision, PlanInput, Stop
 from finetune_operator.planning.usage import active_seconds, gpu_seconds
 from finetune_operator.planning.wording import count, duration
 from finetune_operator.rendering.stage_pods import STAGE_PODS
+from finetune_trainer.contract import Stage
 
 HOUR = 3600
 STOPPING_SECONDS = 10
@@ -29,26 +31,30 @@ class Limit:
     """Seconds until the limit is reached if the pods go on as now; infinite while nothing counts."""
     message: str
     """What has been used, and the limit."""
+    reached: str
+    """The limit without what has been used, which grows while pods stop."""
 
 
 def check(inputs: PlanInput) -> Decision | None:
     """Ends a job that has used up a limit.
 
     The running attempt is stopped first. While its pods save a checkpoint and end, the job waits, so that the
-    cause of the end names the checkpoint. A failed or successful attempt keeps its own outcome.
+    cause of the end names the checkpoint. If the limit is raised meanwhile, the job goes on: the attempt has
+    the outcome Suspended and counts as no failure. A failed or successful attempt keeps its own outcome, and
+    a failure after which the stage gets no further attempt is the cause of the end of the job.
     """
     limit = next((each for each in _limits(inputs) if each.left <= 0), None)
-    if limit is None or _has_other_end(inputs):
+    if limit is None or _has_other_end(inputs) or restart.gives_up(inputs):
         return None
     stop = None
     if running := inputs.running:
         message = f"{running.stage} attempt {running.number} was stopped: {limit.message}"
-        stop = Stop("Failed", limit.reason, message)
+        stop = Stop("Suspended", limit.reason, message)
     if pods := live_run_pods(inputs):
         return Decision(
             State.WAITING,
             Reason.STOPPING,
-            f"{limit.message} {count(len(pods), 'pod is', 'pods are')} still stopping.",
+            f"{limit.reached} {count(len(pods), 'pod is', 'pods are')} still stopping.",
             stop=stop,
             requeue_after=STOPPING_SECONDS,
         )
@@ -82,7 +88,8 @@ def _limits(inputs: PlanInput) -> Iterator[Limit]:
 
 def _active_deadline(inputs: PlanInput) -> Limit | None:
     wanted = inputs.job.spec.failure_policy.active_deadline
-    if wanted is None:
+    stage = stage_of(inputs.running) if inputs.running else inputs.stage
+    if wanted is None or stage is Stage.PUBLISH:
         return None
     used = active_seconds(inputs.status, inputs.now)
     left = seconds_of(wanted) - used
@@ -91,6 +98,7 @@ def _active_deadline(inputs: PlanInput) -> Limit | None:
         Reason.ACTIVE_DEADLINE_EXCEEDED,
         left if counts or left <= 0 else float("inf"),
         f"The pods of the job ran for {duration(used)}; spec.failurePolicy.activeDeadline is {wanted}.",
+        f"The job has reached spec.failurePolicy.activeDeadline, which is {wanted}.",
     )
 
 
@@ -107,6 +115,7 @@ def _gpu_budget(inputs: PlanInput) -> Limit | None:
         Reason.GPU_BUDGET_EXHAUSTED,
         left / held if held else left if left <= 0 else float("inf"),
         f"The job used {_gpu_hours(used)}; spec.failurePolicy.maxGpuHours is {wanted}.",
+        f"The job has reached spec.failurePolicy.maxGpuHours, which is {wanted}.",
     )
 
 

@@ -33,10 +33,9 @@ class GiveUp:
 
 def check(inputs: PlanInput) -> Decision | None:
     """Fails a job whose stage gets no further attempt; holds a job that waits for its next attempt."""
-    stage = inputs.stage
+    stage, tries = inputs.stage, _tries(inputs)
     if inputs.running or stage is None:
         return None
-    tries = [a for a in inputs.status.attempts if stage_of(a) is stage and a.spec_digest == inputs.digest]
     if refused := verdict(inputs, stage, tries):
         return Decision(State.FAILED, refused.reason, refused.message + _where_to_look(inputs))
     if not tries or tries[-1].outcome != "Failed":
@@ -49,6 +48,20 @@ def check(inputs: PlanInput) -> Decision | None:
     how = f"is tried again shortly, without step {skip}" if skip else "is tried again shortly"
     message = f"{stage} attempt {last.number} failed and {how}. {_cause(last)}"
     return Decision(State.WAITING, Reason.RETRYING, message, requeue_after=left)
+
+
+def gives_up(inputs: PlanInput) -> bool:
+    """Whether nothing runs and the current stage gets no further attempt because of its failures."""
+    if inputs.running or inputs.stage is None:
+        return False
+    return verdict(inputs, inputs.stage, _tries(inputs)) is not None
+
+
+def _tries(inputs: PlanInput) -> list[AttemptStatus]:
+    """The attempts of the current stage for the current spec, oldest first."""
+    return [
+        a for a in inputs.status.attempts if stage_of(a) is inputs.stage and a.spec_digest == inputs.digest
+    ]
 
 
 def verdict(inputs: PlanInput, stage: Stage, tries: list[AttemptStatus]) -> GiveUp | None:
@@ -81,7 +94,7 @@ def verdict(inputs: PlanInput, stage: Stage, tries: list[AttemptStatus]) -> Give
 def _rolls_back(inputs: PlanInput, tries: list[AttemptStatus]) -> bool:
     """Whether the next attempt skips the step at which the last attempt diverged: once, if permitted."""
     permitted = inputs.job.spec.failure_policy.on_divergence == "RollBack"
-    return permitted and divergence.diverged(tries) == tries[-1:] and bool(tries[-1].step)
+    return permitted and divergence.diverged(tries) == tries[-1:] and tries[-1].diverged_step is not None
 
 
 def _skipped_before(attempt: AttemptStatus) -> str:

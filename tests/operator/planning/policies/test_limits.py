@@ -98,11 +98,10 @@ def test_the_active_deadline_counts_the_time_in_which_all_pods_ran_in_all_attemp
     past = planned(RUNNING, EARLIER, held(600), policy=policy)
     assert outcome(past) == (State.WAITING, "Stopping")
     assert past.status.message == (
-        "The pods of the job ran for 20 min; spec.failurePolicy.activeDeadline is 20m. 2 pods are still"
-        " stopping."
+        "The job has reached spec.failurePolicy.activeDeadline, which is 20m. 2 pods are still stopping."
     )
     assert (last(past).outcome, last(past).reason, last(past).active_seconds) == (
-        "Failed",
+        "Suspended",
         "ActiveDeadlineExceeded",
         600,
     )
@@ -176,7 +175,7 @@ def test_the_gpu_budget_counts_each_gpu_from_the_node_of_its_pod_to_the_end_of_t
     assert both.status.gpu_seconds.total == 4 * 300
     assert both.requeue_after == (HOUR - 4 * 300) / 8
 
-    stopped = {"outcome": "Failed", "reason": "GpuBudgetExhausted", **held(100, counted=3500)}
+    stopped = {"outcome": "Suspended", "reason": "GpuBudgetExhausted", **held(100, counted=3500)}
     stopping = planned([{"is": "Running"}, {"index": 1, "code": 8}], stopped, policy=policy, later=20)
     assert (last(stopping).gpus_held, last(stopping).gpus) == (4, 8)
     assert last(stopping).gpu_seconds
@@ -191,13 +190,13 @@ def test_the_gpu_budget_stops_the_attempt_at_the_limit() -> None:
     assert within.status.state is State.TRAINING
 
     past = planned(RUNNING, counted, held(450), policy=policy)
-    assert (last(past).outcome, last(past).reason) == ("Failed", "GpuBudgetExhausted")
+    assert (last(past).outcome, last(past).reason) == ("Suspended", "GpuBudgetExhausted")
     assert outcome(past) == (State.WAITING, "Stopping")
 
 
 @pytest.mark.parametrize("reason", [Reason.ACTIVE_DEADLINE_EXCEEDED, Reason.GPU_BUDGET_EXHAUSTED])
 def test_the_end_of_the_job_names_the_cost_and_the_checkpoint_that_the_pods_saved(reason: Reason) -> None:
-    stopped = {"outcome": "Failed", "reason": reason.value, "step": 110, "activeSeconds": 1200}
+    stopped = {"outcome": "Suspended", "reason": reason.value, "step": 110, "activeSeconds": 1200}
     stopped |= {"usageTime": ago(100), "gpus": 8, "gpusHeld": 8, "gpuSeconds": {"total": 3600}}
     pods = [{"code": 8, "says": says(113, 113)}, {"index": 1, "code": 8, "says": says(113, 113)}]
     policy = {"activeDeadline": "20m", "maxGpuHours": 1}
@@ -221,8 +220,9 @@ def test_the_end_of_the_job_names_the_cost_and_the_checkpoint_that_the_pods_save
 
 
 def test_a_limit_that_is_raised_while_pods_stop_lets_the_job_go_on() -> None:
-    stopped = {"outcome": "Failed", "reason": "ActiveDeadlineExceeded", "activeSeconds": 1200}
-    made = planned([], stopped, policy={"activeDeadline": "2h"}, train={"gone": True})
+    past = planned(RUNNING, held(1200), policy={"activeDeadline": "20m"})
+    stopped = last(past).model_dump(mode="json", by_alias=True, exclude_none=True) | {"gpusHeld": 0}
+    made = planned([], stopped, policy={"activeDeadline": "2h", "maxRestarts": 0}, train={"gone": True})
     assert [manifest["metadata"]["name"] for manifest in made.create] == ["tickets-0b5c3-t2"]
 
 
@@ -285,9 +285,64 @@ def test_a_failed_attempt_keeps_its_own_cause() -> None:
     assert outcome(ended) == (State.FAILED, "ActiveDeadlineExceeded")
 
 
+@pytest.mark.parametrize("policy", [{"maxRestarts": 0}, {}])
+def test_a_cause_that_ends_the_job_anyway_is_not_hidden_by_a_limit(policy: dict[str, Any]) -> None:
+    cause = {"class": "Hang"} if policy else {"class": "UserData"}
+    failed = {"outcome": "Failed", "reason": "R", "message": "m", "activeSeconds": 9000, **cause}
+    made = planned([], failed, policy={"activeDeadline": "20m", **policy}, train={"gone": True})
+    assert outcome(made) == (State.FAILED, "RetriesExhausted" if policy else "R")
+
+
+def test_the_message_does_not_change_while_pods_stop() -> None:
+    stopped = {"outcome": "Suspended", "reason": "GpuBudgetExhausted", **held(450, counted=HOUR)}
+    messages = {
+        planned(RUNNING, stopped, policy={"maxGpuHours": 1}, later=later).status.message for later in (0, 60)
+    }
+    assert messages == {
+        "The job has reached spec.failurePolicy.maxGpuHours, which is 1. 2 pods are still stopping."
+    }
+
+
 def test_a_suspended_job_waits_and_does_not_end() -> None:
     stopped = {"outcome": "Suspended", "activeSeconds": 9000}
     made = planned([], stopped, policy={"activeDeadline": "20m"}, train={"gone": True}, suspend=True)
     assert made.status.state is State.SUSPENDED
     resumed = planned([], stopped, policy={"activeDeadline": "20m"}, train={"gone": True})
     assert outcome(resumed) == (State.FAILED, "ActiveDeadlineExceeded")
+
+
+def finished(condition: str, seconds: float) -> dict[str, Any]:
+    """Fields of a Job whose condition became True some seconds ago."""
+    return {"status": {"is": condition, "at": ago(seconds)}}
+
+
+def test_time_after_the_end_of_a_job_that_the_operator_observes_late_does_not_count() -> None:
+    policy = {"activeDeadline": "20m", "maxGpuHours": 3}
+    pods = [{"code": 0, "says": "success"}, {"index": 1, "code": 0}]
+    trained = planned(pods, held(6000), policy=policy, train=finished("Complete", 5000))
+    assert (last(trained).outcome, last(trained).active_seconds) == ("Succeeded", 1000)
+    assert last(trained).gpu_seconds
+    assert last(trained).gpu_seconds.total == 8 * 1000
+    assert [manifest["metadata"]["name"] for manifest in trained.create] == ["tickets-0b5c3-u1"]
+
+    lost = {"class": "Hang", "reason": "RankSilent", "message": "m"}
+    gone = [{"code": 9, "says": lost}, {"index": 1, "code": 9, "says": lost}]
+    failed = planned(gone, held(6000), policy=policy, train=finished("Failed", 5000))
+    assert (last(failed).outcome, last(failed).active_seconds) == ("Failed", 1000)
+    assert failed.status.state is not State.FAILED
+
+
+def test_time_after_a_suspension_that_the_operator_observes_late_does_not_count() -> None:
+    queued: dict[str, Any] = {**finished("Suspended", 5000), "spec": {"suspend": True}}
+    made = planned([], held(6000), policy={"activeDeadline": "20m", "maxGpuHours": 3}, train=queued)
+    assert (last(made).running_since, last(made).active_seconds) == (None, 1000)
+    assert last(made).gpu_seconds
+    assert 8 * 1000 < last(made).gpu_seconds.total < 8 * 1500
+    assert made.status.state is State.WAITING
+
+
+def test_a_trained_model_is_published_after_the_active_deadline() -> None:
+    trained = {"outcome": "Succeeded", "activeSeconds": 9000}
+    status = {"reached": "Train"}
+    made = planned([], trained, policy={"activeDeadline": "20m"}, status=status, train={"gone": True})
+    assert [manifest["metadata"]["name"] for manifest in made.create] == ["tickets-0b5c3-u1"]

@@ -49,7 +49,7 @@ def placed(*failures: tuple[str, str, str | None, int | None]) -> tuple[PlanInpu
     """Failed Train attempts, a minute apart: class, reason, place, and reached step."""
     inputs, tries = tried(*[(failure, minute) for minute, (failure, *_) in enumerate(failures)])
     found = [
-        attempt.model_copy(update={"reason": reason, "place": place, "step": step})
+        attempt.model_copy(update={"reason": reason, "place": place, "step": step, "diverged_step": step})
         for attempt, (_, reason, place, step) in zip(tries, failures, strict=True)
     ]
     return inputs, found

@@ -11,7 +11,7 @@ from finetune_operator.objects import Manifest
 from finetune_operator.planning.attempts import record_attempts
 from finetune_operator.planning.gang_size import next_nodes
 from finetune_operator.planning.plan import plan
-from finetune_operator.planning.policies import shrink
+from finetune_operator.planning.policies import deadline, shrink
 from finetune_operator.planning.resolution import resolve
 from finetune_operator.planning.types import Observed, PlanInput
 from finetune_operator.rendering.jobs import config_of
@@ -163,13 +163,21 @@ def test_the_next_attempt_has_fewer_pods_and_the_same_global_batch() -> None:
 
 def test_pods_with_a_node_wait_for_the_others_until_the_gang_shrinks() -> None:
     deadlines = []
-    for least in (None, 2):
-        inputs = inputs_of(least=least)
+    for least, attempts in ((None, ()), (2, ()), (2, (lost(1, 3),)), (2, (lost(1, 2),))):
+        inputs = inputs_of(least=least, attempts=attempts)
         (job,) = plan(inputs.job, inputs.observed, inputs.settings, inputs.now).create
         config = config_of(job)
         assert config
         deadlines.append(config.rendezvous.startup_deadline_seconds)
-    assert deadlines == [300, 900]
+    assert deadlines == [300, 900, 900, 300]
+
+
+def test_the_deadline_for_the_start_of_pods_leaves_time_to_shrink() -> None:
+    policy = {"shrinkAfter": "2h"}
+    assert deadline.check(inputs_of(gang(3), minutes=179, policy=policy)) is None
+    late = inputs_of(gang(3), minutes=180, policy=policy)
+    assert (shrink.check(late) is None, deadline.check(late) is None) == (False, False)
+    assert deadline.check(inputs_of(gang(3), least=None, minutes=60))
 
 
 @pytest.mark.parametrize(
@@ -178,6 +186,7 @@ def test_pods_with_a_node_wait_for_the_others_until_the_gang_shrinks() -> None:
         ((), None),
         ((lost(1, 3),), 3),
         ((lost(1, 3), lost(2, 2)), 2),
+        ((lost(1, 3, ago=61),), 3),
         ((lost(1, 3), ended(2, "Failed", 1, reason="RankSilent", message="m")), 3),
         ((lost(1, 3, ago=59), ended(2, "Failed", 1, reason="RankSilent", message="m")), 3),
         ((lost(1, 3, ago=60), ended(2, "Failed", 1, reason="RankSilent", message="m")), None),
@@ -190,6 +199,7 @@ def test_pods_with_a_node_wait_for_the_others_until_the_gang_shrinks() -> None:
         "no loss",
         "a loss",
         "two losses",
+        "the pods of the lost attempt stop late",
         "failed after a loss",
         "failed within an hour",
         "failed after an hour",
