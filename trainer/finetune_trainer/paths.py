@@ -23,7 +23,7 @@ class Paths:
 
     @property
     def progress_key(self) -> Path:
-        """The key that signs requests for the progress (contract.signatures), mounted read-only."""
+        """The key that signs requests to the endpoint of a pod (contract.signatures), mounted read-only."""
         return self.root / "etc/finetune/progress-key"
 
     def credentials(self, role: StoreRole) -> Path:

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from finetune_operator.api import AttemptStatus
 from finetune_operator.objects import since
-from finetune_trainer.contract import CIRCUMSTANCES, FailureClass
+from finetune_trainer.contract import EXTERNAL_CAUSES, FailureClass
 
 FREE_STORAGE_SECONDS = 3600
 """Storage failures within this time after the first failure of an outage do not count."""
@@ -79,7 +79,7 @@ def repeated(tries: list[AttemptStatus]) -> AttemptStatus | None:
 
 def _is_lasting(attempt: AttemptStatus) -> bool:
     if attempt.failure == FailureClass.INTERNAL:
-        return attempt.reason not in CIRCUMSTANCES
+        return attempt.reason not in EXTERNAL_CAUSES
     return attempt.failure == FailureClass.STORAGE and attempt.reason in DAMAGED
 
 

@@ -134,15 +134,25 @@ def test_after_the_end_of_the_first_supervisor_the_others_end_with_their_own_cau
     assert second.ending() == LOST
 
 
-def test_sigterm_during_a_recovery_ends_the_pod_as_preempted(gang: Callable[..., list[Pod]]) -> None:
-    first, second = gang("lose-peer", "deaf")
-    first.until_working(0)
+@pytest.mark.parametrize(
+    ("script", "ending"),
+    [
+        ("lose-peer", (8, FailureClass.PREEMPTED, "Preempted")),
+        ("kill", (10, FailureClass.INTERNAL, "RankKilled")),
+    ],
+)
+def test_after_sigterm_during_a_recovery_only_a_lost_peer_counts_as_preempted(
+    gang: Callable[..., list[Pod]], script: str, ending: tuple[int, FailureClass, str]
+) -> None:
+    first, second = gang(script, "deaf")
     second.until_working(1)
     second.process.send_signal(signal.SIGSTOP)
-    lose_peer(first)
+    if script == "lose-peer":
+        first.until_working(0)
+        lose_peer(first)
     until(lambda: "round 0 of the gang: Stop" in first.log())
     first.process.send_signal(signal.SIGTERM)
-    assert first.ending() == (8, FailureClass.PREEMPTED, "Preempted")
+    assert first.ending() == ending
     second.process.send_signal(signal.SIGCONT)
 
 
@@ -163,12 +173,14 @@ def test_nothing_of_the_round_before_is_read_in_the_next_round(start: Start) -> 
     pod.until_working(0, 1)
     shared = pod.paths.shared_memory
     shared.mkdir(parents=True)
-    for name in ("nccl-1", "torch_1", "other"):
+    for name in ("nccl-1", "other"):
         (shared / name).touch()
+    (shared / "torch_1" / "deep").mkdir(parents=True)
+    (shared / "torch_1" / "deep" / "file").touch()
     lose_peer(pod)
     until(lambda: "restarting in place: round 1" in pod.log())
     pod.until_working(1)
     assert not (pod.paths.ranks / "0.json").exists()
     assert not (pod.paths.scratch / "peer-lost").exists()
     assert not (pod.paths.errors / "0.txt").exists()
-    assert [file.name for file in shared.iterdir()] == ["other"]
+    assert list(shared.iterdir()) == []

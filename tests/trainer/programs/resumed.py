@@ -5,7 +5,8 @@ Arguments: root folder of the trainer, result file, and one or more JSON lists
 An attempt ends `preempted` after the step, `evaluating` in the evaluation after the step, `killed` after the
 step when the first checkpoint is complete, `killed-saving`: killed in the same way, with a checkpoint due
 after every step, or `diverged`: the loss of step SKIPPED is not finite, after the first checkpoint is
-complete. An attempt that is `skipping` skips step SKIPPED, and is preempted after the given step, if any.
+complete. An attempt that is `skipping` skips step SKIPPED, `skipping-first` the first step, and is preempted
+after the given step, if any.
 With `at-heartbeat`, the step is a list: the heartbeat of each rank after which the rank receives the request
 to end; a checkpoint is due after every step.
 """
@@ -82,7 +83,11 @@ class Ending:
         last = self.progress.get("step", 0)
         if self.how == "evaluating":
             return last == self.step and self.activity is Activity.EVALUATING
-        return self.how in {"preempted", "skipping"} and self.step is not None and last >= self.step - 1
+        return (
+            self.how in {"preempted", "skipping", "skipping-first"}
+            and self.step is not None
+            and last >= self.step - 1
+        )
 
 
 def train(context: Context, case: list[Any]) -> dict[str, Any]:
@@ -118,7 +123,7 @@ def train(context: Context, case: list[Any]) -> dict[str, Any]:
             "chosen": chosen,
             "attempt": attempt,
             "checkpoints": Checkpoints(keep=2),
-            "skipped_step": SKIPPED if how == "skipping" else None,
+            "skipped_step": {"skipping": SKIPPED, "skipping-first": 1}.get(how),
         }
     )
     context = replace(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -10,11 +11,12 @@ import torch.distributed as dist
 
 from finetune_trainer.checkpoints.files import Part
 from finetune_trainer.checkpoints.listing import Checkpoint, list_checkpoints
-from finetune_trainer.config import Checkpoints, StoreAccess
-from finetune_trainer.contract import Activity, Best
+from finetune_trainer.config import Checkpoints, StoreAccess, World
+from finetune_trainer.contract import Activity, Best, FailureClass
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.paths import Paths
 from finetune_trainer.s3.store import Store, open_store
+from finetune_trainer.s3.uploads import UPLOAD_SILENCE_SECONDS
 from finetune_trainer.training import checkpointing
 from finetune_trainer.training.checkpointing import Checkpointer
 from finetune_trainer.training.curve import Curve
@@ -47,6 +49,7 @@ class Progress:
 def make(s3_proxy: StoreProxy, paths: Paths, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Makes checkpointers whose requests pass the proxy."""
     parts = [Part("weight", "weight", 0, torch.zeros(4))]
+    monkeypatch.setattr(checkpointing.engine_state, "complete_moments", lambda _: None)
     monkeypatch.setattr(checkpointing.engine_state, "owned_parts", lambda *_: parts)
     monkeypatch.setattr("finetune_trainer.checkpoints.saver._PAUSE_SECONDS", 0.01)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -59,7 +62,7 @@ def make(s3_proxy: StoreProxy, paths: Paths, bucket: str, monkeypatch: pytest.Mo
         return Checkpointer(
             context_with(
                 config=SimpleNamespace(
-                    run=run, checkpoints=checkpoints, attempt=attempt, hang_timeout_seconds=600
+                    run=run, checkpoints=checkpoints, attempt=attempt, hang_timeout_seconds=60, world=World()
                 ),
                 chosen=CHOSEN,
                 gang=Gang(0, 0, 1, torch.device("cpu")),
@@ -121,6 +124,24 @@ def test_training_ends_if_the_best_weights_cannot_be_saved_unless_better_weights
         checkpointer.save(ENGINE, state, 40)
     with pytest.raises(StageFailure, match="StorageError"):
         checkpointer.finish()
+
+
+def test_best_weights_that_are_lost_with_the_upload_of_another_rank_are_a_failure_of_the_store(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpointer = make()
+    silent = StageFailure(FailureClass.COMMUNICATION, "PeerLost", "rank 1 sent no heartbeat")
+    monkeypatch.setattr(checkpointer._saver, "_upload", Mock(side_effect=silent))
+    checkpointer.save(ENGINE, best_at(checkpointer, 10), 10)
+    with pytest.raises(StageFailure, match=r"StorageFailed.*rank 1 sent no heartbeat") as caught:
+        checkpointer.finish()
+    assert caught.value.failure is FailureClass.STORAGE
+
+
+def test_an_upload_may_be_silent_for_one_request_with_its_retries(make: Make) -> None:
+    checkpointer = make()
+    assert checkpointer.context.config.hang_timeout_seconds < UPLOAD_SILENCE_SECONDS
+    assert checkpointer._saver._silence_seconds == UPLOAD_SILENCE_SECONDS
 
 
 def test_a_resumed_attempt_deletes_the_checkpoint_that_it_could_not_read(

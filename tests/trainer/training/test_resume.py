@@ -218,9 +218,11 @@ def test_an_attempt_after_a_loss_that_is_not_finite_skips_the_step_and_changes_n
             [f"parts-{stage}", *kind, 3, None, "skipping"],
             [f"before-{stage}", *kind, 1, SKIPPED - 1, "preempted"],
             [f"after-{stage}", *kind, 1, SKIPPED, "skipping"],
+            [f"first-{stage}", *kind, 1, 1, "skipping-first"],
+            [f"first-{stage}", *kind, 2, 3, "skipping-first"],
         ]
     outcomes = run_cases(cases)
-    for stage, found in ((0, outcomes[:6]), (3, outcomes[6:])):
+    for stage, found in ((0, outcomes[:8]), (3, outcomes[8:])):
         whole, diverged, *_ = found
         assert diverged["ended"] == "NonFiniteLoss"
         assert diverged["progress"]["step"] == SKIPPED
@@ -232,6 +234,8 @@ def test_an_attempt_after_a_loss_that_is_not_finite_skips_the_step_and_changes_n
         assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
         _, last = checkpoint_of(store, bucket, f"whole-{stage}")
         assert not all(torch.equal(tensor, last[name]) for name, tensor in before.items())
+        assert [outcome["progress"]["checkpoint_step"] for outcome in found[6:]] == [1, 3]
+        assert found[7]["progress"]["resumed_from_step"] == 1
 
 
 @pytest.mark.parametrize("stage", range(4))

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from finetune_trainer.s3.manifest import MANIFEST, download_folder, read_manifes
 from finetune_trainer.s3.store import Store
 from finetune_trainer.training import saved_model, staging
 from tests.trainer.stages import test_publish
+from tests.trainer.training.contexts import context_with
 
 Hand = Callable[..., str]
 stage = test_publish.stage
@@ -47,6 +49,21 @@ def hand(
         return usual(*given[0])
 
     return again
+
+
+@pytest.mark.parametrize(
+    ("steps", "skipped", "expected"),
+    [(7, 8, (7, None)), (8, 8, (None, 8)), (7, 7, (7, 7)), (8, None, (None, None))],
+)
+def test_the_record_has_only_steps_that_were_made(
+    steps: int, skipped: int | None, expected: tuple[int | None, int | None]
+) -> None:
+    context = context_with(
+        config=SimpleNamespace(skipped_step=skipped),
+        chosen=SimpleNamespace(epochs=2, batch_size=32),
+        prepared=SimpleNamespace(train=range(101)),
+    )
+    assert staging.facts_of_steps(context, steps) == expected
 
 
 @pytest.mark.parametrize("most", [1, 2, 5, 40, 41, 64])

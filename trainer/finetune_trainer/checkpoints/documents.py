@@ -10,7 +10,7 @@ from finetune_trainer.contract import Chosen, Digest, Model
 MANIFEST = "manifest.json"
 
 CheckpointName = Annotated[str, Field(pattern=r"^[0-9]{8}-[0-9]+-[0-9a-zA-Z-]+$")]
-"""Name of the folder of a checkpoint: `<step, 8 digits>-<attempt>-<pod>`."""
+"""Name of the folder of a checkpoint: `<step, 8 digits>-<attempt>-<writer>`, see `s3.results.writer`."""
 
 
 class UnusableCheckpointError(Exception):

@@ -28,7 +28,7 @@ from finetune_trainer.contract.messages import (
     SecondsByUse,
     TerminationMessage,
 )
-from finetune_trainer.contract.outcomes import CIRCUMSTANCES, ExitCode, FailureClass, Stage
+from finetune_trainer.contract.outcomes import EXTERNAL_CAUSES, ExitCode, FailureClass, Stage
 from finetune_trainer.contract.payloads import (
     Account,
     Best,
@@ -68,8 +68,8 @@ from finetune_trainer.contract.tasks import (
 )
 
 __all__ = [
-    "CIRCUMSTANCES",
     "CONTRACT_VERSION",
+    "EXTERNAL_CAUSES",
     "HIGHER_IS_BETTER",
     "MAX_IN_PLACE_RESTARTS",
     "MAX_MESSAGE_BYTES",

@@ -29,7 +29,7 @@ class FailureClass(StrEnum):
     INTERNAL = "Internal"
 
 
-CIRCUMSTANCES = frozenset({"RankKilled"})
+EXTERNAL_CAUSES = frozenset({"RankKilled"})
 """Reasons of the class Internal that somebody outside the trainer causes."""
 
 

@@ -17,7 +17,7 @@ from finetune_trainer.contract.outcomes import FailureClass, Stage
 from finetune_trainer.contract.payloads import Payload
 
 PROGRESS_PORT = 8080
-"""Port of /progress, /metrics and /healthz."""
+"""Port of /progress, /gang, /metrics and /healthz."""
 
 
 RENDEZVOUS_PORT = 29500

@@ -1,9 +1,10 @@
-"""The signatures of a request for the progress of a pod, and of the answer.
+"""The signatures of requests to the endpoint of a pod, and of the answers.
 
+The operator asks for the progress, and the supervisors of a gang send reports to the supervisor with index 0.
 The operator and the pods of a Job share a random key. The key signs each request and each answer
 (HMAC-SHA256, RFC 2104) and is never sent. Every request has a new nonce, which the signature of the answer
 includes, so that an answer to an earlier request is not valid. A pod of another tenant can neither read the
-progress nor answer in the place of a pod that had the same address.
+progress, send a report, nor answer in the place of a pod that had the same address.
 """
 
 import hmac

@@ -42,7 +42,7 @@ class Observed:
     """Unix time of the observation."""
     deaths: Sequence[Death] = ()
     oom_kills: int | None = None
-    """OOM kills in this container since the start of the supervisor; None if unknown."""
+    """OOM kills in this container since the start of the round; None if unknown."""
     sigterm_time: float | None = None
     """Unix time of the first SIGTERM; None without SIGTERM."""
     stop: Stop | None = None

@@ -32,7 +32,7 @@ class Endpoint:
     Args:
         port: the port to listen on; 0 selects a free port, see the attribute `port`.
         progress: returns the document to serve; called for every request.
-        key: key of the signatures of /progress; an empty key refuses all requests.
+        key: key of the signatures of /progress and /gang; an empty key refuses all requests.
         labels: values of GAUGE_LABELS for all metrics; None: the endpoint does not serve /metrics.
         on_report: receives the report of another supervisor of the gang and returns the answer (gang_link);
             raises ValueError if the report is malformed. None: the endpoint does not serve /gang.

@@ -8,13 +8,15 @@ order for all pods. A round begins when the ranks of all pods start, and ends wh
 3. When all pods have reported the end, the next round begins with the order Run, and all pods start their
    ranks.
 
-The order becomes GiveUp if a pod reports that it cannot restart, if the restarts are used up, or if a pod has
-not reported the end of its ranks within STOP_SECONDS. GiveUp is final: no pod restarts any more, and each pod
-ends with the cause that it observed itself.
+The order becomes GiveUp if a pod reports that it cannot restart, if the restarts are used up, if a pod has
+not reported the end of its ranks within STOP_SECONDS, or if a round after a restart has made no progress: no
+later optimizer step than before the restart, and no newer checkpoint. GiveUp is final: no pod restarts any
+more, and each pod ends with the cause that it observed itself.
 
 A pod starts the ranks of a round only after all pods have reported the end of the round before, so the ranks
-of two rounds never run at the same time. Reports may be late, lost or repeated: a report counts only for the
-current round, and the end of a pod is final for its round.
+of two rounds never run at the same time. Reports may be late, lost or repeated: the end of a pod counts only
+for the current round, and is final for its round. A pod that cannot restart can never restart again, so this
+part of a report counts also after the end of the pod and in later rounds.
 """
 
 from collections.abc import Mapping
@@ -25,12 +27,14 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeInt
 
-from finetune_trainer.contract import CIRCUMSTANCES, FailureClass, InPlaceRestarts, Model, Reason
+from finetune_trainer.contract import EXTERNAL_CAUSES, FailureClass, InPlaceRestarts, Model, Reason
 from finetune_trainer.contract.messages import MAX_LOST_STEPS
 from finetune_trainer.pod.errors import PEER_LOST
 
-STOP_SECONDS = 20.0
-"""Time limit from the order Stop until all pods have reported the end of their ranks."""
+STOP_SECONDS = 30.0
+"""Time limit from the order Stop until all pods have reported the end of their ranks.
+
+The limit covers the time between two reports, the report of torchrun, and `processes.END_SECONDS`."""
 UNREACHABLE_SECONDS = 15.0
 """Time without an answer of index 0 after which a pod whose ranks have ended gives up."""
 _NEVER_JOINED = {"MasterUnreachable", "RendezvousFailed", "RendezvousTimeout"}
@@ -60,6 +64,10 @@ class End(Model):
     reason: Reason
     lost_steps: Annotated[int, Field(ge=0, le=MAX_LOST_STEPS)] = 0
     """Optimizer steps after the newest checkpoint; reported by the pod with rank 0."""
+    step: NonNegativeInt = 0
+    """Latest optimizer step of the pod in the attempt; 0 if unknown."""
+    checkpoint_step: NonNegativeInt = 0
+    """Optimizer step of the newest complete checkpoint that the pod knows; 0 without a checkpoint."""
 
 
 class Report(Model):
@@ -109,6 +117,8 @@ class Gang:
     stopping_since: float = 0.0
     """Time of the order Stop, in seconds of a monotonic clock."""
     restarts: InPlaceRestarts | None = None
+    reached: tuple[int, int] = (-1, -1)
+    """Latest optimizer step and step of the newest checkpoint before this round; -1 in round 0."""
     why: str = ""
     """Why the gang gave up; for the log."""
 
@@ -129,7 +139,7 @@ def can_recover(failure: FailureClass, reason: str) -> bool:
         case FailureClass.HANG:
             return True
         case FailureClass.INTERNAL:
-            return reason in CIRCUMSTANCES
+            return reason in EXTERNAL_CAUSES
         case _:
             return False
 
@@ -143,14 +153,14 @@ def receive(gang: Gang, report: Report, now: float) -> Gang:
         now: seconds of a monotonic clock.
     """
     gang = expire(gang, now)
-    stale = report.round != gang.round or report.index in gang.ended or report.index >= gang.pods
-    if gang.order is Order.GIVE_UP or stale:
+    if gang.order is Order.GIVE_UP or report.round > gang.round or report.index >= gang.pods:
         return gang
-    if report.end:
-        gang = replace(gang, ended=MappingProxyType({**gang.ended, report.index: report.end}))
+    new_end = report.end if report.round == gang.round and report.index not in gang.ended else None
+    if new_end:
+        gang = replace(gang, ended=MappingProxyType({**gang.ended, report.index: new_end}))
     if not report.recoverable:
         return _give_up(gang, f"index {report.index} cannot restart its ranks")
-    return _after_end(gang, now) if report.end else gang
+    return _after_end(gang, now) if new_end else gang
 
 
 def _after_end(gang: Gang, now: float) -> Gang:
@@ -158,7 +168,14 @@ def _after_end(gang: Gang, now: float) -> Gang:
     if gang.round >= gang.limit:
         return _give_up(gang, f"{gang.round} of {gang.limit} restarts are used up")
     if len(gang.ended) == gang.pods:
-        return Gang(gang.pods, gang.limit, gang.round + 1, restarts=_counted(gang))
+        step, checkpoint = gang.reached
+        reached = (
+            max(step, *(end.step for end in gang.ended.values())),
+            max(checkpoint, *(end.checkpoint_step for end in gang.ended.values())),
+        )
+        if reached == gang.reached:
+            return _give_up(gang, f"no step after {step} and no newer checkpoint since the last restart")
+        return Gang(gang.pods, gang.limit, gang.round + 1, restarts=_counted(gang), reached=reached)
     if gang.order is Order.RUN:
         return replace(gang, order=Order.STOP, stopping_since=now)
     return gang

@@ -6,6 +6,7 @@ the progress key, which only the pods of the Job and the operator have.
 
 import http.client
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +25,8 @@ _TIMEOUT_SECONDS = 3.0
 """Time limit for the connection, and for each read."""
 _LAST_ANSWERS_SECONDS = 3.0
 """Time for the other pods to learn that the gang has given up, before index 0 ends."""
+_JITTER = (0.8, 1.2)
+"""Bounds of the random factor of the time between two reports: the pods do not report all at once."""
 _MAX_ANSWER_BYTES = 8 * 1024
 
 log = logging.getLogger(__name__)
@@ -130,6 +133,8 @@ class Member:
         self._report = first
         self._answer: Answer | None = None
         self._answer_time = time.monotonic()
+        self._address: str | None = None
+        """Address of index 0; None before the first answer and after an error."""
         self._changed = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="gang", daemon=True)
@@ -164,13 +169,14 @@ class Member:
             self._exchange()
             if closing:
                 return
-            self._changed.wait(self._interval)
+            self._changed.wait(self._interval * random.uniform(*_JITTER))  # noqa: S311 - no secret
 
     def _exchange(self) -> None:
         try:
             answer = self._send(self._report)
         except (OSError, http.client.HTTPException, ValueError) as error:
             log.debug("index 0 of the gang does not answer: %s", error)
+            self._address = None
             return
         self._answer, self._answer_time = answer, time.monotonic()
 
@@ -188,8 +194,11 @@ class Member:
             signatures.NONCE_HEADER: nonce,
             signatures.SIGNATURE_HEADER: signatures.sign_report(self._key, nonce, body),
         }
-        link = http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT_SECONDS)
+        # The timeout does not cover the resolution of a name.
+        link = http.client.HTTPConnection(self._address or self._host, self._port, timeout=_TIMEOUT_SECONDS)
         try:
+            link.connect()
+            address = link.sock.getpeername()[0]
             link.request("POST", PATH, body, headers)
             response = link.getresponse()
             data = response.read(_MAX_ANSWER_BYTES)
@@ -198,4 +207,6 @@ class Member:
             link.close()
         if not signatures.is_valid(signature, signatures.sign_order(self._key, nonce, data)):
             raise ValueError(f"HTTP status {response.status} without a valid signature")
-        return Answer.model_validate_json(data)
+        answer = Answer.model_validate_json(data)
+        self._address = address
+        return answer

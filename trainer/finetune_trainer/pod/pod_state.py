@@ -91,7 +91,7 @@ def observed(state: PodState, paths: Paths, oom: int | None, tail: str) -> Obser
     Args:
         state: the last state.
         paths: the folders of the pod, with the report of torchrun.
-        oom: OOM kills in this container since the start of the supervisor; None if unknown.
+        oom: OOM kills in this container since the start of the round; None if unknown.
         tail: last lines of the log.
     """
     report = _agent_report(paths)

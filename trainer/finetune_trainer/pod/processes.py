@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+END_SECONDS = 15.0
+"""Time limit from SIGKILL until a process is reaped; the release of GPU memory takes seconds."""
 _PR_SET_CHILD_SUBREAPER = 36
 _STAT_STATE = 0
 _STAT_PARENT = 1
@@ -79,11 +81,12 @@ def reap() -> dict[int, int]:
         ended[pid] = os.waitstatus_to_exitcode(status)
 
 
-def descendants(ancestor: int | None = None) -> set[int]:
-    """The pids of all descendants of a process, without zombies.
+def descendants(ancestor: int | None = None, *, zombies: bool = False) -> set[int]:
+    """The pids of all descendants of a process.
 
     Args:
         ancestor: pid of the process; None for this process.
+        zombies: whether zombies are included.
     """
     parents = {pid: stat for pid in _pids() if (stat := _stat(pid))}
     children: dict[int, list[int]] = {}
@@ -95,7 +98,7 @@ def descendants(ancestor: int | None = None) -> set[int]:
         below = children.get(pending.pop(), [])
         found.update(below)
         pending.extend(below)
-    return {pid for pid in found if parents[pid][_STAT_STATE] != "Z"}
+    return {pid for pid in found if zombies or parents[pid][_STAT_STATE] != "Z"}
 
 
 def alive(pid: int) -> bool:
@@ -123,23 +126,25 @@ def send(pids: set[int], number: signal.Signals) -> None:
             continue
 
 
-def end_descendants(seconds: float = 10) -> set[int]:
-    """Sends SIGKILL to all descendants of this process until all have ended.
+def end_descendants(seconds: float = END_SECONDS) -> set[int]:
+    """Sends SIGKILL to all descendants of this process until all have ended and are reaped.
+
+    A process whose main thread has ended is a zombie while its other threads still end. These threads hold
+    the memory and the devices of the process. The kernel lets the process be reaped after its last thread.
 
     Args:
         seconds: time limit.
 
     Returns:
-        The pids of processes that are still alive after the time limit, because the kernel blocks them.
+        The pids of processes that are not reaped after the time limit, because the kernel blocks them.
     """
     deadline = time.monotonic() + seconds
-    while left := descendants():
+    while left := descendants(zombies=True):
         send(left, signal.SIGKILL)
         reap()
         if time.monotonic() > deadline:
             return left
         time.sleep(0.01)
-    reap()
     return set()
 
 

@@ -7,6 +7,7 @@ from finetune_trainer.contract import FailureClass, InPlaceRestarts, Stage
 from finetune_trainer.pod.classify import Verdict
 from finetune_trainer.pod.gang import End, Failed, Report, Step, can_recover, must_stop, next_step
 from finetune_trainer.pod.gang_link import Coordinator, Link, Member
+from finetune_trainer.pod.termination import Reached
 
 
 class Recovery:
@@ -22,8 +23,7 @@ class Recovery:
         self.round = 0
         """Number of restarts in place of the attempt so far."""
         self._index = index
-        self._recoverable = True
-        self._left = False
+        self._report = Report(index=index, round=0)
         self._ended_at = 0.0
 
     @property
@@ -41,32 +41,38 @@ class Recovery:
     @property
     def next_step(self) -> Step:
         """What this pod does after the end of its ranks."""
-        if not self._recoverable:
+        if not self._report.recoverable:
             return Step.LEAVE
         silent = time.monotonic() - max(self._ended_at, self.link.answer_time)
         return next_step(self.round, self.link.answer, silent)
 
     def leave(self) -> None:
-        """Reports that this pod has received SIGTERM: the gang no longer restarts in place."""
-        self._recoverable, self._left = False, True
-        self.link.report(Report(index=self._index, round=self.round, recoverable=False))
+        """Reports that this pod no longer restarts in place, for example after SIGTERM."""
+        self._send(self._report.model_copy(update={"recoverable": False}))
 
-    def end(self, verdict: Verdict, *, lost_steps: int, stuck: bool) -> None:
+    def end(self, verdict: Verdict, reached: Reached, *, lost_steps: int, stuck: bool) -> None:
         """Reports the end of the ranks of this pod.
 
         Args:
             verdict: the cause of the end.
+            reached: what the ranks of this pod reached in the attempt.
             lost_steps: optimizer steps after the newest checkpoint.
             stuck: whether a process did not end after SIGKILL.
         """
         self._ended_at = time.monotonic()
-        self._recoverable &= can_recover(verdict.failure, verdict.reason) and not stuck
-        self.link.report(
+        can = can_recover(verdict.failure, verdict.reason) and not stuck
+        self._send(
             Report(
                 index=self._index,
                 round=self.round,
-                recoverable=self._recoverable,
-                end=End(failure=verdict.failure, reason=verdict.reason, lost_steps=lost_steps),
+                recoverable=self._report.recoverable and can,
+                end=End(
+                    failure=verdict.failure,
+                    reason=verdict.reason,
+                    lost_steps=lost_steps,
+                    step=reached.step or 0,
+                    checkpoint_step=reached.checkpoint.step if reached.checkpoint else 0,
+                ),
             )
         )
 
@@ -76,12 +82,16 @@ class Recovery:
         if answer is None:
             raise AssertionError("only an answer begins a round")
         self.round = answer.round
-        self.link.report(Report(index=self._index, round=self.round))
+        self._send(Report(index=self._index, round=self.round))
 
     def close(self) -> None:
-        """Delivers the last report or the last answers; after SIGTERM, the other pods know already."""
-        if not self._left:
-            self.link.close()
+        """Reports that this pod ends. Delivers the last report or the last answers, within seconds."""
+        self.leave()
+        self.link.close()
+
+    def _send(self, report: Report) -> None:
+        self._report = report
+        self.link.report(report)
 
 
 def open_recovery(config: TrainConfig, index: int, port: int, key: str) -> Recovery:
@@ -106,4 +116,4 @@ PREEMPTED = Verdict(
     "Preempted",
     "The pod received SIGTERM while its gang restarted in place.",
 )
-"""The verdict on a pod that receives SIGTERM between two rounds."""
+"""The verdict on a pod that has lost its peers and receives SIGTERM between two rounds."""

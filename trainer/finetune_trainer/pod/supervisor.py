@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -52,8 +53,6 @@ SAFETY_SECONDS = 5.0
 """Part of the grace period that is reserved for the termination message and the exit."""
 MakeLaunch = Callable[[float, int], Launch]
 _END = {signal.SIGTERM, signal.SIGINT}
-_LEFT_IN_SHARED_MEMORY = ("nccl-*", "torch_*")
-"""Patterns of the files of ended ranks in /dev/shm."""
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +141,8 @@ def supervise(
     recovery.close()
     if endpoint:
         endpoint.close()
-    verdict = PREEMPTED if step is None else verdict
+    if step is None and verdict.failure is FailureClass.COMMUNICATION:
+        verdict = PREEMPTED
     return compose(config, verdict, state.files, peak_memory, earlier)
 
 
@@ -161,7 +161,8 @@ def _run(
     try:
         _watch(config, paths, state, make, recovery)
     finally:
-        stuck = processes.end_descendants()
+        limit = processes.END_SECONDS if state.sigterm_time is None else SAFETY_SECONDS / 2
+        stuck = processes.end_descendants(limit)
         state.tail.close()
     if stuck:
         log.warning("these processes did not end after SIGKILL: %s", sorted(stuck))
@@ -169,7 +170,12 @@ def _run(
     killed = oom_kills()
     rise = None if killed is None or killed_before is None else killed - killed_before
     verdict = classify(observed(state, paths, rise, state.tail.text()))
-    recovery.end(verdict, lost_steps=_lost_steps(earlier, state.files), stuck=bool(stuck))
+    recovery.end(
+        verdict,
+        earlier.after(state.files),
+        lost_steps=_lost_steps(earlier, state.files),
+        stuck=bool(stuck),
+    )
     return state, verdict
 
 
@@ -387,13 +393,23 @@ def _keep_evidence(
 def _clear(paths: Paths, current_round: int) -> None:
     """Deletes the files of an earlier container or an earlier round, so that this round does not read them.
 
-    The caches of model and data stay.
+    The caches of model and data stay. The shared memory of a pod has no other users than its ranks.
     """
     if paths.scratch.exists():
         shutil.rmtree(paths.scratch)
     for folder in (paths.ranks, paths.stacks, paths.errors):
         folder.mkdir(parents=True)
-    if current_round:
-        for pattern in _LEFT_IN_SHARED_MEMORY:
-            for file in paths.shared_memory.glob(pattern):
-                file.unlink(missing_ok=True)
+    if current_round and paths.shared_memory.is_dir():
+        _empty(paths.shared_memory)
+
+
+def _empty(folder: Path) -> None:
+    """Deletes the content of a folder, as far as possible; a failure is only logged."""
+    for entry in folder.iterdir():
+        try:
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("cannot delete %s of the round before: %s", entry, error)

@@ -1,7 +1,8 @@
 """Stores and finds the results of stages in S3.
 
-`<run.runs>attempts/<stage>-<attempt>-<first 8 characters of the pod's uid>/result.json` contains the
-termination message, and under the key `detail` the data that is too large for a termination message.
+`<run.runs>attempts/<stage>-<attempt>-<writer>/result.json` contains the termination message, and under the
+key `detail` the data that is too large for a termination message. The writer is the first 8 characters of the
+pod's uid; after a restart in place, a hyphen and the round follow.
 """
 
 import hashlib

@@ -16,9 +16,11 @@ from finetune_trainer.failures import StageFailure
 from finetune_trainer.models.weights import full_shape, trained_tensors, whole_parameters
 from finetune_trainer.s3.digests import OnBytes, ignore_bytes
 from finetune_trainer.s3.store import Store
-from finetune_trainer.training.distributed import Gang, gather_objects, wait_for_all
+from finetune_trainer.training.distributed import Gang, broadcast_object, gather_objects, wait_for_all
 
 Named = tuple[str, Any]
+DAMAGED_CHECKPOINT = "ObjectCorrupt"
+"""Reason of the failure of `load` if the checkpoint itself is damaged or incomplete."""
 _GROUP_BYTES = 256 * 1024 * 1024
 """Bytes of the weights that rank 0 reads at once, so that small weights share requests."""
 
@@ -80,20 +82,28 @@ def load(
         on_bytes: receives the number of bytes of each reading.
 
     Raises:
-        StageFailure: class Storage, if the checkpoint is damaged or cannot be read.
+        StageFailure: class Storage, on all ranks, if the checkpoint is damaged (DAMAGED_CHECKPOINT) or cannot
+            be read. Some weights may have changed.
         AssertionError: the checkpoint has other weights than the model trains.
     """
     trained = list(trained_tensors(module))
-    fill = _reader(store, folder, {name for name, _ in trained}, on_bytes) if gang.first else None
+    fill: Callable[[list[Part]], None] | None = None
     for group in _groups(trained):
-        parts = [_whole_part(name, value) for name, value in group] if fill else []
-        if fill:
-            fill(parts)
+        parts = [_whole_part(name, value) for name, value in group] if gang.first else []
+        failure = None
+        try:
+            if gang.first:
+                fill = fill or _reader(store, folder, {name for name, _ in trained}, on_bytes)
+                fill(parts)
+        except StageFailure as error:
+            failure = (error.failure, error.reason, error.message, error.hint)
         # The other ranks give heartbeats while rank 0 reads.
         wait_for_all(gang, partial(on_bytes, 0))
+        if failure := broadcast_object(gang, failure):
+            raise StageFailure(*failure)
         for number, (_, value) in enumerate(group):
             with whole_parameters([value], change=True):
-                if fill:
+                if parts:
                     values = parts[number].values
                     rounded = values.to(dtype) if values.is_floating_point() else values
                     value.data.copy_(rounded.view(value.shape))
@@ -151,7 +161,7 @@ def _reader(store: Store, folder: str, trained: set[str], on_bytes: OnBytes) -> 
 def _damaged(cause: str) -> StageFailure:
     return StageFailure(
         FailureClass.STORAGE,
-        "ObjectCorrupt",
+        DAMAGED_CHECKPOINT,
         f"the checkpoint with the best weights cannot be read: {cause}",
         "Check the store's disks and the network.",
     )

@@ -22,13 +22,14 @@ from finetune_trainer.checkpoints.listing import Checkpoint, folder_of, usable
 from finetune_trainer.checkpoints.reading import CheckpointReader
 from finetune_trainer.checkpoints.saver import Saved, Saver
 from finetune_trainer.config import Checkpoints
-from finetune_trainer.contract import Activity, CheckpointRef
+from finetune_trainer.contract import Activity, CheckpointRef, Digest, FailureClass
 from finetune_trainer.data.batches import samples_seen
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import beat_on_bytes
 from finetune_trainer.models.weights import trained_tensors
 from finetune_trainer.report.record import versions
 from finetune_trainer.s3.results import writer
+from finetune_trainer.s3.uploads import UPLOAD_SILENCE_SECONDS
 from finetune_trainer.training import best_weights, engine_state
 from finetune_trainer.training.context import Context
 from finetune_trainer.training.distributed import (
@@ -68,7 +69,8 @@ class Checkpointer:
             rank=gang.rank,
             world=gang.world,
             keep=self._settings.keep,
-            silence_seconds=config.hang_timeout_seconds,
+            # A thread gives no heartbeat while one request with its retries runs.
+            silence_seconds=max(UPLOAD_SILENCE_SECONDS, config.hang_timeout_seconds),
         )
         self._copy_seconds: float | None = None
         """Duration of the last copy to host memory; None before the first checkpoint."""
@@ -113,6 +115,7 @@ class Checkpointer:
         if self._lost and not is_best:
             raise self._lost
         self._lost = None
+        engine_state.complete_moments(engine)
         parts = engine_state.owned_parts(engine, gang.rank, gang.world)
         if is_best:
             best_weights.check_rounding(gang, parts, self.context.published_dtype)
@@ -169,8 +172,7 @@ class Checkpointer:
         if not self.resumable:
             return None
         context = self.context
-        candidates = usable(context.store, self.root, self._identity) if context.gang.first else iter(())
-        while checkpoint := self._next(candidates):
+        for checkpoint in candidates(context, self.root, self._identity):
             state = self._restore_from(checkpoint, engine)
             if state:
                 self._saver.resumed = checkpoint.name
@@ -181,14 +183,6 @@ class Checkpointer:
                 log.info("resumed from checkpoint %s%s/", self.root, checkpoint.name)
                 return step, state
         return None
-
-    def _next(self, candidates: Iterator[Checkpoint]) -> Checkpoint | None:
-        """The next candidate of rank 0, on every rank. A collective operation."""
-        candidate = next(candidates, None)
-        # The other ranks give heartbeats while rank 0 reads manifests.
-        wait_for_all(self.context.gang, partial(self.context.heartbeat.beat, Activity.LOADING))
-        found: Checkpoint | None = broadcast_object(self.context.gang, candidate)
-        return found
 
     def _restore_from(self, checkpoint: Checkpoint, engine: Any) -> LoopState | None:
         """Restores a checkpoint; None if a rank cannot read its part, and then the engine is unchanged."""
@@ -231,7 +225,7 @@ class Checkpointer:
             self._report(activity, outcome.ref, outcome.time)
         elif outcome:
             log.warning("a checkpoint was not saved: %s", outcome.message)
-            self._lost = outcome if self._insisted else self._lost
+            self._lost = _as_lost(outcome) if self._insisted else self._lost
 
     def _report(self, activity: Activity, ref: CheckpointRef, at: float) -> None:
         self.context.heartbeat.beat(activity, checkpoint=ref, checkpoint_step=ref.step, checkpoint_time=at)
@@ -255,6 +249,36 @@ class Checkpointer:
             shards=shards,
             loop=state.model_dump(mode="json", by_alias=True),
         )
+
+
+def candidates(context: Context, root: str, identity: Digest) -> Iterator[Checkpoint]:
+    """Yields the usable checkpoints of a run, newest first, equal on every rank. Collective operations.
+
+    Args:
+        context: the run.
+        root: folder of the checkpoints of the run, with a slash at the end.
+        identity: see documents.Identity.
+
+    Raises:
+        StageFailure: a failure of the store.
+    """
+    found = usable(context.store, root, identity) if context.gang.first else iter(())
+    while True:
+        candidate = next(found, None)
+        # The other ranks give heartbeats while rank 0 reads manifests.
+        wait_for_all(context.gang, partial(context.heartbeat.beat, Activity.LOADING))
+        checkpoint: Checkpoint | None = broadcast_object(context.gang, candidate)
+        if checkpoint is None:
+            return
+        yield checkpoint
+
+
+def _as_lost(outcome: StageFailure) -> StageFailure:
+    """The failure of an attempt whose best weights were not saved, of the class Storage."""
+    if outcome.failure is not FailureClass.COMMUNICATION:
+        return outcome
+    text = f"the best weights were not saved: {outcome.message}"
+    return StageFailure(FailureClass.STORAGE, "StorageFailed", text)
 
 
 def _buffers(module: torch.nn.Module) -> list[Part]:

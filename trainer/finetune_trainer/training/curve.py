@@ -37,9 +37,9 @@ class Window(Model):
 class Curve(Model):
     """The training curve. Usage: `curve = curve.after(step)` after every step.
 
-    Every point covers the same number of steps, and the last point covers the rest. Skipped steps, which have
-    no rows, alone make no point. A point has the mean loss
-    of its rows and the maximum gradient norm of its steps, so that a peak between two points is visible.
+    Every point covers the same number of steps, and the last point covers the rest. Skipped steps have no
+    rows; if all steps of a point are skipped, the curve does not have the point. A point has the mean loss of
+    its rows and the maximum gradient norm of its steps, so that a peak between two points is visible.
     """
 
     total_steps: PositiveInt

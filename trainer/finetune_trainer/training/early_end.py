@@ -7,12 +7,13 @@ from functools import partial
 from pydantic import ValidationError
 
 from finetune_trainer.checkpoints.documents import identity_of
-from finetune_trainer.checkpoints.listing import Checkpoint, folder_of, usable
+from finetune_trainer.checkpoints.listing import Checkpoint, folder_of
 from finetune_trainer.contract import Activity, Best, FailureClass
 from finetune_trainer.data.batches import steps_per_epoch
 from finetune_trainer.failures import StageFailure
 from finetune_trainer.heartbeat import beat_on_bytes
 from finetune_trainer.training import best_weights
+from finetune_trainer.training.checkpointing import candidates
 from finetune_trainer.training.context import Context
 from finetune_trainer.training.distributed import broadcast_object
 from finetune_trainer.training.evaluate import over_rows
@@ -37,22 +38,20 @@ def finish(context: Context) -> Tuned:
     """
     identity = identity_of(context.config.run, context.chosen, context.data_digest, context.base_digest)
     root = folder_of(context.config.run.runs, identity)
-    found = next(usable(context.store, root, identity), None) if context.gang.first else None
-    newest: Checkpoint | None = broadcast_object(context.gang, found)
-    state = _state_of(newest)
-    if newest is None or state is None:
+    per_epoch = steps_per_epoch(len(context.prepared.train), context.chosen.batch_size)
+    for checkpoint in candidates(context, root, identity):
+        step = checkpoint.manifest.step
+        state = _state_with_best(context, checkpoint, step / per_epoch, f"{root}{checkpoint.name}/")
+        if state and state.best:
+            break
+        log.warning("checkpoint %s is damaged; trying the one before", checkpoint.name)
+    else:
         raise StageFailure(
             FailureClass.STORAGE,
             "CheckpointMissing",
-            f"the training should end early, but no complete checkpoint lies below {root}",
+            f"the training should end early, but no usable checkpoint lies below {root}",
             "set spec.finishTraining to false to train on",
         )
-    step = newest.manifest.step
-    per_epoch = steps_per_epoch(len(context.prepared.train), context.chosen.batch_size)
-    if not state.evaluated_at(step):
-        state = _evaluated(context, state, step, step / per_epoch, newest.name, f"{root}{newest.name}/")
-    if state.best is None:
-        raise AssertionError("an evaluated state has best weights")
     log.info("ended early at step %d of %d", step, context.chosen.epochs * per_epoch)
     seconds = max(state.step_seconds, 1e-9)
     return Tuned(
@@ -68,11 +67,34 @@ def finish(context: Context) -> Tuned:
     )
 
 
-def _state_of(checkpoint: Checkpoint | None) -> LoopState | None:
+def _state_with_best(context: Context, checkpoint: Checkpoint, epoch: float, folder: str) -> LoopState | None:
+    """The state of a checkpoint after the evaluation of its weights, equal on every rank.
+
+    If the weights are damaged, the state keeps the best weights that training has evaluated.
+
+    Args:
+        context: the run.
+        checkpoint: the checkpoint.
+        epoch: passes over the training rows until the checkpoint.
+        folder: URI of the checkpoint, with a slash at the end.
+
+    Returns:
+        The state, without best weights if there are none; None if the state cannot be read.
+    """
+    step = checkpoint.manifest.step
     try:
-        return LoopState.model_validate(checkpoint.manifest.loop) if checkpoint else None
+        state = LoopState.model_validate(checkpoint.manifest.loop)
     except ValidationError:
         return None
+    if state.evaluated_at(step):
+        return state
+    try:
+        return _evaluated(context, state, step, epoch, checkpoint.name, folder)
+    except StageFailure as failure:
+        if failure.reason != best_weights.DAMAGED_CHECKPOINT:
+            raise
+        log.warning("the weights of step %d are not evaluated: %s", step, failure.message)
+        return state
 
 
 def _evaluated(
@@ -82,7 +104,8 @@ def _evaluated(
     prepared, task = context.prepared, context.task
     primary = context.config.run.evaluation.primary_metric
     on_bytes = beat_on_bytes(context.heartbeat, Activity.EVALUATING)
-    with ready(context, context.load_model()) as model:
+    # Training has computed all earlier scores with quantized weights if the job requests them.
+    with ready(context, context.load_for_training()) as model:
         best_weights.load(context.gang, model, context.store, folder, context.published_dtype, on_bytes)
         predictions = over_rows(
             context,

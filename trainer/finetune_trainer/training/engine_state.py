@@ -72,6 +72,16 @@ def create_moments(engine: Any, updates: int) -> None:
             state[master][moment] = torch.zeros_like(master, memory_format=torch.preserve_format)
 
 
+def complete_moments(engine: Any) -> None:
+    """Creates the moments of Adam if the engine has made no update yet: the first step was skipped.
+
+    Args:
+        engine: a DeepSpeed engine with the fused AdamW of PyTorch, after a step.
+    """
+    if not engine.basic_optimizer.state:
+        create_moments(engine, 0)
+
+
 @torch.no_grad()
 def share_weights(engine: Any) -> None:
     """Copies the float32 weights of all ranks into the weights of the model. A collective operation."""

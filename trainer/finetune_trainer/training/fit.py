@@ -163,7 +163,7 @@ class _Training:
         return step
 
     def _begin(self) -> None:
-        """Compares the ranks, and makes up for an evaluation before which the attempt before ended."""
+        """Compares the ranks, and evaluates now if the previous attempt ended before this evaluation."""
         self._began = time.monotonic()
         self._compare_ranks()
         self.context.heartbeat.beat(Activity.TRAINING)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from finetune_trainer.contract import Activity
+from finetune_trainer.data.batches import steps_per_epoch
 from finetune_trainer.heartbeat import beat_on_bytes
 from finetune_trainer.models import methods, older_readers, older_tokenizers, saved_files
 from finetune_trainer.models.lineage import lineage_of
@@ -70,6 +71,7 @@ def build_record(context: Context, outcome: Outcome) -> TrainingRecord:
     context.heartbeat.beat(Activity.EVALUATING_TUNED)
     trained, parameters = methods.count_parameters(outcome.model)
     settings: Any = outcome.model.config
+    ended_early, skipped_step = facts_of_steps(context, tuned.steps)
     return TrainingRecord(
         evaluation=task.metrics.evaluation(inputs, outcome.baseline, outcome.predictions),
         task=task.report.record(
@@ -78,8 +80,8 @@ def build_record(context: Context, outcome: Outcome) -> TrainingRecord:
         best=tuned.best,
         history=tuned.history,
         curve=tuned.curve,
-        ended_early=tuned.steps if context.config.finish else None,
-        skipped_step=context.config.skipped_step,
+        ended_early=ended_early,
+        skipped_step=skipped_step,
         head_init=context.head.init if context.head else None,
         rows={
             "train": len(prepared.train),
@@ -101,6 +103,19 @@ def build_record(context: Context, outcome: Outcome) -> TrainingRecord:
         tokens_per_second=tuned.tokens_per_second,
         versions=versions(),
     )
+
+
+def facts_of_steps(context: Context, steps: int) -> tuple[int | None, int | None]:
+    """The last step of a training that ended early, and the skipped step; each None if there is none.
+
+    Args:
+        context: the run.
+        steps: number of completed steps.
+    """
+    chosen, skipped = context.chosen, context.config.skipped_step
+    planned = chosen.epochs * steps_per_epoch(len(context.prepared.train), chosen.batch_size)
+    ended_early = steps if steps < planned else None
+    return ended_early, skipped if skipped is not None and skipped <= steps else None
 
 
 def upload(
