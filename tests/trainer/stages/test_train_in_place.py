@@ -34,7 +34,8 @@ def staged_model(store: Store, config: TrainConfig) -> dict[str, bytes]:
 def run_pod(config: TrainConfig, paths: Paths) -> TerminationMessage:
     """Runs the pod until its end."""
     paths.config.write_text(config.model_dump_json(by_alias=True))
-    environment = {**os.environ, "POD_UID": UID, "OMP_NUM_THREADS": "1"}
+    repository = str(Path(__file__).parents[3])
+    environment = {**os.environ, "POD_UID": UID, "OMP_NUM_THREADS": "1", "PYTHONPATH": repository}
     with (paths.root / "log").open("w") as log:
         pod = subprocess.Popen(
             [sys.executable, str(KILLED_ONCE), "supervise", str(paths.root)],
