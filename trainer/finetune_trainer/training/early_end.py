@@ -50,7 +50,7 @@ def finish(context: Context) -> Tuned:
             FailureClass.STORAGE,
             "CheckpointMissing",
             f"the training should end early, but no usable checkpoint lies below {root}",
-            "set spec.finishTraining to false to train on",
+            "the next attempt trains until its first checkpoint; check who deletes objects in this folder",
         )
     log.info("ended early at step %d of %d", step, context.chosen.epochs * per_epoch)
     seconds = max(state.step_seconds, 1e-9)
