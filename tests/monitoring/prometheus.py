@@ -53,11 +53,13 @@ def prometheus(folder: Path, config: dict[str, Any], *, lookback: str = "5m") ->
 def _address(process: subprocess.Popen[str]) -> str:
     """Reads the log until Prometheus serves requests, and returns host and port."""
     assert process.stderr is not None
-    read, address = [], ""
+    read, address, ready = [], "", False
+    # The order of the two lines is not fixed.
     for line in process.stderr:
         read.append(line)
         if found := re.search(r'msg="Listening on" address=(\S+)', line):
             address = found[1]
-        if address and "ready to receive web requests" in line:
+        ready |= "ready to receive web requests" in line
+        if address and ready:
             return address
     raise RuntimeError("".join(read))
