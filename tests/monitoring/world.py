@@ -59,6 +59,8 @@ class Try:
     node: str = ""
     reason: str = "WaitingForPods"
     """Why the job waits."""
+    cause: str = ""
+    """Reason of the failure."""
 
 
 @dataclass(frozen=True)
@@ -166,9 +168,9 @@ SCRIPTS = (
         60,
         (
             Try("Prepare", 1, 5),
-            Try("Train", 2, 9, "Hang", "gpu-b2"),
+            Try("Train", 2, 9, "Internal", "gpu-b2", cause="RankKilled"),
             Try("Train", 2, 9, "Communication", "gpu-b2"),
-            Try("Train", 2, 9, "Hang", "gpu-b2"),
+            Try("Train", 2, 9, "Internal", "gpu-b2", cause="RankKilled"),
         ),
         gpus=4,
         nodes=("gpu-a2", "gpu-b2"),
@@ -322,6 +324,8 @@ def attempt_status(script: Script, attempt: Attempt, minute: int) -> dict[str, A
         status |= {"endTime": at(attempt.end), "outcome": "Failed" if what.failure else "Succeeded"}
         if what.failure:
             status |= {"class": what.failure, "node": what.node}
+        if what.cause:
+            status["reason"] = what.cause
     if what.stage == "Train" and minute >= attempt.since:
         status |= steps_of(attempt, minute)
         if gpus:
