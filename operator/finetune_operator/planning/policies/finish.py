@@ -1,6 +1,7 @@
 """Ends training early where `spec.finishTraining` is set; the next attempt takes the best weights. Pure."""
 
 from finetune_operator.names import Reason, State
+from finetune_operator.planning.policies.stopping import STOPPING_SECONDS
 from finetune_operator.planning.stages import finishes, stage_of
 from finetune_operator.planning.types import Decision, PlanInput, Stop
 from finetune_operator.rendering.trainer_config import ResolvedRun
@@ -36,7 +37,7 @@ def check(inputs: PlanInput) -> Decision | None:
         Reason.STOPPING,
         "Train ends early: its pods save a checkpoint and stop. The next attempt publishes the best weights.",
         stop=Stop("Suspended", Reason.FINISHED_BY_USER, message),
-        requeue_after=10,
+        requeue_after=STOPPING_SECONDS,
     )
 
 
@@ -47,7 +48,7 @@ def _train_on(number: int) -> Decision:
         Reason.STOPPING,
         f"{message} The next attempt resumes training.",
         stop=Stop("Suspended", Reason.FINISHED_BY_USER, message),
-        requeue_after=10,
+        requeue_after=STOPPING_SECONDS,
     )
 
 

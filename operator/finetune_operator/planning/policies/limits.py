@@ -8,18 +8,16 @@ from dataclasses import dataclass
 
 from finetune_operator.api.fields import seconds_of
 from finetune_operator.names import Reason, State
-from finetune_operator.planning.lookup import live_run_pods
 from finetune_operator.planning.policies import restart
+from finetune_operator.planning.policies.stopping import hold_while_pods_stop
 from finetune_operator.planning.stages import stage_of, train_attempts
 from finetune_operator.planning.types import Decision, PlanInput, Stop
 from finetune_operator.planning.usage import active_seconds, gpu_seconds
-from finetune_operator.planning.wording import count, duration
+from finetune_operator.planning.wording import duration
 from finetune_operator.rendering.stage_pods import STAGE_PODS
 from finetune_trainer.contract import Stage
 
 HOUR = 3600
-STOPPING_SECONDS = 10
-"""Seconds until the next reconcile while pods stop."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +48,9 @@ def check(inputs: PlanInput) -> Decision | None:
     if running := inputs.running:
         message = f"{running.stage} attempt {running.number} was stopped: {limit.message}"
         stop = Stop("Suspended", limit.reason, message)
-    if pods := live_run_pods(inputs):
-        return Decision(
-            State.WAITING,
-            Reason.STOPPING,
-            f"{limit.reached} {count(len(pods), 'pod is', 'pods are')} still stopping.",
-            stop=stop,
-            requeue_after=STOPPING_SECONDS,
-        )
-    return Decision(State.FAILED, limit.reason, f"{limit.message}{_result(inputs, limit)}", stop=stop)
+    return hold_while_pods_stop(inputs, limit.reached, stop) or Decision(
+        State.FAILED, limit.reason, f"{limit.message}{_result(inputs, limit)}", stop=stop
+    )
 
 
 def seconds_left(inputs: PlanInput) -> float | None:
