@@ -232,8 +232,7 @@ class Kubelet:
     def bind(self, pods: Iterable[Any]) -> None:
         """As the scheduler would: from now on a deleted pod gets its grace period.
 
-        There is no such node, which the garbage collector of pods notices after 40 s and then remembers: so
-        each test has one of its own.
+        No such node exists, so the control plane runs without the garbage collector of pods.
         """
         for pod in pods:
             name = pod["metadata"]["name"]

@@ -46,7 +46,7 @@ def test_deleted_in_prepare(scene: Scene) -> None:
 
 
 def test_deleted_in_train_with_an_upload_that_nobody_ends(scene: Scene) -> None:
-    scene.apply(tiny("middle", scene, training={"epochs": 200}, resources={"nodes": 2}))
+    scene.apply(tiny("middle", scene, training={"epochs": 1000}, resources={"nodes": 2}))
     training(scene, "middle", count=2)
     key = scene.runs(scene.job("middle")["metadata"]["uid"]) + "staging/1-left/model.safetensors"
     begin_upload(scene, key)

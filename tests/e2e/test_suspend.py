@@ -18,7 +18,7 @@ from tests.e2e.scene import (
 
 
 def test_a_training_is_suspended_resumed_and_ended_early(scene: Scene) -> None:
-    scene.apply(tiny("pause", scene, training={"epochs": 60}, resources={"nodes": 2}))
+    scene.apply(tiny("pause", scene, training={"epochs": 1000}, resources={"nodes": 2}))
     training(scene, "pause", count=2)
     scene.kubectl("patch", "ftj", "pause", "--type=merge", "-p", '{"spec":{"suspend":true}}')
     log.info("pods were gone after %.1f s", pods_gone(scene, seconds=GRACE_SECONDS, ended=False))

@@ -107,6 +107,7 @@ def stage(tiny_base: Path, learnable: Prepared, paths: Paths, store: Store) -> S
             history,
             (point,),
             steps=13,
+            epochs=1.0,
             seconds=9.0,
             rows_per_second=11.0,
             tokens_per_second=80.0,
