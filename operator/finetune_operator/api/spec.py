@@ -427,6 +427,11 @@ class FailurePolicySpec(Model):
     """Reaction to a loss or gradient that is not finite. Fail: the job fails. RollBack: the next attempt of
     Train resumes from the newest checkpoint and skips the optimizer step, whose rows then change no weights;
     if a loss or gradient is not finite again, the job fails. Default: Fail."""
+    on_train_failure: Literal["Fail", "Finish"] = "Fail"
+    """Reaction to a training that cannot go on: Train has failed and gets no further attempt, or the job has
+    reached activeDeadline or maxGpuHours. Fail: the job fails. Finish: the next attempt of Train makes no
+    further steps and measures the best weights so far, which the job then publishes, as with finishTraining.
+    That attempt has no limit. If no checkpoint exists, the job fails. Default: Fail."""
     hang_timeout: Annotated[str, duration("1m", "24h")] | None = None
     """Time without a heartbeat after which a process counts as hanging, in seconds, minutes or hours, from 1m
     to 24h, for example 20m. The pod of the process then ends all its processes, and the attempt fails with
@@ -436,12 +441,13 @@ class FailurePolicySpec(Model):
     """Longest time for which the pods of the job may run, all attempts together, in seconds, minutes or
     hours, from 1m to 8760h, for example 72h. Only time in which all pods of an attempt run counts: queues,
     waiting for nodes and suspension do not count. After that time, the pods save a checkpoint and end, and
-    the job fails with the reason ActiveDeadlineExceeded. The limit does not end Publish: a trained model is
-    published. Default: no limit."""
+    the job fails with the reason ActiveDeadlineExceeded, or ends as onTrainFailure says. The limit does not
+    end Publish: a trained model is published. Default: no limit."""
     max_gpu_hours: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Maximum number of GPU hours of the job, from 1 to 1000000: the sum over all attempts of Train of the
     time for which their pods hold GPUs, in hours x GPUs. When the job has used that time, the pods save a
-    checkpoint and end, and the job fails with the reason GpuBudgetExhausted. Default: no limit."""
+    checkpoint and end, and the job fails with the reason GpuBudgetExhausted, or ends as onTrainFailure says.
+    Default: no limit."""
 
 
 class TtlSpec(Model):

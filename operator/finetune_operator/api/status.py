@@ -203,7 +203,7 @@ class AttemptStatus(Model):
     Absent if there was none."""
     finishes: bool | None = None
     """True if the attempt of Train makes no steps, and measures the best weights of the checkpoints instead,
-    because spec.finishTraining is set."""
+    because of spec.finishTraining or spec.failurePolicy.onTrainFailure."""
     diverged_step: PositiveInt | None = None
     """Optimizer step whose loss or gradient was not finite, which ended the attempt of Train. The attempt
     may have reached a later step before a restart in place. Absent if the attempt had another end, or if no

@@ -3,11 +3,19 @@
 from finetune_operator.api import AttemptStatus
 from finetune_operator.names import ANNOTATION_SPEC_DIGEST, LABEL_ATTEMPT, Reason, State
 from finetune_operator.objects import Manifest, is_subset, label, pods_of
-from finetune_operator.planning import gang_size, name_conflict, pending, sick_nodes
+from finetune_operator.planning import early_end, gang_size, job_limits, name_conflict, pending, sick_nodes
 from finetune_operator.planning.attempts import next_number
 from finetune_operator.planning.lookup import find_job, readback_name, readback_number
-from finetune_operator.planning.policies import deadline, limits
-from finetune_operator.planning.stages import FIRST_STAGE, STAGES, build_readback_job, stage_of
+from finetune_operator.planning.policies import deadline
+from finetune_operator.planning.restart_budget import furthest_step
+from finetune_operator.planning.stages import (
+    FIRST_STAGE,
+    STAGES,
+    NextAttempt,
+    build_readback_job,
+    stage_of,
+    train_attempts,
+)
 from finetune_operator.planning.types import Decision, PlanInput
 from finetune_operator.rendering.cleanup_record import cleanup_record
 from finetune_operator.rendering.network import network_policy, service
@@ -22,10 +30,11 @@ LOOK_AGAIN_SECONDS = 15
 
 def complete(inputs: PlanInput) -> Decision:
     """Ends a job whose stages are all done."""
+    results = [STAGES[stage].summarize(inputs.status) for stage in (Stage.TRAIN, Stage.PUBLISH)]
     return Decision(
         State.SUCCEEDED,
         Reason.COMPLETED,
-        " ".join(STAGES[stage].summarize(inputs.status) for stage in (Stage.TRAIN, Stage.PUBLISH)),
+        " ".join([*results, *_early_end(inputs)]),
     )
 
 
@@ -34,16 +43,17 @@ def start_next_attempt(inputs: PlanInput) -> Decision:
     stage, resolved = inputs.stage, inputs.resolution
     if stage is None or not isinstance(resolved, ResolvedRun):
         raise AssertionError("decide and the requirements policy exclude this state")
-    number = next_number(inputs, stage)
+    attempt = _next_attempt(inputs, stage)
+    what = f"{stage} attempt {attempt.number} begins"
     apply, record = _missing_objects(inputs, resolved, stage)
     build = STAGES[stage].build_job
-    create = (*record, build(inputs.job, resolved, inputs.settings, inputs.status, number, _gang(inputs)))
+    create = (*record, build(inputs.job, resolved, inputs.settings, inputs.status, attempt))
     if held := name_conflict.check(inputs, (*apply, *create)):
         return held
     return Decision(
-        _state(stage, number, started=False),
+        _state(stage, attempt.number, started=False),
         Reason.IN_PROGRESS,
-        f"{stage} attempt {number} begins.",
+        f"{what} without further steps. {early_end.cause(inputs)}" if attempt.finish else f"{what}.",
         apply=apply,
         create=create,
         requeue_after=LOOK_AGAIN_SECONDS,
@@ -68,7 +78,7 @@ def watch_running_attempt(inputs: PlanInput) -> Decision:
             return _read_back(inputs, apply, create)
     job = find_job(inputs.observed, name)
     state, left = STAGES[stage].state, deadline.remaining(inputs)
-    timers = [left and left[0], limits.seconds_left(inputs)]
+    timers = [left and left[0], job_limits.seconds_left(inputs)]
     again = [max(1.0, timer) for timer in timers if timer is not None]
     if progress_of_attempt.requeue_after:
         again.append(progress_of_attempt.requeue_after)
@@ -94,14 +104,25 @@ def watch_running_attempt(inputs: PlanInput) -> Decision:
     )
 
 
-def _gang(inputs: PlanInput) -> Gang:
-    """The pods of the next Train attempt."""
+def _next_attempt(inputs: PlanInput, stage: Stage) -> NextAttempt:
     nodes = gang_size.next_nodes(inputs)
-    return Gang(
+    gang = Gang(
         nodes=nodes,
         extra_rendezvous_seconds=gang_size.extra_seconds(inputs.job, nodes),
         avoided_nodes=sick_nodes.avoided(inputs),
     )
+    finish = stage is Stage.TRAIN and early_end.finishes(inputs)
+    return NextAttempt(next_number(inputs, stage), gang, finish)
+
+
+def _early_end(inputs: PlanInput) -> list[str]:
+    """A sentence about a training that ended before its last step."""
+    tries, chosen = train_attempts(inputs.status.attempts), inputs.status.chosen
+    if chosen is None or not tries or not tries[-1].finishes:
+        return []
+    cause = next((a.reason for a in reversed(tries) if not a.finishes), None)
+    why = f" ({cause})" if cause else ""
+    return [f"Training ended early at step {furthest_step(tries)} of {chosen.total_steps}{why}."]
 
 
 def _read_back(inputs: PlanInput, apply: tuple[Manifest, ...], create: tuple[Manifest, ...]) -> Decision:

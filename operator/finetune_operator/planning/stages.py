@@ -13,13 +13,20 @@ from finetune_operator.objects import Manifest
 from finetune_operator.planning import micro_batch, results
 from finetune_operator.planning.divergence import step_to_skip
 from finetune_operator.rendering.jobs import stage_job
-from finetune_operator.rendering.pods import UNKNOWN_NEEDS, Gang, Needs
+from finetune_operator.rendering.pods import UNKNOWN_NEEDS, WHOLE_GANG, Gang, Needs
 from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_operator.settings import Deadlines, Settings
 from finetune_trainer.contract import Chosen, Digest, FailureClass, Stage
 
-CHECKPOINT_MISSING = "CheckpointMissing"
-"""Reason of an attempt of Train that finishes and finds no complete checkpoint of the run."""
+
+@dataclass(frozen=True)
+class NextAttempt:
+    """The decisions about the next attempt of a stage. Only Train reads more than the number."""
+
+    number: int
+    gang: Gang = WHOLE_GANG
+    finish: bool = False
+    """Whether the attempt makes no steps; see `early_end.finishes`."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +39,8 @@ class StageRow:
     """The condition that is True when the stage is done."""
     deadline: Callable[[Deadlines], int]
     """How many seconds the pods of an attempt may run."""
-    build_job: Callable[[FineTuneJob, ResolvedRun, Settings, FineTuneJobStatus, int, Gang], Manifest]
-    """Builds the Job of the attempt with the given number. Only Train reads the gang."""
+    build_job: Callable[[FineTuneJob, ResolvedRun, Settings, FineTuneJobStatus, NextAttempt], Manifest]
+    """Builds the Job of the next attempt."""
     has_result: Callable[[FineTuneJobStatus], bool]
     """Whether the status holds a result of the stage, for whatever spec."""
     accept_result: Callable[[FineTuneJobStatus, Any], FineTuneJobStatus]
@@ -88,17 +95,6 @@ def choose_for_train(status: FineTuneJobStatus, run: ResolvedRun) -> Chosen | No
     return chosen
 
 
-def finishes(job: FineTuneJob, status: FineTuneJobStatus, digest: str) -> bool:
-    """Whether the next attempt of Train makes no steps: the job ends training, and has a checkpoint.
-
-    Checkpoints of attempts up to an attempt that found none (CHECKPOINT_MISSING) no longer exist.
-    """
-    tries = [a for a in train_attempts(status.attempts) if a.spec_digest == digest]
-    missing = [number for number, a in enumerate(tries, 1) if a.reason == CHECKPOINT_MISSING]
-    left = tries[missing[-1] :] if missing else tries
-    return job.spec.finish_training and any(a.checkpoint_step for a in left)
-
-
 def _earlier(status: FineTuneJobStatus, run: ResolvedRun) -> list[AttemptStatus]:
     """The Train attempts of the current spec, oldest first."""
     return [a for a in train_attempts(status.attempts) if a.spec_digest == run.spec_digest]
@@ -112,9 +108,9 @@ def build_readback_job(
 
 
 def _build_prepare_job(
-    job: FineTuneJob, run: ResolvedRun, settings: Settings, _: FineTuneJobStatus, number: int, _gang: Gang
+    job: FineTuneJob, run: ResolvedRun, settings: Settings, _: FineTuneJobStatus, attempt: NextAttempt
 ) -> Manifest:
-    return stage_job(job, run, settings, Stage.PREPARE, number)
+    return stage_job(job, run, settings, Stage.PREPARE, attempt.number)
 
 
 def _build_train_job(
@@ -122,10 +118,9 @@ def _build_train_job(
     run: ResolvedRun,
     settings: Settings,
     status: FineTuneJobStatus,
-    number: int,
-    gang: Gang,
+    attempt: NextAttempt,
 ) -> Manifest:
-    chosen = choose_for_train(status, run)
+    chosen, gang = choose_for_train(status, run), attempt.gang
     if chosen and gang.nodes:
         chosen = micro_batch.with_world(chosen, gang.nodes * run.run.world.processes_per_node)
     return stage_job(
@@ -133,11 +128,11 @@ def _build_train_job(
         run,
         settings,
         Stage.TRAIN,
-        number,
+        attempt.number,
         chosen=chosen,
         gang=gang,
         prepared=_data_digest(status),
-        finish=finishes(job, status, run.spec_digest),
+        finish=attempt.finish,
         skipped_step=step_to_skip(_earlier(status, run)),
         needs=Needs(status.memory.train, status.memory.scratch) if status.memory else UNKNOWN_NEEDS,
     )
@@ -148,15 +143,14 @@ def _build_publish_job(
     run: ResolvedRun,
     settings: Settings,
     status: FineTuneJobStatus,
-    number: int,
-    _gang: Gang,
+    attempt: NextAttempt,
 ) -> Manifest:
     return stage_job(
         job,
         run,
         settings,
         Stage.PUBLISH,
-        number,
+        attempt.number,
         chosen=status.chosen,
         prepared=_data_digest(status),
         needs=Needs(status.memory.publish, status.memory.scratch) if status.memory else UNKNOWN_NEEDS,

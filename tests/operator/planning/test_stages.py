@@ -1,7 +1,7 @@
 """The tables of stages, and when the result of a stage counts."""
 
 from finetune_operator.names import Condition
-from finetune_operator.planning.stages import STAGES, finishes, is_done
+from finetune_operator.planning.stages import STAGES, is_done
 from finetune_operator.rendering.stage_pods import STAGE_PODS
 from finetune_trainer.contract import Stage
 from tests.operator import scenes
@@ -37,19 +37,3 @@ def test_the_data_of_the_newest_spec_does_not_count_for_an_earlier_one() -> None
 
     assert is_done(status, Stage.PREPARE, second.spec_digest)
     assert not is_done(status, Stage.PREPARE, first.spec_digest)
-
-
-def test_a_job_without_checkpoints_trains_although_it_ends_training() -> None:
-    saved = {"stage": "Train", "outcome": "Suspended", "reason": "FinishedByUser", "checkpointStep": 110}
-    missing = {"stage": "Train", "outcome": "Failed", "class": "Storage", "reason": "CheckpointMissing"}
-    missing |= {"message": "m", "checkpointStep": 110}
-
-    def ends(*attempts: dict[str, object]) -> bool:
-        numbered = [each | {"number": number} for number, each in enumerate(attempts, 1)]
-        job = scenes.job_of({"spec": {"finishTraining": True}, "status": {"attempts": numbered}})
-        assert job.status
-        return finishes(job, job.status, job.status.attempts[-1].spec_digest)
-
-    assert ends(saved)
-    assert not ends(saved, missing)
-    assert ends(saved, missing, saved)

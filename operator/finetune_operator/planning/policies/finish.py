@@ -1,8 +1,9 @@
 """Ends training early where `spec.finishTraining` is set; the next attempt takes the best weights. Pure."""
 
 from finetune_operator.names import Reason, State
+from finetune_operator.planning import early_end
 from finetune_operator.planning.policies.stopping import STOPPING_SECONDS
-from finetune_operator.planning.stages import finishes, stage_of
+from finetune_operator.planning.stages import stage_of
 from finetune_operator.planning.types import Decision, PlanInput, Stop
 from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_trainer.contract import Stage
@@ -15,7 +16,8 @@ def check(inputs: PlanInput) -> Decision | None:
     they end. Without a checkpoint there is nothing to publish, so the attempt goes on until its first
     checkpoint. After the last step, the attempt already measures its best weights.
 
-    An attempt that finishes is stopped if `spec.finishTraining` is false again.
+    An attempt that finishes is stopped if training is not over any more: `spec.finishTraining` is false
+    again, or a change of `spec.failurePolicy` permits further steps.
 
     An attempt is stopped only if the next attempt can be built, and if no pod has failed: the cause of a
     failure is recorded first.
@@ -26,23 +28,23 @@ def check(inputs: PlanInput) -> Decision | None:
     if not isinstance(inputs.resolution, ResolvedRun) or progress is None or progress.kind != "going":
         return None
     if running.finishes:
-        return None if inputs.job.spec.finish_training else _train_on(running.number)
-    if not inputs.job.spec.finish_training or _all_steps_done(inputs):
+        return None if early_end.is_over(inputs) else _train_on(running.number)
+    if not inputs.job.spec.finish_training or early_end.all_steps_done(inputs):
         return None
-    if not finishes(inputs.job, inputs.status, inputs.digest) and not _has_checkpoint(inputs):
+    if not early_end.has_checkpoint(inputs.status, inputs.digest) and not _has_checkpoint(inputs):
         return None
     message = f"spec.finishTraining was set during Train attempt {running.number}."
     return Decision(
         State.WAITING,
         Reason.STOPPING,
-        "Train ends early: its pods save a checkpoint and stop. The next attempt publishes the best weights.",
+        early_end.ANNOUNCEMENT,
         stop=Stop("Suspended", Reason.FINISHED_BY_USER, message),
         requeue_after=STOPPING_SECONDS,
     )
 
 
 def _train_on(number: int) -> Decision:
-    message = f"spec.finishTraining was set to false during Train attempt {number}."
+    message = f"spec.finishTraining or spec.failurePolicy changed during Train attempt {number}."
     return Decision(
         State.WAITING,
         Reason.STOPPING,
@@ -56,11 +58,3 @@ def _has_checkpoint(inputs: PlanInput) -> bool:
     """Whether the running attempt has reported a checkpoint: now, or in the stored progress."""
     reports = (inputs.observed.progress, inputs.status.progress)
     return any(report.checkpoint_step for report in reports if report)
-
-
-def _all_steps_done(inputs: PlanInput) -> bool:
-    """Whether the running attempt has reported that it has made its last step."""
-    report = inputs.observed.progress or inputs.status.progress
-    if report is None or report.step is None or report.total_steps is None:
-        return False
-    return report.step >= report.total_steps

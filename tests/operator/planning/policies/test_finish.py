@@ -79,5 +79,5 @@ def test_an_attempt_that_no_other_could_follow_goes_on() -> None:
 
 def test_an_attempt_that_finishes_ends_if_training_shall_go_on() -> None:
     assert finish.check(inputs_of(finishes=True, news=SAVED)) is None
-    again = ("Suspended", "spec.finishTraining was set to false during Train attempt 1.")
+    again = ("Suspended", "spec.finishTraining or spec.failurePolicy changed during Train attempt 1.")
     assert stopped(finish.check(inputs_of(wanted=False, finishes=True))) == again

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from finetune_operator.api import AttemptStatus, FailurePolicySpec
 from finetune_operator.names import Reason
 from finetune_operator.planning.attempt_history import LONGEST, shorten
-from finetune_operator.planning.policies.restart import GiveUp, verdict
 from finetune_operator.planning.resolution import resolve
 from finetune_operator.planning.restart_budget import delay
 from finetune_operator.planning.types import PlanInput
+from finetune_operator.planning.verdict import GiveUp, verdict
 from finetune_trainer.contract import Stage
 from tests.operator import scenes
 
