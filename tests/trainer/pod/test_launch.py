@@ -48,8 +48,9 @@ def test_an_attempt_may_have_fewer_pods_than_the_run() -> None:
 
 
 def test_variables_of_the_pod_take_precedence() -> None:
-    found = started(Stage.TRAIN, OMP_NUM_THREADS="7", MALLOC_TRIM_THRESHOLD_="9").environment
-    assert (found["OMP_NUM_THREADS"], found["MALLOC_TRIM_THRESHOLD_"]) == ("7", "9")
+    given = {"OMP_NUM_THREADS": "7", "MALLOC_TRIM_THRESHOLD_": "9", "TORCHDYNAMO_DISABLE": "0"}
+    found = started(Stage.TRAIN, **given).environment
+    assert {name: found[name] for name in given} == given
     assert found["MALLOC_MMAP_THRESHOLD_"] == MALLOC["MALLOC_MMAP_THRESHOLD_"]
 
 

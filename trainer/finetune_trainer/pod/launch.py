@@ -16,6 +16,9 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "104857
 """Makes the C library return freed tensors of at least 1 MiB to the system, see mallopt(3). By default, the C
 library keeps freed blocks of up to 32 MiB, and a process on CPUs needed 20 % more memory. Measured with 81
 million parameters: 2.6 GB instead of 3.1 GB, and 4 % more time for each step."""
+COMPILER = {"TORCHDYNAMO_DISABLE": "1"}
+"""Keeps bitsandbytes from loading the compiler of torch, which the trainer does not use. A rank needs 10 s
+instead of 11 s of CPU time for its imports."""
 
 
 @dataclass(frozen=True)
@@ -107,4 +110,4 @@ def _environment(inherited: Mapping[str, str], threads: int) -> dict[str, str]:
 
     Without OMP_NUM_THREADS, torchrun uses 1 thread for each process, and torch uses all CPUs of the host.
     """
-    return {"OMP_NUM_THREADS": str(threads), **MALLOC, **inherited, "PYTHONUNBUFFERED": "1"}
+    return {"OMP_NUM_THREADS": str(threads), **MALLOC, **COMPILER, **inherited, "PYTHONUNBUFFERED": "1"}
