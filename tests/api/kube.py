@@ -18,6 +18,7 @@ KINDS = {
     "Job": "/apis/batch/v1/namespaces/{}/jobs",
     "ControllerRevision": "/apis/apps/v1/namespaces/{}/controllerrevisions",
     "Pod": "/api/v1/namespaces/{}/pods",
+    "ConfigMap": "/api/v1/namespaces/{}/configmaps",
     "Service": "/api/v1/namespaces/{}/services",
     "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
     "Event": "/apis/events.k8s.io/v1/namespaces/{}/events",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from minio import Minio
 from devcluster.cluster import Cluster
 from devcluster.places import DevclusterError
 from examples import demo
+from tests.api.kube import Kube
 
 ROOT = Path(__file__).parents[2]
 Manifest = dict[str, Any]
@@ -33,6 +35,8 @@ END_SECONDS = 1800.0
 """For a whole tiny job, which takes about a minute on an idle machine."""
 DEMO_SECONDS = 2700
 """For a whole demo, which takes three to six minutes on an idle machine."""
+OPERATOR = ("-n", demo.SYSTEM, "-l", "app.kubernetes.io/name=finetune-operator")
+"""Arguments of kubectl that select the pods of the operator."""
 log = logging.getLogger(__name__)
 
 
@@ -48,19 +52,24 @@ class Scene:
     def kubectl(self, *arguments: str, given: Manifest | None = None) -> str:
         return demo.kubectl(self.target, "-n", self.namespace, *arguments, given=given)
 
+    @cached_property
+    def api(self) -> Kube:
+        """For repeated looks: each start of kubectl needs a tenth of a second of CPU time."""
+        assert self.target.kubeconfig
+        return Kube(self.target.kubeconfig)
+
     def get(self, kind: str, name: str) -> Manifest | None:
-        told = self.kubectl("get", kind, name, "-o", "json", "--ignore-not-found")
-        return json.loads(told) if told.strip() else None
+        found: Manifest | None = self.api.find(kind, self.namespace, name)
+        return found
 
     def all_of(self, kind: str, selector: str = "") -> list[Manifest]:
-        items: list[Manifest] = json.loads(self.kubectl("get", kind, "-l", selector, "-o", "json"))["items"]
-        return items
+        return self.api.list(kind, self.namespace, selector)
 
     def apply(self, manifest: Manifest) -> None:
         self.kubectl("apply", "-f", "-", given=manifest)
 
     def job(self, name: str) -> Manifest:
-        found = self.get("ftj", name)
+        found = self.get("FineTuneJob", name)
         assert found is not None, f"FineTuneJob {name} is gone"
         return found
 
@@ -68,7 +77,7 @@ class Scene:
         """Pods of runs, none of a cleanup; without those that have ended, if asked."""
         return [
             pod
-            for pod in self.all_of("pods", "finetune.dev/role=run")
+            for pod in self.all_of("Pod", "finetune.dev/role=run")
             if ended or pod["status"].get("phase") not in ("Succeeded", "Failed")
         ]
 
@@ -235,7 +244,7 @@ def pods_running(scene: Scene, stage: str, count: int = 1, attempt: int = 1) -> 
         wanted = f"finetune.dev/stage={stage},finetune.dev/attempt={attempt},finetune.dev/role=run"
         running = [
             pod
-            for pod in scene.all_of("pods", wanted)
+            for pod in scene.all_of("Pod", wanted)
             if any("running" in c["state"] for c in pod["status"].get("containerStatuses", ()))
         ]
         return running if len(running) == count else None
@@ -275,12 +284,12 @@ def cleaned_up(scene: Scene, uid: str, *, seconds: float = SLOW_SECONDS) -> None
 
     def left() -> str:
         jobs = [
-            (j["metadata"]["name"], j["status"]) for j in scene.all_of("jobs", f"finetune.dev/job-uid={uid}")
+            (j["metadata"]["name"], j["status"]) for j in scene.all_of("Job", f"finetune.dev/job-uid={uid}")
         ]
         return f"{scene.objects(prefix)}, {jobs}"
 
     def clean() -> bool:
-        record = scene.all_of("controllerrevisions", f"finetune.dev/job-uid={uid}")
+        record = scene.all_of("ControllerRevision", f"finetune.dev/job-uid={uid}")
         return not record and not scene.objects(prefix)
 
     until(f"{prefix} is cleaned up", seconds, clean, left, pause=1)
@@ -304,6 +313,15 @@ def processes(pod: Manifest, program: str) -> list[int]:
         if ours and program in words:
             found.append(int(folder.name))
     return sorted(found)
+
+
+def kill_operator(scene: Scene) -> None:
+    """SIGKILL; then the pod is replaced, because the kubelet's back-off for crashes would outlast the job."""
+    pods = json.loads(demo.kubectl(scene.target, "get", "pods", *OPERATOR, "-o", "json"))["items"]
+    for pod in pods:
+        for pid in processes(pod, "finetune_operator"):
+            os.kill(pid, signal.SIGKILL)
+    demo.kubectl(scene.target, "delete", "pods", *OPERATOR, "--force", "--grace-period=0")
 
 
 @contextmanager

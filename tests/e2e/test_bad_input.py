@@ -86,4 +86,4 @@ def test_plain_http_is_refused_before_any_pod_is_made(scene: Scene) -> None:
     job = failed(scene, "open", "StorageInsecure")
     assert endpoint in job["status"]["message"]
     assert not attempts(job)
-    assert not scene.all_of("jobs")
+    assert not scene.all_of("Job")

@@ -33,7 +33,7 @@ def nothing_is_left(scene: Scene, uid: str) -> None:
 
     def children() -> list[str]:
         selector = f"finetune.dev/job-uid={uid},finetune.dev/role!=cleanup"
-        kinds = ("jobs", "pods", "services", "networkpolicies")
+        kinds = ("Job", "Pod", "Service", "NetworkPolicy")
         return [o["metadata"]["name"] for kind in kinds for o in scene.all_of(kind, selector)]
 
     until("no child is left", SLOW_SECONDS, lambda: not children(), lambda: str(children()))

@@ -165,7 +165,7 @@ def test_deleted_it_leaves_the_model_and_nothing_else(shown: Shown) -> None:
         lambda: str(left(shown, uid)),
         pause=1,
     )
-    for kind in ("pods", "services", "networkpolicies", "configmaps"):
+    for kind in ("Pod", "Service", "NetworkPolicy", "ConfigMap"):
         found = shown.scene.all_of(kind, f"finetune.dev/job-uid={uid},finetune.dev/role=run")
         assert not found, [o["metadata"]["name"] for o in found]
     assert shown.file("manifest.json")

@@ -32,7 +32,7 @@ def test_helm_test_runs_a_job_and_a_target_is_told(
         )
         helm = [str(binaries.path("helm")), "test", "finetune-operator", "--namespace", demo.SYSTEM]
         demo.command([*helm, "--timeout", f"{SLOW_SECONDS:.0f}s"], target)
-        assert scene.all_of("ftj") == [], "helm test deletes a job that succeeded"
+        assert scene.all_of("FineTuneJob") == [], "helm test deletes a job that succeeded"
         told = until(
             "both events are there",
             SLOW_SECONDS,

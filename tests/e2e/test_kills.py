@@ -1,9 +1,7 @@
 """The operator killed at ten random moments of jobs: the same end as without."""
 
-import json
 import os
 import random
-import signal
 import time
 from collections import Counter
 
@@ -11,13 +9,14 @@ import pytest
 
 from examples import demo
 from tests.e2e.scene import (
+    OPERATOR,
     SLOW_SECONDS,
     Scene,
     attempts,
     cleaned_up,
     condition,
+    kill_operator,
     log,
-    processes,
     succeeded,
     tiny,
     until,
@@ -26,16 +25,6 @@ from tests.e2e.scene import (
 KILLS = 10
 SHORT_LEASE = ("--set", "settings.lease.durationSeconds=4", "--set", "settings.lease.renewSeconds=1")
 """With the usual 15 s a killed operator would do nothing during most of the job."""
-OPERATOR = ("-n", demo.SYSTEM, "-l", "app.kubernetes.io/name=finetune-operator")
-
-
-def kill_operator(scene: Scene) -> None:
-    """SIGKILL; then the pod is replaced, because the kubelet's back-off for crashes would outlast the job."""
-    pods = json.loads(demo.kubectl(scene.target, "get", "pods", *OPERATOR, "-o", "json"))["items"]
-    for pod in pods:
-        for pid in processes(pod, "finetune_operator"):
-            os.kill(pid, signal.SIGKILL)
-    demo.kubectl(scene.target, "delete", "pods", *OPERATOR, "--force", "--grace-period=0")
 
 
 def leads(scene: Scene) -> bool:
@@ -68,7 +57,7 @@ def test_killed_at_ten_random_moments_every_job_ends_the_same(scene: Scene) -> N
         job = succeeded(scene, name)
         assert attempts(job) == [(stage, 1, "Succeeded") for stage in ("Prepare", "Train", "Publish")]
         uid = job["metadata"]["uid"]
-        jobs = scene.all_of("jobs", f"finetune.dev/job-uid={uid}")
+        jobs = scene.all_of("Job", f"finetune.dev/job-uid={uid}")
         made = Counter(j["metadata"]["name"].rpartition("-")[2] for j in jobs)
         assert made == Counter({"p1": 1, "t1": 1, "u1": 1})
         scene.kubectl("delete", "ftj", name)

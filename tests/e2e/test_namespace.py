@@ -14,7 +14,7 @@ def test_a_namespace_goes_while_its_cleanup_fails_and_is_tried_again(scene: Scen
     scene.kubectl("delete", "ftj", "hopeless")
 
     def failed() -> list[Any]:
-        cleanups = scene.all_of("pods", "finetune.dev/role=cleanup")
+        cleanups = scene.all_of("Pod", "finetune.dev/role=cleanup")
         return [pod for pod in cleanups if pod["status"].get("phase") == "Failed"]
 
     until("the cleanup has failed once", SLOW_SECONDS, failed)

@@ -42,7 +42,7 @@ def server(scene: Scene) -> Manifest:
     )
 
     def look() -> Manifest | None:
-        pod = scene.get("pod", "server")
+        pod = scene.get("Pod", "server")
         ready = pod and any(c.get("ready") for c in pod["status"].get("containerStatuses", ()))
         return pod if ready else None
 

@@ -68,7 +68,7 @@ def queued(scene: Scene) -> Iterator[Scene]:
 
     def admit() -> None:
         while not ended.wait(0.5):
-            for job in scene.all_of("jobs"):
+            for job in scene.all_of("Job"):
                 if job["spec"].get("suspend"):
                     patch = '{"spec":{"suspend":false}}'
                     scene.kubectl("patch", "job", job["metadata"]["name"], "--type=merge", "-p", patch)
@@ -97,14 +97,14 @@ def test_a_live_run_keeps_its_folder_and_a_deleted_one_loses_it(queued: Scene) -
         now = {key for key in scene.objects(prefix) if not key.startswith(f"{prefix}checkpoints/")}
         assert seen <= now, f"deleted while the run was alive: {sorted(seen - now)}"
         seen.update(now)
-        assert scene.all_of("jobs", "finetune.dev/role=cleanup") == []
+        assert scene.all_of("Job", "finetune.dev/role=cleanup") == []
         return str(scene.job("queued").get("status", {}).get("state")) in {"Succeeded", "Failed"}
 
     until("it is finished", END_SECONDS, finished, lambda: state_of(scene.job("queued")), pause=0.5)
     job = succeeded(scene, "queued")
     assert attempts(job) == [(stage, 1, "Succeeded") for stage in ("Prepare", "Train", "Publish")]
     assert {key.removeprefix(prefix).partition("/")[0] for key in seen} >= {"prepared", "attempts"}
-    assert all(j["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] for j in scene.all_of("jobs"))
+    assert all(j["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] for j in scene.all_of("Job"))
 
     scene.kubectl("delete", "ftj", "queued")
     cleaned_up(scene, uid)

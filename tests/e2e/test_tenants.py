@@ -47,9 +47,9 @@ def test_only_who_may_read_the_keys_may_have_a_job_use_them(scene: Scene) -> Non
         scene.kubectl("--as=guest", "apply", "-f", "-", given=job)
     assert 'spec.storage.secretRef names the Secret "s3"' in str(refusal.value)
     assert f"guest may not get in namespace {scene.namespace}" in str(refusal.value)
-    assert scene.get("ftj", "shared") is None
+    assert scene.get("FineTuneJob", "shared") is None
     scene.kubectl("--as=owner", "apply", "-f", "-", given=job)
-    assert scene.get("ftj", "shared") is not None
+    assert scene.get("FineTuneJob", "shared") is not None
 
 
 def test_jobs_of_long_names_share_an_output_and_a_suffix_is_not_published_twice(scene: Scene) -> None:

@@ -73,7 +73,7 @@ def test_the_reason_is_told_within_a_minute(waiting: Waiting, what: str) -> None
     assert took < PROMISE_SECONDS
     assert job["status"]["state"] == "Waiting"
     assert words.format(namespace=scene.namespace) in job["status"]["message"]
-    events = scene.all_of("events.events.k8s.io")
+    events = scene.all_of("Event")
     ours = [e for e in events if e["regarding"]["kind"] == "FineTuneJob" and e["reason"] == reason]
     assert len(ours) == 1, ours
 
