@@ -8,22 +8,23 @@ HEAD = (
     *("fault", "scenario", "outcome", "seconds to the next step", "steps lost", "people needed"),
     "equal to the training without faults",
 )
-_E2E, _SUPERVISOR = "tests/e2e", "tests/trainer/pod/test_supervisor.py"
 ELSEWHERE = {
-    "SIGKILL of PID 1 of a pod in a cluster, deleted pod": (
-        f"{_E2E}/test_faults.py: test_after_a_killed_rank_a_killed_pod_and_a_deleted_pod_training_resumes"
+    "SIGKILL of PID 1 of a pod in a cluster, deleted pods, SIGKILL of the operator while a gang trains": (
+        "tests/e2e/test_faults.py: test_a_gang_that_is_struck_in_five_ways_has_the_scores_of_one_that_is_not"
     ),
-    "suspended job": (
-        f"{_E2E}/test_suspend.py: test_suspended_in_train_then_resumed_it_succeeds_by_a_second_attempt"
-    ),
-    "SIGKILL of the operator": (
-        f"{_E2E}/test_kills.py: test_killed_at_ten_random_moments_every_job_ends_the_same"
+    "suspended job": "tests/e2e/test_suspend.py: test_a_training_is_suspended_resumed_and_ended_early",
+    "SIGKILL of the operator at random moments": (
+        "tests/e2e/test_kills.py: test_killed_at_ten_random_moments_every_job_ends_the_same"
     ),
     "upload that nobody ends": (
-        f"{_E2E}/test_deletion.py: test_deleted_in_train_with_an_upload_that_nobody_ends"
+        "tests/e2e/test_deletion.py: test_deleted_in_train_with_an_upload_that_nobody_ends"
     ),
-    "hanging rank": f"{_SUPERVISOR}: test_all_ranks_write_their_stacks_when_one_rank_hangs",
-    "out of memory": f"{_SUPERVISOR}: test_an_oom_kill_is_distinguished_from_another_sigkill",
+    "hanging rank": (
+        "tests/trainer/pod/test_supervisor.py: test_all_ranks_write_their_stacks_when_one_rank_hangs"
+    ),
+    "out of memory": (
+        "tests/trainer/pod/test_supervisor.py: test_an_oom_kill_is_distinguished_from_another_sigkill"
+    ),
     "kubelet stopped, node lost": "not covered",
 }
 """Faults that this benchmark cannot inject, and the tests that inject them."""

@@ -403,8 +403,8 @@ class CheckpointsSpec(Model):
     interval grows with the time for which a checkpoint pauses training, and shrinks with the number of nodes.
     Default: Auto."""
     keep: Annotated[int, Field(ge=1, le=100)] = 2
-    """Number of the newest checkpoints that stay in the store, from 1 to 100. The checkpoint with the best
-    weights stays in addition. Default: 2."""
+    """Number of the newest checkpoints that stay in the store, from 1 to 100. For each of these checkpoints,
+    the checkpoint with the best weights so far stays in addition. Default: 2."""
 
 
 class FailurePolicySpec(Model):

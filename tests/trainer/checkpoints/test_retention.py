@@ -1,4 +1,4 @@
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from finetune_trainer.checkpoints.retention import newest_first, superseded
 
@@ -12,10 +12,17 @@ OWN = ["00000025-2-bb", "00000035-2-bb"]
 
 
 def deleted(
-    complete: Collection[str], written: str, keep: int, incomplete: Collection[str] = (), **given: str | None
+    complete: Collection[str],
+    written: str,
+    keep: int,
+    incomplete: Collection[str] = (),
+    *,
+    resumed: str | None = RESUMED,
+    bests: Mapping[str, str] | None = None,
 ) -> set[str]:
-    usual: dict[str, str | None] = {"resumed": RESUMED, "best": None}
-    return superseded(complete, incomplete, written=written, keep=keep, **{**usual, **given})
+    """The deleted checkpoints; `bests` has the best checkpoint of some checkpoints."""
+    best_of = (bests or {}).get
+    return superseded(complete, incomplete, written=written, resumed=resumed, keep=keep, best_of=best_of)
 
 
 def test_checkpoints_are_sorted_by_step_then_attempt() -> None:
@@ -26,7 +33,7 @@ def test_checkpoints_are_sorted_by_step_then_attempt() -> None:
 
 def test_the_newest_and_the_best_of_a_first_attempt_stay_and_incomplete_checkpoints_go() -> None:
     assert deleted(FIRST, FIRST[2], 2, [DEAD], resumed=None) == {FIRST[0], DEAD}
-    assert deleted(FIRST, FIRST[2], 1, [DEAD], resumed=None, best=FIRST[0]) == {FIRST[1], DEAD}
+    assert deleted(FIRST, FIRST[2], 1, [DEAD], resumed=None, bests={FIRST[2]: FIRST[0]}) == {FIRST[1], DEAD}
     assert deleted(FIRST, FIRST[2], 9, resumed=None) == set()
 
 
@@ -34,10 +41,17 @@ def test_checkpoints_that_a_resumed_attempt_could_not_read_neither_stay_nor_coun
     found = [*FIRST, *OWN]
     assert deleted(found, OWN[1], 9, [DEAD]) == {FIRST[2], DEAD}
     assert deleted(found, OWN[1], 3) == {FIRST[0], FIRST[2]}
-    assert deleted(found, OWN[1], 1, best=FIRST[0]) == {FIRST[1], FIRST[2], OWN[0]}
+    assert deleted(found, OWN[1], 1, bests={OWN[1]: FIRST[0]}) == {FIRST[1], FIRST[2], OWN[0]}
     assert deleted([*FIRST, OWN[0]], OWN[0], 1) == set(FIRST), "the checkpoint of an earlier step stays"
     damaged = "00000020-2-bb"
     assert deleted([*FIRST, damaged, "00000025-3-cc"], "00000025-3-cc", 2) == {FIRST[0], FIRST[2], damaged}
+
+
+def test_the_best_checkpoint_of_each_checkpoint_that_stays_also_stays() -> None:
+    four = [*FIRST, "00000040-1-aa"]
+    bests = {FIRST[0]: FIRST[0], FIRST[1]: FIRST[0], FIRST[2]: FIRST[0], four[3]: four[3]}
+    assert deleted(four, four[3], 2, resumed=None, bests=bests) == {FIRST[1]}
+    assert deleted(four, four[3], 1, resumed=None, bests=bests) == set(FIRST)
 
 
 def test_an_attempt_that_started_at_the_first_step_deletes_the_checkpoints_of_earlier_attempts() -> None:

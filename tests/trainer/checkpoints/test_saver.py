@@ -66,6 +66,10 @@ def test_the_newest_and_the_best_checkpoint_stay(store: Store, root: str) -> Non
     found = list_checkpoints(store, root)
     assert found.complete == {FIRST, THIRD}
     assert found.incomplete == set()
+    keeps_two = savers(store, root, 2, keep=2)
+    keeps_two[0].resumed = THIRD
+    save(keeps_two, newest, RANKS, best=newest)
+    assert list_checkpoints(store, root).complete == {FIRST, THIRD, newest}, "the best of step 30 stays, too"
     save(gang, newest, RANKS, best=newest)
     assert {entry.uri.removeprefix(root).split("/")[0] for entry in store.list(root)} == {newest}
 

@@ -1,6 +1,6 @@
 """PURE. Selects the checkpoints that are deleted."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 
 def step_of(name: str) -> int:
@@ -35,7 +35,7 @@ def superseded(
     written: str,
     resumed: str | None,
     keep: int,
-    best: str | None,
+    best_of: Callable[[str], str | None],
 ) -> set[str]:
     """Returns the names of the checkpoints that a gang deletes after it has saved a checkpoint.
 
@@ -51,7 +51,9 @@ def superseded(
         written: the checkpoint that the gang has saved last.
         resumed: the checkpoint from which the gang resumed; None if the gang started at the first step.
         keep: number of the newest checkpoints of the lineage that stay.
-        best: the checkpoint with the best weights, which also stays.
+        best_of: returns the name of the checkpoint with the best weights when the named checkpoint was saved;
+            None if there were no best weights. The best checkpoint of each checkpoint that stays also stays:
+            an attempt resumes only from a checkpoint whose best checkpoint exists.
     """
     found = {*complete, *incomplete}
     if any(_precedes(written, name) for name in found):
@@ -60,7 +62,8 @@ def superseded(
     earlier = {name for name in found if _precedes(name, written)}
     lineage = own | {name for name in earlier if resumed and _age(name) <= _age(resumed)}
     kept = newest_first(lineage & set(complete))[:keep]
-    return (own | earlier) - {*kept, written, best}
+    stay = {*kept, written}
+    return (own | earlier) - stay - {best_of(name) for name in stay}
 
 
 def _age(name: str) -> tuple[int, int, int]:

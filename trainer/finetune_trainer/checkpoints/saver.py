@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from finetune_trainer.checkpoints.documents import MANIFEST, CheckpointManifest, ShardFile
 from finetune_trainer.checkpoints.files import HostCopy, Part, digest_of_block
-from finetune_trainer.checkpoints.listing import list_checkpoints
+from finetune_trainer.checkpoints.listing import list_checkpoints, read_checkpoint
 from finetune_trainer.checkpoints.retention import superseded
 from finetune_trainer.contract import CheckpointRef, FailureClass
 from finetune_trainer.failures import StageFailure
@@ -80,7 +80,7 @@ class Saver:
         board: messages between the ranks; used only by the thread.
         rank: global rank.
         world: number of ranks.
-        keep: number of the newest checkpoints of the lineage that stay beside the best, see
+        keep: number of the newest checkpoints of the lineage that stay, each with its best checkpoint, see
             `retention.superseded`.
         silence_seconds: seconds without a heartbeat after which a rank no longer waits for the thread of
             another rank.
@@ -104,6 +104,8 @@ class Saver:
         self._thread: threading.Thread | None = None
         self.resumed: str | None = None
         """The checkpoint from which the gang resumed; None if the gang started at the first step."""
+        self._bests: dict[str, str | None] = {}
+        """The best checkpoint of each checkpoint whose manifest this rank has written or read."""
         self._hurry, self._ending = threading.Event(), threading.Event()
         self._outcome: Saved | StageFailure = _NO_OUTCOME
         self._number = 0
@@ -177,7 +179,8 @@ class Saver:
         manifest = self._finish(key, name, describe, insist=insist) if self._rank == 0 else None
         self._outcome = self._await_outcome(key, name)
         if manifest:
-            self._prune(name, manifest.best)
+            self._bests[name] = manifest.best
+            self._prune(name)
 
     def _insisting(self, act: Callable[[], Answer], *, insist: bool) -> Answer:
         while True:
@@ -231,7 +234,7 @@ class Saver:
             return None
         return manifest
 
-    def _prune(self, written: str, best: str | None) -> None:
+    def _prune(self, written: str) -> None:
         """Deletes superseded and incomplete checkpoints until the attempt ends; a failure is only logged."""
         try:
             found = list_checkpoints(self._store, self._root)
@@ -241,7 +244,7 @@ class Saver:
                 written=written,
                 resumed=self.resumed,
                 keep=self._keep,
-                best=best,
+                best_of=self._best_of,
             )
             for name in names:
                 if self._ending.is_set():
@@ -251,6 +254,13 @@ class Saver:
                 self._store.clear(f"{self._root}{name}/")
         except Exception as error:  # noqa: BLE001 - the checkpoint is saved
             log.warning("superseded checkpoints stay: %s", error)
+
+    def _best_of(self, name: str) -> str | None:
+        """The best checkpoint when a checkpoint was saved; None also if its manifest cannot be read."""
+        if name not in self._bests:
+            checkpoint = read_checkpoint(self._store, self._root, name)
+            self._bests[name] = checkpoint.manifest.best if checkpoint else None
+        return self._bests[name]
 
     def _await_outcome(self, key: str, name: str) -> Saved | StageFailure:
         try:
