@@ -32,6 +32,8 @@ ANNOTATION_CONFIG_DIGEST: Final = f"{GROUP}/config-digest"
 ANNOTATION_SPEC_DIGEST: Final = f"{GROUP}/spec-digest"
 """SHA-256 of the spec without `checkpoints`, `notifications`, `suspend` and `ttl`, together with the run
 settings that the operator derived from the spec and the profile."""
+ANNOTATION_FINISH_CAUSE: Final = f"{GROUP}/finish-cause"
+"""On the Job of an attempt of Train that makes no steps: why training is over."""
 ANNOTATION_GENERATION: Final = f"{GROUP}/generation"
 """metadata.generation of the FineTuneJob that a Job was made for."""
 ANNOTATION_JOB_NAME: Final = f"{GROUP}/job-name"

@@ -19,8 +19,8 @@ from tests.e2e.scene import (
 )
 
 LONG: dict[str, Any] = {"training": {"epochs": 100}, "resources": {"nodes": 2}}
-RESTART_SECONDS = 120
-"""For the end of an attempt, or a restart in place, on a busy machine."""
+RESTART_SECONDS = 300
+"""For the end of an attempt, or a restart in place, on a busy machine, also while the operator starts."""
 
 
 def train_attempts(job: Manifest) -> list[Manifest]:
@@ -43,6 +43,11 @@ def strike_in_five_ways(scene: Scene, name: str) -> None:
         (attempt,) = train_attempts(scene.job(name))
         return "inPlaceRestarts" in attempt and "resumedFromStep" in attempt
 
+    def has_steps(number: int) -> bool:
+        status = scene.job(name)["status"]
+        attempt = train_attempts(scene.job(name))[-1]
+        return attempt["number"] == number and "resumedFromStep" in attempt and "step" in status["progress"]
+
     until("a checkpoint is complete", SLOW_SECONDS, checkpoints)
     os.kill(processes(pods[1], "finetune_trainer.pod.rank")[-1], signal.SIGKILL)
     until("the ranks have resumed in their pods", RESTART_SECONDS, resumed_in_place)
@@ -54,6 +59,7 @@ def strike_in_five_ways(scene: Scene, name: str) -> None:
     until("attempt 1 is over", RESTART_SECONDS, lambda: over(1))
 
     training(scene, name, count=2, attempt=2)
+    until("the operator knows the step of attempt 2", RESTART_SECONDS, lambda: has_steps(2))
     scene.kubectl("delete", "pods", "-l", "finetune.dev/stage=Train", "--force", "--grace-period=0")
     until("attempt 2 is over", RESTART_SECONDS, lambda: over(2))
 
@@ -76,7 +82,8 @@ def test_a_gang_that_is_struck_in_five_ways_has_the_scores_of_one_that_is_not(sc
     assert first["inPlaceRestarts"]["class"] == "Internal"
     assert first["inPlaceRestarts"]["reason"] == "RankKilled"
     assert (first["reason"], first["exitCode"]) == ("TrainerDied", 137)
-    assert second["reason"] == "PodLost"
+    # The kubelet may still send SIGTERM, and a pod may live until its finalizer is removed.
+    assert second["reason"] in {"PodLost", "Preempted", "TrainerDied"}
     assert third["reason"] == "Preempted"
     assert third["checkpointStep"] == third["step"], "a pod that receives SIGTERM saves a checkpoint"
     assert third["lostSteps"] == 0

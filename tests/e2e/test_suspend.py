@@ -53,5 +53,6 @@ def test_a_training_is_suspended_resumed_and_ended_early(scene: Scene) -> None:
     assert second["resumedFromStep"] == first["checkpointStep"] == first["step"]
     assert first["lostSteps"] == second["lostSteps"] == 0
     assert second["reason"] == "FinishedByUser"
-    assert third["finishes"]
+    assert third["finishCause"] == "spec.finishTraining is set."
+    assert 0 < third["step"] <= second["checkpointStep"]
     assert 0 < job["status"]["training"]["bestStep"] <= second["checkpointStep"]

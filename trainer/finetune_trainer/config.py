@@ -292,7 +292,7 @@ class Checkpoints(Model):
     every_seconds: PositiveInt | Auto = "Auto"
     """Time between two checkpoints; Auto: from the measured pause of a checkpoint."""
     keep: Annotated[int, Field(ge=1, le=100)] = 2
-    """Number of the newest checkpoints that stay, beside the checkpoint with the best weights of each of them."""
+    """Number of the newest checkpoints that stay, beside their best checkpoints."""
 
 
 class TrainConfig(Model):

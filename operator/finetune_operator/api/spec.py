@@ -403,8 +403,9 @@ class CheckpointsSpec(Model):
     interval grows with the time for which a checkpoint pauses training, and shrinks with the number of nodes.
     Default: Auto."""
     keep: Annotated[int, Field(ge=1, le=100)] = 2
-    """Number of the newest checkpoints that stay in the store, from 1 to 100. For each of these checkpoints,
-    the checkpoint with the best weights so far stays in addition. Default: 2."""
+    """Number of the newest checkpoints that stay in the store, from 1 to 100. The checkpoints with the best
+    weights stay in addition: the best so far, and the best at the time of the oldest of the newest
+    checkpoints. Default: 2."""
 
 
 class FailurePolicySpec(Model):
@@ -431,7 +432,8 @@ class FailurePolicySpec(Model):
     """Reaction to a training that cannot go on: Train has failed and gets no further attempt, or the job has
     reached activeDeadline or maxGpuHours. Fail: the job fails. Finish: the next attempt of Train makes no
     further steps and measures the best weights so far, which the job then publishes, as with finishTraining.
-    That attempt has no limit. If no checkpoint exists, the job fails. Default: Fail."""
+    activeDeadline and maxGpuHours do not end that attempt. If no checkpoint is known, the job fails. Default:
+    Fail."""
     hang_timeout: Annotated[str, duration("1m", "24h")] | None = None
     """Time without a heartbeat after which a process counts as hanging, in seconds, minutes or hours, from 1m
     to 24h, for example 20m. The pod of the process then ends all its processes, and the attempt fails with
@@ -441,12 +443,12 @@ class FailurePolicySpec(Model):
     """Longest time for which the pods of the job may run, all attempts together, in seconds, minutes or
     hours, from 1m to 8760h, for example 72h. Only time in which all pods of an attempt run counts: queues,
     waiting for nodes and suspension do not count. After that time, the pods save a checkpoint and end, and
-    the job fails with the reason ActiveDeadlineExceeded, or ends as onTrainFailure says. The limit does not
+    the job fails with the reason ActiveDeadlineExceeded, unless onTrainFailure is Finish. The limit does not
     end Publish: a trained model is published. Default: no limit."""
     max_gpu_hours: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Maximum number of GPU hours of the job, from 1 to 1000000: the sum over all attempts of Train of the
     time for which their pods hold GPUs, in hours x GPUs. When the job has used that time, the pods save a
-    checkpoint and end, and the job fails with the reason GpuBudgetExhausted, or ends as onTrainFailure says.
+    checkpoint and end, and the job fails with the reason GpuBudgetExhausted, unless onTrainFailure is Finish.
     Default: no limit."""
 
 

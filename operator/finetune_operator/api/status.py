@@ -201,9 +201,9 @@ class AttemptStatus(Model):
     in_place_restarts: InPlaceRestarts | None = None
     """Restarts in place of the attempt of Train: the processes of all pods started again in the same pods.
     Absent if there was none."""
-    finishes: bool | None = None
-    """True if the attempt of Train makes no steps, and measures the best weights of the checkpoints instead,
-    because of spec.finishTraining or spec.failurePolicy.onTrainFailure."""
+    finish_cause: Annotated[str | None, Field(max_length=1024)] = None
+    """Why the attempt of Train makes no steps, and measures the best weights of the checkpoints instead: see
+    spec.finishTraining and spec.failurePolicy.onTrainFailure. Absent if the attempt makes steps."""
     diverged_step: PositiveInt | None = None
     """Optimizer step whose loss or gradient was not finite, which ended the attempt of Train. The attempt
     may have reached a later step before a restart in place. Absent if the attempt had another end, or if no

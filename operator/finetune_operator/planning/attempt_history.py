@@ -53,6 +53,14 @@ def _needed(attempts: list[AttemptStatus]) -> list[AttemptStatus]:
         needed += own[-1:] + [a for a in own if a.outcome == "Succeeded"][-1:]
     last = attempts[-1]
     tries = [a for a in attempts if (a.stage, a.spec_digest) == (last.stage, last.spec_digest)]
+    with_steps = [a for a in tries if a.finish_cause is None]
+    without_steps = [a for a in tries if a.finish_cause is not None]
+    return needed + _needed_for_budget(with_steps) + _needed_for_budget(without_steps)
+
+
+def _needed_for_budget(tries: list[AttemptStatus]) -> list[AttemptStatus]:
+    """The attempts from which the restart budget of some attempts of a stage is computed."""
+    needed = tries[-1:]
     furthest = furthest_step(tries)
     needed += [a for a in tries if furthest and a.step == furthest][:1]
     needed += [a for a in tries if a.failure == FailureClass.OUT_OF_MEMORY]

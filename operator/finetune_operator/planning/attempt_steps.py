@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from finetune_operator.api import AttemptStatus, ProgressStatus
 from finetune_operator.objects import label
-from finetune_operator.planning.stages import stage_of
+from finetune_operator.planning.stages import since_missing_checkpoint, stage_of
 from finetune_operator.planning.termination_messages import Expected, Unreadable, message_of
 from finetune_operator.planning.types import PlanInput
 from finetune_trainer.contract import InPlaceRestarts, Progress, Stage, TerminationMessage
@@ -29,13 +29,19 @@ def resumed_from(inputs: PlanInput, attempt: AttemptStatus) -> int | None:
 
 
 def steps_of_success(inputs: PlanInput, attempt: AttemptStatus) -> Steps:
-    """The steps of the checkpoints of a successful attempt: resumed from, and saved."""
+    """The steps of the checkpoints of a successful attempt: resumed from, and saved.
+
+    For an attempt without steps, also the step at which training ended.
+    """
     if stage_of(attempt) is not Stage.TRAIN:
         return {}
-    return {
+    steps = {
         "resumed_from_step": resumed_from(inputs, attempt),
         "checkpoint_step": _latest(inputs, attempt.checkpoint_step, _saved(inputs, attempt)),
     }
+    if attempt.finish_cause is None:
+        return steps
+    return {**steps, "step": _latest(inputs, *(message.step for message in _messages(inputs, attempt)))}
 
 
 def steps_of_failure(inputs: PlanInput, attempt: AttemptStatus) -> Steps:
@@ -72,11 +78,12 @@ def _saved_earlier(inputs: PlanInput, attempt: AttemptStatus, reached: int | Non
     A checkpoint after the step that this attempt reached is damaged or deleted: otherwise, the attempt would
     have resumed from that checkpoint.
     """
-    earlier = [
-        a.checkpoint_step
+    tries = [
+        a
         for a in inputs.status.attempts
         if (a.stage, a.spec_digest) == (attempt.stage, attempt.spec_digest) and a.number < attempt.number
     ]
+    earlier = [a.checkpoint_step for a in since_missing_checkpoint(tries)]
     return _latest(inputs, *(s for s in earlier if s is not None and (reached is None or s <= reached)))
 
 

@@ -97,8 +97,8 @@ def _attempt_of(inputs: PlanInput, job: Manifest) -> AttemptStatus:
         start_time=moment(meta.get("creationTimestamp")) or inputs.now,
         outcome="Running",
         nodes=config.nodes if config else None,
-        finishes=config.finish if config else None,
-        skipped_step=config.skipped_step if config else None,
+        finish_cause=annotations.get(names.ANNOTATION_FINISH_CAUSE, "")[:MESSAGE_LIMIT] or None,
+        skipped_step=config.skipped_step if config and not config.finish else None,
         **halved,
     )
 

@@ -22,9 +22,9 @@ def is_divergence(failure: str | None, reason: str | None) -> bool:
 def diverged(tries: Iterable[AttemptStatus]) -> list[AttemptStatus]:
     """The attempts in which the loss or the gradient of an optimizer step was not finite, oldest first.
 
-    An attempt that finishes makes no steps.
+    Attempts without steps do not count.
     """
-    return [a for a in tries if is_divergence(a.failure, a.reason) and not a.finishes]
+    return [a for a in tries if is_divergence(a.failure, a.reason) and a.finish_cause is None]
 
 
 def step_to_skip(tries: Iterable[AttemptStatus]) -> int | None:

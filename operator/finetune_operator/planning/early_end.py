@@ -1,26 +1,23 @@
-"""Decides whether Train makes no further steps, and the job publishes the best weights so far. Pure."""
+"""Decides whether Train makes no further steps, and the job publishes the best weights so far. Pure.
 
-from finetune_operator.api import AttemptStatus, FineTuneJobStatus
+The attempts of Train before that decision make steps; the attempts after that decision make none.
+"""
+
+from finetune_operator.api import AttemptStatus
 from finetune_operator.planning import job_limits
-from finetune_operator.planning.stages import stage_of, train_attempts
+from finetune_operator.planning.stages import since_missing_checkpoint, stage_of, train_attempts
 from finetune_operator.planning.types import PlanInput
 from finetune_operator.planning.verdict import GiveUp, verdict
 from finetune_trainer.contract import Stage
 
-CHECKPOINT_MISSING = "CheckpointMissing"
-"""Reason of an attempt of Train that finishes and finds no complete checkpoint of the run."""
-ANNOUNCEMENT = (
-    "Train ends early: its pods save a checkpoint and stop. The next attempt publishes the best weights."
-)
-
 
 def finishes(inputs: PlanInput) -> bool:
     """Whether the next attempt of Train makes no steps: training is over, and the job has a checkpoint."""
-    return is_over(inputs) and has_checkpoint(inputs.status, inputs.digest)
+    return training_is_over(inputs) and has_checkpoint(inputs)
 
 
-def is_over(inputs: PlanInput) -> bool:
-    """Whether the job ends training: at the request of the user, or because training cannot go on."""
+def training_is_over(inputs: PlanInput) -> bool:
+    """Whether Train makes no further steps: at the request of the user, or because training cannot go on."""
     return inputs.job.spec.finish_training or _cannot_go_on(inputs)
 
 
@@ -29,42 +26,54 @@ def cause(inputs: PlanInput) -> str:
     if inputs.job.spec.finish_training:
         return "spec.finishTraining is set."
     if limit := job_limits.reached(inputs):
-        return limit.reached
+        return limit.sentence
     failure = why_training_failed(inputs)
-    return failure.message if failure else ""
+    return failure.message if failure else "Training is over."
 
 
 def replaces_failure(inputs: PlanInput) -> bool:
-    """Whether the job publishes the best weights so far where it would fail otherwise."""
+    """Whether the job publishes the best weights so far where the job would fail otherwise."""
     stage = stage_of(inputs.running) if inputs.running else inputs.stage
     wanted = inputs.job.spec.failure_policy.on_train_failure == "Finish"
-    return wanted and stage is Stage.TRAIN and has_checkpoint(inputs.status, inputs.digest)
+    return wanted and stage is Stage.TRAIN and has_checkpoint(inputs)
 
 
-def has_checkpoint(status: FineTuneJobStatus, digest: str) -> bool:
-    """Whether an ended attempt of Train has left a checkpoint.
+def has_checkpoint(inputs: PlanInput) -> bool:
+    """Whether a checkpoint of the job is known: of an ended attempt of Train, or of the running attempt."""
+    if newest_checkpoint(inputs) is not None:
+        return True
+    if inputs.running is None or stage_of(inputs.running) is not Stage.TRAIN:
+        return False
+    reports = (inputs.observed.progress, inputs.status.progress)
+    return any(report.checkpoint_step for report in reports if report)
 
-    Checkpoints of attempts up to an attempt that found none (CHECKPOINT_MISSING) no longer exist.
-    """
-    tries = [a for a in train_attempts(status.attempts) if a.spec_digest == digest]
-    missing = [number for number, a in enumerate(tries, 1) if a.reason == CHECKPOINT_MISSING]
-    left = tries[missing[-1] :] if missing else tries
-    return any(a.checkpoint_step for a in left)
+
+def newest_checkpoint(inputs: PlanInput) -> int | None:
+    """The step of the newest checkpoint of the ended attempts of Train; None where no checkpoint is known."""
+    tries = [a for a in train_attempts(inputs.status.attempts) if a.spec_digest == inputs.digest]
+    steps = [a.checkpoint_step for a in since_missing_checkpoint(tries) if a.checkpoint_step]
+    return max(steps, default=None)
 
 
 def tries_of_next(inputs: PlanInput) -> list[AttemptStatus]:
-    """The attempts whose failures decide about the next attempt of the current stage, oldest first.
+    """The attempts whose failures decide whether the current stage gets another attempt, oldest first.
 
-    Attempts of Train that make steps and attempts that make none fail for different causes, so the failures
-    of the former do not count for the latter.
+    Attempts of Train with steps and without steps fail for different causes, so the failures of the former do
+    not count for the latter.
     """
     without_steps = inputs.stage is Stage.TRAIN and finishes(inputs)
-    return [a for a in _tries(inputs, inputs.stage) if bool(a.finishes) is without_steps]
+    return [a for a in tries_of(inputs, inputs.stage) if (a.finish_cause is not None) is without_steps]
+
+
+def tries_of(inputs: PlanInput, stage: Stage | None) -> list[AttemptStatus]:
+    """The attempts of a stage for the current spec, oldest first."""
+    return [a for a in inputs.status.attempts if stage_of(a) is stage and a.spec_digest == inputs.digest]
 
 
 def why_training_failed(inputs: PlanInput) -> GiveUp | None:
     """Why Train gets no further attempt that makes steps; None where Train gets such an attempt."""
-    return verdict(inputs, Stage.TRAIN, [a for a in _tries(inputs, Stage.TRAIN) if not a.finishes])
+    with_steps = [a for a in tries_of(inputs, Stage.TRAIN) if a.finish_cause is None]
+    return verdict(inputs, Stage.TRAIN, with_steps)
 
 
 def all_steps_done(inputs: PlanInput) -> bool:
@@ -79,8 +88,3 @@ def _cannot_go_on(inputs: PlanInput) -> bool:
     if not replaces_failure(inputs):
         return False
     return job_limits.reached(inputs) is not None or why_training_failed(inputs) is not None
-
-
-def _tries(inputs: PlanInput, stage: Stage | None) -> list[AttemptStatus]:
-    """The attempts of a stage for the current spec, oldest first."""
-    return [a for a in inputs.status.attempts if stage_of(a) is stage and a.spec_digest == inputs.digest]

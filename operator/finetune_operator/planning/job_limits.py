@@ -27,7 +27,7 @@ class Limit:
     """Seconds until the limit is reached if the pods go on as now; infinite while nothing counts."""
     message: str
     """What has been used, and the limit."""
-    reached: str
+    sentence: str
     """The limit without what has been used, which grows while pods stop."""
 
 
@@ -37,8 +37,8 @@ def reached(inputs: PlanInput) -> Limit | None:
 
 
 def seconds_left(inputs: PlanInput) -> float | None:
-    """Seconds until the running attempt reaches a limit of the job; None without a limit."""
-    left = [limit.left for limit in _limits(inputs) if limit.left != float("inf")]
+    """Seconds until the running attempt reaches a limit of the job; None without a limit that lies ahead."""
+    left = [limit.left for limit in _limits(inputs) if 0 < limit.left < float("inf")]
     return min(left, default=None)
 
 

@@ -7,7 +7,6 @@ from finetune_operator.planning import early_end, gang_size, job_limits, name_co
 from finetune_operator.planning.attempts import next_number
 from finetune_operator.planning.lookup import find_job, readback_name, readback_number
 from finetune_operator.planning.policies import deadline
-from finetune_operator.planning.restart_budget import furthest_step
 from finetune_operator.planning.stages import (
     FIRST_STAGE,
     STAGES,
@@ -34,7 +33,7 @@ def complete(inputs: PlanInput) -> Decision:
     return Decision(
         State.SUCCEEDED,
         Reason.COMPLETED,
-        " ".join([*results, *_early_end(inputs)]),
+        " ".join([*results, *_sentence_on_early_end(inputs)]),
     )
 
 
@@ -53,7 +52,7 @@ def start_next_attempt(inputs: PlanInput) -> Decision:
     return Decision(
         _state(stage, attempt.number, started=False),
         Reason.IN_PROGRESS,
-        f"{what} without further steps. {early_end.cause(inputs)}" if attempt.finish else f"{what}.",
+        f"{what}{_without_steps(attempt.finish_cause)}.",
         apply=apply,
         create=create,
         requeue_after=LOOK_AGAIN_SECONDS,
@@ -90,7 +89,9 @@ def watch_running_attempt(inputs: PlanInput) -> Decision:
             shown, waits.reason, waits.message, apply, create, requeue_after=min([*again, LOOK_AGAIN_SECONDS])
         )
     drift = pending.find_drift(job) if job else None
-    message = progress_of_attempt.message or f"{stage} attempt {attempt.number} is running."
+    message = progress_of_attempt.message or (
+        f"{stage} attempt {attempt.number} is running{_without_steps(attempt.finish_cause)}."
+    )
     if progress_of_attempt.kind == "lost":
         message = _readback_message(attempt, progress_of_attempt.message)
     return Decision(
@@ -111,18 +112,24 @@ def _next_attempt(inputs: PlanInput, stage: Stage) -> NextAttempt:
         extra_rendezvous_seconds=gang_size.extra_seconds(inputs.job, nodes),
         avoided_nodes=sick_nodes.avoided(inputs),
     )
-    finish = stage is Stage.TRAIN and early_end.finishes(inputs)
-    return NextAttempt(next_number(inputs, stage), gang, finish)
+    finishes = stage is Stage.TRAIN and early_end.finishes(inputs)
+    return NextAttempt(next_number(inputs, stage), gang, early_end.cause(inputs) if finishes else None)
 
 
-def _early_end(inputs: PlanInput) -> list[str]:
+def _without_steps(cause: str | None) -> str:
+    """What to add about an attempt of Train that makes no steps."""
+    return f" without further steps: {cause.rstrip('.')}" if cause else ""
+
+
+def _sentence_on_early_end(inputs: PlanInput) -> list[str]:
     """A sentence about a training that ended before its last step."""
     tries, chosen = train_attempts(inputs.status.attempts), inputs.status.chosen
-    if chosen is None or not tries or not tries[-1].finishes:
+    if chosen is None or not tries or tries[-1].finish_cause is None:
         return []
-    cause = next((a.reason for a in reversed(tries) if not a.finishes), None)
-    why = f" ({cause})" if cause else ""
-    return [f"Training ended early at step {furthest_step(tries)} of {chosen.total_steps}{why}."]
+    step = tries[-1].step or early_end.newest_checkpoint(inputs)
+    if step is None or step >= chosen.total_steps:
+        return []
+    return [f"Training ended early at step {step} of {chosen.total_steps}. {tries[-1].finish_cause}"]
 
 
 def _read_back(inputs: PlanInput, apply: tuple[Manifest, ...], create: tuple[Manifest, ...]) -> Decision:

@@ -18,6 +18,9 @@ from finetune_operator.rendering.trainer_config import ResolvedRun
 from finetune_operator.settings import Deadlines, Settings
 from finetune_trainer.contract import Chosen, Digest, FailureClass, Stage
 
+CHECKPOINT_MISSING = "CheckpointMissing"
+"""Reason of an attempt of Train without steps that finds no complete checkpoint of the run."""
+
 
 @dataclass(frozen=True)
 class NextAttempt:
@@ -25,8 +28,8 @@ class NextAttempt:
 
     number: int
     gang: Gang = WHOLE_GANG
-    finish: bool = False
-    """Whether the attempt makes no steps; see `early_end.finishes`."""
+    finish_cause: str | None = None
+    """Why the attempt makes no steps; None where the attempt makes steps. See `early_end.finishes`."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,15 @@ def stage_of(attempt: AttemptStatus) -> Stage:
 def train_attempts(attempts: Iterable[AttemptStatus]) -> list[AttemptStatus]:
     """The Train attempts, oldest first, without the attempts that a change of the spec has superseded."""
     return [a for a in attempts if stage_of(a) is Stage.TRAIN and a.outcome != "Superseded"]
+
+
+def since_missing_checkpoint(tries: list[AttemptStatus]) -> list[AttemptStatus]:
+    """The attempts of Train whose checkpoints may still exist.
+
+    Checkpoints of attempts up to an attempt that found none (CHECKPOINT_MISSING) no longer exist.
+    """
+    missing = [number for number, a in enumerate(tries, 1) if a.reason == CHECKPOINT_MISSING]
+    return tries[missing[-1] :] if missing else tries
 
 
 def is_frozen(status: FineTuneJobStatus | None) -> bool:
@@ -132,10 +144,17 @@ def _build_train_job(
         chosen=chosen,
         gang=gang,
         prepared=_data_digest(status),
-        finish=attempt.finish,
-        skipped_step=step_to_skip(_earlier(status, run)),
+        finish_cause=attempt.finish_cause,
+        skipped_step=_skipped_step(_earlier(status, run), attempt),
         needs=Needs(status.memory.train, status.memory.scratch) if status.memory else UNKNOWN_NEEDS,
     )
+
+
+def _skipped_step(tries: list[AttemptStatus], attempt: NextAttempt) -> int | None:
+    """The step that the attempt skips; for an attempt without steps, the step that training has skipped."""
+    if attempt.finish_cause is None:
+        return step_to_skip(tries)
+    return next((a.skipped_step for a in reversed(tries) if a.finish_cause is None), None)
 
 
 def _build_publish_job(

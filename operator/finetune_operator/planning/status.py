@@ -150,6 +150,8 @@ def _running_fact(inputs: PlanInput, decision: Decision) -> Fact:
                 f"All pods of Train attempt {inputs.running.number} run: Train goes on with"
                 f" {_size(inputs, inputs.running.nodes)}."
             )
+        if cause := inputs.running.finish_cause:
+            message = f"{message} Train makes no further steps: {cause}"
     if decision.reason == Reason.RETRYING and inputs.status.attempts:
         last = inputs.status.attempts[-1]
         message = (

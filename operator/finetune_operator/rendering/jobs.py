@@ -19,6 +19,8 @@ from finetune_trainer.contract import Chosen, Digest, Stage
 CLEANUP_TRIES = 5
 CLEANUP_KEPT_SECONDS = 3600
 """Seconds that a finished cleanup Job and its log stay. A failed cleanup is tried again after this time."""
+FINISH_CAUSE_LIMIT = 1024
+"""The most characters of the cause for which training is over."""
 
 
 def stage_job(
@@ -30,7 +32,7 @@ def stage_job(
     *,
     chosen: Chosen | None = None,
     prepared: Digest | None = None,
-    finish: bool = False,
+    finish_cause: str | None = None,
     skipped_step: int | None = None,
     readback: tuple[Stage, int] | None = None,
     needs: Needs = UNKNOWN_NEEDS,
@@ -56,7 +58,7 @@ def stage_job(
         serve_metrics=settings.metrics.pods_are_scraped,
         chosen=chosen,
         prepared=prepared,
-        finish=finish,
+        finish=finish_cause is not None,
         skipped_step=skipped_step,
         readback_stage=readback[0] if readback else None,
         memory=_memory_limits(job, resolved.profile) if stage is Stage.PREPARE else None,
@@ -67,6 +69,8 @@ def stage_job(
     )
     manifest = _job(job, settings, resolved, config, number, needs, gang.avoided_nodes)
     manifest["metadata"]["ownerReferences"] = [owner(job)]
+    if finish_cause is not None:
+        manifest["metadata"]["annotations"][names.ANNOTATION_FINISH_CAUSE] = finish_cause[:FINISH_CAUSE_LIMIT]
     manifest["spec"]["backoffLimitPerIndex"] = 0
     return manifest
 

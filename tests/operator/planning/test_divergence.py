@@ -77,6 +77,6 @@ def test_the_step_that_was_not_finite_is_that_of_the_pod_that_is_the_cause() -> 
 
 
 def test_an_attempt_that_finishes_has_no_step_to_skip() -> None:
-    job = scenes.job_of({"status": {"reached": "Prepare", "attempts": [{**NOT_FINITE, "finishes": True}]}})
+    job = scenes.job_of({"status": {"reached": "Prepare", "attempts": [{**NOT_FINITE, "finishCause": "c."}]}})
     assert job.status
     assert step_to_skip(job.status.attempts) is None

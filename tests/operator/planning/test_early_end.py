@@ -17,26 +17,49 @@ PREPARED = {"stage": "Prepare", "outcome": "Succeeded"}
 RUNNING = [{"is": "Running"}, {"index": 1, "is": "Running"}]
 HANG = {"outcome": "Failed", "class": "Hang", "reason": "RankSilent", "message": "m", "step": 120}
 SAVED = {"checkpointStep": 110}
-WITHOUT_STEPS = {"stage": "Train", "finishes": True}
+WITHOUT_STEPS = {"finishCause": "Train failed 2 times."}
+GONE = WITHOUT_STEPS | {
+    "outcome": "Failed",
+    "class": "Storage",
+    "reason": "CheckpointMissing",
+    "message": "m",
+}
 LAST_RESTART: dict[str, Any] = {"onTrainFailure": "Finish", "maxRestarts": 0}
+DEADLINE_OF_TRAIN = 14 * 24 * 3600
 DEADLINE = {"onTrainFailure": "Finish", "activeDeadline": "20m"}
 
 
-def inputs_of(*attempts: dict[str, Any], **spec: Any) -> PlanInput:
+def inputs_of(*attempts: dict[str, Any], status: dict[str, Any] | None = None, **spec: Any) -> PlanInput:
     """A job after some attempts of Train."""
     numbered = [{"stage": "Train", "number": number, **each} for number, each in enumerate(attempts, 1)]
-    job = scenes.job_of({"spec": spec, "status": {"reached": "Prepare", "attempts": [PREPARED, *numbered]}})
+    document = {"reached": "Prepare", "attempts": [PREPARED, *numbered], **(status or {})}
+    job = scenes.job_of({"spec": spec, "status": document})
     assert job.status
     observed = scenes.observed_of(job, {}, scenes.settings())
     resolution = resolve(job, observed, scenes.settings())
     return PlanInput(job, observed, scenes.settings(), scenes.NOW, job.status, resolution)
 
 
-def planned(*attempts: dict[str, Any], pods: list[dict[str, Any]] | None = None, **spec: Any) -> Plan:
-    """The plan for a job after some attempts of Train; the last attempt runs if it has pods."""
-    inputs = inputs_of(*attempts, **spec)
-    shown = {"stage": "Train", "attempt": len(attempts), "pods": pods}
-    observed = scenes.observed_of(inputs.job, {"jobs": [shown] if pods else []}, inputs.settings)
+def planned(
+    *attempts: dict[str, Any],
+    pods: list[dict[str, Any]] | None = None,
+    train: dict[str, Any] | None = None,
+    status: dict[str, Any] | None = None,
+    **spec: Any,
+) -> Plan:
+    """The plan for a job after some attempts of Train.
+
+    Args:
+        attempts: fields of the attempts; the number follows from the position.
+        pods: the pods of the last attempt; None: the last attempt has ended.
+        train: fields of the Job of the last attempt.
+        status: fields of the status.
+        spec: fields of the spec.
+    """
+    inputs = inputs_of(*attempts, status=status, **spec)
+    shown = {"stage": "Train", "attempt": len(attempts), "pods": pods, **(train or {})}
+    document = {"jobs": [] if pods is None else [shown]}
+    observed = scenes.observed_of(inputs.job, document, inputs.settings)
     return plan(inputs.job, observed, inputs.settings, inputs.now)
 
 
@@ -82,31 +105,58 @@ def test_the_best_weights_are_published_instead_of_a_failure(failed: dict[str, A
     assert ended(planned(failed | SAVED, failurePolicy={"maxRestarts": 0}))[0] is State.FAILED
     made = planned(failed | SAVED, failurePolicy=LAST_RESTART)
     assert begun(made) == ("tickets-0b5c3-t2", True)
-    assert made.notes[0].startswith("InProgress: Train attempt 2 begins without further steps. Train ")
+    assert made.notes[0].startswith("InProgress: Train attempt 2 begins without further steps: Train ")
 
 
-def test_the_back_off_and_the_failures_of_training_do_not_hold_the_attempt_without_steps() -> None:
+def test_the_first_attempt_without_steps_follows_at_once() -> None:
     just_now = HANG | SAVED | {"endTime": scenes.NOW.isoformat()}
     again = planned(just_now, failurePolicy={"onTrainFailure": "Finish"})
     assert ended(again) == (State.WAITING, "Retrying")
     assert begun(planned(just_now, failurePolicy=LAST_RESTART)) == ("tickets-0b5c3-t2", True)
 
 
-def test_without_a_checkpoint_the_job_fails() -> None:
+def test_a_failed_attempt_without_steps_is_tried_again_after_the_back_off() -> None:
+    policy = {"onTrainFailure": "Finish", "maxRestarts": 1}
+    just_now = WITHOUT_STEPS | HANG | {"step": None, "endTime": scenes.NOW.isoformat()}
+    made = planned(HANG | SAVED, HANG | SAVED, just_now, failurePolicy=policy)
+    assert ended(made) == (State.WAITING, "Retrying")
+
+
+def test_without_a_known_checkpoint_the_job_fails() -> None:
     assert ended(planned(HANG, failurePolicy=LAST_RESTART)) == (State.FAILED, "RetriesExhausted")
-    gone = {"outcome": "Failed", "class": "Storage", "reason": "CheckpointMissing", "message": "none is left"}
-    made = planned(HANG | SAVED, gone | WITHOUT_STEPS, failurePolicy=LAST_RESTART)
+    made = planned(HANG | SAVED, GONE, failurePolicy=LAST_RESTART)
     assert ended(made) == (State.FAILED, "RetriesExhausted")
+    assert made.status.message
+    assert made.status.message.endswith("Train attempt 2 found no checkpoint to publish.")
+    limited = {"outcome": "Suspended", "reason": "ActiveDeadlineExceeded", "activeSeconds": 1200, "step": 120}
+    made = planned(limited | SAVED, GONE, failurePolicy=DEADLINE)
+    assert ended(made) == (State.FAILED, "ActiveDeadlineExceeded")
+    assert made.status.message
+    assert made.status.message.endswith("No checkpoint is known.")
+
+
+def test_an_attempt_that_died_before_its_first_step_does_not_bring_back_a_missing_checkpoint() -> None:
+    stopped = {"outcome": "Suspended", "reason": "FinishedByUser", "step": 110, **SAVED}
+    pods = [{"code": 137}, {"index": 1, "code": 137}]
+    made = planned(stopped, GONE, {"outcome": "Running"}, pods=pods, finishTraining=True)
+    assert (last(made).outcome, last(made).checkpoint_step) == ("Failed", None)
+    tries = [a.model_dump(mode="json", by_alias=True, exclude_none=True) for a in made.status.attempts[1:]]
+    assert not early_end.finishes(inputs_of(*tries, finishTraining=True))
 
 
 def test_an_attempt_without_steps_has_restarts_of_its_own() -> None:
     policy = {"onTrainFailure": "Finish", "maxRestarts": 1}
     trained, without = HANG | SAVED, WITHOUT_STEPS | HANG | {"step": None}
     assert begun(planned(trained, trained, without, failurePolicy=policy)) == ("tickets-0b5c3-t4", True)
-    assert ended(planned(trained, trained, without, without, failurePolicy=policy)) == (
-        State.FAILED,
-        "RetriesExhausted",
-    )
+    made = planned(trained, trained, without, without, failurePolicy=policy)
+    assert ended(made) == (State.FAILED, "RetriesExhausted")
+    assert made.status.message
+    assert made.status.message.startswith("Train failed 2 times. Train failed 2 times without progress;")
+
+
+def test_a_failure_after_the_users_request_to_end_training_does_not_fail_the_job() -> None:
+    made = planned(HANG | SAVED, finishTraining=True, failurePolicy={"maxRestarts": 0})
+    assert begun(made) == ("tickets-0b5c3-t2", True)
 
 
 def test_training_goes_on_if_the_policy_permits_further_steps_again() -> None:
@@ -116,19 +166,79 @@ def test_training_goes_on_if_the_policy_permits_further_steps_again() -> None:
     assert (last(more).outcome, last(more).reason) == ("Suspended", Reason.FINISHED_BY_USER)
 
 
-def test_a_limit_ends_training_and_not_the_job() -> None:
-    ran = {"activeSeconds": 1200, "step": 120, **SAVED}
-    before = {"outcome": "Suspended", "reason": "SuspendedByUser", **ran}
-    stopped = {"outcome": "Suspended", "reason": "ActiveDeadlineExceeded", **ran}
+def test_an_attempt_without_steps_goes_on_however_long_the_history_is() -> None:
+    wrong = {
+        "outcome": "Failed",
+        "class": "Numerical",
+        "reason": "NonFiniteLogits",
+        "message": "m",
+        "step": 120,
+    }
+    preempted = WITHOUT_STEPS | {
+        "outcome": "Failed",
+        "class": "Preempted",
+        "reason": "Preempted",
+        "message": "m",
+    }
+    history = (wrong | SAVED, *([preempted] * 60), {"outcome": "Running", **WITHOUT_STEPS})
+    made = planned(*history, pods=RUNNING, failurePolicy={"onTrainFailure": "Finish"})
+    assert made.status.attempts_dropped
+    assert last(made).outcome == "Running"
 
+
+RAN = {"activeSeconds": 1200, "step": 120, **SAVED}
+STOPPED = {"outcome": "Suspended", "reason": "ActiveDeadlineExceeded", **RAN}
+
+
+def test_a_limit_ends_training_and_not_the_job() -> None:
+    before = {"outcome": "Suspended", "reason": "SuspendedByUser", **RAN}
     made = planned(before, {"outcome": "Running"}, pods=RUNNING, failurePolicy=DEADLINE)
     assert ended(made) == (State.WAITING, "Stopping")
     assert (last(made).outcome, last(made).reason) == ("Suspended", Reason.ACTIVE_DEADLINE_EXCEEDED)
-    assert begun(planned(stopped, failurePolicy=DEADLINE)) == ("tickets-0b5c3-t2", True)
-    assert ended(planned(stopped, failurePolicy={"activeDeadline": "20m"}))[0] is State.FAILED
+    assert made.status.message == (
+        "The job has reached spec.failurePolicy.activeDeadline, which is 20m. Train ends early. 2 pods are"
+        " still stopping."
+    )
+    assert begun(planned(STOPPED, failurePolicy=DEADLINE)) == ("tickets-0b5c3-t2", True)
+    assert ended(planned(STOPPED, failurePolicy={"activeDeadline": "20m"}))[0] is State.FAILED
 
-    running = {"outcome": "Running", **WITHOUT_STEPS}
-    assert last(planned(stopped, running, pods=RUNNING, failurePolicy=DEADLINE)).outcome == "Running"
+
+def test_an_attempt_without_steps_runs_past_the_limit_and_says_why() -> None:
+    running = {"outcome": "Running", "finishCause": "The budget is used up."}
+    made = planned(STOPPED, running, pods=RUNNING, failurePolicy=DEADLINE)
+    assert last(made).outcome == "Running"
+    assert made.requeue_after == DEADLINE_OF_TRAIN
+    (said,) = [c.message for c in made.status.conditions if c.type == "Running"]
+    assert said == ("All pods of Train attempt 2 run. Train makes no further steps: The budget is used up.")
+    pending = planned(STOPPED, running, pods=[{"is": "Pending"}], failurePolicy=DEADLINE)
+    assert pending.requeue_after == 15
+
+
+@pytest.mark.parametrize("earlier", [(), ({"outcome": "Suspended", "reason": "SuspendedByUser", **RAN},)])
+def test_an_attempt_that_has_made_all_steps_goes_on_past_the_limit(
+    earlier: tuple[dict[str, Any], ...],
+) -> None:
+    shown = {
+        "activity": "EvaluatingTuned",
+        "percent": 91,
+        "step": 300,
+        "totalSteps": 300,
+        "checkpointStep": 300,
+    }
+    running = {"outcome": "Running", "activeSeconds": 1300}
+    status = {"progress": shown | {"updated": scenes.NOW.isoformat()}}
+    made = planned(*earlier, running, pods=RUNNING, status=status, failurePolicy=DEADLINE)
+    assert last(made).outcome == "Running"
+    assert made.requeue_after == DEADLINE_OF_TRAIN
+
+
+def test_the_checkpoint_of_an_attempt_that_a_queue_evicted_counts() -> None:
+    shown = {"activity": "Training", "percent": 40, "step": 120, "totalSteps": 300, "checkpointStep": 110}
+    status = {"progress": shown | {"updated": scenes.NOW.isoformat()}}
+    running = {"outcome": "Running", "activeSeconds": 1300}
+    made = planned(running, pods=[], train={"spec": {"suspend": True}}, status=status, failurePolicy=DEADLINE)
+    assert made.status.state is not State.FAILED
+    assert (last(made).outcome, last(made).checkpoint_step) == ("Suspended", 110)
 
 
 def test_a_limit_in_prepare_still_fails_the_job() -> None:
@@ -139,8 +249,37 @@ def test_a_limit_in_prepare_still_fails_the_job() -> None:
     assert made.status.state is State.FAILED
 
 
-def test_the_end_of_the_job_names_the_step_and_the_cause() -> None:
-    tries = [HANG | SAVED, {"outcome": "Succeeded", **WITHOUT_STEPS}]
+@pytest.mark.parametrize(("skipped", "expected"), [(None, None), (121, 121)])
+def test_an_attempt_without_steps_reports_only_a_step_that_training_has_skipped(
+    skipped: int | None, expected: int | None
+) -> None:
+    diverged = {
+        "outcome": "Failed",
+        "class": "Numerical",
+        "reason": "NonFiniteLoss",
+        "message": "m",
+        "step": 120,
+    }
+    tries = [diverged | SAVED | {"divergedStep": 121}]
+    if skipped:
+        tries.append(HANG | SAVED | {"skippedStep": skipped, "resumedFromStep": 110})
+    policy = {"onTrainFailure": "Finish", "maxRestarts": 0, "onDivergence": "RollBack" if skipped else "Fail"}
+    (job,) = [m for m in planned(*tries, failurePolicy=policy).create if m["kind"] == "Job"]
+    config = config_of(job)
+    assert config
+    assert (config.finish, config.skipped_step) == (True, expected)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "end"),
+    [
+        ({"step": 110}, "Training ended early at step 110 of 300. Train failed 2 times."),
+        ({}, "Training ended early at step 110 of 300. Train failed 2 times."),
+        ({"step": 300}, "The model is published at s3://models/support/demo/tickets/v2/."),
+    ],
+)
+def test_the_end_of_the_job_names_the_step_and_the_cause(attempt: dict[str, Any], end: str) -> None:
+    tries = [HANG | SAVED, {"outcome": "Succeeded", **WITHOUT_STEPS, **attempt}]
     numbered = [{"stage": "Train", "number": number, **each} for number, each in enumerate(tries, 1)]
     history = [PREPARED, *numbered, {"stage": "Publish", "outcome": "Succeeded"}]
     status = {"reached": "Publish", "attempts": history}
@@ -148,4 +287,4 @@ def test_the_end_of_the_job_names_the_step_and_the_cause() -> None:
     made = plan(job, scenes.observed_of(job, {}, scenes.settings()), scenes.settings(), scenes.NOW)
     assert made.status.state is State.SUCCEEDED
     assert made.status.message
-    assert made.status.message.endswith("Training ended early at step 120 of 300 (RankSilent).")
+    assert made.status.message.endswith(end)

@@ -1,4 +1,4 @@
-"""Ends a job that has used up spec.failurePolicy.activeDeadline or spec.failurePolicy.maxGpuHours. Pure."""
+"""Ends a job, or its training, at failurePolicy.activeDeadline or failurePolicy.maxGpuHours. Pure."""
 
 from finetune_operator.names import Reason, State
 from finetune_operator.planning import early_end, job_limits
@@ -29,16 +29,17 @@ def check(inputs: PlanInput) -> Decision | None:
         stop = Stop("Suspended", limit.reason, message)
     if early_end.replaces_failure(inputs):
         return _end_training(inputs, limit, stop)
-    return hold_while_pods_stop(inputs, limit.reached, stop) or Decision(
+    return hold_while_pods_stop(inputs, limit.sentence, stop) or Decision(
         State.FAILED, limit.reason, f"{limit.message}{_result(inputs, limit)}", stop=stop
     )
 
 
 def _end_training(inputs: PlanInput, limit: Limit, stop: Stop | None) -> Decision | None:
-    """Stops an attempt that makes steps; None where the attempt makes no steps, or no attempt runs."""
-    if inputs.running is None or inputs.running.finishes or early_end.all_steps_done(inputs):
+    """Stops the running attempt; None where no attempt runs, or where the attempt makes no further steps."""
+    running = inputs.running
+    if running is None or running.finish_cause is not None or early_end.all_steps_done(inputs):
         return None
-    message = f"{limit.reached} {early_end.ANNOUNCEMENT}"
+    message = f"{limit.sentence} Train ends early: its pods save a checkpoint and stop."
     return Decision(State.WAITING, Reason.STOPPING, message, stop=stop, requeue_after=STOPPING_SECONDS)
 
 
@@ -62,7 +63,7 @@ def _result(inputs: PlanInput, limit: Limit) -> str:
         total = f" of {inputs.status.chosen.total_steps}" if inputs.status.chosen else ""
         parts.append(f"Train reached step {max(steps)}{total}.")
     if train:
-        saved = train[-1].checkpoint_step
+        saved = early_end.newest_checkpoint(inputs)
         known = "No checkpoint is known" if saved is None else f"The newest checkpoint is of step {saved}"
         parts.append(f"{known}.")
     return "".join(f" {part}" for part in parts)

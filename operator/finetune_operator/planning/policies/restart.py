@@ -4,21 +4,30 @@ from finetune_operator.names import Reason, State
 from finetune_operator.objects import distance
 from finetune_operator.planning import divergence, early_end
 from finetune_operator.planning.restart_budget import delay
+from finetune_operator.planning.stages import CHECKPOINT_MISSING
 from finetune_operator.planning.types import Decision, PlanInput
 from finetune_operator.planning.verdict import cause_of, verdict
 from finetune_operator.rendering.trainer_config import uid_of
+from finetune_trainer.contract import Stage
 
 
 def check(inputs: PlanInput) -> Decision | None:
-    """Fails a job whose stage gets no further attempt; holds a job that waits for its next attempt."""
-    stage, tries = inputs.stage, early_end.tries_of_next(inputs)
+    """Fails a job whose stage gets no further attempt; holds a job that waits for its next attempt.
+
+    The first attempt without steps follows the last failure of training at once.
+    """
+    stage = inputs.stage
     if inputs.running or stage is None:
         return None
-    if refused := verdict(inputs, stage, tries):
-        return Decision(State.FAILED, refused.reason, refused.message + _where_to_look(inputs))
+    if refused := verdict(inputs, stage, early_end.tries_of_next(inputs)):
+        message = _with_end_of_training(inputs, refused.message)
+        return Decision(State.FAILED, refused.reason, message + _where_to_look(inputs))
+    tries = early_end.tries_of(inputs, stage)
     if not tries or tries[-1].outcome != "Failed":
         return None
     last = tries[-1]
+    if stage is Stage.TRAIN and last.finish_cause is None and early_end.finishes(inputs):
+        return None
     left = delay(tries, uid_of(inputs.job)) - distance(last.end_time or inputs.now, inputs.now)
     if left <= 0:
         return None
@@ -26,6 +35,14 @@ def check(inputs: PlanInput) -> Decision | None:
     how = f"is tried again shortly, without step {skip}" if skip else "is tried again shortly"
     message = f"{stage} attempt {last.number} failed and {how}. {cause_of(last)}"
     return Decision(State.WAITING, Reason.RETRYING, message, requeue_after=left)
+
+
+def _with_end_of_training(inputs: PlanInput, message: str) -> str:
+    """The cause of the failure of a job, with the facts about its attempts of Train without steps."""
+    last = inputs.status.attempts[-1]
+    if last.reason == CHECKPOINT_MISSING:
+        return f"{message} Train attempt {last.number} found no checkpoint to publish."
+    return f"{last.finish_cause} {message}" if last.finish_cause else message
 
 
 def gives_up(inputs: PlanInput) -> bool:

@@ -78,6 +78,7 @@ def test_an_attempt_that_no_other_could_follow_goes_on() -> None:
 
 
 def test_an_attempt_that_finishes_ends_if_training_shall_go_on() -> None:
-    assert finish.check(inputs_of(finishes=True, news=SAVED)) is None
-    again = ("Suspended", "spec.finishTraining or spec.failurePolicy changed during Train attempt 1.")
-    assert stopped(finish.check(inputs_of(wanted=False, finishes=True))) == again
+    assert finish.check(inputs_of(finishCause="c.", news=SAVED)) is None
+    outcome, message = stopped(finish.check(inputs_of(wanted=False, finishCause="c."))) or ("", "")
+    assert outcome == "Suspended"
+    assert message.startswith("Training is not over any more: ")
