@@ -13,8 +13,8 @@ from devcluster.places import write_whole
 _ADDRESS = "127.0.0.1"
 _CONTROLLERS_KUBECONFIG = "controller-manager.kubeconfig"
 _CONTROLLERS = ("*", "-pod-garbage-collector-controller")
-"""All controllers except the controller that deletes pods of a node that does not exist, 40 to 80 s after their
-binding: callers bind pods to nodes that do not exist."""
+"""All controllers except the controller that deletes pods of a node that does not exist, 40 to 80 s after
+their binding: callers bind pods to nodes that do not exist."""
 
 
 @contextmanager
