@@ -1,4 +1,5 @@
 import os
+from collections.abc import Generator
 
 import pytest
 from hypothesis import settings
@@ -11,6 +12,11 @@ settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 ON_THE_NODE = ("tests/e2e/", "tests/devcluster/test_updown.py")
 LONGEST_FIRST = (*ON_THE_NODE, "tests/api/", "tests/trainer/stages/", "tests/trainer/", "tests/")
+
+
+ON_A_CLUSTER = (*ON_THE_NODE, "tests/api/")
+LOWER_PRIORITY = 4
+"""Niceness of tests without a cluster. The chain of the tests on the node decides how long all tests take."""
 
 
 class OneNode(LoadScopeScheduling):
@@ -37,3 +43,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _turn(item: pytest.Item) -> int:
     return next(turn for turn, room in enumerate(LONGEST_FIRST) if item.nodeid.startswith(room))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """One of several workers runs a test, and all that the test starts, with the priority of its kind."""
+    if "PYTEST_XDIST_WORKER" in os.environ and os.geteuid() == 0:
+        wanted = 0 if item.nodeid.startswith(ON_A_CLUSTER) else LOWER_PRIORITY
+        os.setpriority(os.PRIO_PROCESS, 0, wanted)
+    return (yield)
