@@ -41,7 +41,11 @@ def test_a_job_succeeds_although_sidecars_never_end(scene: Scene, sidecar: str) 
             ),
         )
         wait_for("its pods are deleted", lambda stage=stage: all_leave(scene, uid, stage))
-        assert any(f"Container {sidecar} keeps pod" in note for note in events(scene, "SidecarRunning"))
+        # The operator posts Events after it has deleted the Job.
+        wait_for(
+            "an Event names the container",
+            lambda: any(f"Container {sidecar} keeps pod" in note for note in events(scene, "SidecarRunning")),
+        )
         scene.kubelet.remove(scene.kubelet.pods(uid, stage))
     assert [a["outcome"] for a in scene.await_state("Succeeded")["attempts"]] == ["Succeeded"] * 3
     assert scene.jobs_of(uid) == []
