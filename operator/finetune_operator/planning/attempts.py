@@ -1,5 +1,6 @@
 """Records attempts in the status: adopts new Jobs, closes ended attempts with their cause or result. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from finetune_operator import names
@@ -97,10 +98,15 @@ def _attempt_of(inputs: PlanInput, job: Manifest) -> AttemptStatus:
         start_time=moment(meta.get("creationTimestamp")) or inputs.now,
         outcome="Running",
         nodes=config.nodes if config else None,
-        finish_cause=annotations.get(names.ANNOTATION_FINISH_CAUSE, "")[:MESSAGE_LIMIT] or None,
+        finish_cause=_finish_cause(annotations) if config and config.finish else None,
         skipped_step=config.skipped_step if config and not config.finish else None,
         **halved,
     )
+
+
+def _finish_cause(annotations: Mapping[str, str]) -> str:
+    """Why an attempt makes no steps. Its config, and not the annotation, decides whether it makes none."""
+    return annotations.get(names.ANNOTATION_FINISH_CAUSE, "")[:MESSAGE_LIMIT] or "Training is over."
 
 
 def _update_attempt(inputs: PlanInput, attempt: AttemptStatus) -> PlanInput:

@@ -47,6 +47,7 @@ _CHILD = {
     "annotations": _fields(
         names.ANNOTATION_CONFIG_DIGEST,
         names.ANNOTATION_SPEC_DIGEST,
+        names.ANNOTATION_FINISH_CAUSE,
         names.ANNOTATION_GENERATION,
         names.ANNOTATION_JOB_NAME,
     ),

@@ -1,9 +1,11 @@
 """The end of training before its last step: at the user's request, or instead of a failure of the job."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from finetune_operator import names
 from finetune_operator.api import AttemptStatus
 from finetune_operator.names import Reason, State
 from finetune_operator.planning import early_end
@@ -11,6 +13,7 @@ from finetune_operator.planning.plan import plan
 from finetune_operator.planning.resolution import resolve
 from finetune_operator.planning.types import Plan, PlanInput
 from finetune_operator.rendering.jobs import config_of
+from finetune_operator.runtime.cluster import typed
 from tests.operator import scenes
 
 PREPARED = {"stage": "Prepare", "outcome": "Succeeded"}
@@ -106,6 +109,25 @@ def test_the_best_weights_are_published_instead_of_a_failure(failed: dict[str, A
     made = planned(failed | SAVED, failurePolicy=LAST_RESTART)
     assert begun(made) == ("tickets-0b5c3-t2", True)
     assert made.notes[0].startswith("InProgress: Train attempt 2 begins without further steps: Train ")
+
+
+@pytest.mark.parametrize("spec", [{"finishTraining": True}, {"failurePolicy": LAST_RESTART}], ids=str)
+@pytest.mark.parametrize("annotated", [True, False])
+def test_the_operator_recognises_its_attempt_without_steps(spec: dict[str, Any], annotated: bool) -> None:
+    tried = HANG | SAVED
+    (job,) = [m for m in planned(tried, **spec).create if m["kind"] == "Job"]
+    cause = job["metadata"]["annotations"][names.ANNOTATION_FINISH_CAUSE]
+    if not annotated:
+        cause = "Training is over."
+        del job["metadata"]["annotations"][names.ANNOTATION_FINISH_CAUSE]
+    job["metadata"] |= {"uid": "u", "creationTimestamp": scenes.NOW.isoformat()}
+    inputs = inputs_of(tried, **spec)
+    observed = replace(inputs.observed, jobs=(typed("Job", job),))
+    for _ in range(2):
+        made = plan(inputs.job, observed, inputs.settings, inputs.now)
+        assert (last(made).number, last(made).outcome, last(made).finish_cause) == (2, "Running", cause)
+        assert not made.create
+        inputs = replace(inputs, job=inputs.job.model_copy(update={"status": made.status}))
 
 
 def test_the_first_attempt_without_steps_follows_at_once() -> None:
