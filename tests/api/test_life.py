@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.contract import FailureClass, Progress, Stage, signatures
-from tests.api.harness import UID, Operator, Scene, config_of
+from finetune_trainer.contract import CheckpointRef, ExitCode, FailureClass, Progress, Stage, signatures
+from tests.api.harness import DIGEST, UID, Operator, Scene, config_of, message_for
 from tests.api.kube import KINDS, RefusedError, wait_for
 
 pytestmark = pytest.mark.api
@@ -160,6 +160,38 @@ def test_a_failed_gang_is_replaced_by_a_new_attempt(scene: Scene) -> None:
         ("Train", "Failed", "Hang"),
         ("Train", "Succeeded", None),
         ("Publish", "Succeeded", None),
+    ]
+
+
+def test_a_training_that_cannot_go_on_publishes_its_best_weights(scene: Scene) -> None:
+    scene.start()
+    uid = scene.make_job(failurePolicy={"onTrainFailure": "Finish", "maxRestarts": 0})
+    scene.go_through(uid, "Prepare")
+    (pod,) = scene.kubelet.await_pods(uid, "Train")
+    scene.kubelet.bind([pod])
+    scene.kubelet.run([pod])
+    saved = {"step": 8, "checkpoint": CheckpointRef(step=7, digest=DIGEST)}
+    said = message_for(pod, FailureClass.HANG).model_copy(update=saved)
+    scene.kubelet.terminate(pod, int(ExitCode.of(FailureClass.HANG)), said.encode().decode())
+    again = scene.kubelet.await_pods(uid, "Train", 2, seconds=60)
+    assert config_of(again[0]).finish
+    scene.kubelet.run(again)
+
+    def says_why() -> bool:
+        messages = [c["message"] for c in scene.status()["conditions"] if c["type"] == "Running"]
+        return "Train makes no further steps: Train failed 1 time without progress" in messages[0]
+
+    wait_for("the status says why", says_why)
+    scene.kubelet.finish(again)
+    scene.go_through(uid, "Publish")
+    status = scene.await_state("Succeeded")
+    assert "Training ended early at step 7 of 10. Train failed 1 time without progress" in status["message"]
+    attempts = [(a["stage"], a["outcome"], "finishCause" in a) for a in status["attempts"]]
+    assert attempts == [
+        ("Prepare", "Succeeded", False),
+        ("Train", "Failed", False),
+        ("Train", "Succeeded", True),
+        ("Publish", "Succeeded", False),
     ]
 
 
