@@ -44,9 +44,9 @@ def strike_in_five_ways(scene: Scene, name: str) -> None:
         return "inPlaceRestarts" in attempt and "resumedFromStep" in attempt
 
     def has_steps(number: int) -> bool:
-        status = scene.job(name)["status"]
-        attempt = train_attempts(scene.job(name))[-1]
-        return attempt["number"] == number and "resumedFromStep" in attempt and "step" in status["progress"]
+        job = scene.job(name)
+        attempt, progress = train_attempts(job)[-1], job["status"].get("progress", {})
+        return attempt["number"] == number and "resumedFromStep" in attempt and "step" in progress
 
     until("a checkpoint is complete", SLOW_SECONDS, checkpoints)
     os.kill(processes(pods[1], "finetune_trainer.pod.rank")[-1], signal.SIGKILL)
