@@ -401,15 +401,7 @@ def stacks_of_ranks() -> list[str]:
 
 def operator_log(target: demo.Target, since: datetime) -> list[str]:
     """Lines of the operator's log, also of its containers before a restart."""
-    selector = (
-        "-n",
-        demo.SYSTEM,
-        "logs",
-        "-l",
-        "app.kubernetes.io/name=finetune-operator",
-        "--tail=-1",
-        "--prefix",
-    )
+    selector = ("logs", *OPERATOR, "--tail=-1", "--prefix")
     when = f"--since-time={since.isoformat()}"
     lines = demo.kubectl(target, *selector, when).splitlines()
     try:

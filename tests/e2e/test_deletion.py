@@ -5,6 +5,7 @@ import json
 from examples import demo
 from tests.e2e.conftest import GRACE_SECONDS
 from tests.e2e.scene import (
+    OPERATOR,
     SLOW_SECONDS,
     Scene,
     begin_upload,
@@ -78,12 +79,11 @@ def test_deleted_after_its_end_while_the_operator_is_down(scene: Scene) -> None:
 
 def scale(scene: Scene, replicas: int) -> None:
     """Scales the operator and waits until so many of its pods are there."""
-    operator = ("-n", demo.SYSTEM)
-    demo.kubectl(scene.target, *operator, "scale", "deploy/finetune-operator", f"--replicas={replicas}")
+    deployment = ("-n", demo.SYSTEM, "deploy/finetune-operator")
+    demo.kubectl(scene.target, "scale", *deployment, f"--replicas={replicas}")
 
     def there() -> bool:
-        selector = ("-l", "app.kubernetes.io/name=finetune-operator", "-o", "json")
-        pods = json.loads(demo.kubectl(scene.target, *operator, "get", "pods", *selector))["items"]
+        pods = json.loads(demo.kubectl(scene.target, "get", "pods", *OPERATOR, "-o", "json"))["items"]
         ready = [
             pod
             for pod in pods

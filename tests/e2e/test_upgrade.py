@@ -19,6 +19,7 @@ from devcluster.cluster import Cluster
 from devcluster.places import REPOSITORY
 from examples import demo
 from tests.e2e.scene import (
+    OPERATOR,
     SLOW_SECONDS,
     Scene,
     attempts,
@@ -65,8 +66,7 @@ def helm(target: demo.Target, *arguments: str) -> None:
 
 def operator_images(target: demo.Target) -> set[str]:
     """The images of the pods of the operator that are not about to end."""
-    selector = ("-n", demo.SYSTEM, "-l", "app.kubernetes.io/name=finetune-operator")
-    pods = json.loads(demo.kubectl(target, "get", "pods", *selector, "-o", "json"))["items"]
+    pods = json.loads(demo.kubectl(target, "get", "pods", *OPERATOR, "-o", "json"))["items"]
     return {
         container["image"]
         for pod in pods

@@ -19,8 +19,6 @@ from finetune_trainer.contract import Chosen, Digest, Stage
 CLEANUP_TRIES = 5
 CLEANUP_KEPT_SECONDS = 3600
 """Seconds that a finished cleanup Job and its log stay. A failed cleanup is tried again after this time."""
-FINISH_CAUSE_LIMIT = 1024
-"""The most characters of the cause for which training is over."""
 
 
 def stage_job(
@@ -70,7 +68,7 @@ def stage_job(
     manifest = _job(job, settings, resolved, config, number, needs, gang.avoided_nodes)
     manifest["metadata"]["ownerReferences"] = [owner(job)]
     if finish_cause is not None:
-        manifest["metadata"]["annotations"][names.ANNOTATION_FINISH_CAUSE] = finish_cause[:FINISH_CAUSE_LIMIT]
+        manifest["metadata"]["annotations"][names.ANNOTATION_FINISH_CAUSE] = finish_cause
     manifest["spec"]["backoffLimitPerIndex"] = 0
     return manifest
 

@@ -51,7 +51,7 @@ def _hold_until_pods_are_gone(inputs: PlanInput) -> Decision | None:
 
 def _train_on(number: int) -> Decision:
     message = (
-        f"Training is not over any more: spec.finishTraining, spec.failurePolicy or the operator's settings"
+        "Training is not over any more: spec.finishTraining, spec.failurePolicy or the operator's settings"
         f" changed during Train attempt {number}."
     )
     return Decision(

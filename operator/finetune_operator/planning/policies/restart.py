@@ -1,4 +1,4 @@
-"""Decides whether and when a failed stage gets another attempt. Pure."""
+"""Fails a job whose stage gets no further attempt; holds a job until its next attempt. Pure."""
 
 from finetune_operator.names import Reason, State
 from finetune_operator.objects import distance
@@ -12,7 +12,7 @@ from finetune_trainer.contract import Stage
 
 
 def check(inputs: PlanInput) -> Decision | None:
-    """Fails a job whose stage gets no further attempt; holds a job that waits for its next attempt.
+    """Applies the verdict on the failures of the current stage, and the back-off.
 
     The first attempt without steps follows the last failure of training at once.
     """
